@@ -1,0 +1,43 @@
+# make quickstart   installs qbench into .venv and measures seven precisions of the bundled model
+# make test         installs what the tests need and runs them
+# make lint         ruff, mypy, import-linter
+# make bench        benchmarks of qbench itself
+#
+# On a machine without a GPU, put a CPU-only torch into .venv first: see README.md.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/qbench run suites/quickstart.yaml
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
