@@ -1,0 +1,69 @@
+"""qbench: quantization benchmarks and evaluation for language models.
+
+From Python:
+
+    import qbench
+
+    result = qbench.run("suites/quickstart.yaml", only=["nf4*"])
+    frame = qbench.load_results("results/quickstart")  # a pandas DataFrame, one row a metric
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from qbench.run import RunResult
+
+__all__ = ["load_results", "run"]
+
+
+def run(
+    suite: str | Path,
+    *,
+    results: str | Path = "results",
+    device: str | None = None,
+    only: Sequence[str] = (),
+    retry: str = "crash,timeout,error",
+    fresh: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """Takes what is missing of a suite, as `qbench run` does, and returns all its records.
+
+    `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
+    cells that match a pattern; `retry` names the statuses to take again (`none`, `all`, or some of
+    them with commas); `fresh` deletes the suite's records first. Raises `qbench.errors.UsageError`
+    for what the caller can mend; a cell that fails is a record with its reason.
+    """
+    from rich.console import Console
+
+    from qbench.display import RunDisplay
+    from qbench.run import parse_retry, run_suite
+    from qbench.suite import load_suite
+
+    with RunDisplay(Console(stderr=True), quiet=quiet) as display:
+        return run_suite(
+            load_suite(Path(suite)),
+            Path(results),
+            display,
+            device=device,
+            only=only,
+            retry=parse_retry(retry),
+            fresh=fresh,
+        )
+
+
+def load_results(path: str | Path = "results") -> pd.DataFrame:
+    """All records below a folder as a DataFrame, one row a metric.
+
+    A record without metrics, such as that of a cell that failed, has one row with its status and
+    reason. Raises `qbench.errors.StoreError` when there is no such folder.
+    """
+    from qbench.results import load_results as load
+
+    return load(path)

@@ -1,0 +1,57 @@
+"""What one worker process gets: a cell, and the items that are still missing for it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from qbench.record import Environment, Record, Status
+from qbench.spec import Cell, Frozen, Item, ResolvedModel, StaticBytes
+
+
+class Task(Frozen):
+    """An item with the key and place of the record that it will leave."""
+
+    item: Item
+    key: str
+    identity: dict[str, Any]
+    """What the key is the hash of."""
+    path: str
+    """The record's file."""
+
+
+class Job(Frozen):
+    """A cell and what is to be measured of it in one process."""
+
+    suite: str
+    cell: Cell
+    reference: bool
+    """Whether the suite compares the model's other cells with this one."""
+    model: ResolvedModel
+    predicted: StaticBytes | None
+    """Static bytes by arithmetic; None where the shapes are not known."""
+    device: str
+    """As torch names it: `cpu`, `cuda:0`."""
+    environment: Environment
+    tasks: tuple[Task, ...]
+
+    def record(
+        self, task: Task, status: Status, *, started_at: str | None = None, **fields: Any
+    ) -> Record:
+        """The record of one of this job's tasks; `fields` are the rest of the record's own."""
+        return Record(
+            key=task.key,
+            identity=task.identity,
+            suite=self.suite,
+            cell=self.cell,
+            item=task.item,
+            reference=self.reference,
+            status=status,
+            started_at=started_at or now(),
+            **{"environment": self.environment, **fields},
+        )
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

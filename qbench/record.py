@@ -1,0 +1,123 @@
+"""What comes out: the record that one measurement of one cell leaves behind.
+
+The record is the only thing that report, compare and gate see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from qbench.spec import Cell, Frozen, Item
+
+SCHEMA_VERSION = 1
+"""Version of the record's form. A file of a newer version is refused, never overwritten."""
+
+PROTOCOL_VERSION = "1"
+"""Version of how the numbers are obtained. Numbers of two protocols never share a column."""
+
+Status = Literal["ok", "skipped", "oom", "timeout", "nan", "crash", "error"]
+STATUSES: tuple[Status, ...] = ("ok", "skipped", "oom", "timeout", "nan", "crash", "error")
+Better = Literal["lower", "higher", "neither"]
+
+
+class MetricDefinition(Frozen):
+    """What a metric means: stands once, in the module that measures it."""
+
+    name: str
+    unit: str
+    """`B`, `s`, `tokens/s`, `bit`, `1` for a plain number or a share."""
+    better: Better
+    title: str
+    """A few words for tables."""
+    formula: str
+    """How it is computed, and the source of the formula."""
+
+
+class Metric(Frozen):
+    """One number of a record."""
+
+    name: str
+    unit: str
+    better: Better
+    value: float | None
+    reason: str | None = None
+    """Why there is no value; set if and only if `value` is None."""
+    samples: tuple[float, ...] | None = None
+    """The raw samples that the value was computed from, in the order they were taken."""
+
+
+class Environment(Frozen):
+    """The conditions a record was taken under."""
+
+    qbench: str
+    python: str
+    platform: str
+    """Operating system and machine type, such as `Linux-x86_64`."""
+    device: str
+    """Readable device name with its cores or memory: `Intel Xeon (2 cores)`, `NVIDIA H200`."""
+    device_kind: str
+    """The device as a folder name: `cpu-intel-xeon-2c`, `nvidia-h200`. Never a host name."""
+    device_type: Literal["cpu", "cuda"]
+    device_memory_bytes: int | None
+    """Total memory of the device (of the machine or its container, for a CPU)."""
+    threads: int | None = None
+    """Compute threads that torch used; set by the worker."""
+    versions: dict[str, str | None] = Field(default_factory=dict)
+    """Of the packages that decide the numbers; None for one that is not installed."""
+    git_revision: str | None = None
+    """Commit of the folder the run was started in, `+` behind it when there were changes."""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction sets that choose kernels: `avx2`, `avx512f`, `avx512_bf16`, `amx_bf16`."""
+
+
+class Record(Frozen):
+    """One measurement of one cell: status, metrics, raw series, conditions and times."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol: str = PROTOCOL_VERSION
+    key: str
+    """`content_key(identity)`."""
+    identity: dict[str, Any]
+    """Everything that decides the numbers; see `qbench.plan`."""
+    suite: str
+    cell: Cell
+    item: Item
+    reference: bool
+    """Whether this cell is what the suite compares the others of its model with."""
+    status: Status
+    reason: str | None = None
+    """Why the status is not `ok`."""
+    phase: str | None = None
+    """What was under way when it failed: `load`, `verify`, `measure` …"""
+    log_tail: str | None = None
+    """The last lines of the worker's log, when it failed."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know to use the numbers, each with its remedy."""
+    metrics: tuple[Metric, ...] = ()
+    series: dict[str, list[float]] = Field(default_factory=dict)
+    """Raw rows kept for paired statistics, such as the summed loss of each window."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What was really loaded and done, such as the modules left out of quantization."""
+    environment: Environment
+    started_at: str
+    """ISO 8601, UTC."""
+    duration_s: float | None = None
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of that name, or None if this record has none."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def value(self, name: str) -> float | None:
+        """The metric's value; None if there is no such metric or it has no value."""
+        metric = self.metric(name)
+        return None if metric is None else metric.value
+
+
+def content_key(identity: dict[str, Any]) -> str:
+    """First 16 hexadecimal digits of the sha256 of the identity as canonical JSON."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

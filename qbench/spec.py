@@ -1,0 +1,151 @@
+"""What goes in: models, precisions, cells and the items to measure. Frozen values, no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelKind = Literal["bundled", "folder", "hub"]
+
+
+def slugify(text: str) -> str:
+    """A name that is safe in file names and readable: letters, digits, `.`, `_`, `=` and `-`."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "x"
+
+
+class Frozen(BaseModel):
+    """A value that cannot change and refuses unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+class ModelRef(Frozen):
+    """Which model a suite asks for, before anything is known about it."""
+
+    name: str
+    """Short name used in slugs and tables, unique within a suite."""
+    source: str
+    """As written in the suite: `bundled:tiny-mistral`, a folder, or a hub id with `@revision`."""
+    kind: ModelKind
+    location: str
+    """The bundled model's name, the folder's absolute path, or the hub id without its revision."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class TensorShape(Frozen):
+    """One parameter or buffer of a model as it is before quantization."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Literal["linear", "embedding", "head", "norm", "bias", "buffer", "other"]
+    """`linear` is the weight of a linear or Conv1D layer other than the output head."""
+    dtype: str | None = None
+    """Set for tensors that keep their own type whatever the model is loaded in (`float32`)."""
+    transposed: bool = False
+    """A weight stored as (in, out), as GPT-2's Conv1D does, instead of (out, in)."""
+
+    @property
+    def out_features(self) -> int:
+        """Output rows of a linear layer's weight."""
+        return self.shape[-1] if self.transposed else self.shape[0]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+class ModelShape(Frozen):
+    """All tensors of a model, each once: a tied head is not listed beside its embedding."""
+
+    tensors: tuple[TensorShape, ...]
+    origin: Literal["header", "meta"]
+    """From the safetensors header and a table of architectures, or from a model without data."""
+
+    @property
+    def weights(self) -> int:
+        """Logical weights: elements of all tensors but the buffers."""
+        return sum(t.numel for t in self.tensors if t.role != "buffer")
+
+
+class ResolvedModel(Frozen):
+    """A model that was found, and what is known of it without loading it."""
+
+    ref: ModelRef
+    folder: str | None
+    """Where its files lie; None for a hub model that is not downloaded yet."""
+    revision: str | None
+    """The hub's commit hash; None for local models."""
+    fingerprint: str
+    """sha256 over the contents of its weights, configuration and tokenizer, or the commit."""
+    architecture: str
+    """The `model_type` of its configuration."""
+    context_tokens: int | None
+    """Longest input by its configuration; None where it states none."""
+    shape: ModelShape | None
+    """None when it cannot be known without fetching the weights; `shape_unknown` says why."""
+    shape_unknown: str | None = None
+    disk_bytes: int | None = None
+    """Bytes of its weight files."""
+
+
+class PrecisionRef(Frozen):
+    """A precision with the options chosen for it."""
+
+    label: str
+    """Unique within a suite: the name, with the options that differ from their defaults."""
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    """All options, defaults filled in."""
+
+
+class Cell(Frozen):
+    """One model variant: a model held in one precision."""
+
+    model: ModelRef
+    precision: PrecisionRef
+
+    @property
+    def slug(self) -> str:
+        """Readable name, unique within a suite: a folder name under `results/`."""
+        return f"{slugify(self.model.name)}--{slugify(self.precision.label)}"
+
+
+class Item(Frozen):
+    """The smallest thing that is measured and recorded: one text, one point of a latency grid."""
+
+    measurement: str
+    """Name in the table of measurements."""
+    slug: str
+    """Readable, unique within a measurement of a suite; part of the record's file name."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """All parameters, resolved: what is hashed into the record's key."""
+    repeat: int = 0
+    """Which process of its own this is taken in, from 0."""
+
+
+class StaticBytes(Frozen):
+    """Bytes that a loaded model keeps, by kind, before it computes anything."""
+
+    linear: int = 0
+    """Weights of linear layers (not the output head), as stored."""
+    quantization_state: int = 0
+    """What is needed beside the codes: block maxima, scales, code books, nested states."""
+    embeddings_and_head: int = 0
+    norms: int = 0
+    biases: int = 0
+    buffers: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """All kinds together."""
+        return sum(self.model_dump().values())
