@@ -1,0 +1,344 @@
+"""The machine that a run is on: its device, its packages, its memory. No torch.
+
+GPUs are asked for through NVML, which knows them without claiming their memory: the process that
+plans and waits must not hold a CUDA context.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.errors import DeviceError
+from qbench.record import Environment
+from qbench.spec import slugify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
+
+NUMERICS_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "torchao",
+    "lm-eval",
+    "datasets",
+    "numpy",
+)
+"""Packages whose versions decide the numbers."""
+
+CPU_FEATURES = (
+    "avx2",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+"""Instruction sets that choose kernels, as Linux names them."""
+
+_GIT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch would see, in its order."""
+
+    name: str
+    uuid: str
+    memory_bytes: int | None
+
+
+def find_device(wanted: str | None) -> str:
+    """The device as torch names it.
+
+    `wanted` is `cpu`, `cuda`, `cuda:N`, or None or `auto`: the first GPU, else the CPU. Raises
+    `DeviceError`, naming what there is, for a device that this machine does not have.
+    """
+    choice = (wanted or "auto").strip().lower()
+    if choice == "cpu":
+        return "cpu"
+    gpus = visible_gpus()
+    without_cuda = _torch_without_cuda()
+    usable = () if without_cuda else gpus
+    if choice == "auto":
+        return "cuda:0" if usable else "cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", choice)
+    if match is None:
+        raise DeviceError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N; {_there_is()}")
+    if gpus and without_cuda:
+        raise DeviceError(
+            f"device {wanted!r}: there is {gpus[0].name}, but torch {without_cuda} was built"
+            " without CUDA; install a torch with CUDA, or use cpu"
+        )
+    index = int(match[1] or 0)
+    if index >= len(usable):
+        raise DeviceError(f"device {wanted!r}: not on this machine; {_there_is()}; use one of them")
+    return f"cuda:{index}"
+
+
+def detect_environment(device: str) -> Environment:
+    """The conditions that records are taken under, on a device that `find_device` has named."""
+    if device == "cpu":
+        name, kind, memory_bytes = _cpu_device(), _cpu_kind(), machine_memory_bytes()
+    else:
+        gpus = visible_gpus()
+        index = int(device.partition(":")[2] or 0)
+        if index >= len(gpus):
+            raise DeviceError(f"device {device!r}: not on this machine; {_there_is()}")
+        gpu = gpus[index]
+        name, kind, memory_bytes = gpu.name, gpu_kind(gpu.name), gpu.memory_bytes
+    return Environment(
+        qbench=_version("qbench") or "0+unknown",
+        python=platform.python_version(),
+        platform=f"{platform.system()}-{platform.machine()}",
+        device=name,
+        device_kind=kind,
+        device_type="cpu" if device == "cpu" else "cuda",
+        device_memory_bytes=memory_bytes,
+        versions={package: _version(package) for package in NUMERICS_PACKAGES},
+        git_revision=git_revision(Path.cwd()),
+        cpu_features=cpu_features(),
+    )
+
+
+@cache
+def visible_gpus() -> tuple[Gpu, ...]:
+    """NVIDIA GPUs that torch would see, in its order; none without a driver.
+
+    NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`: on a machine with
+    GPUs of several models the two agree only with that set.
+    """
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        handles = [
+            nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
+        ]
+        uuids = [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        gpus = []
+        for uuid in select_visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")):
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            try:
+                memory_bytes = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+            except nvml.NVMLError:
+                memory_bytes = None
+            gpus.append(Gpu(str(nvml.nvmlDeviceGetName(handle)), uuid, memory_bytes))
+        return tuple(gpus)
+
+
+def select_visible(uuids: Sequence[str], setting: str | None) -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` leaves of the GPUs with these ids, in the order it gives.
+
+    Entries are indices, ids or their beginnings, or ids of parts of a GPU (`MIG-…`). As in CUDA,
+    the first entry that names nothing ends the list, and a repeated one hides all.
+    """
+    if setting is None:
+        return list(uuids)
+    chosen: list[str] = []
+    for entry in (part.strip() for part in setting.split(",")):
+        if re.fullmatch(r"\d+", entry):
+            found = uuids[int(entry)] if int(entry) < len(uuids) else None
+        elif entry.startswith("MIG-"):
+            found = entry
+        else:
+            matching = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
+            found = matching[0] if len(matching) == 1 else None
+        if found is None:
+            break
+        if found in chosen:
+            return []
+        chosen.append(found)
+    return chosen
+
+
+def gpu_kind(name: str) -> str:
+    """A GPU's name as a folder name: `NVIDIA H200` becomes `nvidia-h200`."""
+    kind = slugify(name).lower()
+    return kind if kind.startswith("nvidia") else f"nvidia-{kind}"
+
+
+def clean_cpu_name(name: str) -> str:
+    """A CPU's name without marks and clock: `Intel(R) Xeon(R) Processor` is `Intel Xeon`."""
+    name = re.sub(r"\((?:R|TM|C)\)|[®™]", " ", name, flags=re.IGNORECASE)
+    name = re.sub(r"@.*$|\b\d+-Core\b|\b(?:Processor|CPU)\b", " ", name)
+    return " ".join(name.split())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine_memory_bytes() -> int | None:
+    """Memory of the machine, or of its container where that is less."""
+    limits = [*_cgroup_limits_bytes()]
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min((limit for limit in limits if limit > 0), default=None)
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Instruction sets of the CPU that choose kernels, in the order of `CPU_FEATURES`."""
+    info = _cpu_info()
+    # x86 calls them flags, ARM Features.
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return tuple(feature for feature in CPU_FEATURES if feature in flags)
+
+
+def git_revision(folder: Path) -> str | None:
+    """Commit of a folder, `+` behind it when tracked files changed; None outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            # Reading must not take git's lock from under a user's own git command.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    revision = done.stdout.strip()
+    return revision if done.returncode == 0 and revision else None
+
+
+def hub_reachable(timeout_s: float = 3.0) -> tuple[bool, str]:
+    """Whether the hub answers, and a sentence that says so; any answer counts but a failure."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False, "HF_HUB_OFFLINE is set: only local, bundled and downloaded models"
+    if not endpoint.startswith(("http://", "https://")):
+        return False, f"HF_ENDPOINT is {endpoint!r}; expected an http or https address"
+    from http import HTTPStatus
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=timeout_s):  # noqa: S310 (checked)
+            return True, f"{endpoint} answers"
+    except HTTPError as error:
+        if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return True, f"{endpoint} answers"
+        return False, f"{endpoint} answers with {error.code}"
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return False, f"{endpoint} cannot be reached ({reason})"
+
+
+def _there_is() -> str:
+    gpus = visible_gpus()
+    names = [f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus)]
+    return f"there is {', '.join(['cpu', *names])}"
+
+
+def _torch_without_cuda() -> str | None:
+    """The version of an installed torch that says of itself that it is for CPUs only."""
+    torch = _version("torch")
+    return torch if torch is not None and torch.endswith("+cpu") else None
+
+
+@contextmanager
+def _nvml() -> Iterator[ModuleType | None]:
+    """NVML while it is needed; None without its package or a driver."""
+    try:
+        import pynvml
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _cpu_info() -> dict[str, str]:
+    """Fields of the first processor in /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    return fields
+
+
+def _cpu_name() -> str:
+    name = clean_cpu_name(_cpu_info().get("model name") or platform.processor())
+    return name or platform.machine() or "CPU"
+
+
+def _cpu_device() -> str:
+    cores = usable_cores()
+    return f"{_cpu_name()} ({cores} {'core' if cores == 1 else 'cores'})"
+
+
+def _cpu_kind() -> str:
+    return f"cpu-{slugify(_cpu_name()).lower()}-{usable_cores()}c"
+
+
+def _cgroup_limits_bytes() -> Iterator[int]:
+    """Memory limits of the control groups that this process is in, from both versions of them."""
+    if sys.platform != "linux":
+        return
+    root = Path("/sys/fs/cgroup")
+    files = [root / "memory" / "memory.limit_in_bytes", root / "memory.max"]
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2: a group's limit binds all groups below it
+            group = root / path.lstrip("/")
+            files += [folder / "memory.max" for folder in (group, *group.parents)]
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            yield int(text)

@@ -1,0 +1,1 @@
+"""Where a model and the texts come from: found, described and fetched, without torch."""

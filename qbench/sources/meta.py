@@ -1,0 +1,102 @@
+"""Describes a model without data: `python -m qbench.sources.meta FOLDER` prints its tensors.
+
+It is a process of its own, because it needs torch and transformers, which planning must not load.
+Prints a JSON list of the fields of `TensorShape`; on failure the reason is the last line on the
+standard error, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from transformers import PreTrainedModel
+
+
+def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, Any]]:
+    """Every parameter and buffer of the model that config.json describes, a shared one once."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+    def build(dtype: torch.dtype) -> PreTrainedModel:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        return model
+
+    # Two models tell which tensors follow the type that is asked for, and which keep their own.
+    wide = list(_tensors(build(torch.float32)))
+    narrow = {name: tensor.dtype for name, _, tensor in _tensors(build(torch.bfloat16))}
+    return [
+        {
+            "name": name,
+            "shape": list(tensor.shape),
+            "role": role,
+            "dtype": (
+                str(tensor.dtype).removeprefix("torch.") if narrow[name] == tensor.dtype else None
+            ),
+        }
+        for name, role, tensor in wide
+    ]
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Name, role and tensor of each parameter and buffer, those without elements left out."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    tied = head is not None and getattr(head, "weight", None) is embedding.weight
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        for own_name, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ):
+            if id(tensor) in seen or tensor.numel() == 0:
+                continue
+            seen.add(id(tensor))
+            name = f"{module_name}.{own_name}" if module_name else own_name
+            if not isinstance(tensor, nn.Parameter):
+                role = "buffer"
+            elif module is head:
+                role = ("embedding" if tied else "head") if own_name == "weight" else "bias"
+            elif isinstance(module, (nn.Linear, Conv1D)):
+                role = "bias" if own_name == "bias" else "linear"
+            elif isinstance(module, nn.Embedding):
+                role = "embedding"
+            elif "norm" in type(module).__name__.lower():
+                role = "norm"
+            else:
+                role = "other"
+            yield name, role, tensor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tensors of the model in the folder that is named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m qbench.sources.meta", description=__doc__)
+    parser.add_argument("folder", help="folder that holds config.json")
+    parser.add_argument("--trust-remote-code", action="store_true")
+    chosen = parser.parse_args(arguments)
+    try:
+        tensors = describe(chosen.folder, trust_remote_code=chosen.trust_remote_code)
+    except Exception as error:  # noqa: BLE001 (anything a model's code does is a reason, not a bug)
+        message = str(error).strip().splitlines()
+        sys.stderr.write(f"{type(error).__name__}: {message[0] if message else 'no message'}\n")
+        return 1
+    sys.stdout.write(json.dumps(tensors) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Shapes of all tensors of a model as loaded, without loading it.
+
+Two ways lead there. For the architectures in `qbench.sources.architectures` the safetensors header
+is enough, in milliseconds. For any other, transformers builds the model without data in a process
+of its own (`qbench.sources.meta`), once; its answer is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import qbench
+from qbench.errors import ModelError
+from qbench.sources.architectures import ARCHITECTURES, Architecture
+from qbench.sources.cache import read_cached, write_cached
+from qbench.sources.headers import read_headers, same_values, weight_files
+from qbench.spec import ModelShape, TensorShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.sources.headers import StoredTensor
+
+_META_TIMEOUT_S = 300
+_META_FORM = 1
+"""Counted up when `qbench.sources.meta` describes models differently: cached answers expire."""
+
+_FULL_ROTARY_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+"""Rotary embeddings with one frequency for every two dimensions of a head."""
+
+
+def read_shape(
+    folder: Path, config: dict[str, Any], *, trust_remote_code: bool = False
+) -> tuple[ModelShape | None, str | None]:
+    """All tensors of the model in a folder as transformers loads them, or None and the reason.
+
+    Raises `ModelError` when the weights are missing, corrupt, or lack the output head.
+    """
+    shape = shape_from_headers(read_headers(weight_files(folder)), config, str(folder))
+    if shape is not None:
+        return shape, None
+    return shape_from_meta(folder, trust_remote_code=trust_remote_code)
+
+
+def shape_from_headers(
+    tensors: Mapping[str, StoredTensor], config: dict[str, Any], place: str
+) -> ModelShape | None:
+    """The model's tensors from what its files hold; None where that is not enough to know.
+
+    `place` names the model in messages. Raises `ModelError` when the head is missing: transformers
+    would fill it with random numbers.
+    """
+    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    if architecture is None:
+        return None
+    stored = _loaded_names(tensors, architecture)
+    found: dict[str, TensorShape] = {}
+    for name, tensor in stored.items():
+        role = _role(name, architecture)
+        if role is None:
+            return None
+        found[name] = TensorShape.model_validate(
+            {"name": name, "shape": tensor.shape, "role": role}
+        )
+    if not _has_exactly_its_layers(found, architecture, config):
+        return None
+    _tie(found, stored, architecture, config, place)
+    if f"{architecture.prefix}.{architecture.tied_embedding}.weight" not in found:
+        return None
+    if architecture.rotary:
+        frequencies = _rotary_frequencies(config)
+        if frequencies is None:
+            return None
+        for own_name in ("inv_freq", "original_inv_freq"):
+            name = f"{architecture.prefix}.rotary_emb.{own_name}"
+            # transformers keeps them in fp32 whatever type the weights are loaded in.
+            found[name] = TensorShape(
+                name=name, shape=(frequencies,), role="buffer", dtype="float32"
+            )
+    return ModelShape(tensors=tuple(found[name] for name in sorted(found)), origin="header")
+
+
+def shape_from_meta(
+    folder: Path, *, trust_remote_code: bool = False
+) -> tuple[ModelShape | None, str | None]:
+    """The model's tensors from a model without data that transformers builds from config.json.
+
+    Takes seconds the first time, in a process of its own; None and the reason where it fails.
+    """
+    try:
+        config_text = (folder / "config.json").read_text(encoding="utf-8")
+        transformers = version("transformers")
+    except OSError as error:
+        return None, f"{folder / 'config.json'} cannot be read: {error.strerror or error}"
+    except PackageNotFoundError:
+        return None, "transformers is not installed, which the shapes of this architecture need"
+    identity = {"config": config_text, "transformers": transformers, "form": _META_FORM}
+    # Code of the model's own decides its shapes too, and is not part of the identity.
+    own_code = trust_remote_code and any(folder.glob("*.py"))
+    tensors = None if own_code else read_cached("shapes", identity)
+    if tensors is None:
+        answer = _ask_meta(folder, trust_remote_code=trust_remote_code)
+        if isinstance(answer, str):
+            return None, answer
+        tensors = answer
+        if not own_code:
+            write_cached("shapes", identity, tensors)
+    return ModelShape.model_validate({"tensors": tensors, "origin": "meta"}), None
+
+
+def _ask_meta(folder: Path, *, trust_remote_code: bool) -> list[dict[str, Any]] | str:
+    """The tensors that the process prints, or why there are none."""
+    package_parent = str(Path(qbench.__file__).parent.parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, "-m", "qbench.sources.meta", str(folder)]
+    if trust_remote_code:
+        command.append("--trust-remote-code")
+    else:
+        environment["HF_HUB_OFFLINE"] = "1"
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_META_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"building the model without data took longer than {_META_TIMEOUT_S} s"
+    if done.returncode == 0:
+        # Libraries may print lines of their own before it.
+        return cast("list[dict[str, Any]]", json.loads(done.stdout.strip().splitlines()[-1]))
+    lines = done.stderr.strip().splitlines()
+    return f"transformers cannot build the model: {lines[-1] if lines else 'no message'}"
+
+
+def _loaded_names(
+    tensors: Mapping[str, StoredTensor], architecture: Architecture
+) -> dict[str, StoredTensor]:
+    """What of the checkpoint is loaded, under the names it has in the loaded model."""
+    loaded = {}
+    for name, stored in tensors.items():
+        inner = name.removeprefix(f"{architecture.prefix}.")
+        if re.fullmatch(architecture.ignored, inner):
+            continue
+        of_head = inner.rpartition(".")[0] == architecture.head
+        loaded[inner if of_head else f"{architecture.prefix}.{inner}"] = stored
+    return loaded
+
+
+def _role(name: str, architecture: Architecture) -> str | None:
+    module, _, parameter = name.rpartition(".")
+    if parameter not in ("weight", "bias"):
+        return None
+    if module == architecture.head:
+        return "head" if parameter == "weight" else None
+    inner = module.removeprefix(f"{architecture.prefix}.")
+    for pattern, role in architecture.roles:
+        if pattern.fullmatch(inner):
+            return "bias" if (role, parameter) == ("linear", "bias") else role
+    return None
+
+
+def _has_exactly_its_layers(
+    found: Mapping[str, TensorShape], architecture: Architecture, config: Mapping[str, Any]
+) -> bool:
+    """Whether the layers in the files are those of config.json, which decides what is loaded."""
+    numbers = {
+        int(part)
+        for name, tensor in found.items()
+        if tensor.role != "head"
+        for part in name.removeprefix(architecture.prefix).split(".")
+        if part.isdigit()
+    }
+    count = config.get("num_hidden_layers", config.get("n_layer"))
+    return isinstance(count, int) and numbers == set(range(count))
+
+
+def _tie(
+    found: dict[str, TensorShape],
+    stored: Mapping[str, StoredTensor],
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    place: str,
+) -> None:
+    """Leaves head and embedding in `found` as transformers ties them, in place."""
+    head = f"{architecture.head}.weight"
+    embedding = f"{architecture.prefix}.{architecture.tied_embedding}.weight"
+    if not config.get("tie_word_embeddings", architecture.tied_by_default):
+        if head not in found:
+            raise ModelError(
+                f"{place}: found no output head ({head}) while config.json does not tie it to the"
+                " embedding; expected the weights of a causal language model; set"
+                " tie_word_embeddings to true if they share one matrix, else save it with"
+                " AutoModelForCausalLM"
+            )
+    elif head in found and embedding in found:
+        # Both were saved: they are tied only if they are equal. Without the data (a hub model that
+        # is not downloaded yet) the configuration is believed.
+        if not stored[head].file or same_values(stored[head], stored[embedding]):
+            del found[head]
+    elif head in found:
+        # Only the head was saved: it becomes the embedding.
+        renamed = {"name": embedding, "role": "embedding"}
+        found[embedding] = found.pop(head).model_copy(update=renamed)
+
+
+def _rotary_frequencies(config: Mapping[str, Any]) -> int | None:
+    """Length of the rotary buffers, half the width of a head; None for partial or other kinds."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
+    partial = config.get("partial_rotary_factor", rope.get("partial_rotary_factor"))
+    if kind not in _FULL_ROTARY_TYPES or partial not in (None, 1, 1.0):
+        return None
+    width = config.get("head_dim")
+    if width is None:
+        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+        if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
+            return None
+        width = hidden // heads
+    return (int(width) + 1) // 2

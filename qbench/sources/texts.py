@@ -1,0 +1,173 @@
+"""Which text a suite means, and reading it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qbench.errors import TextError
+from qbench.sources.bundled import PREFIX, bundled_texts, did_you_mean
+from qbench.spec import Frozen, slugify
+
+_TEXT_SUFFIXES = (".txt", ".md", ".raw")
+
+
+class ResolvedText(Frozen):
+    """A text that was found."""
+
+    name: str
+    """Short and safe in file names."""
+    source: str
+    """As written in the suite."""
+    kind: Literal["bundled", "file", "hub"]
+    location: str
+    """The file's absolute path, or the data set's name in `DATASETS`."""
+    fingerprint: str | None
+    """sha256 of the file's contents; repository, configuration, split and commit of hub data."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where a well-known evaluation text lies on the hub, and how its rows are joined."""
+
+    repo: str
+    config: str
+    split: str
+    column: str
+    separator: str
+    revision: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What its contents follow from."""
+        return f"{self.repo}/{self.config}/{self.split}/{self.column}@{self.revision}"
+
+
+DATASETS = {
+    # Joined as GPTQ's code and the perplexity guide of transformers do, so that figures compare.
+    "wikitext-2": Dataset(
+        repo="Salesforce/wikitext",
+        config="wikitext-2-raw-v1",
+        split="test",
+        column="text",
+        separator="\n\n",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+    ),
+}
+"""Hub data by the name a suite gives it, each pinned to a commit."""
+
+
+def resolve_text(source: str, *, base: Path) -> ResolvedText:
+    """Finds a text without asking a hub for it.
+
+    `source` is `bundled:<name>`, a file (absolute, from `~`, or from `base`, the suite's folder)
+    or a name in `DATASETS`. Raises `TextError` when there is no such text, or it is empty or not
+    UTF-8.
+    """
+    if source.startswith(PREFIX):
+        name = source.removeprefix(PREFIX)
+        texts = bundled_texts()
+        if name not in texts:
+            raise TextError(f"{source}: no bundled text of that name; {did_you_mean(name, texts)}")
+        return _resolved_file(source, "bundled", name, texts[name])
+    path = base / Path(source).expanduser()
+    looks_like_file = source.startswith((".", "/", "~")) or source.endswith(_TEXT_SUFFIXES)
+    # A folder in the way must not hide a data set of the same name.
+    if looks_like_file or path.is_file():
+        return _resolved_file(source, "file", slugify(path.stem), path)
+    if source in DATASETS:
+        return ResolvedText(
+            name=source,
+            source=source,
+            kind="hub",
+            location=source,
+            fingerprint=DATASETS[source].fingerprint,
+        )
+    names = [*DATASETS, *(PREFIX + name for name in bundled_texts())]
+    raise TextError(
+        f"{source}: neither a file (looked in {base}) nor a text known by name; "
+        f"{did_you_mean(source, names)}, or give the path of a UTF-8 text file"
+    )
+
+
+def read_text(text: ResolvedText) -> str:
+    """The text itself; fetches hub data when it is not in the hub library's cache.
+
+    Raises `TextError` when it cannot be had, or a file changed since it was resolved.
+    """
+    if text.kind == "hub":
+        return _read_dataset(text)
+    contents, fingerprint = _read_file(Path(text.location), text.source)
+    if fingerprint != text.fingerprint:
+        raise TextError(
+            f"{text.source}: the file has changed since the run was planned; start the run again"
+        )
+    return contents
+
+
+def _resolved_file(
+    source: str, kind: Literal["bundled", "file"], name: str, path: Path
+) -> ResolvedText:
+    _, fingerprint = _read_file(path, source)
+    return ResolvedText(
+        name=name, source=source, kind=kind, location=str(path.resolve()), fingerprint=fingerprint
+    )
+
+
+def _read_file(path: Path, source: str) -> tuple[str, str]:
+    """The decoded text and the sha256 of the file."""
+    try:
+        contents = path.read_bytes()
+    except FileNotFoundError as error:
+        raise TextError(
+            f"{source}: no such file ({path.absolute()}); expected a UTF-8 text file; check the"
+            " path, which starts at the suite's folder"
+        ) from error
+    except IsADirectoryError as error:
+        raise TextError(
+            f"{source}: found a folder; expected one UTF-8 text file; name the file in it"
+        ) from error
+    except OSError as error:
+        raise TextError(
+            f"{source}: cannot be read: {error.strerror or error}; check the permissions"
+        ) from error
+    try:
+        # A byte order mark is no part of the text.
+        text = contents.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{source}: found a byte that is not UTF-8 at offset {error.start}; expected UTF-8"
+            " text; convert the file, for instance with iconv"
+        ) from error
+    if not text.strip():
+        raise TextError(f"{source}: the file is empty; expected text to evaluate on")
+    return text, hashlib.sha256(contents).hexdigest()
+
+
+def _read_dataset(text: ResolvedText) -> str:
+    dataset = DATASETS[text.location]
+    try:
+        import datasets
+    except ImportError as error:
+        raise TextError(
+            f"{text.source}: needs the package datasets, which is not installed; run"
+            " pip install datasets, or give a text file"
+        ) from error
+    datasets.disable_progress_bars()
+    load_dataset: Any = datasets.load_dataset
+    try:
+        rows = load_dataset(
+            dataset.repo, dataset.config, split=dataset.split, revision=dataset.revision
+        )
+    # The library raises ConnectionError for a hub out of reach, and OSErrors and ValueErrors of
+    # its own for data it cannot find in its cache when offline.
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TextError(
+            f"{text.source}: {dataset.repo} ({dataset.config}) is not downloaded and cannot be"
+            f" fetched ({first_line}); check the network and HF_HUB_OFFLINE, or give a text file or"
+            " bundled:stdlib-heldout"
+        ) from error
+    return dataset.separator.join(rows[dataset.column])
