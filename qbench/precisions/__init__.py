@@ -1,0 +1,67 @@
+"""The precisions a model can be held in: one module a family, listed here by hand.
+
+A new precision is a new module that satisfies `Precision` and a line in the table below; a package
+outside qbench adds one through the entry point group `qbench.precisions`, whose value is a tuple
+of such objects.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.precisions import bnb4bit, floating, int8
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import Frozen, ModelShape, StaticBytes
+
+    from .verification import Verification
+
+
+class Precision(Protocol):
+    """How a model is held in memory and loaded that way."""
+
+    @property
+    def name(self) -> str:
+        """As written in a suite."""
+
+    @property
+    def summary(self) -> str:
+        """One line for `qbench list`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Packages it needs beside torch and transformers."""
+
+    @property
+    def options(self) -> type[Frozen]:
+        """Its typed options; every one has a default."""
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Why it cannot run on this machine, with the remedy; None if it can."""
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        """Static bytes by arithmetic from the shapes alone."""
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        """Loads the model from its folder in this precision onto the device, in eval mode."""
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        """What was really loaded, held against what was asked for."""
+
+
+@cache
+def precisions() -> dict[str, Precision]:
+    """All precisions by name, qbench's own first, in the order they are shown."""
+    table: dict[str, Precision] = {}
+    for family in (floating.PRECISIONS, int8.PRECISIONS, bnb4bit.PRECISIONS):
+        table.update({precision.name: precision for precision in family})
+    for entry in entry_points(group="qbench.precisions"):
+        table.update({precision.name: precision for precision in entry.load()})
+    return table

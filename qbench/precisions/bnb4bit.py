@@ -1,0 +1,192 @@
+"""fp4, nf4 and nf4-dq: 4-bit codes of a code book, scaled by the largest value of each block of 64.
+
+Dettmers et al. 2023 (QLoRA), arXiv 2305.14314; the implementation is bitsandbytes'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from qbench.precisions.int8 import missing_packages
+from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.verification import Verification, verify_quantized
+from qbench.spec import Frozen
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import ModelShape, StaticBytes, TensorShape
+
+BLOCK = 64
+"""Weights that share one block maximum."""
+NESTED_BLOCK = 256
+"""Block maxima that share one maximum of their own under double quantization."""
+_CODE_TABLE_BYTES = 16 * 4
+_NESTED_TABLE_BYTES = 256 * 4
+_WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
+"""Rounding of one weight to the type it is dequantized to: its unit roundoff."""
+_OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+"""Rounding of weights, sums and outputs, relative to the output's norm."""
+
+FloatingName = Literal["bf16", "fp16", "fp32"]
+
+
+class FourBitOptions(Frozen):
+    """Options of `fp4`, `nf4` and `nf4-dq`."""
+
+    compute_dtype: FloatingName = "bf16"
+    """Type that the dequantized weights are multiplied in."""
+    dtype: FloatingName | None = None
+    """Type of what is not quantized: embeddings, head, norms; the compute type unless given."""
+
+
+@dataclass(frozen=True)
+class FourBit:
+    """A 4-bit format of bitsandbytes."""
+
+    name: str
+    summary: str
+    quant_type: Literal["fp4", "nf4"]
+    double_quant: bool
+    needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
+    options: type[Frozen] = FourBitOptions
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Needs its packages; runs on CPU and CUDA alike."""
+        return missing_packages(self.needs, environment)
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        """Half a byte a weight, and for each layer its block maxima and code tables.
+
+        Single: 4 B a block and a table of 16 fp32. Double: 1 B a block, 4 B a nested block, 4 B
+        of offset, and a second table of 256 fp32.
+        """
+
+        def linear(tensor: TensorShape) -> tuple[int, int]:
+            blocks = _ceil(tensor.numel, BLOCK)
+            if self.double_quant:
+                nested = 4 * _ceil(blocks, NESTED_BLOCK) + 4 + _NESTED_TABLE_BYTES
+                state = blocks + nested + _CODE_TABLE_BYTES
+            else:
+                state = 4 * blocks + _CODE_TABLE_BYTES
+            return _ceil(tensor.numel, 2), state
+
+        # A 4-bit layer converts its bias to the compute type, in place, when it first computes.
+        return static_bytes(
+            shape,
+            ITEM_BYTES[_rest_dtype(options)],
+            linear,
+            bias_bytes=ITEM_BYTES[options["compute_dtype"]],
+        )
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        """Quantizes the checkpoint layer by layer while loading it."""
+        import torch
+        from bitsandbytes.nn import Linear4bit
+        from transformers import BitsAndBytesConfig
+
+        model = load_pretrained(
+            folder,
+            dtype=_rest_dtype(options),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            quantization=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=self.quant_type,
+                bnb_4bit_use_double_quant=self.double_quant,
+                bnb_4bit_compute_dtype=getattr(torch, TORCH_DTYPE[options["compute_dtype"]]),
+            ),
+        )
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first
+                # forward: block maxima rounded to bf16, double quantization undone, the compute
+                # type ignored. That is another format than the one that was asked for.
+                module.support_avx512bf16_for_cpu = False
+        return model
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        """Every linear layer holds codes and state of this format and computes what they say."""
+        from bitsandbytes.nn import Linear4bit
+
+        return verify_quantized(
+            model,
+            Linear4bit,
+            state_fault=self._state_fault,
+            naive=naive_weight,
+            library=_library_weight,
+            # The weights are dequantized to the type of the rest, then cast to the compute type.
+            dequantized_tolerance=_WEIGHT_TOLERANCE[_rest_dtype(options)],
+            forward_tolerance=max(
+                _OUTPUT_TOLERANCE[_rest_dtype(options)],
+                _OUTPUT_TOLERANCE[options["compute_dtype"]],
+            ),
+            details={
+                "quant_type": self.quant_type,
+                "double_quant": self.double_quant,
+                "dtype": _rest_dtype(options),
+                "compute_dtype": options["compute_dtype"],
+            },
+        )
+
+    def _state_fault(self, layer: Any) -> str | None:
+        state = getattr(layer.weight, "quant_state", None)
+        if state is None:
+            return "holds no quantization state: it was not quantized"
+        found = (state.quant_type, bool(state.nested), state.blocksize)
+        expected = (self.quant_type, self.double_quant, BLOCK)
+        if found != expected:
+            return f"holds (type, double quant, block) {found} where {expected} was asked for"
+        if getattr(state, "packing_format_for_cpu", False):
+            return "was repacked by bitsandbytes' CPU kernel, which changes its constants"
+        return None
+
+
+def naive_weight(layer: Any) -> torch.Tensor:
+    """Code book [code] · block maximum, weight by weight: the definition, (out, in) in fp32.
+
+    The first of the two codes in a byte is its upper half. Under double quantization a block
+    maximum is itself nested code book [code] · nested maximum + offset.
+    """
+    import torch
+
+    state = layer.weight.quant_state
+    maxima = state.absmax
+    if state.nested:
+        nested = state.state2
+        spread = nested.absmax.repeat_interleave(nested.blocksize)[: maxima.numel()]
+        maxima = nested.code[maxima.long()] * spread + state.offset
+    packed = layer.weight.data.view(torch.uint8).reshape(-1)
+    codes = torch.stack([packed >> 4, packed & 0xF], dim=1).reshape(-1)
+    count = state.shape.numel()
+    values = state.code[codes[:count].int()]
+    weight: torch.Tensor = values * maxima.repeat_interleave(state.blocksize)[:count]
+    return weight.reshape(state.shape)
+
+
+def _library_weight(layer: Any) -> torch.Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight
+
+
+def _rest_dtype(options: dict[str, Any]) -> str:
+    return str(options["dtype"] or options["compute_dtype"])
+
+
+def _ceil(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+PRECISIONS = (
+    FourBit("fp4", "4-bit floating point (E2M1), blocks of 64", "fp4", double_quant=False),
+    FourBit("nf4", "4-bit normal float: levels at normal quantiles", "nf4", double_quant=False),
+    FourBit("nf4-dq", "nf4 with its block maxima quantized to 8 bits", "nf4", double_quant=True),
+)

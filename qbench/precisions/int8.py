@@ -1,0 +1,148 @@
+"""LLM.int8(): 8-bit codes with one scale an output row, outlier columns computed in 16 bits.
+
+Dettmers et al. 2022, arXiv 2208.07339; the implementation is bitsandbytes'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from qbench.precisions.loading import load_pretrained
+from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.verification import Verification, verify_quantized
+from qbench.spec import Frozen
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import ModelShape, StaticBytes, TensorShape
+
+_OUTPUT_TOLERANCE = 0.03
+"""Activations are rounded to 8 bits as well: about 1 % of a row's norm, measured 0.7 to 1.2 %."""
+
+
+class Int8Options(Frozen):
+    """Options of `int8`."""
+
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Type of what is not quantized: embeddings, head, norms and activations."""
+    threshold: float = Field(default=6.0, ge=0)
+    """Activation columns with a value above this are computed in floating point; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """LLM.int8() through transformers and bitsandbytes."""
+
+    name: str = "int8"
+    summary: str = "LLM.int8(): 8-bit weights and activations, outlier columns in 16 bits"
+    needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
+    options: type[Frozen] = Int8Options
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Needs its packages; runs on CPU and CUDA alike."""
+        return missing_packages(self.needs, environment)
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        """A byte a weight and an fp32 scale an output row: N + 4·O."""
+
+        def linear(tensor: TensorShape) -> tuple[int, int]:
+            return tensor.numel, 4 * tensor.out_features
+
+        return static_bytes(shape, ITEM_BYTES[options["dtype"]], linear)
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        """Quantizes the checkpoint layer by layer while loading it."""
+        from transformers import BitsAndBytesConfig
+
+        return load_pretrained(
+            folder,
+            dtype=options["dtype"],
+            device=device,
+            trust_remote_code=trust_remote_code,
+            quantization=BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_threshold=options["threshold"]
+            ),
+        )
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        """Every linear layer holds int8 codes and scales, and computes what they say."""
+        from bitsandbytes.nn import Linear8bitLt
+
+        return verify_quantized(
+            model,
+            Linear8bitLt,
+            state_fault=_state_fault,
+            naive=_naive_weight,
+            library=_library_weight,
+            dequantized_tolerance=1e-5,
+            forward_tolerance=_OUTPUT_TOLERANCE,
+            details={
+                "quant_type": "int8",
+                "dtype": options["dtype"],
+                "compute_dtype": "int8, fp16 outliers",
+                "threshold": options["threshold"],
+            },
+        )
+
+
+def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | None:
+    """Which of the packages are not installed, with the remedy; None if all are."""
+    missing = [package for package in needs if environment.versions.get(package) is None]
+    if not missing:
+        return None
+    return f"needs {', '.join(missing)}: pip install {' '.join(missing)}"
+
+
+def _scales(layer: Any) -> torch.Tensor | None:
+    """The row scales, (out,): they move from the weight to the state at the first forward."""
+    scales = getattr(layer.weight, "SCB", None)
+    state: torch.Tensor | None = layer.state.SCB
+    return state if scales is None else scales
+
+
+def _codes(layer: Any) -> torch.Tensor:
+    """The int8 codes, (out, in): they move like the scales."""
+    codes = getattr(layer.weight, "CB", None)
+    if codes is None:
+        codes = layer.state.CB
+    stored: torch.Tensor = layer.weight.data
+    return stored if codes is None else codes
+
+
+def _state_fault(layer: Any) -> str | None:
+    import torch
+
+    if _codes(layer).dtype != torch.int8:
+        return f"holds {_codes(layer).dtype} where int8 codes were expected"
+    scales = _scales(layer)
+    if scales is None:
+        return "holds no scales: it was not quantized"
+    if scales.numel() != layer.out_features:
+        return f"holds {scales.numel()} scales for {layer.out_features} output rows"
+    return None
+
+
+def _naive_weight(layer: Any) -> torch.Tensor:
+    """Code · scale / 127, row by row: the definition of absmax quantization, (out, in) in fp32."""
+    scales = _scales(layer)
+    if scales is None:
+        raise ValueError("the layer holds no scales")
+    return _codes(layer).float() * (scales.float() / 127)[:, None]
+
+
+def _library_weight(layer: Any) -> torch.Tensor:
+    from bitsandbytes.functional import int8_vectorwise_dequant
+
+    weight: torch.Tensor = int8_vectorwise_dequant(_codes(layer), _scales(layer))
+    return weight
+
+
+PRECISIONS = (Int8(),)

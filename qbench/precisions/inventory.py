@@ -1,0 +1,97 @@
+"""Every tensor that a loaded model keeps, quantization state included, by kind.
+
+A sum over parameters and buffers, as `get_memory_footprint()` makes it, does not see what
+bitsandbytes keeps in plain attributes: block maxima, code tables and row scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from transformers import PreTrainedModel
+
+Kind = Literal[
+    "linear", "quantization_state", "embeddings_and_head", "norms", "biases", "buffers", "other"
+]
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor that the model keeps."""
+
+    module: str
+    kind: Kind
+    tensor: torch.Tensor
+    logical_weights: int
+    """Weights it stands for: 0 for buffers and state, twice the elements for packed 4 bits."""
+
+
+def inventory(model: PreTrainedModel) -> Iterator[Held]:
+    """Lists each tensor once: what shares a storage with an earlier one is passed over."""
+    seen: set[int] = set()
+    for held in _all_tensors(model):
+        storage = held.tensor.untyped_storage().data_ptr()
+        if storage in seen or held.tensor.numel() == 0:
+            continue
+        seen.add(storage)
+        yield held
+
+
+def logical_weights(model: PreTrainedModel) -> int:
+    """Weights of the model as its checkpoint counts them, tied ones once, packed ones unpacked."""
+    return sum(held.logical_weights for held in inventory(model))
+
+
+def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
+    head = model.get_output_embeddings()
+    # A tied head shares its tensor with the embedding; it must not be taken for a linear layer.
+    for name, module in model.named_modules():
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            kind = _kind(module, parameter_name, is_head=module is head)
+            yield Held(name, kind, parameter, _logical(parameter))
+        for _, buffer in module.named_buffers(recurse=False):
+            yield Held(name, "buffers", buffer, 0)
+        for tensor in _quantization_state(module):
+            yield Held(name, "quantization_state", tensor, 0)
+
+
+def _kind(module: torch.nn.Module, parameter_name: str, *, is_head: bool) -> Kind:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if is_head or isinstance(module, nn.Embedding):
+        return "embeddings_and_head"
+    if isinstance(module, nn.Linear | Conv1D):
+        return "biases" if parameter_name == "bias" else "linear"
+    class_name = type(module).__name__
+    return "norms" if "Norm" in class_name else "other"
+
+
+def _logical(parameter: torch.nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
+
+
+def _quantization_state(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """State tensors of a bitsandbytes layer, nested ones included."""
+    import torch
+
+    weight = getattr(module, "weight", None)
+    quant_state = getattr(weight, "quant_state", None)
+    while quant_state is not None:
+        for attribute in ("absmax", "code", "offset"):
+            tensor = getattr(quant_state, attribute, None)
+            if isinstance(tensor, torch.Tensor):
+                yield tensor
+        quant_state = quant_state.state2
+    # int8: codes and scales move from the weight to the layer's state at the first forward.
+    for holder in (weight, getattr(module, "state", None)):
+        for attribute in ("CB", "SCB"):
+            tensor = getattr(holder, attribute, None)
+            if isinstance(tensor, torch.Tensor):
+                yield tensor

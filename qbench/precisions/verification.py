@@ -1,0 +1,159 @@
+"""What was really loaded, held against what was asked for.
+
+A suite that trusts its libraries measures their bugs: a quantized layer can be there unquantized,
+left out silently, or be computed by a kernel that is wrong for its shape. So every quantized layer
+is dequantized by the naive definition of its format, from its own codes and constants, and held
+against what the library's kernels make of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.precisions.inventory import logical_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from transformers import PreTrainedModel
+
+PROBE_ROWS = (1, 3)
+"""Rows of the inputs a layer is tried with: one row takes another kernel than several."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a precision found in the loaded model."""
+
+    details: dict[str, Any]
+    """What was really loaded, as it stands in the record."""
+    faults: tuple[str, ...] = ()
+    """One sentence a layer that is not what it should be, with its name and shape."""
+
+
+def linear_layers(model: PreTrainedModel) -> list[tuple[str, Any]]:
+    """All linear and Conv1D layers but the output head, by name."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def attention_backend(model: PreTrainedModel) -> str | None:
+    """The attention kernel that the model uses, such as `sdpa`."""
+    backend = getattr(model.config, "_attn_implementation", None)
+    return str(backend) if backend else None
+
+
+def verify_quantized(
+    model: PreTrainedModel,
+    layer_class: type[torch.nn.Module],
+    *,
+    state_fault: Callable[[Any], str | None],
+    naive: Callable[[Any], torch.Tensor],
+    library: Callable[[Any], torch.Tensor],
+    dequantized_tolerance: float,
+    forward_tolerance: float,
+    details: dict[str, Any],
+) -> Verification:
+    """Checks every linear layer of a model whose layers should be of `layer_class`.
+
+    `state_fault` says what is wrong with a layer's quantization state; `naive` and `library`
+    dequantize a layer to (out, in), by definition and by the library. The library's weights must
+    equal the naive ones to `dequantized_tolerance`, and the layer's own forward a matrix product
+    with the naive weights to `forward_tolerance` (both relative, by Frobenius norm).
+    """
+    import torch
+
+    faults: list[str] = []
+    left_out: list[str] = []
+    quantized_weights = 0
+    quantized_modules = 0
+    tolerances = {"weights": dequantized_tolerance, "output": forward_tolerance}
+    worst = dict.fromkeys(tolerances, 0.0)
+    for name, layer in linear_layers(model):
+        place = f"{name} ({_features(layer)})"
+        if not isinstance(layer, layer_class):
+            left_out.append(name)
+            continue
+        fault = state_fault(layer)
+        if fault is not None:
+            faults.append(f"{place}: {fault}")
+            continue
+        with torch.inference_mode():
+            weight = naive(layer)
+            errors = {
+                "weights": relative_error(library(layer), weight),
+                "output": _forward_error(layer, weight, model.dtype),
+            }
+        worst = {kind: max(worst[kind], errors[kind]) for kind in errors}
+        wrong = [
+            f"{kind} off by {errors[kind]:.2g} where {tolerance:g} is rounding"
+            for kind, tolerance in tolerances.items()
+            if not errors[kind] <= tolerance
+        ]
+        if wrong:
+            faults.append(
+                f"{place}: the library's kernel does not compute what the layer's codes say"
+                f" (relative error: {', '.join(wrong)})"
+            )
+        quantized_weights += weight.numel()
+        quantized_modules += 1
+    if not quantized_modules and not faults:
+        faults.append("no linear layer of the model was quantized")
+    return Verification(
+        details={
+            **details,
+            "linear_modules": quantized_modules + len(left_out),
+            "quantized_modules": quantized_modules,
+            "quantized_weights": quantized_weights,
+            "quantized_share": quantized_weights / logical_weights(model),
+            "left_out": [*left_out, *_head_name(model)],
+            "largest_weight_error": worst["weights"],
+            "largest_output_error": worst["output"],
+            "attention": attention_backend(model),
+        },
+        faults=tuple(faults),
+    )
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Frobenius norm of the difference over that of `expected`; 0 when both are zero."""
+    difference = float((found.float() - expected.float()).norm())
+    scale = float(expected.float().norm())
+    if scale:
+        return difference / scale
+    return 0.0 if difference == 0.0 else float("inf")
+
+
+def _forward_error(layer: Any, weight: torch.Tensor, activation_dtype: torch.dtype) -> float:
+    """The larger relative error of the layer's outputs for the two kinds of input."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for rows in PROBE_ROWS:
+        inputs = torch.randn(rows, weight.shape[1], generator=generator)
+        inputs = inputs.to(weight.device, activation_dtype)
+        found = layer(inputs).float()
+        expected = inputs.float() @ weight.T
+        if layer.bias is not None:
+            expected = expected + layer.bias.float()
+        errors.append(relative_error(found, expected))
+    return max(errors)
+
+
+def _features(layer: Any) -> str:
+    return f"{layer.out_features}×{layer.in_features}"
+
+
+def _head_name(model: PreTrainedModel) -> list[str]:
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if module is head]
