@@ -1,0 +1,71 @@
+"""What can be measured of a loaded model: one module a measurement, listed here by hand.
+
+A new measurement is a new module with an object that satisfies `Measurement` and a line in the
+table below; a package outside qbench adds one through the entry point group `qbench.measures`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.measures import footprint, latency, memory, quality
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.record import MetricDefinition
+    from qbench.spec import Frozen, Item, ResolvedModel
+
+    from .loaded import LoadedModel, Outcome
+
+
+class Measurement(Protocol):
+    """Something that can be found out about a cell."""
+
+    @property
+    def name(self) -> str:
+        """As written under `measure` in a suite."""
+
+    @property
+    def summary(self) -> str:
+        """One line for `qbench list`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Packages it needs beside torch and transformers."""
+
+    @property
+    def options(self) -> type[Frozen]:
+        """Its typed options; every one has a default."""
+
+    @property
+    def metrics(self) -> tuple[MetricDefinition, ...]:
+        """The definitions of all the metrics that it can record."""
+
+    @property
+    def trusts_kernels(self) -> bool:
+        """Whether its numbers are worthless when a layer's kernel is found wrong."""
+
+    def misfit(self, options: Any, model: ResolvedModel) -> tuple[str, str, str, str] | None:
+        """What of the options cannot be done with the model: (option, found, expected, remedy)."""
+
+    def items(self, options: Any, model: ResolvedModel, base: Path) -> list[Item]:
+        """The items to record, every parameter resolved; relative paths start at `base`."""
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Takes one item; raises `MeasurementError` when it cannot."""
+
+
+@cache
+def measures() -> dict[str, Measurement]:
+    """All measurements by name, in the order they are taken on a loaded model."""
+    table: dict[str, Measurement] = {
+        own.name: own
+        for own in (footprint.FOOTPRINT, memory.MEMORY, latency.LATENCY, quality.QUALITY)
+    }
+    for entry in entry_points(group="qbench.measures"):
+        measurement = entry.load()
+        table[measurement.name] = measurement
+    return table

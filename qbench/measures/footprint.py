@@ -1,0 +1,182 @@
+"""Static bytes by kind, logical weights, bits per weight, disk bytes and cold load time.
+
+Measured from the storages of the loaded model, quantization state included, and held against the
+arithmetic from shapes: the two are equal to the byte, or the record warns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.record import MetricDefinition
+from qbench.spec import Frozen, Item, StaticBytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.measures.loaded import LoadedModel
+    from qbench.spec import ResolvedModel
+
+_KIND_TITLES = {
+    "linear": "weights of the linear layers",
+    "quantization_state": "block maxima, scales and code tables",
+    "embeddings_and_head": "embeddings and output head",
+    "norms": "norms",
+    "biases": "biases of the linear layers",
+    "buffers": "buffers",
+    "other": "other parameters",
+}
+
+METRICS = (
+    MetricDefinition(
+        name="memory.static",
+        unit="B",
+        better="lower",
+        title="static bytes",
+        formula="unique storages of parameters and buffers, plus the quantization state",
+    ),
+    *(
+        MetricDefinition(
+            name=f"memory.static.{kind}",
+            unit="B",
+            better="lower",
+            title=title,
+            formula="the share of memory.static that is of this kind",
+        )
+        for kind, title in _KIND_TITLES.items()
+    ),
+    MetricDefinition(
+        name="memory.static.predicted",
+        unit="B",
+        better="neither",
+        title="static bytes by arithmetic",
+        formula="from the tensors' shapes and the format's storage, without loading anything",
+    ),
+    MetricDefinition(
+        name="weights",
+        unit="1",
+        better="neither",
+        title="logical weights",
+        formula="elements of all parameters, tied ones once, packed ones unpacked",
+    ),
+    MetricDefinition(
+        name="bits_per_weight.linear",
+        unit="bit",
+        better="lower",
+        title="bits per weight of the linear layers",
+        formula="8 x (linear + quantization_state bytes) / logical weights of the linear layers",
+    ),
+    MetricDefinition(
+        name="bits_per_weight.model",
+        unit="bit",
+        better="lower",
+        title="bits per weight of the whole model",
+        formula="8 x memory.static / weights",
+    ),
+    MetricDefinition(
+        name="quantized_share",
+        unit="1",
+        better="neither",
+        title="share of the weights that is quantized",
+        formula="logical weights in verified quantized layers / weights",
+    ),
+    MetricDefinition(
+        name="disk_bytes",
+        unit="B",
+        better="lower",
+        title="checkpoint on disk",
+        formula="bytes of the safetensors files that are loaded",
+    ),
+    MetricDefinition(
+        name="load_time",
+        unit="s",
+        better="lower",
+        title="cold load time",
+        formula="from_pretrained to the model being on the device, files dropped from the cache of"
+        " the operating system first where it allows that",
+    ),
+)
+
+
+class FootprintOptions(Frozen):
+    """`footprint` has no options."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the model takes at rest."""
+
+    name: str = "footprint"
+    summary: str = "static bytes by kind, bits per weight, disk bytes, cold load time"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = FootprintOptions
+    metrics: tuple[MetricDefinition, ...] = METRICS
+    trusts_kernels: bool = False
+
+    def misfit(self, options: Frozen, model: ResolvedModel) -> None:
+        """Any model has a footprint."""
+
+    def items(self, options: Frozen, model: ResolvedModel, base: Path) -> list[Item]:
+        """One item: the model."""
+        return [Item(measurement=self.name, slug="model")]
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Sums the storages by kind."""
+        from qbench.precisions.inventory import inventory
+
+        by_kind = dict.fromkeys(StaticBytes.model_fields, 0)
+        weights = linear_weights = 0
+        for held in inventory(loaded.model):
+            by_kind[held.kind] += held.tensor.untyped_storage().nbytes()
+            weights += held.logical_weights
+            linear_weights += held.logical_weights if held.kind == "linear" else 0
+        static = StaticBytes(**by_kind)
+        linear_bytes = static.linear + static.quantization_state
+        predicted = None if loaded.predicted is None else loaded.predicted.total
+        values: dict[str, float | None] = {
+            "memory.static": static.total,
+            **{f"memory.static.{kind}": size for kind, size in by_kind.items()},
+            "memory.static.predicted": predicted,
+            "weights": weights,
+            "bits_per_weight.linear": 8 * linear_bytes / linear_weights if linear_weights else None,
+            "bits_per_weight.model": 8 * static.total / weights,
+            "quantized_share": loaded.verification.details["quantized_share"],
+            "disk_bytes": loaded.resolved.disk_bytes,
+            "load_time": loaded.load_time_s,
+        }
+        reasons = {
+            "memory.static.predicted": loaded.resolved.shape_unknown or "its shapes are not known",
+            "bits_per_weight.linear": "the model has no linear layers",
+            "disk_bytes": "the checkpoint's size is not known",
+        }
+        return Outcome(
+            metrics=tuple(
+                make_metric(
+                    METRICS, name, value, reason=None if value is not None else reasons[name]
+                )
+                for name, value in values.items()
+            ),
+            warnings=_differences(static, loaded.predicted),
+        )
+
+
+def _differences(found: StaticBytes, predicted: StaticBytes | None) -> tuple[str, ...]:
+    """A warning that names each kind whose measured bytes are not the predicted ones."""
+    if predicted is None or found == predicted:
+        return ()
+    kinds = [
+        f"{kind} {getattr(found, kind)} where {getattr(predicted, kind)} was predicted"
+        for kind in StaticBytes.model_fields
+        if getattr(found, kind) != getattr(predicted, kind)
+    ]
+    return (
+        (
+            f"the measured static bytes differ from the arithmetic: {'; '.join(kinds)}."
+            " Trust the measured ones, and report the model's architecture to qbench"
+        ),
+    )
+
+
+FOOTPRINT = Footprint()

@@ -1,0 +1,338 @@
+"""Latency of prefill and of decode, over a grid of batch, prompt length and new tokens.
+
+Prefill is one forward over the prompt; decode is the time of one new token for the whole batch,
+with a cache. Each point is taken in several processes (`repeats`), since two processes differ by
+more than the iterations within one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from qbench.measures.bandwidth import copy_bandwidth
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.options import OneOrMorePositive
+from qbench.measures.workload import grid_slug, make_workload, misfit
+from qbench.record import MetricDefinition
+from qbench.spec import Frozen, Item
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.measures.loaded import LoadedModel
+    from qbench.measures.workload import Workload
+    from qbench.record import Metric
+    from qbench.spec import ResolvedModel
+
+WARMUP_LEAST = 3
+WARMUP_MOST = 10
+STABLE_WITHIN = 0.05
+"""Warm when the last `WARMUP_LEAST` iterations differ by no more than this share."""
+UNSTABLE_SPREAD = 0.15
+"""An interquartile range above this share of the median marks a measurement unstable."""
+
+_STEP_TITLE = {"prefill": "prefill", "decode": "decode, a token"}
+
+
+def _definitions(step: str) -> tuple[MetricDefinition, ...]:
+    title = _STEP_TITLE[step]
+    timed = (
+        "one forward over the prompt, logits of the last position"
+        if step == "prefill"
+        else "all new tokens one by one with a cache, divided by their number"
+    )
+    tokens = "batch x prompt_tokens" if step == "prefill" else "batch"
+    return (
+        MetricDefinition(
+            name=f"latency.{step}",
+            unit="s",
+            better="lower",
+            title=title,
+            formula=f"median over the iterations; an iteration is {timed}",
+        ),
+        *(
+            MetricDefinition(
+                name=f"latency.{step}.{quantile}",
+                unit="s",
+                better="lower",
+                title=f"{title}, {quantile}",
+                formula="quantile of the iterations, linear interpolation",
+            )
+            for quantile in ("p90", "p99")
+        ),
+        MetricDefinition(
+            name=f"latency.{step}.iqr",
+            unit="s",
+            better="lower",
+            title=f"{title}, interquartile range",
+            formula="75 % quantile less 25 % quantile of the iterations",
+        ),
+        MetricDefinition(
+            name=f"throughput.{step}",
+            unit="tokens/s",
+            better="higher",
+            title=f"{step} throughput",
+            formula=f"{tokens} / latency.{step}",
+        ),
+    )
+
+
+METRICS = (
+    *_definitions("prefill"),
+    *_definitions("decode"),
+    MetricDefinition(
+        name="latency.decode.floor",
+        unit="s",
+        better="neither",
+        title="decode floor",
+        formula="bytes that one new token must read (all weights but an untied input embedding,"
+        " and the cache at half its growth) / measured copy bandwidth",
+    ),
+    MetricDefinition(
+        name="latency.decode.floor_share",
+        unit="1",
+        better="higher",
+        title="share of the decode floor reached",
+        formula="latency.decode.floor / latency.decode",
+    ),
+)
+
+
+class LatencyOptions(Frozen):
+    """Options of `latency`."""
+
+    batch: OneOrMorePositive = (1,)
+    """Sequences at once; a list makes a grid."""
+    prompt_tokens: OneOrMorePositive = (128,)
+    """Tokens of the prompt; a list makes a grid."""
+    new_tokens: OneOrMorePositive = (32,)
+    """Tokens decoded after it; a list makes a grid."""
+    repeats: PositiveInt = 5
+    """Processes of their own that each point is taken in, interleaved over the cells."""
+    min_iterations: PositiveInt = 5
+    """Timed iterations at the least, after the warm-up."""
+    min_seconds: PositiveFloat = 1.0
+    """Seconds of timed iterations at the least."""
+    seed: int = Field(default=0, ge=0)
+    """Chooses the token ids."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long the model takes."""
+
+    name: str = "latency"
+    summary: str = "prefill and decode latency over a grid, in several processes"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = LatencyOptions
+    metrics: tuple[MetricDefinition, ...] = METRICS
+    trusts_kernels: bool = True
+
+    def misfit(
+        self, options: LatencyOptions, model: ResolvedModel
+    ) -> tuple[str, str, str, str] | None:
+        """Lengths beyond the model's context."""
+        return misfit(
+            options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
+        )
+
+    def items(self, options: LatencyOptions, model: ResolvedModel, base: Path) -> list[Item]:
+        """One item a grid point and repeat."""
+        shared = options.model_dump(include={"min_iterations", "min_seconds", "seed"})
+        points = [
+            {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, **shared}
+            for batch, prompt, new in product(
+                options.batch, options.prompt_tokens, options.new_tokens
+            )
+        ]
+        return [
+            Item(measurement=self.name, slug=grid_slug(point), params=point, repeat=repeat)
+            for point in points
+            for repeat in range(options.repeats)
+        ]
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Warms up until stable, then times iterations of one prefill and one decode."""
+        params = item.params
+        workload = make_workload(
+            loaded.model,
+            batch=params["batch"],
+            prompt_tokens=params["prompt_tokens"],
+            new_tokens=params["new_tokens"],
+            seed=params["seed"],
+        )
+        clock = _Clock(loaded.device)
+        warmup = _warm_up(loaded, workload, clock)
+        samples: dict[str, list[float]] = {"prefill": [], "decode": []}
+        device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
+        cache_bytes = 0
+        while (
+            len(samples["decode"]) < params["min_iterations"]
+            or sum(map(sum, samples.values())) < params["min_seconds"]
+        ):
+            times, device_times, cache_bytes = _iterate(loaded, workload, clock)
+            for step, seconds in times.items():
+                samples[step].append(seconds)
+            for step, seconds in device_times.items():
+                device_samples[step].append(seconds)
+        new_tokens = params["new_tokens"]
+        samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
+        device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
+        bandwidth = copy_bandwidth(loaded.device)
+        grown = (params["prompt_tokens"] + new_tokens / 2) / (params["prompt_tokens"] + new_tokens)
+        read_bytes = _weight_bytes_read(loaded) + cache_bytes * grown
+        floor_s = read_bytes / bandwidth
+        return Outcome(
+            metrics=(
+                *_step_metrics("prefill", samples, params["batch"] * params["prompt_tokens"]),
+                *_step_metrics("decode", samples, params["batch"]),
+                make_metric(METRICS, "latency.decode.floor", floor_s),
+                make_metric(
+                    METRICS,
+                    "latency.decode.floor_share",
+                    floor_s / statistics.median(samples["decode"]),
+                ),
+            ),
+            series={
+                f"{step}_device_s": values for step, values in device_samples.items() if values
+            },
+            details={
+                "iterations": len(samples["decode"]),
+                "warmup_iterations": len(warmup),
+                "warmup_s": warmup,
+                "copy_bandwidth_bytes_per_s": bandwidth,
+                "bytes_read_per_token": read_bytes,
+                "cache_bytes": cache_bytes,
+            },
+            warnings=_instability(samples, len(warmup)),
+        )
+
+
+class _Clock:
+    """Wall-clock seconds around work that is really finished; on CUDA the device's own too."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device.startswith("cuda")
+        self._device = device
+
+    def time(self, work: Any) -> tuple[Any, float, float | None]:
+        """Runs `work()`; returns its result, wall seconds, and CUDA's seconds or None."""
+        if not self._cuda:
+            started = time.perf_counter()
+            result = work()
+            return result, time.perf_counter() - started, None
+        import torch
+
+        make_event: Any = torch.cuda.Event  # untyped in torch
+        before, after = make_event(enable_timing=True), make_event(enable_timing=True)
+        torch.cuda.synchronize(self._device)
+        started = time.perf_counter()
+        before.record()
+        result = work()
+        after.record()
+        torch.cuda.synchronize(self._device)
+        seconds = time.perf_counter() - started
+        return result, seconds, float(before.elapsed_time(after)) / 1000
+
+
+def _iterate(
+    loaded: LoadedModel, workload: Workload, clock: _Clock
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache."""
+    import torch
+
+    with torch.inference_mode():
+        cache, prefill_s, prefill_device_s = clock.time(lambda: workload.prefill(loaded.model))
+        cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
+    on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
+    return (
+        {"prefill": prefill_s, "decode": decode_s},
+        {step: seconds for step, seconds in on_device.items() if seconds is not None},
+        _cache_bytes(cache),
+    )
+
+
+def _warm_up(loaded: LoadedModel, workload: Workload, clock: _Clock) -> list[float]:
+    """Iterates until the last ones agree; returns the seconds of each iteration."""
+    seconds: list[float] = []
+    while len(seconds) < WARMUP_MOST:
+        times, _, _ = _iterate(loaded, workload, clock)
+        seconds.append(sum(times.values()))
+        last = seconds[-WARMUP_LEAST:]
+        if len(last) == WARMUP_LEAST and max(last) - min(last) <= STABLE_WITHIN * min(last):
+            break
+    return seconds
+
+
+def _step_metrics(step: str, samples: dict[str, list[float]], tokens: int) -> list[Metric]:
+    values = samples[step]
+    median = statistics.median(values)
+    return [
+        make_metric(METRICS, f"latency.{step}", median, samples=values),
+        make_metric(METRICS, f"latency.{step}.p90", quantile(values, 0.90)),
+        make_metric(METRICS, f"latency.{step}.p99", quantile(values, 0.99)),
+        make_metric(METRICS, f"latency.{step}.iqr", _iqr(values)),
+        make_metric(METRICS, f"throughput.{step}", tokens / median),
+    ]
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The quantile by linear interpolation between order statistics (numpy's default)."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _iqr(values: list[float]) -> float:
+    return quantile(values, 0.75) - quantile(values, 0.25)
+
+
+def _instability(samples: dict[str, list[float]], warmups: int) -> tuple[str, ...]:
+    warnings = [
+        f"{step} is unstable: the middle half of its {len(values)} iterations spans"
+        f" {_iqr(values) / statistics.median(values):.0%} of the median; close other programs,"
+        " or raise min_iterations and min_seconds"
+        for step, values in samples.items()
+        if _iqr(values) > UNSTABLE_SPREAD * statistics.median(values)
+    ]
+    if warmups >= WARMUP_MOST:
+        warnings.append(
+            f"not stable after {WARMUP_MOST} iterations of warm-up: the device was busy or its"
+            " clock was changing"
+        )
+    return tuple(warnings)
+
+
+def _weight_bytes_read(loaded: LoadedModel) -> int:
+    """Bytes of all the tensors that one new token has to read once."""
+    from qbench.precisions.inventory import inventory
+
+    model = loaded.model
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight.data_ptr() == embedding.data_ptr()
+    return sum(
+        held.tensor.untyped_storage().nbytes()
+        for held in inventory(model)
+        if tied or held.tensor.data_ptr() != embedding.data_ptr()
+    )
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values held for all layers."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+    )
+
+
+LATENCY = Latency()

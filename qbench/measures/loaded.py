@@ -1,0 +1,105 @@
+"""What a measurement gets, a loaded model with the facts of its loading, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import MeasurementError
+from qbench.record import Metric
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from qbench.measures.peaks import Peak, PeakMeter
+    from qbench.precisions.verification import Verification
+    from qbench.record import MetricDefinition
+    from qbench.spec import Cell, ResolvedModel, StaticBytes
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model built once for all that is measured on it."""
+
+    model: PreTrainedModel
+    cell: Cell
+    resolved: ResolvedModel
+    folder: str
+    """Where its files lie on this machine."""
+    device: str
+    verification: Verification
+    predicted: StaticBytes | None
+    """Static bytes by arithmetic; None where the shapes are not known without loading."""
+    meter: PeakMeter
+    level_before_bytes: int
+    """Memory in use on the device just before the model was loaded."""
+    load_peak: Peak
+    load_time_s: float
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer; raises `MeasurementError` if it has none."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.folder,
+                trust_remote_code=self.cell.model.trust_remote_code,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise MeasurementError(
+                f"{self.folder}: no tokenizer that transformers can load beside the model"
+                f" ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
+            ) from error
+        return tokenizer
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that the model's inputs go to."""
+        device: torch.device = self.model.device
+        return device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one item's measurement found."""
+
+    metrics: tuple[Metric, ...]
+    series: dict[str, list[float]] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def make_metric(
+    definitions: tuple[MetricDefinition, ...],
+    name: str,
+    value: float | None,
+    *,
+    reason: str | None = None,
+    samples: list[float] | None = None,
+) -> Metric:
+    """A metric with the unit and direction of its definition.
+
+    Raises ValueError for a missing value without a reason, and for one that is not finite.
+    """
+    definition = next(definition for definition in definitions if definition.name == name)
+    if value is None and not reason:
+        raise ValueError(f"{name}: a missing value needs a reason")
+    if value is not None and not abs(value) < float("inf"):
+        raise ValueError(f"{name}: {value} is not a finite number")
+    return Metric(
+        name=name,
+        unit=definition.unit,
+        better=definition.better,
+        value=None if value is None else float(value),
+        reason=reason,
+        samples=None if samples is None else tuple(samples),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,148 @@
+"""Peak memory by phase: load, idle, prefill, decode.
+
+CUDA: what the allocator's tensors took at most. CPU: the peak resident size of the process, whose
+libraries come before any model; `memory.peak` takes the level before loading off, on both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.options import OneOrMorePositive
+from qbench.measures.workload import grid_slug, make_workload, misfit
+from qbench.record import MetricDefinition
+from qbench.spec import Frozen, Item
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.measures.loaded import LoadedModel
+    from qbench.measures.peaks import Peak
+    from qbench.record import Metric
+    from qbench.spec import ResolvedModel
+
+_RETRIED = (
+    "the allocator had to give back its cache and try again: the device was nearly full, so the"
+    " peaks are what fitted rather than what was wanted"
+)
+PHASES = ("load", "idle", "prefill", "decode")
+
+METRICS = (
+    MetricDefinition(
+        name="memory.peak",
+        unit="B",
+        better="lower",
+        title="peak memory",
+        formula="highest memory.peak.<phase> less the level just before the model was loaded",
+    ),
+    *(
+        MetricDefinition(
+            name=f"memory.peak.{phase}",
+            unit="B",
+            better="lower",
+            title=f"peak while {phase}" if phase == "idle" else f"peak of {phase}",
+            formula="CUDA: max_memory_allocated of the phase. CPU: high-water mark of the"
+            " process's resident size in the phase",
+        )
+        for phase in PHASES
+    ),
+    *(
+        MetricDefinition(
+            name=f"memory.reserved.{phase}",
+            unit="B",
+            better="lower",
+            title=f"peak reserved, {phase}",
+            formula="CUDA: max_memory_reserved of the phase",
+        )
+        for phase in PHASES
+    ),
+)
+
+
+class MemoryOptions(Frozen):
+    """Options of `memory`."""
+
+    batch: OneOrMorePositive = (1,)
+    """Sequences at once; a list makes a grid."""
+    prompt_tokens: OneOrMorePositive = (128,)
+    """Tokens of the prompt; a list makes a grid."""
+    new_tokens: OneOrMorePositive = (32,)
+    """Tokens decoded after it; a list makes a grid."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the model takes at most, phase by phase."""
+
+    name: str = "memory"
+    summary: str = "peak memory of load, idle, prefill and decode"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = MemoryOptions
+    metrics: tuple[MetricDefinition, ...] = METRICS
+    trusts_kernels: bool = True
+
+    def misfit(
+        self, options: MemoryOptions, model: ResolvedModel
+    ) -> tuple[str, str, str, str] | None:
+        """Lengths beyond the model's context."""
+        return misfit(
+            options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
+        )
+
+    def items(self, options: MemoryOptions, model: ResolvedModel, base: Path) -> list[Item]:
+        """One item a grid point."""
+        points = [
+            {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, "seed": 0}
+            for batch, prompt, new in product(
+                options.batch, options.prompt_tokens, options.new_tokens
+            )
+        ]
+        return [
+            Item(measurement=self.name, slug=grid_slug(point), params=point) for point in points
+        ]
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Runs the phases with the peak reset before each."""
+        import torch
+
+        meter = loaded.meter
+        peaks: dict[str, Peak] = {"load": loaded.load_peak}
+        meter.boundary()
+        peaks["idle"] = meter.read()
+        workload = make_workload(loaded.model, **item.params)
+        with torch.inference_mode():
+            meter.boundary()
+            cache = workload.prefill(loaded.model)
+            peaks["prefill"] = meter.read()
+            meter.boundary()
+            workload.decode(loaded.model, cache)
+            peaks["decode"] = meter.read()
+        highest = max(peak.used_bytes for peak in peaks.values())
+        retries = sum(peak.allocation_retries or 0 for peak in peaks.values())
+        return Outcome(
+            metrics=(
+                make_metric(METRICS, "memory.peak", highest - loaded.level_before_bytes),
+                *(
+                    make_metric(METRICS, f"memory.peak.{phase}", peak.used_bytes)
+                    for phase, peak in peaks.items()
+                ),
+                *(_reserved(phase, peak) for phase, peak in peaks.items()),
+            ),
+            details={
+                "method": meter.method,
+                "level_before_bytes": loaded.level_before_bytes,
+                "allocation_retries": retries,
+            },
+            warnings=(_RETRIED,) if retries else (),
+        )
+
+
+def _reserved(phase: str, peak: Peak) -> Metric:
+    reason = None if peak.reserved_bytes is not None else "only CUDA's allocator reserves memory"
+    return make_metric(METRICS, f"memory.reserved.{phase}", peak.reserved_bytes, reason=reason)
+
+
+MEMORY = Memory()

@@ -1,0 +1,31 @@
+"""Field types that the measurements' options share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+T = TypeVar("T")
+
+
+def _as_tuple(value: object) -> object:
+    """A single value as a list of one; one that is listed twice is taken once."""
+    if not isinstance(value, list | tuple):
+        return (value,)
+    return tuple(entry for at, entry in enumerate(value) if entry not in value[:at])
+
+
+OneOrMorePositive = Annotated[
+    tuple[PositiveInt, ...],
+    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | list[PositiveInt]),
+    Field(min_length=1),
+]
+"""A positive whole number, or a list of them: one point of the grid for each."""
+
+OneOrMoreText = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_as_tuple, json_schema_input_type=str | list[str]),
+    Field(min_length=1),
+]
+"""A name, or a list of them."""

@@ -1,0 +1,156 @@
+"""Peak memory between two moments, on CUDA by its allocator, on a CPU by the resident size.
+
+On Linux the kernel keeps the high-water mark of a process's resident size; writing 5 to
+`/proc/self/clear_refs` resets it. Where that is not allowed the resident size is sampled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_SAMPLE_INTERVAL_S = 0.005
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest level between a boundary and the reading of it."""
+
+    used_bytes: int
+    """CUDA: allocated by tensors. CPU: resident size of the process."""
+    reserved_bytes: int | None
+    """CUDA: reserved by the allocator. None on a CPU, where nothing reserves."""
+    allocation_retries: int | None
+    """CUDA: times the allocator had to give back its cache and try again."""
+
+
+class PeakMeter:
+    """Reads the level and the peak of memory on one device (`cpu`, `cuda:0`)."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._meter: _CudaMeter | _HighWaterMark | _Sampler
+        if device.startswith("cuda"):
+            self._meter = _CudaMeter(device)
+        elif _can_reset_high_water_mark():
+            self._meter = _HighWaterMark()
+        else:
+            self._meter = _Sampler()
+
+    @property
+    def method(self) -> str:
+        """How peaks are obtained here, for the record."""
+        return self._meter.method
+
+    def level_bytes(self) -> int:
+        """What is in use now."""
+        return self._meter.level_bytes()
+
+    def boundary(self) -> None:
+        """Starts a phase: finishes what is under way, frees what is unused, resets the peak."""
+        gc.collect()
+        _return_free_heap()
+        self._meter.reset()
+
+    def read(self) -> Peak:
+        """The peak since the last boundary."""
+        return self._meter.read()
+
+
+@dataclass
+class _CudaMeter:
+    device: str
+    method: str = "torch.cuda allocator"
+    _retries: int = 0
+
+    def level_bytes(self) -> int:
+        import torch
+
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.memory_allocated(self.device)
+
+    def reset(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+
+    def read(self) -> Peak:
+        import torch
+
+        torch.cuda.synchronize(self.device)
+        retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+        return Peak(
+            torch.cuda.max_memory_allocated(self.device),
+            torch.cuda.max_memory_reserved(self.device),
+            retries - self._retries,
+        )
+
+
+@dataclass
+class _HighWaterMark:
+    method: str = "high-water mark of the resident size, reset at each phase"
+
+    def level_bytes(self) -> int:
+        return _status_bytes("VmRSS")
+
+    def reset(self) -> None:
+        _CLEAR_REFS.write_text("5")
+
+    def read(self) -> Peak:
+        return Peak(_status_bytes("VmHWM"), None, None)
+
+
+@dataclass
+class _Sampler:
+    method: str = f"resident size sampled every {_SAMPLE_INTERVAL_S * 1000:g} ms"
+    _highest_bytes: int = 0
+    _process: psutil.Process = field(default_factory=psutil.Process)
+    _thread: threading.Thread | None = None
+
+    def level_bytes(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def reset(self) -> None:
+        self._highest_bytes = self.level_bytes()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._sample, daemon=True)
+            self._thread.start()
+
+    def read(self) -> Peak:
+        return Peak(max(self._highest_bytes, self.level_bytes()), None, None)
+
+    def _sample(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_SAMPLE_INTERVAL_S):
+            self._highest_bytes = max(self._highest_bytes, self.level_bytes())
+
+
+def _can_reset_high_water_mark() -> bool:
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return _STATUS.exists()
+
+
+def _status_bytes(name: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS}: no line {name}")
+
+
+def _return_free_heap() -> None:
+    """Gives the C heap's free pages back: one phase's garbage is not the next one's level."""
+    with suppress(AttributeError, OSError):  # not glibc: its heap keeps what it keeps
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,95 @@
+"""How a tokenized text is cut into windows and which of its tokens are scored, by protocol.
+
+- `default`: non-overlapping windows of `window` tokens, `<s>` included where the model has one;
+  every other token is scored, the last, shorter window too.
+- `gptq-2048-nobos`: non-overlapping windows of 2048 with no `<s>`; every token but the first of
+  each is scored; the rest of the text is dropped. As the GPTQ authors' script computes it
+  (arXiv 2210.17323), whose figures most papers quote.
+- `llamacpp-512-half`: windows of 512 whose first token is replaced by `<s>`; the second half is
+  scored; the rest of the text is dropped. As llama.cpp's `perplexity` tool computes it.
+- `strided`: windows that overlap by half and have no `<s>`; each scores what none before it did.
+  As the guide "Perplexity of fixed-length models" of transformers computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Protocol = Literal["default", "gptq-2048-nobos", "llamacpp-512-half", "strided"]
+
+FIXED_WINDOW: dict[str, int] = {"gptq-2048-nobos": 2048, "llamacpp-512-half": 512}
+"""Protocols that state their own window."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One input of the model and the part of it that is scored."""
+
+    ids: tuple[int, ...]
+    first_scored: int
+    """Index into `ids` of the first scored token; at least 1. All after it are scored."""
+    text_end: int
+    """Number of the text's tokens up to the end of this window."""
+
+    @property
+    def scored(self) -> int:
+        """Number of scored tokens."""
+        return len(self.ids) - self.first_scored
+
+
+def cut_windows(
+    tokens: list[int], protocol: Protocol, window: int, bos: int | None
+) -> list[Window]:
+    """Cuts a text's tokens (without any `<s>`) into windows with at least one scored token each."""
+    if protocol == "default":
+        cut = _default(tokens, window, bos)
+    elif protocol == "gptq-2048-nobos":
+        cut = _without_bos(tokens, window)
+    elif protocol == "llamacpp-512-half":
+        cut = _second_half(tokens, window, bos)
+    else:
+        cut = _strided(tokens, window)
+    return [found for found in cut if found.scored > 0]
+
+
+def _default(tokens: list[int], window: int, bos: int | None) -> list[Window]:
+    head = () if bos is None else (bos,)
+    span = window - len(head)
+    return [
+        Window((*head, *tokens[start : start + span]), 1, min(start + span, len(tokens)))
+        for start in range(0, len(tokens), span)
+    ]
+
+
+def _without_bos(tokens: list[int], window: int) -> list[Window]:
+    return [
+        Window(tuple(tokens[start : start + window]), 1, start + window)
+        for start in range(0, len(tokens) - window + 1, window)
+    ]
+
+
+def _second_half(tokens: list[int], window: int, bos: int | None) -> list[Window]:
+    # llama.cpp tokenizes with <s> in front, so the text's own tokens are shifted by one.
+    shift = 0 if bos is None else 1
+    whole = tokens if bos is None else [bos, *tokens]
+    found = []
+    for start in range(0, len(whole) - window + 1, window):
+        ids = whole[start : start + window]
+        if bos is not None:
+            ids[0] = bos
+        found.append(Window(tuple(ids), window // 2 + 1, start + window - shift))
+    return found
+
+
+def _strided(tokens: list[int], window: int) -> list[Window]:
+    stride = max(1, window // 2)
+    found = []
+    scored_to = 0
+    for start in range(0, len(tokens), stride):
+        end = min(start + window, len(tokens))
+        found.append(Window(tuple(tokens[start:end]), max(1, scored_to - start), end))
+        scored_to = end
+        if end == len(tokens):
+            break
+    return found

@@ -1,0 +1,74 @@
+"""The work that memory and latency are measured on: a prefill, then decoding with a cache.
+
+Token ids are fixed by a seed and lengths by the item, so that every cell does equal work; stop
+tokens are ignored, and no token is chosen: the next input is the next fixed id.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Fixed inputs for one point of a grid."""
+
+    prompt: torch.Tensor
+    """(batch, prompt_tokens) ids."""
+    continuation: torch.Tensor
+    """(batch, new_tokens) ids."""
+
+    def prefill(self, model: PreTrainedModel) -> Any:
+        """One forward over the prompt, logits of its last position only; returns the cache."""
+        arguments = {"logits_to_keep": 1} if _keeps_logits(model) else {}
+        return model(input_ids=self.prompt, use_cache=True, **arguments).past_key_values
+
+    def decode(self, model: PreTrainedModel, cache: Any) -> Any:
+        """One forward a new token, each on the grown cache; returns the cache."""
+        for position in range(self.continuation.shape[1]):
+            ids = self.continuation[:, position : position + 1]
+            cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
+        return cache
+
+
+def make_workload(
+    model: PreTrainedModel, *, batch: int, prompt_tokens: int, new_tokens: int, seed: int
+) -> Workload:
+    """Random ids of the model's vocabulary, on its device."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (batch, prompt_tokens + new_tokens), generator=generator)
+    ids = ids.to(model.device)
+    return Workload(prompt=ids[:, :prompt_tokens], continuation=ids[:, prompt_tokens:])
+
+
+def grid_slug(params: dict[str, Any]) -> str:
+    """Readable name of a grid point: `b1-p128-n32`."""
+    return f"b{params['batch']}-p{params['prompt_tokens']}-n{params['new_tokens']}"
+
+
+def misfit(
+    prompt_tokens: tuple[int, ...], new_tokens: tuple[int, ...], context: int | None, model: str
+) -> tuple[str, str, str, str] | None:
+    """Which length does not fit into the model's context: (option, found, expected, remedy)."""
+    longest = max(prompt_tokens) + max(new_tokens)
+    if context is None or longest <= context:
+        return None
+    return (
+        "prompt_tokens",
+        f"{max(prompt_tokens)} with {max(new_tokens)} new tokens",
+        f"at most {context} together, the context of {model}",
+        f"set prompt_tokens to at most {max(1, context - max(new_tokens))}",
+    )
+
+
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
