@@ -1,0 +1,61 @@
+"""The commented suite that `qbench init` writes: runs as it is, and shows what can be changed."""
+
+from __future__ import annotations
+
+STARTER = """\
+# A suite for qbench: which models, in which precisions, measured how.
+#
+#   qbench plan FILE      what would be measured, and what is there already
+#   qbench run FILE       measures what is missing and shows the report
+#   qbench list           all precisions and measurements with their options
+#
+# Every key but `models` may be left out. A misspelt key is an error, never ignored.
+# To let an editor complete and check this file, run `qbench schema > schema.json` and begin the
+# file with the line `# yaml-language-server: $schema=schema.json`.
+
+# Folder name under results/; the name of this file unless given.
+# name: my-suite
+
+# A model is bundled:<name>, a folder with config.json and safetensors files (a relative path
+# starts at this file's folder), or a hub id.
+models:
+  - bundled:tiny-mistral
+  # - ./my-model
+  # - Qwen/Qwen2.5-0.5B
+  # - {source: ./my-model/checkpoint-100, name: tuned}
+
+# Each model is held in each of these. All precisions unless given.
+precisions:
+  - fp32
+  - bf16
+  - int8
+  - nf4
+  # - int8: {threshold: 5}                  # with options; labelled int8-threshold=5
+  # - nf4: {compute_dtype: [fp32, fp16]}    # a list sweeps: one precision for each value
+  # - {nf4: {compute_dtype: fp32}, name: nf4-exact}    # with a label of its own
+
+# The precision that the others are compared with. fp32 unless given, else bf16, else the first.
+reference: fp32
+
+# All measurements with their defaults unless given. `latency:` alone means its defaults.
+measure:
+  footprint:            # bytes by kind, bits per weight, load time
+  memory:               # peak memory while loading, idle, in prefill and in decode
+  latency:              # seconds for a prompt (prefill) and for each new token (decode)
+    batch: 1            # sequences at once; a list measures each: [1, 4]
+    prompt_tokens: 128
+    new_tokens: 16
+    repeats: 3          # processes of their own for each point
+  quality:              # perplexity and bits per byte
+    text: bundled:stdlib-heldout    # or a file such as ./my-text.txt
+    window: 256         # tokens at a time, at most what the model takes
+
+# Only cells that match one of these, and none that match one of those. `*` stands for anything;
+# quote a pattern that begins with it.
+# include: [{precision: fp32}, {precision: "nf4*"}]
+# exclude: [{model: tiny-mistral, precision: int8}]
+
+# Seconds that one process of a cell may take.
+# timeout_s: 3600
+"""
+"""Text of the starter suite."""

@@ -1,0 +1,248 @@
+"""What the user asked for: a suite's YAML file as one frozen value, or all its problems."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, SerializeAsAny
+
+from qbench.errors import Problem, SuiteError, UsageError
+from qbench.selectors import Selector, check_selection, read_selectors, selected
+from qbench.spec import Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.suite_options import owners
+from qbench.suite_parts import (
+    LONGEST_NAME,
+    default_measures,
+    default_precisions,
+    read_measures,
+    read_models,
+    read_name,
+    read_precisions,
+    read_reference,
+    read_seconds,
+)
+from qbench.suite_problems import Findings, nearest
+from qbench.yaml_lines import Node, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_TIMEOUT_S = 3600.0
+"""Seconds one process of a cell may take."""
+LARGEST_FILE_BYTES = 1_000_000
+"""A suite is written by hand; a file beyond this is something else."""
+KEYS = (
+    "name",
+    "models",
+    "precisions",
+    "reference",
+    "measure",
+    "include",
+    "exclude",
+    "timeout_s",
+)
+"""The keys of a suite's file."""
+
+
+class Suite(Frozen):
+    """A validated suite: which models, in which precisions, measured how."""
+
+    name: str
+    """Folder name under `results/`; the file's stem unless given."""
+    file: str
+    """Path of the file as it was given."""
+    base: Path
+    """Absolute folder of the file, where relative paths in it start."""
+    models: tuple[ModelRef, ...]
+    precisions: tuple[PrecisionRef, ...]
+    reference: str
+    """Label of the precision that the others are compared with."""
+    measure: dict[str, SerializeAsAny[Frozen]]
+    """Options by the name of the measurement, in the order they are taken."""
+    include: tuple[Selector, ...] = ()
+    """Only cells that match one of these; all cells where it is empty."""
+    exclude: tuple[Selector, ...] = ()
+    """No cell that matches one of these."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Seconds one process of a cell may take."""
+    lines: dict[str, int] = Field(default_factory=dict, exclude=True, repr=False)
+    """Line of each key and list entry of the file, by its dotted path."""
+
+    def problem(
+        self, path: str, found: str, expected: str | None = None, remedy: str | None = None
+    ) -> Problem:
+        """Something about this file that shows only later; the line is the nearest key's."""
+        at = path
+        while at and at not in self.lines:
+            at = re.sub(r"(?:^|\.|\[)[^.\[]*$", "", at)  # without its last key or index
+        return Problem(self.file, path, found, expected, self.lines.get(at), remedy)
+
+    def select(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
+        """The cells whose slug, precision's label or name match a pattern; all for no patterns.
+
+        Raises `UsageError` for a pattern that matches none.
+        """
+        cells = self.cells()
+        names = {
+            cell.slug: {cell.slug, cell.precision.label, cell.precision.name} for cell in cells
+        }
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
+                labels = list(dict.fromkeys(cell.precision.label for cell in cells))
+                hint = nearest(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
+                raise UsageError(f"--only {pattern!r}: matches no cell of {self.file}; {hint}")
+        return tuple(
+            cell
+            for cell in cells
+            if not patterns
+            or any(fnmatchcase(name, p) for name in names[cell.slug] for p in patterns)
+        )
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells to measure: model by model, the reference first, then in the suite's order."""
+        every = _every_cell(self.models, self.precisions, self.reference)
+        return selected(every, self.include, self.exclude)
+
+
+def load_suite(path: Path) -> Suite:
+    """Reads and validates a suite's file; raises `SuiteError` with all its problems."""
+    text = _read_text(path)
+    return load_suite_text(text, str(path), path.resolve().parent)
+
+
+def load_suite_text(text: str, file: str, base: Path) -> Suite:
+    """Validates a suite's text; raises `SuiteError` with all its problems.
+
+    `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
+    """
+    from qbench.measures import measures
+    from qbench.precisions import precisions
+
+    top, problems = read_yaml(text, file)
+    findings = Findings(file, problems)
+    entries = _top_entries(findings, top, text)
+    if top is None or entries is None:
+        raise SuiteError(findings.sorted())
+
+    before = len(findings)
+    models: tuple[ModelRef, ...] = ()
+    if "models" in entries:
+        models = read_models(findings, entries["models"], base)
+    else:
+        remedy = "add `models: [bundled:tiny-mistral]`, for one"
+        findings.add(top, "the key `models`", found="a suite without models", remedy=remedy)
+    chosen = default_precisions(precisions())
+    if "precisions" in entries:
+        chosen = read_precisions(findings, entries["precisions"], precisions())
+    unread = any(problem.path.startswith(("models", "precisions")) for problem in problems)
+    whole = len(findings) == before and not unread
+    reference = read_reference(findings, entries.get("reference"), chosen, complete=whole)
+    measure = default_measures(measures())
+    if "measure" in entries:
+        measure = read_measures(findings, entries["measure"], measures())
+    include = read_selectors(findings, entries.get("include"))
+    exclude = read_selectors(findings, entries.get("exclude"))
+    if whole and any(precision.label == reference for precision in chosen):
+        cells = _every_cell(models, chosen, reference)
+        check_selection(findings, cells, include, exclude, reference)
+    name = slugify(slugify(Path(file).stem)[:LONGEST_NAME])
+    if "name" in entries:
+        name = read_name(findings, entries["name"]) or name
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    if "timeout_s" in entries:
+        timeout_s = read_seconds(findings, entries["timeout_s"])
+
+    if len(findings) or timeout_s is None:
+        raise SuiteError(findings.sorted())
+    return Suite(
+        name=name,
+        file=file,
+        base=base,
+        models=models,
+        precisions=chosen,
+        reference=reference,
+        measure=measure,
+        include=tuple(selector for selector, _ in include),
+        exclude=tuple(selector for selector, _ in exclude),
+        timeout_s=timeout_s,
+        lines=top.lines(),
+    )
+
+
+def _every_cell(
+    models: tuple[ModelRef, ...], precisions: tuple[PrecisionRef, ...], reference: str
+) -> tuple[Cell, ...]:
+    ordered = sorted(precisions, key=lambda precision: precision.label != reference)
+    return tuple(Cell(model=m, precision=p) for m in models for p in ordered)
+
+
+def _top_entries(findings: Findings, top: Node | None, text: str) -> dict[str, Node] | None:
+    """The suite's keys, unknown ones noted; None where there is no suite at all."""
+    from qbench.measures import measures
+
+    if top is None:
+        if not len(findings):
+            place = Node(None, "", 1, 1)
+            found = "nothing but comments" if text.strip() else "an empty file"
+            remedy = "`qbench init` writes a suite to start from"
+            findings.add(place, "a suite with its `models`", found=found, remedy=remedy)
+        return None
+    if not isinstance(top.value, dict):
+        remedy = "write `models:` and the models under it, each with a dash"
+        findings.add(top, f"keys with values: {', '.join(KEYS)}", remedy=remedy)
+        return None
+    for key, child in top.value.items():
+        if key in KEYS:
+            continue
+        hint = None
+        if key in measures():
+            hint = f"'{key}' is a measurement: put it under `measure`"
+        elif homes := owners(key, measures()):
+            hint = f"'{key}' is an option of {', '.join(homes)}: put it there, under `measure`"
+        findings.add_unknown(child, "key", key, KEYS, hint)
+    return top.value
+
+
+def _read_text(path: Path) -> str:
+    """The file's text; raises `SuiteError` when it cannot be read."""
+    remedy = None
+    try:
+        if path.is_dir():
+            remedy = _suites_in(path)
+            found, expected = "a folder", "a suite's YAML file"
+        elif not path.exists():
+            found, expected = "no such file", "a suite's YAML file"
+            near = [str(path.parent / name) for name in _yaml_names(path.parent)]
+            remedy = nearest(str(path), near) or "`qbench init` writes a suite to start from"
+        elif not path.is_file():
+            found, expected = "something that is no regular file", "a suite's YAML file"
+        elif path.stat().st_size > LARGEST_FILE_BYTES:
+            found = f"{path.stat().st_size} bytes"
+            expected = f"a suite's YAML file of at most {LARGEST_FILE_BYTES} bytes"
+        else:
+            return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"a byte that is not UTF-8 (0x{error.object[error.start]:02x})"
+        problem = Problem(str(path), "", found, "UTF-8 text", line, "save the file as UTF-8")
+        raise SuiteError([problem]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        found, expected = f"a file that cannot be read ({reason})", "a suite's YAML file"
+        remedy = "check its permissions and the path"
+    raise SuiteError([Problem(str(path), "", found, expected, remedy=remedy)])
+
+
+def _yaml_names(folder: Path) -> list[str]:
+    """Names of the YAML files of a folder; none if it cannot be read."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.suffix in {".yaml", ".yml"})
+
+
+def _suites_in(folder: Path) -> str | None:
+    names = _yaml_names(folder)
+    return f"name one of its files: {', '.join(names)}" if names else None

@@ -1,0 +1,184 @@
+"""JSON Schema of a suite's file, so that editors complete and check it while it is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.selectors import Selector
+from qbench.suite import DEFAULT_TIMEOUT_S
+from qbench.suite_options import is_list, options_schema
+from qbench.suite_parts import LONGEST_NAME, NAME_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.precisions import Precision
+    from qbench.spec import Frozen
+
+Schema = dict[str, Any]
+
+_NAME: Schema = {"type": "string", "pattern": NAME_PATTERN, "maxLength": LONGEST_NAME}
+
+
+def suite_schema() -> Schema:
+    """The schema, draft 2020-12, with all installed precisions and measurements.
+
+    It refuses what `load_suite` refuses, as far as one value tells: that names are unique, the
+    reference is among the labels and the patterns match something, only `load_suite` sees.
+    """
+    from qbench.measures import measures
+    from qbench.precisions import precisions
+
+    nested: Schema = {}
+    measured = {
+        entry.name: _or_empty(_options(entry.name, entry.options, nested))
+        | {"description": entry.summary}
+        for entry in measures().values()
+    }
+    schema = _object(
+        {
+            "name": _NAME
+            | {"description": "Folder name under `results/`; the file's stem unless given."},
+            "models": _one_or_more({"$ref": "#/$defs/model"})
+            | {"description": "The models, each held in each of the precisions."},
+            "precisions": _one_or_more({"$ref": "#/$defs/precision"})
+            | {
+                "description": "The precisions, by name or with options; all unless given. A list"
+                " as the value of an option sweeps: one precision for each value.",
+                "examples": [["fp32", "nf4", {"nf4": {"compute_dtype": ["fp32", "fp16"]}}]],
+            },
+            "reference": {
+                "type": "string",
+                "description": "Label of the precision that the others are compared with: fp32"
+                " unless given, else bf16, else the first.",
+                "examples": ["fp32"],
+            },
+            "measure": {
+                "description": "What to find out about each cell; everything unless given.",
+                "anyOf": [
+                    _object(measured) | {"minProperties": 1},
+                    {"enum": list(measured)},
+                    _list({"enum": list(measured)}) | {"uniqueItems": True},
+                ],
+            },
+            "include": _selectors("Keep only the cells that match one of these."),
+            "exclude": _selectors("Drop the cells that match one of these."),
+            "timeout_s": {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "default": DEFAULT_TIMEOUT_S,
+                "description": "Seconds that one process of a cell may take.",
+            },
+        },
+        required=["models"],
+        description="Which models qbench measures, in which precisions, and how.",
+    )
+    heading = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A suite for qbench",
+    }
+    parts = {
+        "model": _model(),
+        "precision": _precision(precisions(), nested),
+        "selector": _selector(),
+    }
+    return heading | schema | {"$defs": parts | nested}
+
+
+def _object(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
+    schema = {"type": "object", "properties": properties, "additionalProperties": False} | more
+    return schema | ({"required": required} if required else {})
+
+
+def _list(items: Mapping[str, Any]) -> Schema:
+    return {"type": "array", "items": dict(items), "minItems": 1}
+
+
+def _one_or_more(schema: Schema) -> Schema:
+    """One value, or a list of them."""
+    return {"anyOf": [*schema.get("anyOf", [schema]), _list(schema)]}
+
+
+def _or_empty(schema: Schema) -> Schema:
+    """Nothing after the colon stands for the defaults."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _options(name: str, options: type[Frozen], nested: Schema) -> Schema:
+    """The options' schema, its nested parts moved to `nested` under names of their own."""
+    prefix = f"{name}."
+    schema = options_schema(options, prefix)
+    parts = schema.pop("$defs", {})
+    nested.update({prefix + key: part for key, part in parts.items()})
+    return schema
+
+
+def _swept(schema: Schema) -> Schema:
+    """Lets each option also be a list of values, unless a list is a value of it."""
+    fields = {}
+    for name, field in schema.get("properties", {}).items():
+        if is_list(field):
+            fields[name] = field
+            continue
+        about = {key: field[key] for key in ("description", "default") if key in field}
+        value = {key: part for key, part in field.items() if key not in about}
+        fields[name] = about | _one_or_more(value)
+    return schema | {"properties": fields}
+
+
+def _model() -> Schema:
+    source = {
+        "type": "string",
+        "minLength": 1,
+        "description": "`bundled:<name>`, a folder (relative to the suite's file), or a hub id with"
+        " an optional `@revision`.",
+        "examples": ["bundled:tiny-mistral", "./my-model", "owner/name@revision"],
+    }
+    detailed = _object(
+        {
+            "source": source,
+            "name": _NAME | {"description": "Short name for tables and files, unique."},
+            "trust_remote_code": {
+                "type": "boolean",
+                "default": False,
+                "description": "Run the Python code that comes with the model. Read it first.",
+            },
+        },
+        required=["source"],
+    )
+    return {"anyOf": [source, detailed]}
+
+
+def _precision(table: Mapping[str, Precision], nested: Schema) -> Schema:
+    """A name, or a mapping with one precision's name, its options and perhaps a label."""
+    names = {
+        "enum": list(table),
+        "description": "; ".join(f"{entry.name} ({entry.summary})" for entry in table.values()),
+    }
+    detailed = [
+        _object(
+            {
+                entry.name: _or_empty(_swept(_options(entry.name, entry.options, nested))),
+                "name": _NAME | {"description": "Label of its own, unique within the suite."},
+            },
+            required=[entry.name],
+            description=entry.summary,
+        )
+        for entry in table.values()
+    ]
+    return {"anyOf": [names, *detailed]}
+
+
+def _selector() -> Schema:
+    schema = options_schema(Selector) | {"minProperties": 1}
+    for field in schema["properties"].values():
+        field["minLength"] = 1
+        del field["default"]
+    return schema
+
+
+def _selectors(description: str) -> Schema:
+    return _one_or_more({"$ref": "#/$defs/selector"}) | {
+        "description": f"{description} `*`, `?` and `[abc]` stand for other letters.",
+        "examples": [[{"precision": "nf4*"}]],
+    }
