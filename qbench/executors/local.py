@@ -1,0 +1,154 @@
+"""Runs jobs on this machine, one at a time, each in a process forked from a warm server."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from qbench.job import Job
+
+    OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a worker ended."""
+
+    how: Literal["finished", "crash", "timeout", "oom"]
+    reason: str | None = None
+
+
+class LocalExecutor:
+    """Owns the fork server; a context manager, so that nothing it started outlives it."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._server: subprocess.Popen[bytes] | None = None
+        self._worker_pid: int | None = None
+        self._buffer = b""
+
+    def __enter__(self) -> Self:
+        """Starts the server, which imports while the caller goes on."""
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a worker under way and the server."""
+        self._stop()
+
+    def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:
+        """Runs a job to its end, sleeping meanwhile; `on_event` gets each of its events."""
+        if self._server is None:
+            self._start()
+        killed_before = _oom_kills()
+        self._send({"job": job.model_dump(mode="json"), "log": str(log)})
+        # The clock of a job's timeout starts with its worker, not with the server's imports.
+        deadline: float | None = None
+        while True:
+            event = self._receive(deadline)
+            if event is None:
+                self._stop()
+                return JobEnd("timeout", f"stopped after {timeout_s:g} s, the suite's timeout_s")
+            if event["event"] == "started":
+                self._worker_pid = event["pid"]
+                deadline = time.monotonic() + timeout_s
+            elif event["event"] == "ended":
+                self._worker_pid = None
+                return _end(event["exit_code"], killed_before)
+            elif event["event"] == "server_ended":
+                self._stop()
+                return _end(event["exit_code"], killed_before)
+            else:
+                on_event(event)
+
+    def _start(self) -> None:
+        environment = dict(os.environ)
+        if not self._device.startswith("cuda"):
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._buffer = b""
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "qbench.executors.server", str(os.getpid()), self._device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the worker
+        )
+
+    def _stop(self) -> None:
+        if self._worker_pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._worker_pid, signal.SIGKILL)
+            self._worker_pid = None
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            for pipe in (self._server.stdin, self._server.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+            self._server = None
+
+    def _send(self, request: dict[str, Any]) -> None:
+        if self._server is None or self._server.stdin is None:
+            raise RuntimeError("the fork server is not running")
+        with suppress(BrokenPipeError):  # its end is reported by the next read
+            self._server.stdin.write(json.dumps(request).encode() + b"\n")
+            self._server.stdin.flush()
+
+    def _receive(self, deadline: float | None) -> dict[str, Any] | None:
+        """The next event; None when the deadline has passed."""
+        if self._server is None or self._server.stdout is None:
+            raise RuntimeError("the fork server is not running")
+        descriptor = self._server.stdout.fileno()
+        while b"\n" not in self._buffer:
+            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([descriptor], [], [], wait_s)[0]:
+                return None
+            received = os.read(descriptor, 65536)
+            if not received:
+                return {"event": "server_ended", "exit_code": self._server.wait()}
+            self._buffer += received
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+
+def _end(exit_code: int, killed_before: int | None) -> JobEnd:
+    if exit_code == 0:
+        return JobEnd("finished")
+    if exit_code > 0:
+        return JobEnd("crash", f"the worker ended with exit code {exit_code}; its log says more")
+    name = signal.Signals(-exit_code).name
+    if -exit_code == signal.SIGKILL:
+        kills = _oom_kills()
+        if killed_before is not None and kills is not None and kills > killed_before:
+            return JobEnd("oom", "the system killed the worker: the machine had no memory left")
+        return JobEnd(
+            "crash",
+            "the worker was killed (SIGKILL): by a person or program, or by a limit of the"
+            " machine or its container",
+        )
+    return JobEnd("crash", f"the worker was ended by {name}; its log has the place in the code")
+
+
+def _oom_kills() -> int | None:
+    """Processes that Linux has killed for memory since it started; None where it is not told."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:  # noqa: PTH123 - no path arithmetic
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)

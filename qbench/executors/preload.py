@@ -1,0 +1,52 @@
+"""Imports, once for all cells of a run, what every worker needs.
+
+A bare import of torch, transformers and bitsandbytes costs 6 to 10 seconds. The fork server pays
+for it once; each worker is a copy of it. Nothing here may touch CUDA, whose state does not survive
+a fork: importing bitsandbytes does where there is a GPU, so there it is left to the worker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+_ALWAYS = (
+    "torch",
+    "transformers",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.mistral.modeling_mistral",
+    "transformers.integrations.sdpa_attention",
+    "accelerate",
+    "safetensors.torch",
+    "qbench.worker",
+)
+_WITHOUT_CUDA = (
+    "bitsandbytes",
+    "transformers.integrations.bitsandbytes",
+    "transformers.quantizers.quantizer_bnb_4bit",
+    "transformers.quantizers.quantizer_bnb_8bit",
+)
+
+
+def prepare_process() -> None:
+    """Settings that must stand before torch and transformers are imported."""
+    # With the package `kernels` there, bitsandbytes would fetch native code from a hub on import.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def preload(device: str) -> None:
+    """Imports what workers on this device need; a package that is missing is left out."""
+    prepare_process()
+    names = _ALWAYS if device.startswith("cuda") else (*_ALWAYS, *_WITHOUT_CUDA)
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(f"not preloaded: {name} ({error})", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""The fork server: imports once, then forks one worker a job.
+
+`python -m qbench.executors.server PARENT_PID DEVICE` reads one request a line from its standard
+input, `{"job": …, "log": path}`, and writes one event a line to its standard output: the worker's
+own (see `qbench.worker`) between `{"event": "started", "pid": …}` and
+`{"event": "ended", "exit_code": …}` (negative: the signal that ended it).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+from typing import Any
+
+from qbench.executors.lifeline import die_with_parent
+from qbench.executors.preload import preload
+
+
+def main() -> None:
+    """Serves until the standard input is closed."""
+    die_with_parent(int(sys.argv[1]))
+    # Libraries may print; only this module writes events.
+    events = os.dup(1)
+    os.dup2(2, 1)
+    preload(sys.argv[2])
+    for line in sys.stdin:
+        _serve(json.loads(line), events)
+
+
+def _serve(request: dict[str, Any], events: int) -> None:
+    """Forks a worker for the request and waits for its end."""
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_worker(request, events, server)
+    _send(events, {"event": "started", "pid": pid})
+    _, status = os.waitpid(pid, 0)
+    _send(events, {"event": "ended", "exit_code": os.waitstatus_to_exitcode(status)})
+
+
+def _become_worker(request: dict[str, Any], events: int, server: int) -> None:
+    """Runs the job in the forked child, its output in the cell's log, and never returns."""
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent(server)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        faulthandler.enable()
+
+        from qbench.job import Job
+        from qbench.worker import run_job
+
+        run_job(Job.model_validate(request["job"]), lambda event: _send(events, event))
+        code = 0
+    except BaseException:  # noqa: BLE001 - a forked child must not run its parent's code
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _send(events: int, event: dict[str, Any]) -> None:
+    os.write(events, json.dumps(event).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

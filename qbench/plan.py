@@ -1,0 +1,238 @@
+"""From a suite to what is to be run: cells, items, keys, order, skips and predicted bytes.
+
+The key of a record is the hash of its identity: everything that decides the numbers.
+
+    model        fingerprint of its contents or commit, its revision, whether its own code is run
+    precision    name and all options
+    measurement  name and all parameters (of a text: the hash of its contents), the repeat
+    protocol     version of how numbers are obtained
+    versions     of the packages that decide the numbers
+    device       its name
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.environment import detect_environment, find_device
+from qbench.errors import ModelError, Problem, StoreError, SuiteError, TextError
+from qbench.job import Job, Task
+from qbench.measures import measures
+from qbench.precisions import precisions
+from qbench.record import PROTOCOL_VERSION, content_key
+from qbench.sources.models import resolve_model
+from qbench.store import DamagedRecordError, read_record, record_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from qbench.record import Environment, Record, Status
+    from qbench.spec import Cell, Item, ResolvedModel, StaticBytes
+    from qbench.suite import Suite
+
+RETRIED: frozenset[Status] = frozenset({"crash", "timeout", "error"})
+"""Statuses that a rerun takes again unless told otherwise; the others stand."""
+
+IDENTITY_PACKAGES = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "peft",
+    "torchao",
+    "lm-eval",
+    "accelerate",
+    "tokenizers",
+)
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with all that is asked of it, whether or not it is already on disk."""
+
+    cell: Cell
+    model: ResolvedModel
+    reference: bool
+    predicted: StaticBytes | None
+    skip: str | None
+    """Why it cannot run on this machine; None if it can."""
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite means on this machine."""
+
+    suite: Suite
+    device: str
+    environment: Environment
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of all cells."""
+        return tuple(task for cell in self.cells for task in cell.tasks)
+
+    def jobs(self, wanted: Callable[[Task], bool]) -> list[Job]:
+        """The jobs that take the wanted tasks of the cells that can run, in order.
+
+        One round a repeat, each over all cells, so that the repeats of a timing are interleaved
+        and a slow drift of the machine meets every cell alike.
+        """
+        rounds = sorted({task.item.repeat for task in self.tasks})
+        jobs = (
+            self._job(cell, tuple(t for t in cell.tasks if t.item.repeat == turn and wanted(t)))
+            for turn in rounds
+            for cell in self.cells
+            if cell.skip is None
+        )
+        return [job for job in jobs if job.tasks]
+
+    def skipped(self) -> list[tuple[Job, str]]:
+        """The cells that cannot run here, each as a job that is not run, with the reason."""
+        return [(self._job(cell, cell.tasks), cell.skip) for cell in self.cells if cell.skip]
+
+    def _job(self, cell: PlannedCell, tasks: tuple[Task, ...]) -> Job:
+        return Job(
+            suite=self.suite.name,
+            cell=cell.cell,
+            reference=cell.reference,
+            model=cell.model,
+            predicted=cell.predicted,
+            device=self.device,
+            environment=self.environment,
+            tasks=tasks,
+        )
+
+
+def make_plan(
+    suite: Suite, results: Path, *, device: str | None = None, only: Sequence[str] = ()
+) -> Plan:
+    """Resolves models and texts and lays out every record that the suite asks for.
+
+    `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
+    cells that match one of the patterns. Raises `SuiteError` with all problems, `DeviceError`.
+    """
+    chosen_device = find_device(device)
+    environment = detect_environment(chosen_device)
+    models, problems = _resolve_models(suite)
+    items, item_problems = _resolve_items(suite, models)
+    if problems or item_problems:
+        raise SuiteError([*problems, *item_problems])
+    cells = []
+    for cell in suite.select(only):
+        model = models[cell.model.name]
+        precision = precisions()[cell.precision.name]
+        predicted = None
+        if model.shape is not None:
+            predicted = precision.storage(model.shape, cell.precision.options)
+        tasks = tuple(
+            _task(suite, cell, model, item, environment, results) for item in items[model.ref.name]
+        )
+        cells.append(
+            PlannedCell(
+                cell=cell,
+                model=model,
+                reference=cell.precision.label == suite.reference,
+                predicted=predicted,
+                skip=precision.unavailable(environment),
+                tasks=tasks,
+            )
+        )
+    return Plan(suite, chosen_device, environment, tuple(cells))
+
+
+def record_on_disk(task: Task) -> Record | None:
+    """The task's record; a damaged file counts as none. Raises `StoreError` for a newer one."""
+    from pathlib import Path
+
+    try:
+        return read_record(Path(task.path))
+    except DamagedRecordError:
+        return None
+
+
+def damaged_records(plan: Plan) -> list[StoreError]:
+    """The plan's record files that are cut short or no records; a run takes them again."""
+    from pathlib import Path
+
+    damaged: list[StoreError] = []
+    for task in plan.tasks:
+        try:
+            read_record(Path(task.path))
+        except DamagedRecordError as error:
+            damaged.append(error)
+    return damaged
+
+
+def _resolve_models(suite: Suite) -> tuple[dict[str, ResolvedModel], list[Problem]]:
+    models: dict[str, ResolvedModel] = {}
+    problems: list[Problem] = []
+    for index, ref in enumerate(suite.models):
+        try:
+            models[ref.name] = resolve_model(ref)
+        except ModelError as error:
+            problems.append(suite.problem(f"models[{index}]", str(error)))
+    return models, problems
+
+
+def _resolve_items(
+    suite: Suite, models: dict[str, ResolvedModel]
+) -> tuple[dict[str, list[Item]], list[Problem]]:
+    """Every model's items, by the model's name."""
+    items: dict[str, list[Item]] = {name: [] for name in models}
+    problems: dict[str, Problem] = {}
+    for name, options in suite.measure.items():
+        measurement = measures()[name]
+        for model in models.values():
+            misfit = measurement.misfit(options, model)
+            if misfit is not None:
+                option, found, expected, remedy = misfit
+                path = f"measure.{name}.{option}"
+                problem = suite.problem(path, found, expected, remedy)
+                problems[str(problem)] = problem
+                continue
+            try:
+                items[model.ref.name] += measurement.items(options, model, suite.base)
+            except TextError as error:
+                problem = suite.problem(f"measure.{name}.text", str(error))
+                problems[str(problem)] = problem
+    return items, list(problems.values())
+
+
+def _task(
+    suite: Suite,
+    cell: Cell,
+    model: ResolvedModel,
+    item: Item,
+    environment: Environment,
+    results: Path,
+) -> Task:
+    identity: dict[str, Any] = {
+        "model": {
+            "fingerprint": model.fingerprint,
+            "revision": model.revision,
+            "trust_remote_code": cell.model.trust_remote_code,
+        },
+        "precision": {"name": cell.precision.name, "options": cell.precision.options},
+        "measurement": {
+            "name": item.measurement,
+            "params": _without_places(item.params),
+            "repeat": item.repeat,
+        },
+        "protocol": PROTOCOL_VERSION,
+        "versions": {name: environment.versions.get(name) for name in IDENTITY_PACKAGES},
+        "device": environment.device,
+    }
+    key = content_key(identity)
+    path = record_path(results, suite.name, environment.device_kind, cell.slug, item, key)
+    return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
+
+
+def _without_places(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters less where a text lies: the same text elsewhere is the same measurement."""
+    text = params.get("text")
+    if not isinstance(text, dict):
+        return params
+    return {**params, "text": {"fingerprint": text.get("fingerprint") or text.get("source")}}

@@ -1,0 +1,280 @@
+"""The run: plan × store × executor. Whoever watches it gets each thing that happens.
+
+suite → plan → the jobs that are missing → one worker each → records → the next run goes on
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from qbench.errors import StoreError, UsageError
+from qbench.executors.local import LocalExecutor
+from qbench.job import now
+from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
+from qbench.record import STATUSES
+from qbench.sources.cache import cache_folder
+from qbench.store import check_writable, write_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from qbench.executors.local import JobEnd
+    from qbench.job import Job, Task
+    from qbench.plan import Plan
+    from qbench.record import Record, Status
+    from qbench.suite import Suite
+
+LOG_TAIL_LINES = 20
+_LOCK_POLL_S = 1.0
+
+
+class Watcher(Protocol):
+    """Gets what happens in a run, as it happens."""
+
+    def planned(self, plan: Plan, jobs: list[Job]) -> None:
+        """The plan stands; these jobs are missing."""
+
+    def waiting(self, device: str) -> None:
+        """Another run holds the device; this one waits."""
+
+    def started(self, job: Job) -> None:
+        """A worker for this job is asked for."""
+
+    def happened(self, job: Job, event: dict[str, Any]) -> None:
+        """An event of the worker; see `qbench.worker`."""
+
+    def recorded(self, job: Job, record: Record) -> None:
+        """A record is on disk."""
+
+    def ended(self, job: Job, end: JobEnd) -> None:
+        """The job's worker has ended."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left: the plan and the records of all its tasks."""
+
+    plan: Plan
+    records: tuple[Record, ...]
+    """In the plan's order; tasks that were never reached have none."""
+    taken: int
+    """Records taken by this run; the others were on disk."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Records by status."""
+        return Counter(record.status for record in self.records)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a record has a status other than `ok` and `skipped`."""
+        return any(record.status not in {"ok", "skipped"} for record in self.records)
+
+
+def run_suite(
+    suite: Suite,
+    results: Path,
+    watcher: Watcher,
+    *,
+    device: str | None = None,
+    only: Sequence[str] = (),
+    retry: frozenset[Status] = RETRIED,
+    fresh: bool = False,
+) -> RunResult:
+    """Takes every measurement of the suite that is missing on disk or is to be tried again.
+
+    `fresh` first deletes the records that the plan would leave. Raises `UsageError` before
+    anything is measured, and `StoreError` when records can no longer be written.
+    """
+    check_writable(results)
+    plan = make_plan(suite, results, device=device, only=only)
+    for damage in damaged_records(plan):
+        watcher.note(f"{damage}; it is measured again now")
+    if fresh:
+        _delete_records(plan)
+    _record_skips(plan)
+    missing = {task.key for task in plan.tasks if is_missing(record_on_disk(task), retry)}
+    jobs = plan.jobs(lambda task: task.key in missing)
+    watcher.planned(plan, jobs)
+    taken = 0
+    if jobs:
+        with LocalExecutor(plan.device) as executor:
+            for job in jobs:
+                taken += _run_alone(job, suite.timeout_s, executor, watcher, retry)
+    records = [record_on_disk(task) for task in plan.tasks]
+    return RunResult(plan, tuple(record for record in records if record is not None), taken)
+
+
+def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
+    """Whether a task must be taken: it has no record, or one whose status is tried again."""
+    return record is None or record.status in retry
+
+
+def parse_retry(text: str) -> frozenset[Status]:
+    """Statuses from `none`, `all` (but ok), or names with commas; `UsageError` otherwise."""
+    if text == "none":
+        return frozenset()
+    if text == "all":
+        return frozenset(STATUSES) - {"ok"}
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in STATUSES or name == "ok"]
+    if unknown:
+        known = ", ".join(status for status in STATUSES if status != "ok")
+        raise UsageError(
+            f"retry: found {', '.join(map(repr, unknown))}; expected none, all, or some of {known},"
+            " with commas between"
+        )
+    return frozenset(status for status in STATUSES if status in names)
+
+
+def _run_alone(
+    job: Job,
+    timeout_s: float,
+    executor: LocalExecutor,
+    watcher: Watcher,
+    retry: frozenset[Status],
+) -> int:
+    """Runs what of the job is still missing once the device is free; returns records taken."""
+    lock = FileLock(device_lock(job.device))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        watcher.waiting(job.device)
+        lock.acquire(poll_interval=_LOCK_POLL_S)
+        # The other run may have taken some of this job meanwhile.
+        left = tuple(task for task in job.tasks if is_missing(record_on_disk(task), retry))
+        job = job.model_copy(update={"tasks": left})
+    try:
+        return _run_job(job, timeout_s, executor, watcher)
+    finally:
+        lock.release()
+
+
+def device_lock(device: str) -> Path:
+    """The file that is locked while a job uses the device: two timed cells never share one."""
+    folder = cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{device.replace(':', '-')}.lock"
+
+
+def _run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> int:
+    """Runs a job's tasks, with a new worker for the rest when one ends before its time."""
+    taken = 0
+    left = job.tasks
+    while left:
+        part = job.model_copy(update={"tasks": left})
+        log = log_path(part)
+        _open_log(log, part)
+        progress = _Progress(part, watcher)
+        watcher.started(part)
+        end = executor.run(part, log, timeout_s, progress)
+        watcher.ended(part, end)
+        taken += progress.recorded
+        if progress.store_error is not None:
+            raise StoreError(progress.store_error)
+        if end.how == "finished":
+            break
+        failed = progress.failed(end)
+        for task in failed:
+            record = part.record(
+                task,
+                end.how,
+                reason=end.reason,
+                phase=progress.phase,
+                log_tail=log_tail(log),
+                started_at=progress.started_at,
+            )
+            write_record(_path(task), record)
+            watcher.recorded(part, record)
+            taken += 1
+        left = left[progress.recorded + len(failed) :]
+    return taken
+
+
+class _Progress:
+    """Follows one worker's events, so that its end can be told to the task that caused it."""
+
+    def __init__(self, job: Job, watcher: Watcher) -> None:
+        self._job = job
+        self._watcher = watcher
+        self._begun = False
+        self.phase = "start"
+        self.recorded = 0
+        self.store_error: str | None = None
+        self.started_at = now()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._watcher.happened(self._job, event)
+        if event["event"] == "phase":
+            self.phase = event["phase"]
+        elif event["event"] == "task":
+            self._begun = True
+        elif event["event"] == "record":
+            self.recorded += 1
+            record = record_on_disk(self._job.tasks[event["index"]])
+            if record is not None:
+                self._watcher.recorded(self._job, record)
+        elif event["event"] == "store_error":
+            self.store_error = event["message"]
+
+    def failed(self, end: JobEnd) -> tuple[Task, ...]:
+        """The tasks that the worker's end is the end of.
+
+        The one under way; but all that are left when the model was not yet loaded, which would
+        fail again, or when the cell's time is used up.
+        """
+        left = self._job.tasks[self.recorded :]
+        return left[:1] if self._begun and end.how != "timeout" else left
+
+
+def log_path(job: Job) -> Path:
+    """The log of a job's cell: what its workers, and the libraries in them, printed."""
+    return _path(job.tasks[0]).parent / "worker.log"
+
+
+def log_tail(path: Path) -> str | None:
+    """The last lines of a log; None if there are none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return "\n".join(lines[-LOG_TAIL_LINES:]) or None
+
+
+def _open_log(path: Path, job: Job) -> None:
+    names = ", ".join(f"{task.item.measurement} {task.item.slug}" for task in job.tasks)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"--- {now()} {job.cell.slug}: {names}\n")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the cell's log cannot be written ({error.strerror}); free space or mend the"
+            " folder's permissions, then run again"
+        ) from error
+
+
+def _record_skips(plan: Plan) -> None:
+    for job, reason in plan.skipped():
+        for task in job.tasks:
+            if record_on_disk(task) is None:
+                write_record(_path(task), job.record(task, "skipped", reason=reason, phase="plan"))
+
+
+def _delete_records(plan: Plan) -> None:
+    for task in plan.tasks:
+        _path(task).unlink(missing_ok=True)
+
+
+def _path(task: Task) -> Path:
+    from pathlib import Path
+
+    return Path(task.path)

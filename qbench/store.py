@@ -1,0 +1,158 @@
+"""Records on disk: one JSON file each, written atomically, never overwritten by another key.
+
+results/<suite>/<device>/<cell>/<measurement>-<item>-<key>.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from qbench.atomic import write_atomically
+from qbench.errors import StoreError
+from qbench.record import SCHEMA_VERSION, Record
+from qbench.spec import Item, slugify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class DamagedRecordError(StoreError):
+    """A record file that is cut short or is no record."""
+
+
+class NewerRecordError(StoreError):
+    """A record file that a newer qbench wrote."""
+
+
+@dataclass(frozen=True)
+class UnreadableFile:
+    """A file among the records that could not be read, and why."""
+
+    path: Path
+    error: StoreError
+
+
+def record_path(
+    results: Path, suite: str, device_kind: str, cell: str, item: Item, key: str
+) -> Path:
+    """Where the record of an item of a cell lies."""
+    repeat = f"-r{item.repeat}" if item.repeat else ""
+    name = f"{item.measurement}-{slugify(item.slug)}{repeat}-{key}.json"
+    return results / slugify(suite) / device_kind / cell / name
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes the record so that a kill at any point leaves the old file or the new one, whole.
+
+    Raises `StoreError` when the folder cannot be written or the disk is full.
+    """
+    try:
+        write_atomically(path, record.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the record cannot be written ({error.strerror or error}); free space or mend"
+            " the folder's permissions, then run again: only what is missing is measured"
+        ) from error
+
+
+def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
+    """Raises `StoreError` when records could not be written under `results`."""
+    probe = results / f".writable.{os.getpid()}.part"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise StoreError(
+            f"{results}: the results folder cannot be written ({error.strerror or error});"
+            " choose another with --results, or mend its permissions or its disk"
+        ) from error
+    status = os.statvfs(results)
+    free = status.f_bavail * status.f_frsize
+    if free < least_free_bytes:
+        raise StoreError(
+            f"{results}: {free / 2**20:.0f} MiB free on its disk, at least"
+            f" {least_free_bytes / 2**20:.0f} MiB are wanted before a run; free space or choose"
+            " another folder with --results"
+        )
+
+
+def read_record(path: Path) -> Record | None:
+    """The record at `path`; None if there is none.
+
+    Raises `DamagedRecordError` for a file that is cut short or no record, `NewerRecordError` for
+    one of a newer version, and `StoreError` for one that cannot be read at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DamagedRecordError(
+            f"{path}: the record is cut short or damaged (not JSON: {error}); delete the file,"
+            " and `qbench run` measures it again"
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerRecordError(
+            f"{path}: the record is of version {version}, this qbench reads up to {SCHEMA_VERSION};"
+            " upgrade qbench, or move the file away"
+        )
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise DamagedRecordError(
+            f"{path}: not a qbench record ({place}: {first['msg']}, {error.error_count()} such"
+            " problems); delete the file, and `qbench run` measures it again"
+        ) from error
+
+
+def read_folder(folder: Path) -> tuple[list[Record], list[UnreadableFile]]:
+    """All records below a folder, in the order they were taken, and the files that are none.
+
+    Raises `StoreError` when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise StoreError(
+            f"{folder}: no such folder of results; `qbench run SUITE` makes one,"
+            " or name another with --results"
+        )
+    records: list[Record] = []
+    unreadable: list[UnreadableFile] = []
+    for path in _record_files(folder):
+        try:
+            record = read_record(path)
+        except StoreError as error:
+            unreadable.append(UnreadableFile(path, error))
+        else:
+            if record is not None:
+                records.append(record)
+    records.sort(key=lambda record: (record.started_at, record.key))
+    return records, unreadable
+
+
+def _record_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*.json")):
+        if not path.name.startswith("."):
+            yield path
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    kind = StoreError if isinstance(error, OSError) else DamagedRecordError
+    return kind(f"{path}: the record cannot be read ({reason}); mend or delete the file")

@@ -1,0 +1,237 @@
+"""The process that is one job: builds the model once, takes each item, writes each record.
+
+It tells its parent what it does through `emit`, one small dictionary an event:
+
+    {"event": "phase", "phase": "load"}
+    {"event": "task", "index": 0}            this item is begun
+    {"event": "record", "index": 0, "status": "ok"}
+    {"event": "store_error", "message": "…"} records cannot be written: the run must end
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import (
+    MeasurementError,
+    OutOfMemoryError,
+    QbenchError,
+    StoreError,
+    WrongKernelError,
+)
+from qbench.job import Job, Task, now
+from qbench.measures import measures
+from qbench.measures.loaded import LoadedModel, Outcome
+from qbench.measures.peaks import PeakMeter
+from qbench.precisions import precisions
+from qbench.sources.models import fetch_model
+from qbench.store import write_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qbench.record import Environment, Record, Status
+
+    Emit = Callable[[dict[str, Any]], None]
+
+TRACEBACK_LINES = 20
+"""Last lines of a failure's traceback that its record keeps; the log has all of it."""
+MOST_FAULTS_NAMED = 3
+"""Faulty layers named in a reason; the record's details have them all."""
+
+
+def run_job(job: Job, emit: Emit) -> None:
+    """Takes all of a job's items. A failure becomes a record; only `StoreError` ends the job."""
+    try:
+        _run_job(job, emit)
+    except StoreError as error:
+        emit({"event": "store_error", "message": str(error)})
+
+
+def _run_job(job: Job, emit: Emit) -> None:
+    started_at = now()
+    phase = _Phase(emit)
+    try:
+        loaded = load(job, phase)
+    except Exception as error:  # noqa: BLE001 - whatever fails while loading becomes records
+        status, reason = classify(error)
+        for index, task in enumerate(job.tasks):
+            record = job.record(
+                task,
+                status,
+                started_at=started_at,
+                reason=reason,
+                phase=phase.name,
+                log_tail=_traceback_tail(error),
+            )
+            _write(task, record, index, emit)
+        return
+    environment = _with_threads(job.environment)
+    for index, task in enumerate(job.tasks):
+        emit({"event": "task", "index": index})
+        phase("measure")
+        _write(task, _take(job, task, loaded, environment), index, emit)
+
+
+def load(job: Job, phase: _Phase) -> LoadedModel:
+    """Fetches, loads and verifies the job's model, with the memory and time that loading took."""
+    import torch
+
+    phase("fetch")
+    folder = fetch_model(job.model)
+    precision = precisions()[job.cell.precision.name]
+    torch.manual_seed(0)
+    _drop_from_page_cache(folder)
+    meter = PeakMeter(job.device)
+    meter.boundary()
+    level_before_bytes = meter.level_bytes()
+    phase("load")
+    started = time.perf_counter()
+    model = precision.load(
+        str(folder),
+        job.cell.precision.options,
+        job.device,
+        trust_remote_code=job.cell.model.trust_remote_code,
+    )
+    if job.device.startswith("cuda"):
+        torch.cuda.synchronize(job.device)
+    load_time_s = time.perf_counter() - started
+    load_peak = meter.read()
+    phase("verify")
+    return LoadedModel(
+        model=model,
+        cell=job.cell,
+        resolved=job.model,
+        folder=str(folder),
+        device=job.device,
+        verification=precision.verify(model, job.cell.precision.options),
+        predicted=job.predicted,
+        meter=meter,
+        level_before_bytes=level_before_bytes,
+        load_peak=load_peak,
+        load_time_s=load_time_s,
+    )
+
+
+def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -> Record:
+    """Takes one item and makes its record, whatever becomes of it."""
+    started_at, started = now(), time.perf_counter()
+    measurement = measures()[task.item.measurement]
+    faults = loaded.verification.faults
+    common: dict[str, Any] = {"started_at": started_at, "environment": environment}
+    details = {"loaded": {**loaded.verification.details, "faults": list(faults)}}
+    try:
+        if faults and measurement.trusts_kernels:
+            raise WrongKernelError(_describe(faults))  # noqa: TRY301 - one way to fail
+        outcome = measurement.measure(loaded, task.item)
+    except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
+        status, reason = classify(error)
+        if status == "oom":
+            _free_device(loaded.device)
+        return job.record(
+            task,
+            status,
+            reason=reason,
+            phase="verify" if isinstance(error, WrongKernelError) else "measure",
+            log_tail=_traceback_tail(error),
+            details=details,
+            duration_s=time.perf_counter() - started,
+            **common,
+        )
+    return job.record(
+        task,
+        "ok",
+        metrics=outcome.metrics,
+        series=outcome.series,
+        details={**details, **outcome.details},
+        warnings=_warnings(faults, outcome),
+        duration_s=time.perf_counter() - started,
+        **common,
+    )
+
+
+def classify(error: Exception) -> tuple[Status, str]:
+    """The status that a failure gets, and its reason in words; the traceback goes to the log."""
+    traceback.print_exception(error)
+    import torch
+
+    text = str(error).strip()
+    if isinstance(error, OutOfMemoryError | torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in ("can't allocate memory", "not enough memory"))
+    ):
+        first = text.splitlines()[0] if text else "no memory left"
+        return "oom", f"{first}; use a smaller batch, shorter lengths or a smaller precision"
+    if isinstance(error, MeasurementError):
+        return error.status, text or type(error).__name__
+    if isinstance(error, QbenchError):
+        return "error", text
+    first = text.splitlines()[0] if text else "no message"
+    return "error", f"{type(error).__name__}: {first}"
+
+
+def _traceback_tail(error: Exception) -> str:
+    """The last lines of the traceback, as they stand in the log."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(lines[-TRACEBACK_LINES:])
+
+
+class _Phase:
+    """What is under way, told to the parent whenever it changes."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.name = "start"
+        self._emit = emit
+
+    def __call__(self, name: str) -> None:
+        self.name = name
+        self._emit({"event": "phase", "phase": name})
+
+
+def _describe(faults: tuple[str, ...]) -> str:
+    named = "; ".join(faults[:MOST_FAULTS_NAMED])
+    more = len(faults) - MOST_FAULTS_NAMED
+    return (
+        f"{named}{f'; and {more} more layers' if more > 0 else ''}."
+        " What is computed with these layers is not this precision: run the cell on another"
+        " device, or leave it out"
+    )
+
+
+def _warnings(faults: tuple[str, ...], outcome: Outcome) -> tuple[str, ...]:
+    return (*outcome.warnings, *([f"not as asked for: {_describe(faults)}"] if faults else []))
+
+
+def _write(task: Task, record: Record, index: int, emit: Emit) -> None:
+    write_record(Path(task.path), record)
+    emit({"event": "record", "index": index, "status": record.status})
+
+
+def _with_threads(environment: Environment) -> Environment:
+    import torch
+
+    return environment.model_copy(update={"threads": torch.get_num_threads()})
+
+
+def _free_device(device: str) -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _drop_from_page_cache(folder: Path) -> None:
+    """Asks the operating system to forget the model's files, so that loading is a cold one."""
+    import os
+
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
