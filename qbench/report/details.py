@@ -1,0 +1,279 @@
+"""Everything behind the decision table, as tables: bytes, memory, latency, quality, what loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.report.figures import (
+    NO_VALUE,
+    NOT_MEASURED,
+    Column,
+    Figure,
+    Pooled,
+    Row,
+    Table,
+    finite_value,
+    pool,
+)
+from qbench.report.items import describe_point, items, text_titles
+from qbench.report.tables import text_change
+from qbench.report.units import choose_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.record import Record
+    from qbench.report.selection import CellRecords, TableRecords
+    from qbench.report.units import Display
+
+TABLED = frozenset({"footprint", "memory", "latency", "quality"})
+"""Measurements with tables of their own; the others are listed metric by metric."""
+_LIST_SHOWN = 3
+_DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
+
+_FOOTPRINT = (
+    Column("memory.static", "static (bytes)", "exact"),
+    Column("memory.static.predicted", "by arithmetic (bytes)", "exact"),
+    Column("memory.static.linear", "linear", "bytes", shares_unit=True),
+    Column("memory.static.quantization_state", "quant. state", "bytes", shares_unit=True),
+    Column("memory.static.embeddings_and_head", "embeddings, head", "bytes", shares_unit=True),
+    Column("memory.static.norms", "norms", "bytes", shares_unit=True),
+    Column("memory.static.biases", "biases", "bytes", shares_unit=True),
+    Column("memory.static.buffers", "buffers", "bytes", shares_unit=True),
+    Column("memory.static.other", "other", "bytes", shares_unit=True),
+)
+_WEIGHTS = (
+    Column("weights", "logical weights", "exact"),
+    Column("quantized_share", "quantized", "percent"),
+    Column("bits_per_weight.linear", "bits/weight, linear", "number", decimals=3),
+    Column("bits_per_weight.model", "bits/weight, model", "number", decimals=3),
+    Column("disk_bytes", "on disk", "bytes"),
+    Column("load_time", "cold load", "seconds"),
+)
+_PHASES = ("load", "idle", "prefill", "decode")
+_SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
+
+
+def detail_tables(records: TableRecords) -> list[Table]:
+    """The detail tables of one model's cells; a measurement nobody took has none."""
+    tables = [
+        _metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT),
+        _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
+        *(_memory_table(records, record) for record in items(records, "memory").values()),
+        *_latency_tables(records),
+        *(_quality_table(records, slug) for slug in items(records, "quality")),
+        _loaded_table(records),
+        _other_table(records),
+    ]
+    kept = [_without_empty_columns(table) for table in tables]
+    return [table for table in kept if table.rows]
+
+
+def _metric_table(
+    records: TableRecords, title: str, measurement: str, columns: Sequence[Column]
+) -> Table:
+    rows = []
+    for cell in records.cells:
+        found = cell.of(measurement)
+        if found:
+            figures = tuple(pool(found, column.key).figure for column in columns)
+            rows.append(Row(cell.label, cell.reference, figures))
+    return Table(title, "precision", tuple(columns), tuple(rows))
+
+
+def _memory_table(records: TableRecords, point: Record) -> Table:
+    columns = [Column("memory.peak", "peak", "bytes", shares_unit=True)]
+    for kind, prefix in (("", "memory.peak"), ("reserved, ", "memory.reserved")):
+        columns += [
+            Column(f"{prefix}.{phase}", f"{kind}{phase}", "bytes", shares_unit=True)
+            for phase in _PHASES
+        ]
+    rows = []
+    for cell in records.cells:
+        found = cell.of("memory", point.item.slug)
+        if found:
+            figures = tuple(pool(found, column.key).figure for column in columns)
+            rows.append(Row(cell.label, cell.reference, figures))
+    title = f"Peak memory by phase: {describe_point(point)}"
+    return Table(title, "precision", tuple(columns), tuple(rows))
+
+
+def _latency_tables(records: TableRecords) -> list[Table]:
+    tables = []
+    for point in items(records, "latency").values():
+        where = describe_point(point)
+        for kind, unit in (("prefill", "a prompt"), ("decode", "a new token")):
+            rows = [
+                Row(cell.label, cell.reference, _latency_figures(found, kind))
+                for cell in records.cells
+                if (found := cell.of("latency", point.item.slug))
+            ]
+            title = f"Latency of {kind}, time {unit}: {where}"
+            tables.append(Table(title, "precision", _latency_columns(kind), tuple(rows)))
+    return tables
+
+
+def _latency_columns(kind: str) -> tuple[Column, ...]:
+    name = f"latency.{kind}"
+    columns = [
+        Column(f"{name}.processes", "processes", "text"),
+        Column(name, "median", "seconds", shares_unit=True),
+        Column(f"{name}.lowest", "lowest process", "seconds", shares_unit=True),
+        Column(f"{name}.highest", "highest process", "seconds", shares_unit=True),
+        *(Column(f"{name}.{q}", title, "seconds", shares_unit=True) for q, title in _SPREAD),
+        Column(f"throughput.{kind}", "tokens/s", "number"),
+    ]
+    if kind == "decode":
+        columns.append(Column(f"{name}.floor", "floor", "seconds", shares_unit=True))
+        columns.append(Column(f"{name}.floor_share", "floor reached", "percent"))
+    return tuple(columns)
+
+
+def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
+    pooled = pool(found, f"latency.{kind}")
+    spread = (pooled.lowest, pooled.highest) if pooled.succeeded > 1 else (None, None)
+    figures = [Figure(word=_processes(pooled)), pooled.figure]
+    figures += [
+        Figure(value) if value is not None else Figure(word=NOT_MEASURED) for value in spread
+    ]
+    figures += [pool(found, f"latency.{kind}.{quantile}").figure for quantile, _ in _SPREAD]
+    figures.append(pool(found, f"throughput.{kind}").figure)
+    if kind == "decode":
+        floor = ("latency.decode.floor", "latency.decode.floor_share")
+        figures += [pool(found, name).figure for name in floor]
+    return tuple(figures)
+
+
+def _processes(pooled: Pooled) -> str:
+    return f"{pooled.succeeded} of {pooled.taken}"
+
+
+def _quality_table(records: TableRecords, slug: str) -> Table:
+    texts = items(records, "quality")
+    rows = []
+    for cell in records.cells:
+        found = cell.of("quality", slug)
+        if not found:
+            continue
+        change = text_change(cell, None if cell.reference else records.reference, slug)
+        compared = [
+            Figure(value) if value is not None else Figure(word=NOT_MEASURED, reason=change.reason)
+            for value in (change.ratio, change.low, change.high)
+        ]
+        windows = found[0].series.get("window_nll")
+        figures = (
+            pool(found, "perplexity").figure,
+            *compared,
+            pool(found, "bits_per_byte").figure,
+            pool(found, "tokens").figure,
+            Figure(float(len(windows))) if windows else Figure(word=NOT_MEASURED),
+            pool(found, "nonfinite_share").figure,
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    columns = (
+        Column("perplexity", "perplexity", "number", decimals=4),
+        Column("change", "change", "change"),
+        Column("change.low", "95 % from", "change"),
+        Column("change.high", "95 % to", "change"),
+        Column("bits_per_byte", "bits/byte", "number", decimals=4),
+        Column("tokens", "tokens scored", "exact"),
+        Column("windows", "windows", "exact"),
+        Column("nonfinite_share", "non-finite", "percent"),
+    )
+    return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
+
+
+def _loaded_table(records: TableRecords) -> Table:
+    loaded = [(cell, _loaded(cell)) for cell in records.cells]
+    keys = dict.fromkeys(key for _, found in loaded for key in found)
+    columns = tuple(Column(key, key.replace("_", " "), "text") for key in keys)
+    rows = tuple(
+        Row(
+            cell.label,
+            cell.reference,
+            tuple(Figure(word=describe_loaded(key, found.get(key))) for key in keys),
+        )
+        for cell, found in loaded
+        if found
+    )
+    return Table("What was loaded, verified", "precision", columns, rows)
+
+
+def _loaded(cell: CellRecords) -> dict[str, Any]:
+    for record in cell.records:
+        loaded = record.details.get("loaded")
+        if isinstance(loaded, dict) and loaded:
+            return loaded
+    return {}
+
+
+def describe_loaded(key: str, value: Any) -> str:
+    """A value of what was loaded in a few words; lists are cut short with their length."""
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{100 * value:.1f} %" if key.endswith("share") else f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(str(each) for each in value[:_LIST_SHOWN])
+        more = len(value) - _LIST_SHOWN
+        return f"{shown} and {more} more" if more > 0 else shown or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {describe_loaded(name, each)}" for name, each in value.items())
+    return str(value)
+
+
+def _other_table(records: TableRecords) -> Table:
+    """Measurements without a table of their own: one row a metric."""
+    rows = []
+    for cell in records.cells:
+        for record in cell.records:
+            if record.item.measurement in TABLED:
+                continue
+            what = f"{record.item.measurement} {record.item.slug}"
+            what += f" (process {record.item.repeat + 1})" if record.item.repeat else ""
+            if not record.metrics:
+                rows.append(_words_row(cell, (what, "", record.status)))
+            for metric in record.metrics:
+                value = _value_text(finite_value(metric), metric.unit)
+                rows.append(_words_row(cell, (what, metric.name, value)))
+    columns = tuple(Column(name, name, "text") for name in ("measurement", "metric", "value"))
+    return Table("Other measurements", "precision", columns, tuple(rows))
+
+
+def _words_row(cell: CellRecords, words: Sequence[str]) -> Row:
+    return Row(cell.label, cell.reference, tuple(Figure(word=word) for word in words))
+
+
+def _value_text(value: float | None, unit: str) -> str:
+    if value is None:
+        return NO_VALUE
+    scale = choose_scale([value], _DISPLAY_OF_UNIT.get(unit, "number"))
+    plain = unit in _DISPLAY_OF_UNIT or unit == "1"
+    return scale.with_unit(value) if plain else f"{scale.text(value)} {unit}"
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Drops columns that are 0 or without a number in every row, and so say nothing."""
+    kept = [index for index in range(len(table.columns)) if _says_something(table, index)]
+    columns = tuple(table.columns[index] for index in kept)
+    numbers = any(column.display != "text" for column in table.columns)
+    if numbers and all(column.display == "text" for column in columns):
+        return Table(table.title, table.stub, (), ())
+    rows = tuple(
+        Row(row.label, row.reference, tuple(row.figures[index] for index in kept))
+        for row in table.rows
+    )
+    return Table(table.title, table.stub, columns, rows)
+
+
+def _says_something(table: Table, index: int) -> bool:
+    figures = [row.figures[index] for row in table.rows]
+    column = table.columns[index]
+    if column.display == "text":
+        return any(figure.word != NOT_MEASURED for figure in figures)
+    if column.key == "nonfinite_share":
+        # no non-finite logits in any row is what a reader wants to see
+        return any(figure.value is not None for figure in figures)
+    return any(figure.value for figure in figures)

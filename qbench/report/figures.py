@@ -1,0 +1,172 @@
+"""Plain typed tables, and one metric of one cell pooled over the processes it was taken in."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qbench.report.units import Scale, choose_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.record import Better, Metric, Record
+    from qbench.report.units import Display
+
+NOT_MEASURED = "-"
+"""Stands where there is no record."""
+NO_VALUE = "n/a"
+"""Stands where a record says why it has no value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the figures below one heading are."""
+
+    key: str
+    """Name of the metric, or of what was derived from it."""
+    title: str
+    display: Display
+    better: Better = "neither"
+    definition: str = ""
+    """For the legend."""
+    decimals: int | None = None
+    """Fixed number of decimals; None to choose by the values."""
+    shares_unit: bool = False
+    """Whether its unit is the same as that of the table's other columns that share."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands in one place of a table: a number, or the word that stands for it."""
+
+    value: float | None = None
+    word: str | None = None
+    """Shown where there is no number: a status, `n/a`, `-`, or the text of a text column."""
+    reason: str | None = None
+    """Why there is no number."""
+    best: bool = False
+    warned: bool = False
+    """Whether a record behind it carries a warning, or only some of its processes succeeded."""
+    uncertain: bool = False
+    """Whether it is a change whose 95 % interval includes no change."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    label: str
+    reference: bool
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows with a figure for each column."""
+
+    title: str
+    stub: str
+    """Heading of the row labels."""
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def column(self, key: str) -> list[Figure]:
+        """The figures of the first column of that key; empty if there is none."""
+        for index, column in enumerate(self.columns):
+            if column.key == key:
+                return [row.figures[index] for row in self.rows]
+        return []
+
+    def scale(self, index: int) -> Scale:
+        """How the numbers of the column at this index are written."""
+        column = self.columns[index]
+        own = self._values(index)
+        sharing = [
+            value
+            for other, each in enumerate(self.columns)
+            if each.shares_unit and each.display == column.display
+            for value in self._values(other)
+        ]
+        unit_of = sharing if column.shares_unit else None
+        return choose_scale(own, column.display, decimals=column.decimals, unit_of=unit_of)
+
+    def _values(self, index: int) -> list[float]:
+        figures = [row.figures[index] for row in self.rows]
+        return [figure.value for figure in figures if figure.value is not None]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One metric of one item of a cell over all its processes."""
+
+    figure: Figure
+    """The median of the processes' values."""
+    lowest: float | None
+    highest: float | None
+    succeeded: int
+    """Processes that gave a value."""
+    taken: int
+    """Processes that left a record."""
+
+
+def finite_value(metric: Metric | None) -> float | None:
+    """The metric's value; None where it is missing, infinite or not a number."""
+    value = metric.value if metric else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def pool(records: Sequence[Record], metric_name: str) -> Pooled:
+    """Pools the records of one item's repeats; those that are not `ok` give no number."""
+    good = [record for record in records if record.status == "ok"]
+    values = [value for one in good if (value := finite_value(one.metric(metric_name))) is not None]
+    if values:
+        partial = len(values) < len(records)
+        warned = partial or any(record.warnings for record in good)
+        figure = Figure(statistics.median(values), warned=warned)
+        return Pooled(figure, min(values), max(values), len(values), len(records))
+    return Pooled(_missing(records, metric_name), None, None, 0, len(records))
+
+
+def _missing(records: Sequence[Record], metric_name: str) -> Figure:
+    failed = [record for record in records if record.status != "ok"]
+    if failed:
+        status, _ = Counter(record.status for record in failed).most_common(1)[0]
+        reason = next(record.reason for record in failed if record.status == status)
+        return Figure(word=status, reason=reason or "no reason was recorded")
+    if not records:
+        return Figure(word=NOT_MEASURED, reason="not measured")
+    metric = records[0].metric(metric_name)
+    if metric is None:
+        return Figure(word=NOT_MEASURED, reason="the record does not hold this metric")
+    reason = metric.reason or "the value is not a finite number"
+    return Figure(word=NO_VALUE, reason=reason)
+
+
+def mark_best(table: Table) -> Table:
+    """Marks the best figures of each column that has a better direction.
+
+    All that are shown alike with the best are marked; none where all figures are shown alike.
+    """
+    marked = [list(row.figures) for row in table.rows]
+    for index, column in enumerate(table.columns):
+        values = [row[index].value for row in marked if row[index].value is not None]
+        numbers = [value for value in values if value is not None]
+        if column.better == "neither" or not numbers:
+            continue
+        scale = table.scale(index)
+        best = scale.text(min(numbers) if column.better == "lower" else max(numbers))
+        if all(scale.text(value) == best for value in numbers):
+            continue
+        for row in marked:
+            value = row[index].value
+            if value is not None and scale.text(value) == best:
+                row[index] = replace(row[index], best=True)
+    rows = tuple(
+        replace(row, figures=tuple(figures))
+        for row, figures in zip(table.rows, marked, strict=True)
+    )
+    return replace(table, rows=rows)

@@ -1,0 +1,43 @@
+"""Report files: one a suite and device, named after both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.atomic import write_atomically
+from qbench.errors import StoreError
+from qbench.report import FORMATS
+from qbench.spec import slugify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from qbench.record import Record
+
+
+def by_suite(records: Sequence[Record]) -> list[list[Record]]:
+    """The records apart by suite and device, each part in the order given."""
+    parts: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        parts.setdefault((record.suite, record.environment.device_kind), []).append(record)
+    return list(parts.values())
+
+
+def write_report(
+    records: Sequence[Record], folder: Path, format_name: str, *, path: Path | None = None
+) -> Path:
+    """Writes one suite's report, whole or not at all; raises `StoreError` if it cannot."""
+    form = FORMATS[format_name]
+    first = records[0]
+    if path is None:
+        name = f"{slugify(first.suite)}-{first.environment.device_kind}{form.suffix}"
+        path = folder / name
+    try:
+        write_atomically(path, form.render(records))
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the report cannot be written ({error.strerror}); the records are safe:"
+            " `qbench report --reports FOLDER` writes it elsewhere"
+        ) from error
+    return path

@@ -1,0 +1,76 @@
+"""Points of a grid and texts: what an item's parameters say to a reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qbench.record import Record
+    from qbench.report.selection import TableRecords
+
+_POINT = ("batch", "prompt_tokens", "new_tokens")
+
+
+def items(table: TableRecords, measurement: str) -> dict[str, Record]:
+    """A record of each item of a measurement by slug: the smallest point of a grid first."""
+    found: dict[str, Record] = {}
+    for cell in table.cells:
+        for record in cell.of(measurement):
+            found.setdefault(record.item.slug, record)
+    # sorted is stable: items without such parameters stay in the order they are found
+    return dict(sorted(found.items(), key=lambda entry: _point_order(entry[1])))
+
+
+def first_point(table: TableRecords, measurement: str) -> Record | None:
+    """The point of a grid for the decision table: of those most cells have, the smallest."""
+    points = items(table, measurement)
+    cells_with = {slug: sum(bool(c.of(measurement, slug)) for c in table.cells) for slug in points}
+    most = max(cells_with.values(), default=0)
+    return next((record for slug, record in points.items() if cells_with[slug] == most), None)
+
+
+def _point_order(record: Record) -> list[float]:
+    params = record.item.params
+    return [_number(params.get(name)) for name in _POINT]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def describe_point(record: Record) -> str:
+    """A point of a grid in words; its slug where the parameters do not say."""
+    params = record.item.params
+    if not all(name in params for name in _POINT):
+        return record.item.slug
+    batch, prompt_tokens, new_tokens = (params[name] for name in _POINT)
+    return f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
+
+
+def text_name(record: Record) -> str:
+    """Name of the text that a quality item was taken on; its slug if it does not say."""
+    text = record.item.params.get("text")
+    name = text.get("name") if isinstance(text, dict) else text
+    return str(name) if name else record.item.slug
+
+
+def text_titles(texts: dict[str, Record]) -> dict[str, str]:
+    """A title for each quality item: the text's name, or the slug where that is not unique."""
+    names = {slug: text_name(record) for slug, record in texts.items()}
+    times = Counter(names.values())
+    return {slug: name if times[name] == 1 else slug for slug, name in names.items()}
+
+
+def describe_params(params: dict[str, Any]) -> str:
+    """Parameters as `key=value`, a nested one by its name or its own parameters."""
+    return ", ".join(f"{key}={_describe(value)}" for key, value in params.items())
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict):
+        name = value.get("name")
+        return str(name) if name else f"({describe_params(value)})"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_describe(each) for each in value) + "]"
+    return "none" if value is None else str(value)

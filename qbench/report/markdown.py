@@ -1,0 +1,252 @@
+"""The report as a markdown page: what to decide by first, then conditions, then details."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from qbench.report.conditions import conditions, parameters
+from qbench.report.details import detail_tables
+from qbench.report.failures import failures, valueless, warnings
+from qbench.report.figures import NO_VALUE, NOT_MEASURED
+from qbench.report.selection import select
+from qbench.report.summary import passed_over, summarise
+from qbench.report.tables import decision_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qbench.record import Record
+    from qbench.report.failures import Warned
+    from qbench.report.figures import Column, Figure, Table
+    from qbench.report.selection import Selection
+    from qbench.report.tables import Decision
+    from qbench.report.units import Scale
+
+_HOW_TO_READ_DETAILS = (
+    (
+        "Latencies are medians over the processes of each process's figure; the lowest and "
+        "highest process are the extremes of their medians; IQR is the distance between the "
+        "quartiles of one process's samples. The floor of decode is the time to read once what "
+        "every token needs, at the measured copy bandwidth of the device."
+    ),
+    (
+        "The 95 % interval of a change of perplexity is paired over the windows of the text "
+        "(normal approximation): it says how far the change may stray on other text of this kind."
+    ),
+)
+_UNITS = (
+    "Units are binary: 1 KiB = 1,024 B, 1 MiB = 1,024 KiB, 1 GiB = 1,024 MiB. "
+    "Lower is better in every column with marked values."
+)
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page, from records alone: the same records give the same page."""
+    selection = select(records)
+    suites = list(dict.fromkeys(table.suite for table in selection.tables))
+    blocks = [f"# Quantization report{': ' if suites else ''}{_escape(', '.join(suites))}"]
+    if not selection.tables:
+        blocks.append("There are no records yet: `qbench run SUITE` takes them.")
+        return _page(blocks)
+    for table in selection.tables:
+        blocks += _decision_blocks(summarise(table, decision := decision_table(table)), decision)
+    notes = passed_over(selection)
+    blocks += [_bullets(notes)] if notes else []
+    blocks += _failure_blocks(selection)
+    blocks += _warning_blocks(selection)
+    blocks += _condition_blocks(selection)
+    blocks += _detail_blocks(selection)
+    blocks += _log_blocks(selection)
+    return _page(blocks)
+
+
+def _page(blocks: Iterable[str]) -> str:
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _decision_blocks(summary: str, decision: Decision) -> list[str]:
+    legend = [
+        f"**{_escape(column.title)}**: {_escape(column.definition)}"
+        for column in decision.table.columns
+    ]
+    return [
+        f"## {_escape(decision.title)}",
+        _escape(summary),
+        table_source(decision.table),
+        _bullets([*_marks(decision.table), *_missing_values(decision)]),
+        "<details><summary>What the columns mean</summary>",
+        _bullets([*legend, _UNITS]),
+        "</details>",
+    ]
+
+
+def _marks(table: Table) -> list[str]:
+    """The legend of the marks that are used in this table."""
+    figures = [figure for row in table.rows for figure in row.figures]
+    words = {figure.word for figure in figures}
+    marks = []
+    if any(figure.best for figure in figures):
+        marks.append("**bold**: the best of its column, with all that are shown alike")
+    if any(figure.uncertain for figure in figures):
+        marks.append("≈: the 95 % interval of the change, paired over windows, includes no change")
+    if any(figure.warned for figure in figures):
+        marks.append("†: see the warnings and failures below before using this number")
+    if NOT_MEASURED in words:
+        marks.append(f"`{NOT_MEASURED}`: not measured or not comparable")
+    return marks
+
+
+def _missing_values(decision: Decision) -> list[str]:
+    """Why there is no number where there is no failure to explain it."""
+    lines: dict[str, list[str]] = {}
+    for row in decision.table.rows:
+        for index, (column, figure) in enumerate(
+            zip(decision.table.columns, row.figures, strict=True)
+        ):
+            compared = column.display == "change" and row.figures[index - 1].value is not None
+            if figure.word == NO_VALUE or (figure.word == NOT_MEASURED and compared):
+                text = f"no {column.title}: {figure.reason}"
+                lines.setdefault(text, []).append(row.label)
+    return [f"{_escape(', '.join(labels))}: {_escape(text)}" for text, labels in lines.items()]
+
+
+def _failure_blocks(selection: Selection) -> list[str]:
+    rows = [
+        (one.cell, one.what, one.status, one.phase or NOT_MEASURED, one.reason)
+        for one in failures(selection)
+    ]
+    if not rows:
+        return ["## Failed and skipped", "None."]
+    headings = ("cell", "not measured", "status", "phase", "reason")
+    return ["## Failed and skipped", _words_table(headings, rows)]
+
+
+def _warning_blocks(selection: Selection) -> list[str]:
+    found = warnings(selection)
+    if not found:
+        return []
+    return ["## Warnings", _bullets(_warned(one, selection) for one in found)]
+
+
+def _warned(one: Warned, selection: Selection) -> str:
+    if one.holds_for_all(selection):
+        return f"all cells: {_escape(one.text)}"
+    items = {items for _, items in one.places}
+    if len(items) == 1:
+        shown = f"{', '.join(one.cells)} ({', '.join(items.pop())})"
+    else:
+        shown = ", ".join(f"{cell} ({', '.join(items)})" for cell, items in one.places)
+    return f"{_escape(shown)}: {_escape(one.text)}"
+
+
+def _condition_blocks(selection: Selection) -> list[str]:
+    found = conditions(selection)
+    blocks = ["## Conditions"]
+    mixed = [one.name for one in found if one.mixed]
+    if mixed:
+        text = (
+            f"**Records of one table were taken under different conditions**: {', '.join(mixed)}."
+        )
+        blocks.append(text)
+    rows = []
+    for one in found:
+        for value, cells in one.values:
+            rows.append((one.name, value, ", ".join(cells) if cells else "all"))
+    blocks.append(_words_table(("condition", "value", "cells"), rows))
+    blocks.append("Parameters of the measurements:")
+    blocks.append(_words_table(("measurement", "item", "parameters"), parameters(selection)))
+    return blocks
+
+
+def _detail_blocks(selection: Selection) -> list[str]:
+    blocks = ["## Details", _bullets(_HOW_TO_READ_DETAILS)]
+    for table in selection.tables:
+        several = len(selection.tables) > 1
+        level = "####" if several else "###"
+        blocks += [f"### {_escape(decision_table(table).title)}"] if several else []
+        for detail in detail_tables(table):
+            blocks += [f"{level} {_escape(detail.title)}", table_source(detail)]
+    missing = valueless(selection)
+    if missing:
+        blocks += ["### Without a value", _bullets(_warned(one, selection) for one in missing)]
+    return blocks
+
+
+def _log_blocks(selection: Selection) -> list[str]:
+    blocks = []
+    for one in failures(selection):
+        if one.log_tail:
+            blocks.append(f"### Log of {_escape(one.cell)}: {_escape(one.what)}")
+            blocks.append(_fenced(one.log_tail))
+    return blocks
+
+
+def table_source(table: Table) -> str:
+    """A table as markdown, its columns aligned in the source."""
+    scales = [table.scale(index) for index in range(len(table.columns))]
+    headings = [_escape(table.stub)]
+    headings += [
+        _escape(heading(column, scale)) for column, scale in zip(table.columns, scales, strict=True)
+    ]
+    lines = []
+    for row in table.rows:
+        label = _escape(row.label) + (" (reference)" if row.reference else "")
+        cells = zip(row.figures, scales, strict=True)
+        lines.append([label, *(_figure_source(figure, scale) for figure, scale in cells)])
+    right = [False, *(column.display != "text" for column in table.columns)]
+    return _aligned(headings, lines, right)
+
+
+def heading(column: Column, scale: Scale) -> str:
+    """A column's title with its unit."""
+    return f"{column.title} ({scale.symbol})" if scale.symbol else column.title
+
+
+def _figure_source(figure: Figure, scale: Scale) -> str:
+    if figure.value is None:
+        return _escape(figure.word or "")
+    text = scale.text(figure.value)
+    text = f"**{text}**" if figure.best else text
+    return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
+
+
+def _words_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[_escape(word) for word in row] for row in rows]
+    return _aligned(list(headings), lines, [False] * len(headings))
+
+
+def _aligned(headings: list[str], lines: list[list[str]], right: list[bool]) -> str:
+    widths = [max(3, *map(len, column)) for column in zip(headings, *lines, strict=True)]
+    rule = [
+        "-" * (width - 1) + ":" if to_right else "-" * width
+        for width, to_right in zip(widths, right, strict=True)
+    ]
+    padded = [
+        [
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        for line in [headings, rule, *lines]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Text that markdown shows as it is, on one line and within one cell of a table."""
+    line = " ".join(text.split())
+    line = re.sub(r"([\\`*|])", r"\\\1", line)
+    line = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+    line = re.sub(r"&(?=#|\w+;)", "&amp;", line)
+    # only what could open a tag: "<0.001" is shown as it is
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.rstrip()}\n{fence}"

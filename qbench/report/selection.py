@@ -1,0 +1,172 @@
+"""Which records a report shows, and how they fall into tables and rows.
+
+A results folder keeps everything that was ever measured. A report shows the newest of each thing,
+never two protocols, devices or suites in one table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qbench.record import Record
+
+PRECISION_ORDER = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
+"""Order of rows below the reference; other precisions follow in the order they are found."""
+
+
+@dataclass(frozen=True)
+class CellRecords:
+    """The newest records of one cell on one device."""
+
+    label: str
+    """The precision's label: names the row within its table."""
+    place: str
+    """Names the cell within the whole report: with the model where there are several."""
+    slug: str
+    reference: bool
+    records: tuple[Record, ...]
+
+    def of(self, measurement: str, item: str | None = None) -> list[Record]:
+        """The records of a measurement (of one of its items), by repeat, else as they came."""
+        found = [
+            record
+            for record in self.records
+            if record.item.measurement == measurement and item in (None, record.item.slug)
+        ]
+        return sorted(found, key=lambda record: record.item.repeat)
+
+
+@dataclass(frozen=True)
+class TableRecords:
+    """The cells that stand in one table: of one suite, one device and one model."""
+
+    suite: str
+    device: str
+    model: str
+    cells: tuple[CellRecords, ...]
+    """The reference first."""
+
+    @property
+    def reference(self) -> CellRecords | None:
+        """The cell that the others are compared with; None if it left no record."""
+        return next((cell for cell in self.cells if cell.reference), None)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a report shows of the records it was given, and what it passed over."""
+
+    tables: tuple[TableRecords, ...]
+    protocol: str | None
+    """The only protocol in the tables; None if there are no records."""
+    older: int
+    """Records passed over because a newer one of the same thing exists."""
+    other_protocols: tuple[tuple[str, int], ...]
+    """Versions of the protocol that are left out, with their number of records."""
+
+    @property
+    def cells(self) -> tuple[CellRecords, ...]:
+        """The cells of all tables."""
+        return tuple(cell for table in self.tables for cell in table.cells)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records of all tables."""
+        return tuple(record for cell in self.cells for record in cell.records)
+
+
+def select(records: Sequence[Record]) -> Selection:
+    """The newest protocol's newest record of each cell, item and repeat, by table and row."""
+    versions = Counter(record.protocol for record in records)
+    if not versions:
+        return Selection((), None, 0, ())
+    newest, *others = sorted(versions, key=_version_order, reverse=True)
+    candidates = [record for record in records if record.protocol == newest]
+    chosen = _newest(candidates)
+    return Selection(
+        tables=_tables(chosen),
+        protocol=newest,
+        older=len(candidates) - len(chosen),
+        other_protocols=tuple((version, versions[version]) for version in others),
+    )
+
+
+def _version_order(version: str) -> list[tuple[int, int, str]]:
+    """Numbers compare as numbers: protocol 10 is newer than 9."""
+    parts = re.findall(r"\d+|[^\d.]+", version)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def _newest(records: list[Record]) -> list[Record]:
+    """The newest record of each thing, without repeats that were taken under other conditions."""
+    last: dict[tuple[str, ...], dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        thing = (*_table_key(record), record.cell.slug, record.item.measurement, record.item.slug)
+        last.setdefault(thing, {})[record.item.repeat] = record
+    chosen: set[int] = set()
+    for repeats in last.values():
+        conditions = _conditions(max(repeats.values(), key=lambda record: record.started_at))
+        chosen.update(id(one) for one in repeats.values() if _conditions(one) == conditions)
+    return [record for record in records if id(record) in chosen]
+
+
+def _conditions(record: Record) -> str:
+    """All that decides the numbers but the repeat: only alike records are pooled."""
+    return json.dumps(_without_repeat(record.identity), sort_keys=True, default=str)
+
+
+def _without_repeat(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_repeat(each) for key, each in value.items() if key != "repeat"}
+    return value
+
+
+def _table_key(record: Record) -> tuple[str, str, str]:
+    return record.suite, record.environment.device_kind, record.cell.model.name
+
+
+def _tables(records: list[Record]) -> tuple[TableRecords, ...]:
+    grouped: dict[tuple[str, str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        cells = grouped.setdefault(_table_key(record), {})
+        cells.setdefault(record.cell.slug, []).append(record)
+    several = [len(set(column)) > 1 for column in zip(*grouped, strict=True)]
+    tables = []
+    for key, cells in grouped.items():
+        suite, _, model = key
+        device = next(iter(cells.values()))[0].environment.device
+        shown = zip((suite, device, model), several, strict=True)
+        prefix = [part for part, differs in shown if differs]
+        rows = _rows(cells, prefix)
+        tables.append(TableRecords(suite, device, model, rows))
+    return tuple(tables)
+
+
+def _rows(cells: dict[str, list[Record]], prefix: list[str]) -> tuple[CellRecords, ...]:
+    reference = _reference_slug(records for records in cells.values())
+    rows = []
+    for slug, records in cells.items():
+        label = records[0].cell.precision.label
+        place = " / ".join([*prefix, label])
+        rows.append(CellRecords(label, place, slug, slug == reference, tuple(records)))
+    # sorted is stable: within a precision the order of first appearance stays
+    return tuple(sorted(rows, key=lambda row: (not row.reference, _rank(row))))
+
+
+def _reference_slug(cells: Iterable[list[Record]]) -> str | None:
+    """The reference by the newest record that names one: suites change their reference."""
+    naming = [record for records in cells for record in records if record.reference]
+    newest = max(naming, key=lambda record: record.started_at, default=None)
+    return newest.cell.slug if newest else None
+
+
+def _rank(row: CellRecords) -> int:
+    name = row.records[0].cell.precision.name
+    return PRECISION_ORDER.index(name) if name in PRECISION_ORDER else len(PRECISION_ORDER)

@@ -1,0 +1,185 @@
+"""The decision table: one row a cell, with what a person chooses a precision by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.report.changes import Change, perplexity_change
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, mark_best, pool
+from qbench.report.items import describe_point, first_point, items, text_titles
+
+if TYPE_CHECKING:
+    from qbench.record import Record
+    from qbench.report.selection import CellRecords, TableRecords
+
+REFERENCE_WORD = "ref"
+"""Stands where the reference would be compared with itself."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The decision table of one model on one device."""
+
+    suite: str
+    device: str
+    model: str
+    reference: str | None
+    """Label of the reference's row; None if it left no record."""
+    table: Table
+    latency_point: Record | None
+    """Says the grid point that the latencies stand for; the others are in the details."""
+    memory_point: Record | None
+    texts: tuple[str, ...]
+    """Slugs of the quality items, in the order of their columns."""
+
+    @property
+    def title(self) -> str:
+        """Names the table."""
+        return f"{self.suite}: {self.model} on {self.device}"
+
+
+def decision_table(records: TableRecords) -> Decision:
+    """The decision table of one model's cells."""
+    reference = records.reference
+    latency_point = first_point(records, "latency")
+    memory_point = first_point(records, "memory")
+    texts = items(records, "quality")
+    columns = [
+        *_memory_columns(memory_point),
+        *_latency_columns(latency_point),
+        *_quality_columns(texts, reference.label if reference else None),
+    ]
+    rows = []
+    for cell in records.cells:
+        figures = [
+            _figure(cell, "footprint", None, "bits_per_weight.model"),
+            _figure(cell, "footprint", None, "memory.static"),
+            _figure(cell, "memory", memory_point, "memory.peak"),
+            _figure(cell, "latency", latency_point, "latency.prefill"),
+            _figure(cell, "latency", latency_point, "latency.decode"),
+        ]
+        for text in texts.values():
+            figures.append(_figure(cell, "quality", text, "perplexity"))
+            if reference:
+                figures.append(_change_figure(cell, reference, text.item.slug))
+        rows.append(Row(cell.label, cell.reference, tuple(figures)))
+    table = mark_best(Table(records.model, "precision", tuple(columns), tuple(rows)))
+    return Decision(
+        suite=records.suite,
+        device=records.device,
+        model=records.model,
+        reference=reference.label if reference else None,
+        table=table,
+        latency_point=latency_point,
+        memory_point=memory_point,
+        texts=tuple(texts),
+    )
+
+
+def text_change(cell: CellRecords, reference: CellRecords | None, slug: str) -> Change:
+    """Change of perplexity of a cell on one quality item."""
+    own = cell.of("quality", slug)
+    base = reference.of("quality", slug) if reference else []
+    return perplexity_change(own[0] if own else None, base[0] if base else None)
+
+
+def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_name: str) -> Figure:
+    found = cell.of(measurement, point.item.slug if point else None)
+    return pool(found, metric_name).figure
+
+
+def _change_figure(cell: CellRecords, reference: CellRecords, slug: str) -> Figure:
+    if cell.reference:
+        return Figure(word=REFERENCE_WORD)
+    change = text_change(cell, reference, slug)
+    if change.ratio is None:
+        return Figure(word=NOT_MEASURED, reason=change.reason)
+    return Figure(change.ratio, uncertain=change.uncertain)
+
+
+def _memory_columns(point: Record | None) -> list[Column]:
+    return [
+        Column(
+            "bits_per_weight.model",
+            "bits/weight",
+            "number",
+            "lower",
+            "bits of the static bytes ÷ logical weights: embeddings and head included",
+            decimals=3,
+        ),
+        Column(
+            "memory.static",
+            "static",
+            "bytes",
+            "lower",
+            "bytes that the loaded model keeps: parameters, buffers and quantization state",
+        ),
+        Column(
+            "memory.peak",
+            "peak",
+            "bytes",
+            "lower",
+            "highest memory above the level before the model was loaded, over load, idle, prefill "
+            "and decode (of the process on a CPU, of the allocator on CUDA)" + _at(point),
+        ),
+    ]
+
+
+def _latency_columns(point: Record | None) -> list[Column]:
+    pooled = "; the median over processes of each process's median" + _at(point)
+    return [
+        Column(
+            "latency.prefill",
+            "prefill",
+            "seconds",
+            "lower",
+            "time of one forward pass over the prompt" + pooled,
+        ),
+        Column(
+            "latency.decode",
+            "decode/token",
+            "seconds",
+            "lower",
+            "time for each new token of the whole batch, with a key-value cache" + pooled,
+        ),
+    ]
+
+
+def _quality_columns(texts: dict[str, Record], reference: str | None) -> list[Column]:
+    titles = text_titles(texts)
+    columns = []
+    for slug, record in texts.items():
+        named = f" {titles[slug]}" if len(texts) > 1 else ""
+        columns.append(
+            Column(
+                f"perplexity:{slug}",
+                f"perplexity{named}",
+                "number",
+                "lower",
+                f"exp of the mean loss a token{_on(record, titles[slug])}",
+                decimals=4,
+            )
+        )
+        if reference:
+            columns.append(
+                Column(
+                    f"change:{slug}",
+                    f"change{named}",
+                    "change",
+                    "neither",
+                    f"perplexity ÷ that of {reference}, less 1",
+                )
+            )
+    return columns
+
+
+def _at(point: Record | None) -> str:
+    return f"; at {describe_point(point)}" if point else ""
+
+
+def _on(record: Record, title: str) -> str:
+    window = record.item.params.get("window")
+    protocol = record.item.params.get("protocol")
+    windows = f", windows of {window} tokens" if window else ""
+    return f", on {title}{windows}" + (f", protocol {protocol}" if protocol else "")
