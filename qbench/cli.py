@@ -1,0 +1,287 @@
+"""The command line: suite → plan → run → records → report. The only place that prints and exits.
+
+Exit codes: 0 fine, 1 cells failed, 2 the user can mend it, 3 a bug in qbench, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qbench.run import RunResult
+
+app = typer.Typer(
+    name="qbench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which precision should I use, what does it cost me, and did my last change break it?",
+    epilog="Start with: [bold]qbench run suites/quickstart.yaml[/bold]",
+)
+
+SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
+Results = Annotated[Path, typer.Option(help="Folder of the records.")]
+Reports = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: first GPU, else cpu]")
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Only cells that match, such as 'nf4*'. May be given several times."),
+]
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature is typer's
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"qbench {version('qbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Quantization benchmarks and evaluation for language models."""
+
+
+@app.command(epilog="Example: qbench run suites/quickstart.yaml --only 'nf4*' --only fp32")
+def run(
+    suite: SuitePath,
+    *,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+    device: Device = None,
+    only: Only = None,
+    retry: Annotated[
+        str,
+        typer.Option(help="Statuses to take again: none, all, or some of them with commas."),
+    ] = "crash,timeout,error",
+    fresh: Annotated[bool, typer.Option(help="Delete the suite's records first.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
+) -> None:
+    """Measure what is missing of a suite, cell by cell, and report."""
+    from qbench.display import RunDisplay
+    from qbench.run import parse_retry, run_suite
+    from qbench.suite import load_suite
+
+    statuses = parse_retry(retry)
+    console = _console()
+    with RunDisplay(console, quiet=quiet) as display:
+        result = run_suite(
+            load_suite(suite),
+            results,
+            display,
+            device=device,
+            only=only or (),
+            retry=statuses,
+            fresh=fresh,
+        )
+    _summarize(console, result, reports)
+    raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command(epilog="Example: qbench plan suites/quickstart.yaml")
+def plan(
+    suite: SuitePath,
+    *,
+    results: Results = Path("results"),
+    device: Device = None,
+    only: Only = None,
+) -> None:
+    """Show the cells of a suite, what is skipped, what is on disk, and the predicted bytes."""
+    from qbench.plan import make_plan
+    from qbench.plan_table import render_plan
+    from qbench.suite import load_suite
+
+    made = make_plan(load_suite(suite), results, device=device, only=only or ())
+    _console().print(render_plan(made))
+
+
+@app.command(
+    epilog="Examples: qbench report | qbench report results/quickstart --format csv --output -"
+)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder of records.")] = Path(
+        "results"
+    ),
+    *,
+    format_name: Annotated[
+        str, typer.Option("--format", help="markdown, csv or json.")
+    ] = "markdown",
+    reports: Reports = Path("reports"),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write; - for the terminal.")
+    ] = None,
+) -> None:
+    """Render records as a table on the terminal and as a file."""
+    from qbench.errors import StoreError, UsageError
+    from qbench.report import FORMATS
+    from qbench.report.files import by_suite, write_report
+    from qbench.report.terminal import render
+    from qbench.store import read_folder
+
+    if format_name not in FORMATS:
+        raise UsageError(f"--format: found {format_name!r}; expected one of {', '.join(FORMATS)}")
+    records, unreadable = read_folder(folder)
+    if not records and not unreadable:
+        raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
+    console = _console()
+    if output == Path("-"):
+        typer.echo(FORMATS[format_name].render(records), nl=False)
+    else:
+        for part in by_suite(records):
+            console.print(render(part))
+            path = write_report(part, reports, format_name, path=output)
+            console.print(f"report: {path}", markup=False, highlight=False)
+    if unreadable:
+        raise StoreError("\n".join(str(file.error) for file in unreadable))
+
+
+@app.command("list")
+def list_(*, device: Device = None) -> None:
+    """List precisions and measurements, what each needs, and whether it can run here."""
+    from qbench.environment import detect_environment, find_device
+    from qbench.plan_table import render_tables
+
+    _console().print(render_tables(detect_environment(find_device(device))))
+
+
+@app.command()
+def doctor(*, device: Device = None) -> None:
+    """Look at Python, versions, device, back ends, hub and cache, and say what follows."""
+    from rich.text import Text
+
+    from qbench.doctor import examine
+
+    console = _console()
+    marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
+    problems = 0
+    for finding in examine(device):
+        mark, style = marks[finding.state]
+        problems += finding.state == "problem"
+        follows = f" → {finding.follows}" if finding.follows else ""
+        line = Text.assemble(
+            (f"{mark} ", style), (finding.topic, "bold"), f": {finding.fact}", (follows, style)
+        )
+        console.print(line, soft_wrap=True)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command(epilog="Example: qbench init my-suite.yaml && qbench run my-suite.yaml")
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("suite.yaml"),
+    *,
+    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a commented suite to start from."""
+    from qbench.errors import UsageError
+    from qbench.starter import STARTER
+
+    if path.exists() and not force:
+        raise UsageError(f"{path}: is there already; choose another name, or --force replaces it")
+    try:
+        path.write_text(STARTER, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    typer.echo(f"wrote {path}; next: qbench run {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a suite's file, for editors."""
+    import json
+
+    from qbench.suite_schema import suite_schema
+
+    typer.echo(json.dumps(suite_schema(), indent=2))
+
+
+def main() -> None:
+    """Runs the command line; every error becomes one message and an exit code."""
+    from qbench.errors import QbenchError
+
+    try:
+        code = app(standalone_mode=False)
+    except QbenchError as error:
+        _complain(str(error))
+        code = 2
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from the records on disk")
+        code = 130
+    except typer.Abort:
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug, told without a traceback
+        code = _handle_other(error)
+    sys.exit(code or 0)
+
+
+def _handle_other(error: Exception) -> int:
+    """Wrong usage of the command line: 2. Anything else is a bug: its traceback goes to a file."""
+    import click
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="qbench-bug-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"{' '.join(sys.argv)}\n\n")
+        traceback.print_exception(error, file=file)
+    _complain(
+        f"a bug in qbench ({type(error).__name__}: {error}); records on disk are safe."
+        f" Please report it with {file.name}"
+    )
+    return 3
+
+
+def _summarize(console: Console, result: RunResult, reports: Path) -> None:
+    """What the run found: the decision table, where the report lies, and what to do next."""
+    from qbench.report.files import write_report
+    from qbench.report.terminal import render
+
+    if result.records:
+        console.print(render(result.records))
+        path = write_report(result.records, reports, "markdown")
+        console.print(f"report: {path}", markup=False, highlight=False)
+    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    console.print(
+        f"{len(result.records)} records ({counts}), {result.taken} of them taken now",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble(("qbench: ", "bold red"), message), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What a run shows while it goes on: live on a terminal, a line a record elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from qbench.estimate import Estimate
+from qbench.plan import record_on_disk
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from qbench.executors.local import JobEnd
+    from qbench.job import Job, Task
+    from qbench.plan import Plan
+    from qbench.record import Record
+
+MOST_ROWS = 14
+"""Cells shown at once; with more, those around the one under way."""
+STATUS_STYLE = {
+    "ok": "green",
+    "skipped": "dim",
+    "oom": "yellow",
+    "timeout": "yellow",
+    "nan": "red",
+    "crash": "red",
+    "error": "red",
+}
+
+
+class RunDisplay:
+    """Shows a run; satisfies `qbench.run.Watcher`. A context manager."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._spinner = Spinner("dots")
+        self._estimate = Estimate()
+        self._left: dict[str, tuple[Job, Task]] = {}
+        self._total = 0
+        self._cells: dict[str, _CellProgress] = {}
+        self._now = ""
+        self._cell: str | None = None
+        self._begun = time.monotonic()
+        self._task_begun = self._begun
+        self._live = Live(
+            console=console, refresh_per_second=4, transient=True, get_renderable=self._render
+        )
+
+    def __enter__(self) -> Self:
+        """Starts the live display, if there is a terminal."""
+        self._is_live = self._console.is_terminal and not self._quiet
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Takes the live display away; what it showed is in the summary."""
+        self._live.stop()
+
+    def planned(self, plan: Plan, jobs: list[Job]) -> None:
+        """Counts what is missing and learns from what is there how long it may take."""
+        for cell in plan.cells:
+            self._cells[cell.cell.slug] = _CellProgress(total=len(cell.tasks))
+            for task in cell.tasks:
+                record = record_on_disk(task)
+                if record is not None:
+                    self._estimate.add(record)
+        self._left = {task.key: (job, task) for job in jobs for task in job.tasks}
+        self._total = len(self._left)
+        for job, task in self._left.values():
+            self._cells[job.cell.slug].missing += 1
+            del task
+        there = len(plan.tasks) - self._total
+        self._say(
+            f"{plan.suite.name}: {len(plan.cells)} cells on {plan.environment.device},"
+            f" {len(plan.tasks)} measurements, {there} already on disk"
+        )
+        self._now = "starting"
+        if self._is_live and jobs:
+            self._live.start()
+
+    def waiting(self, device: str) -> None:
+        """Another run holds the device."""
+        self._now = f"waiting: another qbench run is using {device}"
+        self._say(self._now)
+
+    def started(self, job: Job) -> None:
+        """A worker was asked for."""
+        self._cell = job.cell.slug
+        self._now = "starting a worker"
+        self._task_begun = time.monotonic()
+
+    def happened(self, job: Job, event: dict[str, Any]) -> None:
+        """Shows the phase, or the item under way."""
+        if event["event"] == "phase" and event["phase"] != "measure":
+            self._now = {"fetch": "finding the model", "load": "loading", "verify": "verifying"}[
+                event["phase"]
+            ]
+        elif event["event"] == "task":
+            item = job.tasks[event["index"]].item
+            self._now = f"{item.measurement} {item.slug}"
+            self._task_begun = time.monotonic()
+
+    def recorded(self, job: Job, record: Record) -> None:
+        """Counts a record; elsewhere than on a terminal, one line."""
+        self._left.pop(record.key, None)
+        self._estimate.add(record)
+        cell = self._cells[job.cell.slug]
+        cell.missing -= 1
+        if record.status != "ok":
+            cell.worst = record.status
+        if not self._is_live:
+            taken = "" if record.duration_s is None else f" {record.duration_s:.1f} s"
+            repeat = f" repeat {record.item.repeat + 1}" if record.item.repeat else ""
+            self._say(
+                f"[{self._total - len(self._left)}/{self._total}] {job.cell.slug}"
+                f" {record.item.measurement} {record.item.slug}{repeat}: {record.status}{taken}"
+                + (f" ({record.reason})" if record.reason else "")
+            )
+
+    def ended(self, job: Job, end: JobEnd) -> None:
+        """A worker has ended."""
+        self._now = "between workers"
+
+    def note(self, message: str) -> None:
+        """Something the user should know, whatever is shown."""
+        self._console.print(Text(f"note: {message}", style="yellow"))
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            self._console.print(line, markup=False, highlight=False)
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for name in self._visible():
+            cell = self._cells[name]
+            mark, style = cell.mark()
+            under_way = name == self._cell
+            table.add_row(
+                self._spinner if under_way else Text(mark, style=style),
+                Text(name, style="bold" if under_way else style),
+                Text(f"{cell.total - cell.missing}/{cell.total}", style="dim"),
+                Text(self._now if under_way else "", style="cyan"),
+            )
+        done = self._total - len(self._left)
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=max(1, self._total), completed=done, width=30),
+            Text(f"{done}/{self._total} measurements"),
+            Text(f"{format_seconds(time.monotonic() - self._begun)} gone", style="dim"),
+            Text(self._time_left(), style="dim"),
+        )
+        return Group(table, bar)
+
+    def _time_left(self) -> str:
+        seconds = self._estimate.seconds(self._left.values())
+        if seconds is None:
+            return "time left not known yet"
+        seconds = max(0.0, seconds - (time.monotonic() - self._task_begun))
+        return f"about {format_seconds(seconds)} left"
+
+    def _visible(self) -> list[str]:
+        names = list(self._cells)
+        if len(names) <= MOST_ROWS or self._cell is None:
+            return names[:MOST_ROWS]
+        middle = names.index(self._cell)
+        start = min(max(0, middle - MOST_ROWS // 2), len(names) - MOST_ROWS)
+        return names[start : start + MOST_ROWS]
+
+
+class _CellProgress:
+    """How far a cell is."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.missing = 0
+        self.worst: str | None = None
+
+    def mark(self) -> tuple[str, str]:
+        """A sign and its style."""
+        if self.worst is not None:
+            return "!", STATUS_STYLE[self.worst]
+        return ("✓", "green") if self.missing == 0 else ("·", "dim")
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as `42 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,138 @@
+"""What `qbench doctor` finds: one line a fact, with what follows from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+from qbench.environment import detect_environment, find_device, hub_reachable, visible_gpus
+from qbench.errors import DeviceError
+from qbench.precisions import precisions
+from qbench.sources.cache import cache_folder, cache_size_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qbench.record import Environment
+
+SUPPORTED_PYTHON = ((3, 11), (3, 13))
+_PROBE_TIMEOUT_S = 120
+_BACKEND_PROBE = """
+import json, sys
+sys.modules["kernels"] = None
+import torch
+found = {"cuda": torch.cuda.is_available(), "threads": torch.get_num_threads()}
+try:
+    import bitsandbytes.cextension as extension
+    found["backend"] = extension.BNB_BACKEND
+    found["native"] = type(extension.lib).__name__ != "ErrorHandlerMockBNBNativeLibrary"
+except Exception as error:
+    found["error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fact about this machine and what follows from it."""
+
+    state: Literal["ok", "warning", "problem"]
+    topic: str
+    fact: str
+    follows: str | None = None
+
+
+def examine(device: str | None = None) -> Iterator[Finding]:
+    """Looks at Python, packages, device, bitsandbytes' back end, the hub and the cache."""
+    yield _python()
+    yield from _packages()
+    try:
+        chosen = find_device(device)
+    except DeviceError as error:
+        yield Finding("problem", "device", str(error))
+        chosen = "cpu"
+    environment = detect_environment(chosen)
+    yield _device(chosen, environment)
+    yield _backend()
+    yield from _precisions(environment)
+    yield _hub()
+    yield _cache()
+
+
+def _python() -> Finding:
+    fact = f"{platform.python_version()} ({sys.executable})"
+    low, high = SUPPORTED_PYTHON
+    if low <= sys.version_info[:2] <= high:
+        return Finding("ok", "python", fact)
+    supported = f"{low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    return Finding("warning", "python", fact, f"qbench is tested on Python {supported}")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("torch", "transformers", "accelerate", "bitsandbytes", "datasets"):
+        try:
+            yield Finding("ok", package, version(package))
+        except PackageNotFoundError:
+            yield Finding("problem", package, "not installed", f"pip install {package}")
+
+
+def _device(chosen: str, environment: Environment) -> Finding:
+    memory = environment.device_memory_bytes
+    size = "" if memory is None else f", {memory / 2**30:.0f} GiB"
+    fact = f"{chosen}: {environment.device}{size} (records go to {environment.device_kind}/)"
+    if chosen == "cpu" and visible_gpus():
+        follows = "there is a GPU; install a torch with CUDA, or name it with --device cuda"
+        return Finding("warning", "device", fact, follows)
+    if chosen == "cpu":
+        return Finding("ok", "device", fact, "all precisions run here; fp16 and int8 are slow")
+    return Finding("ok", "device", fact)
+
+
+def _backend() -> Finding:
+    """The back end of bitsandbytes, found in a process of its own: its import initialises CUDA."""
+    topic = "bitsandbytes back end"
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-c", _BACKEND_PROBE],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=True,
+            env=dict(os.environ),
+        )
+        found = json.loads(finished.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        return Finding("problem", topic, f"torch cannot be imported ({type(error).__name__})")
+    if "error" in found:
+        follows = "int8, fp4, nf4 and nf4-dq cannot run; reinstall bitsandbytes"
+        return Finding("problem", topic, found["error"], follows)
+    if not found["native"]:
+        follows = "4-bit precisions fall back to slow code; reinstall bitsandbytes"
+        return Finding("warning", topic, f"{found['backend']}, native library missing", follows)
+    return Finding("ok", topic, f"{found['backend']}, native library loaded")
+
+
+def _precisions(environment: Environment) -> Iterator[Finding]:
+    for precision in precisions().values():
+        reason = precision.unavailable(environment)
+        if reason is not None:
+            yield Finding("problem", precision.name, "cannot run here", reason)
+
+
+def _hub() -> Finding:
+    reachable, words = hub_reachable()
+    if reachable:
+        return Finding("ok", "hub", words)
+    follows = "bundled models, local folders and models already cached work all the same"
+    return Finding("warning", "hub", words, follows)
+
+
+def _cache() -> Finding:
+    size = cache_size_bytes()
+    return Finding("ok", "cache", f"{cache_folder()}, {size / 2**20:.1f} MiB; safe to delete")

@@ -1,0 +1,104 @@
+"""Tables of `qbench plan` and `qbench list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from qbench.measures import measures
+from qbench.plan import record_on_disk
+from qbench.precisions import precisions
+from qbench.report.units import choose_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from qbench.plan import Plan, PlannedCell
+    from qbench.record import Environment
+
+
+def render_plan(plan: Plan) -> RenderableType:
+    """One row a cell: its measurements, how many are on disk, predicted bytes, skips."""
+    table = Table(title=f"{plan.suite.name} on {plan.environment.device}", title_justify="left")
+    table.add_column("cell")
+    table.add_column("measurements")
+    table.add_column("on disk", justify="right")
+    table.add_column("static bytes, predicted", justify="right")
+    table.add_column("bits per weight", justify="right")
+    done = 0
+    for cell in plan.cells:
+        statuses = [record_on_disk(task) for task in cell.tasks]
+        there = [record.status for record in statuses if record is not None]
+        done += len(there)
+        failed = sorted({status for status in there if status != "ok"})
+        table.add_row(
+            cell.cell.slug + (" (reference)" if cell.reference else ""),
+            Text(f"skipped: {cell.skip}", style="yellow") if cell.skip else _measurements(cell),
+            f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else ""),
+            _predicted(cell),
+            _bits(cell),
+        )
+    jobs = plan.jobs(lambda task: record_on_disk(task) is None)
+    return Group(
+        table,
+        Text(
+            f"{len(plan.cells)} cells, {len(plan.tasks)} measurements, {done} on disk;"
+            f" {len(jobs)} worker processes to go"
+        ),
+    )
+
+
+def render_tables(environment: Environment) -> RenderableType:
+    """Precisions and measurements with their options, needs and whether they can run."""
+    held = Table(title="Precisions", title_justify="left")
+    for column in ("name", "what it is", "options", f"on {environment.device}"):
+        held.add_column(column)
+    for precision in precisions().values():
+        reason = precision.unavailable(environment)
+        held.add_row(
+            precision.name,
+            precision.summary,
+            _options(precision.options.model_fields),
+            Text(reason or "runs", style="red" if reason else "green"),
+        )
+    taken = Table(title="Measurements", title_justify="left")
+    for column in ("name", "what it finds", "options", "metrics"):
+        taken.add_column(column)
+    for measurement in measures().values():
+        taken.add_row(
+            measurement.name,
+            measurement.summary,
+            _options(measurement.options.model_fields),
+            ", ".join(metric.name for metric in measurement.metrics if "." not in metric.name)
+            or ", ".join(sorted({m.name.rsplit(".", 1)[0] for m in measurement.metrics})),
+        )
+    return Group(held, taken)
+
+
+def _measurements(cell: PlannedCell) -> str:
+    counts: dict[str, int] = {}
+    for task in cell.tasks:
+        counts[task.item.measurement] = counts.get(task.item.measurement, 0) + 1
+    return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
+
+
+def _predicted(cell: PlannedCell) -> str:
+    if cell.predicted is None:
+        return f"not known: {cell.model.shape_unknown}"
+    total = cell.predicted.total
+    return f"{choose_scale([total], 'bytes').with_unit(total)} ({total:,})"
+
+
+def _bits(cell: PlannedCell) -> str:
+    if cell.predicted is None or cell.model.shape is None:
+        return "–"
+    return f"{8 * cell.predicted.total / cell.model.shape.weights:.2f}"
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(names) or "–"
