@@ -1,0 +1,141 @@
+"""Every report format, and what programs read from csv and json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.record import SCHEMA_VERSION, Record
+from qbench.report import FORMATS
+from qbench.report.units import choose_scale
+from tests.record_factory import (
+    footprint_record,
+    make_failure,
+    make_metric,
+    make_record,
+    quickstart_records,
+)
+
+if TYPE_CHECKING:
+    from qbench.report.units import Display
+
+LATER = "2026-07-02T12:00:00+00:00"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        quickstart_records(),
+        [make_failure("nf4", "footprint", "crash", "died")],
+        [make_record("nf4", "invented", {"new": 1.0, "other": None})],
+    ],
+    ids=["none", "quickstart", "failure", "unknown"],
+)
+def test_every_format_takes_any_records(name: str, records: list[Record]) -> None:
+    form = FORMATS[name]
+    assert form.suffix.startswith(".")
+    assert form.render(records).endswith("\n")
+
+
+def rows(records: list[Record]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(FORMATS["csv"].render(records))))
+
+
+def test_csv_has_one_row_a_metric() -> None:
+    records = quickstart_records()
+    found = rows(records)
+    assert len(found) == sum(max(1, len(record.metrics)) for record in records)
+    nf4 = next(
+        row for row in found if row["label"] == "nf4" and row["metric"] == "memory.static.linear"
+    )
+    assert float(nf4["value"]) == 4_718_592 / 2
+    assert (nf4["unit"], nf4["better"], nf4["status"]) == ("B", "lower", "ok")
+    assert json.loads(nf4["versions"])["torch"] == "2.13.0"
+
+
+def test_csv_leaves_what_is_missing_empty() -> None:
+    nan = make_metric("perplexity", 1.0).model_copy(update={"value": math.nan})
+    none = make_metric("disk_bytes", None, reason="no file")
+    failed = make_failure("int8", "footprint", "oom", 'full, "really"\nfull')
+    found = rows([make_record("nf4", more_metrics=(nan, none)), failed])
+    assert [row["value"] for row in found] == ["", "", ""]
+    assert [row["reason"] for row in found] == [
+        "the value is not a finite number",
+        "no file",
+        'full, "really"\nfull',
+    ]
+    assert found[2]["metric"] == ""
+
+
+def test_csv_keeps_older_records_and_tells_them_apart() -> None:
+    records = [footprint_record("nf4"), footprint_record("nf4", started_at=LATER)]
+    tabled = {row["started_at"]: row["tabled"] for row in rows(records)}
+    assert tabled == {records[0].started_at: "false", LATER: "true"}
+
+
+def test_json_holds_the_records_whole() -> None:
+    records = quickstart_records()
+    document = json.loads(FORMATS["json"].render(records))
+    assert document["schema_version"] == SCHEMA_VERSION
+    assert [Record.model_validate(one) for one in document["records"]] == records
+
+
+def test_json_holds_the_decision_table() -> None:
+    document = json.loads(FORMATS["json"].render(quickstart_records()))
+    (decision,) = document["decision_tables"]
+    assert decision["reference"] == "fp32"
+    by_label = {row["precision"]: row["figures"] for row in decision["rows"]}
+    assert by_label["nf4"]["memory.static"]["value"] == 4_762_368
+    assert by_label["int8"]["memory.static"]["value"] is None
+    assert by_label["int8"]["memory.static"]["word"] == "oom"
+    assert by_label["nf4-dq"]["memory.static"]["best"]
+
+
+def test_json_writes_no_nan() -> None:
+    nan = make_metric("perplexity", 1.0).model_copy(update={"value": math.nan})
+    record = make_record("nf4", more_metrics=(nan,), series={"window_nll": [math.inf]})
+    text = FORMATS["json"].render([record])
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_no_format_loads_torch_or_pandas() -> None:
+    code = (
+        "import sys; from qbench.report import FORMATS; import qbench.report.terminal;"
+        "[form.render([]) for form in FORMATS.values()];"
+        "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "display", "texts"),
+    [
+        ([2**30, 3 * 2**30], "bytes", ["1.00 GiB", "3.00 GiB"]),
+        ([512, 100], "bytes", ["512 B", "100 B"]),
+        ([5 * 2**20, 100], "bytes", ["5.000 MiB", "<0.001 MiB"]),
+        ([0.0123, 0.9], "seconds", ["12.3 ms", "900.0 ms"]),
+        ([12.5, 20.0], "seconds", ["12.5 s", "20.0 s"]),
+        ([3e-5], "seconds", ["30.0 µs"]),
+        ([0.0, 4.5], "number", ["0", "4.500"]),
+        ([3.0, 12345.0], "number", ["3", "12,345"]),
+        ([0.873], "percent", ["87.3 %"]),
+        ([0.0059, -0.11], "change", ["+0.59 %", "-11.00 %"]),
+        ([0.0], "change", ["0 %"]),
+    ],
+)
+def test_scales_keep_the_digits_of_the_smallest(
+    numbers: list[float], display: Display, texts: list[str]
+) -> None:
+    scale = choose_scale(numbers, display)
+    assert [scale.with_unit(number) for number in numbers] == texts

@@ -1,0 +1,168 @@
+"""Hub models: described from headers, downloaded at one commit, every refusal with a remedy.
+
+The library reads its settings when it is imported, so each test asks in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import qbench
+from qbench.sources.models import parse_model, resolve_model
+from tests.sources.loopback_hub import COMMIT, loopback_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from qbench.errors import ModelError
+from qbench.sources.models import fetch_model, parse_model, resolve_model
+answers = []
+for source in json.loads(sys.argv[1]):
+    try:
+        model = resolve_model(parse_model(source, base=Path("/")))
+        fetched = fetch_model(model) if "--fetch" in sys.argv else None
+        answers.append([model.model_dump(mode="json"), str(fetched)])
+    except ModelError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Resolves sources in a process of its own; gives each model as JSON, or the message."""
+
+    def run(endpoint: str, *sources: str, fetch: bool = False, offline: bool = False) -> list[Any]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(qbench.__file__).parent.parent),
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_OFFLINE": "1" if offline else "0",
+            "QBENCH_CACHE": str(tmp_path / "cache"),
+            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        environment.pop("HF_TOKEN", None)
+        arguments = [json.dumps(sources), *(["--fetch"] if fetch else [])]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        answers: list[Any] = json.loads(done.stdout)
+        return answers
+
+    return run
+
+
+def closed_port() -> str:
+    """The address of a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_described_from_headers_then_downloaded(
+    llama_folder: Path, ask: Callable[..., list[Any]]
+) -> None:
+    local = resolve_model(parse_model(str(llama_folder), base=Path("/")))
+    with loopback_hub({"someone/tiny": llama_folder}) as (endpoint, requests):
+        [(remote, _)] = ask(endpoint, "someone/tiny")
+        assert remote["revision"] == remote["fingerprint"] == COMMIT
+        assert remote["folder"] is None
+        assert (remote["architecture"], remote["context_tokens"]) == ("llama", 128)
+        assert remote["disk_bytes"] == local.disk_bytes
+        assert local.shape is not None
+        assert remote["shape"] == local.shape.model_dump(mode="json")
+
+        [(remote, fetched)] = ask(endpoint, "someone/tiny", fetch=True)
+        for file in llama_folder.iterdir():
+            assert (Path(fetched) / file.name).read_bytes() == file.read_bytes()
+
+        requests.clear()
+        [(downloaded, _)] = ask(endpoint, "someone/tiny")
+        assert requests == []
+        assert downloaded["folder"] == fetched
+        assert downloaded["fingerprint"] == COMMIT
+        assert downloaded["shape"] == remote["shape"]
+    [(offline, _)] = ask(closed_port(), f"someone/tiny@{COMMIT}", fetch=True, offline=True)
+    assert offline["folder"] == fetched
+
+
+def test_shards_and_an_architecture_not_in_the_table(
+    tmp_path: Path, ask: Callable[..., list[Any]]
+) -> None:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=128,
+    )  # fmt: skip
+    folder = tmp_path / "neox"
+    GPTNeoXForCausalLM(config).save_pretrained(folder, max_shard_size="100KB")
+    shards = list(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    with loopback_hub({"someone/neox": folder}) as (endpoint, _):
+        [(remote, _)] = ask(endpoint, "someone/neox@main")
+    assert remote["shape"]["origin"] == "meta"
+    assert remote["disk_bytes"] == sum(shard.stat().st_size for shard in shards)
+
+
+def test_refusals_each_with_its_remedy(
+    tmp_path: Path, llama_folder: Path, ask: Callable[..., list[Any]]
+) -> None:
+    pickles = tmp_path / "pickles"
+    shutil.copytree(llama_folder, pickles, ignore=shutil.ignore_patterns("*.safetensors"))
+    (pickles / "pytorch_model.bin").write_bytes(b"pickle")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "README.md").write_text("nothing")
+    corrupt = tmp_path / "corrupt"
+    shutil.copytree(llama_folder, corrupt)
+    (corrupt / "model.safetensors").write_bytes(b"\xff" * 4000)
+    expected = {
+        "refused/gated": "accept its terms",
+        "refused/absent": "no such model, or it is private",
+        "refused/disabled": "disabled",
+        "refused/broken": "answered 500",
+        "someone/tiny@no-such-branch": "no revision no-such-branch",
+        "someone/pickles": "safe_serialization=True",
+        "someone/bare": "choose another",
+        "someone/corrupt": "no valid safetensors",
+        "a--b/c": "not a valid hub id",
+    }
+    folders = {"tiny": llama_folder, "pickles": pickles, "bare": bare, "corrupt": corrupt}
+    with loopback_hub({f"someone/{name}": path for name, path in folders.items()}) as (endpoint, _):
+        answers = ask(endpoint, *expected)
+    for (source, part), answer in zip(expected.items(), answers, strict=True):
+        assert isinstance(answer, str), source
+        assert answer.startswith(f"{source}: "), answer
+        assert part in answer
+
+
+def test_no_network(ask: Callable[..., list[Any]]) -> None:
+    endpoint = closed_port()
+    [answer] = ask(endpoint, "someone/tiny")
+    assert answer.startswith("someone/tiny: ")
+    assert f"{endpoint} cannot be reached" in answer
+    assert "give a folder or bundled:tiny-mistral" in answer
+
+
+def test_offline_by_choice(ask: Callable[..., list[Any]]) -> None:
+    [answer] = ask(closed_port(), "someone/tiny", offline=True)
+    assert "HF_HUB_OFFLINE forbids the network" in answer

@@ -1,0 +1,330 @@
+"""Models are found, described without torch, and refused with the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import qbench
+from qbench.errors import ModelError
+from qbench.sources.cache import cache_folder, cache_size_bytes, read_cached, write_cached
+from qbench.sources.models import fetch_model, parse_model, resolve_model
+from tests.tiny_models import ARCHITECTURES, make_tiny_model
+
+if TYPE_CHECKING:
+    from qbench.spec import ResolvedModel
+
+
+def resolve(folder: Path) -> ResolvedModel:
+    return resolve_model(parse_model(str(folder), base=Path("/")))
+
+
+@pytest.fixture
+def copy(llama_folder: Path, tmp_path: Path) -> Path:
+    """A copy of a model that a test may damage."""
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# --- what a source means
+
+
+def test_folder_relative_to_the_suite(copy: Path) -> None:
+    for source in ("model", "./model", "model/", str(copy)):
+        ref = parse_model(source, base=copy.parent)
+        assert (ref.kind, ref.location, ref.name) == ("folder", str(copy), "model")
+        assert ref.source == source
+    assert parse_model(".", base=copy).name == "model"
+
+
+def test_folder_in_home(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(copy.parent))
+    assert parse_model("~/model", base=Path("/")).location == str(copy)
+
+
+def test_name_is_safe_and_can_be_chosen(tmp_path: Path) -> None:
+    (tmp_path / "my model (v2)").mkdir()
+    assert parse_model("./my model (v2)", base=tmp_path).name == "my-model-v2"
+    assert parse_model("./my model (v2)", base=tmp_path, name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "location", "revision", "name"),
+    [
+        ("gpt2", "gpt2", None, "gpt2"),
+        ("owner/Model-7B.v2", "owner/Model-7B.v2", None, "Model-7B.v2"),
+        ("owner/model@main", "owner/model", "main", "model"),
+        ("owner/model@refs/pr/1", "owner/model", "refs/pr/1", "model"),
+    ],
+)
+def test_hub_id(
+    tmp_path: Path, source: str, location: str, revision: str | None, name: str
+) -> None:
+    ref = parse_model(source, base=tmp_path, trust_remote_code=True)
+    assert (ref.kind, ref.location, ref.revision, ref.name) == ("hub", location, revision, name)
+    assert ref.trust_remote_code
+
+
+@pytest.mark.parametrize("source", ["", "a/b/c", "owner/model@", "owner name/model", "owner/"])
+def test_neither_folder_nor_hub_id(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ModelError, match=r"neither a folder.*expected bundled:<name>"):
+        parse_model(source, base=tmp_path)
+
+
+def test_random_weights_are_for_later(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not supported yet"):
+        parse_model("random:gpt2", base=tmp_path)
+
+
+def test_bundled_model() -> None:
+    model = resolve_model(parse_model("bundled:tiny-mistral", base=Path("/")))
+    assert (model.ref.kind, model.ref.name) == ("bundled", "tiny-mistral")
+    assert model.architecture == "mistral"
+    assert model.shape is not None
+    assert model.shape.origin == "header"
+    assert (fetch_model(model) / "tokenizer.json").is_file()
+
+
+def test_unknown_bundled_model_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean tiny-mistral"):
+        parse_model("bundled:tiny-mistrl", base=Path("/"))
+
+
+# --- what is found out
+
+
+def test_description(copy: Path) -> None:
+    model = resolve(copy)
+    assert model.folder == str(copy)
+    assert fetch_model(model) == copy
+    assert (model.architecture, model.context_tokens, model.revision) == ("llama", 128, None)
+    assert model.disk_bytes == (copy / "model.safetensors").stat().st_size
+    assert model.shape_unknown is None
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_context_of_every_architecture(tmp_path: Path, architecture: str) -> None:
+    folder = make_tiny_model(tmp_path, architecture, context=96)
+    assert resolve(folder).context_tokens == 96
+
+
+def test_no_context_is_none(copy: Path) -> None:
+    path = copy / "config.json"
+    config = json.loads(path.read_text())
+    del config["max_position_embeddings"]
+    path.write_text(json.dumps(config))
+    assert resolve(copy).context_tokens is None
+
+
+def test_fingerprint_follows_contents_not_place(copy: Path, llama_folder: Path) -> None:
+    fingerprint = resolve(llama_folder).fingerprint
+    assert resolve(copy).fingerprint == fingerprint
+    (copy / "README.md").write_text("no part of the model")
+    assert resolve(copy).fingerprint == fingerprint
+    for name in ("tokenizer.json", "config.json", "generation_config.json"):
+        original = (copy / name).read_bytes()
+        (copy / name).write_bytes(original + b"\n")
+        assert resolve(copy).fingerprint != fingerprint
+        (copy / name).write_bytes(original)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert resolve(copy).fingerprint != fingerprint
+
+
+def test_tokenizer_may_be_missing(tmp_path: Path) -> None:
+    assert resolve(make_tiny_model(tmp_path, "gpt2", tokenizer=False)).architecture == "gpt2"
+
+
+def test_planning_loads_no_torch(llama_folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import qbench.environment\n"
+        "from qbench.sources.models import parse_model, resolve_model\n"
+        "from qbench.sources.texts import resolve_text\n"
+        "resolve_model(parse_model(sys.argv[1], base=Path('/')))\n"
+        "resolve_text('wikitext-2', base=Path('/'))\n"
+        "qbench.environment.detect_environment(qbench.environment.find_device('cpu'))\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'huggingface_hub', 'numpy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(llama_folder)],
+        cwd=Path(qbench.__file__).parent.parent,
+        check=True,
+    )
+
+
+# --- what is refused
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no-such: no such folder; check the path"):
+        resolve(tmp_path / "no-such")
+
+
+def test_file_instead_of_folder(copy: Path) -> None:
+    with pytest.raises(ModelError, match="found a file; expected the folder"):
+        resolve(copy / "model.safetensors")
+
+
+def test_folder_without_config(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        resolve(copy)
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="merge it into its base"):
+        resolve(copy)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("\xff", "no valid JSON|model_type"),
+        ("[]", "found a JSON list"),
+        ("{}", "no model_type"),
+        ('{"model_type": 3}', "no model_type"),
+    ],
+)
+def test_unusable_config(copy: Path, contents: str, message: str) -> None:
+    (copy / "config.json").write_text(contents, encoding="latin-1")
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_already_quantized(copy: Path) -> None:
+    edit_config(copy, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ModelError, match=r"already quantized \(bitsandbytes.*not supported yet"):
+        resolve(copy)
+
+
+def test_no_weights(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"found no weights; expected model.safetensors"):
+        resolve(copy)
+    (copy / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"found adapter_model.safetensors; expected model.safet"):
+        resolve(copy)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pth", "model.pt"])
+def test_pickle_weights_only(copy: Path, name: str) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / name).write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=rf"pickles only \({name}\).*safe_serialization=True"):
+        resolve(copy)
+
+
+def safetensors_file(header: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "too few for a header"),
+        (b"\x01\x02", "too few for a header"),
+        (b"\xff" * 100, "too few for a header"),
+        (safetensors_file(b"{not json"), "not JSON"),
+        (safetensors_file(b"[1]"), "not a JSON object"),
+        (safetensors_file(b'{"a": {"dtype": "F32"}}'), "entry a without"),
+        (safetensors_file(b'{"a": 1}'), "entry a without"),
+        (
+            safetensors_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"1234"),
+            "a at bytes 0 to 4 for F32 of shape",
+        ),
+        (
+            safetensors_file(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}', b"1234"),
+            "a at bytes 4 to 0",
+        ),
+    ],
+)
+def test_corrupt_weights(copy: Path, contents: bytes, message: str) -> None:
+    (copy / "model.safetensors").write_bytes(contents)
+    with pytest.raises(ModelError, match=f"model.safetensors: corrupt: .*{message}.*again"):
+        resolve(copy)
+
+
+def test_truncated_weights(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    message = f"{len(whole) - 100} bytes where its header needs {len(whole)}"
+    with pytest.raises(ModelError, match=message):
+        resolve(copy)
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, "llama", max_shard_size="100KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert resolve(folder).disk_bytes == sum(shard.stat().st_size for shard in shards)
+    shards[1].unlink()
+    with pytest.raises(ModelError, match=f"{shards[1].name} missing"):
+        resolve(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="found no weight_map"):
+        resolve(folder)
+
+
+# --- the cache
+
+
+def test_cache_keeps_and_forgets(tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    assert cache_size_bytes() == 0
+    identity = {"path": "a", "size": 3}
+    assert read_cached("kind", identity) is None
+    write_cached("kind", identity, {"value": [1, 2]})
+    assert read_cached("kind", identity) == {"value": [1, 2]}
+    assert read_cached("other", identity) is None
+    assert read_cached("kind", {**identity, "size": 4}) is None
+    [entry] = (tmp_path / "cache" / "kind").iterdir()
+    assert cache_size_bytes() == entry.stat().st_size
+    for damaged in (entry.read_bytes()[:-3], b"", b"[]", b"\xff\xfe"):
+        entry.write_bytes(damaged)
+        assert read_cached("kind", identity) is None
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("QBENCH_CACHE", str(tmp_path / "file"))
+    write_cached("kind", {"a": 1}, 2)
+    assert read_cached("kind", {"a": 1}) is None
+
+
+def test_cache_folder_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QBENCH_CACHE")
+    assert cache_folder().name == "qbench"
+
+
+# --- the tiny models that other tests rely on
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("bos", [True, False])
+def test_tiny_model_and_tokenizer(tmp_path: Path, architecture: str, *, bos: bool) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = make_tiny_model(tmp_path, architecture, bos=bos)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("déf add(1)\n")["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == (1 if bos else 0)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "déf add(1)\n"
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.bos_token_id == (tokenizer.bos_token_id if bos else None)

@@ -1,0 +1,129 @@
+"""Texts are found by name or path, read as they are, and refused with a remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qbench
+from qbench.errors import TextError
+from qbench.sources.texts import DATASETS, read_text, resolve_text
+
+
+def test_local_file(tmp_path: Path) -> None:
+    contents = "Grüße,\r\nworld\n\n"
+    (tmp_path / "my notes.txt").write_bytes(contents.encode())
+    text = resolve_text("my notes.txt", base=tmp_path)
+    assert (text.kind, text.name) == ("file", "my-notes")
+    assert text.location == str(tmp_path / "my notes.txt")
+    assert text.fingerprint == hashlib.sha256(contents.encode()).hexdigest()
+    assert read_text(text) == contents
+
+
+def test_any_existing_file_and_absolute_paths(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text("words")
+    assert resolve_text("corpus", base=tmp_path).kind == "file"
+    elsewhere = resolve_text(str(tmp_path / "corpus"), base=Path("/"))
+    assert read_text(elsewhere) == "words"
+
+
+def test_fingerprint_follows_contents_not_place(tmp_path: Path) -> None:
+    for name, contents in (("a.txt", "same"), ("b.txt", "same"), ("c.txt", "other")):
+        (tmp_path / name).write_text(contents)
+    first, second, third = (
+        resolve_text(name, base=tmp_path).fingerprint for name in ("a.txt", "b.txt", "c.txt")
+    )
+    assert first == second != third
+
+
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfwords")
+    assert read_text(resolve_text("a.txt", base=tmp_path)) == "words"
+
+
+def test_bundled_text() -> None:
+    text = resolve_text("bundled:stdlib-heldout", base=Path("/"))
+    assert (text.kind, text.name) == ("bundled", "stdlib-heldout")
+    assert len(read_text(text)) > 50_000
+
+
+def test_unknown_bundled_text_names_the_nearest() -> None:
+    with pytest.raises(TextError, match="did you mean stdlib-heldout"):
+        resolve_text("bundled:stdlib-heldot", base=Path("/"))
+
+
+def test_known_data_set_is_resolved_without_a_network(tmp_path: Path) -> None:
+    (tmp_path / "wikitext-2").mkdir()
+    text = resolve_text("wikitext-2", base=tmp_path)
+    assert (text.kind, text.name) == ("hub", "wikitext-2")
+    assert text.fingerprint is not None
+    for part in ("Salesforce/wikitext", "wikitext-2-raw-v1", "test"):
+        assert part in text.fingerprint
+    assert DATASETS["wikitext-2"].revision in text.fingerprint
+
+
+def test_unknown_name_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="did you mean wikitext-2") as caught:
+        resolve_text("wikitext2", base=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"caf\xe9 au lait", "not UTF-8 at offset 3"),
+    ],
+)
+def test_unusable_file(tmp_path: Path, contents: bytes | None, message: str) -> None:
+    if contents is not None:
+        (tmp_path / "a.txt").write_bytes(contents)
+    with pytest.raises(TextError, match=message):
+        resolve_text("a.txt", base=tmp_path)
+
+
+def test_folder_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="found a folder"):
+        resolve_text("./", base=tmp_path)
+
+
+def test_file_changed_after_planning(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("before")
+    text = resolve_text("a.txt", base=tmp_path)
+    (tmp_path / "a.txt").write_text("after")
+    with pytest.raises(TextError, match="has changed"):
+        read_text(text)
+
+
+def test_data_set_without_a_network(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from qbench.errors import TextError\n"
+        "from qbench.sources.texts import read_text, resolve_text\n"
+        "try:\n"
+        "    read_text(resolve_text('wikitext-2', base=Path('/')))\n"
+        "except TextError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(qbench.__file__).parent.parent),
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Salesforce/wikitext" in done.stdout
+    assert "check the network" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,181 @@
+"""The JSON Schema for editors says what `load_suite` says, wherever one value decides."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from qbench.errors import SuiteError
+from qbench.measures import measures
+from qbench.precisions import precisions
+from qbench.suite import KEYS, load_suite_text
+from qbench.suite_schema import suite_schema
+from qbench.yaml_lines import read_yaml
+
+SCHEMA_FILE = Path(__file__).parent.parent / "suites" / "schema.json"
+
+
+@cache
+def validator() -> Draft202012Validator:
+    return Draft202012Validator(suite_schema())
+
+
+def accepted_by_schema(text: str) -> bool:
+    top, problems = read_yaml(text, "suite.yaml")
+    assert not problems
+    return validator().is_valid(None if top is None else top.plain())
+
+
+def accepted_by_load(text: str) -> bool:
+    try:
+        load_suite_text(text, "suite.yaml", Path(__file__).parent)
+    except SuiteError:
+        return False
+    return True
+
+
+GOOD = [
+    "precisions: nf4",
+    "precisions: [fp32, {nf4: }, {nf4: {compute_dtype: fp16}}, {int8: {}, name: own}]",
+    "precisions: [int8: {threshold: [0, 6, 7.5]}, nf4: {compute_dtype: [fp16], dtype: null}]",
+    "measure: quality",
+    "measure: [footprint, quality]",
+    "measure: {footprint: , memory: {}, quality: {text: [a.txt, b.txt], window: null}}",
+    "measure: {latency: {batch: [1, 4], prompt_tokens: 8, min_seconds: 0.5, repeats: 3.0}}",
+    "include: {precision: '*'}",
+    "include: [{precision: fp32}, {model: 'm*', precision: 'nf4*'}]",
+    "exclude: [{precision: nf4}]",
+    "reference: bf16",
+    "timeout_s: 0.5",
+    "name: a_b-1.2=c",
+]
+BAD = [
+    "precision: nf4",
+    "precisions: [nf5]",
+    "precisions: []",
+    "precisions:",
+    "precisions: {}",
+    "precisions: [{name: x}]",
+    "precisions: [{fp32: , nf4: }]",
+    "precisions: [fp32: {compute_dtype: fp16}]",
+    "precisions: [nf4: {compute_dtype: []}]",
+    "precisions: [nf4: {compute_dtype: null}]",
+    "precisions: [nf4: {compute_dtype: [[fp16]]}]",
+    "precisions: [nf4: []]",
+    "precisions: [int8: {threshold: -1}]",
+    "precisions: [int8: {threshold: '6'}]",
+    "precisions: [{nf4: , name: a b}]",
+    "measure: []",
+    "measure: {}",
+    "measure:",
+    "measure: speed",
+    "measure: [quality, quality]",
+    "measure: [quality: {}]",
+    "measure: {speed: {}}",
+    "measure: {quality: {window: 1}}",
+    "measure: {quality: {window: 2.5}}",
+    "measure: {quality: {windows: 256}}",
+    "measure: {quality: {protocol: other}}",
+    "measure: {quality: []}",
+    "measure: {latency: {batch: []}}",
+    "measure: {latency: {batch: [0]}}",
+    "measure: {latency: {batch: true}}",
+    "measure: {latency: {batch: '4'}}",
+    "measure: {latency: {batch: null}}",
+    "measure: {latency: {repeats: [3]}}",
+    "include: []",
+    "include: nf4",
+    "exclude: [{}]",
+    "exclude: [{precision: 4}]",
+    "exclude: [{precision: ''}]",
+    "exclude: [{precsion: nf4}]",
+    "reference: 32",
+    "timeout_s: 0",
+    "timeout_s: '60'",
+    "name: 12",
+    "name: a/b",
+    "name: .hidden",
+    "name: ''",
+    f"name: {'n' * 81}",
+]
+MODELS = {
+    "models: ./m": True,
+    "models: [./m, owner/name@main]": True,
+    "models: [{source: ./m, name: n, trust_remote_code: false}]": True,
+    "models: [{source: ./m, nme: n}]": False,
+    "models: [{name: n}]": False,
+    "models: [{source: ./m, trust_remote_code: 'yes'}]": False,
+    "models: []": False,
+    "models:": False,
+    "models: ''": False,
+    "models: 3": False,
+    "name: n": False,
+    "[]": False,
+    "text": False,
+}
+
+
+def test_it_is_a_valid_schema() -> None:
+    Draft202012Validator.check_schema(suite_schema())
+
+
+@pytest.mark.parametrize("line", GOOD)
+def test_schema_and_load_accept(line: str) -> None:
+    text = f"models: [./m]\n{line}\n"
+    assert accepted_by_load(text)
+    assert accepted_by_schema(text)
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_schema_and_load_refuse(line: str) -> None:
+    text = f"models: [./m]\n{line}\n"
+    assert not accepted_by_load(text)
+    assert not accepted_by_schema(text)
+
+
+@pytest.mark.parametrize(("text", "good"), MODELS.items())
+def test_schema_and_load_agree_on_models(text: str, *, good: bool) -> None:
+    assert accepted_by_load(text) is good
+    assert accepted_by_schema(text) is good
+
+
+def test_every_precision_and_measurement_is_there() -> None:
+    for name in precisions():
+        assert accepted_by_schema(f"models: ./m\nprecisions: [{name}, {name}: {{}}]\n")
+    for name in measures():
+        assert accepted_by_schema(f"models: ./m\nmeasure: {{{name}: {{}}}}\n")
+
+
+def test_every_key_and_option_is_described() -> None:
+    schema = suite_schema()
+    assert tuple(schema["properties"]) == KEYS
+
+    def undescribed(part: Any, path: str) -> list[str]:
+        if isinstance(part, list):
+            return [
+                p for index, item in enumerate(part) for p in undescribed(item, f"{path}[{index}]")
+            ]
+        if not isinstance(part, dict):
+            return []
+        missing = [
+            f"{path}.{key}"
+            for key, value in part.get("properties", {}).items()
+            if not (value.get("description") or key in precisions())
+        ]
+        return missing + [
+            p for key, value in part.items() for p in undescribed(value, f"{path}.{key}")
+        ]
+
+    assert undescribed(schema, "") == []
+
+
+def test_the_shipped_schema_is_current() -> None:
+    shipped = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    assert shipped == json.loads(json.dumps(suite_schema())), (
+        "run `qbench schema > suites/schema.json`"
+    )

@@ -1,0 +1,92 @@
+"""Lines that make a suite wrong: (line, path of its one problem, words of the message).
+
+Each stands as the second line of a suite whose first names the model `./model`.
+"""
+
+# ruff: noqa: E501  (a table: one case a line reads best)
+
+from __future__ import annotations
+
+WRONG_LINES = [
+    # unknown names, with the nearest or where they belong
+    ("precision: [fp32]", "precision", ["unknown key 'precision'", "'precisions'"]),
+    ("latency: {}", "latency", ["unknown key", "put it under `measure`"]),
+    ("window: 3", "window", ["unknown key", "option of quality"]),
+    ("precisions: [fp23]", "precisions[0]", ["unknown precision 'fp23'", "'fp32'"]),
+    ("precisions: [NF4]", "precisions[0]", ["'nf4'"]),
+    ("precisions: nf5", "precisions", ["unknown precision 'nf5'"]),
+    ("precisions: [on]", "precisions[0]", ["unknown precision 'on'"]),
+    ("precisions: [fp32, nf4: {compute_dtpye: fp16}]", "precisions[1].nf4.compute_dtpye", ["'compute_dtype'?"]),
+    ("precisions: [fp32: {compute_dtype: fp16}]", "precisions[0].fp32.compute_dtype", ["there is no option of fp32", "option of fp4, nf4, nf4-dq"]),
+    ("precisions: [{nf4: , compute_dtype: fp16}]", "precisions[0].compute_dtype", ["option of nf4: indent it"]),
+    ("measure: {memry: }", "measure.memry", ["unknown measurement 'memry'", "'memory'"]),
+    ("measure: {window: 3}", "measure.window", ["option of quality"]),
+    ("measure: [latncy]", "measure[0]", ["'latency'"]),
+    ("measure: {quality: {new_tokens: 3}}", "measure.quality.new_tokens", ["option of memory, latency"]),
+    ("include: [{precisoin: fp32}]", "include[0].precisoin", ["'precision'"]),
+    ("reference: fp31", "reference", ["unknown precision of this suite 'fp31'", "'fp32'"]),
+    # wrong types, said in words
+    ("name: 123", "name", ["the number 123", "put it in quotes"]),
+    ("name: true", "name", ["the truth value true", "put it in quotes"]),
+    ("name: ../up", "name", ["'../up'", "letters"]),
+    ("name: [a]", "name", ["a list of 1"]),
+    ("precisions: 8", "precisions", ["the number 8", "a precision's name"]),
+    ("precisions: [[fp32]]", "precisions[0]", ["a list of 1"]),
+    ("precisions: [{fp32: , nf4: }]", "precisions[0]", ["2 precisions in one entry", "dash"]),
+    ("precisions: [{name: x}]", "precisions[0]", ["a mapping (name)"]),
+    ("precisions: [{fp32: , name: 'a b'}]", "precisions[0].name", ["'a b'", "'a-b'"]),
+    ("precisions: [nf4: fp16]", "precisions[0].nf4", ["the text 'fp16'", "a mapping of the options of nf4"]),
+    ("precisions: [nf4: {compute_dtype: fp64}]", "precisions[0].nf4.compute_dtype", ["one of bf16, fp16, fp32"]),
+    ("precisions: [nf4: {compute_dtype: [fp16, int8]}]", "precisions[0].nf4.compute_dtype[1]", ["the text 'int8'"]),
+    ("precisions: [int8: {threshold: '6'}]", "precisions[0].int8.threshold", ["the text '6'", "write 6"]),
+    ("measure: 3", "measure", ["the number 3"]),
+    ("measure: [quality: {window: 3}]", "measure[0]", ["without dashes"]),
+    ("measure: {latency: {batch: abc}}", "measure.latency.batch", ["the text 'abc'", "a positive whole number"]),
+    ("measure: {latency: {batch: true}}", "measure.latency.batch", ["the truth value true"]),
+    ("measure: {latency: {batch: [1, 1.5]}}", "measure.latency.batch[1]", ["the number 1.5", "a positive whole number"]),
+    ("measure: {latency: {repeats: [3]}}", "measure.latency.repeats", ["a list of 1"]),
+    ("measure: {latency: {repeats: 1_000}}", "measure.latency.repeats", ["'1_000'", "write 1000"]),
+    ("measure: {quality: {protocol: stride}}", "measure.quality.protocol", ["'strided'"]),
+    ("measure: {quality: {text: 3}}", "measure.quality.text", ["put it in quotes"]),
+    ("include: [nf4]", "include[0]", ["the text 'nf4'", "{precision: nf4*}"]),
+    ("exclude: [{precision: 8}]", "exclude[0].precision", ["the number 8"]),
+    ("exclude: [{}]", "exclude[0]", ["an empty mapping"]),
+    ("timeout_s: soon", "timeout_s", ["the text 'soon'", "a positive number of seconds"]),
+    ("timeout_s: true", "timeout_s", ["the truth value true"]),
+    # out of range
+    ("timeout_s: -3", "timeout_s", ["the number -3"]),
+    ("timeout_s: 0", "timeout_s", ["the number 0"]),
+    ("timeout_s: .inf", "timeout_s", ["the number .inf", "finite"]),
+    ("measure: {latency: {batch: [1, 0]}}", "measure.latency.batch[1]", ["the number 0"]),
+    ("measure: {latency: {min_seconds: .nan}}", "measure.latency.min_seconds", [".nan"]),
+    ("measure: {quality: {window: 1}}", "measure.quality.window", ["of at least 2"]),
+    ("precisions: [int8: {threshold: -1}]", "precisions[0].int8.threshold", ["the number -1", "of at least 0"]),
+    ("precisions: [int8: {threshold: [" + ", ".join(map(str, range(201))) + "]}]", "precisions[0].int8", ["201 combinations", "at most 200"]),
+    # nothing where something is expected
+    ("precisions: []", "precisions", ["an empty list", "at least one precision"]),
+    ("precisions:", "precisions", ["nothing", "remove the line"]),
+    ("precisions: [null]", "precisions[0]", ["nothing"]),
+    ("precisions: [int8: {threshold: []}]", "precisions[0].int8.threshold", ["an empty list"]),
+    ("precisions: [int8: {threshold: }]", "precisions[0].int8.threshold", ["nothing"]),
+    ("reference:", "reference", ["nothing"]),
+    ("measure:", "measure", ["nothing"]),
+    ("measure: {}", "measure", ["an empty mapping"]),
+    ("measure: []", "measure", ["an empty list"]),
+    ("measure: {latency: {batch: []}}", "measure.latency.batch", ["an empty list"]),
+    ("include: []", "include", ["an empty list"]),
+    ("exclude:", "exclude", ["nothing"]),
+    ("name: ''", "name", ["an empty text"]),
+    ("timeout_s:", "timeout_s", ["nothing"]),
+    # twice
+    ("precisions: [fp32, nf4, fp32]", "precisions[2]", ["'fp32' twice", "precisions[0]"]),
+    ("precisions: [nf4, nf4: {compute_dtype: [fp16, bf16]}]", "precisions[1]", ["'nf4' twice"]),
+    ("precisions: [fp32, {nf4: , name: FP32}]", "precisions[1]", ["'FP32' twice"]),
+    ("measure: [quality, quality]", "measure[1]", ["'quality' twice"]),
+    ("name: a\nname: b", "", ["'name' twice", "line 2"]),
+    # selections
+    ("exclude: [{precision: nf5}]", "exclude[0].precision", ["matches no precision", "'nf4'"]),
+    ("include: [{model: other}]", "include[0].model", ["matches no model", "of model"]),
+    ("exclude: [{precision: '*'}]", "exclude[0]", ["leaves no cell"]),
+    ("exclude: [{precision: fp32}]", "exclude[0]", ["reference cell model in fp32", "set `reference`"]),
+    ("include: [{precision: 'nf4*'}]", "include[0]", ["reference cell model in fp32", "add {precision: fp32}"]),
+]  # fmt: skip
