@@ -208,7 +208,7 @@ The training text is under the PSF licence (see `../stdlib-heldout/LICENSE`).
 
 
 def main() -> None:
-    """Builds model, tokenizer, card and held-out text into the folders named on the command line."""
+    """Builds model, tokenizer, card and held-out text into the folder named by `--out`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -7,11 +7,12 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from qbench.child import python_command, python_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,16 +75,13 @@ class LocalExecutor:
                 on_event(event)
 
     def _start(self) -> None:
-        environment = dict(os.environ)
-        if not self._device.startswith("cuda"):
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         self._buffer = b""
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "qbench.executors.server", str(os.getpid()), self._device],
+            python_command("qbench.executors.server", str(os.getpid()), self._device),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=python_environment(gpu=self._device.startswith("cuda")),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the worker
         )
 

@@ -6,14 +6,12 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import qbench.bundled
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PREFIX = "bundled:"
 
-BUNDLED_FOLDER = Path(qbench.bundled.__file__).parent
+BUNDLED_FOLDER = Path(__file__).parent.parent / "bundled"
 
 
 def bundled_models() -> dict[str, Path]:

@@ -8,15 +8,13 @@ of its own (`qbench.sources.meta`), once; its answer is kept in the cache.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import qbench
+from qbench.child import python_command, python_environment
 from qbench.errors import ModelError
 from qbench.sources.architectures import ARCHITECTURES, Architecture
 from qbench.sources.cache import read_cached, write_cached
@@ -117,15 +115,8 @@ def shape_from_meta(
 
 def _ask_meta(folder: Path, *, trust_remote_code: bool) -> list[dict[str, Any]] | str:
     """The tensors that the process prints, or why there are none."""
-    package_parent = str(Path(qbench.__file__).parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [sys.executable, "-m", "qbench.sources.meta", str(folder)]
+    environment = python_environment(gpu=False)
+    command = python_command("qbench.sources.meta", str(folder))
     if trust_remote_code:
         command.append("--trust-remote-code")
     else:

@@ -1,0 +1,19 @@
+"""How qbench starts Python processes of its own: they see the same modules as this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module; a file in the current folder cannot take its place."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def python_environment(*, gpu: bool) -> dict[str, str]:
+    """This process's environment variables, with its module path, and GPUs hidden unless wanted."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
