@@ -131,21 +131,22 @@ def visible_gpus() -> tuple[Gpu, ...]:
     NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`: on a machine with
     GPUs of several models the two agree only with that set.
     """
-    with _nvml() as nvml:
-        if nvml is None:
+    with nvml() as library:
+        if library is None:
             return ()
         handles = [
-            nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
+            library.nvmlDeviceGetHandleByIndex(index)
+            for index in range(library.nvmlDeviceGetCount())
         ]
-        uuids = [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        uuids = [str(library.nvmlDeviceGetUUID(handle)) for handle in handles]
         gpus = []
         for uuid in select_visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")):
-            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            handle = library.nvmlDeviceGetHandleByUUID(uuid)
             try:
-                memory_bytes = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            except nvml.NVMLError:
+                memory_bytes = int(library.nvmlDeviceGetMemoryInfo(handle).total)
+            except library.NVMLError:
                 memory_bytes = None
-            gpus.append(Gpu(str(nvml.nvmlDeviceGetName(handle)), uuid, memory_bytes))
+            gpus.append(Gpu(str(library.nvmlDeviceGetName(handle)), uuid, memory_bytes))
         return tuple(gpus)
 
 
@@ -267,7 +268,7 @@ def _torch_without_cuda() -> str | None:
 
 
 @contextmanager
-def _nvml() -> Iterator[ModuleType | None]:
+def nvml() -> Iterator[ModuleType | None]:
     """NVML while it is needed; None without its package or a driver."""
     try:
         import pynvml

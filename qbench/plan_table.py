@@ -11,6 +11,7 @@ from rich.text import Text
 from qbench.measures import measures
 from qbench.plan import record_on_disk
 from qbench.precisions import precisions
+from qbench.precisions.int8 import missing_packages
 from qbench.report.units import choose_scale
 
 if TYPE_CHECKING:
@@ -54,28 +55,30 @@ def render_plan(plan: Plan) -> RenderableType:
 
 
 def render_tables(environment: Environment) -> RenderableType:
-    """Precisions and measurements with their options, needs and whether they can run."""
+    """Precisions and measurements with their options, their needs and whether they can run."""
     held = Table(title="Precisions", title_justify="left")
-    for column in ("name", "what it is", "options", f"on {environment.device}"):
+    for column in ("name", "what it is", "options", "needs", f"on {environment.device}"):
         held.add_column(column)
     for precision in precisions().values():
         reason = precision.unavailable(environment)
         held.add_row(
             precision.name,
             precision.summary,
-            _options(precision.options.model_fields),
+            _listed(precision.options.model_fields),
+            _listed(precision.needs),
             Text(reason or "runs", style="red" if reason else "green"),
         )
     taken = Table(title="Measurements", title_justify="left")
-    for column in ("name", "what it finds", "options", "metrics"):
+    for column in ("name", "what it finds", "options", "needs", f"on {environment.device}"):
         taken.add_column(column)
     for measurement in measures().values():
+        missing = missing_packages(measurement.needs, environment)
         taken.add_row(
             measurement.name,
             measurement.summary,
-            _options(measurement.options.model_fields),
-            ", ".join(metric.name for metric in measurement.metrics if "." not in metric.name)
-            or ", ".join(sorted({m.name.rsplit(".", 1)[0] for m in measurement.metrics})),
+            _listed(measurement.options.model_fields),
+            _listed(measurement.needs),
+            Text(missing or "runs", style="red" if missing else "green"),
         )
     return Group(held, taken)
 
@@ -100,5 +103,5 @@ def _bits(cell: PlannedCell) -> str:
     return f"{8 * cell.predicted.total / cell.model.shape.weights:.2f}"
 
 
-def _options(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "–"

@@ -22,6 +22,7 @@ from qbench.errors import (
     StoreError,
     WrongKernelError,
 )
+from qbench.gpu_state import device_used_bytes
 from qbench.job import Job, Task, now
 from qbench.measures import measures
 from qbench.measures.loaded import LoadedModel, Outcome
@@ -86,6 +87,7 @@ def load(job: Job, phase: _Phase) -> LoadedModel:
     torch.manual_seed(0)
     _drop_from_page_cache(folder)
     meter = PeakMeter(job.device)
+    device_used_before_bytes = device_used_bytes(job.device)
     meter.boundary()
     level_before_bytes = meter.level_bytes()
     phase("load")
@@ -111,6 +113,7 @@ def load(job: Job, phase: _Phase) -> LoadedModel:
         predicted=job.predicted,
         meter=meter,
         level_before_bytes=level_before_bytes,
+        device_used_before_bytes=device_used_before_bytes,
         load_peak=load_peak,
         load_time_s=load_time_s,
     )

@@ -8,16 +8,17 @@ more than the iterations within one.
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from qbench.gpu_state import clocks
 from qbench.measures.bandwidth import copy_bandwidth
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
+from qbench.measures.timing import WARMUP_MOST, Clock, iqr, iterate, quantile, warm_up
 from qbench.measures.workload import grid_slug, make_workload, misfit
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
@@ -26,14 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.measures.loaded import LoadedModel
-    from qbench.measures.workload import Workload
     from qbench.record import Metric
     from qbench.spec import ResolvedModel
 
-WARMUP_LEAST = 3
-WARMUP_MOST = 10
-STABLE_WITHIN = 0.05
-"""Warm when the last `WARMUP_LEAST` iterations differ by no more than this share."""
 UNSTABLE_SPREAD = 0.15
 """An interquartile range above this share of the median marks a measurement unstable."""
 
@@ -167,8 +163,8 @@ class Latency:
             new_tokens=params["new_tokens"],
             seed=params["seed"],
         )
-        clock = _Clock(loaded.device)
-        warmup = _warm_up(loaded, workload, clock)
+        clock = Clock(loaded.device)
+        warmup = warm_up(loaded, workload, clock)
         samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         cache_bytes = 0
@@ -176,7 +172,7 @@ class Latency:
             len(samples["decode"]) < params["min_iterations"]
             or sum(map(sum, samples.values())) < params["min_seconds"]
         ):
-            times, device_times, cache_bytes = _iterate(loaded, workload, clock)
+            times, device_times, cache_bytes = iterate(loaded, workload, clock)
             for step, seconds in times.items():
                 samples[step].append(seconds)
             for step, seconds in device_times.items():
@@ -184,6 +180,7 @@ class Latency:
         new_tokens = params["new_tokens"]
         samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
         device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
+        gpu = clocks(loaded.device)
         bandwidth = copy_bandwidth(loaded.device)
         grown = (params["prompt_tokens"] + new_tokens / 2) / (params["prompt_tokens"] + new_tokens)
         read_bytes = _weight_bytes_read(loaded) + cache_bytes * grown
@@ -209,65 +206,10 @@ class Latency:
                 "copy_bandwidth_bytes_per_s": bandwidth,
                 "bytes_read_per_token": read_bytes,
                 "cache_bytes": cache_bytes,
+                "gpu": gpu,
             },
-            warnings=_instability(samples, len(warmup)),
+            warnings=(*_instability(samples, len(warmup)), *_throttling(gpu)),
         )
-
-
-class _Clock:
-    """Wall-clock seconds around work that is really finished; on CUDA the device's own too."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = device.startswith("cuda")
-        self._device = device
-
-    def time(self, work: Any) -> tuple[Any, float, float | None]:
-        """Runs `work()`; returns its result, wall seconds, and CUDA's seconds or None."""
-        if not self._cuda:
-            started = time.perf_counter()
-            result = work()
-            return result, time.perf_counter() - started, None
-        import torch
-
-        make_event: Any = torch.cuda.Event  # untyped in torch
-        before, after = make_event(enable_timing=True), make_event(enable_timing=True)
-        torch.cuda.synchronize(self._device)
-        started = time.perf_counter()
-        before.record()
-        result = work()
-        after.record()
-        torch.cuda.synchronize(self._device)
-        seconds = time.perf_counter() - started
-        return result, seconds, float(before.elapsed_time(after)) / 1000
-
-
-def _iterate(
-    loaded: LoadedModel, workload: Workload, clock: _Clock
-) -> tuple[dict[str, float], dict[str, float], int]:
-    """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache."""
-    import torch
-
-    with torch.inference_mode():
-        cache, prefill_s, prefill_device_s = clock.time(lambda: workload.prefill(loaded.model))
-        cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
-    on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
-    return (
-        {"prefill": prefill_s, "decode": decode_s},
-        {step: seconds for step, seconds in on_device.items() if seconds is not None},
-        _cache_bytes(cache),
-    )
-
-
-def _warm_up(loaded: LoadedModel, workload: Workload, clock: _Clock) -> list[float]:
-    """Iterates until the last ones agree; returns the seconds of each iteration."""
-    seconds: list[float] = []
-    while len(seconds) < WARMUP_MOST:
-        times, _, _ = _iterate(loaded, workload, clock)
-        seconds.append(sum(times.values()))
-        last = seconds[-WARMUP_LEAST:]
-        if len(last) == WARMUP_LEAST and max(last) - min(last) <= STABLE_WITHIN * min(last):
-            break
-    return seconds
 
 
 def _step_metrics(step: str, samples: dict[str, list[float]], tokens: int) -> list[Metric]:
@@ -277,31 +219,18 @@ def _step_metrics(step: str, samples: dict[str, list[float]], tokens: int) -> li
         make_metric(METRICS, f"latency.{step}", median, samples=values),
         make_metric(METRICS, f"latency.{step}.p90", quantile(values, 0.90)),
         make_metric(METRICS, f"latency.{step}.p99", quantile(values, 0.99)),
-        make_metric(METRICS, f"latency.{step}.iqr", _iqr(values)),
+        make_metric(METRICS, f"latency.{step}.iqr", iqr(values)),
         make_metric(METRICS, f"throughput.{step}", tokens / median),
     ]
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The quantile by linear interpolation between order statistics (numpy's default)."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-def _iqr(values: list[float]) -> float:
-    return quantile(values, 0.75) - quantile(values, 0.25)
 
 
 def _instability(samples: dict[str, list[float]], warmups: int) -> tuple[str, ...]:
     warnings = [
         f"{step} is unstable: the middle half of its {len(values)} iterations spans"
-        f" {_iqr(values) / statistics.median(values):.0%} of the median; close other programs,"
+        f" {iqr(values) / statistics.median(values):.0%} of the median; close other programs,"
         " or raise min_iterations and min_seconds"
         for step, values in samples.items()
-        if _iqr(values) > UNSTABLE_SPREAD * statistics.median(values)
+        if iqr(values) > UNSTABLE_SPREAD * statistics.median(values)
     ]
     if warmups >= WARMUP_MOST:
         warnings.append(
@@ -309,6 +238,16 @@ def _instability(samples: dict[str, list[float]], warmups: int) -> tuple[str, ..
             " clock was changing"
         )
     return tuple(warnings)
+
+
+def _throttling(gpu: dict[str, Any] | None) -> tuple[str, ...]:
+    if gpu is None or not gpu["throttled_by"]:
+        return ()
+    words = (
+        f"the GPU was throttled by {', '.join(gpu['throttled_by'])}: it ran at {gpu['sm_mhz']} of"
+        f" {gpu['sm_most_mhz']} MHz; cool it, raise its power limit or fix its clocks"
+    )
+    return (words,)
 
 
 def _weight_bytes_read(loaded: LoadedModel) -> int:
@@ -323,15 +262,6 @@ def _weight_bytes_read(loaded: LoadedModel) -> int:
         held.tensor.untyped_storage().nbytes()
         for held in inventory(model)
         if tied or held.tensor.data_ptr() != embedding.data_ptr()
-    )
-
-
-def _cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values held for all layers."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
     )
 
 

@@ -34,7 +34,9 @@ class LoadedModel:
     """Static bytes by arithmetic; None where the shapes are not known without loading."""
     meter: PeakMeter
     level_before_bytes: int
-    """Memory in use on the device just before the model was loaded."""
+    """Memory in use just before the model was loaded: of the process on a CPU, else torch's."""
+    device_used_before_bytes: int | None
+    """Memory of the GPU that anyone held before the job used it; None on a CPU."""
     load_peak: Peak
     load_time_s: float
 
@@ -88,6 +90,8 @@ def make_metric(
     definition = next(definition for definition in definitions if definition.name == name)
     if value is None and not reason:
         raise ValueError(f"{name}: a missing value needs a reason")
+    if value is not None:
+        reason = None
     if value is not None and not abs(value) < float("inf"):
         raise ValueError(f"{name}: {value} is not a finite number")
     return Metric(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
 from qbench.measures.workload import grid_slug, make_workload, misfit
@@ -58,6 +59,14 @@ METRICS = (
             formula="CUDA: max_memory_reserved of the phase",
         )
         for phase in PHASES
+    ),
+    MetricDefinition(
+        name="memory.device",
+        unit="B",
+        better="lower",
+        title="memory of the device",
+        formula="NVML: what the device holds after decode, cached blocks and the CUDA context"
+        " included, less what it held before the job",
     ),
 )
 
@@ -120,6 +129,11 @@ class Memory:
             meter.boundary()
             workload.decode(loaded.model, cache)
             peaks["decode"] = meter.read()
+        used_bytes = device_used_bytes(loaded.device)
+        before_bytes = loaded.device_used_before_bytes
+        device_bytes = None
+        if used_bytes is not None and before_bytes is not None:
+            device_bytes = used_bytes - before_bytes
         highest = max(peak.used_bytes for peak in peaks.values())
         retries = sum(peak.allocation_retries or 0 for peak in peaks.values())
         return Outcome(
@@ -130,14 +144,31 @@ class Memory:
                     for phase, peak in peaks.items()
                 ),
                 *(_reserved(phase, peak) for phase, peak in peaks.items()),
+                make_metric(
+                    METRICS,
+                    "memory.device",
+                    device_bytes,
+                    reason="NVML tells it of NVIDIA GPUs only",
+                ),
             ),
             details={
                 "method": meter.method,
                 "level_before_bytes": loaded.level_before_bytes,
                 "allocation_retries": retries,
+                "device_used_before_bytes": before_bytes,
             },
-            warnings=(_RETRIED,) if retries else (),
+            warnings=_warnings(retries, before_bytes),
         )
+
+
+def _warnings(retries: int, used_before_bytes: int | None) -> tuple[str, ...]:
+    warnings = [_RETRIED] if retries else []
+    if used_before_bytes is not None and used_before_bytes > IN_USE_BYTES:
+        warnings.append(
+            f"the device was in use: {used_before_bytes / 2**30:.1f} GiB were held before the job;"
+            " free it for peaks and timings that can be trusted"
+        )
+    return tuple(warnings)
 
 
 def _reserved(phase: str, peak: Peak) -> Metric:

@@ -11,7 +11,6 @@ import json
 import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from qbench.child import python_command, python_environment
@@ -23,6 +22,7 @@ from qbench.spec import ModelShape, TensorShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from qbench.sources.headers import StoredTensor
 

@@ -1,0 +1,96 @@
+"""Timing one workload: a clock that waits for the device, warm-up until stable, quantiles."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qbench.measures.loaded import LoadedModel
+    from qbench.measures.workload import Workload
+
+WARMUP_LEAST = 3
+WARMUP_MOST = 10
+STABLE_WITHIN = 0.05
+"""Warm when the last `WARMUP_LEAST` iterations differ by no more than this share."""
+
+
+class Clock:
+    """Wall-clock seconds around work that is really finished; on CUDA the device's own too."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device.startswith("cuda")
+        self._device = device
+
+    def time(self, work: Callable[[], Any]) -> tuple[Any, float, float | None]:
+        """Runs `work()`; returns its result, wall seconds, and CUDA's seconds or None."""
+        if not self._cuda:
+            started = time.perf_counter()
+            result = work()
+            return result, time.perf_counter() - started, None
+        import torch
+
+        make_event: Any = torch.cuda.Event  # untyped in torch
+        before, after = make_event(enable_timing=True), make_event(enable_timing=True)
+        torch.cuda.synchronize(self._device)
+        started = time.perf_counter()
+        before.record()
+        result = work()
+        after.record()
+        torch.cuda.synchronize(self._device)
+        seconds = time.perf_counter() - started
+        return result, seconds, float(before.elapsed_time(after)) / 1000
+
+
+def iterate(
+    loaded: LoadedModel, workload: Workload, clock: Clock
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache."""
+    import torch
+
+    with torch.inference_mode():
+        cache, prefill_s, prefill_device_s = clock.time(lambda: workload.prefill(loaded.model))
+        cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
+    on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
+    return (
+        {"prefill": prefill_s, "decode": decode_s},
+        {step: seconds for step, seconds in on_device.items() if seconds is not None},
+        _cache_bytes(cache),
+    )
+
+
+def warm_up(loaded: LoadedModel, workload: Workload, clock: Clock) -> list[float]:
+    """Iterates until the last ones agree; returns the seconds of each iteration."""
+    seconds: list[float] = []
+    while len(seconds) < WARMUP_MOST:
+        times, _, _ = iterate(loaded, workload, clock)
+        seconds.append(sum(times.values()))
+        last = seconds[-WARMUP_LEAST:]
+        if len(last) == WARMUP_LEAST and max(last) - min(last) <= STABLE_WITHIN * min(last):
+            break
+    return seconds
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The quantile by linear interpolation between order statistics (numpy's default)."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def iqr(values: list[float]) -> float:
+    """The interquartile range."""
+    return quantile(values, 0.75) - quantile(values, 0.25)
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values held for all layers."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+    )
