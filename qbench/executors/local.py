@@ -7,10 +7,11 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from qbench.child import python_command, python_environment
 
@@ -39,6 +40,7 @@ class LocalExecutor:
         self._server: subprocess.Popen[bytes] | None = None
         self._worker_pid: int | None = None
         self._buffer = b""
+        self._errors: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Starts the server, which imports while the caller goes on."""
@@ -69,18 +71,21 @@ class LocalExecutor:
                 self._worker_pid = None
                 return _end(event["exit_code"], killed_before)
             elif event["event"] == "server_ended":
+                said = self._last_words()
                 self._stop()
-                return _end(event["exit_code"], killed_before)
+                end = _end(event["exit_code"], killed_before)
+                return JobEnd(end.how, f"{end.reason}; the fork server itself ended: {said}")
             else:
                 on_event(event)
 
     def _start(self) -> None:
         self._buffer = b""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the server is stopped
         self._server = subprocess.Popen(
             python_command("qbench.executors.server", str(os.getpid()), self._device),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env=python_environment(gpu=self._device.startswith("cuda")),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the worker
         )
@@ -98,6 +103,17 @@ class LocalExecutor:
                     with suppress(OSError):
                         pipe.close()
             self._server = None
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def _last_words(self) -> str:
+        """The last line that the server, not a worker, printed."""
+        if self._errors is None:
+            return "it said nothing"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
 
     def _send(self, request: dict[str, Any]) -> None:
         if self._server is None or self._server.stdin is None:
