@@ -161,7 +161,13 @@ def _run_alone(
 def device_lock(device: str) -> Path:
     """The file that is locked while a job uses the device: two timed cells never share one."""
     folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: the cache folder cannot be written ({error.strerror}); mend it, or name"
+            " another with the environment variable QBENCH_CACHE"
+        ) from error
     return folder / f"{device.replace(':', '-')}.lock"
 
 

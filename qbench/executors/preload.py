@@ -36,6 +36,8 @@ def prepare_process() -> None:
     """Settings that must stand before torch and transformers are imported."""
     # With the package `kernels` there, bitsandbytes would fetch native code from a hub on import.
     sys.modules["kernels"] = None  # type: ignore[assignment]
+    # Libraries ask on import whether there is CUDA; asking the driver would initialise it.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
