@@ -25,7 +25,7 @@ from qbench.errors import (
 from qbench.gpu_state import device_used_bytes
 from qbench.job import Job, Task, now
 from qbench.measures import measures
-from qbench.measures.loaded import LoadedModel, Outcome
+from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter
 from qbench.precisions import precisions
 from qbench.sources.models import fetch_model
@@ -150,7 +150,11 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
         metrics=outcome.metrics,
         series=outcome.series,
         details={**details, **outcome.details},
-        warnings=_warnings(faults, outcome),
+        warnings=(
+            *outcome.warnings,
+            *loaded.verification.warnings,
+            *([f"not as asked for: {_describe(faults)}"] if faults else []),
+        ),
         duration_s=time.perf_counter() - started,
         **common,
     )
@@ -202,10 +206,6 @@ def _describe(faults: tuple[str, ...]) -> str:
         " What is computed with these layers is not this precision: run the cell on another"
         " device, or leave it out"
     )
-
-
-def _warnings(faults: tuple[str, ...], outcome: Outcome) -> tuple[str, ...]:
-    return (*outcome.warnings, *([f"not as asked for: {_describe(faults)}"] if faults else []))
 
 
 def _write(task: Task, record: Record, index: int, emit: Emit) -> None:

@@ -9,6 +9,7 @@ own (see `qbench.worker`) between `{"event": "started", "pid": …}` and
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ def main() -> None:
     events = os.dup(1)
     os.dup2(2, 1)
     preload(sys.argv[2])
+    # What was imported stays: leaving it out of collections saves each worker 0.3 s a phase.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         _serve(json.loads(line), events)
 

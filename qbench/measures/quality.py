@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
     from qbench.spec import ResolvedModel
 
+LARGEST_MEAN_LOSS = 700.0
+"""Nats a token beyond which exp() has no finite value."""
 WINDOW_MOST = 2048
 """Default window of a model with a longer context."""
 
@@ -147,11 +149,12 @@ class Quality:
             losses, nonfinite = _score(loaded, windows, params["batch"])
         counts = [window.scored for window in windows]
         total = math.fsum(losses)
-        if not math.isfinite(total):
+        if not total / sum(counts) < LARGEST_MEAN_LOSS:
             bad = sum(not math.isfinite(loss) for loss in losses)
             raise NonFiniteError(
-                f"the loss of {bad} of {len(windows)} windows is not finite, and"
-                f" {nonfinite:.2%} of the logits are not"
+                f"the loss of {bad} of {len(windows)} windows is not finite, the mean loss is"
+                f" {total / sum(counts):.4g} nats a token, and {nonfinite:.2%} of the logits are"
+                " not finite"
             )
         scored_bytes = _scored_bytes(text, ends, windows)
         return Outcome(

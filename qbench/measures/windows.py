@@ -4,11 +4,13 @@
   every other token is scored, the last, shorter window too.
 - `gptq-2048-nobos`: non-overlapping windows of 2048 with no `<s>`; every token but the first of
   each is scored; the rest of the text is dropped. As the GPTQ authors' script computes it
-  (arXiv 2210.17323), whose figures most papers quote.
+  (arXiv 2210.17323), whose figures most papers quote, but for the one `<s>` that some tokenizers
+  put before the whole text there.
 - `llamacpp-512-half`: windows of 512 whose first token is replaced by `<s>`; the second half is
   scored; the rest of the text is dropped. As llama.cpp's `perplexity` tool computes it.
 - `strided`: windows that overlap by half and have no `<s>`; each scores what none before it did.
-  As the guide "Perplexity of fixed-length models" of transformers computes it.
+  As the guide "Perplexity of fixed-length models" of transformers cuts them; the mean is over
+  tokens, where the guide's older form weighed windows.
 """
 
 from __future__ import annotations

@@ -139,12 +139,12 @@ class FourBit:
         state = getattr(layer.weight, "quant_state", None)
         if state is None:
             return "holds no quantization state: it was not quantized"
+        if getattr(state, "packing_format_for_cpu", False):
+            return "was repacked by bitsandbytes' CPU kernel, which changes its constants"
         found = (state.quant_type, bool(state.nested), state.blocksize)
         expected = (self.quant_type, self.double_quant, BLOCK)
         if found != expected:
             return f"holds (type, double quant, block) {found} where {expected} was asked for"
-        if getattr(state, "packing_format_for_cpu", False):
-            return "was repacked by bitsandbytes' CPU kernel, which changes its constants"
         return None
 
 

@@ -30,7 +30,10 @@ class Int8Options(Frozen):
     """Options of `int8`."""
 
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Type of what is not quantized: embeddings, head, norms and activations."""
+    """Type of what is not quantized: embeddings, head, norms and activations.
+
+    bitsandbytes rounds the weights to fp16 before it quantizes them, whatever this type is.
+    """
     threshold: float = Field(default=6.0, ge=0)
     """Activation columns with a value above this are computed in floating point; 0 turns it off."""
 

@@ -88,7 +88,8 @@ def _quantization_state(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             tensor = getattr(quant_state, attribute, None)
             if isinstance(tensor, torch.Tensor):
                 yield tensor
-        quant_state = quant_state.state2
+        # Absent, not None, once bitsandbytes has repacked the layer for a CPU.
+        quant_state = getattr(quant_state, "state2", None)
     # int8: codes and scales move from the weight to the layer's state at the first forward.
     for holder in (weight, getattr(module, "state", None)):
         for attribute in ("CB", "SCB"):

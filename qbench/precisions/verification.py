@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+MOST_NAMED = 3
+"""Layers named in a warning; the record's details have them all."""
 PROBE_ROWS = (1, 3)
 """Rows of the inputs a layer is tried with: one row takes another kernel than several."""
 
@@ -31,6 +33,8 @@ class Verification:
     """What was really loaded, as it stands in the record."""
     faults: tuple[str, ...] = ()
     """One sentence a layer that is not what it should be, with its name and shape."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know, such as linear layers that stayed unquantized."""
 
 
 def linear_layers(model: PreTrainedModel) -> list[tuple[str, Any]]:
@@ -121,7 +125,19 @@ def verify_quantized(
             "attention": attention_backend(model),
         },
         faults=tuple(faults),
+        warnings=_left_out_warnings(left_out),
     )
+
+
+def _left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    named = ", ".join(left_out[:MOST_NAMED]) + (" …" if len(left_out) > MOST_NAMED else "")
+    words = (
+        f"{len(left_out)} linear layers beside the head were left unquantized ({named}); bits per"
+        " weight and quality are those of the mixture"
+    )
+    return (words,)
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -30,6 +30,8 @@ class Architecture:
     ignored: str = r"(?!)"
     """Whole tensor names in old checkpoints that are not loaded."""
     head: str = "lm_head"
+    transposed: bool = False
+    """Whether its linear weights are stored as (in, out): Conv1D."""
 
     @cached_property
     def roles(self) -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -73,6 +75,7 @@ _GPT2 = Architecture(
     rotary=False,
     # Causal masks that old versions of transformers saved with the weights.
     ignored=r"h\.\d+\.attn\.(bias|masked_bias)",
+    transposed=True,
 )
 _OPT = Architecture(
     prefix="model",

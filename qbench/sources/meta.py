@@ -35,22 +35,26 @@ def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, 
 
     # Two models tell which tensors follow the type that is asked for, and which keep their own.
     wide = list(_tensors(build(torch.float32)))
-    narrow = {name: tensor.dtype for name, _, tensor in _tensors(build(torch.bfloat16))}
+    narrow = {name: tensor.dtype for name, _, _, tensor in _tensors(build(torch.bfloat16))}
     return [
         {
             "name": name,
             "shape": list(tensor.shape),
             "role": role,
+            "transposed": transposed,
             "dtype": (
                 str(tensor.dtype).removeprefix("torch.") if narrow[name] == tensor.dtype else None
             ),
         }
-        for name, role, tensor in wide
+        for name, role, transposed, tensor in wide
     ]
 
 
-def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Name, role and tensor of each parameter and buffer, those without elements left out."""
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, bool, torch.Tensor]]:
+    """Name, role, whether it is stored as (in, out), and tensor of each parameter and buffer.
+
+    Those without elements are left out.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -70,7 +74,7 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, torch.Tensor]]:
             if not isinstance(tensor, nn.Parameter):
                 role = "buffer"
             elif module is head:
-                role = ("embedding" if tied else "head") if own_name == "weight" else "bias"
+                role = "embedding" if tied and own_name == "weight" else "head"
             elif isinstance(module, (nn.Linear, Conv1D)):
                 role = "bias" if own_name == "bias" else "linear"
             elif isinstance(module, nn.Embedding):
@@ -79,7 +83,7 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, torch.Tensor]]:
                 role = "norm"
             else:
                 role = "other"
-            yield name, role, tensor
+            yield name, role, role == "linear" and isinstance(module, Conv1D), tensor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

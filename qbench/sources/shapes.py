@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qbench.sources.headers import StoredTensor
 
 _META_TIMEOUT_S = 300
-_META_FORM = 1
+_META_FORM = 2
 """Counted up when `qbench.sources.meta` describes models differently: cached answers expire."""
 
 _FULL_ROTARY_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
@@ -65,7 +65,12 @@ def shape_from_headers(
         if role is None:
             return None
         found[name] = TensorShape.model_validate(
-            {"name": name, "shape": tensor.shape, "role": role}
+            {
+                "name": name,
+                "shape": tensor.shape,
+                "role": role,
+                "transposed": architecture.transposed and role == "linear",
+            }
         )
     if not _has_exactly_its_layers(found, architecture, config):
         return None

@@ -39,12 +39,14 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def contents(shape: ModelShape) -> Counter[tuple[object, ...]]:
-    return Counter((tensor.shape, tensor.role, tensor.dtype) for tensor in shape.tensors)
+    return Counter(
+        (tensor.shape, tensor.role, tensor.dtype, tensor.transposed) for tensor in shape.tensors
+    )
 
 
 def meta_contents(folder: Path) -> Counter[tuple[object, ...]]:
     return Counter(
-        (tuple(tensor["shape"]), tensor["role"], tensor["dtype"])
+        (tuple(tensor["shape"]), tensor["role"], tensor["dtype"], tensor["transposed"])
         for tensor in describe(str(folder))
     )
 

@@ -1,0 +1,106 @@
+"""What every measurement of the table promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench.measures import measures
+from tests.precisions.tiny_cells import TinyCells, Variant
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.spec import Item
+
+TINY = Variant("llama", "llama")
+SMALL: dict[str, dict[str, Any]] = {
+    "memory": {"prompt_tokens": [8, 4], "new_tokens": 2, "batch": [1, 2]},
+    "latency": {
+        "prompt_tokens": 8,
+        "new_tokens": 2,
+        "repeats": 2,
+        "min_iterations": 1,
+        "min_seconds": 0.001,
+    },
+    "quality": {"window": 32},
+}
+
+
+@pytest.fixture(params=["fp32", "int8", "nf4-dq"])
+def loaded(request: pytest.FixtureRequest, cells: TinyCells) -> LoadedModel:
+    return cells.load(TINY, request.param)
+
+
+def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
+    """The items of a measurement with small parameters."""
+    given = dict(SMALL.get(name, {}))
+    if name == "quality":
+        paths = [folder / "one.txt", folder / "two.txt"]
+        for path in paths:
+            path.write_text(f"def {path.stem}():\n    return 1\n" * 10)
+        given["text"] = [path.name for path in paths]
+    measurement = measures()[name]
+    return measurement.items(measurement.options(**given), loaded.resolved, folder)
+
+
+def test_the_order_they_are_taken_in() -> None:
+    assert list(measures())[:4] == ["footprint", "memory", "latency", "quality"]
+    assert all(name == measurement.name for name, measurement in measures().items())
+
+
+def test_every_metric_is_defined_once_over_all_measurements() -> None:
+    names = Counter(
+        definition.name for measurement in measures().values() for definition in measurement.metrics
+    )
+    assert max(names.values()) == 1
+    for measurement in measures().values():
+        for definition in measurement.metrics:
+            assert definition.title
+            assert definition.formula
+            assert definition.unit in {"B", "s", "tokens/s", "bit", "1"}
+
+
+@pytest.mark.parametrize("name", list(measures()))
+def test_every_metric_that_is_defined_is_recorded_and_no_other(
+    name: str, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    measurement = measures()[name]
+    outcome: Outcome = measurement.measure(loaded, items_of(name, loaded, tmp_path)[0])
+    definitions = {definition.name: definition for definition in measurement.metrics}
+    assert [metric.name for metric in outcome.metrics] == list(definitions)
+    for metric in outcome.metrics:
+        definition = definitions[metric.name]
+        assert (metric.unit, metric.better) == (definition.unit, definition.better)
+        assert (metric.value is None) == (metric.reason is not None), metric
+
+
+@pytest.mark.parametrize("name", list(measures()))
+def test_items_are_told_apart_and_hold_all_their_parameters(
+    name: str, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    items = items_of(name, loaded, tmp_path)
+    expected = {"footprint": 1, "memory": 4, "latency": 2, "quality": 2}
+    assert len(items) == expected[name]
+    assert len({(item.slug, item.repeat) for item in items}) == len(items)
+    assert all(item.measurement == name for item in items)
+    assert items == items_of(name, loaded, tmp_path)
+    assert type(items[0]).model_validate_json(items[0].model_dump_json()) == items[0]
+
+
+@pytest.mark.parametrize("name", list(measures()))
+def test_options_round_trip(name: str) -> None:
+    options = measures()[name].options
+    defaults = options()
+    assert options.model_validate(defaults.model_dump()) == defaults
+    assert options.model_validate_json(defaults.model_dump_json()) == defaults
+    with pytest.raises(ValueError, match="extra"):
+        options.model_validate({"no_such_option": 1})
+
+
+def test_only_what_reads_shapes_does_without_right_kernels() -> None:
+    trusting = {name for name, measurement in measures().items() if measurement.trusts_kernels}
+    assert trusting == {"memory", "latency", "quality"}

@@ -1,0 +1,118 @@
+"""The footprint of loaded models against sums made here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.measures.footprint import FOOTPRINT, FootprintOptions
+from qbench.precisions import precisions
+from qbench.spec import StaticBytes
+from tests.precisions.tiny_cells import TinyCells, Variant
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import LoadedModel, Outcome
+
+VARIANTS = [
+    Variant("llama", "llama"),
+    Variant("gpt2-tied", "gpt2", {"tied": True}),
+    Variant("opt", "opt"),
+]
+
+
+def measure(loaded: LoadedModel) -> Outcome:
+    (item,) = FOOTPRINT.items(FootprintOptions(), loaded.resolved, Path())
+    return FOOTPRINT.measure(loaded, item)
+
+
+def values(outcome: Outcome) -> dict[str, float | None]:
+    return {metric.name: metric.value for metric in outcome.metrics}
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: variant.label)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    chosen: Variant = request.param
+    return chosen
+
+
+@pytest.mark.parametrize("name", list(precisions()))
+def test_kinds_add_up_and_equal_the_arithmetic(
+    name: str, variant: Variant, cells: TinyCells
+) -> None:
+    loaded = cells.load(variant, name)
+    outcome = measure(loaded)
+    found = values(outcome)
+    kinds = {kind: found[f"memory.static.{kind}"] for kind in StaticBytes.model_fields}
+    assert found["memory.static"] == sum(size or 0 for size in kinds.values())
+    assert found["memory.static.predicted"] == found["memory.static"]
+    assert outcome.warnings == ()
+    assert loaded.predicted is not None
+    assert kinds == loaded.predicted.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("fp32", 32), ("bf16", 16), ("fp16", 16), ("int8", 8), ("fp4", 4), ("nf4", 4), ("nf4-dq", 4)],
+)
+def test_bits_per_weight(name: str, bits: int, variant: Variant, cells: TinyCells) -> None:
+    loaded = cells.load(variant, name)
+    shape = loaded.resolved.shape
+    assert shape is not None
+    linear = sum(tensor.numel for tensor in shape.tensors if tensor.role == "linear")
+    found = values(measure(loaded))
+    assert found["weights"] == shape.weights
+    assert found["memory.static.linear"] == linear * bits / 8
+    state = found["memory.static.quantization_state"]
+    assert state is not None
+    assert (state > 0) == (bits < 16)
+    assert found["bits_per_weight.linear"] == pytest.approx(bits + 8 * state / linear)
+    assert found["memory.static"] is not None
+    assert found["bits_per_weight.model"] == pytest.approx(
+        8 * found["memory.static"] / shape.weights
+    )
+    expected_share = linear / shape.weights if bits < 16 else 0
+    assert found["quantized_share"] == pytest.approx(expected_share)
+
+
+def test_single_blocks_cost_half_a_bit_and_a_table(cells: TinyCells) -> None:
+    found = values(measure(cells.load(VARIANTS[0], "nf4")))
+    weights = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)
+    assert found["memory.static.linear"] == weights / 2
+    # 4 bytes a block of 64, and 16 fp32 levels in each of 14 layers.
+    assert found["memory.static.quantization_state"] == 4 * weights / 64 + 14 * 64
+
+
+def test_disk_bytes_and_load_time(cells: TinyCells) -> None:
+    loaded = cells.load(VARIANTS[0], "bf16")
+    found = values(measure(loaded))
+    files = cells.folder(VARIANTS[0]).glob("*.safetensors")
+    assert found["disk_bytes"] == sum(path.stat().st_size for path in files)
+    assert found["load_time"] == loaded.load_time_s > 0
+
+
+def test_what_is_not_known_has_a_reason(cells: TinyCells) -> None:
+    loaded = cells.load(VARIANTS[0], "bf16")
+    unknown = loaded.resolved.model_copy(
+        update={"shape": None, "shape_unknown": "its shapes are a secret", "disk_bytes": None}
+    )
+    metrics = {
+        metric.name: metric
+        for metric in measure(replace(loaded, resolved=unknown, predicted=None)).metrics
+    }
+    assert metrics["memory.static.predicted"].value is None
+    assert metrics["memory.static.predicted"].reason == "its shapes are a secret"
+    assert metrics["disk_bytes"].value is None
+    assert metrics["disk_bytes"].reason
+    assert metrics["memory.static"].value == values(measure(loaded))["memory.static"]
+
+
+def test_a_difference_from_the_arithmetic_is_named_by_kind(cells: TinyCells) -> None:
+    loaded = cells.load(VARIANTS[0], "bf16")
+    assert loaded.predicted is not None
+    wrong = loaded.predicted.model_copy(update={"norms": 1})
+    (warning,) = measure(replace(loaded, predicted=wrong)).warnings
+    assert f"norms {loaded.predicted.norms} where 1 was predicted" in warning
+    assert "linear" not in warning

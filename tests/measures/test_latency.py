@@ -1,0 +1,131 @@
+"""Latency's statistics and arithmetic; no time itself is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from qbench.measures.latency import LATENCY, LatencyOptions
+from tests.precisions.tiny_cells import TinyCells, Variant
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import LoadedModel, Outcome
+
+BATCH, PROMPT, NEW = 3, 10, 4
+UNTIED = Variant("llama", "llama")
+TIED = Variant("llama-tied", "llama", {"tied": True})
+CASES = [
+    # variant, precision, key and value heads, width of a head, bytes of a cached element
+    (UNTIED, "fp32", 2, 16, 4),
+    (UNTIED, "bf16", 2, 16, 2),
+    (TIED, "int8", 2, 16, 2),
+    (UNTIED, "nf4-dq", 2, 16, 2),
+    (Variant("gpt2-tied", "gpt2", {"tied": True}), "fp32", 4, 16, 4),
+    (Variant("opt", "opt"), "fp16", 4, 16, 2),
+]
+
+
+def measure(loaded: LoadedModel, **options: Any) -> Outcome:
+    given: dict[str, Any] = {
+        "batch": BATCH,
+        "prompt_tokens": PROMPT,
+        "new_tokens": NEW,
+        "repeats": 1,
+        "min_iterations": 3,
+        "min_seconds": 0.02,
+    }
+    (item,) = LATENCY.items(LatencyOptions(**(given | options)), loaded.resolved, Path())
+    return LATENCY.measure(loaded, item)
+
+
+def values(outcome: Outcome) -> dict[str, float]:
+    found = {metric.name: metric.value for metric in outcome.metrics}
+    assert None not in found.values()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def samples(outcome: Outcome, step: str) -> list[float]:
+    metric = next(metric for metric in outcome.metrics if metric.name == f"latency.{step}")
+    assert metric.samples is not None
+    return list(metric.samples)
+
+
+@pytest.mark.parametrize("step", ["prefill", "decode"])
+def test_statistics_are_those_of_the_samples(step: str, cells: TinyCells) -> None:
+    outcome = measure(cells.load(UNTIED, "fp32"), min_iterations=7)
+    found, raw = values(outcome), samples(outcome, step)
+    assert len(raw) == outcome.details["iterations"] >= 7
+    assert min(raw) > 0
+    assert found[f"latency.{step}"] == pytest.approx(np.median(raw))
+    assert found[f"latency.{step}.p90"] == pytest.approx(np.percentile(raw, 90))
+    assert found[f"latency.{step}.p99"] == pytest.approx(np.percentile(raw, 99))
+    assert found[f"latency.{step}.iqr"] == pytest.approx(
+        np.percentile(raw, 75) - np.percentile(raw, 25)
+    )
+    tokens = BATCH * PROMPT if step == "prefill" else BATCH
+    assert found[f"throughput.{step}"] == pytest.approx(tokens / np.median(raw))
+
+
+@pytest.mark.parametrize(("iterations", "seconds"), [(12, 0.0001), (1, 0.2)])
+def test_enough_iterations_and_enough_seconds(
+    iterations: int, seconds: float, cells: TinyCells
+) -> None:
+    outcome = measure(cells.load(UNTIED, "fp32"), min_iterations=iterations, min_seconds=seconds)
+    prefill, decode = samples(outcome, "prefill"), samples(outcome, "decode")
+    assert len(prefill) == len(decode) >= iterations
+    # A sample of decode is the time of one token of NEW.
+    assert sum(prefill) + NEW * sum(decode) >= seconds * (1 - 1e-9)
+    if iterations == 12:
+        assert len(prefill) == 12
+
+
+def test_warm_up_is_recorded_and_bounded(cells: TinyCells) -> None:
+    details = measure(cells.load(UNTIED, "fp32")).details
+    assert 3 <= details["warmup_iterations"] <= 10
+    assert len(details["warmup_s"]) == details["warmup_iterations"]
+
+
+@pytest.mark.parametrize(("variant", "precision", "kv_heads", "width", "itemsize"), CASES)
+def test_bytes_of_the_cache_and_of_a_token(
+    variant: Variant, precision: str, kv_heads: int, width: int, itemsize: int, cells: TinyCells
+) -> None:
+    loaded = cells.load(variant, precision)
+    layers = 2
+    details = measure(loaded).details
+    a_token = 2 * layers * kv_heads * width * itemsize * BATCH
+    assert details["cache_bytes"] == a_token * (PROMPT + NEW)
+    assert loaded.predicted is not None
+    weights = loaded.predicted.total
+    if not variant.options.get("tied"):
+        embedding = loaded.model.get_input_embeddings().weight
+        weights -= embedding.numel() * embedding.element_size()
+    assert details["bytes_read_per_token"] == pytest.approx(weights + a_token * (PROMPT + NEW / 2))
+
+
+def test_the_floor_follows_from_bytes_and_bandwidth(cells: TinyCells) -> None:
+    outcome = measure(cells.load(UNTIED, "bf16"))
+    found, details = values(outcome), outcome.details
+    floor = details["bytes_read_per_token"] / details["copy_bandwidth_bytes_per_s"]
+    assert found["latency.decode.floor"] == pytest.approx(floor)
+    assert found["latency.decode.floor_share"] == pytest.approx(floor / found["latency.decode"])
+
+
+def test_a_cpu_has_no_device_times(cells: TinyCells) -> None:
+    assert measure(cells.load(UNTIED, "bf16")).series == {}
+
+
+def test_a_grid_with_repeats() -> None:
+    options = LatencyOptions(batch=[1, 8], prompt_tokens=[16, 16, 32], new_tokens=4, repeats=3)
+    assert options.prompt_tokens == (16, 32)
+
+
+def test_every_point_is_repeated(cells: TinyCells) -> None:
+    options = LatencyOptions(batch=[1, 8], prompt_tokens=[16, 32], new_tokens=4, repeats=3)
+    items = LATENCY.items(options, cells.load(UNTIED, "fp32").resolved, Path())
+    assert len(items) == 2 * 2 * 3
+    assert [item.repeat for item in items[:3]] == [0, 1, 2]
+    assert {item.slug for item in items} == {"b1-p16-n4", "b1-p32-n4", "b8-p16-n4", "b8-p32-n4"}
+    assert all(item.params["seed"] == 0 for item in items)

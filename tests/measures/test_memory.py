@@ -1,0 +1,73 @@
+"""Peaks by phase of a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench.measures.memory import MEMORY, PHASES, MemoryOptions
+from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
+
+if TYPE_CHECKING:
+    from qbench.record import Metric
+
+LONG = Variant("llama-long", "llama", {"context": 4096, "layers": 1})
+PAGES = 4 * 2**20
+
+
+def measure(cells: TinyCells, **options: int) -> tuple[dict[str, Metric], dict[str, Any]]:
+    loaded = load_fresh(cells.folder(LONG), "fp32")
+    (item,) = MEMORY.items(MemoryOptions(**options), loaded.resolved, Path())
+    outcome = MEMORY.measure(loaded, item)
+    assert outcome.warnings == ()
+    return {metric.name: metric for metric in outcome.metrics}, outcome.details
+
+
+def value(metrics: dict[str, Metric], name: str) -> float:
+    found = metrics[name].value
+    assert found is not None
+    return found
+
+
+def test_the_peak_is_the_highest_phase_less_the_level_before(cells: TinyCells) -> None:
+    metrics, details = measure(cells, prompt_tokens=16, new_tokens=2)
+    phases = [value(metrics, f"memory.peak.{phase}") for phase in PHASES]
+    assert value(metrics, "memory.peak") == max(phases) - details["level_before_bytes"]
+    assert details["allocation_retries"] == 0
+    assert details["method"]
+
+
+def test_a_long_prompt_shows_in_its_phase_alone(cells: TinyCells) -> None:
+    metrics, _ = measure(cells, prompt_tokens=4000, new_tokens=1, batch=16)
+    idle, prefill = (value(metrics, f"memory.peak.{phase}") for phase in ("idle", "prefill"))
+    # Keys and values, (16, 2, 4000, 16) each in fp32, and the states of 64000 positions.
+    cache_bytes = 2 * 16 * 2 * 4000 * 16 * 4
+    states_bytes = 16 * 4000 * 64 * 4
+    assert prefill - idle >= cache_bytes + states_bytes - PAGES
+    assert value(metrics, "memory.peak.decode") < prefill
+    assert value(metrics, "memory.peak.decode") - idle >= cache_bytes - PAGES
+
+
+def test_nothing_is_reserved_on_a_cpu(cells: TinyCells) -> None:
+    metrics, _ = measure(cells, prompt_tokens=4, new_tokens=1)
+    for phase in PHASES:
+        assert metrics[f"memory.reserved.{phase}"].value is None
+        assert "CUDA" in str(metrics[f"memory.reserved.{phase}"].reason)
+
+
+@pytest.mark.parametrize(("prompt", "fits"), [(96, True), (97, False)])
+def test_lengths_beyond_the_context(prompt: int, cells: TinyCells, *, fits: bool) -> None:
+    model = load_fresh(cells.folder(LONG), "fp32").resolved
+    model = model.model_copy(update={"context_tokens": 128})
+    found = MEMORY.misfit(MemoryOptions(prompt_tokens=(8, prompt), new_tokens=(1, 32)), model)
+    if fits:
+        assert found is None
+        return
+    assert found is not None
+    option, what, expected, remedy = found
+    assert option == "prompt_tokens"
+    assert "97 with 32 new tokens" in what
+    assert "at most 128" in expected
+    assert "at most 96" in remedy

@@ -1,0 +1,195 @@
+"""What every precision of the table promises, on every architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench.precisions import precisions
+from qbench.precisions.inventory import inventory, logical_weights
+from qbench.spec import StaticBytes
+from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
+from tests.record_factory import make_environment
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import LoadedModel
+    from qbench.spec import ModelShape
+
+VARIANTS = [
+    Variant("llama", "llama"),
+    Variant("llama-tied", "llama", {"tied": True}),
+    Variant("llama-biases", "llama", {"attention_bias": True, "mlp_bias": True}),
+    # 320 x 128 weights are 640 blocks of 64: two nested blocks of 256 and a half.
+    Variant("llama-nested", "llama", {"hidden": 128, "intermediate": 320, "layers": 1}),
+    Variant("mistral-bf16-file", "mistral", {"dtype": "bfloat16"}),
+    Variant("qwen2-tied", "qwen2", {"tied": True}),
+    Variant("qwen2", "qwen2"),
+    Variant("gpt2-tied", "gpt2", {"tied": True}),
+    Variant("gpt2", "gpt2"),
+    Variant("opt-tied", "opt", {"tied": True}),
+    Variant("opt", "opt"),
+    Variant("opt-projected", "opt", {"word_embed_proj_dim": 64, "hidden": 128, "layers": 1}),
+]
+WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("int8", {"dtype": "fp16"}),
+    ("int8", {"dtype": "fp32", "threshold": 0.0}),
+    ("nf4", {"compute_dtype": "fp16"}),
+    ("nf4", {"compute_dtype": "fp32"}),
+    ("fp4", {"compute_dtype": "fp32", "dtype": "bf16"}),
+    ("nf4-dq", {"compute_dtype": "fp32", "dtype": "bf16"}),
+    ("nf4-dq", {"compute_dtype": "bf16", "dtype": "fp32"}),
+    ("nf4", {"compute_dtype": "fp32", "dtype": "fp16"}),
+]
+CASES = [
+    *((variant, (name, {})) for variant in VARIANTS for name in precisions()),
+    # Biases are converted to the compute type; the embeddings' type is an option.
+    *(
+        (variant, case)
+        for variant in VARIANTS
+        if variant.label in {"llama-biases", "gpt2-tied", "opt"}
+        for case in WITH_OPTIONS
+    ),
+]
+QUANTIZED = {"int8", "fp4", "nf4", "nf4-dq"}
+
+
+def describe(value: object) -> str | None:
+    if isinstance(value, Variant):
+        return value.label
+    if isinstance(value, tuple) and isinstance(value[0], Variant):
+        return f"{describe(value[0])}-{describe(value[1])}"
+    if isinstance(value, tuple):
+        name, options = value
+        return "-".join([name, *(f"{key}={chosen}" for key, chosen in options.items())])
+    return None
+
+
+def measured_bytes(loaded: LoadedModel) -> StaticBytes:
+    by_kind = dict.fromkeys(StaticBytes.model_fields, 0)
+    for held in inventory(loaded.model):
+        by_kind[held.kind] += held.tensor.untyped_storage().nbytes()
+    return StaticBytes(**by_kind)
+
+
+def shape_of(loaded: LoadedModel) -> ModelShape:
+    shape = loaded.resolved.shape
+    assert shape is not None
+    return shape
+
+
+@pytest.fixture(params=CASES, ids=describe)
+def loaded(request: pytest.FixtureRequest, cells: TinyCells) -> LoadedModel:
+    variant, (name, options) = request.param
+    return cells.load(variant, name, **options)
+
+
+def test_a_loaded_model_is_verified_frozen_and_in_eval_mode(loaded: LoadedModel) -> None:
+    assert loaded.verification.faults == ()
+    assert not any(module.training for module in loaded.model.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_arithmetic_equals_the_bytes_of_the_loaded_model(loaded: LoadedModel) -> None:
+    assert loaded.predicted == measured_bytes(loaded)
+
+
+def test_bytes_stay_the_same_after_a_forward(loaded: LoadedModel) -> None:
+    import torch
+
+    with torch.inference_mode():
+        loaded.model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert measured_bytes(loaded) == loaded.predicted
+
+
+def test_quantized_share_and_what_was_left_out(loaded: LoadedModel) -> None:
+    shape = shape_of(loaded)
+    details = loaded.verification.details
+    linear = [tensor for tensor in shape.tensors if tensor.role == "linear"]
+    assert logical_weights(loaded.model) == shape.weights
+    assert details["linear_modules"] == len(linear)
+    if loaded.cell.precision.name not in QUANTIZED:
+        assert details["quantized_modules"] == 0
+        assert details["quantized_share"] == 0
+        return
+    assert details["quantized_modules"] == len(linear)
+    assert details["quantized_share"] == sum(t.numel for t in linear) / shape.weights
+    assert details["left_out"] == ["lm_head"]
+
+
+def test_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
+    name, options = loaded.cell.precision.name, loaded.cell.precision.options
+    details = loaded.verification.details
+    assert details["attention"] == "sdpa"
+    expected = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    assert str(loaded.model.get_input_embeddings().weight.dtype) == (
+        f"torch.{expected[details['dtype']]}"
+    )
+    if name not in QUANTIZED:
+        assert details["dtype"] == name
+        return
+    if name == "int8":
+        assert details["dtype"] == options["dtype"]
+        assert details["threshold"] == options["threshold"]
+        return
+    assert details["quant_type"] == ("fp4" if name == "fp4" else "nf4")
+    assert details["double_quant"] == (name == "nf4-dq")
+    assert details["compute_dtype"] == options["compute_dtype"]
+    assert details["dtype"] == (options["dtype"] or options["compute_dtype"])
+
+
+@pytest.mark.parametrize("name", list(precisions()))
+def test_options_round_trip(name: str) -> None:
+    options = precisions()[name].options
+    defaults = options()
+    assert options.model_validate(defaults.model_dump()) == defaults
+    assert options.model_validate_json(defaults.model_dump_json()) == defaults
+    with pytest.raises(ValueError, match="extra"):
+        options.model_validate({"no_such_option": 1})
+
+
+@pytest.mark.parametrize("name", list(precisions()))
+def test_a_missing_package_is_named(name: str) -> None:
+    precision = precisions()[name]
+    reason = precision.unavailable(make_environment(versions=dict.fromkeys(precision.needs)))
+    if not precision.needs:
+        assert reason is None
+        return
+    assert reason is not None
+    for package in precision.needs:
+        assert package in reason
+    assert "pip install" in reason
+    there = make_environment(versions=dict.fromkeys(precision.needs, "1.0"))
+    assert precision.unavailable(there) is None
+
+
+def test_precisions_in_the_order_they_are_shown() -> None:
+    assert list(precisions())[:7] == ["fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq"]
+    assert all(name == precision.name for name, precision in precisions().items())
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "cohere", "gpt2", "gpt_neox", "phi"])
+@pytest.mark.parametrize(
+    "case",
+    [("bf16", {}), ("int8", {}), ("nf4-dq", {"compute_dtype": "bf16", "dtype": "fp32"})],
+    ids=describe,
+)
+def test_arithmetic_from_a_meta_model(
+    architecture: str, case: tuple[str, dict[str, Any]], cells: TinyCells
+) -> None:
+    from qbench.sources.meta import describe as describe_meta
+    from qbench.spec import ModelShape
+
+    name, options = case
+    variant = Variant(architecture, architecture, {"tied": architecture in {"gemma2", "cohere"}})
+    loaded = cells.load(variant, name, **options)
+    tensors = describe_meta(str(cells.folder(variant)))
+    shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})
+    assert loaded.verification.faults == ()
+    assert logical_weights(loaded.model) == shape.weights
+    assert precisions()[name].storage(shape, all_options(name, **options)) == measured_bytes(loaded)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=describe)
+def test_resolved_shape_is_known_for_every_variant(variant: Variant, cells: TinyCells) -> None:
+    assert resolve(cells.folder(variant)).shape is not None
