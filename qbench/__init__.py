@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from qbench.run import RunResult
+    from qbench.runner import RunResult
 
 __all__ = ["load_results", "run"]
 
@@ -43,7 +43,7 @@ def run(
     from rich.console import Console
 
     from qbench.display import RunDisplay
-    from qbench.run import parse_retry, run_suite
+    from qbench.runner import parse_retry, run_suite
     from qbench.suite import load_suite
 
     with RunDisplay(Console(stderr=True), quiet=quiet) as display:

@@ -14,7 +14,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qbench.run import RunResult
+    from qbench.runner import RunResult
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 
 app = typer.Typer(
     name="qbench",
@@ -74,7 +77,7 @@ def run(
 ) -> None:
     """Measure what is missing of a suite, cell by cell, and report."""
     from qbench.display import RunDisplay
-    from qbench.run import parse_retry, run_suite
+    from qbench.runner import parse_retry, run_suite
     from qbench.suite import load_suite
 
     statuses = parse_retry(retry)
@@ -144,8 +147,9 @@ def report(
     else:
         for part in by_suite(records):
             console.print(render(part))
+        for part in by_suite(records) if output is None else [records]:
             path = write_report(part, reports, format_name, path=output)
-            console.print(f"report: {path}", markup=False, highlight=False)
+            console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
     if unreadable:
         raise StoreError("\n".join(str(file.error) for file in unreadable))
 
@@ -218,26 +222,24 @@ def main() -> None:
     except QbenchError as error:
         _complain(str(error))
         code = 2
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the records on disk")
-        code = 130
-    except typer.Abort:
-        code = 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told without a traceback
         code = _handle_other(error)
+    if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
+        _complain("interrupted; the same command goes on from the records on disk")
     sys.exit(code or 0)
 
 
 def _handle_other(error: Exception) -> int:
     """Wrong usage of the command line: 2. Anything else is a bug: its traceback goes to a file."""
-    import click
-
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
+    show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if callable(show) and isinstance(exit_code, int):  # typer's own, whichever click it carries
+        show()
+        return exit_code
     import tempfile
     import traceback
 

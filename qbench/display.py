@@ -37,7 +37,7 @@ STATUS_STYLE = {
 
 
 class RunDisplay:
-    """Shows a run; satisfies `qbench.run.Watcher`. A context manager."""
+    """Shows a run; satisfies `qbench.runner.Watcher`. A context manager."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
@@ -131,11 +131,11 @@ class RunDisplay:
 
     def note(self, message: str) -> None:
         """Something the user should know, whatever is shown."""
-        self._console.print(Text(f"note: {message}", style="yellow"))
+        self._console.print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))

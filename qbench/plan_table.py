@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -24,29 +25,31 @@ if TYPE_CHECKING:
 
 
 def render_plan(plan: Plan) -> RenderableType:
-    """One row a cell: its measurements, how many are on disk, predicted bytes, skips."""
-    table = Table(title=f"{plan.suite.name} on {plan.environment.device}", title_justify="left")
-    table.add_column("cell")
-    table.add_column("measurements")
+    """One row a cell: how much is on disk, predicted bytes, why it is skipped; then the items."""
+    table = Table(
+        title=f"{plan.suite.name} on {plan.environment.device}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("cell", no_wrap=True)
     table.add_column("on disk", justify="right")
-    table.add_column("static bytes, predicted", justify="right")
-    table.add_column("bits per weight", justify="right")
+    table.add_column("static, predicted", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("bits/weight", justify="right")
     done = 0
     for cell in plan.cells:
-        statuses = [record_on_disk(task) for task in cell.tasks]
-        there = [record.status for record in statuses if record is not None]
+        there = [record.status for record in map(record_on_disk, cell.tasks) if record is not None]
         done += len(there)
         failed = sorted({status for status in there if status != "ok"})
         table.add_row(
             cell.cell.slug + (" (reference)" if cell.reference else ""),
-            Text(f"skipped: {cell.skip}", style="yellow") if cell.skip else _measurements(cell),
             f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else ""),
-            _predicted(cell),
-            _bits(cell),
+            *_predicted(cell),
         )
     jobs = plan.jobs(lambda task: record_on_disk(task) is None)
     return Group(
         table,
+        *_notes(plan),
         Text(
             f"{len(plan.cells)} cells, {len(plan.tasks)} measurements, {done} on disk;"
             f" {len(jobs)} worker processes to go"
@@ -56,7 +59,7 @@ def render_plan(plan: Plan) -> RenderableType:
 
 def render_tables(environment: Environment) -> RenderableType:
     """Precisions and measurements with their options, their needs and whether they can run."""
-    held = Table(title="Precisions", title_justify="left")
+    held = Table(title="Precisions", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("name", "what it is", "options", "needs", f"on {environment.device}"):
         held.add_column(column)
     for precision in precisions().values():
@@ -68,7 +71,7 @@ def render_tables(environment: Environment) -> RenderableType:
             _listed(precision.needs),
             Text(reason or "runs", style="red" if reason else "green"),
         )
-    taken = Table(title="Measurements", title_justify="left")
+    taken = Table(title="Measurements", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("name", "what it finds", "options", "needs", f"on {environment.device}"):
         taken.add_column(column)
     for measurement in measures().values():
@@ -83,6 +86,19 @@ def render_tables(environment: Environment) -> RenderableType:
     return Group(held, taken)
 
 
+def _notes(plan: Plan) -> list[Text]:
+    """What each cell is measured for, by model; then what cannot run, and why."""
+    lines = [f"{cell.model.ref.name}: each cell {_measurements(cell)}" for cell in plan.cells]
+    lines += [
+        f"{cell.model.ref.name}: bytes are not known before loading, {cell.model.shape_unknown}"
+        for cell in plan.cells
+        if cell.predicted is None
+    ]
+    skips = [f"{cell.cell.slug}: skipped: {cell.skip}" for cell in plan.cells if cell.skip]
+    once = dict.fromkeys(lines)
+    return [*map(Text, once), *(Text(line, style="yellow") for line in skips)]
+
+
 def _measurements(cell: PlannedCell) -> str:
     counts: dict[str, int] = {}
     for task in cell.tasks:
@@ -90,17 +106,16 @@ def _measurements(cell: PlannedCell) -> str:
     return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
 
 
-def _predicted(cell: PlannedCell) -> str:
-    if cell.predicted is None:
-        return f"not known: {cell.model.shape_unknown}"
-    total = cell.predicted.total
-    return f"{choose_scale([total], 'bytes').with_unit(total)} ({total:,})"
-
-
-def _bits(cell: PlannedCell) -> str:
+def _predicted(cell: PlannedCell) -> tuple[str, str, str]:
+    """Static bytes in a readable unit, to the byte, and bits per weight."""
     if cell.predicted is None or cell.model.shape is None:
-        return "–"
-    return f"{8 * cell.predicted.total / cell.model.shape.weights:.2f}"
+        return "not known", "–", "–"
+    total = cell.predicted.total
+    return (
+        choose_scale([total], "bytes").with_unit(total),
+        f"{total:,}",
+        f"{8 * total / cell.model.shape.weights:.2f}",
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

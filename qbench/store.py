@@ -100,7 +100,7 @@ def read_record(path: Path) -> Record | None:
         raise _unreadable(path, error) from error
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedRecordError(
             f"{path}: the record is cut short or damaged (not JSON: {error}); delete the file,"
             " and `qbench run` measures it again"

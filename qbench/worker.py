@@ -10,6 +10,7 @@ It tells its parent what it does through `emit`, one small dictionary an event:
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import (
     MeasurementError,
+    NonFiniteError,
     OutOfMemoryError,
     QbenchError,
     StoreError,
@@ -25,7 +27,7 @@ from qbench.errors import (
 from qbench.gpu_state import device_used_bytes
 from qbench.job import Job, Task, now
 from qbench.measures import measures
-from qbench.measures.loaded import LoadedModel
+from qbench.measures.loaded import LoadedModel, Outcome
 from qbench.measures.peaks import PeakMeter
 from qbench.precisions import precisions
 from qbench.sources.models import fetch_model
@@ -130,6 +132,7 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
         if faults and measurement.trusts_kernels:
             raise WrongKernelError(_describe(faults))  # noqa: TRY301 - one way to fail
         outcome = measurement.measure(loaded, task.item)
+        _check_finite(outcome)
     except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
         status, reason = classify(error)
         if status == "oom":
@@ -158,6 +161,15 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
         duration_s=time.perf_counter() - started,
         **common,
     )
+
+
+def _check_finite(outcome: Outcome) -> None:
+    """Raises `NonFiniteError` for raw values that no record can hold."""
+    rows = {**outcome.series, **{m.name: m.samples or () for m in outcome.metrics}}
+    for name, values in rows.items():
+        bad = sum(not math.isfinite(value) for value in values)
+        if bad:
+            raise NonFiniteError(f"{bad} of the {len(values)} values of {name} are not finite")
 
 
 def classify(error: Exception) -> tuple[Status, str]:

@@ -149,11 +149,16 @@ def _run_alone(
     except Timeout:
         watcher.waiting(job.device)
         lock.acquire(poll_interval=_LOCK_POLL_S)
-        # The other run may have taken some of this job meanwhile.
-        left = tuple(task for task in job.tasks if is_missing(record_on_disk(task), retry))
-        job = job.model_copy(update={"tasks": left})
     try:
-        return _run_job(job, timeout_s, executor, watcher)
+        # Another run may have taken some of this job since the plan was made.
+        left = []
+        for task in job.tasks:
+            record = record_on_disk(task)
+            if record is None or is_missing(record, retry):
+                left.append(task)
+            else:
+                watcher.recorded(job, record)
+        return _run_job(job.model_copy(update={"tasks": tuple(left)}), timeout_s, executor, watcher)
     finally:
         lock.release()
 
