@@ -1,0 +1,31 @@
+"""A cache of its own for every test, and a place for those that use the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.tiny_models import make_tiny_model
+from tests.workplace import Workplace, write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_CACHE", str(tmp_path_factory.mktemp("cache") / "qbench"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small llama and its tokenizer; tests must not change it."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_model: Path) -> Workplace:
+    """An empty folder to call qbench in, with a text, and a model to point at."""
+    write_text(tmp_path)
+    return Workplace(tmp_path, tiny_model)

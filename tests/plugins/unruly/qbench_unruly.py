@@ -1,0 +1,184 @@
+"""A plug-in package whose measurement and precisions misbehave in every way that a run survives.
+
+With `UNRULY_CALM` in the environment they behave, as a machine does once its trouble is over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import MeasurementError, NonFiniteError
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.precisions.loading import load_pretrained
+from qbench.precisions.storage import static_bytes
+from qbench.precisions.verification import Verification
+from qbench.record import MetricDefinition
+from qbench.spec import Frozen, Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from qbench.measures.loaded import LoadedModel
+    from qbench.record import Environment
+    from qbench.spec import ModelShape, ResolvedModel, StaticBytes
+
+METRICS = (
+    MetricDefinition(name="unruly", unit="1", better="neither", title="unruly", formula="1"),
+)
+
+
+def _refuse() -> None:
+    raise MeasurementError("the moon is not full; wait a fortnight")
+
+
+def _machine_memory() -> None:
+    raise MemoryError
+
+
+def _device_memory() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+
+
+def _not_finite() -> None:
+    raise NonFiniteError("3 of 7 values are not finite")
+
+
+def _raise() -> None:
+    raise ZeroDivisionError("nothing to divide by")
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _be_loud() -> None:
+    for number in range(20_000):
+        sys.stdout.write(f"loud line {number}\n")
+
+
+def _be_loud_and_exit() -> None:
+    _be_loud()
+    sys.stdout.flush()
+    os._exit(3)
+
+
+def _sleep_with_a_child() -> None:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    time.sleep(600)
+
+
+ACTS: dict[str, Callable[[], None]] = {
+    "fine": lambda: None,
+    "refuses": _refuse,
+    "machine-memory": _machine_memory,
+    "device-memory": _device_memory,
+    "not-finite": _not_finite,
+    "raises": _raise,
+    "segfault": _segfault,
+    "exits": lambda: os._exit(3),
+    "leaves": lambda: sys.exit(5),
+    "killed": _be_killed,
+    "loud": _be_loud,
+    "loud-exits": _be_loud_and_exit,
+    "infinite-series": lambda: None,
+    "sleeps": _sleep_with_a_child,
+    "late": lambda: None,
+}
+
+
+class UnrulyOptions(Frozen):
+    """What it does."""
+
+    acts: tuple[str, ...] = tuple(ACTS)
+    """One item each."""
+
+
+@dataclass(frozen=True)
+class Unruly:
+    """A measurement that misbehaves in the cell fp32."""
+
+    name: str = "unruly"
+    summary: str = "misbehaves"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = UnrulyOptions
+    metrics: tuple[MetricDefinition, ...] = METRICS
+    trusts_kernels: bool = False
+
+    def misfit(
+        self, options: UnrulyOptions, model: ResolvedModel
+    ) -> tuple[str, str, str, str] | None:
+        return None
+
+    def items(self, options: UnrulyOptions, model: ResolvedModel, base: Path) -> list[Item]:
+        return [Item(measurement=self.name, slug=act, params={"act": act}) for act in options.acts]
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        series = {}
+        if loaded.cell.precision.name == "fp32" and not _calm():
+            ACTS[item.params["act"]]()
+            if item.params["act"] == "infinite-series":
+                series = {"values": [1.0, float("inf"), float("nan")]}
+        return Outcome(metrics=(make_metric(METRICS, "unruly", 1.0),), series=series)
+
+
+class NoOptions(Frozen):
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True)
+class Wayward:
+    """fp32 by another name, whose loading misbehaves."""
+
+    name: str
+    act: Callable[[], None]
+    needs_what_is_not_there: bool = False
+    summary: str = "misbehaves while it is loaded"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = NoOptions
+
+    def unavailable(self, environment: Environment) -> str | None:
+        return "needs a positronic brain; install one" if self.needs_what_is_not_there else None
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        return static_bytes(shape, 4, linear=None)
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        if not _calm():
+            self.act()
+        return load_pretrained(
+            folder, dtype="fp32", device=device, trust_remote_code=trust_remote_code
+        )
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        return Verification(details={"quantized_share": 0.0})
+
+
+def _calm() -> bool:
+    return bool(os.environ.get("UNRULY_CALM"))
+
+
+UNRULY = Unruly()
+PRECISIONS = (
+    Wayward("positronic", ACTS["fine"], needs_what_is_not_there=True),
+    Wayward("load-raises", _raise),
+    Wayward("load-memory", _machine_memory),
+    Wayward("load-crashes", _segfault),
+)

@@ -1,0 +1,98 @@
+"""What only plans, reports or lists never loads torch: it must start in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.record_factory import quickstart_records
+from tests.workplace import keep
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "pandas", "accelerate", "bitsandbytes", "datasets", "numpy"}
+CALL = """
+import json, sys
+from qbench.cli import main
+sys.argv = ["qbench", *{arguments}]
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print(json.dumps([code, sorted({heavy} & set(sys.modules))]), file=sys.stderr)
+"""
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+import qbench
+for module in pkgutil.walk_packages(qbench.__path__, "qbench."):
+    importlib.import_module(module.name)
+print(json.dumps(sorted({heavy} & set(sys.modules))))
+"""
+
+
+def loaded_by(place: Workplace, *arguments: str) -> tuple[int, list[str]]:
+    """Exit code of the command, and the heavy packages that its process loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALL.format(arguments=list(arguments), heavy=HEAVY)],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    code, heavy = json.loads(done.stderr.splitlines()[-1])
+    return code, heavy
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["plan", "suite.yaml"],
+        ["list"],
+        ["doctor"],
+        ["schema"],
+        ["init", "new.yaml"],
+        *(["report", "results", "--format", name] for name in ("markdown", "csv", "json")),
+    ],
+    ids=" ".join,
+)
+def test_a_command_loads_nothing_heavy(workplace: Workplace, arguments: list[str]) -> None:
+    workplace.write_suite("fp32", "int8", "nf4")
+    for record in quickstart_records():
+        keep(workplace.folder / "results", record)
+    assert loaded_by(workplace, *arguments) == (0, [])
+
+
+def test_the_plan_of_the_quickstart_loads_nothing_heavy(workplace: Workplace) -> None:
+    suite = REPOSITORY / "suites" / "quickstart.yaml"
+    assert loaded_by(workplace, "plan", str(suite)) == (0, [])
+
+
+def test_a_run_with_nothing_missing_loads_nothing_heavy(workplace: Workplace) -> None:
+    workplace.write("suite.yaml", f"models: [{workplace.model}]\nmeasure: [footprint]\n")
+    code, heavy = loaded_by(workplace, "run", "suite.yaml", "--only", "fp32")
+    assert (code, heavy) == (0, [])  # the parent's; its worker has loaded all of them
+    assert loaded_by(workplace, "run", "suite.yaml", "--only", "fp32") == (0, [])
+
+
+def test_no_module_loads_anything_heavy_when_it_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL.format(heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,177 @@
+"""A folder in which tests call qbench as a user does: by its command, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qbench.store import read_record, record_path, write_record
+
+if TYPE_CHECKING:
+    from qbench.record import Record
+
+QBENCH = Path(sys.executable).with_name("qbench")
+PLUGINS = Path(__file__).parent / "plugins"
+MARK = "QBENCH_TEST_MARK"
+"""Environment variable by which a test finds all processes that its command has started."""
+SUITE = """\
+models: [{model}]
+precisions: [{precisions}]
+measure:
+  footprint:
+  latency: {{prompt_tokens: 4, new_tokens: {new_tokens}, repeats: 2, min_iterations: 1,
+            min_seconds: 0.05}}
+  quality: {{text: text.txt, window: 32}}
+"""
+_DIES_WITHIN_S = 2.0
+_PATIENCE_S = 250.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left."""
+
+    code: int
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with a text, a cache of its own, and a model to measure."""
+
+    folder: Path
+    model: Path
+    more_environment: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a file."""
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def write_suite(self, *precisions: str, new_tokens: int = 2, name: str = "suite.yaml") -> Path:
+        """Writes a suite of three quick measurements: four items a cell."""
+        chosen = ", ".join(precisions)
+        return self.write(
+            name, SUITE.format(model=self.model, precisions=chosen, new_tokens=new_tokens)
+        )
+
+    def with_environment(self, **variables: str) -> Workplace:
+        """The same place with more environment variables."""
+        return replace(self, more_environment={**self.more_environment, **variables})
+
+    def with_plugins(self, name: str) -> Workplace:
+        """The same place with a plug-in package of `tests/plugins` installed."""
+        return self.with_environment(PYTHONPATH=str(PLUGINS / name))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """One thread, no GPU, no hub, and nothing kept outside the folder."""
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+            "QBENCH_CACHE": str(self.folder / "cache"),
+            "HF_HOME": str(self.folder / "hub"),
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+            MARK: str(self.folder),
+            **self.more_environment,
+        }
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Starts `qbench` in the folder, in a session of its own."""
+        return subprocess.Popen(
+            [str(QBENCH), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def call(self, *arguments: str, **options: Any) -> Finished:
+        """Calls `qbench` in the folder to its end."""
+        with self.start(*arguments, **options) as process:
+            try:
+                output, errors = process.communicate(timeout=_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Finished(process.returncode, output, errors)
+
+    def records(self) -> dict[str, Record]:
+        """The records under `results`, each readable, by `<cell>/<file name>`."""
+        found = {}
+        for path in sorted((self.folder / "results").rglob("*.json")):
+            record = read_record(path)
+            assert record is not None
+            found[f"{path.parent.name}/{path.name}"] = record
+        return found
+
+    def logs(self) -> dict[str, str]:
+        """The workers' logs, by cell."""
+        return {
+            path.parent.name: path.read_text(encoding="utf-8")
+            for path in (self.folder / "results").rglob("worker.log")
+        }
+
+    def survivors(self) -> list[str]:
+        """Processes that were started here and live on, after a little patience."""
+        deadline = time.monotonic() + _DIES_WITHIN_S
+        while (found := _marked(str(self.folder))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+
+def write_text(folder: Path) -> Path:
+    """Writes some text to evaluate on."""
+    path = folder / "text.txt"
+    lines = [f"def add_{number}(first): return first + {number}" for number in range(20)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def place_of(results: Path, record: Record) -> Path:
+    """Where a run puts the record."""
+    kind, cell = record.environment.device_kind, record.cell.slug
+    return record_path(results, record.suite, kind, cell, record.item, record.key)
+
+
+def keep(results: Path, record: Record) -> Path:
+    """Writes the record where a run puts it."""
+    path = place_of(results, record)
+    write_record(path, record)
+    return path
+
+
+def taken(before: dict[str, Record], after: dict[str, Record]) -> set[str]:
+    """Names of the records that are new or were taken again."""
+    return {
+        name
+        for name, record in after.items()
+        if name not in before or before[name].started_at != record.started_at
+    }
+
+
+def _marked(mark: str) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"{MARK}={mark}\0".encode() in environment + b"\0":
+            found.append(f"{process.name}: {command.decode(errors='replace')}")
+    return found
