@@ -215,8 +215,12 @@ def schema() -> None:
 
 def main() -> None:
     """Runs the command line; every error becomes one message and an exit code."""
+    import signal
+
     from qbench.errors import QbenchError
 
+    # Being told to end is being interrupted: the worker is ended and the user told how to go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except QbenchError as error:

@@ -160,7 +160,7 @@ class RunDisplay:
         return Group(table, bar)
 
     def _time_left(self) -> str:
-        seconds = self._estimate.seconds(self._left.values())
+        seconds = self._estimate.seconds(list(self._left.values()))
         if seconds is None:
             return "time left not known yet"
         seconds = max(0.0, seconds - (time.monotonic() - self._task_begun))

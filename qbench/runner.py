@@ -94,8 +94,8 @@ def run_suite(
     `fresh` first deletes the records that the plan would leave. Raises `UsageError` before
     anything is measured, and `StoreError` when records can no longer be written.
     """
-    check_writable(results)
     plan = make_plan(suite, results, device=device, only=only)
+    check_writable(results)
     for damage in damaged_records(plan):
         watcher.note(f"{damage}; it is measured again now")
     if fresh:
@@ -114,8 +114,11 @@ def run_suite(
 
 
 def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
-    """Whether a task must be taken: it has no record, or one whose status is tried again."""
-    return record is None or record.status in retry
+    """Whether a task of a cell that can run must be taken.
+
+    It has no record, one whose status is tried again, or one from when the cell could not run.
+    """
+    return record is None or record.status in retry or record.status == "skipped"
 
 
 def parse_retry(text: str) -> frozenset[Status]:
@@ -194,6 +197,11 @@ def _run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watch
         if end.how == "finished":
             break
         failed = progress.failed(end)
+        if failed and _was_written(failed[0], progress.started_at):
+            # The worker ended between writing this record and telling of it.
+            left = left[progress.recorded + 1 :]
+            taken += 1
+            continue
         for task in failed:
             record = part.record(
                 task,
@@ -244,6 +252,11 @@ class _Progress:
         """
         left = self._job.tasks[self.recorded :]
         return left[:1] if self._begun and end.how != "timeout" else left
+
+
+def _was_written(task: Task, since: str) -> bool:
+    record = record_on_disk(task)
+    return record is not None and record.started_at >= since
 
 
 def log_path(job: Job) -> Path:

@@ -7,10 +7,10 @@ table below; a package outside qbench adds one through the entry point group `qb
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.measures import footprint, latency, memory, quality
+from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,6 @@ def measures() -> dict[str, Measurement]:
         own.name: own
         for own in (footprint.FOOTPRINT, memory.MEMORY, latency.LATENCY, quality.QUALITY)
     }
-    for entry in entry_points(group="qbench.measures"):
-        measurement = entry.load()
+    for measurement in load_plugins("qbench.measures"):
         table[measurement.name] = measurement
     return table

@@ -8,9 +8,9 @@ of such objects.
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.plugins import load_plugins
 from qbench.precisions import bnb4bit, floating, int8
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def precisions() -> dict[str, Precision]:
     table: dict[str, Precision] = {}
     for family in (floating.PRECISIONS, int8.PRECISIONS, bnb4bit.PRECISIONS):
         table.update({precision.name: precision for precision in family})
-    for entry in entry_points(group="qbench.precisions"):
-        table.update({precision.name: precision for precision in entry.load()})
+    for family in load_plugins("qbench.precisions"):
+        table.update({precision.name: precision for precision in family})
     return table
