@@ -23,7 +23,7 @@ class ResolvedText(Frozen):
     """As written in the suite."""
     kind: Literal["bundled", "file", "hub"]
     location: str
-    """The file's absolute path, or the data set's name in `DATASETS`."""
+    """The file's absolute path; for bundled texts and hub data the name they are found by."""
     fingerprint: str | None
     """sha256 of the file's contents; repository, configuration, split and commit of hub data."""
 
@@ -71,12 +71,22 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
         texts = bundled_texts()
         if name not in texts:
             raise TextError(f"{source}: no bundled text of that name; {did_you_mean(name, texts)}")
-        return _resolved_file(source, "bundled", name, texts[name])
+        _, fingerprint = _read_file(texts[name], source)
+        return ResolvedText(
+            name=name, source=source, kind="bundled", location=name, fingerprint=fingerprint
+        )
     path = base / Path(source).expanduser()
     looks_like_file = source.startswith((".", "/", "~")) or source.endswith(_TEXT_SUFFIXES)
     # A folder in the way must not hide a data set of the same name.
     if looks_like_file or path.is_file():
-        return _resolved_file(source, "file", slugify(path.stem), path)
+        _, fingerprint = _read_file(path, source)
+        return ResolvedText(
+            name=slugify(path.stem),
+            source=source,
+            kind="file",
+            location=str(path.resolve()),
+            fingerprint=fingerprint,
+        )
     if source in DATASETS:
         return ResolvedText(
             name=source,
@@ -99,21 +109,13 @@ def read_text(text: ResolvedText) -> str:
     """
     if text.kind == "hub":
         return _read_dataset(text)
-    contents, fingerprint = _read_file(Path(text.location), text.source)
+    path = bundled_texts()[text.location] if text.kind == "bundled" else Path(text.location)
+    contents, fingerprint = _read_file(path, text.source)
     if fingerprint != text.fingerprint:
         raise TextError(
             f"{text.source}: the file has changed since the run was planned; start the run again"
         )
     return contents
-
-
-def _resolved_file(
-    source: str, kind: Literal["bundled", "file"], name: str, path: Path
-) -> ResolvedText:
-    _, fingerprint = _read_file(path, source)
-    return ResolvedText(
-        name=name, source=source, kind=kind, location=str(path.resolve()), fingerprint=fingerprint
-    )
 
 
 def _read_file(path: Path, source: str) -> tuple[str, str]:
