@@ -8,6 +8,7 @@ The key of a record is the hash of its identity: everything that decides the num
     protocol     version of how numbers are obtained
     versions     of the packages that decide the numbers
     device       its name
+    reference    key of the reference's record, for what is held against the reference
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Plan:
     device: str
     environment: Environment
     cells: tuple[PlannedCell, ...]
+    references: tuple[PlannedCell, ...] = ()
+    """Reference cells that were not selected, but whose states others may need."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -84,7 +87,7 @@ class Plan:
         jobs = (
             self._job(cell, tuple(t for t in cell.tasks if t.item.repeat == turn and wanted(t)))
             for turn in rounds
-            for cell in self.cells
+            for cell in (*self.references, *self.cells)
             if cell.skip is None
         )
         return [job for job in jobs if job.tasks]
@@ -120,27 +123,64 @@ def make_plan(
     items, item_problems = _resolve_items(suite, models)
     if problems or item_problems:
         raise SuiteError([*problems, *item_problems])
-    cells = []
-    for cell in suite.select(only):
-        model = models[cell.model.name]
+    selected = suite.select(only)
+    lay_out = _Layout(suite, environment, results)
+    # A model's reference comes first among its cells: the others' keys hold its own.
+    cells = [
+        lay_out(cell, models[cell.model.name], items[cell.model.name]) for cell in suite.cells()
+    ]
+    return Plan(
+        suite,
+        chosen_device,
+        environment,
+        cells=tuple(cell for cell in cells if cell.cell in selected),
+        references=tuple(cell for cell in cells if cell.reference and cell.cell not in selected),
+    )
+
+
+class _Layout:
+    """Lays out cells one after another, each model's reference first."""
+
+    def __init__(self, suite: Suite, environment: Environment, results: Path) -> None:
+        self._suite = suite
+        self._environment = environment
+        self._results = results
+        self._reference_keys: dict[tuple[str, str, str], str] = {}
+
+    def __call__(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> PlannedCell:
         precision = precisions()[cell.precision.name]
         predicted = None
         if model.shape is not None:
             predicted = precision.storage(model.shape, cell.precision.options)
-        tasks = tuple(
-            _task(suite, cell, model, item, environment, results) for item in items[model.ref.name]
+        reference = cell.precision.label == self._suite.reference
+        return PlannedCell(
+            cell=cell,
+            model=model,
+            reference=reference,
+            predicted=predicted,
+            skip=precision.unavailable(self._environment),
+            tasks=tuple(self._task(cell, model, item, reference=reference) for item in items),
         )
-        cells.append(
-            PlannedCell(
-                cell=cell,
-                model=model,
-                reference=cell.precision.label == suite.reference,
-                predicted=predicted,
-                skip=precision.unavailable(environment),
-                tasks=tasks,
-            )
+
+    def _task(self, cell: Cell, model: ResolvedModel, item: Item, *, reference: bool) -> Task:
+        identity = _identity(cell, model, item, self._environment)
+        place = (model.ref.name, item.measurement, item.slug)
+        if item.against_reference and not reference:
+            identity["reference"] = self._reference_keys[place]
+        key = content_key(identity)
+        if item.against_reference:
+            if reference:
+                self._reference_keys[place] = key
+            item = item.model_copy(update={"states_key": self._reference_keys[place]})
+        path = record_path(
+            self._results,
+            self._suite.name,
+            self._environment.device_kind,
+            cell.slug,
+            item,
+            key,
         )
-    return Plan(suite, chosen_device, environment, tuple(cells))
+        return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
 
 
 def record_on_disk(task: Task) -> Record | None:
@@ -201,15 +241,10 @@ def _resolve_items(
     return items, list(problems.values())
 
 
-def _task(
-    suite: Suite,
-    cell: Cell,
-    model: ResolvedModel,
-    item: Item,
-    environment: Environment,
-    results: Path,
-) -> Task:
-    identity: dict[str, Any] = {
+def _identity(
+    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
+) -> dict[str, Any]:
+    return {
         "model": {
             "fingerprint": model.fingerprint,
             "revision": model.revision,
@@ -225,9 +260,6 @@ def _task(
         "versions": {name: environment.versions.get(name) for name in IDENTITY_PACKAGES},
         "device": environment.device,
     }
-    key = content_key(identity)
-    path = record_path(results, suite.name, environment.device_kind, cell.slug, item, key)
-    return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
 
 
 def _without_places(params: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from qbench.errors import StoreError, UsageError
 from qbench.executors.local import LocalExecutor
 from qbench.job import now
+from qbench.measures.reference_states import states_path
 from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
 from qbench.record import STATUSES
 from qbench.sources.cache import cache_folder
@@ -94,6 +95,7 @@ def run_suite(
     `fresh` first deletes the records that the plan would leave. Raises `UsageError` before
     anything is measured, and `StoreError` when records can no longer be written.
     """
+    planned_at = now()
     plan = make_plan(suite, results, device=device, only=only)
     check_writable(results)
     for damage in damaged_records(plan):
@@ -101,14 +103,19 @@ def run_suite(
     if fresh:
         _delete_records(plan)
     _record_skips(plan)
-    missing = {task.key for task in plan.tasks if is_missing(record_on_disk(task), retry)}
+    missing = {
+        task.key
+        for task in plan.tasks
+        if is_missing(record := record_on_disk(task), retry) or _lacks_reference(task, record)
+    }
+    missing |= _states_to_make(plan, missing, retry)
     jobs = plan.jobs(lambda task: task.key in missing)
     watcher.planned(plan, jobs)
     taken = 0
     if jobs:
         with LocalExecutor(plan.device) as executor:
             for job in jobs:
-                taken += _run_alone(job, suite.timeout_s, executor, watcher, retry)
+                taken += _run_alone(job, suite.timeout_s, executor, watcher, retry, planned_at)
     records = [record_on_disk(task) for task in plan.tasks]
     return RunResult(plan, tuple(record for record in records if record is not None), taken)
 
@@ -119,6 +126,39 @@ def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
     It has no record, one whose status is tried again, or one from when the cell could not run.
     """
     return record is None or record.status in retry or record.status == "skipped"
+
+
+def _lacks_reference(task: Task, record: Record | None) -> bool:
+    """Whether a record holds nothing against a reference that has been measured since."""
+    return (
+        record is not None
+        and record.status == "ok"
+        and task.item.states_key is not None
+        and task.item.params.get("divergence", False)
+        and record.value("kl.mean") is None
+        and states_path(task.item.states_key).exists()
+    )
+
+
+def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
+    """Keys of the references' records to take again, since others need states that are gone.
+
+    A reference whose own record is a failure that stands is left alone.
+    """
+    needed = {
+        task.item.states_key
+        for task in plan.tasks
+        if task.key in missing
+        and task.item.states_key is not None
+        and not states_path(task.item.states_key).exists()
+    }
+    references = [task for cell in plan.references for task in cell.tasks]
+    return {
+        task.key
+        for task in (*references, *plan.tasks)
+        if task.key in needed
+        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+    }
 
 
 def parse_retry(text: str) -> frozenset[Status]:
@@ -144,6 +184,7 @@ def _run_alone(
     executor: LocalExecutor,
     watcher: Watcher,
     retry: frozenset[Status],
+    planned_at: str,
 ) -> int:
     """Runs what of the job is still missing once the device is free; returns records taken."""
     lock = FileLock(device_lock(job.device))
@@ -157,7 +198,7 @@ def _run_alone(
         left = []
         for task in job.tasks:
             record = record_on_disk(task)
-            if record is None or is_missing(record, retry):
+            if record is None or record.started_at < planned_at or is_missing(record, retry):
                 left.append(task)
             else:
                 watcher.recorded(job, record)

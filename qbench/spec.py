@@ -130,6 +130,10 @@ class Item(Frozen):
     """All parameters, resolved: what is hashed into the record's key."""
     repeat: int = 0
     """Which process of its own this is taken in, from 0."""
+    against_reference: bool = False
+    """Whether it holds the cell against the reference, whose record then decides it too."""
+    states_key: str | None = None
+    """Key of the reference's record of the same item, which names its cached states."""
 
 
 class StaticBytes(Frozen):

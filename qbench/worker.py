@@ -108,6 +108,7 @@ def load(job: Job, phase: _Phase) -> LoadedModel:
     return LoadedModel(
         model=model,
         cell=job.cell,
+        reference=job.reference,
         resolved=job.model,
         folder=str(folder),
         device=job.device,

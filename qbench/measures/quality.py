@@ -1,4 +1,7 @@
-"""Perplexity and bits per byte on a text, with the summed loss of each window kept."""
+"""Perplexity, bits per byte and divergence from the reference on a text, in one pass.
+
+Sums by window are kept, so that cells can be compared pairwise.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from qbench.errors import MeasurementError, NonFiniteError
+from qbench.measures.divergence import DIVERGENCE_METRICS, divergence_metrics, divergence_series
+from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
+from qbench.measures.reference_states import CachedStates, OwnStates
+from qbench.measures.scoring import noise_floor, score_windows
 from qbench.measures.windows import FIXED_WINDOW, Protocol, Window, cut_windows
 from qbench.record import MetricDefinition
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
@@ -20,11 +27,12 @@ from qbench.spec import Frozen, Item
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from qbench.measures.head import OutputHead
     from qbench.measures.loaded import LoadedModel
+    from qbench.measures.reference_states import Reference
+    from qbench.record import Metric
     from qbench.spec import ResolvedModel
 
 LARGEST_MEAN_LOSS = 700.0
@@ -39,7 +47,7 @@ METRICS = (
         better="lower",
         title="perplexity",
         formula="exp(sum of the scored tokens' negative log-likelihood / their number), log-softmax"
-        " in fp32, sums in fp64",
+        " and sums in fp64 of fp32 logits",
     ),
     MetricDefinition(
         name="bits_per_byte",
@@ -63,6 +71,7 @@ METRICS = (
         title="share of non-finite logits",
         formula="logits that are infinite or not a number / all logits",
     ),
+    *DIVERGENCE_METRICS,
 )
 
 
@@ -77,6 +86,8 @@ class QualityOptions(Frozen):
     """How the text is cut and which tokens are scored."""
     batch: PositiveInt = 4
     """Windows at once: the same in every cell, since neighbours change LLM.int8's outliers."""
+    divergence: bool = True
+    """Whether each cell is held against the reference's predictions, token by token."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Quality:
     """How well the model predicts a text."""
 
     name: str = "quality"
-    summary: str = "perplexity and bits per byte on a text"
+    summary: str = "perplexity, bits per byte, and divergence from the reference, on a text"
     needs: tuple[str, ...] = ()
     options: type[Frozen] = QualityOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
@@ -129,7 +140,9 @@ class Quality:
                     "window": window,
                     "protocol": options.protocol,
                     "batch": options.batch,
+                    "divergence": options.divergence,
                 },
+                against_reference=options.divergence,
             )
             for text in texts
         ]
@@ -145,9 +158,15 @@ class Quality:
         bos = tokenizer.bos_token_id
         windows = cut_windows(tokens, params["protocol"], params["window"], bos)
         _check(windows, tokens, loaded, params)
-        with torch.inference_mode():
-            losses, nonfinite = _score(loaded, windows, params["batch"])
+        ids_sha256 = _ids_hash(windows)
         counts = [window.scored for window in windows]
+        vocabulary = min(len(tokenizer), loaded.model.get_output_embeddings().weight.shape[0])
+        with torch.inference_mode():
+            probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
+            head = find_head(loaded.model, probe)
+            reference, unknown = _find_reference(loaded, item, head, ids_sha256)
+            scores = score_windows(head, windows, params["batch"], vocabulary, reference)
+            losses, nonfinite = scores.nll, scores.nonfinite / scores.logits
         total = math.fsum(losses)
         if not total / sum(counts) < LARGEST_MEAN_LOSS:
             bad = sum(not math.isfinite(loss) for loss in losses)
@@ -156,6 +175,13 @@ class Quality:
                 f" {total / sum(counts):.4g} nats a token, and {nonfinite:.2%} of the logits are"
                 " not finite"
             )
+        if isinstance(reference, OwnStates) and item.states_key is not None:
+            reference.save(item.states_key, ids_sha256)
+        divergence: tuple[Metric, ...] = ()
+        if params["divergence"]:
+            with torch.inference_mode():
+                floor = noise_floor(head, windows, params["batch"], vocabulary)
+            divergence = divergence_metrics(scores, sum(counts), floor, unknown)
         scored_bytes = _scored_bytes(text, ends, windows)
         return Outcome(
             metrics=(
@@ -168,18 +194,39 @@ class Quality:
                 ),
                 make_metric(METRICS, "tokens", sum(counts)),
                 make_metric(METRICS, "nonfinite_share", nonfinite),
+                *divergence,
             ),
-            series={"window_nll": losses, "window_tokens": [float(count) for count in counts]},
+            series={
+                "window_nll": losses,
+                "window_tokens": [float(count) for count in counts],
+                **divergence_series(scores),
+            },
             details={
                 "windows": len(windows),
                 "bos": bos if params["protocol"] in {"default", "llamacpp-512-half"} else None,
                 "text_tokens": len(tokens),
                 "text_bytes": len(text.encode()),
                 "scored_bytes": scored_bytes,
-                "ids_sha256": _ids_hash(windows),
+                "ids_sha256": ids_sha256,
+                "head_route": head.route,
+                "vocabulary": vocabulary,
             },
             warnings=(f"{nonfinite:.2%} of the logits are not finite",) if nonfinite else (),
         )
+
+
+def _find_reference(
+    loaded: LoadedModel, item: Item, head: OutputHead, ids_sha256: str
+) -> tuple[Reference | None, str | None]:
+    """What the cell is held against, or why it is not."""
+    if not item.params["divergence"] or item.states_key is None:
+        return None, "divergence was not asked for"
+    if loaded.reference:
+        return OwnStates(head), None
+    try:
+        return CachedStates(item.states_key, loaded.model, ids_sha256), None
+    except MeasurementError as error:
+        return None, str(error)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int] | None]:
@@ -211,61 +258,6 @@ def _check(
             f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
             f" tokenizer in {loaded.folder} is not this model's"
         )
-
-
-def _score(loaded: LoadedModel, windows: list[Window], batch: int) -> tuple[list[float], float]:
-    """Each window's summed negative log-likelihood, and the share of non-finite logits."""
-    import torch
-
-    from qbench.measures.head import find_head
-
-    device = loaded.torch_device
-    head = find_head(loaded.model, torch.tensor([windows[0].ids[:64]], device=device))
-    losses: list[float] = []
-    nonfinite = logits = 0
-    for group in _groups(windows, batch):
-        ids = torch.tensor([window.ids for window in group], device=device)
-        states = head.states(ids)
-        for row, window in enumerate(group):
-            first = window.first_scored
-            loss, bad, seen = _window_loss(head, states[row, first - 1 : -1], ids[row, first:])
-            losses.append(loss)
-            nonfinite += bad
-            logits += seen
-    return losses, nonfinite / logits
-
-
-def _window_loss(
-    head: OutputHead, states: torch.Tensor, targets: torch.Tensor
-) -> tuple[float, int, int]:
-    """Summed loss of targets (n,) under states (n, hidden); non-finite logits; logits seen."""
-    import torch
-
-    from qbench.measures.head import CHUNK_TOKENS
-
-    total = 0.0
-    nonfinite = seen = 0
-    for start in range(0, len(targets), CHUNK_TOKENS):
-        chunk = slice(start, start + CHUNK_TOKENS)
-        logits = head.logits(states[chunk])
-        losses = torch.nn.functional.cross_entropy(logits, targets[chunk], reduction="none")
-        total += float(losses.double().sum())
-        # One sum tells that all are finite; they are counted one by one only when it is not.
-        if not torch.isfinite(logits.sum()):
-            nonfinite += int((~torch.isfinite(logits)).sum())
-        seen += logits.numel()
-    return total, nonfinite, seen
-
-
-def _groups(windows: list[Window], batch: int) -> list[list[Window]]:
-    """Neighbouring windows of equal length, at most `batch` together, in the text's order."""
-    groups: list[list[Window]] = []
-    for window in windows:
-        if groups and len(groups[-1]) < batch and len(groups[-1][0].ids) == len(window.ids):
-            groups[-1].append(window)
-        else:
-            groups.append([window])
-    return groups
 
 
 def _scored_bytes(text: str, ends: list[int] | None, windows: list[Window]) -> int | None:

@@ -62,6 +62,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(_memory_table(records, record) for record in items(records, "memory").values()),
         *_latency_tables(records),
         *(_quality_table(records, slug) for slug in items(records, "quality")),
+        *(_divergence_table(records, slug) for slug in items(records, "quality")),
         _loaded_table(records),
         _other_table(records),
     ]
@@ -181,6 +182,32 @@ def _quality_table(records: TableRecords, slug: str) -> Table:
         Column("nonfinite_share", "non-finite", "percent"),
     )
     return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
+
+
+def _divergence_table(records: TableRecords, slug: str) -> Table:
+    """How far each cell's predictions are from the reference's; empty where none were compared."""
+    columns = (
+        Column("kl.mean", "KL mean", "number", decimals=6),
+        Column("kl.noise_floor", "noise floor", "number", decimals=6),
+        Column("kl.median", "median", "number", decimals=6),
+        Column("kl.p90", "p90", "number", decimals=5),
+        Column("kl.p99", "p99", "number", decimals=4),
+        Column("kl.p99_9", "p99.9", "number", decimals=4),
+        Column("kl.max", "max", "number", decimals=4),
+        Column("top1_agreement", "same top token", "percent"),
+        Column("rms_probability_change", "RMS change of p", "percent"),
+    )
+    rows = []
+    for cell in records.cells:
+        found = cell.of("quality", slug)
+        if not found or found[0].metric("kl.mean") is None:
+            continue
+        figures = tuple(pool(found, column.key).figure for column in columns)
+        rows.append(Row(cell.label, cell.reference, figures))
+    title = text_titles(items(records, "quality"))[slug]
+    return Table(
+        f"Divergence from the reference, nats a token: {title}", "precision", columns, tuple(rows)
+    )
 
 
 def _loaded_table(records: TableRecords) -> Table:

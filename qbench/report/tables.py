@@ -45,10 +45,11 @@ def decision_table(records: TableRecords) -> Decision:
     latency_point = first_point(records, "latency")
     memory_point = first_point(records, "memory")
     texts = items(records, "quality")
+    diverged = {slug for slug in texts if _is_diverged(records, slug)}
     columns = [
         *_memory_columns(memory_point),
         *_latency_columns(latency_point),
-        *_quality_columns(texts, reference.label if reference else None),
+        *_quality_columns(texts, reference.label if reference else None, diverged),
     ]
     rows = []
     for cell in records.cells:
@@ -63,6 +64,8 @@ def decision_table(records: TableRecords) -> Decision:
             figures.append(_figure(cell, "quality", text, "perplexity"))
             if reference:
                 figures.append(_change_figure(cell, reference, text.item.slug))
+            if reference and text.item.slug in diverged:
+                figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures)))
     table = mark_best(Table(records.model, "precision", tuple(columns), tuple(rows)))
     return Decision(
@@ -87,6 +90,18 @@ def text_change(cell: CellRecords, reference: CellRecords | None, slug: str) -> 
 def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_name: str) -> Figure:
     found = cell.of(measurement, point.item.slug if point else None)
     return pool(found, metric_name).figure
+
+
+def _is_diverged(records: TableRecords, slug: str) -> bool:
+    """Whether any cell was held against the reference on that text."""
+    found = (record for cell in records.cells for record in cell.of("quality", slug))
+    return any(record.metric("kl.mean") is not None for record in found)
+
+
+def _divergence_figure(cell: CellRecords, text: Record) -> Figure:
+    if cell.reference:
+        return Figure(word=REFERENCE_WORD)
+    return _figure(cell, "quality", text, "kl.mean")
 
 
 def _change_figure(cell: CellRecords, reference: CellRecords, slug: str) -> Figure:
@@ -146,7 +161,9 @@ def _latency_columns(point: Record | None) -> list[Column]:
     ]
 
 
-def _quality_columns(texts: dict[str, Record], reference: str | None) -> list[Column]:
+def _quality_columns(
+    texts: dict[str, Record], reference: str | None, diverged: set[str]
+) -> list[Column]:
     titles = text_titles(texts)
     columns = []
     for slug, record in texts.items():
@@ -169,6 +186,18 @@ def _quality_columns(texts: dict[str, Record], reference: str | None) -> list[Co
                     "change",
                     "neither",
                     f"perplexity ÷ that of {reference}, less 1",
+                )
+            )
+        if reference and slug in diverged:
+            columns.append(
+                Column(
+                    f"kl:{slug}",
+                    f"KL{named}",
+                    "number",
+                    "lower",
+                    f"mean divergence a token of the predictions from {reference}'s, in nats:"
+                    " damage that perplexity can hide",
+                    decimals=5,
                 )
             )
     return columns

@@ -1,0 +1,118 @@
+"""Metrics of a cell's divergence from the reference, from the scores of one pass."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qbench.measures.loaded import make_metric
+from qbench.record import Metric, MetricDefinition
+
+if TYPE_CHECKING:
+    import torch
+
+    from qbench.measures.scoring import Scores
+
+_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+
+DIVERGENCE_METRICS = (
+    MetricDefinition(
+        name="kl.mean",
+        unit="nat",
+        better="lower",
+        title="KL divergence from the reference",
+        formula="mean over the scored tokens of sum p (log p - log q), p the reference's and q the"
+        " cell's distribution of the next token (Kullback and Leibler 1951)",
+    ),
+    *(
+        MetricDefinition(
+            name=f"kl.{name}",
+            unit="nat",
+            better="lower",
+            title=f"KL divergence, {name.replace('_', '.')}",
+            formula="quantile over the scored tokens, linear interpolation",
+        )
+        for name in _QUANTILES
+    ),
+    MetricDefinition(
+        name="kl.max",
+        unit="nat",
+        better="lower",
+        title="KL divergence, largest",
+        formula="largest over the scored tokens",
+    ),
+    MetricDefinition(
+        name="kl.noise_floor",
+        unit="nat",
+        better="neither",
+        title="KL noise floor",
+        formula="mean KL of the cell against itself under another attention kernel, on the first"
+        " windows: a divergence of this size is jitter, not damage",
+    ),
+    MetricDefinition(
+        name="top1_agreement",
+        unit="1",
+        better="higher",
+        title="same most likely token",
+        formula="share of scored tokens for which cell and reference put the same token first, the"
+        " lowest id of tied ones, as greedy decoding does",
+    ),
+    MetricDefinition(
+        name="rms_probability_change",
+        unit="1",
+        better="lower",
+        title="RMS change of the true token's probability",
+        formula="square root of the mean over the scored tokens of (q(true) - p(true)) squared",
+    ),
+)
+
+
+def divergence_metrics(
+    scores: Scores, tokens: int, floor: tuple[float | None, str | None], unknown: str | None
+) -> tuple[Metric, ...]:
+    """All metrics of divergence over `tokens` scored tokens; `unknown` says why there are none."""
+    values: dict[str, float | None] = dict.fromkeys(
+        definition.name for definition in DIVERGENCE_METRICS
+    )
+    if scores.kl:
+        import torch
+
+        token_kl = torch.cat(scores.token_kl).sort().values
+        values = {
+            "kl.mean": math.fsum(scores.kl) / tokens,
+            **{f"kl.{name}": _quantile(token_kl, share) for name, share in _QUANTILES.items()},
+            "kl.max": float(token_kl[-1]),
+            "kl.noise_floor": None,
+            "top1_agreement": math.fsum(scores.same_top) / tokens,
+            "rms_probability_change": math.sqrt(math.fsum(scores.squared_change) / tokens),
+        }
+    values["kl.noise_floor"] = floor[0]
+    return tuple(
+        make_metric(
+            DIVERGENCE_METRICS,
+            name,
+            value,
+            reason=floor[1] if name == "kl.noise_floor" else unknown,
+        )
+        for name, value in values.items()
+    )
+
+
+def divergence_series(scores: Scores) -> dict[str, list[float]]:
+    """Sums by window, for paired comparisons; nothing without a reference."""
+    if not scores.kl:
+        return {}
+    return {
+        "window_kl_sum": scores.kl,
+        "window_same_top": scores.same_top,
+        "window_squared_change": scores.squared_change,
+    }
+
+
+def _quantile(ordered: torch.Tensor, share: float) -> float:
+    """Linear interpolation between order statistics; torch's own refuses long inputs."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    low, high = float(ordered[below]), float(ordered[above])
+    return low + (place - below) * (high - low)

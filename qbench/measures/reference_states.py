@@ -1,0 +1,144 @@
+"""The reference's final hidden states, kept in the cache so that cells can be held against it.
+
+For Mistral-7B they take 8 KB a token in 16 bits, against 64 KB of 16-bit logits, and lose nothing:
+the reference's own head, kept beside them, turns them back into its logits chunk by chunk.
+
+    <cache>/states/<key of the reference's quality record>.safetensors
+        states       (scored tokens, hidden), in the order of the windows, in the model's type
+        head.weight  (vocabulary, hidden); head.bias where there is one
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.errors import MeasurementError
+from qbench.measures.head import OutputHead
+from qbench.sources.cache import cache_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Reference(Protocol):
+    """Gives the reference's logits for a stretch of scored tokens."""
+
+    def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
+        """Logits in fp32, (n, vocabulary), of the n scored tokens from `start` on.
+
+        `own_states` (n, hidden) are those of the cell that is being scored.
+        """
+
+
+def states_path(key: str) -> Path:
+    """Where the states of the reference's record of that key lie, if they are there."""
+    return cache_folder() / "states" / f"{key}.safetensors"
+
+
+@dataclass
+class OwnStates:
+    """The reference scored against itself, its states collected on the way."""
+
+    head: OutputHead
+    _collected: list[torch.Tensor] = field(default_factory=list)
+
+    def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
+        """The reference's logits are its own."""
+        self._collected.append(own_states.cpu())
+        return self.head.logits(own_states)
+
+    def save(self, key: str, ids_sha256: str) -> None:
+        """Writes the states and the head; raises `MeasurementError` when that is not possible."""
+        import torch
+        from safetensors.torch import save_file
+
+        output = self.head.model.get_output_embeddings()
+        tensors = {
+            "states": torch.cat(self._collected),
+            "head.weight": output.weight.detach().cpu(),
+        }
+        if getattr(output, "bias", None) is not None:
+            tensors["head.bias"] = output.bias.detach().cpu()
+        path = states_path(key)
+        waiting = path.with_name(f".{path.name}.part")
+        metadata = {"route": self.head.route, "ids_sha256": ids_sha256}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({n: t.contiguous() for n, t in tensors.items()}, waiting, metadata=metadata)
+            waiting.replace(path)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                waiting.unlink()
+            raise MeasurementError(
+                f"{path}: the reference's states cannot be cached ({error}); free space, or name"
+                " another folder with the environment variable QBENCH_CACHE"
+            ) from error
+
+
+class CachedStates:
+    """The reference's states and head, read from the cache as they are needed."""
+
+    def __init__(self, key: str, model: PreTrainedModel, ids_sha256: str) -> None:
+        """Opens the states; `model` is the cell's, on whose device the head is put.
+
+        Raises `MeasurementError` when there are none, or they are of other token ids.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = states_path(key)
+        try:
+            open_file: Any = safe_open  # untyped in safetensors
+            self._file = open_file(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise MeasurementError(
+                "the reference's states are not in the cache, since its own quality was not"
+                " measured; see why in its record"
+            ) from error
+        metadata = self._file.metadata()
+        if metadata["ids_sha256"] != ids_sha256:
+            raise MeasurementError("the reference was scored on other token ids than this cell")
+        self._states = self._file.get_slice("states")
+        self._device = model.device
+        weight = self._file.get_tensor("head.weight").to(self._device)
+        bias = None
+        if "head.bias" in self._file.keys():  # noqa: SIM118 - it is no mapping
+            bias = self._file.get_tensor("head.bias").to(self._device)
+        self._weight, self._bias = weight, bias
+        self._stub = _bodyless(model, weight, bias) if metadata["route"] == "stub" else None
+
+    def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
+        """The reference's head applied to its states of the same tokens."""
+        from torch.nn.functional import linear
+
+        states = self._states[start : start + len(own_states)].to(self._device)
+        if self._stub is not None:
+            return self._stub.logits(states)
+        return linear(states, self._weight, self._bias).float()
+
+
+def _bodyless(
+    model: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor | None
+) -> OutputHead:
+    """The reference's head within its architecture's own forward, which scales or caps logits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    values = json.loads(model.config.to_json_string(use_diff=False))
+    values.pop("quantization_config", None)
+    values["num_hidden_layers"] = 0
+    if "layer_types" in values:
+        values["layer_types"] = []
+    config = type(model.config).from_dict(values)
+    with torch.device(weight.device):
+        shell = AutoModelForCausalLM.from_config(config, dtype=weight.dtype)
+    output = shell.get_output_embeddings()
+    output.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        output.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return OutputHead(shell.eval(), "stub")

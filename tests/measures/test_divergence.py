@@ -1,0 +1,181 @@
+"""Divergence from the reference against a naive fp64 computation from both models' own logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from qbench.measures.quality import QUALITY, QualityOptions
+from qbench.measures.reference_states import states_path
+from qbench.measures.windows import cut_windows
+from tests.measures.test_quality import STUBBED, make_text, write_text
+from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.spec import Item
+
+KEY = "0123456789abcdef"
+WINDOW = 24
+ARCHITECTURES = [
+    Variant("llama", "llama"),
+    Variant("gpt2-tied", "gpt2", {"tied": True}),
+    Variant("opt-nobos", "opt", {"bos": False}),
+    *STUBBED,
+]
+
+
+def make_item(loaded: LoadedModel, text: Path, **options: object) -> Item:
+    chosen = QualityOptions.model_validate({"text": str(text), "window": WINDOW, **options})
+    [item] = QUALITY.items(chosen, loaded.resolved, text.parent)
+    return item.model_copy(update={"states_key": KEY})
+
+
+def measure(loaded: LoadedModel, text: Path, *, reference: bool = False) -> Outcome:
+    chosen = dataclasses.replace(loaded, reference=reference)
+    return QUALITY.measure(chosen, make_item(loaded, text))
+
+
+def values(outcome: Outcome) -> dict[str, float | None]:
+    return {metric.name: metric.value for metric in outcome.metrics}
+
+
+def naive_divergence(
+    reference: LoadedModel, cell: LoadedModel, text: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KL, same top token and change of the true token's probability of every scored token."""
+    import torch
+
+    tokens = reference.tokenizer(text, add_special_tokens=False)["input_ids"]
+    size = len(reference.tokenizer)
+    kl, same, change = [], [], []
+    for window in cut_windows(tokens, "default", WINDOW, reference.tokenizer.bos_token_id):
+        ids = torch.tensor([window.ids])
+        with torch.inference_mode():
+            first, second = (
+                loaded.model(input_ids=ids).logits[0, :-1, :size].float().double().numpy()
+                for loaded in (reference, cell)
+            )
+        p, q = (np.exp(logits - logits.max(1, keepdims=True)) for logits in (first, second))
+        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+        true = np.array(window.ids[1:])
+        rows = np.arange(len(true))
+        kl.append((p * (np.log(p) - np.log(q))).sum(1))
+        same.append(first.argmax(1) == second.argmax(1))
+        change.append(q[rows, true] - p[rows, true])
+    return np.concatenate(kl), np.concatenate(same), np.concatenate(change)
+
+
+@pytest.mark.parametrize("variant", ARCHITECTURES, ids=lambda variant: variant.label)
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_divergence_equals_a_naive_one(
+    cells: TinyCells, tmp_path: Path, variant: Variant, precision: str
+) -> None:
+    text = make_text(200)
+    path = write_text(tmp_path, text)
+    reference = cells.load(variant, "fp32")
+    cell = cells.load(variant, precision)
+    measure(reference, path, reference=True)
+    # Windows one at a time in both, as the naive loop takes them.
+    item = make_item(cell, path, batch=1)
+    found = values(QUALITY.measure(cell, item))
+    kl, same, change = naive_divergence(reference, cell, text)
+    assert found["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
+    assert found["kl.max"] == pytest.approx(kl.max(), abs=1e-6)
+    for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)):
+        assert found[f"kl.{name}"] == pytest.approx(np.quantile(kl, share), abs=1e-6)
+    assert found["top1_agreement"] == pytest.approx(same.mean())
+    assert found["rms_probability_change"] == pytest.approx(math.sqrt((change**2).mean()), abs=1e-7)
+
+
+def test_the_reference_against_itself_is_exactly_zero(cells: TinyCells, tmp_path: Path) -> None:
+    path = write_text(tmp_path, make_text(200))
+    reference = cells.load(ARCHITECTURES[0], "fp32")
+    own = values(measure(reference, path, reference=True))
+    again = values(measure(reference, path))
+    for found in (own, again):
+        assert found["kl.mean"] == found["kl.max"] == found["rms_probability_change"] == 0.0
+        assert found["top1_agreement"] == 1.0
+
+
+def test_sums_by_window_add_up(cells: TinyCells, tmp_path: Path) -> None:
+    path = write_text(tmp_path, make_text(200))
+    measure(cells.load(ARCHITECTURES[0], "fp32"), path, reference=True)
+    outcome = measure(cells.load(ARCHITECTURES[0], "nf4"), path)
+    found, series = values(outcome), outcome.series
+    tokens = sum(series["window_tokens"])
+    assert found["kl.mean"] == pytest.approx(sum(series["window_kl_sum"]) / tokens)
+    assert found["top1_agreement"] == pytest.approx(sum(series["window_same_top"]) / tokens)
+    assert len(series["window_kl_sum"]) == len(series["window_nll"])
+
+
+def test_columns_that_pad_the_vocabulary_are_left_out(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tests.tiny_models import make_tiny_model
+
+    folder = make_tiny_model(tmp_path / "padded", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(folder)) + 20)
+    model.save_pretrained(folder)
+    text = make_text(150)
+    path = write_text(tmp_path, text)
+    reference, cell = load_fresh(folder, "fp32"), load_fresh(folder, "nf4")
+    measure(reference, path, reference=True)
+    found = values(QUALITY.measure(cell, make_item(cell, path, batch=1)))
+    assert found["kl.mean"] == pytest.approx(
+        naive_divergence(reference, cell, text)[0].mean(), abs=1e-7
+    )
+
+
+def test_without_the_references_states_there_is_a_reason(cells: TinyCells, tmp_path: Path) -> None:
+    path = write_text(tmp_path, make_text(150))
+    outcome = measure(cells.load(ARCHITECTURES[0], "bf16"), path)
+    [metric] = [metric for metric in outcome.metrics if metric.name == "kl.mean"]
+    assert metric.value is None
+    assert metric.reason is not None
+    assert "states are not in the cache" in metric.reason
+    assert values(outcome)["perplexity"] is not None
+
+
+def test_states_of_another_text_are_refused(cells: TinyCells, tmp_path: Path) -> None:
+    measure(
+        cells.load(ARCHITECTURES[0], "fp32"), write_text(tmp_path, make_text(150)), reference=True
+    )
+    other = write_text(tmp_path, make_text(150, seed=1))
+    outcome = measure(cells.load(ARCHITECTURES[0], "bf16"), other)
+    [metric] = [metric for metric in outcome.metrics if metric.name == "kl.mean"]
+    assert metric.value is None
+    assert "other token ids" in str(metric.reason)
+
+
+def test_the_noise_floor_is_small_and_of_the_cells_own_type(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    path = write_text(tmp_path, make_text(200))
+    floors = {
+        precision: values(measure(cells.load(ARCHITECTURES[0], precision), path))["kl.noise_floor"]
+        for precision in ("fp32", "bf16")
+    }
+    assert floors["fp32"] is not None
+    assert floors["bf16"] is not None
+    assert 0 <= floors["fp32"] < 1e-9
+    assert floors["fp32"] < floors["bf16"] < 1e-2
+    model = cells.load(ARCHITECTURES[0], "bf16").model
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_states_are_kept_in_the_models_own_type(cells: TinyCells, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    path = write_text(tmp_path, make_text(100))
+    outcome = measure(cells.load(ARCHITECTURES[0], "bf16"), path, reference=True)
+    states = load_file(states_path(KEY))["states"]
+    assert str(states.dtype) == "torch.bfloat16"
+    assert len(states) == values(outcome)["tokens"]
