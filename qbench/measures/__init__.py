@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.measures import footprint, latency, memory, quality
+from qbench.measures import footprint, latency, memory, quality, weight_error
 from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ def measures() -> dict[str, Measurement]:
     """All measurements by name, in the order they are taken on a loaded model."""
     table: dict[str, Measurement] = {
         own.name: own
-        for own in (footprint.FOOTPRINT, memory.MEMORY, latency.LATENCY, quality.QUALITY)
+        for own in (
+            footprint.FOOTPRINT,
+            memory.MEMORY,
+            latency.LATENCY,
+            weight_error.WEIGHT_ERROR,
+            quality.QUALITY,
+        )
     }
     for measurement in load_plugins("qbench.measures"):
         table[measurement.name] = measurement

@@ -84,7 +84,7 @@ class Int8:
             Linear8bitLt,
             state_fault=_state_fault,
             naive=_naive_weight,
-            library=_library_weight,
+            library=library_weight,
             dequantized_tolerance=1e-5,
             forward_tolerance=_OUTPUT_TOLERANCE,
             details={
@@ -141,7 +141,8 @@ def _naive_weight(layer: Any) -> torch.Tensor:
     return _codes(layer).float() * (scales.float() / 127)[:, None]
 
 
-def _library_weight(layer: Any) -> torch.Tensor:
+def library_weight(layer: Any) -> torch.Tensor:
+    """The layer's weights as bitsandbytes dequantizes them, (out, in)."""
     from bitsandbytes.functional import int8_vectorwise_dequant
 
     weight: torch.Tensor = int8_vectorwise_dequant(_codes(layer), _scales(layer))

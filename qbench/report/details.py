@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qbench.report.selection import CellRecords, TableRecords
     from qbench.report.units import Display
 
-TABLED = frozenset({"footprint", "memory", "latency", "quality"})
+TABLED = frozenset({"footprint", "memory", "latency", "quality", "weight_error"})
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
@@ -50,6 +50,8 @@ _WEIGHTS = (
     Column("disk_bytes", "on disk", "bytes"),
     Column("load_time", "cold load", "seconds"),
 )
+WORST_LAYERS = 3
+"""Layers named in the table of weight errors; the records have them all."""
 _PHASES = ("load", "idle", "prefill", "decode")
 _SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
 
@@ -63,6 +65,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *_latency_tables(records),
         *(_quality_table(records, slug) for slug in items(records, "quality")),
         *(_divergence_table(records, slug) for slug in items(records, "quality")),
+        _weight_error_table(records),
         _loaded_table(records),
         _other_table(records),
     ]
@@ -208,6 +211,31 @@ def _divergence_table(records: TableRecords, slug: str) -> Table:
     return Table(
         f"Divergence from the reference, nats a token: {title}", "precision", columns, tuple(rows)
     )
+
+
+def _weight_error_table(records: TableRecords) -> Table:
+    """The error of the weights, with the worst layers by name."""
+    columns = (
+        Column("weight_error.relative", "relative error", "percent"),
+        Column("weight_error.snr", "signal to noise (dB)", "number", decimals=1),
+        Column("worst", "worst layers", "text"),
+    )
+    rows = []
+    for cell in records.cells:
+        found = cell.of("weight_error")
+        if not found or found[0].metric("weight_error.relative") is None:
+            continue
+        worst = [
+            f"{layer['name']} {layer['relative_error']:.2%}"
+            for layer in found[0].details.get("layers", [])[:WORST_LAYERS]
+            if layer["relative_error"]
+        ]
+        figures = (
+            *(pool(found, column.key).figure for column in columns[:2]),
+            Figure(word=", ".join(worst) or "none"),
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    return Table("Error of the weights against the checkpoint's", "precision", columns, tuple(rows))
 
 
 def _loaded_table(records: TableRecords) -> Table:

@@ -48,7 +48,13 @@ def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
 
 
 def test_the_order_they_are_taken_in() -> None:
-    assert list(measures())[:4] == ["footprint", "memory", "latency", "quality"]
+    assert list(measures())[:5] == [
+        "footprint",
+        "memory",
+        "latency",
+        "weight_error",
+        "quality",
+    ]
     assert all(name == measurement.name for name, measurement in measures().items())
 
 
@@ -61,7 +67,7 @@ def test_every_metric_is_defined_once_over_all_measurements() -> None:
         for definition in measurement.metrics:
             assert definition.title
             assert definition.formula
-            assert definition.unit in {"B", "s", "tokens/s", "bit", "1"}
+            assert definition.unit in {"B", "s", "tokens/s", "bit", "1", "nat", "dB"}
 
 
 @pytest.mark.parametrize("name", list(measures()))
@@ -83,7 +89,7 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
     name: str, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     items = items_of(name, loaded, tmp_path)
-    expected = {"footprint": 1, "memory": 4, "latency": 2, "quality": 2}
+    expected = {"footprint": 1, "memory": 4, "latency": 2, "weight_error": 1, "quality": 2}
     assert len(items) == expected[name]
     assert len({(item.slug, item.repeat) for item in items}) == len(items)
     assert all(item.measurement == name for item in items)
@@ -103,4 +109,4 @@ def test_options_round_trip(name: str) -> None:
 
 def test_only_what_reads_shapes_does_without_right_kernels() -> None:
     trusting = {name for name, measurement in measures().items() if measurement.trusts_kernels}
-    assert trusting == {"memory", "latency", "quality"}
+    assert trusting == set(measures()) - {"footprint"}
