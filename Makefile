@@ -11,7 +11,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: quickstart test lint bench clean
+.PHONY: install quickstart test lint bench clean
+
+install: $(VENV)/.installed
 
 quickstart: $(VENV)/.installed
 	$(BIN)/qbench run suites/quickstart.yaml

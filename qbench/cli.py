@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench import cli_compare
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -122,7 +124,7 @@ def report(
     ),
     *,
     format_name: Annotated[
-        str, typer.Option("--format", help="markdown, csv or json.")
+        str, typer.Option("--format", help="markdown, csv, json or benchmark-json.")
     ] = "markdown",
     reports: Reports = Path("reports"),
     output: Annotated[
@@ -211,6 +213,15 @@ def schema() -> None:
     from qbench.suite_schema import suite_schema
 
     typer.echo(json.dumps(suite_schema(), indent=2))
+
+
+app.command(epilog="Example: qbench compare tiny-mistral--nf4 tiny-mistral--fp32")(
+    cli_compare.compare
+)
+app.command(epilog="Example: qbench gate suites/quickstart.yaml --baseline results/baselines")(
+    cli_compare.gate
+)
+app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
 
 
 def main() -> None:

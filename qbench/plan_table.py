@@ -46,7 +46,8 @@ def render_plan(plan: Plan) -> RenderableType:
             f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else ""),
             *_predicted(cell),
         )
-    jobs = plan.jobs(lambda task: record_on_disk(task) is None)
+    missing = {task.key for task in plan.tasks if record_on_disk(task) is None}
+    jobs = plan.jobs(lambda task: task.key in missing)
     return Group(
         table,
         *_notes(plan),

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+BASELINES = "baselines"
+"""Folder under the results that holds baseline files, which are no records."""
+
+
 class DamagedRecordError(StoreError):
     """A record file that is cut short or is no record."""
 
@@ -148,7 +152,8 @@ def read_folder(folder: Path) -> tuple[list[Record], list[UnreadableFile]]:
 
 def _record_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*.json")):
-        if not path.name.startswith("."):
+        # Baselines are files of many records each, read by `qbench gate`.
+        if not path.name.startswith(".") and BASELINES not in path.relative_to(folder).parts:
             yield path
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, SerializeAsAny
 
+from qbench.comparison.gate_rules import GateRule, parse_rules
 from qbench.errors import Problem, SuiteError, UsageError
 from qbench.selectors import Selector, check_selection, read_selectors, selected
 from qbench.spec import Cell, Frozen, ModelRef, PrecisionRef, slugify
@@ -42,6 +43,7 @@ KEYS = (
     "measure",
     "include",
     "exclude",
+    "gate",
     "timeout_s",
 )
 """The keys of a suite's file."""
@@ -68,6 +70,8 @@ class Suite(Frozen):
     """No cell that matches one of these."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Seconds one process of a cell may take."""
+    gate: tuple[GateRule, ...] = ()
+    """Margins that `qbench gate` holds the results against."""
     lines: dict[str, int] = Field(default_factory=dict, exclude=True, repr=False)
     """Line of each key and list entry of the file, by its dotted path."""
 
@@ -155,6 +159,10 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     if "timeout_s" in entries:
         timeout_s = read_seconds(findings, entries["timeout_s"])
 
+    rules: tuple[GateRule, ...] = ()
+    if "gate" in entries:
+        rules = _read_gate(findings, entries["gate"])
+
     if len(findings) or timeout_s is None:
         raise SuiteError(findings.sorted())
     return Suite(
@@ -168,8 +176,20 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
         include=tuple(selector for selector, _ in include),
         exclude=tuple(selector for selector, _ in exclude),
         timeout_s=timeout_s,
+        gate=rules,
         lines=top.lines(),
     )
+
+
+def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:
+    """The rules of a gate, each problem at the place it stands in."""
+    rules, wrong = parse_rules(node.plain())
+    for problem in wrong:
+        at = node
+        for key in problem.keys:
+            at = at.child(key) or at
+        findings.add(at, problem.expected, found=problem.found, remedy=problem.remedy)
+    return tuple(rules)
 
 
 def _every_cell(

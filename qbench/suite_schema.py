@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.comparison.gate_rules import rules_schema
 from qbench.selectors import Selector
 from qbench.suite import DEFAULT_TIMEOUT_S
 from qbench.suite_options import is_list, options_schema
@@ -63,6 +64,7 @@ def suite_schema() -> Schema:
             },
             "include": _selectors("Keep only the cells that match one of these."),
             "exclude": _selectors("Drop the cells that match one of these."),
+            "gate": rules_schema(),
             "timeout_s": {
                 "type": "number",
                 "exclusiveMinimum": 0,

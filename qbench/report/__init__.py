@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.report import as_json, delimited, markdown
+from qbench.report import as_json, benchmark_json, delimited, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,4 +30,5 @@ FORMATS: dict[str, Format] = {
     "markdown": Format(markdown.render, ".md"),
     "csv": Format(delimited.render, ".csv"),
     "json": Format(as_json.render, ".json"),
+    "benchmark-json": Format(benchmark_json.render, ".benchmark.json"),
 }

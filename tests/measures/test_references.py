@@ -68,7 +68,8 @@ def chrf(generated: Sequence[str], references: Sequence[str]) -> float:
         for text, reference in zip(generated, references, strict=True):
             own, base = (grams("".join(one.split()), order) for one in (text, reference))
             matches += (own & base).total()
-            own_total += own.total()
+            # grams of an order that the reference is too short for are not held against a text
+            own_total += own.total() if base else 0
             base_total += base.total()
         if own_total and base_total:
             precisions.append(matches / own_total)

@@ -1,0 +1,147 @@
+"""The commands that compare records: `compare`, `gate` and `baseline`. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qbench.comparison.sides import Side
+
+SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
+Results = Annotated[Path, typer.Option(help="Folder of the records.")]
+BaselinePath = Annotated[
+    Path | None,
+    typer.Option(help="Baseline file, or a folder of them or of records. [default: none]"),
+]
+
+
+def compare(
+    new: Annotated[
+        str, typer.Argument(metavar="A", help="Folder, baseline file, suite or cell: the new side.")
+    ],
+    old: Annotated[str, typer.Argument(metavar="B", help="The same: the old side.")],
+    *,
+    results: Results = Path("results"),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every metric, not only those that differ.")
+    ] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown.")] = False,
+) -> None:
+    """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
+    from rich.console import Console
+
+    from qbench.comparison.compare import compare_records
+    from qbench.comparison.sides import load_side
+    from qbench.report.comparison import markdown, render
+
+    sides = load_side(new, results), load_side(old, results)
+    made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
+    if as_markdown:
+        typer.echo(markdown(made), nl=False)
+    else:
+        Console().print(render(made, everything=everything))
+    _tell_notes(*sides)
+
+
+def gate(
+    suite: SuitePath,
+    *,
+    baseline: BaselinePath = None,
+    results: Results = Path("results"),
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only cells that match, such as 'nf4*'.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    step_summary: Annotated[
+        Path | None, typer.Option(help="Markdown file to append to: $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option(help="Print GitHub's workflow commands for what does not hold.")
+    ] = False,
+) -> None:
+    """Hold a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
+    from rich.console import Console
+
+    from qbench.atomic import write_atomically
+    from qbench.comparison.gate import run_gate
+    from qbench.comparison.sides import load_baseline, load_side
+    from qbench.errors import StoreError, UsageError
+    from qbench.plan import make_plan, record_on_disk
+    from qbench.report import gate_table, workflow_commands
+    from qbench.report import junit as junit_page
+    from qbench.report import step_summary as summary_page
+    from qbench.suite import load_suite
+
+    loaded = load_suite(suite)
+    if not loaded.gate:
+        raise UsageError(
+            f"{suite}: found no rules; expected a section `gate:`, such as"
+            " `gate: {perplexity: {max_increase: 3%, against: reference}}`"
+        )
+    made = make_plan(loaded, results, device=device, only=only or ())
+    expected = [(cell.cell, task.item) for cell in made.cells for task in cell.tasks]
+    found = [record for task in made.tasks if (record := record_on_disk(task)) is not None]
+    # Records of other versions or another device than this one can be gated as well.
+    records = found or load_side(str(suite), results).records
+    old = load_baseline(baseline, loaded.name) if baseline else None
+    outcome = run_gate(
+        loaded.gate, records, old.records if old else None, expected=expected, only=only or ()
+    )
+    Console().print(gate_table.render(outcome))
+    if annotations:
+        typer.echo(workflow_commands.render(outcome, str(suite)))
+    try:
+        if junit is not None:
+            write_atomically(junit, junit_page.render(outcome, loaded.name))
+        if step_summary is not None:
+            with step_summary.open("a", encoding="utf-8") as file:
+                file.write(summary_page.render(outcome))
+    except OSError as error:
+        raise StoreError(f"{error.filename}: cannot be written ({error.strerror})") from error
+    if old is not None:
+        _tell_notes(old)
+    raise typer.Exit(outcome.exit_code)
+
+
+def baseline(
+    suite: SuitePath,
+    *,
+    results: Results = Path("results"),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="[default: results/baselines/<suite>]"),
+    ] = None,
+) -> None:
+    """Write a compact baseline file from a suite's records, and say what changed."""
+    from rich.console import Console
+
+    from qbench.comparison.baseline import write_baseline
+    from qbench.comparison.compare import compare_records
+    from qbench.comparison.sides import load_baseline, load_side
+    from qbench.errors import StoreError
+    from qbench.report.comparison import render
+    from qbench.suite import load_suite
+
+    name = load_suite(suite).name
+    side = load_side(str(suite), results)
+    target = output or results / "baselines" / name
+    try:
+        old: Side | None = load_baseline(target if output else target.parent, name)
+    except StoreError:
+        old = None  # there is none yet
+    path = write_baseline(target, side.records)
+    if old is not None:
+        made = compare_records(side.records, old.records, names=("new baseline", "old baseline"))
+        Console().print(render(made))
+    typer.echo(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
+    _tell_notes(side)
+
+
+def _tell_notes(*sides: Side) -> None:
+    for side in sides:
+        for note in side.notes:
+            typer.echo(f"note: {note}", err=True)

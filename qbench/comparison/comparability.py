@@ -1,0 +1,184 @@
+"""Whether two groups of records may be compared, and in which conditions they differ.
+
+Each group holds the records of one item of one cell, one a repeat. What bars a comparison is named;
+what does not is listed as a difference of conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from qbench.record import Record
+
+DEVICE_BOUND = ("latency", "memory")
+"""Measurements whose numbers mean something on one device model only; so do all times."""
+FREE_PARAMS = ("batch", "batch_size", "attention", "divergence")
+"""Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
+_DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
+"""Metrics that say how far a cell is from the reference, whichever that was."""
+_TIME_UNITS = ("s", "tokens/s")
+_DETAILS = {
+    "ids_sha256": "token ids (another tokenizer, or another way to cut the text)",
+    "task_hash": "the task's definition or data",
+    "task_version": "the task's version",
+}
+_SHOWN = 12
+"""Characters of a hash that are shown."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why there is nothing to compare."""
+
+    kind: Literal["missing", "incomparable", "not applicable"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class ConditionChange:
+    """A condition that the two sides do not share."""
+
+    name: str
+    new: str
+    old: str
+
+
+def find_obstacle(
+    new: Sequence[Record], old: Sequence[Record], metric: str, *, same_run: bool = False
+) -> Obstacle | None:
+    """What bars a metric of `new` from being compared with that of `old`; None if nothing does.
+
+    Within one run (`same_run`: a cell against its reference) other weights of the model bar it too;
+    between two runs they are what is being compared, and are listed among the conditions.
+    """
+    for records, side in ((new, "this side"), (old, "the reference" if same_run else "the other")):
+        obstacle = find_gap(records, metric, side)
+        if obstacle is not None:
+            return obstacle
+    mine, theirs = new[0], old[0]
+    if mine.protocol != theirs.protocol:
+        return _other("protocol", mine.protocol, theirs.protocol)
+    bound = is_device_bound(mine, metric)
+    for one in parameter_changes(mine, theirs):
+        if bound or one.name not in FREE_PARAMS:
+            return _other(one.name, one.new, one.old)
+    if same_run and fingerprint(mine) != fingerprint(theirs):
+        return _other("weights", _short(fingerprint(mine)), _short(fingerprint(theirs)))
+    return _other_device(mine, theirs) if bound else _other_data(mine, theirs, metric)
+
+
+def find_gap(records: Sequence[Record], metric: str, side: str) -> Obstacle | None:
+    """Why a side has no value of the metric; None if it has."""
+    if not records:
+        return Obstacle("missing", f"{side} has no record of it")
+    good = [record for record in records if record.status == "ok"]
+    if not good:
+        first = records[0]
+        return Obstacle("missing", f"{side}: {first.status} ({first.reason or 'no reason given'})")
+    if all(record.value(metric) is None for record in good):
+        found = good[0].metric(metric)
+        reason = found.reason if found else "its record does not hold this metric"
+        return Obstacle("missing", f"{side}: {reason}")
+    return None
+
+
+def is_device_bound(record: Record, metric: str) -> bool:
+    """Whether the metric compares on one device model only."""
+    found = record.metric(metric)
+    timed = found is not None and found.unit in _TIME_UNITS
+    return timed or record.item.measurement in DEVICE_BOUND
+
+
+def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[ConditionChange]:
+    """Conditions that any records of the two sides differ in, each once.
+
+    `new` and `old` are all records of the two sides; a condition with several values on a side is
+    shown with all of them.
+    """
+    changes = []
+    names = dict.fromkeys(name for record in (*new, *old) for name in _conditions(record))
+    for name in names:
+        mine, theirs = (
+            dict.fromkeys(_conditions(record).get(name, "-") for record in side)
+            for side in (new, old)
+        )
+        if set(mine) != set(theirs):
+            changes.append(ConditionChange(name, ", ".join(mine), ", ".join(theirs)))
+    return changes
+
+
+def parameter_changes(new: Record, old: Record) -> list[ConditionChange]:
+    """The parameters of the item that differ; a text by its contents, wherever it lies."""
+    mine, theirs = _asked(new), _asked(old)
+    return [
+        ConditionChange(name, _short(mine.get(name)), _short(theirs.get(name)))
+        for name in dict.fromkeys((*mine, *theirs))
+        if mine.get(name) != theirs.get(name)
+    ]
+
+
+def fingerprint(record: Record) -> str | None:
+    """Fingerprint of the model's files; None in a record that does not say."""
+    model = record.identity.get("model")
+    found = model.get("fingerprint") if isinstance(model, dict) else None
+    return None if found is None else str(found)
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    params = dict(record.item.params)
+    text = params.get("text")
+    if isinstance(text, Mapping):
+        params["text"] = text.get("fingerprint") or text.get("source") or text.get("name")
+    return params
+
+
+def _conditions(record: Record) -> dict[str, str]:
+    environment = record.environment
+    known = {
+        "suite": record.suite,
+        f"weights of {record.cell.model.name}": _short(fingerprint(record)),
+        "protocol": record.protocol,
+        "device": environment.device,
+        "threads": str(environment.threads),
+        "CPU features": ", ".join(environment.cpu_features),
+        "platform": environment.platform,
+        "Python": environment.python,
+        "qbench": environment.qbench,
+        "git revision": str(environment.git_revision),
+    }
+    return known | {name: str(found) for name, found in environment.versions.items()}
+
+
+def _other_device(new: Record, old: Record) -> Obstacle | None:
+    mine, theirs = new.environment, old.environment
+    if mine.device != theirs.device:
+        devices = f"{mine.device} here, {theirs.device} there"
+        reason = f"times and peaks compare on one device model only: {devices}"
+        return Obstacle("not applicable", reason)
+    if mine.device_type == "cpu" and mine.threads != theirs.threads:
+        reason = f"another number of threads: {mine.threads} here, {theirs.threads} there"
+        return Obstacle("not applicable", reason)
+    return None
+
+
+def _other_data(new: Record, old: Record, metric: str) -> Obstacle | None:
+    reference = {"reference": "reference of the divergence"}
+    keys = _DETAILS | reference if metric.startswith(_DIVERGENCE) else _DETAILS
+    for key, words in keys.items():
+        mine, theirs = new.details.get(key), old.details.get(key)
+        if mine is not None and theirs is not None and mine != theirs:
+            return _other(words, _short(mine), _short(theirs))
+    return None
+
+
+def _other(name: str, new: str, old: str) -> Obstacle:
+    return Obstacle("incomparable", f"other {name}: {new} here, {old} there")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    is_hash = len(text) > 2 * _SHOWN and all(letter in "0123456789abcdef" for letter in text)
+    return text[:_SHOWN] if is_hash else text

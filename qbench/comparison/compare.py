@@ -1,0 +1,207 @@
+"""Two sets of records, metric by metric: what changed, how surely, and what cannot be compared.
+
+Pure: records in, a comparison out. What its marks mean is told in `qbench.comparison.marks`; the
+adjustment there is over all the metrics of a comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from qbench.comparison.comparability import Obstacle, condition_changes, find_gap, parameter_changes
+from qbench.comparison.differences import Sampling
+from qbench.comparison.marks import default_allowance, mark_all, one_change
+from qbench.record import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.comparison.comparability import ConditionChange
+    from qbench.comparison.differences import Difference
+    from qbench.comparison.marks import Allowance, Mark
+    from qbench.record import Better, Record
+
+
+class CellName(NamedTuple):
+    """A cell within a set of records of one suite and device."""
+
+    model: str
+    label: str
+
+
+class ItemName(NamedTuple):
+    """An item of a measurement."""
+
+    measurement: str
+    slug: str
+
+
+_WHOLE = Metric(name="", unit="", better="neither", value=None, reason="stands for a whole item")
+
+Index = dict[CellName, dict[ItemName, list["Record"]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one item of one cell on both sides."""
+
+    cell: CellName
+    item: ItemName
+    metric: str
+    """Empty where the whole item cannot be compared."""
+    unit: str
+    better: Better
+    allowance: Allowance
+    difference: Difference | None
+    mark: Mark
+
+    @property
+    def direction(self) -> str | None:
+        """`better`, `worse` or `changed` for a real difference, else None."""
+        found = self.difference
+        if self.mark.finding != "real" or found is None or found.estimate is None:
+            return None
+        if self.better == "neither":
+            return "changed"
+        return "worse" if (found.estimate.value > 0) == (self.better == "lower") else "better"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that two sets of records share, and what they do not."""
+
+    new: str
+    old: str
+    rows: tuple[Row, ...]
+    conditions: tuple[ConditionChange, ...]
+    sampling: Sampling
+    tests: int
+    """Differences with a known chance error: what the adjustment is over."""
+
+
+def index_records(records: Sequence[Record]) -> Index:
+    """The records by cell and item, repeats in their order; of one suite and one device."""
+    found: Index = {}
+    for record in sorted(records, key=lambda record: record.item.repeat):
+        cell = CellName(record.cell.model.name, record.cell.precision.label)
+        item = ItemName(record.item.measurement, record.item.slug)
+        found.setdefault(cell, {}).setdefault(item, []).append(record)
+    return found
+
+
+def compare_records(
+    new: Sequence[Record],
+    old: Sequence[Record],
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    sampling: Sampling | None = None,
+    allowances: Mapping[str, Allowance] | None = None,
+) -> Comparison:
+    """Compares `new` with `old`, each the newest records of one suite and device.
+
+    Cells pair by model and precision; where each side is a single cell, the two pair whatever
+    their names. `allowances` override the margins of equivalence by metric.
+    """
+    sampling = sampling or Sampling()
+    mine, theirs = index_records(new), index_records(old)
+    if len(mine) == len(theirs) == 1:
+        (own,) = mine
+        theirs = {own: next(iter(theirs.values()))}
+    drafts: list[_Draft] = []
+    for cell in dict.fromkeys((*mine, *theirs)):
+        drafts += _cell_drafts(cell, mine.get(cell, {}), theirs.get(cell, {}), sampling)
+    chosen = [
+        (allowances or {}).get(draft.metric.name)
+        or default_allowance(draft.metric, draft.item.measurement)
+        for draft in drafts
+    ]
+    marks = mark_all(
+        [(draft.found, allowance) for draft, allowance in zip(drafts, chosen, strict=True)],
+        alpha=sampling.alpha,
+    )
+    rows = tuple(
+        _row(draft, allowance, mark)
+        for draft, allowance, mark in zip(drafts, chosen, marks, strict=True)
+    )
+    tests = sum(row.difference is not None and row.difference.estimate is not None for row in rows)
+    conditions = tuple(condition_changes(new, old))
+    return Comparison(names[0], names[1], rows, conditions, sampling, tests)
+
+
+def counterpart(
+    item: ItemName, records: Sequence[Record], others: Mapping[ItemName, list[Record]]
+) -> Obstacle:
+    """Why an item has no namesake on the other side: other parameters, or none measured at all."""
+    kindred = [found[0] for name, found in others.items() if name.measurement == item.measurement]
+    changes = [parameter_changes(records[0], one) for one in kindred]
+    nearest = min((one for one in changes if one), key=len, default=None)
+    if nearest is None:
+        return Obstacle(
+            "missing", f"the other side has no record of {item.measurement} {item.slug}"
+        )
+    words = ", ".join(f"{one.name} {one.new} here, {one.old} there" for one in nearest)
+    return Obstacle("incomparable", f"other parameters: {words}")
+
+
+class _Draft(NamedTuple):
+    cell: CellName
+    item: ItemName
+    metric: Metric
+    found: Difference | Obstacle
+
+
+def _cell_drafts(
+    cell: CellName,
+    new: Mapping[ItemName, list[Record]],
+    old: Mapping[ItemName, list[Record]],
+    sampling: Sampling,
+) -> list[_Draft]:
+    drafts = []
+    lonely = {name.measurement for name in new if name not in old}
+    for item in dict.fromkeys((*new, *old)):
+        mine, theirs = new.get(item, []), old.get(item, [])
+        if not mine and item.measurement in lonely:
+            continue  # told at the item of this side that it might have been
+        if not mine or not theirs:
+            there = old if mine else new
+            drafts.append(_Draft(cell, item, _WHOLE, counterpart(item, mine or theirs, there)))
+            continue
+        gap = _failed(mine, "this side") or _failed(theirs, "the other side")
+        if gap is not None:
+            drafts.append(_Draft(cell, item, _WHOLE, gap))
+            continue
+        for metric in _metrics(mine, theirs):
+            found = one_change(mine, theirs, metric.name, sampling, same_run=False)
+            drafts.append(_Draft(cell, item, metric, found))
+    return drafts
+
+
+def _metrics(new: Sequence[Record], old: Sequence[Record]) -> list[Metric]:
+    """The metrics that have a value on one of the sides, none twice."""
+    found: dict[str, Metric] = {}
+    for record in (*new, *old):
+        if record.status == "ok":
+            for metric in record.metrics:
+                if metric.value is not None:
+                    found.setdefault(metric.name, metric)
+    return list(found.values())
+
+
+def _failed(records: Sequence[Record], side: str) -> Obstacle | None:
+    """What became of an item that no repeat succeeded in."""
+    failed = all(record.status != "ok" for record in records)
+    return find_gap(records, "", side) if failed else None
+
+
+def _row(draft: _Draft, allowance: Allowance, mark: Mark) -> Row:
+    return Row(
+        cell=draft.cell,
+        item=draft.item,
+        metric=draft.metric.name,
+        unit=draft.metric.unit,
+        better=draft.metric.better,
+        allowance=allowance,
+        difference=None if isinstance(draft.found, Obstacle) else draft.found,
+        mark=mark,
+    )

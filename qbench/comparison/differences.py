@@ -1,0 +1,288 @@
+"""One metric of two groups of records: how far apart they are, with what certainty.
+
+| what is measured | unit of sampling | method |
+|---|---|---|
+| perplexity, divergence | the window of text, paired | bootstrap of the ratio of sums |
+| scores of tasks | the item, paired by its id | bootstrap, McNemar's exact test beside it |
+| times and rates | the process | Welch's t on the logarithms of the processes' medians |
+| bytes, counts | none: they are exact | the difference itself |
+
+A relative change is estimated as the difference of logarithms; `shown` turns it into a ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.comparison.paired_series import align, find_series
+from qbench.comparison.statistics import (
+    FEWEST_PROCESSES,
+    FEWEST_UNITS,
+    RESAMPLES,
+    SEED,
+    Exact,
+    bootstrap,
+    mcnemar,
+    one_sample,
+    welch,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.paired_series import Series, Unit
+    from qbench.comparison.statistics import Estimate, Floats, Statistic
+    from qbench.record import Metric, Record
+
+_EXACT = ("footprint", "memory")
+_COUNTS = ("tokens", "nonfinite_share")
+_TIME_UNITS = ("s", "tokens/s")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How intervals are made."""
+
+    alpha: float = 0.05
+    """Error of each one-sided limit: 0.05 makes limits of 95 % and intervals of 90 %."""
+    resamples: int = RESAMPLES
+    seed: int = SEED
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one metric of one item is from where it was, or, for a level, from 0."""
+
+    new: float | None
+    old: float | None
+    """None for a level: the value itself is judged, not its change."""
+    relative: bool
+    estimate: Estimate | None
+    """Of the difference, of logarithms where it is relative; None where chance is unknown."""
+    method: str
+    unit: Unit | None = None
+    units: int = 0
+    """Windows or items in common, or processes of the smaller side."""
+    reason: str | None = None
+    """Why there is no estimate, with the remedy."""
+    short_by: int | None = None
+    """Units that are lacking before there can be an estimate; None where that is not known."""
+    mcnemar_p: float | None = None
+
+    def shown(self, value: float) -> float:
+        """A value of the estimate's scale as a ratio less 1 where it is relative."""
+        if not self.relative:
+            return value
+        return math.expm1(value) if value < 700 else math.inf
+
+    def bound(self, amount: float) -> float:
+        """A margin, as the suite states it, on the estimate's scale."""
+        if not self.relative:
+            return amount
+        return math.log1p(amount) if amount > -1 else -math.inf
+
+
+def difference(
+    new: Sequence[Record], old: Sequence[Record], metric: str, *, relative: bool, sampling: Sampling
+) -> Difference:
+    """The change of a metric from `old` to `new`: records of one item, one a repeat.
+
+    The two must be comparable: see `qbench.comparison.comparability.find_obstacle`.
+    """
+    mine, theirs = _good(new, metric), _good(old, metric)
+    values = _value(mine[0], metric), _value(theirs[0], metric)
+    found = _metric(mine[0], metric)
+    if _is_timed(mine[0], found):
+        return _of_processes(_values(mine, metric), _values(theirs, metric), relative=relative)
+    if _is_exact(mine[0], found):
+        estimate = Exact(_exact_change(values[0], values[1], relative=relative))
+        return Difference(values[0], values[1], relative, estimate, "exact")
+    own = find_series(mine[0], metric, values[0])
+    base = find_series(theirs[0], metric, values[1])
+    if own is None or base is None:
+        return _unknown(metric, values[0], values[1], relative=relative)
+    base = align(own, base)
+    if base is None or own.weights != base.weights:
+        reason = f"the {own.unit} of the two sides are not the same ones"
+        return Difference(*values, relative, None, "paired", own.unit, reason=reason)
+    return _of_pairs(own, base, values, relative=relative, sampling=sampling)
+
+
+def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Difference:
+    """The metric itself, with the certainty that its windows, items or processes give it."""
+    good = _good(records, metric)
+    found, value = _metric(good[0], metric), _value(good[0], metric)
+    if _is_timed(good[0], found):
+        values = _values(good, metric)
+        lacking = FEWEST_PROCESSES - len(values)
+        if lacking > 0:
+            return _too_few(value, None, "processes", len(values), lacking, relative=False)
+        estimate = one_sample(values)
+        method = "Student's t over processes"
+        mean = sum(values) / len(values)
+        return _of_level(mean, estimate, method, "processes", len(values))
+    if _is_exact(good[0], found):
+        return _of_level(value, Exact(value), "exact")
+    own = find_series(good[0], metric, value)
+    if own is None:
+        return _unknown(metric, value, None, relative=False)
+    lacking = FEWEST_UNITS - len(own.sums)
+    if lacking > 0:
+        return _too_few(value, None, own.unit, len(own.sums), lacking, relative=False)
+    pseudo = [(1.0, 1.0), (0.0, 1.0)] if own.binary else []
+
+    def statistic(sums: list[Floats]) -> Floats:
+        return own.figure(sums[0] / sums[1])
+
+    estimate = bootstrap(
+        [own.sums, own.weights],
+        statistic,
+        resamples=sampling.resamples,
+        seed=sampling.seed,
+        pseudo_units=pseudo,
+    )
+    method = f"bootstrap over {own.unit}"
+    return _of_level(value, estimate, method, own.unit, len(own.sums))
+
+
+def _of_level(
+    value: float, estimate: Estimate, method: str, unit: Unit | None = None, units: int = 0
+) -> Difference:
+    return Difference(
+        new=value,
+        old=None,
+        relative=False,
+        estimate=estimate,
+        method=method,
+        unit=unit,
+        units=units,
+    )
+
+
+def _of_pairs(
+    own: Series, base: Series, values: tuple[float, float], *, relative: bool, sampling: Sampling
+) -> Difference:
+    units = len(own.sums)
+    columns = (own.sums, base.sums, own.weights)
+    method = f"paired bootstrap over {own.unit}"
+    p_value = None
+    if own.binary and base.binary:
+        pairs = list(zip(own.sums, base.sums, strict=True))
+        p_value = mcnemar(pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0)))
+    if not all(map(math.isfinite, (*own.sums, *base.sums))):
+        reason = f"some {own.unit} have no finite value"
+        return Difference(*values, relative, None, method, own.unit, units, reason)
+    if own.sums == base.sums:
+        method = f"the same in each of {units} {own.unit}"
+        return Difference(*values, relative, Exact(0.0), method, own.unit, units, mcnemar_p=p_value)
+    if units < FEWEST_UNITS:
+        lacking = FEWEST_UNITS - units
+        return _too_few(values[0], values[1], own.unit, units, lacking, relative=relative)
+
+    def statistic(sums: list[Floats]) -> Floats:
+        means = [part / sums[2] for part in sums[:2]]
+        if relative:
+            return own.logarithm(means[0]) - base.logarithm(means[1])
+        return own.figure(means[0]) - base.figure(means[1])
+
+    pseudo = [(1.0, 0.0, 1.0), (0.0, 1.0, 1.0)] if p_value is not None else []
+    estimate = _resampled(columns, statistic, pseudo, sampling)
+    if estimate is None:
+        reason = "a relative change of what can be 0; state the margin as a number, without %"
+        return Difference(*values, relative, None, method, own.unit, units, reason)
+    return Difference(*values, relative, estimate, method, own.unit, units, mcnemar_p=p_value)
+
+
+def _resampled(
+    columns: Sequence[Sequence[float]],
+    statistic: Statistic,
+    pseudo: Sequence[Sequence[float]],
+    sampling: Sampling,
+) -> Estimate | None:
+    try:
+        return bootstrap(
+            columns,
+            statistic,
+            resamples=sampling.resamples,
+            seed=sampling.seed,
+            pseudo_units=pseudo,
+        )
+    except ValueError:
+        return None
+
+
+def _of_processes(new: list[float], old: list[float], *, relative: bool) -> Difference:
+    method = "Welch's t over processes"
+    fewest = min(len(new), len(old))
+    means = sum(new) / len(new), sum(old) / len(old)
+    if relative and min(*new, *old) > 0:
+        # The middle of logarithms: a ratio of geometric means, which one slow process moves less.
+        new, old = [math.log(value) for value in new], [math.log(value) for value in old]
+        means = math.exp(sum(new) / len(new)), math.exp(sum(old) / len(old))
+        method += " on the logarithms of their medians"
+    if fewest < FEWEST_PROCESSES:
+        lacking = FEWEST_PROCESSES - fewest
+        return _too_few(means[0], means[1], "processes", fewest, lacking, relative=relative)
+    return Difference(*means, relative, welch(new, old), method, "processes", fewest)
+
+
+def _too_few(
+    new: float, old: float | None, unit: Unit, units: int, lacking: int, *, relative: bool
+) -> Difference:
+    remedy = (
+        "raise the measurement's `repeats`"
+        if unit == "processes"
+        else "take a longer text or a smaller window"
+        if unit == "windows"
+        else "raise the task's `limit`"
+    )
+    side = " a side" if unit == "processes" else ""
+    reason = f"too few {unit}{side} to decide by: {units}, {lacking} more are needed; {remedy}"
+    return Difference(new, old, relative, None, "none", unit, units, reason, lacking)
+
+
+def _unknown(metric: str, new: float, old: float | None, *, relative: bool) -> Difference:
+    reason = (
+        f"no values per window or item are kept that give {metric}, so its chance error is unknown"
+    )
+    return Difference(new, old, relative, None, "none", reason=reason)
+
+
+def _exact_change(new: float, old: float, *, relative: bool) -> float:
+    if not relative:
+        return new - old
+    if new == old:
+        return 0.0
+    if new <= 0 or old <= 0:
+        return math.inf if new > old else -math.inf
+    return math.log(new / old)
+
+
+def _is_timed(record: Record, metric: Metric) -> bool:
+    return metric.unit in _TIME_UNITS or record.item.measurement == "latency"
+
+
+def _is_exact(record: Record, metric: Metric) -> bool:
+    return metric.unit == "B" or record.item.measurement in _EXACT or metric.name in _COUNTS
+
+
+def _good(records: Sequence[Record], metric: str) -> list[Record]:
+    return [one for one in records if one.status == "ok" and one.value(metric) is not None]
+
+
+def _values(records: Sequence[Record], metric: str) -> list[float]:
+    return [_value(record, metric) for record in records]
+
+
+def _value(record: Record, metric: str) -> float:
+    found = _metric(record, metric)
+    return math.nan if found.value is None else found.value
+
+
+def _metric(record: Record, metric: str) -> Metric:
+    found = record.metric(metric)
+    if found is None:
+        raise LookupError(f"record {record.key} has no metric {metric}")
+    return found

@@ -1,0 +1,216 @@
+"""Rules and records in, an outcome out: does every rule hold?
+
+A check is one rule on one metric of one item of one cell. All checks of a gate are judged together:
+see `qbench.comparison.verdict` for what that means for the error of each claim.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from qbench.comparison.comparability import Obstacle, condition_changes
+from qbench.comparison.differences import Sampling
+from qbench.comparison.gate_field import LEVELS, Field, look
+from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
+from qbench.errors import UsageError
+from qbench.suite_problems import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.comparability import ConditionChange
+    from qbench.comparison.compare import CellName, ItemName
+    from qbench.comparison.differences import Difference
+    from qbench.comparison.gate_rules import GateRule
+    from qbench.comparison.verdict import VerdictName
+    from qbench.record import Record
+    from qbench.spec import Cell, Item
+
+State = Literal["pass", "fail", "error", "skip"]
+_STATES: dict[VerdictName, State] = {
+    "holds": "pass",
+    "improved": "pass",
+    "broken": "fail",
+    "inconclusive": "fail",
+    "missing": "fail",
+    "incomparable": "error",
+    "not applicable": "skip",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule on one metric of one item of one cell."""
+
+    rule: GateRule
+    cell: CellName | None
+    """None for a rule that matches nothing; so are `item` and `metric` then."""
+    item: ItemName | None
+    metric: str | None
+    margin: Margin
+    verdict: Verdict
+
+    @property
+    def state(self) -> State:
+        """What the verdict means for the gate; `skip` counts neither way."""
+        if self.verdict.name == "inconclusive" and self.rule.inconclusive == "pass":
+            return "pass"
+        return _STATES[self.verdict.name]
+
+    @property
+    def name(self) -> str:
+        """Names the check: `nf4: perplexity on stdlib-heldout-w256-default`."""
+        if self.cell is None or self.item is None:
+            return self.rule.metric
+        return f"{self.cell.label}: {self.metric or self.item.measurement} on {self.item.slug}"
+
+    @property
+    def allowed(self) -> str:
+        """The margin in words, with what it is counted from."""
+        since = f" against the {self.rule.against}" if self.margin.of_change else ""
+        return f"{self.margin}{since}"
+
+    @property
+    def found(self) -> str:
+        """The figure with its interval; a dash where there is none."""
+        shown = self.verdict.difference
+        if shown is None or shown.new is None:
+            return "-"
+        if shown.estimate is None:
+            return f"{shown.new:.6g}" + ("" if shown.old is None else f", was {shown.old:.6g}")
+        value = shown.shown(shown.estimate.value)
+        text = amount_text(value, relative=shown.relative, signed=shown.old is not None)
+        exact = self.verdict.low == self.verdict.high
+        interval = None if exact else interval_text(self.verdict)
+        return f"{text} ({interval})" if interval else text
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """All checks of a gate, and what they rest on."""
+
+    checks: tuple[Check, ...]
+    conditions: tuple[ConditionChange, ...]
+    """In which conditions the run differs from the baseline."""
+    sampling: Sampling
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all hold, 1 on a regression, 2 when only what cannot be compared is in the way."""
+        states = {check.state for check in self.checks}
+        if "fail" in states:
+            return 1
+        return 2 if "error" in states else 0
+
+    @property
+    def counts(self) -> Counter[VerdictName]:
+        """Checks by verdict."""
+        return Counter(check.verdict.name for check in self.checks)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What passes and must be looked at all the same."""
+        found = [f"{one.name}: {one.verdict.warning}" for one in self.checks if one.verdict.warning]
+        found += [
+            f"{one.name}: inconclusive, which this rule lets pass: {one.verdict.reason}"
+            for one in self.checks
+            if one.verdict.name == "inconclusive" and one.state == "pass"
+        ]
+        if all(check.state == "skip" for check in self.checks):
+            found.append("no rule could be applied here: the gate has decided nothing")
+        return tuple(found)
+
+    @property
+    def tests(self) -> int:
+        """Checks that could be decided: what the adjustment is over."""
+        found = (check.verdict.difference for check in self.checks)
+        return sum(one is not None and one.estimate is not None for one in found)
+
+    @property
+    def summary(self) -> str:
+        """One line: the answer and the number of checks by verdict."""
+        answer = {0: "passed", 1: "failed", 2: "could not be compared"}[self.exit_code]
+        counted = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"gate {answer}: {counted}"
+
+    @property
+    def method(self) -> str:
+        """How it was decided, for those who read the outcome."""
+        share = 100 * (1 - self.sampling.alpha)
+        return (
+            f"One-sided limits of {share:g} %; {self.sampling.resamples:,} bootstrap resamples"
+            f" (BCa), seed {self.sampling.seed}. A rule holds when the whole"
+            f" {100 - 2 * (100 - share):g} % interval lies inside its margin; it is broken or"
+            " improved when the interval lies outside after Holm's adjustment over"
+            f" the {self.tests} checks that had an interval."
+        )
+
+
+def run_gate(
+    rules: Sequence[GateRule],
+    records: Sequence[Record],
+    baseline: Sequence[Record] | None,
+    *,
+    expected: Sequence[tuple[Cell, Item]] = (),
+    only: Sequence[str] = (),
+    sampling: Sampling | None = None,
+) -> GateOutcome:
+    """Holds the records against the rules.
+
+    `records` and `baseline` are the newest of one suite and device each. `expected` are the items
+    that the suite asks for: one without a record is missing, which fails. `only` keeps cells whose
+    slug, label or precision matches a pattern. Raises `UsageError` for no rules, and for a rule
+    against a baseline where there is none.
+    """
+    if not rules:
+        raise UsageError("there are no rules to hold the results against; add `gate:` to the suite")
+    needing = [r.metric for r in rules if r.against == "baseline" and r.bound[0] not in LEVELS]
+    if baseline is None and needing:
+        raise UsageError(
+            f"the rules for {', '.join(dict.fromkeys(needing))} are against a baseline and none was"
+            " given; name one with --baseline (`qbench baseline SUITE` makes it), or write"
+            " `against: reference` in the rule"
+        )
+    field = Field(records, baseline or (), expected, only)
+    sampling = sampling or Sampling()
+    drafts = [draft for rule in rules for draft in _drafts(rule, field, sampling)]
+    verdicts = judge([(one.margin, one.found) for one in drafts], alpha=sampling.alpha)
+    checks = tuple(
+        Check(one.rule, one.cell, one.item, one.metric, one.margin, verdict)
+        for one, verdict in zip(drafts, verdicts, strict=True)
+    )
+    conditions = condition_changes(records, baseline) if baseline and records else []
+    return GateOutcome(checks, tuple(conditions), sampling)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    rule: GateRule
+    cell: CellName | None
+    item: ItemName | None
+    metric: str | None
+    margin: Margin
+    found: Difference | Obstacle
+
+
+def _drafts(rule: GateRule, field: Field, sampling: Sampling) -> list[_Draft]:
+    kind, amount = rule.bound
+    ceiling = rule.ceiling.value if rule.ceiling else None
+    margin = Margin(kind, amount.value, amount.relative, ceiling)
+    drafts = []
+    for (cell, name), item in field.items.items():
+        if not rule.picks(field.cells[cell], item):
+            continue
+        for metric in field.metrics_of(name).values():
+            if rule.matches(metric.name, metric.better, item):
+                found = look(rule, field, (cell, name), metric.name, sampling)
+                if found is not None:
+                    drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
+    if not drafts:
+        names = dict.fromkeys(name for known in field.metrics.values() for name in known)
+        hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
+        reason = f"the rule matches no metric of the cells it picks; {hint}"
+        drafts.append(_Draft(rule, None, None, None, margin, Obstacle("missing", reason)))
+    return drafts

@@ -1,0 +1,145 @@
+"""Where a gate looks: both sides by cell and item, and what a rule finds there."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from qbench.comparison.comparability import Obstacle, find_gap, find_obstacle
+from qbench.comparison.compare import CellName, ItemName, counterpart, index_records
+from qbench.comparison.differences import difference, level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.compare import Index
+    from qbench.comparison.differences import Difference, Sampling
+    from qbench.comparison.gate_rules import GateRule
+    from qbench.record import Metric, Record
+    from qbench.spec import Cell, Item
+
+    _Pair = tuple[list[Record], list[Record]]
+
+Place = tuple[CellName, ItemName]
+LEVELS = ("max", "min")
+"""Bounds that limit the value itself, and need nothing to compare it with."""
+_GONE = "the baseline has it, and this run has no record of it"
+_NEW = "the baseline does not have it; `qbench baseline SUITE` takes it in"
+
+
+class Field:
+    """What there is to check: both sides by cell and item, and what was expected."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        baseline: Sequence[Record],
+        expected: Sequence[tuple[Cell, Item]],
+        only: Sequence[str],
+    ) -> None:
+        self.new: Index = index_records(records)
+        self.old: Index = index_records(baseline)
+        self.cells: dict[CellName, Cell] = {}
+        self.items: dict[Place, Item] = {}
+        self.metrics: dict[ItemName, dict[str, Metric]] = {}
+        self.expected: set[Place] = {place_of(cell, item) for cell, item in expected}
+        pairs = [(record.cell, record.item) for record in (*records, *baseline)]
+        for cell, item in (*expected, *pairs):
+            names = (cell.slug, cell.precision.label, cell.precision.name)
+            if not only or any(fnmatchcase(name, p) for p in only for name in names):
+                self.cells.setdefault(place_of(cell, item)[0], cell)
+                self.items.setdefault(place_of(cell, item), item)
+        for record in (*records, *baseline):
+            known = self.metrics.setdefault(place_of(record.cell, record.item)[1], {})
+            known.update({metric.name: metric for metric in record.metrics})
+        self.reference = {
+            record.cell.model.name: place_of(record.cell, record.item)[0]
+            for record in sorted(records, key=lambda record: record.started_at)
+            if record.reference
+        }
+
+    def records_of(self, place: Place) -> list[Record]:
+        """This run's records there."""
+        return self.new.get(place[0], {}).get(place[1], [])
+
+    def metrics_of(self, item: ItemName) -> dict[str, Metric]:
+        """The metrics of the item; of its measurement where no cell has measured it."""
+        own = self.metrics.get(item)
+        if own:
+            return own
+        kindred = (f for name, f in self.metrics.items() if name.measurement == item.measurement)
+        return next((found for found in kindred if found), {})
+
+
+def place_of(cell: Cell, item: Item) -> Place:
+    """The names that a cell's item goes by."""
+    return CellName(cell.model.name, cell.precision.label), ItemName(item.measurement, item.slug)
+
+
+def look(
+    rule: GateRule, field: Field, place: Place, metric: str, sampling: Sampling
+) -> Difference | Obstacle | None:
+    """What a rule finds of a metric at a place; None where it has nothing to say."""
+    if rule.bound[0] in LEVELS:
+        return _level(field, place, metric, sampling)
+    pair = _of_reference(field, place) if rule.against == "reference" else _pair(field, place)
+    if pair is None or isinstance(pair, Obstacle):
+        return pair
+    new, old = pair
+    if all(never_measured(side, metric) for side in pair):
+        return None
+    empty = [side[0].metric(metric) for side in pair if side]
+    if len(empty) == 2 and all(one is not None and one.value is None for one in empty):
+        reason = empty[0].reason if empty[0] else None
+        return Obstacle("not applicable", reason or "it has no value on either side")
+    same_run = rule.against == "reference"
+    obstacle = find_obstacle(new, old, metric, same_run=same_run)
+    if obstacle is not None:
+        return obstacle
+    return difference(new, old, metric, relative=rule.bound[1].relative, sampling=sampling)
+
+
+def never_measured(records: Sequence[Record], metric: str) -> bool:
+    """Whether the item succeeded and its record holds no such metric at all."""
+    good = [record for record in records if record.status == "ok"]
+    return bool(good) and all(record.metric(metric) is None for record in good)
+
+
+def _level(
+    field: Field, place: Place, metric: str, sampling: Sampling
+) -> Difference | Obstacle | None:
+    """The metric itself; a reference need not have what is measured against it."""
+    new = field.records_of(place)
+    if not new and place not in field.expected:
+        return None  # the baseline's alone: a level is not counted from it
+    gap = find_gap(new, metric, "this run")
+    if gap is None:
+        return level(new, metric, sampling=sampling)
+    is_reference = bool(new) and field.reference.get(place[0].model) == place[0]
+    return None if is_reference or never_measured(new, metric) else gap
+
+
+def _of_reference(field: Field, place: Place) -> _Pair | None:
+    """The cell's and the reference's records of the item; None for the reference itself."""
+    cell, item = place
+    reference = field.reference.get(cell.model)
+    if reference == cell or (cell not in field.new and place not in field.expected):
+        return None
+    old = [] if reference is None else field.new[reference].get(item, [])
+    return field.records_of(place), old
+
+
+def _pair(field: Field, place: Place) -> _Pair | Obstacle | None:
+    """The run's and the baseline's records of the item, or why there are not both."""
+    cell, item = place
+    new, old = field.new.get(cell, {}), field.old.get(cell, {})
+    if item in new and item in old:
+        return new[item], old[item]
+    if item not in new and item not in old:
+        return Obstacle("missing", "the suite asks for it, and there is no record of it")
+    if item in new:
+        found = counterpart(item, new[item], old)
+        return found if found.kind == "incomparable" else Obstacle("missing", _NEW)
+    if any(name.measurement == item.measurement and name not in old for name in new):
+        return None  # told at the item that took its place
+    return Obstacle("missing", _GONE)

@@ -1,0 +1,121 @@
+"""What a gate can find with the items at hand: for `plan`, before anything is measured anew.
+
+The spread of a change that has not happened yet is not known. The spread between a cell and its
+reference stands in for it: a regression moves the windows about as unevenly as a quantization does,
+so that a mere rerun is found equal with far fewer items than this says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.comparison.comparability import Obstacle
+from qbench.comparison.differences import Sampling
+from qbench.comparison.gate_field import LEVELS, Field, look
+from qbench.comparison.statistics import POWER, Exact, detectable_change
+from qbench.comparison.verdict import amount_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.compare import CellName, ItemName
+    from qbench.comparison.differences import Difference
+    from qbench.comparison.gate_rules import GateRule
+    from qbench.comparison.statistics import Estimate
+    from qbench.record import Record
+
+
+@dataclass(frozen=True)
+class Power:
+    """What one rule can find in one metric of one item of one cell."""
+
+    rule: GateRule
+    cell: CellName
+    item: ItemName
+    metric: str
+    detectable: float | None
+    """The change found with 80 % chance, beyond the margin; None where it is not known."""
+    relative: bool
+    units: int
+    unit: str | None
+    needed: int | None
+    """Units for which the margin itself could be found; None where it is not known."""
+    reason: str | None = None
+    """Why nothing is known."""
+
+    def __str__(self) -> str:
+        place = f"{self.cell.label}: {self.metric} on {self.item.slug}"
+        if self.detectable is None:
+            return f"{place}: {self.reason}"
+        if self.unit is None or self.detectable == 0:
+            return f"{place}: exact, any change beyond the margin is found"
+        change = amount_text(self.detectable, relative=self.relative, signed=False)
+        text = f"{place}: finds {change} with {100 * POWER:g} % chance ({self.units:,} {self.unit})"
+        if self.needed is not None and self.needed > self.units:
+            text += f"; the margin itself would take about {self.needed:,} {self.unit}"
+        return text
+
+
+def gate_power(
+    rules: Sequence[GateRule],
+    records: Sequence[Record],
+    *,
+    sampling: Sampling | None = None,
+) -> list[Power]:
+    """What each rule can find, judged by records of an earlier run or of the baseline.
+
+    `records` are the newest of one suite and device. Empty where there are none yet.
+    """
+    sampling = sampling or Sampling()
+    field = Field(records, (), (), ())
+    found = []
+    for rule in rules:
+        kind, amount = rule.bound
+        # Whatever the rule is against: the reference is what the spread is known against.
+        asked = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
+        for (cell, name), item in field.items.items():
+            if not rule.picks(field.cells[cell], item):
+                continue
+            for metric in field.metrics_of(name).values():
+                if not rule.matches(metric.name, metric.better, item):
+                    continue
+                seen = look(asked, field, (cell, name), metric.name, sampling)
+                if seen is not None:
+                    estimated = _estimated(seen, amount.value, sampling)
+                    detectable, units, unit, needed, reason = estimated
+                    relative = amount.relative
+                    one = Power(
+                        rule,
+                        cell,
+                        name,
+                        metric.name,
+                        detectable,
+                        relative,
+                        units,
+                        unit,
+                        needed,
+                        reason,
+                    )
+                    found.append(one)
+    return found
+
+
+def _estimated(
+    seen: Difference | Obstacle, margin: float, sampling: Sampling
+) -> tuple[float | None, int, str | None, int | None, str | None]:
+    if isinstance(seen, Obstacle):
+        return None, 0, None, None, seen.reason
+    if seen.estimate is None:
+        return None, seen.units, seen.unit, None, seen.reason
+    if isinstance(seen.estimate, Exact):
+        return 0.0, seen.units, seen.unit, None, None
+    change = detectable_change(seen.estimate, alpha=sampling.alpha)
+    distance = abs(seen.bound(margin)) if seen.old is not None else _distance(seen.estimate, margin)
+    needed = None if distance == 0 else round(seen.units * (change / distance) ** 2)
+    return seen.shown(change), seen.units, seen.unit, needed, None
+
+
+def _distance(estimate: Estimate, margin: float) -> float:
+    """How far a level lies from its bound."""
+    return abs(margin - estimate.value)

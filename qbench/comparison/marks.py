@@ -1,0 +1,135 @@
+"""What is said of differences that are shown together: real, equivalent or undecided.
+
+A difference is *equivalent* when its whole (1 - 2 alpha) interval lies inside a stated margin (two
+one-sided tests), *real* when it is not 0 (two-sided, at alpha), and *undecided* else. Many such
+claims stand side by side in one comparison or one table: the p-values of each kind are adjusted by
+Holm over all of them, so that the chance of any false claim of that kind is at most alpha.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from qbench.comparison.comparability import Obstacle, find_obstacle
+from qbench.comparison.differences import Sampling, difference
+from qbench.comparison.statistics import equivalence, holm, two_sided
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.comparison.differences import Difference
+    from qbench.record import Metric, Record
+
+Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]
+
+
+class Allowance(NamedTuple):
+    """The margin within which two values are called equivalent."""
+
+    amount: float
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is said of one difference, after the adjustment for all that were made together."""
+
+    finding: Finding
+    reason: str
+    low: float | None = None
+    """Ends of the (1 - alpha) interval; ratios less 1 where the difference is relative."""
+    high: float | None = None
+
+
+def mark_all(
+    cases: Sequence[tuple[Difference | Obstacle, Allowance]], *, alpha: float
+) -> list[Mark]:
+    """A mark for each difference, the claims of each kind adjusted by Holm over all of them."""
+    estimates = [None if isinstance(found, Obstacle) else found.estimate for found, _ in cases]
+    same: list[float] = []
+    differs: list[float] = []
+    for (found, allowance), estimate in zip(cases, estimates, strict=True):
+        if isinstance(found, Obstacle) or estimate is None:
+            continue
+        low, high = (found.bound(end) for end in (-allowance.amount, allowance.amount))
+        equal = estimate.value == 0 == estimate.standard_error
+        same.append(0.0 if equal else equivalence(estimate, low, high))
+        differs.append(two_sided(estimate))
+    adjusted = iter(zip(holm(same), holm(differs), strict=True))
+    marks = []
+    for (found, _), estimate in zip(cases, estimates, strict=True):
+        if isinstance(found, Obstacle):
+            marks.append(Mark(found.kind, found.reason))
+        elif estimate is None:
+            marks.append(Mark("undecided", found.reason or "its chance error is not known"))
+        else:
+            same_p, differs_p = next(adjusted)
+            low, high = (found.shown(estimate.limit(end)) for end in (alpha / 2, 1 - alpha / 2))
+            marks.append(Mark(*_finding(same_p, differs_p, alpha), low, high))
+    return marks
+
+
+def changes_against(
+    reference: Sequence[Record],
+    cells: Mapping[str, Sequence[Record]],
+    metric: str,
+    *,
+    sampling: Sampling | None = None,
+    allowance: Allowance | None = None,
+) -> dict[str, tuple[Difference | Obstacle, Mark]]:
+    """The change of one metric of one item in each cell against the reference of the same run.
+
+    `cells` maps a name to the cell's records of that item; Holm's adjustment is over the cells.
+    """
+    sampling = sampling or Sampling()
+    found = {
+        name: one_change(records, reference, metric, sampling, same_run=True)
+        for name, records in cells.items()
+    }
+    example = next((one.metric(metric) for one in reference if one.metric(metric)), None)
+    if allowance is None and example is not None:
+        allowance = default_allowance(example, reference[0].item.measurement)
+    chosen = allowance or Allowance(0.0, relative=True)
+    marks = mark_all([(one, chosen) for one in found.values()], alpha=sampling.alpha)
+    return {name: (one, mark) for (name, one), mark in zip(found.items(), marks, strict=True)}
+
+
+def default_allowance(metric: Metric, measurement: str) -> Allowance:
+    """What is small enough to be called the same, unless someone says otherwise."""
+    if metric.unit in {"s", "tokens/s"}:
+        return Allowance(0.05, relative=True)
+    if measurement == "memory":
+        return Allowance(0.02, relative=True)
+    if metric.unit == "B" or measurement == "footprint":
+        return Allowance(0.0, relative=True)
+    if metric.name in {"perplexity", "bits_per_byte"}:
+        return Allowance(0.005, relative=True)
+    if metric.name.startswith("kl."):
+        return Allowance(0.001, relative=False)
+    return Allowance(0.01, relative=False)
+
+
+def one_change(
+    new: Sequence[Record],
+    old: Sequence[Record],
+    metric: str,
+    sampling: Sampling,
+    *,
+    same_run: bool,
+) -> Difference | Obstacle:
+    """The change of one metric of one item, or what bars it; relative as its allowance is."""
+    obstacle = find_obstacle(new, old, metric, same_run=same_run)
+    if obstacle is not None:
+        return obstacle
+    example = next(one for record in new if (one := record.metric(metric)) is not None)
+    relative = default_allowance(example, new[0].item.measurement).relative
+    return difference(new, old, metric, relative=relative, sampling=sampling)
+
+
+def _finding(same_p: float, differs_p: float, alpha: float) -> tuple[Finding, str]:
+    if same_p <= alpha:
+        return "equivalent", "the whole interval lies inside the margin of equivalence"
+    if differs_p <= alpha:
+        return "real", "the difference is not chance"
+    return "undecided", "neither shown to differ nor shown to be the same"

@@ -1,0 +1,125 @@
+"""What a metric is computed from, window by window or item by item: what pairing needs.
+
+A metric whose series is not listed here, or whose series does not give the recorded value, has no
+known chance error and is never decided upon.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from qbench.comparison.statistics import Floats
+    from qbench.record import Record
+
+Link = Literal["mean", "exp", "root"]
+Unit = Literal["windows", "items", "processes"]
+
+
+class Paired(NamedTuple):
+    """The series that a metric is computed from."""
+
+    series: str
+    link: Link = "mean"
+    """The metric is the mean of the series a token, its exponential or its square root."""
+
+
+PAIRED_SERIES = {
+    "perplexity": Paired("window_nll", "exp"),
+    "bits_per_byte": Paired("window_nll"),
+    "kl.mean": Paired("window_kl_sum"),
+    "top1_agreement": Paired("window_same_top"),
+    "rms_probability_change": Paired("window_squared_change", "root"),
+}
+"""By metric, the per-window series whose sum over that of `window_tokens` it comes from.
+
+Bits per byte is that mean in another unit, a factor that is the same in both of a pair.
+"""
+WEIGHTS = "window_tokens"
+ITEM_IDS = "item_ids"
+"""Key of a record's details with the ids of its items, in the order of its `item_…` series."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric's values by unit, and how the metric comes from them."""
+
+    sums: tuple[float, ...]
+    weights: tuple[float, ...]
+    link: Link
+    factor: float
+    """From the mean to the metric's own unit."""
+    unit: Unit
+    ids: tuple[str, ...] | None = None
+
+    @property
+    def binary(self) -> bool:
+        """Whether every item is either right or wrong."""
+        return self.unit == "items" and set(self.sums) <= {0.0, 1.0}
+
+    def figure(self, mean: Floats) -> Floats:
+        """The metric from the mean, in its own unit."""
+        import numpy as np
+
+        if self.link == "exp":
+            return np.exp(mean)
+        return self.factor * (np.sqrt(mean) if self.link == "root" else mean)
+
+    def logarithm(self, mean: Floats) -> Floats:
+        """The logarithm of the metric from the mean, less a constant."""
+        import numpy as np
+
+        if self.link == "exp":
+            return mean
+        return np.log(mean) * (0.5 if self.link == "root" else 1.0)
+
+
+def find_series(record: Record, metric: str, value: float) -> Series | None:
+    """What the metric can be recomputed from; None where nothing gives the recorded value."""
+    paired = PAIRED_SERIES.get(metric)
+    if paired is not None:
+        sums, weights = record.series.get(paired.series), record.series.get(WEIGHTS)
+        if not sums or not weights or len(sums) != len(weights) or not sum(weights):
+            return None
+        mean = math.fsum(sums) / math.fsum(weights)
+        factor = 1.0
+        if metric == "bits_per_byte" and mean:
+            factor = value / mean
+        made = Series(tuple(sums), tuple(weights), paired.link, factor, "windows")
+        return made if _agrees(made, mean, value) else None
+    ids = record.details.get(ITEM_IDS)
+    named = tuple(str(one) for one in ids) if isinstance(ids, list | tuple) else None
+    for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
+        scores = record.series.get(name)
+        if not scores or (named is not None and len(named) != len(scores)):
+            continue
+        made = Series(tuple(scores), (1.0,) * len(scores), "mean", 1.0, "items", named)
+        if _agrees(made, math.fsum(scores) / len(scores), value):
+            return made
+    return None
+
+
+def _agrees(series: Series, mean: float, value: float) -> bool:
+    """Whether the series gives the recorded value, however it was summed."""
+    import numpy as np
+
+    if not math.isfinite(mean):
+        return True  # told as such when the pairs are looked at
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = float(series.figure(np.array([mean]))[0])
+    return math.isclose(made, value, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def align(own: Series, base: Series) -> Series | None:
+    """`base` in the order of `own`; None where they are not the same units."""
+    if own.unit != base.unit or own.link != base.link or len(own.sums) != len(base.sums):
+        return None
+    if own.ids == base.ids or own.ids is None or base.ids is None:
+        return base
+    place = {name: index for index, name in enumerate(base.ids)}
+    if set(place) != set(own.ids) or len(place) != len(base.ids):
+        return None
+    order = [place[name] for name in own.ids]
+    return replace(base, sums=tuple(base.sums[index] for index in order), ids=own.ids)

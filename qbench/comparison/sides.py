@@ -1,0 +1,110 @@
+"""What a person names on the command line, as the records of one suite on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.comparison.baseline import read_baseline
+from qbench.errors import StoreError, UsageError
+from qbench.report.selection import select
+from qbench.store import read_folder
+from qbench.suite_problems import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.record import Record
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
+
+    name: str
+    records: tuple[Record, ...]
+    """The newest of each thing."""
+    notes: tuple[str, ...] = ()
+    """What was passed over, such as files that cannot be read."""
+
+
+def load_side(where: str, results: Path = Path("results")) -> Side:
+    """Records from a folder, a baseline file, a suite's file, or a cell below `results`.
+
+    A cell is named by its label or slug, or a pattern that finds one cell. Raises `UsageError`
+    where there is nothing of that name, no record, or records of several suites or devices.
+    """
+    path = Path(where)
+    if path.is_dir():
+        return _from_folder(path, where)
+    if path.suffix in {".yaml", ".yml"}:
+        from qbench.suite import load_suite
+
+        name = load_suite(path).name
+        return _from_folder(results / name, name)
+    if path.suffix in {".json", ".gz"} or path.is_file():
+        return Side(where, tuple(read_baseline(path)))
+    return _cell(where, results)
+
+
+def load_baseline(path: Path, suite: str) -> Side:
+    """A suite's baseline: its file, a folder that holds `<suite>.json` or `.json.gz`, or records.
+
+    Raises `UsageError` where there is none.
+    """
+    if path.is_dir():
+        for suffix in (".json", ".json.gz"):
+            file = path / f"{suite}{suffix}"
+            if file.is_file():
+                return Side(str(file), tuple(read_baseline(file)))
+        return _from_folder(path, str(path))
+    return Side(str(path), tuple(read_baseline(path)))
+
+
+def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, ...]:
+    """The newest record of each thing; raises `UsageError` for several suites or devices."""
+    selection = select(records)
+    if not selection.records:
+        raise StoreError(f"{where}: no records there; `qbench run SUITE` makes some")
+    places = dict.fromkeys(
+        f"{record.suite}/{record.environment.device_kind}" for record in selection.records
+    )
+    if len(places) > 1:
+        raise UsageError(
+            f"{where}: found records of {len(places)} suites or devices ({', '.join(places)});"
+            " expected those of one; name its folder"
+        )
+    return selection.records
+
+
+def _from_folder(folder: Path, name: str) -> Side:
+    records, unreadable = read_folder(folder)
+    notes = tuple(str(file.error) for file in unreadable)
+    return Side(name, newest_of_one_place(records, str(folder)), notes)
+
+
+def _cell(where: str, results: Path) -> Side:
+    if not results.is_dir():
+        raise UsageError(
+            f"{where}: no such folder, baseline or suite, and no folder {results} to look for a"
+            " cell of that name in; check the path, or name the folder with --results"
+        )
+    records, unreadable = read_folder(results)
+    found = [
+        record
+        for record in records
+        if any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.precision.label))
+    ]
+    cells = dict.fromkeys(record.cell.slug for record in found)
+    if not cells:
+        known = dict.fromkeys(record.cell.precision.label for record in records)
+        hint = nearest(where, known) or f"there are the cells {', '.join(known) or 'none'}"
+        raise UsageError(f"{where}: no such folder, baseline or suite, nor a cell of it; {hint}")
+    if len(cells) > 1:
+        raise UsageError(
+            f"{where}: found {len(cells)} cells ({', '.join(cells)}); expected one; name it in full"
+        )
+    notes = tuple(str(file.error) for file in unreadable)
+    return Side(where, newest_of_one_place(found, where), notes)

@@ -1,0 +1,278 @@
+"""Generations side by side: each cell's beside the reference's, the first difference marked."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
+from qbench.report.items import items, text_titles
+from qbench.report.markdown_parts import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.record import Record
+    from qbench.report.selection import CellRecords, TableRecords
+
+MEASUREMENT = "generation"
+MARK = "⟂"
+"""Stands in a text before the first character that is not the reference's."""
+_PROMPTS_SHOWN = 8
+_PROMPT_END_SHOWN = 240
+"""Characters of the end of a prompt."""
+_TEXT_SHOWN = 1200
+"""Characters of a generated text."""
+
+_COLUMNS = (
+    Column("identical", "as the reference", "percent"),
+    Column("prompts", "prompts", "exact"),
+    Column("first_difference", "equal tokens before a difference (median)", "number", decimals=1),
+    Column("generation.exact_match", "exact match", "percent"),
+    Column("generation.rougeL", "ROUGE-L", "number", decimals=3),
+    Column("generation.chrf", "chrF", "number", decimals=2),
+    Column("generation.bleu", "BLEU", "number", decimals=2),
+    Column("generation.tokens", "tokens", "exact"),
+)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What one cell wrote, prompt by prompt."""
+
+    prompts: tuple[str, ...]
+    references: tuple[str, ...] | None
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two continuations of one prompt part; both None where the tokens are the same."""
+
+    token: int | None
+    """Tokens that are equal before the first that is not; an end counts as a difference."""
+    character: int | None
+    """Characters that are equal before the first that is not; None where the texts are equal."""
+
+
+def first_difference(own: Sequence[Any], base: Sequence[Any]) -> int | None:
+    """Index of the first element that is not the same; None where all are.
+
+    Where one is the beginning of the other, it is the length of the shorter.
+    """
+    for index, (mine, theirs) in enumerate(zip(own, base, strict=False)):
+        if mine != theirs:
+            return index
+    return None if len(own) == len(base) else min(len(own), len(base))
+
+
+def compare(own: Generated, base: Generated) -> list[Difference] | None:
+    """Where each prompt's continuations part; None for other prompts than the base's."""
+    if own.prompts != base.prompts:
+        return None
+    return [
+        Difference(
+            first_difference(own.ids[index], base.ids[index]),
+            first_difference(own.texts[index], base.texts[index]),
+        )
+        for index in range(len(own.prompts))
+    ]
+
+
+def read_generated(record: Record | None) -> Generated | None:
+    """What a record holds of generations; None if it holds none, or not all of it."""
+    if record is None or record.status != "ok":
+        return None
+    details = record.details
+    keys = ("prompts", "generated", "generated_ids")
+    prompts, texts, ids = (details.get(key) for key in keys)
+    if not (isinstance(prompts, list) and isinstance(texts, list) and isinstance(ids, list)):
+        return None
+    if not prompts or not len(prompts) == len(texts) == len(ids):
+        return None
+    if not all(isinstance(row, list | tuple) for row in ids):
+        return None
+    references = details.get("references")
+    whole = isinstance(references, list) and len(references) == len(prompts)
+    return Generated(
+        prompts=tuple(map(str, prompts)),
+        references=tuple(map(str, references)) if whole and references else None,
+        texts=tuple(map(str, texts)),
+        ids=tuple(tuple(row) for row in ids),
+    )
+
+
+def generation_tables(records: TableRecords) -> list[Table]:
+    """One table an item: how far each cell follows the reference, and its scores."""
+    found = items(records, MEASUREMENT)
+    titles = text_titles(found)
+    return [
+        Table(
+            f"Generation: {titles[slug]}",
+            "precision",
+            _COLUMNS,
+            tuple(
+                Row(cell.label, cell.reference, _figures(records, cell, slug))
+                for cell in records.cells
+                if cell.of(MEASUREMENT, slug)
+            ),
+        )
+        for slug in found
+    ]
+
+
+def generation_blocks(records: TableRecords, level: str = "###") -> list[str]:
+    """Blocks of markdown, a collapsed one for each prompt; none where nothing was generated.
+
+    `level`: what stands before a heading.
+    """
+    blocks = []
+    found = items(records, MEASUREMENT)
+    titles = text_titles(found)
+    for slug in found:
+        written = [
+            (cell, generated)
+            for cell in records.cells
+            if (generated := read_generated(_record(cell, slug))) is not None
+        ]
+        if not written:
+            continue
+        # The reference is the first of the cells; without it the first cell stands in.
+        _, base = written[0]
+        alike = [(cell, one) for cell, one in written if one.prompts == base.prompts]
+        has_reference = written[0][0].reference
+        blocks.append(f"{level} Generations side by side: {escape(titles[slug])}")
+        blocks.append(_how_to_read(alike[0][0].label, has_reference=has_reference))
+        for index in range(min(len(base.prompts), _PROMPTS_SHOWN)):
+            blocks += _prompt_blocks(alike, index, has_reference=has_reference)
+        more = len(base.prompts) - _PROMPTS_SHOWN
+        if more > 0:
+            blocks.append(f"{more} more prompts are in the records.")
+        others = [escape(cell.label) for cell, one in written if one.prompts != base.prompts]
+        if others:
+            blocks.append(f"Not shown, since they continued other prompts: {', '.join(others)}.")
+    return blocks
+
+
+def visible(text: str) -> str:
+    """The text with its control and invisible characters written as escapes.
+
+    Line feeds and tabs stay; a text cannot move a terminal's cursor or turn its direction.
+    """
+    return "".join(
+        letter
+        if letter in "\n\t" or unicodedata.category(letter) not in _UNSEEN
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+
+def _figures(records: TableRecords, cell: CellRecords, slug: str) -> tuple[Figure, ...]:
+    taken = cell.of(MEASUREMENT, slug)
+    own = read_generated(_record(cell, slug))
+    followed = _followed(own, None if cell.reference else records.reference, slug)
+    return (
+        followed[0],
+        Figure(word=NOT_MEASURED) if own is None else Figure(float(len(own.prompts))),
+        followed[1],
+        *(pool(taken, column.key).figure for column in _COLUMNS[3:]),
+    )
+
+
+def _followed(
+    own: Generated | None, reference: CellRecords | None, slug: str
+) -> tuple[Figure, Figure]:
+    """Share of prompts continued as the reference did; median of where the others part."""
+    base = None if reference is None else read_generated(_record(reference, slug))
+    if own is None or base is None:
+        missing = Figure(word=NOT_MEASURED, reason="there is nothing to compare")
+        return missing, missing
+    found = compare(own, base)
+    if found is None:
+        missing = Figure(word=NOT_MEASURED, reason="the reference continued other prompts")
+        return missing, missing
+    parted = [one.token for one in found if one.token is not None]
+    return (
+        Figure(1 - len(parted) / len(found)),
+        Figure(float(statistics.median(parted)))
+        if parted
+        else Figure(word=NOT_MEASURED, reason="there is no difference"),
+    )
+
+
+def _record(cell: CellRecords, slug: str) -> Record | None:
+    return next(iter(cell.of(MEASUREMENT, slug)), None)
+
+
+def _how_to_read(first: str, *, has_reference: bool) -> str:
+    head = "The likeliest token each time. "
+    if has_reference:
+        return (
+            f"{head}{MARK} stands before the first character that differs from what"
+            f" {escape(first)} wrote; token positions count the equal tokens before it."
+        )
+    return f"{head}There is none of the reference, so nothing is compared."
+
+
+def _prompt_blocks(
+    written: Sequence[tuple[CellRecords, Generated]], index: int, *, has_reference: bool
+) -> list[str]:
+    """A prompt's end, its reference text, the base's continuation and those that differ from it."""
+    first, base = written[0]
+    same, groups = [], dict[str, list[str]]()
+    for cell, own in written[1:]:
+        token = first_difference(own.ids[index], base.ids[index])
+        if token is None:
+            same.append(cell.label)
+            continue
+        text = own.texts[index]
+        where = f"{cell.label} (token {token})" if has_reference else cell.label
+        groups.setdefault(_marked(text, base.texts[index]) if has_reference else text, []).append(
+            where
+        )
+    summary = f"Prompt {index + 1}"
+    if has_reference and len(written) > 1:
+        summary += f": {len(same)} of {len(written) - 1} as {escape(first.label)}"
+    blocks = [
+        f"<details><summary>{summary}</summary>",
+        _titled("end of the prompt", _tail(base.prompts[index])),
+    ]
+    if base.references is not None:
+        blocks.append(_titled("reference text", _head(base.references[index])))
+    blocks.append(_titled(", ".join([first.label, *same]), _head(base.texts[index])))
+    blocks += [_titled(", ".join(labels), _head(text)) for text, labels in groups.items()]
+    return [*blocks, "</details>"]
+
+
+def _marked(text: str, base: str) -> str:
+    """The text with the mark before its first difference; at its end where only tokens differ."""
+    at = first_difference(text, base)
+    place = len(text) if at is None else at
+    return f"{text[:place]}{MARK}{text[place:]}"
+
+
+def _tail(text: str) -> str:
+    return text if len(text) <= _PROMPT_END_SHOWN else f"…{text[-_PROMPT_END_SHOWN:]}"
+
+
+def _head(text: str) -> str:
+    """The beginning of a text, long enough for its mark to be seen."""
+    most = max(_TEXT_SHOWN, text.find(MARK) + _TEXT_SHOWN // 4)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _titled(title: str, text: str) -> str:
+    return f"{escape(title)}:\n\n{_fenced(visible(text))}"
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,46 @@
+"""The outcome of a gate as GitHub workflow commands: lines that become annotations of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qbench.comparison.gate import Check, GateOutcome
+
+MOST = 10
+"""GitHub shows ten annotations of a kind a step; the last one says how many more there are."""
+
+
+def render(outcome: GateOutcome, file: str | None = None) -> str:
+    """One line an annotation, errors first; `file` is the suite, for a place in the diff."""
+    wrong = [(one.name, _told(one)) for one in outcome.checks if one.state in {"fail", "error"}]
+    lines = [_line("error", title, text, file) for title, text in _limited(wrong)]
+    warnings = [("qbench gate", warning) for warning in outcome.warnings]
+    lines += [_line("warning", title, text, file) for title, text in _limited(warnings)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _told(check: Check) -> str:
+    verdict = check.verdict
+    return f"{verdict.name}: {verdict.reason}; allowed {check.allowed}, found {check.found}"
+
+
+def _limited(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if len(found) <= MOST:
+        return found
+    more = f"{len(found) - MOST + 1} more: see the job's summary"
+    return [*found[: MOST - 1], ("qbench gate", more)]
+
+
+def _line(level: str, title: str, text: str, file: str | None) -> str:
+    place = f"file={_property(file)}," if file else ""
+    return f"::{level} {place}title={_property(title)}::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    """As GitHub's toolkit escapes the text of a command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,63 @@
+"""A comparison for the terminal and as markdown."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from qbench.comparison.compare import Comparison, compare_records
+from qbench.report import comparison as page
+from tests.paired_records import footprint, latency, losses, quality, untouched
+from tests.record_factory import make_environment
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    """Something real, something equal, something too few, and another git revision."""
+    environment = make_environment(git_revision="4567def")
+    new = [
+        quality("nf4", losses(0.03, seed=2), environment=environment),
+        *latency("nf4", [0.01] * 3, environment=environment),
+        footprint("nf4", 1_000_000, environment=environment),
+    ]
+    return compare_records(new, untouched(), names=("new.json", "old | _x_"))
+
+
+def shown(comparison: Comparison, *, everything: bool = False) -> str:
+    console = Console(width=220)
+    with console.capture() as capture:
+        console.print(page.render(comparison, everything=everything))
+    return capture.get()
+
+
+def test_the_terminal_shows_what_differs_and_counts_the_rest(comparison: Comparison) -> None:
+    text = shown(comparison)
+    assert "perplexity" in text
+    assert "worse" in text
+    assert "2 equivalent" in text
+    assert "memory.static" not in text
+    assert "memory.static" in shown(comparison, everything=True)
+    assert "git revision: 4567def (new), 0123abc (old)" in text
+
+
+def test_what_was_not_compared_is_listed_by_reason(comparison: Comparison) -> None:
+    reasons = dict(page.obstacles(comparison))
+    assert any("2 more are needed" in reason for reason in reasons)
+    assert ["nf4 tasks cloze"] in reasons.values()
+
+
+def test_the_page_has_table_conditions_and_method(comparison: Comparison) -> None:
+    text = page.markdown(comparison)
+    assert text.startswith("# new.json against old \\| \\_x\\_")
+    rows = [line for line in text.splitlines() if line.startswith("| nf4")]
+    assert len(rows) == 3
+    assert "equal" in next(row for row in rows if "memory.static" in row)
+    assert "## Not compared" in text
+    assert "| git revision" in text
+    assert "10,000 resamples, seed 0" in text
+    assert "Holm over all 3 differences" in text
+
+
+def test_nothing_in_common_is_said() -> None:
+    empty = compare_records([], [])
+    assert "Nothing to compare." in page.markdown(empty)

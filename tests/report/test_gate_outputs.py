@@ -1,0 +1,130 @@
+"""What CI systems read of a gate: JUnit XML, a step summary, annotations; and the terminal's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from qbench.comparison.differences import Sampling
+from qbench.comparison.gate import run_gate
+from qbench.comparison.gate_rules import parse_rules
+from qbench.report import gate_table, junit, step_summary, workflow_commands
+from tests.paired_records import footprint, latency, losses, quality
+from tests.record_factory import make_environment, make_failure
+
+if TYPE_CHECKING:
+    from qbench.comparison.gate import GateOutcome
+
+RULES = {
+    "perplexity": {"max_increase": "1%"},
+    "memory.static": {"max_increase": "2%", "ceiling": "50%"},
+    "latency.decode": {"max_increase": "10%"},
+}
+
+
+@pytest.fixture(scope="module")
+def outcome() -> GateOutcome:
+    """One check of each kind: holds, improved, broken, missing, incomparable, not applicable."""
+    other = make_environment(device="Other", device_kind="cpu-other", git_revision="fff")
+    reason = "died | of `this`\x1b[31m,\nand <that> & 100%: all"
+    params = {"text": {"fingerprint": "bb"}, "window": 256, "batch": 4}
+    new = [
+        quality("fp32", losses(0.0, seed=2), environment=other),
+        quality("fp4", losses(0.05, seed=3), environment=other),
+        quality("nf4", losses(0.0, seed=4), params=params, environment=other),
+        make_failure("int8", "footprint", "crash", reason, slug="model", environment=other),
+        footprint("nf4", 100, environment=other),
+        *latency("nf4", [0.01] * 5, environment=other),
+    ]
+    old = [
+        *(quality(label, losses(0.0)) for label in ("fp32", "fp4", "nf4")),
+        *(footprint(label, 1000) for label in ("int8", "nf4")),
+        *latency("nf4", [0.01] * 5),
+    ]
+    rules, _ = parse_rules(RULES)
+    return run_gate(rules, new, old, sampling=Sampling(resamples=1000))
+
+
+def test_the_outcome_has_every_kind(outcome: GateOutcome) -> None:
+    assert dict(outcome.counts) == {
+        "holds": 1,
+        "broken": 1,
+        "incomparable": 1,
+        "missing": 1,
+        "improved": 1,
+        "not applicable": 1,
+    }
+    assert outcome.exit_code == 1
+
+
+def test_junit_counts_and_names_every_check(outcome: GateOutcome) -> None:
+    top = ET.fromstring(junit.render(outcome, "quickstart").encode())
+    (suite,) = top.findall("testsuite")
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "6", "failures": "2", "errors": "1", "skipped": "1"}
+    cases = suite.findall("testcase")
+    names = {(case.get("classname"), case.get("name")) for case in cases}
+    assert len(names) == 6
+    kinds = {case.get("classname"): [child.tag for child in case] for case in cases}
+    assert kinds["tiny-mistral.fp4.quality"] == ["failure"]
+    assert kinds["tiny-mistral.nf4.quality"] == ["error"]
+    assert kinds["tiny-mistral.nf4.latency"] == ["skipped"]
+    assert kinds["tiny-mistral.fp32.quality"] == ["system-out"]
+    (failure,) = (case.find("failure") for case in cases if "int8" in str(case.get("classname")))
+    assert failure is not None
+    assert "and <that> & 100%: all" in str(failure.get("message")).replace("\n", " ")
+
+
+def test_the_step_summary_shows_what_is_wrong_first(outcome: GateOutcome) -> None:
+    text = step_summary.render(outcome)
+    assert text.startswith("## ❌ qbench gate")
+    wrong, right = text.split("<details>")
+    for words in ("broken", "missing", "incomparable", "too good", "git revision"):
+        assert words in wrong
+    assert "improved" in right
+    assert "not applicable" in right
+    widths = {line.count(" | ") for line in wrong.splitlines() if line.startswith("| ❌")}
+    assert widths == {4}  # nothing in a cell breaks the table
+    assert "Holm" in text
+
+
+def test_a_summary_that_github_would_refuse_is_cut_to_the_answer(
+    outcome: GateOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_summary, "LARGEST_BYTES", 1000)
+    text = step_summary.render(outcome)
+    assert len(text) < 1000
+    assert "gate failed" in text
+
+
+def test_annotations_are_one_line_each_and_escaped(outcome: GateOutcome) -> None:
+    lines = workflow_commands.render(outcome, "suites/a,b.yaml").splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["::error"] * 3 + ["::warning"]
+    assert all("file=suites/a%2Cb.yaml,title=" in line for line in lines)
+    crash = next(line for line in lines if "int8" in line)
+    assert "100%25: all" in crash
+    assert "%0A" in crash
+    title = crash.split("title=")[1].split("::")[0]
+    assert title == "int8%3A memory.static on model"
+
+
+def test_more_annotations_than_github_shows_end_in_their_number(outcome: GateOutcome) -> None:
+    many = type(outcome)(outcome.checks * 5, (), outcome.sampling)
+    lines = workflow_commands.render(many).splitlines()
+    errors = [line for line in lines if line.startswith("::error")]
+    assert len(errors) == 10
+    assert errors[-1].endswith("6 more: see the job's summary")
+
+
+def test_the_terminal_shows_every_rule_and_the_answer_last(outcome: GateOutcome) -> None:
+    console = Console(width=300)
+    with console.capture() as capture:
+        console.print(gate_table.render(outcome))
+    text = capture.get()
+    assert text.strip().splitlines()[-1].startswith("gate failed")
+    for check in outcome.checks:
+        assert check.name in text
+        assert check.allowed in text

@@ -1,0 +1,166 @@
+"""One metric of two groups of records: figures, methods, and why there is sometimes none."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from scipy import stats
+
+from qbench.comparison.differences import Sampling, difference, level
+from qbench.comparison.statistics import Exact
+from tests.paired_records import (
+    TOKENS,
+    divergence,
+    footprint,
+    latency,
+    losses,
+    quality,
+    task,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.differences import Difference
+    from qbench.record import Record
+
+SAMPLING = Sampling(resamples=2000)
+
+
+def change(
+    new: Sequence[Record], old: Sequence[Record], metric: str, *, relative: bool = True
+) -> Difference:
+    return difference(new, old, metric, relative=relative, sampling=SAMPLING)
+
+
+def test_perplexity_is_paired_over_windows_and_weighted_by_tokens() -> None:
+    own, base = losses(0.01, seed=2), losses(0.0, seed=1)
+    found = change([quality("nf4", own)], [quality("nf4", base)], "perplexity")
+    expected = (sum(own) - sum(base)) / (TOKENS * len(own))
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(expected, abs=1e-12)
+    assert found.shown(found.estimate.value) == pytest.approx(math.expm1(expected))
+    pairs = [(a - b) / TOKENS for a, b in zip(own, base, strict=True)]
+    assert found.estimate.standard_error == pytest.approx(stats.sem(pairs), rel=0.08)
+    assert (found.unit, found.units) == ("windows", 240)
+
+
+def test_an_absolute_change_of_perplexity_is_in_its_own_unit() -> None:
+    own, base = [quality("nf4", losses(0.01, seed=2))], [quality("nf4", losses(0.0))]
+    found = change(own, base, "perplexity", relative=False)
+    values = [side[0].value("perplexity") for side in (own, base)]
+    assert None not in values
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(values[0] - values[1], rel=1e-9)  # type: ignore[operator]
+
+
+def test_a_divergence_is_a_level_with_an_interval() -> None:
+    nats = [0.003 + 0.0001 * (index % 11) for index in range(240)]
+    found = level([divergence("nf4", nats)], "kl.mean", sampling=SAMPLING)
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(sum(nats) / 240)
+    assert found.estimate.limit(0.05) < found.estimate.value < found.estimate.limit(0.95)
+    assert found.old is None
+
+
+def test_scores_are_paired_by_item_whatever_their_order() -> None:
+    base = [1.0] * 300 + [0.0] * 100
+    own = [1.0] * 290 + [0.0] * 10 + [1.0] * 4 + [0.0] * 96
+    theirs = task("nf4", base)
+    order = list(reversed(range(400)))
+    shuffled = theirs.model_copy(
+        update={
+            "series": {"item_correct": [base[index] for index in order]},
+            "details": {"item_ids": [f"item-{index}" for index in order]},
+        }
+    )
+    for old in (theirs, shuffled):
+        found = change([task("nf4", own)], [old], "accuracy", relative=False)
+        assert found.estimate is not None
+        assert found.estimate.value == pytest.approx(-6 / 400)
+        assert found.mcnemar_p == pytest.approx(stats.binomtest(4, 14).pvalue)
+
+
+def test_a_few_items_that_flip_do_not_make_a_certain_difference() -> None:
+    base = [1.0] * 320 + [0.0] * 80
+    own = [*base[:-1], 1.0]
+    found = change([task("nf4", own)], [task("nf4", base)], "accuracy", relative=False)
+    assert found.estimate is not None
+    assert found.estimate.limit(0.05) < 0 < found.estimate.limit(0.95)
+
+
+def test_other_items_are_not_paired() -> None:
+    scores = [1.0] * 30 + [0.0] * 10
+    other = task("nf4", scores).model_copy(
+        update={"details": {"item_ids": [f"other-{index}" for index in range(40)]}}
+    )
+    found = change([task("nf4", scores)], [other], "accuracy", relative=False)
+    assert found.estimate is None
+    assert "not the same" in str(found.reason)
+
+
+def test_latency_is_a_ratio_over_processes() -> None:
+    old, new = [0.010, 0.011, 0.012, 0.010, 0.011], [0.013, 0.012, 0.014, 0.013, 0.013]
+    found = change(latency("nf4", new), latency("nf4", old), "latency.decode")
+    theirs = stats.ttest_ind(
+        [math.log(value) for value in new], [math.log(value) for value in old], equal_var=False
+    ).confidence_interval(0.9)
+    assert found.estimate is not None
+    assert found.estimate.limit(0.05) == pytest.approx(theirs.low)
+    assert found.estimate.limit(0.95) == pytest.approx(theirs.high)
+    assert (found.unit, found.units) == ("processes", 5)
+
+
+def test_too_few_processes_give_no_verdict_and_say_how_many_more() -> None:
+    found = change(latency("nf4", [0.1] * 3), latency("nf4", [0.1] * 6), "latency.decode")
+    assert found.estimate is None
+    assert found.short_by == 2
+    assert "2 more" in str(found.reason)
+
+
+def test_too_few_windows_give_no_verdict() -> None:
+    own, base = losses(0.0, seed=2, windows=7), losses(0.0, windows=7)
+    found = change([quality("nf4", own)], [quality("nf4", base)], "perplexity")
+    assert found.estimate is None
+    assert found.short_by == 13
+
+
+def test_windows_that_are_all_the_same_are_equal_however_few() -> None:
+    record = quality("nf4", losses(0.0, windows=7))
+    found = change([record], [record], "perplexity")
+    assert found.estimate == Exact(0.0)
+
+
+def test_bytes_are_exact() -> None:
+    found = change([footprint("nf4", 1010)], [footprint("nf4", 1000)], "memory.static")
+    assert found.estimate == Exact(math.log(1.01))
+    nothing = change([footprint("nf4", 8)], [footprint("nf4", 0)], "memory.static")
+    assert nothing.estimate == Exact(math.inf)
+
+
+def test_a_series_that_does_not_give_the_value_is_not_used() -> None:
+    record = quality("nf4", losses(0.0))
+    other = {**record.series, "window_nll": losses(0.3)}
+    found = change([record.model_copy(update={"series": other})], [record], "perplexity")
+    assert found.estimate is None
+    assert "chance error is unknown" in str(found.reason)
+
+
+def test_windows_without_a_finite_loss_give_no_verdict() -> None:
+    sums = [*losses(0.0)[:-1], math.inf]
+    infinite = quality("nf4", losses(0.0)).model_copy(
+        update={"series": {"window_nll": sums, "window_tokens": [float(TOKENS)] * 240}}
+    )
+    found = change([infinite], [quality("nf4", losses(0.0))], "perplexity")
+    assert found.estimate is None
+    assert "no finite value" in str(found.reason)
+
+
+def test_a_relative_change_from_0_asks_for_an_absolute_margin() -> None:
+    zero, some = divergence("fp32", [0.0] * 240), divergence("nf4", [0.003] * 239 + [0.004])
+    found = change([some], [zero], "kl.mean")
+    assert found.estimate is None
+    assert "without %" in str(found.reason)
+    assert change([some], [zero], "kl.mean", relative=False).estimate is not None

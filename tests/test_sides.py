@@ -1,0 +1,82 @@
+"""What a person may name as a side of a comparison or as a baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.comparison.baseline import write_baseline
+from qbench.errors import StoreError, UsageError
+from qbench.comparison.sides import load_baseline, load_side
+from tests.record_factory import footprint_record, make_environment
+from tests.workplace import keep, place_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Records of two cells of one suite on one device."""
+    folder = tmp_path / "results"
+    for label in ("fp32", "nf4"):
+        keep(folder, footprint_record(label))
+    return folder
+
+
+def test_a_folder_of_a_suite_or_of_one_cell(results: Path) -> None:
+    assert len(load_side(str(results / "quickstart")).records) == 2
+    cell = place_of(results, footprint_record("nf4")).parent
+    (record,) = load_side(str(cell)).records
+    assert record.cell.precision.label == "nf4"
+
+
+def test_a_suites_file_stands_for_its_records(results: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("name: quickstart\nmodels: [owner/name]\n", encoding="utf-8")
+    assert len(load_side(str(suite), results).records) == 2
+
+
+def test_a_cell_by_its_label_or_a_pattern(results: Path) -> None:
+    assert load_side("nf4", results).records[0].cell.precision.label == "nf4"
+    assert load_side("*--fp32", results).records[0].cell.precision.label == "fp32"
+
+
+def test_a_baselines_file(results: Path, tmp_path: Path) -> None:
+    records = load_side(str(results)).records
+    path = write_baseline(tmp_path / "baselines" / "quickstart.json.gz", records)
+    assert len(load_side(str(path)).records) == 2
+    for where in (path, path.parent, results):
+        assert len(load_baseline(where, "quickstart").records) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("nf5", "did you mean 'nf4'"), ("*", "found 2 cells"), ("none.json", "no such baseline")],
+)
+def test_what_is_not_there_is_told(results: Path, where: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_side(where, results)
+
+
+def test_nothing_to_look_in_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--results"):
+        load_side("nf4", tmp_path / "results")
+    with pytest.raises(StoreError, match="no records"):
+        load_side(str(tmp_path))
+
+
+def test_records_of_several_devices_are_not_mixed(results: Path) -> None:
+    other = make_environment(device="Other", device_kind="cpu-other")
+    keep(results, footprint_record("nf4", environment=other))
+    with pytest.raises(UsageError, match="cpu-other") as caught:
+        load_side(str(results))
+    assert "name its folder" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_noted(results: Path) -> None:
+    (results / "quickstart" / "bad.json").write_text("{", encoding="utf-8")
+    side = load_side(str(results))
+    assert len(side.records) == 2
+    assert "bad.json" in side.notes[0]
