@@ -105,14 +105,20 @@ def plan(
     results: Results = Path("results"),
     device: Device = None,
     only: Only = None,
+    power: Annotated[
+        bool, typer.Option("--power", help="Show too what the gate's rules can find.")
+    ] = False,
 ) -> None:
     """Show the cells of a suite, what is skipped, what is on disk, and the predicted bytes."""
     from qbench.plan import make_plan
-    from qbench.plan_table import render_plan
+    from qbench.plan_table import render_plan, render_power
     from qbench.suite import load_suite
 
     made = make_plan(load_suite(suite), results, device=device, only=only or ())
-    _console().print(render_plan(made))
+    console = _console()
+    console.print(render_plan(made))
+    if power:
+        console.print(render_power(made))
 
 
 @app.command(

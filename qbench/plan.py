@@ -236,7 +236,8 @@ def _resolve_items(
             try:
                 items[model.ref.name] += measurement.items(options, model, suite.base)
             except TextError as error:
-                problem = suite.problem(f"measure.{name}.text", str(error))
+                option = "text" if "text" in measurement.options.model_fields else "prompts"
+                problem = suite.problem(f"measure.{name}.{option}", str(error))
                 problems[str(problem)] = problem
     return items, list(problems.values())
 

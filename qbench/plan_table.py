@@ -58,6 +58,19 @@ def render_plan(plan: Plan) -> RenderableType:
     )
 
 
+def render_power(plan: Plan) -> RenderableType:
+    """What each rule of the gate can find, judged by the records on disk."""
+    from qbench.comparison.gate_power import gate_power
+
+    records = [record for task in plan.tasks if (record := record_on_disk(task)) is not None]
+    if not plan.suite.gate:
+        return Text("the suite has no rules: a section `gate:` states them")
+    found = gate_power(plan.suite.gate, records)
+    if not found:
+        return Text("nothing is known of the rules' power before the first run")
+    return Group(Text("What the gate's rules can find:"), *(Text(f"  {one}") for one in found))
+
+
 def render_tables(environment: Environment) -> RenderableType:
     """Precisions and measurements with their options, their needs and whether they can run."""
     held = Table(title="Precisions", title_justify="left", box=box.SIMPLE_HEAD)

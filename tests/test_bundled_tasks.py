@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,10 +14,21 @@ from qbench.measures.task_index import BUNDLED_TASKS_FOLDER, bundled_tasks
 from qbench.sources.bundled import BUNDLED_FOLDER, bundled_texts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokenizers import Tokenizer
 
 TASKS = ("stdlib-choice", "stdlib-completion")
 CONTEXT_TOKENS = 512
+FUNCTION = """\
+def total_{0}(values, start):
+    result_{0} = start * {0}
+    for each_value in values:
+        checked_{0} = check(each_value)
+        result_{0} += checked_{0}
+    print('done with', {0}, 'now')
+    return result_{0}
+"""
 
 
 def rows_of(task: str) -> list[dict[str, Any]]:
@@ -137,19 +147,7 @@ def test_what_is_asked_does_not_run_into_the_context(tokenizer: Tokenizer) -> No
 
 
 def test_the_rules_hold_for_any_text() -> None:
-    function = "\n".join(
-        [
-            "def total_{0}(values, start):",
-            "    result_{0} = start * {0}",
-            "    for each_value in values:",
-            "        checked_{0} = check(each_value)",
-            "        result_{0} += checked_{0}",
-            "    print('done with', {0}, 'now')",
-            "    return result_{0}",
-            "",
-        ]
-    )
-    made = "\n".join(function.format(number) for number in range(30))
+    made = "\n".join(FUNCTION.format(number) for number in range(30))
     choices, completions = choice_items(made, 20), completion_items(made, 20)
     assert len(choices) == len(completions) == 20
     assert choice_items(made, 20) == choices

@@ -72,7 +72,10 @@ def test_a_command_loads_nothing_heavy(workplace: Workplace, arguments: list[str
     workplace.write_suite("fp32", "int8", "nf4")
     for record in quickstart_records():
         keep(workplace.folder / "results", record)
-    assert loaded_by(workplace, *arguments) == (0, [])
+    # The report's verdicts are bootstrapped with numpy and scipy.
+    allowed = ["numpy"] if arguments[0] == "report" else []
+    code, heavy = loaded_by(workplace, *arguments)
+    assert (code, [name for name in heavy if name not in allowed]) == (0, [])
 
 
 def test_the_plan_of_the_quickstart_loads_nothing_heavy(workplace: Workplace) -> None:

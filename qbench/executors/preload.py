@@ -8,6 +8,7 @@ a fork: importing bitsandbytes does where there is a GPU, so there it is left to
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -38,9 +39,25 @@ def prepare_process() -> None:
     sys.modules["kernels"] = None  # type: ignore[assignment]
     # Libraries ask on import whether there is CUDA; asking the driver would initialise it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_Once())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class _Once(logging.Filter):
+    """Lets each message through once: LLM.int8 warns at every call of every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        message = record.getMessage()
+        new = message not in self._said
+        self._said.add(message)
+        return new
 
 
 def preload(device: str) -> None:

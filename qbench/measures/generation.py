@@ -7,15 +7,16 @@ have references, the texts are scored against them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.errors import MeasurementError
 from qbench.measures import references as scoring
+from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.record import MetricDefinition
@@ -23,11 +24,8 @@ from qbench.sources.prompts import Prompt, ResolvedPrompts, read_prompts, resolv
 from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    import torch
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from qbench.measures.loaded import LoadedModel
     from qbench.spec import ResolvedModel
@@ -35,6 +33,13 @@ if TYPE_CHECKING:
 BATCH = 1
 """Prompts at once: padding and neighbours would change LLM.int8's outliers, and so the tokens."""
 _ID_DIGITS = 12
+
+Scored = Literal["whole", "paragraph", "line"]
+_END_OF: dict[Scored, str | None] = {
+    "whole": None,
+    "paragraph": r"\n[ \t\r]*\n",
+    "line": r"\n",
+}
 
 METRICS = (
     MetricDefinition(
@@ -61,25 +66,14 @@ class GenerationOptions(Frozen):
     """Take the first so many of the prompts, or all if there are fewer."""
     new_tokens: PositiveInt = 64
     """Tokens to generate, unless the model ends before."""
-    scores: Annotated[tuple[ScoreName, ...], Field(min_length=1)] = SCORES
+    scores: tuple[ScoreName, ...] = SCORES
     """What to compute where the prompts have references."""
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Only the text before the first of these is scored; what is shown is not cut."""
+    scored: Scored = "whole"
+    """How much of each text is scored, from its first character that is no white space: all, up to
+    the first blank line, or up to the end of the line. A model that never ends needs it; what is
+    shown is not cut."""
     chat_template: bool = False
     """Give each prompt as a user's message in the tokenizer's chat template."""
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What the model made of one prompt."""
-
-    prompt_ids: list[int]
-    new_ids: list[int]
-    """The end token last, where the model ended."""
-    text: str
-    """New text only, special tokens left out; U+FFFD where the bytes are no UTF-8."""
-    ended: bool
-    """Whether an end token came before the limit of tokens or with it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ class Generation:
                     "count": prompts.count,
                     "new_tokens": options.new_tokens,
                     "scores": [name for name in SCORES if name in options.scores],
-                    "stop": list(options.stop),
+                    "scored": options.scored,
                     "chat_template": options.chat_template,
                     "batch": BATCH,
                 },
@@ -133,23 +127,25 @@ class Generation:
         params = item.params
         prompts = read_prompts(ResolvedPrompts(**params["text"]))
         tokenizer = loaded.tokenizer
-        encoded = [_encode(tokenizer, prompt.text, params["chat_template"]) for prompt in prompts]
-        _check(encoded, loaded, params["new_tokens"])
-        stop_ids = _stop_ids(loaded.model, tokenizer)
-        made = [
-            _continue(loaded, ids, params["new_tokens"], stop_ids, number)
-            for number, ids in enumerate(encoded, 1)
+        encoded = [
+            encode(tokenizer, prompt.text, chat=params["chat_template"]) for prompt in prompts
         ]
-        texts = [_cut(one.text, params["stop"]) for one in made]
+        _check(encoded, loaded, params["new_tokens"])
+        stop_ids = find_stop_ids(loaded.model, tokenizer)
+        made = [
+            continue_greedily(
+                loaded.model, tokenizer, ids, new_tokens=params["new_tokens"], stop_ids=stop_ids
+            )
+            for ids in encoded
+        ]
+        texts = [_scored_part(one.text, params["scored"]) for one in made]
         scored = _score(texts, prompts, params["scores"])
         tokens = [len(one.new_ids) for one in made]
         return Outcome(
             metrics=(
                 make_metric(METRICS, "generation.tokens", sum(tokens)),
                 *(
-                    make_metric(
-                        METRICS, METRIC_OF_SCORE[name], found.value, reason=found.reason
-                    )
+                    make_metric(METRICS, METRIC_OF_SCORE[name], found.value, reason=found.reason)
                     for name, found in scored.items()
                 ),
             ),
@@ -177,36 +173,6 @@ class Generation:
         )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template: bool) -> list[int]:  # noqa: FBT001 - as the option
-    """The prompt's ids as the model is used: with `<s>` if its tokenizer puts it there, once."""
-    text = _as_chat(tokenizer, prompt) if chat_template else prompt
-    # A chat template writes the special tokens itself.
-    ids = list(tokenizer(text, add_special_tokens=not chat_template, verbose=False)["input_ids"])
-    bos = tokenizer.bos_token_id
-    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
-
-
-def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise MeasurementError(
-            "chat_template is on, but the model's tokenizer has no chat template; set"
-            " chat_template: false, or save a template with the tokenizer"
-        )
-    message = [{"role": "user", "content": prompt}]
-    try:
-        text: str = tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise MeasurementError(
-            f"the tokenizer's chat template does not take a single user message ({error}); set"
-            " chat_template: false, or mend the template"
-        ) from error
-    return text
-
-
 def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:
     """Raises `MeasurementError` for a prompt that the model cannot take with its continuation."""
     context = loaded.resolved.context_tokens
@@ -230,103 +196,9 @@ def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> No
             )
 
 
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a text: of the generation configuration, else the model's or tokenizer's."""
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        found = getattr(holder, "eos_token_id", None)
-        if found is not None:
-            return [found] if isinstance(found, int) else list(found)
-    return []
-
-
-def _continue(
-    loaded: LoadedModel, prompt_ids: list[int], new_tokens: int, stop_ids: list[int], number: int
-) -> Continuation:
-    """The likeliest next token, up to `new_tokens` times; the first of equally likely ones."""
-    import torch
-    from transformers import GenerationConfig
-
-    model = loaded.model
-    if not (hasattr(model, "generate") and model.can_generate()):
-        raise MeasurementError(
-            f"{type(model).__name__} cannot generate text; expected a causal language model; leave"
-            " generation out of the suite"
-        )
-    greedy = GenerationConfig(
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=stop_ids or None,
-        # Never used for a single sequence; without it transformers chooses one and says so.
-        pad_token_id=stop_ids[0] if stop_ids else 0,
-    )
-    ids = torch.tensor([prompt_ids], device=loaded.torch_device)
-    with torch.inference_mode(), _without_defaults(model):
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=greedy,
-            logits_processor=[_NumbersOnly(number)],
-        )
-    new_ids: list[int] = out[0, len(prompt_ids) :].tolist()
-    return Continuation(
-        prompt_ids=prompt_ids,
-        new_ids=new_ids,
-        text=_text(loaded.tokenizer, prompt_ids, new_ids),
-        ended=bool(new_ids) and new_ids[-1] in stop_ids,
-    )
-
-
-@contextmanager
-def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Puts the model's own generation defaults aside, which `generate` would fill in.
-
-    A repetition penalty, suppressed or forced tokens of a checkpoint would make greedy decoding
-    something else than the likeliest token.
-    """
-    from transformers import GenerationConfig
-
-    own: GenerationConfig = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-@dataclass(frozen=True)
-class _NumbersOnly:
-    """Ends generation at logits that no token can be chosen by; minus infinity is ruled out."""
-
-    prompt_number: int
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not bool((scores < float("inf")).all()):
-            raise NonFiniteError(
-                f"prompt {self.prompt_number}: the logits after {input_ids.shape[1]} tokens are"
-                " infinite or not numbers; hold the model in a type with a wider range"
-            )
-        return scores
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], new_ids: list[int]) -> str:
-    """The new tokens' text as it follows the prompt's: some tokenizers drop a leading space."""
-
-    def decode(ids: list[int]) -> str:
-        text: str = tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    before, whole = decode(prompt_ids), decode([*prompt_ids, *new_ids])
-    return whole.removeprefix(before) if whole.startswith(before) else decode(new_ids)
-
-
-def _cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stops."""
-    ends = [at for each in stop if (at := text.find(each)) >= 0]
-    return text[: min(ends, default=len(text))]
+def _scored_part(text: str, scored: Scored) -> str:
+    end = _END_OF[scored]
+    return text if end is None else re.split(end, text.lstrip(), maxsplit=1)[0]
 
 
 def _score(

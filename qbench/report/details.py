@@ -15,8 +15,9 @@ from qbench.report.figures import (
     finite_value,
     pool,
 )
-from qbench.report.items import describe_point, items, text_titles
-from qbench.report.tables import text_change
+from qbench.report.generations import generation_tables
+from qbench.report.items import describe_point, items
+from qbench.report.quality_tables import divergence_table, quality_table, weight_error_table
 from qbench.report.units import choose_scale
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from qbench.report.selection import CellRecords, TableRecords
     from qbench.report.units import Display
 
-TABLED = frozenset({"footprint", "memory", "latency", "quality", "weight_error"})
+TABLED = frozenset({"footprint", "memory", "latency", "quality", "weight_error", "generation"})
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
@@ -50,8 +51,6 @@ _WEIGHTS = (
     Column("disk_bytes", "on disk", "bytes"),
     Column("load_time", "cold load", "seconds"),
 )
-WORST_LAYERS = 3
-"""Layers named in the table of weight errors; the records have them all."""
 _PHASES = ("load", "idle", "prefill", "decode")
 _SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
 
@@ -63,9 +62,10 @@ def detail_tables(records: TableRecords) -> list[Table]:
         _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
         *(_memory_table(records, record) for record in items(records, "memory").values()),
         *_latency_tables(records),
-        *(_quality_table(records, slug) for slug in items(records, "quality")),
-        *(_divergence_table(records, slug) for slug in items(records, "quality")),
-        _weight_error_table(records),
+        *(quality_table(records, slug) for slug in items(records, "quality")),
+        *(divergence_table(records, slug) for slug in items(records, "quality")),
+        weight_error_table(records),
+        *generation_tables(records),
         _loaded_table(records),
         _other_table(records),
     ]
@@ -150,92 +150,6 @@ def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
 
 def _processes(pooled: Pooled) -> str:
     return f"{pooled.succeeded} of {pooled.taken}"
-
-
-def _quality_table(records: TableRecords, slug: str) -> Table:
-    texts = items(records, "quality")
-    rows = []
-    for cell in records.cells:
-        found = cell.of("quality", slug)
-        if not found:
-            continue
-        change = text_change(cell, None if cell.reference else records.reference, slug)
-        compared = [
-            Figure(value) if value is not None else Figure(word=NOT_MEASURED, reason=change.reason)
-            for value in (change.ratio, change.low, change.high)
-        ]
-        windows = found[0].series.get("window_nll")
-        figures = (
-            pool(found, "perplexity").figure,
-            *compared,
-            pool(found, "bits_per_byte").figure,
-            pool(found, "tokens").figure,
-            Figure(float(len(windows))) if windows else Figure(word=NOT_MEASURED),
-            pool(found, "nonfinite_share").figure,
-        )
-        rows.append(Row(cell.label, cell.reference, figures))
-    columns = (
-        Column("perplexity", "perplexity", "number", decimals=4),
-        Column("change", "change", "change"),
-        Column("change.low", "95 % from", "change"),
-        Column("change.high", "95 % to", "change"),
-        Column("bits_per_byte", "bits/byte", "number", decimals=4),
-        Column("tokens", "tokens scored", "exact"),
-        Column("windows", "windows", "exact"),
-        Column("nonfinite_share", "non-finite", "percent"),
-    )
-    return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
-
-
-def _divergence_table(records: TableRecords, slug: str) -> Table:
-    """How far each cell's predictions are from the reference's; empty where none were compared."""
-    columns = (
-        Column("kl.mean", "KL mean", "number", decimals=6),
-        Column("kl.noise_floor", "noise floor", "number", decimals=6),
-        Column("kl.median", "median", "number", decimals=6),
-        Column("kl.p90", "p90", "number", decimals=5),
-        Column("kl.p99", "p99", "number", decimals=4),
-        Column("kl.p99_9", "p99.9", "number", decimals=4),
-        Column("kl.max", "max", "number", decimals=4),
-        Column("top1_agreement", "same top token", "percent"),
-        Column("rms_probability_change", "RMS change of p", "percent"),
-    )
-    rows = []
-    for cell in records.cells:
-        found = cell.of("quality", slug)
-        if not found or found[0].metric("kl.mean") is None:
-            continue
-        figures = tuple(pool(found, column.key).figure for column in columns)
-        rows.append(Row(cell.label, cell.reference, figures))
-    title = text_titles(items(records, "quality"))[slug]
-    return Table(
-        f"Divergence from the reference, nats a token: {title}", "precision", columns, tuple(rows)
-    )
-
-
-def _weight_error_table(records: TableRecords) -> Table:
-    """The error of the weights, with the worst layers by name."""
-    columns = (
-        Column("weight_error.relative", "relative error", "percent"),
-        Column("weight_error.snr", "signal to noise (dB)", "number", decimals=1),
-        Column("worst", "worst layers", "text"),
-    )
-    rows = []
-    for cell in records.cells:
-        found = cell.of("weight_error")
-        if not found or found[0].metric("weight_error.relative") is None:
-            continue
-        worst = [
-            f"{layer['name']} {layer['relative_error']:.2%}"
-            for layer in found[0].details.get("layers", [])[:WORST_LAYERS]
-            if layer["relative_error"]
-        ]
-        figures = (
-            *(pool(found, column.key).figure for column in columns[:2]),
-            Figure(word=", ".join(worst) or "none"),
-        )
-        rows.append(Row(cell.label, cell.reference, figures))
-    return Table("Error of the weights against the checkpoint's", "precision", columns, tuple(rows))
 
 
 def _loaded_table(records: TableRecords) -> Table:

@@ -9,6 +9,7 @@ from qbench.report.conditions import conditions, parameters
 from qbench.report.details import detail_tables
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
+from qbench.report.generations import generation_blocks
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -167,6 +168,7 @@ def _detail_blocks(selection: Selection) -> list[str]:
         blocks += [f"### {_escape(decision_table(table).title)}"] if several else []
         for detail in detail_tables(table):
             blocks += [f"{level} {_escape(detail.title)}", table_source(detail)]
+        blocks += generation_blocks(table, level)
     missing = valueless(selection)
     if missing:
         blocks += ["### Without a value", _bullets(_warned(one, selection) for one in missing)]

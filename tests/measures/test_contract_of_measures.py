@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "min_seconds": 0.001,
     },
     "quality": {"window": 32},
+    "generation": {"prompts": ["def f("], "new_tokens": 4},
 }
 
 
@@ -48,12 +49,13 @@ def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
 
 
 def test_the_order_they_are_taken_in() -> None:
-    assert list(measures())[:5] == [
+    assert list(measures())[:6] == [
         "footprint",
         "memory",
         "latency",
         "weight_error",
         "quality",
+        "generation",
     ]
     assert all(name == measurement.name for name, measurement in measures().items())
 
@@ -89,7 +91,7 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
     name: str, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     items = items_of(name, loaded, tmp_path)
-    expected = {"footprint": 1, "memory": 4, "latency": 2, "weight_error": 1, "quality": 2}
+    expected = {"footprint": 1, "memory": 4, "latency": 2, "weight_error": 1, "quality": 2, "generation": 1}
     assert len(items) == expected[name]
     assert len({(item.slug, item.repeat) for item in items}) == len(items)
     assert all(item.measurement == name for item in items)

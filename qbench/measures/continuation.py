@@ -1,0 +1,158 @@
+"""How a model goes on from a prompt when it always takes the likeliest next token."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.errors import MeasurementError, NonFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the model made of one prompt."""
+
+    prompt_ids: list[int]
+    new_ids: list[int]
+    """The end token last, where the model ended."""
+    text: str
+    """New text only, special tokens left out; U+FFFD where the bytes are no UTF-8."""
+    ended: bool
+    """Whether an end token came before the limit of tokens or with it."""
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> list[int]:
+    """The prompt's ids as the model is used: with `<s>` if its tokenizer puts it there, once.
+
+    `chat`: as a user's message in the tokenizer's chat template. Raises `MeasurementError` where
+    there is none that takes it.
+    """
+    text = _as_chat(tokenizer, prompt) if chat else prompt
+    # A chat template writes the special tokens itself.
+    ids = list(tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
+    bos = tokenizer.bos_token_id
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise MeasurementError(
+            "chat_template is on, but the model's tokenizer has no chat template; set"
+            " chat_template: false, or save a template with the tokenizer"
+        )
+    message = [{"role": "user", "content": prompt}]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise MeasurementError(
+            f"the tokenizer's chat template does not take a single user message ({error}); set"
+            " chat_template: false, or mend the template"
+        ) from error
+    return text
+
+
+def find_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a text: of the generation configuration, else the model's or tokenizer's."""
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        found = getattr(holder, "eos_token_id", None)
+        if found is not None:
+            return [found] if isinstance(found, int) else list(found)
+    return []
+
+
+def continue_greedily(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[int],
+    *,
+    new_tokens: int,
+    stop_ids: list[int],
+) -> Continuation:
+    """The likeliest next token, up to `new_tokens` times; the first of equally likely ones.
+
+    Raises `MeasurementError` for a model that cannot generate, `NonFiniteError` for logits that are
+    no numbers.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    if not (hasattr(model, "generate") and model.can_generate()):
+        raise MeasurementError(
+            f"{type(model).__name__} cannot generate text; expected a causal language model; leave"
+            " generation out of the suite"
+        )
+    greedy = GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=stop_ids or None,
+        # Never used for a single sequence; without it transformers chooses one and says so.
+        pad_token_id=stop_ids[0] if stop_ids else 0,
+    )
+    ids = torch.tensor([prompt_ids], device=model.device)
+    with torch.inference_mode(), _without_defaults(model):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=greedy,
+            logits_processor=[_refuse_nonfinite],
+        )
+    new_ids: list[int] = out[0, len(prompt_ids) :].tolist()
+    return Continuation(
+        prompt_ids=prompt_ids,
+        new_ids=new_ids,
+        text=_text(tokenizer, prompt_ids, new_ids),
+        ended=bool(new_ids) and new_ids[-1] in stop_ids,
+    )
+
+
+@contextmanager
+def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Puts the model's own generation defaults aside, which `generate` would fill in.
+
+    A repetition penalty, suppressed or forced tokens of a checkpoint would make greedy decoding
+    something else than the likeliest token.
+    """
+    from transformers import GenerationConfig
+
+    own: GenerationConfig = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _refuse_nonfinite(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A processor of logits that changes none; minus infinity rules a token out and may stay."""
+    if not bool((scores < float("inf")).all()):
+        raise NonFiniteError(
+            f"the logits after {input_ids.shape[1]} tokens are infinite or not numbers, so that no"
+            " token is the likeliest; hold the model in a type with a wider range"
+        )
+    return scores
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], new_ids: list[int]) -> str:
+    """The new tokens' text as it follows the prompt's: some tokenizers drop a leading space."""
+
+    def decode(ids: list[int]) -> str:
+        text: str = tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    before, whole = decode(prompt_ids), decode([*prompt_ids, *new_ids])
+    return whole.removeprefix(before) if whole.startswith(before) else decode(new_ids)

@@ -1,0 +1,129 @@
+"""Tables of quality: perplexity with its verdict, divergence, and the error of the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.comparison.marks import Allowance, changes_against
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
+from qbench.report.items import items, text_titles
+from qbench.report.tables import REFERENCE_WORD, text_change
+
+if TYPE_CHECKING:
+    from qbench.report.selection import TableRecords
+
+EQUIVALENT = 0.005
+"""A relative change of perplexity within which two cells are called equivalent."""
+WORST_LAYERS = 3
+"""Layers named in the table of weight errors; the records have them all."""
+
+
+def quality_table(records: TableRecords, slug: str) -> Table:
+    """Perplexity with its change, interval and verdict, and bits per byte."""
+    texts = items(records, "quality")
+    verdicts = _verdicts(records, slug)
+    rows = []
+    for cell in records.cells:
+        found = cell.of("quality", slug)
+        if not found:
+            continue
+        change = text_change(cell, None if cell.reference else records.reference, slug)
+        compared = [
+            Figure(value) if value is not None else Figure(word=NOT_MEASURED, reason=change.reason)
+            for value in (change.ratio, change.low, change.high)
+        ]
+        windows = found[0].series.get("window_nll")
+        figures = (
+            pool(found, "perplexity").figure,
+            *compared,
+            Figure(word=REFERENCE_WORD if cell.reference else verdicts.get(cell.label, "-")),
+            pool(found, "bits_per_byte").figure,
+            pool(found, "tokens").figure,
+            Figure(float(len(windows))) if windows else Figure(word=NOT_MEASURED),
+            pool(found, "nonfinite_share").figure,
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    columns = (
+        Column("perplexity", "perplexity", "number", decimals=4),
+        Column("change", "change", "change"),
+        Column("change.low", "95 % from", "change"),
+        Column("change.high", "95 % to", "change"),
+        Column("verdict", "verdict", "text"),
+        Column("bits_per_byte", "bits/byte", "number", decimals=4),
+        Column("tokens", "tokens scored", "exact"),
+        Column("windows", "windows", "exact"),
+        Column("nonfinite_share", "non-finite", "percent"),
+    )
+    return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
+
+
+def _verdicts(records: TableRecords, slug: str) -> dict[str, str]:
+    """What the change of perplexity of each cell against the reference amounts to, by label."""
+    reference = records.reference
+    base = reference.of("quality", slug) if reference else []
+    cells = {
+        cell.label: found
+        for cell in records.cells
+        if not cell.reference and (found := cell.of("quality", slug))
+    }
+    if not base or not cells:
+        return {}
+    return {
+        label: f"{mark.finding} (± {EQUIVALENT:.1%})"
+        if mark.finding == "equivalent"
+        else mark.finding
+        for label, (_, mark) in changes_against(
+            base, cells, "perplexity", allowance=Allowance(EQUIVALENT, relative=True)
+        ).items()
+    }
+
+
+def divergence_table(records: TableRecords, slug: str) -> Table:
+    """How far each cell's predictions are from the reference's; empty where none were compared."""
+    columns = (
+        Column("kl.mean", "KL mean", "number", decimals=6),
+        Column("kl.noise_floor", "noise floor", "number", decimals=6),
+        Column("kl.median", "median", "number", decimals=6),
+        Column("kl.p90", "p90", "number", decimals=5),
+        Column("kl.p99", "p99", "number", decimals=4),
+        Column("kl.p99_9", "p99.9", "number", decimals=4),
+        Column("kl.max", "max", "number", decimals=4),
+        Column("top1_agreement", "same top token", "percent"),
+        Column("rms_probability_change", "RMS change of p", "percent"),
+    )
+    rows = []
+    for cell in records.cells:
+        found = cell.of("quality", slug)
+        if not found or found[0].metric("kl.mean") is None:
+            continue
+        figures = tuple(pool(found, column.key).figure for column in columns)
+        rows.append(Row(cell.label, cell.reference, figures))
+    title = text_titles(items(records, "quality"))[slug]
+    return Table(
+        f"Divergence from the reference, nats a token: {title}", "precision", columns, tuple(rows)
+    )
+
+
+def weight_error_table(records: TableRecords) -> Table:
+    """The error of the weights, with the worst layers by name."""
+    columns = (
+        Column("weight_error.relative", "relative error", "percent"),
+        Column("weight_error.snr", "signal to noise (dB)", "number", decimals=1),
+        Column("worst", "worst layers", "text"),
+    )
+    rows = []
+    for cell in records.cells:
+        found = cell.of("weight_error")
+        if not found or found[0].metric("weight_error.relative") is None:
+            continue
+        worst = [
+            f"{layer['name']} {layer['relative_error']:.2%}"
+            for layer in found[0].details.get("layers", [])[:WORST_LAYERS]
+            if layer["relative_error"]
+        ]
+        figures = (
+            *(pool(found, column.key).figure for column in columns[:2]),
+            Figure(word=", ".join(worst) or "none"),
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    return Table("Error of the weights against the checkpoint's", "precision", columns, tuple(rows))
