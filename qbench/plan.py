@@ -236,8 +236,9 @@ def _resolve_items(
             try:
                 items[model.ref.name] += measurement.items(options, model, suite.base)
             except TextError as error:
-                option = "text" if "text" in measurement.options.model_fields else "prompts"
-                problem = suite.problem(f"measure.{name}.{option}", str(error))
+                fields = measurement.options.model_fields
+                option = next((f".{one}" for one in ("text", "prompts") if one in fields), "")
+                problem = suite.problem(f"measure.{name}{option}", str(error))
                 problems[str(problem)] = problem
     return items, list(problems.values())
 
@@ -254,18 +255,10 @@ def _identity(
         "precision": {"name": cell.precision.name, "options": cell.precision.options},
         "measurement": {
             "name": item.measurement,
-            "params": _without_places(item.params),
+            "params": item.asked,
             "repeat": item.repeat,
         },
         "protocol": PROTOCOL_VERSION,
         "versions": {name: environment.versions.get(name) for name in IDENTITY_PACKAGES},
         "device": environment.device,
     }
-
-
-def _without_places(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters less where a text lies: the same text elsewhere is the same measurement."""
-    text = params.get("text")
-    if not isinstance(text, dict):
-        return params
-    return {**params, "text": {"fingerprint": text.get("fingerprint") or text.get("source")}}

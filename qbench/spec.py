@@ -135,6 +135,17 @@ class Item(Frozen):
     states_key: str | None = None
     """Key of the reference's record of the same item, which names its cached states."""
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters, data by its contents: where its files lie does not matter."""
+        return {name: _by_contents(value) for name, value in self.params.items()}
+
+
+def _by_contents(value: Any) -> Any:
+    if not isinstance(value, dict) or not {"fingerprint", "location"} & value.keys():
+        return value
+    return value.get("fingerprint") or value.get("source") or value.get("name")
+
 
 class StaticBytes(Frozen):
     """Bytes that a loaded model keeps, by kind, before it computes anything."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.comparison.differences import Sampling
-from qbench.errors import UsageError
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_power import gate_power
 from qbench.comparison.gate_rules import parse_rules
+from qbench.errors import UsageError
 from tests.paired_records import (
     divergence,
     footprint,

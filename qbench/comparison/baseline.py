@@ -135,8 +135,9 @@ class _Pools:
 def _pack(record: Record, pools: _Pools) -> dict[str, Any]:
     pools.metrics.update({one.name: [one.unit, one.better] for one in record.metrics})
     params = dict(record.item.params)
-    if isinstance(text := params.get("text"), dict):
-        params["text"] = {key: text[key] for key in _TEXT_KEYS if key in text}
+    for name, value in params.items():
+        if isinstance(value, dict) and {"fingerprint", "location"} & value.keys():
+            params[name] = {key: value[key] for key in _TEXT_KEYS if key in value}
     model = record.cell.model
     details = {key: record.details[key] for key in _DETAILS if key in record.details}
     packed: dict[str, Any] = {

@@ -6,11 +6,12 @@ what does not is listed as a difference of conditions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.record import Record
 
 DEVICE_BOUND = ("latency", "memory")
@@ -112,7 +113,7 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
 
 def parameter_changes(new: Record, old: Record) -> list[ConditionChange]:
     """The parameters of the item that differ; a text by its contents, wherever it lies."""
-    mine, theirs = _asked(new), _asked(old)
+    mine, theirs = new.item.asked, old.item.asked
     return [
         ConditionChange(name, _short(mine.get(name)), _short(theirs.get(name)))
         for name in dict.fromkeys((*mine, *theirs))
@@ -125,14 +126,6 @@ def fingerprint(record: Record) -> str | None:
     model = record.identity.get("model")
     found = model.get("fingerprint") if isinstance(model, dict) else None
     return None if found is None else str(found)
-
-
-def _asked(record: Record) -> dict[str, Any]:
-    params = dict(record.item.params)
-    text = params.get("text")
-    if isinstance(text, Mapping):
-        params["text"] = text.get("fingerprint") or text.get("source") or text.get("name")
-    return params
 
 
 def _conditions(record: Record) -> dict[str, str]:

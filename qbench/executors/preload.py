@@ -30,6 +30,9 @@ _WITHOUT_CUDA = (
     "transformers.integrations.bitsandbytes",
     "transformers.quantizers.quantizer_bnb_4bit",
     "transformers.quantizers.quantizer_bnb_8bit",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+    "lm_eval.tasks",
 )
 
 
@@ -41,6 +44,7 @@ def prepare_process() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_Once())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_MININTERVAL", "5")  # progress bars go to the log
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.measures import footprint, generation, latency, memory, quality, weight_error
+from qbench.measures import footprint, generation, latency, memory, quality, tasks, weight_error
 from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def measures() -> dict[str, Measurement]:
             latency.LATENCY,
             weight_error.WEIGHT_ERROR,
             quality.QUALITY,
+            tasks.TASKS,
             generation.GENERATION,
         )
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.report.figures import finite_value
 
@@ -56,7 +56,7 @@ def _perplexity(record: Record) -> float | None:
 
 def _incomparable(cell: Record, reference: Record) -> str | None:
     tokens = [finite_value(record.metric("tokens")) for record in (cell, reference)]
-    if tokens[0] != tokens[1] or _asked(cell) != _asked(reference):
+    if tokens[0] != tokens[1] or cell.item.asked != reference.item.asked:
         return "the reference was measured on other tokens or parameters"
     if fingerprint(cell) != fingerprint(reference):
         return "the reference was measured on other weights of this model"
@@ -68,14 +68,6 @@ def fingerprint(record: Record) -> str | None:
     model = record.identity.get("model")
     found = model.get("fingerprint") if isinstance(model, dict) else None
     return None if found is None else str(found)
-
-
-def _asked(record: Record) -> dict[str, Any]:
-    """The parameters, the text by its contents: where its file lay does not matter."""
-    text = record.item.params.get("text")
-    if isinstance(text, dict):
-        text = text.get("fingerprint") or text.get("name")
-    return {**record.item.params, "text": text}
 
 
 def _interval(cell: Record, reference: Record) -> tuple[float | None, float | None]:

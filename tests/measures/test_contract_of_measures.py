@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "quality": {"window": 32},
     "generation": {"prompts": ["def f("], "new_tokens": 4},
+    "tasks": {"limit": 2},
 }
 
 
@@ -49,12 +51,13 @@ def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
 
 
 def test_the_order_they_are_taken_in() -> None:
-    assert list(measures())[:6] == [
+    assert list(measures())[:7] == [
         "footprint",
         "memory",
         "latency",
         "weight_error",
         "quality",
+        "tasks",
         "generation",
     ]
     assert all(name == measurement.name for name, measurement in measures().items())
@@ -79,10 +82,14 @@ def test_every_metric_that_is_defined_is_recorded_and_no_other(
     measurement = measures()[name]
     outcome: Outcome = measurement.measure(loaded, items_of(name, loaded, tmp_path)[0])
     definitions = {definition.name: definition for definition in measurement.metrics}
-    assert [metric.name for metric in outcome.metrics] == list(definitions)
     for metric in outcome.metrics:
-        definition = definitions[metric.name]
-        assert (metric.unit, metric.better) == (definition.unit, definition.better)
+        # A task's own metrics share one definition, `tasks.*`, but for their direction.
+        [pattern] = [name for name in definitions if fnmatchcase(metric.name, name)]
+        assert metric.unit == definitions[pattern].unit
+        assert "*" in pattern or metric.better == definitions[pattern].better
+    for pattern in definitions:
+        assert any(fnmatchcase(metric.name, pattern) for metric in outcome.metrics), pattern
+    for metric in outcome.metrics:
         assert (metric.value is None) == (metric.reason is not None), metric
 
 
@@ -91,8 +98,16 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
     name: str, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     items = items_of(name, loaded, tmp_path)
-    expected = {"footprint": 1, "memory": 4, "latency": 2, "weight_error": 1, "quality": 2, "generation": 1}
-    assert len(items) == expected[name]
+    expected = {
+        "footprint": 1,
+        "memory": 4,
+        "latency": 2,
+        "weight_error": 1,
+        "quality": 2,
+        "generation": 1,
+        "tasks": 2,
+    }
+    assert len(items) == expected.get(name, 1)
     assert len({(item.slug, item.repeat) for item in items}) == len(items)
     assert all(item.measurement == name for item in items)
     assert items == items_of(name, loaded, tmp_path)

@@ -1,0 +1,223 @@
+"""From what lm-eval returns for a task, or a group of tasks, to metrics, series and details."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import MeasurementError, NonFiniteError
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.record import MetricDefinition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qbench.record import Better, Metric
+
+    Rows = list[dict[str, Any]]
+    """One for each item and filter, in the order of the items."""
+
+METRICS = (
+    MetricDefinition(
+        name="tasks.*",
+        unit="1",
+        better="neither",
+        title="task score",
+        formula="tasks.<task>.<metric>: lm-eval's metric over the items of the task, such as acc,"
+        " the share of them that was answered rightly; the task says which way is better",
+    ),
+)
+"""Stands for all: which metrics there are, and which way is better, each task says for itself."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a task under one of its filters (how an answer is read from what is written)."""
+
+    metric: str
+    filter: str
+    value: float | None
+    standard_error: float | None
+
+    @property
+    def name(self) -> str:
+        """`acc`, or `exact_match@strict-match` under a filter that has a name."""
+        return _score_name(self.metric, self.filter)
+
+
+def make_outcome(name: str, results: dict[str, Any]) -> Outcome:
+    """`name` is the task, or the group whose tasks were taken.
+
+    Raises `NonFiniteError` when the model gave likelihoods that are not a number, and
+    `MeasurementError` for a group that has no score.
+    """
+    samples: dict[str, Rows] = results["samples"]
+    _check_likelihoods(name, samples)
+    scores = list(_scores(results["results"][name]))
+    if not scores:
+        raise MeasurementError(
+            f"group {name} has no score of its own: give it an aggregate_metric_list, or name its"
+            f" tasks instead: {', '.join(samples)}"
+        )
+    directions = results["higher_is_better"].get(name) or {}
+    details = _details(name, results)
+    details["stderr"] = {score.name: score.standard_error for score in scores}
+    return Outcome(
+        metrics=tuple(
+            _make_metric(
+                f"tasks.{name}.{score.name}", score.value, _better(directions.get(score.metric))
+            )
+            for score in scores
+        ),
+        series={
+            f"item_{score.name}": values
+            for score in scores
+            if (values := _item_values(samples, score)) is not None
+        },
+        details=details,
+    )
+
+
+def _details(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    samples: dict[str, Rows] = results["samples"]
+    configs = {task: results["configs"][task] for task in samples}
+    config_hash = _sha256(
+        json.dumps([_definition(config) for config in configs.values()], default=str)
+    )
+    # As lm-eval makes the `task_hashes` of its own results, over all tasks.
+    samples_hash = _sha256(
+        "".join(
+            row["doc_hash"] + row["prompt_hash"] + row["target_hash"]
+            for rows in samples.values()
+            for row in rows
+        )
+    )
+    few_shot = {task: results["n-shot"][task] for task in samples}
+    details: dict[str, Any] = {
+        "item_ids": _item_ids(samples),
+        "items": sum(results["n-samples"][task]["effective"] for task in samples),
+        "items_in_all": sum(results["n-samples"][task]["original"] for task in samples),
+        "chance": _common({task: _chance(config) for task, config in configs.items()}),
+        "few_shot": _common(few_shot),
+        "task_version": str(results["versions"].get(name)),
+        "task_hash": _sha256(config_hash + samples_hash),
+        "config_hash": config_hash,
+        "samples_hash": samples_hash,
+    }
+    if name not in samples:
+        details["members"] = {
+            task: {
+                "items": results["n-samples"][task]["effective"],
+                **{score.name: score.value for score in _scores(results["results"][task])},
+            }
+            for task in samples
+        }
+    return details
+
+
+def _scores(row: dict[str, Any]) -> Iterator[Score]:
+    """The metrics among lm-eval's results of a task: `acc,none` beside `acc_stderr,none`."""
+    for key, value in row.items():
+        metric, comma, chosen = key.partition(",")
+        if comma and not metric.endswith("_stderr"):
+            error = row.get(f"{metric}_stderr,{chosen}")
+            yield Score(metric, chosen, _finite(value), _finite(error))
+
+
+def _better(higher_is_better: object) -> Better:
+    """From what the task says; some say nothing."""
+    if higher_is_better is None:
+        return "neither"
+    return "higher" if higher_is_better else "lower"
+
+
+def _make_metric(name: str, value: float | None, better: Better) -> Metric:
+    definition = METRICS[0].model_copy(update={"name": name, "better": better})
+    return make_metric((definition,), name, value, reason="lm-eval gave no finite number for it")
+
+
+def _item_values(samples: dict[str, Rows], score: Score) -> list[float] | None:
+    """The metric of every item; None where an item has none, or more than a number."""
+    values: list[float] = []
+    for rows in samples.values():
+        for row in rows:
+            if row["filter"] == score.filter:
+                value = _finite(row.get(score.metric))
+                if value is None:
+                    return None
+                values.append(value)
+    return values if len(values) == len(_item_ids(samples)) else None
+
+
+def _item_ids(samples: dict[str, Rows]) -> list[str]:
+    """Each item's place and the start of its document's hash, and its task if there are more."""
+    return [
+        f"{row['doc_id']}:{row['doc_hash'][:12]}"
+        if len(samples) == 1
+        else f"{task}:{row['doc_id']}:{row['doc_hash'][:12]}"
+        for task, rows in samples.items()
+        for row in rows
+        if row["filter"] == rows[0]["filter"]
+    ]
+
+
+def _check_likelihoods(name: str, samples: dict[str, Rows]) -> None:
+    """Raises `NonFiniteError`: the largest of numbers that are none is still given as an answer."""
+    bad = sum(
+        any(math.isnan(number) for number in _numbers(row["resps"]))
+        for rows in samples.values()
+        for row in rows
+    )
+    if bad:
+        raise NonFiniteError(f"task {name}: the likelihoods of {bad} items are not a number")
+
+
+def _numbers(nested: Any) -> Iterator[float]:
+    if isinstance(nested, float):
+        yield nested
+    elif isinstance(nested, list | tuple):
+        for one in nested:
+            yield from _numbers(one)
+
+
+def _definition(config: dict[str, Any]) -> dict[str, Any]:
+    """A task's configuration less where its files lie; what its data holds is hashed by item."""
+    metadata = {
+        key: value
+        for key, value in (config.get("metadata") or {}).items()
+        if key != "config_source"
+    }
+    kept = {key: value for key, value in config.items() if key != "dataset_kwargs"}
+    return dict(sorted({**kept, "metadata": metadata}.items()))
+
+
+def _chance(config: dict[str, Any]) -> dict[str, float] | float | None:
+    """What guessing scores, where the task's metadata says so."""
+    stated: dict[str, float] | float | None = (config.get("metadata") or {}).get("chance")
+    return stated
+
+
+def _common(by_task: dict[str, Any]) -> Any:
+    """The value that all tasks share, else the values by task."""
+    values = list(by_task.values())
+    return values[0] if all(value == values[0] for value in values) else by_task
+
+
+def _score_name(metric: str, chosen: str) -> str:
+    return metric if chosen == "none" else f"{metric}@{chosen}"
+
+
+def _finite(value: Any) -> float | None:
+    """A plain number from whatever a metric gives; None for pairs, words and non-numbers."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

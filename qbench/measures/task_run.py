@@ -1,0 +1,185 @@
+"""Puts one task of lm-eval to a model that is already loaded.
+
+The same steps as the `lm_eval` command takes, in the same order and with the same seeds, so that
+its scores for the same saved checkpoint are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+    from qbench.measures.loaded import LoadedModel
+
+COMMAND_SEEDS = (0, 1234, 1234, 1234)
+"""What the `lm_eval` command seeds Python, numpy, torch and the choice of examples with."""
+BOOTSTRAP_RESAMPLES = 1000
+"""For the standard error of a metric that has no formula of its own."""
+
+
+def run_task(
+    loaded: LoadedModel,
+    name: str,
+    yaml_files: Sequence[Path],
+    *,
+    seeds: Sequence[int],
+    batch: int,
+    limit: int | None,
+    few_shot: int | None,
+    chat_template: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
+
+    `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
+    when the task or its data cannot be had, or is not of a kind that can be put to this model.
+    """
+    import numpy as np
+    import torch
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    # lm-eval gives the tokenizer a padding token, which other measurements must not see.
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    if chat_template and not tokenizer.chat_template:
+        raise MeasurementError(
+            f"task {name}: chat_template is asked for, but the tokenizer in {loaded.folder} has"
+            " none; set chat_template: false, or use the model's instruction-tuned sibling"
+        )
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])  # noqa: NPY002 - the generator that tasks use
+    torch.manual_seed(seeds[2])
+    special = _special_token_ids(tokenizer)
+    lm = HFLM(
+        pretrained=loaded.model,
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=batch,
+        max_length=loaded.resolved.context_tokens,
+        # Said outright: by default it would be what the tokenizer does, which is the same.
+        add_bos_token=bool(special),
+    )
+    tasks = _load(name, yaml_files)
+    for task_name, task in tasks["tasks"].items():
+        _check_fit(task_name, task)
+        _set_few_shot(task, few_shot)
+        task.set_fewshot_seed(seeds[3])
+    # Without this lm-eval would start a process for every core to resample in.
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    results = evaluate(
+        lm=lm,
+        task_dict=tasks,
+        limit=limit,
+        bootstrap_iters=BOOTSTRAP_RESAMPLES,
+        log_samples=True,
+        cache_requests=False,
+        apply_chat_template=chat_template,
+        fewshot_as_multiturn=chat_template,
+    )
+    prompts = {
+        "special_token_ids": special,
+        "context_tokens": lm.max_length,
+        "truncated_items": _count_truncated(results["samples"], lm),
+    }
+    return results, prompts
+
+
+def _load(name: str, yaml_files: Sequence[Path]) -> dict[str, Any]:
+    """The task, or the group's tasks, with their data.
+
+    lm-eval looks through the folders of these files alone, not through all its own.
+    """
+    from lm_eval.tasks import TaskManager
+
+    folders = list(dict.fromkeys(path.parent for path in yaml_files))
+    try:
+        manager = TaskManager(include_path=folders, include_defaults=False)
+        loaded: dict[str, Any] = manager.load([name])
+    except MemoryError:
+        raise
+    except Exception as error:
+        message = next(iter(str(error).strip().splitlines()), "no message")
+        raise MeasurementError(
+            f"task {name}: the task or its data cannot be loaded ({type(error).__name__}:"
+            f" {message}); {_remedy(error)}"
+        ) from error
+    return loaded
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "install the package that it names"
+    # Most of the data library's own errors, and of the hub's, are an OSError of some kind.
+    if isinstance(error, OSError) or "cache" in str(error):
+        return (
+            "check the network, HF_HUB_OFFLINE and the dataset_path in the task's YAML; the bundled"
+            " tasks stdlib-choice and stdlib-completion need no network"
+        )
+    if "scripts are no longer supported" in str(error):
+        return (
+            "its data comes by a loading script, which the package datasets no longer runs; choose"
+            " another task"
+        )
+    return "check the task's YAML file and what it names"
+
+
+def _check_fit(name: str, task: Any) -> None:
+    """Raises `MeasurementError` for a task that runs code, or asks about more than text."""
+    if getattr(task, "UNSAFE_CODE", False):
+        raise MeasurementError(
+            f"task {name} runs code that the model writes; qbench does not: leave it out"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise MeasurementError(
+            f"task {name} asks about images or sound; qbench measures text models: leave it out"
+        )
+
+
+def _set_few_shot(task: Any, few_shot: int | None) -> None:
+    """As the command does: a task that says 0 of its own accord stays at 0."""
+    own = task.get_config("num_fewshot")
+    if few_shot is not None and own != 0:
+        task.set_config(key="num_fewshot", value=few_shot)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+
+
+def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the tokenizer adds to a text of its own accord, such as `<s>`."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return [token for token in tokenizer("a")["input_ids"] if token not in plain]
+
+
+def _count_truncated(samples: dict[str, list[dict[str, Any]]], lm: Any) -> int:
+    """Items of which the prompt and the longest answer do not fit: lm-eval cuts their beginning."""
+    return sum(
+        _room(row["arguments"], lm) < 0
+        for rows in samples.values()
+        for row in rows
+        if row["filter"] == rows[0]["filter"]
+    )
+
+
+def _room(requests: list[tuple[Any, ...]], lm: Any) -> int:
+    """Tokens of the model's context that an item leaves free; negative where it does not fit.
+
+    A request is (prompt, answer), (prompt, options of generation), or (text,), which is cut into
+    windows and always fits. The last token of an answer is predicted, not read.
+    """
+    if len(requests[0]) == 1:
+        return 0
+    if isinstance(requests[0][1], dict):
+        prompt, generation = requests[0][:2]
+        most = int(generation.get("max_gen_toks") or lm.max_gen_toks)
+        return int(lm.max_length) - len(lm.tok_encode(prompt)) - most
+    longest = max((f"{prompt}{answer}" for prompt, answer, *_ in requests), key=len)
+    return int(lm.max_length) + 1 - len(lm.tok_encode(longest))

@@ -1,0 +1,191 @@
+"""Scores of lm-eval's tasks, item by item, on the model that is already loaded."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from qbench.errors import MeasurementError, TextError
+from qbench.measures.options import OneOrMoreText
+from qbench.measures.task_index import (
+    bundled_tasks,
+    fingerprint,
+    known_tasks,
+    read_folder,
+    scored_names,
+    unreadable_files,
+    yaml_files_of,
+)
+from qbench.measures.task_results import METRICS, make_outcome
+from qbench.measures.task_run import COMMAND_SEEDS, run_task
+from qbench.spec import Frozen, Item, slugify
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.measures.task_index import Index
+    from qbench.record import MetricDefinition
+    from qbench.spec import ResolvedModel
+
+
+class TasksOptions(Frozen):
+    """Options of `tasks`."""
+
+    names: OneOrMoreText = ("stdlib-choice", "stdlib-completion")
+    """Tasks, groups or tags: the bundled ones, those in `include`, and all that lm-eval has."""
+    include: str | None = None
+    """A folder with task YAML files of your own; its path starts at the suite's folder."""
+    limit: PositiveInt | None = None
+    """Only the first so many items of each task."""
+    few_shot: NonNegativeInt | None = None
+    """Worked examples before each item; the task's own number unless given."""
+    batch: PositiveInt = 4
+    """Requests at once: the same in every cell, since neighbours change LLM.int8's outliers."""
+    chat_template: bool = False
+    """Whether prompts are put as a conversation, by the tokenizer's template."""
+    seed: NonNegativeInt | None = None
+    """For examples and whatever else a task draws; the `lm_eval` command's own unless given."""
+
+
+class ResolvedTask(Frozen):
+    """A task, or a group with a score of its own, that was found."""
+
+    name: str
+    location: str | None
+    """The user's own folder that it, or a member of it, comes from; None if none does."""
+    fingerprint: str
+    """sha256 of its files, less data on the hub."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How well the model does what tasks ask."""
+
+    name: str = "tasks"
+    summary: str = "scores of lm-eval's tasks, item by item; two tasks are bundled"
+    needs: tuple[str, ...] = ("lm-eval",)
+    options: type[Frozen] = TasksOptions
+    metrics: tuple[MetricDefinition, ...] = METRICS
+    trusts_kernels: bool = True
+
+    def misfit(self, options: TasksOptions, model: ResolvedModel) -> None:
+        """Any task can be put to any model."""
+
+    def items(self, options: TasksOptions, model: ResolvedModel, base: Path) -> list[Item]:
+        """One item a task or group with a score of its own; of other groups, one a member.
+
+        Raises `TextError` for a name that is not known, or a folder that is not there.
+        """
+        folder = _own_folder(options.include, base)
+        index = known_tasks(options.names, folder)
+        unknown = [name for name in options.names if name not in index]
+        if unknown:
+            raise TextError("; ".join(_describe_unknown(name, index, folder) for name in unknown))
+        chosen = dict.fromkeys(one for name in options.names for one in scored_names(name, index))
+        seeds = COMMAND_SEEDS if options.seed is None else (options.seed,) * len(COMMAND_SEEDS)
+        return [
+            Item(
+                measurement=self.name,
+                slug=_slug(name, options),
+                params={
+                    "task": _resolve(name, index, folder).model_dump(),
+                    "limit": options.limit,
+                    "few_shot": options.few_shot,
+                    "batch": options.batch,
+                    "chat_template": options.chat_template,
+                    "seeds": list(seeds),
+                },
+            )
+            for name in chosen
+        ]
+
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Puts every item of the task, or of the group's tasks, to the model."""
+        params = dict(item.params)
+        task = ResolvedTask(**params.pop("task"))
+        folder = None if task.location is None else Path(task.location)
+        index = known_tasks([task.name], folder)
+        if task.name not in index or _resolve(task.name, index, folder) != task:
+            raise MeasurementError(
+                f"task {task.name}: its files have changed since the run was planned; start the"
+                " run again"
+            )
+        results, prompts = run_task(loaded, task.name, yaml_files_of(task.name, index), **params)
+        outcome = make_outcome(task.name, results)
+        warnings = []
+        if prompts["truncated_items"]:
+            warnings.append(
+                f"{prompts['truncated_items']} of {outcome.details['items']} items of {task.name}"
+                f" are longer than the model's context of {prompts['context_tokens']} tokens and"
+                " were cut at their beginning: compare with care, or ask for fewer examples"
+            )
+        if params["few_shot"] not in {None, outcome.details["few_shot"]}:
+            warnings.append(
+                f"{task.name} was taken with {outcome.details['few_shot']} examples, as it says"
+                f" itself, not with few_shot: {params['few_shot']}; leave few_shot out"
+            )
+        return replace(outcome, details={**outcome.details, **prompts}, warnings=tuple(warnings))
+
+
+def _own_folder(include: str | None, base: Path) -> Path | None:
+    if include is None:
+        return None
+    folder = (base / Path(include).expanduser()).resolve()
+    if not folder.is_dir():
+        raise TextError(
+            f"include: {include}: no such folder ({folder}); expected a folder with task YAML"
+            " files; check the path, which starts at the suite's folder"
+        )
+    if not read_folder(folder):
+        raise TextError(
+            f"include: {include}: no task in {folder}{_passed_over(folder)}; expected files that"
+            " end in .yaml and have a key task or group; name the folder that holds them"
+        )
+    return folder
+
+
+def _describe_unknown(name: str, index: Index, folder: Path | None) -> str:
+    near = difflib.get_close_matches(name, index, n=1)
+    own = ""
+    if folder is not None:
+        own = f", {', '.join(read_folder(folder))} in {folder}{_passed_over(folder)}"
+    return (
+        f"names: {name}: no task or group of that name;"
+        f"{f' did you mean {near[0]}?' if near else ''} There is {', '.join(bundled_tasks())} in"
+        f" qbench{own}, and what `lm_eval ls tasks` lists"
+    )
+
+
+def _passed_over(folder: Path) -> str:
+    reasons = unreadable_files(folder)
+    return f" (passed over: {', '.join(reasons)})" if reasons else ""
+
+
+def _resolve(name: str, index: Index, folder: Path | None) -> ResolvedTask:
+    files = yaml_files_of(name, index)
+    own = folder is not None and any(file.is_relative_to(folder) for file in files)
+    try:
+        found = fingerprint(files)
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"names: {name}: one of the task's files cannot be read ({error}); check"
+            f" {', '.join(map(str, files))} and what they include"
+        ) from error
+    return ResolvedTask(name=name, location=str(folder) if own else None, fingerprint=found)
+
+
+def _slug(name: str, options: TasksOptions) -> str:
+    parts = [slugify(name)]
+    if options.few_shot is not None:
+        parts.append(f"{options.few_shot}shot")
+    if options.limit is not None:
+        parts.append(f"first{options.limit}")
+    if options.chat_template:
+        parts.append("chat")
+    return "-".join(parts)
+
+
+TASKS = Tasks()
