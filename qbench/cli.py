@@ -283,7 +283,8 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
 
     if result.records:
         console.print(render(result.records))
-        path = write_report(result.records, reports, "markdown")
+        # The file is the suite's: all its cells, whichever were selected now.
+        path = write_report([*result.records, *result.others], reports, "markdown")
         console.print(f"report: {path}", markup=False, highlight=False)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     console.print(

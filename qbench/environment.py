@@ -195,6 +195,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def compute_threads() -> int:
+    """Threads that torch will compute with: `OMP_NUM_THREADS`, else one a usable core."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(wanted) if wanted.isdigit() and int(wanted) else usable_cores()
+
+
 def machine_memory_bytes() -> int | None:
     """Memory of the machine, or of its container where that is less."""
     limits = [*_cgroup_limits_bytes()]

@@ -7,7 +7,7 @@ The key of a record is the hash of its identity: everything that decides the num
     measurement  name and all parameters (of a text: the hash of its contents), the repeat
     protocol     version of how numbers are obtained
     versions     of the packages that decide the numbers
-    device       its name
+    device       its name; for latency and memory on a CPU, the number of threads too
     reference    key of the reference's record, for what is held against the reference
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import detect_environment, find_device
+from qbench.environment import compute_threads, detect_environment, find_device
 from qbench.errors import ModelError, Problem, StoreError, SuiteError, TextError
 from qbench.job import Job, Task
 from qbench.measures import measures
@@ -69,8 +69,13 @@ class Plan:
     device: str
     environment: Environment
     cells: tuple[PlannedCell, ...]
-    references: tuple[PlannedCell, ...] = ()
-    """Reference cells that were not selected, but whose states others may need."""
+    unselected: tuple[PlannedCell, ...] = ()
+    """The suite's cells that were not selected; the states of a reference may be needed."""
+
+    @property
+    def references(self) -> tuple[PlannedCell, ...]:
+        """Reference cells that were not selected."""
+        return tuple(cell for cell in self.unselected if cell.reference)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -134,7 +139,7 @@ def make_plan(
         chosen_device,
         environment,
         cells=tuple(cell for cell in cells if cell.cell in selected),
-        references=tuple(cell for cell in cells if cell.reference and cell.cell not in selected),
+        unselected=tuple(cell for cell in cells if cell.cell not in selected),
     )
 
 
@@ -232,7 +237,6 @@ def _resolve_items(
                 path = f"measure.{name}.{option}"
                 problem = suite.problem(path, found, expected, remedy)
                 problems[str(problem)] = problem
-                continue
             try:
                 items[model.ref.name] += measurement.items(options, model, suite.base)
             except TextError as error:
@@ -246,7 +250,9 @@ def _resolve_items(
 def _identity(
     cell: Cell, model: ResolvedModel, item: Item, environment: Environment
 ) -> dict[str, Any]:
+    timed = item.measurement in {"latency", "memory"}
     return {
+        **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
         "model": {
             "fingerprint": model.fingerprint,
             "revision": model.revision,

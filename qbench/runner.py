@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from qbench.errors import StoreError, UsageError
 from qbench.executors.local import LocalExecutor
 from qbench.job import now
-from qbench.measures.reference_states import states_path
+from qbench.measures.reference_states import has_states
 from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
 from qbench.record import STATUSES
 from qbench.sources.cache import cache_folder
@@ -22,7 +23,6 @@ from qbench.store import check_writable, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from qbench.executors.local import JobEnd
     from qbench.job import Job, Task
@@ -65,7 +65,9 @@ class RunResult:
 
     plan: Plan
     records: tuple[Record, ...]
-    """In the plan's order; tasks that were never reached have none."""
+    """Of the selected cells, in the plan's order; tasks that were never reached have none."""
+    others: tuple[Record, ...]
+    """Of the suite's cells that were not selected, as far as they are on disk."""
     taken: int
     """Records taken by this run; the others were on disk."""
 
@@ -116,8 +118,13 @@ def run_suite(
         with LocalExecutor(plan.device) as executor:
             for job in jobs:
                 taken += _run_alone(job, suite.timeout_s, executor, watcher, retry, planned_at)
-    records = [record_on_disk(task) for task in plan.tasks]
-    return RunResult(plan, tuple(record for record in records if record is not None), taken)
+    others = [task for cell in plan.unselected for task in cell.tasks]
+    return RunResult(plan, _on_disk(plan.tasks), _on_disk(others), taken)
+
+
+def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
+    found = map(record_on_disk, tasks)
+    return tuple(record for record in found if record is not None)
 
 
 def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
@@ -136,7 +143,7 @@ def _lacks_reference(task: Task, record: Record | None) -> bool:
         and task.item.states_key is not None
         and task.item.params.get("divergence", False)
         and record.value("kl.mean") is None
-        and states_path(task.item.states_key).exists()
+        and has_states(task.item.states_key)
     )
 
 
@@ -150,7 +157,7 @@ def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> 
         for task in plan.tasks
         if task.key in missing
         and task.item.states_key is not None
-        and not states_path(task.item.states_key).exists()
+        and not has_states(task.item.states_key)
     }
     references = [task for cell in plan.references for task in cell.tasks]
     return {
@@ -193,6 +200,8 @@ def _run_alone(
     except Timeout:
         watcher.waiting(job.device)
         lock.acquire(poll_interval=_LOCK_POLL_S)
+    except OSError as error:
+        raise _cache_error(Path(lock.lock_file), error) from error
     try:
         # Another run may have taken some of this job since the plan was made.
         left = []
@@ -213,11 +222,15 @@ def device_lock(device: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"{folder}: the cache folder cannot be written ({error.strerror}); mend it, or name"
-            " another with the environment variable QBENCH_CACHE"
-        ) from error
+        raise _cache_error(folder, error) from error
     return folder / f"{device.replace(':', '-')}.lock"
+
+
+def _cache_error(place: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{place}: the cache folder cannot be written ({error.strerror}); mend it, or name another"
+        " with the environment variable QBENCH_CACHE"
+    )
 
 
 def _run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> int:
@@ -340,6 +353,4 @@ def _delete_records(plan: Plan) -> None:
 
 
 def _path(task: Task) -> Path:
-    from pathlib import Path
-
     return Path(task.path)

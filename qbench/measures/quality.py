@@ -175,8 +175,12 @@ class Quality:
                 f" {total / sum(counts):.4g} nats a token, and {nonfinite:.2%} of the logits are"
                 " not finite"
             )
+        warnings = [f"{nonfinite:.2%} of the logits are not finite"] if nonfinite else []
         if isinstance(reference, OwnStates) and item.states_key is not None:
-            reference.save(item.states_key, ids_sha256)
+            try:
+                reference.save(item.states_key, ids_sha256)
+            except MeasurementError as error:  # its own figures are good all the same
+                warnings.append(f"no cell can be held against this one: {error}")
         divergence: tuple[Metric, ...] = ()
         if params["divergence"]:
             with torch.inference_mode():
@@ -211,7 +215,7 @@ class Quality:
                 "head_route": head.route,
                 "vocabulary": vocabulary,
             },
-            warnings=(f"{nonfinite:.2%} of the logits are not finite",) if nonfinite else (),
+            warnings=tuple(warnings),
         )
 
 

@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.errors import MeasurementError
+from qbench.errors import MeasurementError, ModelError
 from qbench.measures.head import OutputHead
 from qbench.sources.cache import cache_folder
+from qbench.sources.headers import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,17 @@ def states_path(key: str) -> Path:
     return cache_folder() / "states" / f"{key}.safetensors"
 
 
+def has_states(key: str) -> bool:
+    """Whether the states are there and whole; what is damaged is removed, to be made again."""
+    path = states_path(key)
+    try:
+        return path.exists() and bool(read_header(path))
+    except ModelError:
+        with suppress(OSError):
+            path.unlink()
+        return False
+
+
 @dataclass
 class OwnStates:
     """The reference scored against itself, its states collected on the way."""
@@ -56,6 +68,7 @@ class OwnStates:
     def save(self, key: str, ids_sha256: str) -> None:
         """Writes the states and the head; raises `MeasurementError` when that is not possible."""
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         output = self.head.model.get_output_embeddings()
@@ -72,7 +85,7 @@ class OwnStates:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({n: t.contiguous() for n, t in tensors.items()}, waiting, metadata=metadata)
             waiting.replace(path)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             with suppress(OSError):
                 waiting.unlink()
             raise MeasurementError(
@@ -97,8 +110,8 @@ class CachedStates:
             self._file = open_file(path, framework="pt")
         except (OSError, SafetensorError) as error:
             raise MeasurementError(
-                "the reference's states are not in the cache, since its own quality was not"
-                " measured; see why in its record"
+                f"the reference's states are not in the cache as {path.name}: its own quality was"
+                " not measured, as its record says, or they could not be kept"
             ) from error
         metadata = self._file.metadata()
         if metadata["ids_sha256"] != ids_sha256:

@@ -6,6 +6,7 @@ Dettmers et al. 2023 (QLoRA), arXiv 2305.14314; the implementation is bitsandbyt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.precisions.int8 import missing_packages
@@ -25,6 +26,19 @@ BLOCK = 64
 """Weights that share one block maximum."""
 NESTED_BLOCK = 256
 """Block maxima that share one maximum of their own under double quantization."""
+LEVELS = {
+    # QLoRA, appendix E: quantiles of a normal distribution, with an exact zero.
+    "nf4": (
+        -1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
+        0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0,
+    ),
+    # Sign, two bits of exponent, one of mantissa, as bitsandbytes has it: over 12, 0.0625 last.
+    "fp4": tuple(sorted(
+        sign * level / 12 for sign in (-1, 1) for level in (0.0, 0.0625, 2, 3, 4, 6, 8, 12)
+    )),
+}  # fmt: skip
+"""The sixteen levels of each code book, ascending."""
+CODE_BOOK_TOLERANCE = 1e-6
 _CODE_TABLE_BYTES = 16 * 4
 _NESTED_TABLE_BYTES = 256 * 4
 _WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
@@ -141,6 +155,9 @@ class FourBit:
             return "holds no quantization state: it was not quantized"
         if getattr(state, "packing_format_for_cpu", False):
             return "was repacked by bitsandbytes' CPU kernel, which changes its constants"
+        levels = sorted(float(level) for level in state.code)
+        if max(map(abs, map(sub, levels, LEVELS[self.quant_type]))) > CODE_BOOK_TOLERANCE:
+            return f"holds the code book {levels} where {LEVELS[self.quant_type]} was expected"
         found = (state.quant_type, bool(state.nested), state.blocksize)
         expected = (self.quant_type, self.double_quant, BLOCK)
         if found != expected:

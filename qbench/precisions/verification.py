@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.inventory import logical_weights
+from qbench.precisions.inventory import inventory, logical_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 3
 """Layers named in a warning; the record's details have them all."""
+OUTLIER = 10.0
+"""An activation above LLM.int8's threshold."""
 PROBE_ROWS = (1, 3)
 """Rows of the inputs a layer is tried with: one row takes another kernel than several."""
 
@@ -108,7 +110,8 @@ def verify_quantized(
                 f"{place}: the library's kernel does not compute what the layer's codes say"
                 f" (relative error: {', '.join(wrong)})"
             )
-        quantized_weights += weight.numel()
+        else:
+            quantized_weights += weight.numel()
         quantized_modules += 1
     if not quantized_modules and not faults:
         faults.append("no linear layer of the model was quantized")
@@ -125,7 +128,7 @@ def verify_quantized(
             "attention": attention_backend(model),
         },
         faults=tuple(faults),
-        warnings=_left_out_warnings(left_out),
+        warnings=_left_out_warnings([*left_out, *_unquantized_matrices(model)]),
     )
 
 
@@ -134,10 +137,19 @@ def _left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
         return ()
     named = ", ".join(left_out[:MOST_NAMED]) + (" …" if len(left_out) > MOST_NAMED else "")
     words = (
-        f"{len(left_out)} linear layers beside the head were left unquantized ({named}); bits per"
-        " weight and quality are those of the mixture"
+        f"{len(left_out)} weights beside embeddings and head were left unquantized ({named});"
+        " bits per weight and quality are those of the mixture"
     )
     return (words,)
+
+
+def _unquantized_matrices(model: PreTrainedModel) -> list[str]:
+    """Matrices outside linear layers, such as the fused experts of a mixture: never quantized."""
+    return [
+        held.module
+        for held in inventory(model)
+        if held.kind == "other" and held.tensor.dim() > 1 and held.logical_weights
+    ]
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -157,6 +169,8 @@ def _forward_error(layer: Any, weight: torch.Tensor, activation_dtype: torch.dty
     errors = []
     for rows in PROBE_ROWS:
         inputs = torch.randn(rows, weight.shape[1], generator=generator)
+        if rows > 1:
+            inputs[:, 0] = OUTLIER  # LLM.int8 computes such a column in floating point
         inputs = inputs.to(weight.device, activation_dtype)
         found = layer(inputs).float()
         expected = inputs.float() @ weight.T

@@ -62,6 +62,8 @@ class Row:
     label: str
     reference: bool
     figures: tuple[Figure, ...]
+    faulty: bool = False
+    """Whether its cell has layers that do not compute what they hold: it is no choice."""
 
 
 @dataclass(frozen=True)
@@ -153,18 +155,21 @@ def mark_best(table: Table) -> Table:
     """
     marked = [list(row.figures) for row in table.rows]
     for index, column in enumerate(table.columns):
-        values = [row[index].value for row in marked if row[index].value is not None]
-        numbers = [value for value in values if value is not None]
+        numbers = [
+            value
+            for row, figures in zip(table.rows, marked, strict=True)
+            if not row.faulty and (value := figures[index].value) is not None
+        ]
         if column.better == "neither" or not numbers:
             continue
         scale = table.scale(index)
         best = scale.text(min(numbers) if column.better == "lower" else max(numbers))
         if all(scale.text(value) == best for value in numbers):
             continue
-        for row in marked:
-            value = row[index].value
-            if value is not None and scale.text(value) == best:
-                row[index] = replace(row[index], best=True)
+        for row, figures in zip(table.rows, marked, strict=True):
+            value = figures[index].value
+            if value is not None and scale.text(value) == best and not row.faulty:
+                figures[index] = replace(figures[index], best=True)
     rows = tuple(
         replace(row, figures=tuple(figures))
         for row, figures in zip(table.rows, marked, strict=True)

@@ -33,6 +33,11 @@ class CellRecords:
     reference: bool
     records: tuple[Record, ...]
 
+    @property
+    def faulty(self) -> bool:
+        """Whether layers of the loaded model do not compute what they hold."""
+        return any(record.details.get("loaded", {}).get("faults") for record in self.records)
+
     def of(self, measurement: str, item: str | None = None) -> list[Record]:
         """The records of a measurement (of one of its items), by repeat, else as they came."""
         found = [

@@ -66,7 +66,7 @@ def decision_table(records: TableRecords) -> Decision:
                 figures.append(_change_figure(cell, reference, text.item.slug))
             if reference and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
-        rows.append(Row(cell.label, cell.reference, tuple(figures)))
+        rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
     table = mark_best(Table(records.model, "precision", tuple(columns), tuple(rows)))
     return Decision(
         suite=records.suite,
