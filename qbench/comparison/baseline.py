@@ -67,9 +67,12 @@ def write_baseline(path: Path, records: Sequence[Record]) -> Path:
     if not any(record.status == "ok" for record in records):
         raise StoreError(f"{path}: no record is ok; `qbench run SUITE` first, then the baseline")
     text = render_baseline(records)
+    replaced: Path | None = None
     if not path.suffix:
-        compressed = len(text.encode()) > LARGEST_PLAIN_BYTES
-        path = path.with_name(f"{path.name}.json{'.gz' if compressed else ''}")
+        endings = [".json", ".json.gz"]
+        if len(text.encode()) > LARGEST_PLAIN_BYTES:
+            endings.reverse()
+        path, replaced = (path.with_name(f"{path.name}{ending}") for ending in endings)
     try:
         if path.suffix == ".gz":
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +81,8 @@ def write_baseline(path: Path, records: Sequence[Record]) -> Path:
             waiting.replace(path)
         else:
             write_atomically(path, text)
+        if replaced is not None:
+            replaced.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
             f"{path}: the baseline cannot be written ({error.strerror}); choose another file"

@@ -17,7 +17,12 @@ from qbench.report.figures import (
 )
 from qbench.report.generations import generation_tables
 from qbench.report.items import describe_point, items
-from qbench.report.quality_tables import divergence_table, quality_table, weight_error_table
+from qbench.report.quality_tables import (
+    divergence_table,
+    quality_table,
+    task_tables,
+    weight_error_table,
+)
 from qbench.report.units import choose_scale
 
 if TYPE_CHECKING:
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
     from qbench.report.selection import CellRecords, TableRecords
     from qbench.report.units import Display
 
-TABLED = frozenset({"footprint", "memory", "latency", "quality", "weight_error", "generation"})
+TABLED = frozenset(
+    {"footprint", "memory", "latency", "quality", "weight_error", "generation", "tasks"}
+)
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
@@ -65,6 +72,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(quality_table(records, slug) for slug in items(records, "quality")),
         *(divergence_table(records, slug) for slug in items(records, "quality")),
         weight_error_table(records),
+        *task_tables(records),
         *generation_tables(records),
         _loaded_table(records),
         _other_table(records),

@@ -12,6 +12,8 @@ from qbench.report.tables import REFERENCE_WORD, text_change
 if TYPE_CHECKING:
     from qbench.report.selection import TableRecords
 
+TASK_EQUIVALENT = 0.02
+"""A difference of a task's score within which two cells are called equivalent."""
 EQUIVALENT = 0.005
 """A relative change of perplexity within which two cells are called equivalent."""
 WORST_LAYERS = 3
@@ -59,23 +61,80 @@ def quality_table(records: TableRecords, slug: str) -> Table:
 
 def _verdicts(records: TableRecords, slug: str) -> dict[str, str]:
     """What the change of perplexity of each cell against the reference amounts to, by label."""
+    return _verdicts_of(records, "quality", slug, "perplexity", EQUIVALENT, relative=True)
+
+
+def _verdicts_of(
+    records: TableRecords,
+    measurement: str,
+    slug: str,
+    metric: str,
+    margin: float,
+    *,
+    relative: bool = False,
+) -> dict[str, str]:
+    """What each cell's difference from the reference amounts to, by label."""
     reference = records.reference
-    base = reference.of("quality", slug) if reference else []
+    base = reference.of(measurement, slug) if reference else []
     cells = {
         cell.label: found
         for cell in records.cells
-        if not cell.reference and (found := cell.of("quality", slug))
+        if not cell.reference and (found := cell.of(measurement, slug))
     }
     if not base or not cells:
         return {}
+    allowance = Allowance(margin, relative=relative)
+    within = f" (± {margin:.1%})" if relative else f" (± {margin:g})"
     return {
-        label: f"{mark.finding} (± {EQUIVALENT:.1%})"
-        if mark.finding == "equivalent"
-        else mark.finding
-        for label, (_, mark) in changes_against(
-            base, cells, "perplexity", allowance=Allowance(EQUIVALENT, relative=True)
-        ).items()
+        label: f"{mark.finding}{within if mark.finding == 'equivalent' else ''}"
+        for label, (_, mark) in changes_against(base, cells, metric, allowance=allowance).items()
     }
+
+
+def task_tables(records: TableRecords) -> list[Table]:
+    """A table for each metric of each task: score, chance, and what the difference amounts to."""
+    return [
+        _task_table(records, slug, metric.name)
+        for slug, record in items(records, "tasks").items()
+        for metric in record.metrics
+    ]
+
+
+def _task_table(records: TableRecords, slug: str, name: str) -> Table:
+    verdicts = _verdicts_of(records, "tasks", slug, name, TASK_EQUIVALENT)
+    base = pool(records.reference.of("tasks", slug), name) if records.reference else None
+    rows = []
+    for cell in records.cells:
+        found = cell.of("tasks", slug)
+        if not found:
+            continue
+        figure = pool(found, name).figure
+        change = Figure(word=REFERENCE_WORD if cell.reference else NOT_MEASURED)
+        if (
+            not cell.reference
+            and base
+            and base.figure.value is not None
+            and figure.value is not None
+        ):
+            change = Figure(figure.value - base.figure.value)
+        chance = (found[0].details.get("chance") or {}).get(name.rsplit(".", 1)[-1])
+        items_scored = found[0].details.get("items")
+        figures = (
+            figure,
+            change,
+            Figure(word=REFERENCE_WORD if cell.reference else verdicts.get(cell.label, "-")),
+            Figure(float(items_scored)) if items_scored else Figure(word=NOT_MEASURED),
+            Figure(float(chance)) if chance is not None else Figure(word=NOT_MEASURED),
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    columns = (
+        Column(name, name.rsplit(".", 1)[-1], "number", decimals=4),
+        Column("change", "less the reference's", "number", decimals=4),
+        Column("verdict", "verdict", "text"),
+        Column("items", "items", "exact"),
+        Column("chance", "chance", "number"),
+    )
+    return Table(f"Task: {slug}, {name.rsplit('.', 1)[-1]}", "precision", columns, tuple(rows))
 
 
 def divergence_table(records: TableRecords, slug: str) -> Table:

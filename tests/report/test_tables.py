@@ -344,13 +344,30 @@ class TestDetails:
         assert words["left_out"].word == "lm_head"
         assert words["quantized_share"].word == "81.7 %"
 
+    def test_a_task_stands_beside_its_chance_and_the_references_score(self) -> None:
+        records = [
+            make_record(
+                name,
+                "tasks",
+                {"tasks.colour.acc": score},
+                slug="colour",
+                details={"chance": {"acc": 0.25}, "items": 400},
+            )
+            for name, score in (("fp32", 0.5), ("nf4", 0.4))
+        ]
+        table = self.details(records)["Task: colour, acc"]
+        assert [figure.value for figure in table.column("tasks.colour.acc")] == [0.5, 0.4]
+        assert table.column("change")[1].value == pytest.approx(-0.1)
+        assert [figure.value for figure in table.column("chance")] == [0.25, 0.25]
+        assert table.column("verdict")[1].word == "undecided"
+
     def test_other_measurements_are_listed(self) -> None:
-        record = make_record("nf4", "tasks", {"accuracy": 0.4321}, slug="hellaswag")
-        failed = make_failure("nf4", "tasks", "crash", "died", slug="arc")
+        record = make_record("nf4", "another", {"accuracy": 0.4321}, slug="hellaswag")
+        failed = make_failure("nf4", "another", "crash", "died", slug="arc")
         table = self.details([record, failed])["Other measurements"]
         assert [[figure.word for figure in row.figures] for row in table.rows] == [
-            ["tasks hellaswag", "accuracy", "0.4321"],
-            ["tasks arc", "", "crash"],
+            ["another hellaswag", "accuracy", "0.4321"],
+            ["another arc", "", "crash"],
         ]
 
     def test_only_failures_leave_no_empty_tables(self) -> None:
