@@ -43,12 +43,12 @@ def run(
     from rich.console import Console
 
     from qbench.display import RunDisplay
+    from qbench.plan import load_checked_suite
     from qbench.runner import parse_retry, run_suite
-    from qbench.suite import load_suite
 
     with RunDisplay(Console(stderr=True), quiet=quiet) as display:
         return run_suite(
-            load_suite(Path(suite)),
+            load_checked_suite(Path(suite)),
             Path(results),
             display,
             device=device,

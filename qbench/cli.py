@@ -79,14 +79,14 @@ def run(
 ) -> None:
     """Measure what is missing of a suite, cell by cell, and report."""
     from qbench.display import RunDisplay
+    from qbench.plan import load_checked_suite
     from qbench.runner import parse_retry, run_suite
-    from qbench.suite import load_suite
 
     statuses = parse_retry(retry)
     console = _console()
     with RunDisplay(console, quiet=quiet) as display:
         result = run_suite(
-            load_suite(suite),
+            load_checked_suite(suite),
             results,
             display,
             device=device,
@@ -110,11 +110,10 @@ def plan(
     ] = False,
 ) -> None:
     """Show the cells of a suite, what is skipped, what is on disk, and the predicted bytes."""
-    from qbench.plan import make_plan
+    from qbench.plan import load_checked_suite, make_plan
     from qbench.plan_table import render_plan, render_power
-    from qbench.suite import load_suite
 
-    made = make_plan(load_suite(suite), results, device=device, only=only or ())
+    made = make_plan(load_checked_suite(suite), results, device=device, only=only or ())
     console = _console()
     console.print(render_plan(made))
     if power:

@@ -74,8 +74,10 @@ class Problem:
 class SuiteError(UsageError):
     """A suite that cannot be used, with all its problems."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], readable: object = None) -> None:
         self.problems = tuple(problems)
+        self.readable = readable
+        """The suite that is left without what is wrong; None where nothing can be read."""
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -24,6 +24,7 @@ from qbench.precisions import precisions
 from qbench.record import PROTOCOL_VERSION, content_key
 from qbench.sources.models import resolve_model
 from qbench.store import DamagedRecordError, read_record, record_path
+from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from qbench.record import Environment, Record, Status
     from qbench.spec import Cell, Item, ResolvedModel, StaticBytes
-    from qbench.suite import Suite
 
 RETRIED: frozenset[Status] = frozenset({"crash", "timeout", "error"})
 """Statuses that a rerun takes again unless told otherwise; the others stand."""
@@ -112,6 +112,24 @@ class Plan:
             environment=self.environment,
             tasks=tasks,
         )
+
+
+def load_checked_suite(path: Path) -> Suite:
+    """The suite of a file, its models and texts found; `SuiteError` with all problems at once.
+
+    What cannot be found is looked for even where other parts of the file cannot be read.
+    """
+    try:
+        return load_suite(path)
+    except SuiteError as error:
+        if not isinstance(error.readable, Suite):
+            raise
+        models, problems = _resolve_models(error.readable)
+        _, item_problems = _resolve_items(error.readable, models)
+        # Defaults that do not fit may only stand for what could not be read.
+        written = [one for one in item_problems if one.path in error.readable.lines]
+        every = dict.fromkeys([*error.problems, *problems, *written])
+        raise SuiteError(sorted(every, key=lambda problem: problem.line or 0)) from None
 
 
 def make_plan(

@@ -163,9 +163,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     if "gate" in entries:
         rules = _read_gate(findings, entries["gate"])
 
-    if len(findings) or timeout_s is None:
-        raise SuiteError(findings.sorted())
-    return Suite(
+    suite = Suite(
         name=name,
         file=file,
         base=base,
@@ -175,10 +173,13 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
         measure=measure,
         include=tuple(selector for selector, _ in include),
         exclude=tuple(selector for selector, _ in exclude),
-        timeout_s=timeout_s,
+        timeout_s=timeout_s or DEFAULT_TIMEOUT_S,
         gate=rules,
         lines=top.lines(),
     )
+    if len(findings) or timeout_s is None:
+        raise SuiteError(findings.sorted(), readable=suite)
+    return suite
 
 
 def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:

@@ -252,3 +252,23 @@ def test_reports_that_cannot_be_written_after_a_run_lose_no_record(place: Workpl
     finished = place.call("run", "good.yaml", "--reports", "t.txt")
     check(finished, "t.txt", "the report cannot be written", "the records are safe")
     assert len(place.records()) == 1
+
+
+def test_what_is_not_there_is_told_with_what_cannot_be_read(workplace: Workplace) -> None:
+    workplace.write(
+        "suite.yaml",
+        "models: [./nowhere]\nprecisions: [fp32, nf5]\nmeasure:\n"
+        "  quality: {text: missing.txt, windw: 3}\nreference: bf61\n",
+    )
+    finished = workplace.call("plan", "suite.yaml")
+    assert finished.code == 2
+    for words in ("suite.yaml:1: models[0]", "nf5", "windw", "nowhere"):
+        assert words in finished.errors
+    workplace.write(
+        "suite.yaml",
+        f"models: [{workplace.model}]\nprecisions: [fp32, nf5]\nmeasure:\n"
+        "  quality: {text: missing.txt, window: 100000}\n",
+    )
+    errors = workplace.call("run", "suite.yaml").errors
+    for words in ("suite.yaml:2: precisions[1]", "suite.yaml:4: measure.quality.text", "100000"):
+        assert words in errors
