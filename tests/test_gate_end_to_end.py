@@ -1,0 +1,81 @@
+"""The gate by its command: a model damaged on purpose is caught, a mere rerun is not."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.sources.bundled import bundled_models, bundled_texts
+from tests.workplace import Workplace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUITE = """\
+name: guarded
+models: [./model]
+precisions: [fp32]
+measure:
+  footprint:
+  quality: {{text: text.txt, window: 128, batch: {batch}}}
+gate:
+  perplexity: {{max_increase: 1%}}
+  memory.static: {{max_increase: 0.1%}}
+"""
+DAMAGED = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The bundled model in a folder of its own, measured once and made the baseline."""
+    folder = tmp_path_factory.mktemp("gate")
+    shutil.copytree(bundled_models()["tiny-mistral"], folder / "model")
+    text = bundled_texts()["stdlib-heldout"].read_text(encoding="utf-8")[:60_000]
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    (folder / "suite.yaml").write_text(SUITE.format(batch=4), encoding="utf-8")
+    made = Workplace(folder, folder / "model")
+    assert made.call("run", "suite.yaml").code == 0
+    assert made.call("baseline", "suite.yaml").code == 0
+    return made
+
+
+def gate(place: Workplace, **environment: str) -> tuple[int, str]:
+    chosen = place.with_environment(**environment)
+    assert chosen.call("run", "suite.yaml").code == 0
+    finished = chosen.call("gate", "suite.yaml", "--baseline", "results/baselines")
+    return finished.code, finished.output
+
+
+def round_to_three_bits(path: Path) -> None:
+    """Rounds one layer's weights to eight levels a row."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    weight = tensors[DAMAGED]
+    scale = weight.abs().amax(1, keepdim=True) / 3.5
+    tensors[DAMAGED] = ((weight / scale - 0.5).round() + 0.5) * scale
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_rerun_with_other_batches_and_threads_passes(place: Workplace) -> None:
+    code, output = gate(place)
+    assert code == 0, output
+    (place.folder / "suite.yaml").write_text(SUITE.format(batch=3), encoding="utf-8")
+    code, output = gate(place, OMP_NUM_THREADS="2")
+    assert code == 0, output
+    assert "holds" in output
+
+
+def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
+    path = place.folder / "model" / "model.safetensors"
+    whole = path.read_bytes()
+    round_to_three_bits(path)
+    try:
+        code, output = gate(place)
+    finally:
+        path.write_bytes(whole)
+    assert code == 1, output
+    assert "broken" in output
+    assert "perplexity" in output
