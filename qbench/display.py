@@ -37,7 +37,7 @@ STATUS_STYLE = {
 
 
 class RunDisplay:
-    """Shows a run; satisfies `qbench.runner.Watcher`. A context manager."""
+    """Shows a run; satisfies `qbench.supervision.Watcher`. A context manager."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console

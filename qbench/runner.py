@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -20,43 +20,18 @@ from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
 from qbench.record import STATUSES
 from qbench.sources.cache import cache_folder
 from qbench.store import check_writable, write_record
+from qbench.supervision import run_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.executors.local import JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
     from qbench.record import Record, Status
     from qbench.suite import Suite
+    from qbench.supervision import Watcher
 
-LOG_TAIL_LINES = 20
 _LOCK_POLL_S = 1.0
-
-
-class Watcher(Protocol):
-    """Gets what happens in a run, as it happens."""
-
-    def planned(self, plan: Plan, jobs: list[Job]) -> None:
-        """The plan stands; these jobs are missing."""
-
-    def waiting(self, device: str) -> None:
-        """Another run holds the device; this one waits."""
-
-    def started(self, job: Job) -> None:
-        """A worker for this job is asked for."""
-
-    def happened(self, job: Job, event: dict[str, Any]) -> None:
-        """An event of the worker; see `qbench.worker`."""
-
-    def recorded(self, job: Job, record: Record) -> None:
-        """A record is on disk."""
-
-    def ended(self, job: Job, end: JobEnd) -> None:
-        """The job's worker has ended."""
-
-    def note(self, message: str) -> None:
-        """Something the user should know."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +186,7 @@ def _run_alone(
                 left.append(task)
             else:
                 watcher.recorded(job, record)
-        return _run_job(job.model_copy(update={"tasks": tuple(left)}), timeout_s, executor, watcher)
+        return run_job(job.model_copy(update={"tasks": tuple(left)}), timeout_s, executor, watcher)
     finally:
         lock.release()
 
@@ -231,113 +206,6 @@ def _cache_error(place: Path, error: OSError) -> StoreError:
         f"{place}: the cache folder cannot be written ({error.strerror}); mend it, or name another"
         " with the environment variable QBENCH_CACHE"
     )
-
-
-def _run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> int:
-    """Runs a job's tasks, with a new worker for the rest when one ends before its time."""
-    taken = 0
-    left = job.tasks
-    while left:
-        part = job.model_copy(update={"tasks": left})
-        log = log_path(part)
-        _open_log(log, part)
-        progress = _Progress(part, watcher)
-        watcher.started(part)
-        end = executor.run(part, log, timeout_s, progress)
-        watcher.ended(part, end)
-        taken += progress.recorded
-        if progress.store_error is not None:
-            raise StoreError(progress.store_error)
-        if end.how == "finished":
-            break
-        failed = progress.failed(end)
-        if failed and _was_written(failed[0], progress.started_at):
-            # The worker ended between writing this record and telling of it.
-            left = left[progress.recorded + 1 :]
-            taken += 1
-            continue
-        for task in failed:
-            record = part.record(
-                task,
-                end.how,
-                reason=end.reason,
-                phase=progress.phase,
-                log_tail=log_tail(log),
-                started_at=progress.started_at,
-            )
-            write_record(_path(task), record)
-            watcher.recorded(part, record)
-            taken += 1
-        left = left[progress.recorded + len(failed) :]
-    return taken
-
-
-class _Progress:
-    """Follows one worker's events, so that its end can be told to the task that caused it."""
-
-    def __init__(self, job: Job, watcher: Watcher) -> None:
-        self._job = job
-        self._watcher = watcher
-        self._begun = False
-        self.phase = "start"
-        self.recorded = 0
-        self.store_error: str | None = None
-        self.started_at = now()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        self._watcher.happened(self._job, event)
-        if event["event"] == "phase":
-            self.phase = event["phase"]
-        elif event["event"] == "task":
-            self._begun = True
-        elif event["event"] == "record":
-            self.recorded += 1
-            record = record_on_disk(self._job.tasks[event["index"]])
-            if record is not None:
-                self._watcher.recorded(self._job, record)
-        elif event["event"] == "store_error":
-            self.store_error = event["message"]
-
-    def failed(self, end: JobEnd) -> tuple[Task, ...]:
-        """The tasks that the worker's end is the end of.
-
-        The one under way; but all that are left when the model was not yet loaded, which would
-        fail again, or when the cell's time is used up.
-        """
-        left = self._job.tasks[self.recorded :]
-        return left[:1] if self._begun and end.how != "timeout" else left
-
-
-def _was_written(task: Task, since: str) -> bool:
-    record = record_on_disk(task)
-    return record is not None and record.started_at >= since
-
-
-def log_path(job: Job) -> Path:
-    """The log of a job's cell: what its workers, and the libraries in them, printed."""
-    return _path(job.tasks[0]).parent / "worker.log"
-
-
-def log_tail(path: Path) -> str | None:
-    """The last lines of a log; None if there are none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-LOG_TAIL_LINES:]) or None
-
-
-def _open_log(path: Path, job: Job) -> None:
-    names = ", ".join(f"{task.item.measurement} {task.item.slug}" for task in job.tasks)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"--- {now()} {job.cell.slug}: {names}\n")
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the cell's log cannot be written ({error.strerror}); free space or mend the"
-            " folder's permissions, then run again"
-        ) from error
 
 
 def _record_skips(plan: Plan) -> None:

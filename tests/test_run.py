@@ -194,7 +194,7 @@ class TestFresh:
 
 
 class Listener:
-    """Remembers what a run tells; satisfies `qbench.runner.Watcher`."""
+    """Remembers what a run tells; satisfies `qbench.supervision.Watcher`."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
