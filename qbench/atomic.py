@@ -8,17 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by `text`, on the disk when this returns; its folder is made if need be.
+def write_atomically(path: Path, contents: str | bytes) -> None:
+    """Replaces a file by `contents` (text as UTF-8), on the disk when this returns.
 
-    Raises `OSError` when that is not possible; the old file is then as it was, and nothing is left
-    beside it. What a kill leaves behind begins with a dot and ends in `.part`.
+    Its folder is made if need be. Raises `OSError` when that is not possible; the old file is then
+    as it was, and nothing is left beside it. What a kill leaves behind begins with a dot and ends
+    in `.part`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, waiting = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents.encode() if isinstance(contents, str) else contents)
             file.flush()
             os.fsync(file.fileno())
         Path(waiting).chmod(0o644)

@@ -14,6 +14,7 @@ The key of a record is the hash of its identity: everything that decides the num
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.environment import compute_threads, detect_environment, find_device
@@ -28,7 +29,6 @@ from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from qbench.record import Environment, Record, Status
     from qbench.spec import Cell, Item, ResolvedModel, StaticBytes
@@ -208,8 +208,6 @@ class _Layout:
 
 def record_on_disk(task: Task) -> Record | None:
     """The task's record; a damaged file counts as none. Raises `StoreError` for a newer one."""
-    from pathlib import Path
-
     try:
         return read_record(Path(task.path))
     except DamagedRecordError:
@@ -218,8 +216,6 @@ def record_on_disk(task: Task) -> Record | None:
 
 def damaged_records(plan: Plan) -> list[StoreError]:
     """The plan's record files that are cut short or no records; a run takes them again."""
-    from pathlib import Path
-
     damaged: list[StoreError] = []
     for task in plan.tasks:
         try:

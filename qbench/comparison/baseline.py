@@ -75,10 +75,7 @@ def write_baseline(path: Path, records: Sequence[Record]) -> Path:
         path, replaced = (path.with_name(f"{path.name}{ending}") for ending in endings)
     try:
         if path.suffix == ".gz":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            waiting = path.with_name(f".{path.name}.part")
-            waiting.write_bytes(gzip.compress(text.encode(), mtime=0))
-            waiting.replace(path)
+            write_atomically(path, gzip.compress(text.encode(), mtime=0))
         else:
             write_atomically(path, text)
         if replaced is not None:

@@ -6,11 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from qbench.measures.loaded import make_metric
+from qbench.quantile import quantile_of_sorted
 from qbench.record import Metric, MetricDefinition
 
 if TYPE_CHECKING:
-    import torch
-
     from qbench.measures.scoring import Scores
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
@@ -80,7 +79,10 @@ def divergence_metrics(
         token_kl = torch.cat(scores.token_kl).sort().values
         values = {
             "kl.mean": math.fsum(scores.kl) / tokens,
-            **{f"kl.{name}": _quantile(token_kl, share) for name, share in _QUANTILES.items()},
+            **{
+                f"kl.{name}": quantile_of_sorted(token_kl, share)
+                for name, share in _QUANTILES.items()
+            },
             "kl.max": float(token_kl[-1]),
             "kl.noise_floor": None,
             "top1_agreement": math.fsum(scores.same_top) / tokens,
@@ -107,12 +109,3 @@ def divergence_series(scores: Scores) -> dict[str, list[float]]:
         "window_same_top": scores.same_top,
         "window_squared_change": scores.squared_change,
     }
-
-
-def _quantile(ordered: torch.Tensor, share: float) -> float:
-    """Linear interpolation between order statistics; torch's own refuses long inputs."""
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    low, high = float(ordered[below]), float(ordered[above])
-    return low + (place - below) * (high - low)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from qbench.quantile import quantile_of_sorted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -75,11 +77,7 @@ def warm_up(loaded: LoadedModel, workload: Workload, clock: Clock) -> list[float
 
 def quantile(values: list[float], share: float) -> float:
     """The quantile by linear interpolation between order statistics (numpy's default)."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return quantile_of_sorted(sorted(values), share)
 
 
 def iqr(values: list[float]) -> float:

@@ -11,6 +11,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from qbench.quantile import quantile_of_sorted
 from qbench.report.figures import finite_value
 from qbench.report.selection import select
 
@@ -90,7 +91,7 @@ def _stats(seconds: list[float]) -> dict[str, Any]:
     ordered = sorted(seconds)
     mean = statistics.fmean(ordered)
     stddev = statistics.stdev(ordered) if len(ordered) > 1 else 0.0
-    q1, median, q3 = (_quantile(ordered, share) for share in (0.25, 0.5, 0.75))
+    q1, median, q3 = (quantile_of_sorted(ordered, share) for share in (0.25, 0.5, 0.75))
     low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
     far = sum(abs(value - mean) > stddev for value in ordered)
     outside = sum(not low <= value <= high for value in ordered)
@@ -114,14 +115,6 @@ def _stats(seconds: list[float]) -> dict[str, Any]:
         "data": seconds,
         "iterations": 1,
     }
-
-
-def _quantile(ordered: list[float], share: float) -> float:
-    """Linear interpolation between the nearest ranks."""
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def _machine(records: Sequence[Record]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from qbench.report.details import detail_tables
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.generations import generation_blocks
+from qbench.report.markdown_parts import aligned, bullets, escape, words_table
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -46,14 +47,14 @@ def render(records: Sequence[Record]) -> str:
     """The page, from records alone: the same records give the same page."""
     selection = select(records)
     suites = list(dict.fromkeys(table.suite for table in selection.tables))
-    blocks = [f"# Quantization report{': ' if suites else ''}{_escape(', '.join(suites))}"]
+    blocks = [f"# Quantization report{': ' if suites else ''}{escape(', '.join(suites))}"]
     if not selection.tables:
         blocks.append("There are no records yet: `qbench run SUITE` takes them.")
         return _page(blocks)
     for table in selection.tables:
         blocks += _decision_blocks(summarise(table, decision := decision_table(table)), decision)
     notes = passed_over(selection)
-    blocks += [_bullets(notes)] if notes else []
+    blocks += [bullets(notes)] if notes else []
     blocks += _failure_blocks(selection)
     blocks += _warning_blocks(selection)
     blocks += _condition_blocks(selection)
@@ -68,16 +69,16 @@ def _page(blocks: Iterable[str]) -> str:
 
 def _decision_blocks(summary: str, decision: Decision) -> list[str]:
     legend = [
-        f"**{_escape(column.title)}**: {_escape(column.definition)}"
+        f"**{escape(column.title)}**: {escape(column.definition)}"
         for column in decision.table.columns
     ]
     return [
-        f"## {_escape(decision.title)}",
-        _escape(summary),
+        f"## {escape(decision.title)}",
+        escape(summary),
         table_source(decision.table),
-        _bullets([*_marks(decision.table), *_missing_values(decision)]),
+        bullets([*_marks(decision.table), *_missing_values(decision)]),
         "<details><summary>What the columns mean</summary>",
-        _bullets([*legend, _UNITS]),
+        bullets([*legend, _UNITS]),
         "</details>",
     ]
 
@@ -109,7 +110,7 @@ def _missing_values(decision: Decision) -> list[str]:
             if figure.word == NO_VALUE or (figure.word == NOT_MEASURED and compared):
                 text = f"no {column.title}: {figure.reason}"
                 lines.setdefault(text, []).append(row.label)
-    return [f"{_escape(', '.join(labels))}: {_escape(text)}" for text, labels in lines.items()]
+    return [f"{escape(', '.join(labels))}: {escape(text)}" for text, labels in lines.items()]
 
 
 def _failure_blocks(selection: Selection) -> list[str]:
@@ -120,25 +121,25 @@ def _failure_blocks(selection: Selection) -> list[str]:
     if not rows:
         return ["## Failed and skipped", "None."]
     headings = ("cell", "not measured", "status", "phase", "reason")
-    return ["## Failed and skipped", _words_table(headings, rows)]
+    return ["## Failed and skipped", words_table(headings, rows)]
 
 
 def _warning_blocks(selection: Selection) -> list[str]:
     found = warnings(selection)
     if not found:
         return []
-    return ["## Warnings", _bullets(_warned(one, selection) for one in found)]
+    return ["## Warnings", bullets(_warned(one, selection) for one in found)]
 
 
 def _warned(one: Warned, selection: Selection) -> str:
     if one.holds_for_all(selection):
-        return f"all cells: {_escape(one.text)}"
+        return f"all cells: {escape(one.text)}"
     items = {items for _, items in one.places}
     if len(items) == 1:
         shown = f"{', '.join(one.cells)} ({', '.join(items.pop())})"
     else:
         shown = ", ".join(f"{cell} ({', '.join(items)})" for cell, items in one.places)
-    return f"{_escape(shown)}: {_escape(one.text)}"
+    return f"{escape(shown)}: {escape(one.text)}"
 
 
 def _condition_blocks(selection: Selection) -> list[str]:
@@ -154,24 +155,24 @@ def _condition_blocks(selection: Selection) -> list[str]:
     for one in found:
         for value, cells in one.values:
             rows.append((one.name, value, ", ".join(cells) if cells else "all"))
-    blocks.append(_words_table(("condition", "value", "cells"), rows))
+    blocks.append(words_table(("condition", "value", "cells"), rows))
     blocks.append("Parameters of the measurements:")
-    blocks.append(_words_table(("measurement", "item", "parameters"), parameters(selection)))
+    blocks.append(words_table(("measurement", "item", "parameters"), parameters(selection)))
     return blocks
 
 
 def _detail_blocks(selection: Selection) -> list[str]:
-    blocks = ["## Details", _bullets(_HOW_TO_READ_DETAILS)]
+    blocks = ["## Details", bullets(_HOW_TO_READ_DETAILS)]
     for table in selection.tables:
         several = len(selection.tables) > 1
         level = "####" if several else "###"
-        blocks += [f"### {_escape(decision_table(table).title)}"] if several else []
+        blocks += [f"### {escape(decision_table(table).title)}"] if several else []
         for detail in detail_tables(table):
-            blocks += [f"{level} {_escape(detail.title)}", table_source(detail)]
+            blocks += [f"{level} {escape(detail.title)}", table_source(detail)]
         blocks += generation_blocks(table, level)
     missing = valueless(selection)
     if missing:
-        blocks += ["### Without a value", _bullets(_warned(one, selection) for one in missing)]
+        blocks += ["### Without a value", bullets(_warned(one, selection) for one in missing)]
     return blocks
 
 
@@ -179,7 +180,7 @@ def _log_blocks(selection: Selection) -> list[str]:
     blocks = []
     for one in failures(selection):
         if one.log_tail:
-            blocks.append(f"### Log of {_escape(one.cell)}: {_escape(one.what)}")
+            blocks.append(f"### Log of {escape(one.cell)}: {escape(one.what)}")
             blocks.append(_fenced(one.log_tail))
     return blocks
 
@@ -187,17 +188,17 @@ def _log_blocks(selection: Selection) -> list[str]:
 def table_source(table: Table) -> str:
     """A table as markdown, its columns aligned in the source."""
     scales = [table.scale(index) for index in range(len(table.columns))]
-    headings = [_escape(table.stub)]
+    headings = [escape(table.stub)]
     headings += [
-        _escape(heading(column, scale)) for column, scale in zip(table.columns, scales, strict=True)
+        escape(heading(column, scale)) for column, scale in zip(table.columns, scales, strict=True)
     ]
     lines = []
     for row in table.rows:
-        label = _escape(row.label) + (" (reference)" if row.reference else "")
+        label = escape(row.label) + (" (reference)" if row.reference else "")
         cells = zip(row.figures, scales, strict=True)
         lines.append([label, *(_figure_source(figure, scale) for figure, scale in cells)])
-    right = [False, *(column.display != "text" for column in table.columns)]
-    return _aligned(headings, lines, right)
+    right = [at for at, column in enumerate(table.columns, 1) if column.display != "text"]
+    return aligned(headings, lines, right)
 
 
 def heading(column: Column, scale: Scale) -> str:
@@ -207,45 +208,10 @@ def heading(column: Column, scale: Scale) -> str:
 
 def _figure_source(figure: Figure, scale: Scale) -> str:
     if figure.value is None:
-        return _escape(figure.word or "")
+        return escape(figure.word or "")
     text = scale.text(figure.value)
     text = f"**{text}**" if figure.best else text
     return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
-
-
-def _words_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[_escape(word) for word in row] for row in rows]
-    return _aligned(list(headings), lines, [False] * len(headings))
-
-
-def _aligned(headings: list[str], lines: list[list[str]], right: list[bool]) -> str:
-    widths = [max(3, *map(len, column)) for column in zip(headings, *lines, strict=True)]
-    rule = [
-        "-" * (width - 1) + ":" if to_right else "-" * width
-        for width, to_right in zip(widths, right, strict=True)
-    ]
-    padded = [
-        [
-            text.rjust(width) if to_right else text.ljust(width)
-            for text, width, to_right in zip(line, widths, right, strict=True)
-        ]
-        for line in [headings, rule, *lines]
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _escape(text: str) -> str:
-    """Text that markdown shows as it is, on one line and within one cell of a table."""
-    line = " ".join(text.split())
-    line = re.sub(r"([\\`*|])", r"\\\1", line)
-    line = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
-    line = re.sub(r"&(?=#|\w+;)", "&amp;", line)
-    # only what could open a tag: "<0.001" is shown as it is
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
 
 
 def _fenced(text: str) -> str:

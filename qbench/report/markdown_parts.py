@@ -23,7 +23,13 @@ def words_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
 ) -> str:
     """A table of texts; the columns with these indices are aligned to the right."""
-    lines = [[escape(word) for word in row] for row in rows]
+    return aligned(headings, [[escape(word) for word in row] for row in rows], right)
+
+
+def aligned(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()
+) -> str:
+    """A table of what is markdown already, its columns aligned in the source."""
     widths = [max(3, *map(len, column)) for column in zip(headings, *lines, strict=True)]
     rule = [
         "-" * (width - 1) + ":" if index in right else "-" * width
