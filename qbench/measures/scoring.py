@@ -1,7 +1,8 @@
 """One pass over the windows: each token's loss, and its divergence from the reference.
 
 The body of the model runs once a window; logits exist for `CHUNK_TOKENS` positions at a time, the
-reference's beside the cell's. Softmax and sums are in fp64 of fp32 logits.
+reference's beside the cell's. Softmax and sums are in fp64 of fp32 logits, `BLOCK_LOGITS` of them
+at a time: of 8 bytes each, they would otherwise be the peak.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from qbench.measures.reference_states import Reference
     from qbench.measures.windows import Window
 
-NOISE_WINDOWS = 16
-"""Windows that the noise floor is taken on."""
+NOISE_TOKENS = 2048
+"""The noise floor is taken on the first windows that hold as many tokens."""
+BLOCK_LOGITS = 2**18
+"""Logits that exist in fp64 at once: 2 MiB, which also keeps them within a CPU's cache."""
 
 
 @dataclass
@@ -73,7 +76,7 @@ def noise_floor(
 ) -> tuple[float | None, str | None]:
     """Mean KL of the model against itself under the plain attention kernel, or why there is none.
 
-    The first `NOISE_WINDOWS` windows, in the model's own type: what is below it is jitter.
+    The first windows of `NOISE_TOKENS`, in the model's own type: what is below it is jitter.
     """
     import torch
 
@@ -81,7 +84,7 @@ def noise_floor(
     own = model.config._attn_implementation  # noqa: SLF001 - there is no public name for it
     other = "sdpa" if own == "eager" else "eager"
     total, tokens = 0.0, 0
-    for group in in_groups(windows[:NOISE_WINDOWS], batch):
+    for group in in_groups(windows, batch):
         ids = torch.tensor([window.ids for window in group], device=model.device)
         states = head.states(ids)
         try:
@@ -92,13 +95,13 @@ def noise_floor(
         finally:
             model.set_attn_implementation(own)
         for row, window in enumerate(group):
-            for chunk in _chunks(window.first_scored - 1, len(window.ids) - 1):
-                kl = _divergence(
-                    log_probabilities(head.logits(states[row, chunk])[:, :vocabulary]),
-                    log_probabilities(head.logits(changed[row, chunk])[:, :vocabulary]),
-                )
-                total += float(kl.sum())
-                tokens += len(kl)
+            for chunk in _slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
+                targets = ids[row, chunk.start + 1 : chunk.stop + 1]
+                wanted, found = head.logits(states[row, chunk]), head.logits(changed[row, chunk])
+                total += float(_compare(found, wanted, targets, vocabulary).kl.sum())
+                tokens += len(targets)
+        if tokens >= NOISE_TOKENS:
+            break
     return total / tokens, None
 
 
@@ -117,28 +120,23 @@ def _add_window(
 
     nll = kl = squared = 0.0
     same = 0
-    for chunk in _chunks(0, len(targets)):
+    for chunk in _slices(0, len(targets), CHUNK_TOKENS):
         logits = head.logits(states[chunk])
         # One sum tells that all are finite; they are counted one by one only when it is not.
         if not torch.isfinite(logits.sum()):
             scores.nonfinite += int((~torch.isfinite(logits)).sum())
         scores.logits += logits.numel()
-        own = log_probabilities(logits)
-        true = targets[chunk, None]
-        nll -= float(own.gather(1, true).sum())
         if reference is None:
+            nll += _loss(logits, targets[chunk])
             continue
         wanted = reference.logits(start + chunk.start, states[chunk])
-        if logits.shape[1] > vocabulary:
-            logits, wanted = logits[:, :vocabulary], wanted[:, :vocabulary]
-            own = log_probabilities(logits)
-        expected = log_probabilities(wanted)
-        token_kl = _divergence(expected, own)
-        scores.token_kl.append(token_kl.cpu())
-        kl += float(token_kl.sum())
-        same += int((logits.argmax(1) == wanted.argmax(1)).sum())
-        change = own.gather(1, true).exp() - expected.gather(1, true).exp()
-        squared += float(change.square().sum())
+        found = _compare(logits, wanted, targets[chunk], vocabulary)
+        padded = logits.shape[1] > vocabulary
+        nll += _loss(logits, targets[chunk]) if padded else found.loss
+        scores.token_kl.append(found.kl.cpu())
+        kl += float(found.kl.sum())
+        same += found.same_top
+        squared += found.squared_change
     scores.nll.append(nll)
     if reference is not None:
         scores.kl.append(kl)
@@ -146,19 +144,68 @@ def _add_window(
         scores.squared_change.append(squared)
 
 
-def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Log-softmax over the last dimension, in fp64."""
-    return logits.double().log_softmax(-1)
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Summed negative log-likelihood of targets (n,) under logits (n, columns), in nats."""
+    from torch.nn.functional import cross_entropy
+
+    return sum(
+        float(cross_entropy(logits[block].double(), targets[block], reduction="sum"))
+        for block in _blocks(logits)
+    )
 
 
-def _divergence(expected: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """KL(expected ‖ own) of each row of log-probabilities: Σ p (log p - log q), in nats."""
-    probabilities = expected.exp()
-    return (probabilities * (expected - own)).where(probabilities > 0, 0.0).sum(-1)
+@dataclass(frozen=True)
+class _Compared:
+    """What one chunk of positions gives against the reference."""
+
+    loss: float
+    """Summed negative log-likelihood of the true tokens, in nats."""
+    kl: torch.Tensor
+    """KL(reference ‖ cell) of each position, (n,), in fp64 nats."""
+    same_top: int
+    """Positions with the same most likely token."""
+    squared_change: float
+    """Summed squared change of the true token's probability."""
 
 
-def _chunks(first: int, end: int) -> list[slice]:
-    return [slice(at, min(at + CHUNK_TOKENS, end)) for at in range(first, end, CHUNK_TOKENS)]
+def _compare(
+    logits: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor, vocabulary: int
+) -> _Compared:
+    """Holds logits (n, columns) against the reference's, the first `vocabulary` columns of both."""
+    import torch
+
+    logits, wanted = logits[:, :vocabulary], wanted[:, :vocabulary]
+    same = int((logits.argmax(1) == wanted.argmax(1)).sum())
+    kl, loss, squared = [], 0.0, 0.0
+    for block in _blocks(logits):
+        own = logits[block].double().log_softmax(-1)
+        expected = wanted[block].double().log_softmax(-1)
+        true = targets[block, None]
+        likelihood = own.gather(1, true)
+        loss -= float(likelihood.sum())
+        squared += float((likelihood.exp() - expected.gather(1, true).exp()).square().sum())
+        own.sub_(expected).neg_()
+        kl.append(_expectation(expected.exp_(), own))
+    return _Compared(loss, torch.cat(kl), same, squared)
+
+
+def _expectation(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Mean of each row of values under its row of probabilities; what has none counts nothing."""
+    import torch
+
+    sums = torch.linalg.vecdot(probabilities, values)
+    if sums.isfinite().all():
+        return sums
+    return (probabilities * values).where(probabilities > 0, 0.0).sum(-1)
+
+
+def _blocks(logits: torch.Tensor) -> list[slice]:
+    """Rows of logits (n, vocabulary) that are taken to fp64 together."""
+    return _slices(0, len(logits), max(1, BLOCK_LOGITS // logits.shape[1]))
+
+
+def _slices(first: int, end: int, length: int) -> list[slice]:
+    return [slice(at, min(at + length, end)) for at in range(first, end, length)]
 
 
 def in_groups(windows: list[Window], batch: int) -> list[list[Window]]:
