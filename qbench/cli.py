@@ -105,18 +105,15 @@ def plan(
     results: Results = Path("results"),
     device: Device = None,
     only: Only = None,
-    power: Annotated[
-        bool, typer.Option("--power", help="Show too what the gate's rules can find.")
-    ] = False,
 ) -> None:
-    """Show the cells of a suite, what is skipped, what is on disk, and the predicted bytes."""
+    """Show the cells of a suite, what is skipped and on disk, predicted bytes, the gate's power."""
     from qbench.plan import load_checked_suite, make_plan
     from qbench.plan_table import render_plan, render_power
 
     made = make_plan(load_checked_suite(suite), results, device=device, only=only or ())
     console = _console()
     console.print(render_plan(made))
-    if power:
+    if made.suite.gate:
         console.print(render_power(made))
 
 

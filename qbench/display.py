@@ -14,6 +14,7 @@ from rich.text import Text
 
 from qbench.estimate import Estimate
 from qbench.plan import record_on_disk
+from qbench.report.units import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,8 +80,8 @@ class RunDisplay:
             del task
         there = len(plan.tasks) - self._total
         self._say(
-            f"{plan.suite.name}: {len(plan.cells)} cells on {plan.environment.device},"
-            f" {len(plan.tasks)} measurements, {there} already on disk"
+            f"{plan.suite.name}: {counted(len(plan.cells), 'cell')} on {plan.environment.device},"
+            f" {counted(len(plan.tasks), 'measurement')}, {there} already on disk"
         )
         self._now = "starting"
         if self._is_live and jobs:

@@ -13,7 +13,7 @@ from qbench.measures import measures
 from qbench.plan import record_on_disk
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
-from qbench.report.units import choose_scale
+from qbench.report.units import choose_scale, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from qbench.plan import Plan, PlannedCell
     from qbench.record import Environment
+
+
+POWER_RESAMPLES = 1000
+"""Enough for an estimate that is made at every `plan`; the gate itself takes more."""
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -34,7 +38,7 @@ def render_plan(plan: Plan) -> RenderableType:
     table.add_column("cell", no_wrap=True)
     table.add_column("on disk", justify="right")
     table.add_column("static, predicted", justify="right")
-    table.add_column("bytes", justify="right")
+    table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("bits/weight", justify="right")
     done = 0
     for cell in plan.cells:
@@ -52,22 +56,23 @@ def render_plan(plan: Plan) -> RenderableType:
         table,
         *_notes(plan),
         Text(
-            f"{len(plan.cells)} cells, {len(plan.tasks)} measurements, {done} on disk;"
-            f" {len(jobs)} worker processes to go"
+            f"{counted(len(plan.cells), 'cell')}, {counted(len(plan.tasks), 'measurement')},"
+            f" {done} on disk; {counted(len(jobs), 'worker process')} to go"
         ),
     )
 
 
 def render_power(plan: Plan) -> RenderableType:
     """What each rule of the gate can find, judged by the records on disk."""
+    from qbench.comparison.differences import Sampling
     from qbench.comparison.gate_power import gate_power
 
     records = [record for task in plan.tasks if (record := record_on_disk(task)) is not None]
-    if not plan.suite.gate:
-        return Text("the suite has no rules: a section `gate:` states them")
-    found = gate_power(plan.suite.gate, records)
+    if not records:
+        return Text("what the gate's rules can find is told once there are records")
+    found = gate_power(plan.suite.gate, records, sampling=Sampling(resamples=POWER_RESAMPLES))
     if not found:
-        return Text("nothing is known of the rules' power before the first run")
+        return Text("no rule of the gate applies to the records on disk")
     return Group(Text("What the gate's rules can find:"), *(Text(f"  {one}") for one in found))
 
 

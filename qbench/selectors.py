@@ -25,7 +25,7 @@ class Selector(Frozen):
 
     def matches(self, cell: Cell) -> bool:
         """Whether the cell is picked."""
-        labels = (cell.precision.label, cell.precision.name)
+        labels = (cell.label, cell.precision.name)
         return fnmatchcase(cell.model.name, self.model) and any(
             fnmatchcase(label, self.precision) for label in labels
         )
@@ -117,7 +117,7 @@ def _note_no_match(
     """Says which of the patterns matches nothing: one does, since every pair is a cell."""
     known = {
         "model": [cell.model.name for cell in cells],
-        "precision": [cell.precision.label for cell in cells],
+        "precision": [cell.label for cell in cells],
     }
     for key, names in known.items():
         pattern = getattr(selector, key)

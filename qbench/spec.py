@@ -107,16 +107,68 @@ class PrecisionRef(Frozen):
     """All options, defaults filled in."""
 
 
+class TuningRef(Frozen):
+    """How a model is fine-tuned: a method with its options, the precision it trains in, a seed."""
+
+    label: str
+    """Unique within a suite: the arm's, with the seed where there are several."""
+    arm: str
+    """What the seeds of one arm share: the method's name in the suite, with what is swept of it."""
+    method: str
+    """Name in the table of methods: `full`, `lora`."""
+    precision: PrecisionRef
+    """What the base model is held in while it is trained."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """All options of the method, defaults filled in."""
+    seed: int = 0
+
+
+Deployment = Literal[
+    "attached",
+    "attached-fp16",
+    "merged",
+    "merged-requantized",
+    "merged-dequantized",
+    "merged-in-place",
+    "adapter-int8",
+    "adapter-nf4",
+]
+"""What becomes of a tuned model: each rung is a model of its own.
+
+    attached             the adapter beside its base, as it was trained
+    attached-fp16        the same, computed in fp16
+    merged               merged into the original weights, held in 16 bits; full tuning's own
+    merged-requantized   merged into the original weights, then quantized as the base was
+    merged-dequantized   merged into the base's dequantized weights, held in 16 bits
+    merged-in-place      merged into the quantized layers, which stay quantized
+    adapter-int8         attached, the adapter itself stored in 8-bit blocks
+    adapter-nf4          attached, the adapter itself stored in NF4
+"""
+
+
 class Cell(Frozen):
-    """One model variant: a model held in one precision."""
+    """One model variant: a model, tuned or not, held in one precision.
+
+    With a `tuning` and no `deploy` it is the artifact itself: what is recorded is the training.
+    """
 
     model: ModelRef
     precision: PrecisionRef
+    """What the model is held in while it is measured, or trained."""
+    tuning: TuningRef | None = None
+    deploy: Deployment | None = None
+
+    @property
+    def label(self) -> str:
+        """Names the cell among those of its model: the precision, or the tuning and its rung."""
+        if self.tuning is None:
+            return self.precision.label
+        return f"{self.tuning.label}--{self.deploy}" if self.deploy else self.tuning.label
 
     @property
     def slug(self) -> str:
         """Readable name, unique within a suite: a folder name under `results/`."""
-        return f"{slugify(self.model.name)}--{slugify(self.precision.label)}"
+        return f"{slugify(self.model.name)}--{slugify(self.label)}"
 
 
 class Item(Frozen):

@@ -90,12 +90,10 @@ class Suite(Frozen):
         Raises `UsageError` for a pattern that matches none.
         """
         cells = self.cells()
-        names = {
-            cell.slug: {cell.slug, cell.precision.label, cell.precision.name} for cell in cells
-        }
+        names = {cell.slug: {cell.slug, cell.label, cell.precision.name} for cell in cells}
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
-                labels = list(dict.fromkeys(cell.precision.label for cell in cells))
+                labels = list(dict.fromkeys(cell.label for cell in cells))
                 hint = nearest(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
                 raise UsageError(f"--only {pattern!r}: matches no cell of {self.file}; {hint}")
         return tuple(

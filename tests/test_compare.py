@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.comparison.comparability import Obstacle
 from qbench.comparison.compare import compare_records
 from qbench.comparison.differences import Sampling
-from qbench.comparison.marks import Allowance, changes_against
+from qbench.comparison.marks import Allowance, one_change
+from qbench.report.difference_table import difference_table
+from qbench.report.selection import select
 from tests.paired_records import footprint, latency, losses, quality, task, untouched
 from tests.record_factory import make_environment, make_failure
 
@@ -151,29 +154,33 @@ def test_what_one_side_lacks_or_failed_at_is_missing_with_the_reason() -> None:
     assert "no record" in reasons["quality"]
 
 
-def test_the_report_marks_each_cell_against_the_reference() -> None:
-    reference = [quality("fp32", losses(0.0))]
-    cells = {
-        "bf16": [quality("bf16", losses(0.0002, spread=0.001, seed=2))],
-        "fp4": [quality("fp4", losses(0.03, seed=3))],
-        "nf4": [quality("nf4", losses(0.005, spread=0.1, seed=4))],
-        "int8": [make_failure("int8", "quality", "oom", "no memory", slug="text-w256-default")],
+def test_the_report_marks_each_difference_from_the_reference() -> None:
+    records = [
+        quality("fp32", losses(0.0)).model_copy(update={"reference": True}),
+        quality("bf16", losses(0.0002, spread=0.001, seed=2)),
+        quality("fp4", losses(0.03, seed=3)),
+        quality("nf4", losses(0.005, spread=0.1, seed=4)),
+        make_failure("int8", "quality", "oom", "no memory", slug="text-w256-default"),
+    ]
+    table = difference_table(select(records).tables[0])
+    assert table is not None
+    row = next(row for row in table.rows if row.label.startswith("perplexity"))
+    words = {
+        column.title: str(figure.word).split()[-1]
+        for column, figure in zip(table.columns, row.figures, strict=True)
     }
-    marks = changes_against(reference, cells, "perplexity", sampling=SAMPLING)
-    findings = {name: mark.finding for name, (_, mark) in marks.items()}
-    assert findings == {
-        "bf16": "equivalent",
-        "fp4": "real",
-        "nf4": "undecided",
-        "int8": "missing",
-    }
+    assert words["bf16"] == "equivalent"
+    assert words["fp4"] == "worse"
+    assert words["nf4"] == "undecided"
+    assert words["int8"] == "-"
 
 
 def test_within_a_run_other_weights_are_not_compared() -> None:
     reference = [quality("fp32", losses(0.0))]
     other = quality("nf4", losses(0.0), identity={"model": {"fingerprint": "other"}})
-    marks = changes_against(reference, {"nf4": [other]}, "perplexity", sampling=SAMPLING)
-    assert marks["nf4"][1].finding == "incomparable"
+    found = one_change([other], reference, "perplexity", SAMPLING, same_run=True)
+    assert isinstance(found, Obstacle)
+    assert found.kind == "incomparable"
     across = compare([other], [quality("nf4", losses(0.0))])
     assert row_of(across, "perplexity").mark.finding == "equivalent"
     assert "weights of tiny-mistral" in {one.name for one in across.conditions}

@@ -19,7 +19,7 @@ models: [./model]
 precisions: [fp32]
 measure:
   footprint:
-  quality: {{text: text.txt, window: 128, batch: {batch}}}
+  quality: {{text: text.txt, window: 128, batch: {batch}{more}}}
 gate:
   perplexity: {{max_increase: 1%}}
   memory.static: {{max_increase: 0.1%}}
@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     shutil.copytree(bundled_models()["tiny-mistral"], folder / "model")
     text = bundled_texts()["stdlib-heldout"].read_text(encoding="utf-8")[:60_000]
     (folder / "text.txt").write_text(text, encoding="utf-8")
-    (folder / "suite.yaml").write_text(SUITE.format(batch=4), encoding="utf-8")
+    (folder / "suite.yaml").write_text(SUITE.format(batch=4, more=""), encoding="utf-8")
     made = Workplace(folder, folder / "model")
     assert made.call("run", "suite.yaml").code == 0
     assert made.call("baseline", "suite.yaml").code == 0
@@ -59,10 +59,12 @@ def round_to_three_bits(path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_a_rerun_with_other_batches_and_threads_passes(place: Workplace) -> None:
+def test_a_rerun_with_other_batches_threads_and_attention_passes(place: Workplace) -> None:
     code, output = gate(place)
     assert code == 0, output
-    (place.folder / "suite.yaml").write_text(SUITE.format(batch=3), encoding="utf-8")
+    (place.folder / "suite.yaml").write_text(
+        SUITE.format(batch=3, more=", attention: eager"), encoding="utf-8"
+    )
     code, output = gate(place, OMP_NUM_THREADS="2")
     assert code == 0, output
     assert "holds" in output

@@ -84,7 +84,7 @@ def index_records(records: Sequence[Record]) -> Index:
     """The records by cell and item, repeats in their order; of one suite and one device."""
     found: Index = {}
     for record in sorted(records, key=lambda record: record.item.repeat):
-        cell = CellName(record.cell.model.name, record.cell.precision.label)
+        cell = CellName(record.cell.model.name, record.cell.label)
         item = ItemName(record.item.measurement, record.item.slug)
         found.setdefault(cell, {}).setdefault(item, []).append(record)
     return found

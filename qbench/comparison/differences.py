@@ -236,7 +236,7 @@ def _too_few(
         if unit == "processes"
         else "take a longer text or a smaller window"
         if unit == "windows"
-        else "raise the task's `limit`"
+        else "raise the task's `limit` or the prompts' `count`"
     )
     side = " a side" if unit == "processes" else ""
     reason = f"too few {unit}{side} to decide by: {units}, {lacking} more are needed; {remedy}"

@@ -45,7 +45,7 @@ class Field:
         self.expected: set[Place] = {place_of(cell, item) for cell, item in expected}
         pairs = [(record.cell, record.item) for record in (*records, *baseline)]
         for cell, item in (*expected, *pairs):
-            names = (cell.slug, cell.precision.label, cell.precision.name)
+            names = (cell.slug, cell.label, cell.precision.name)
             if not only or any(fnmatchcase(name, p) for p in only for name in names):
                 self.cells.setdefault(place_of(cell, item)[0], cell)
                 self.items.setdefault(place_of(cell, item), item)
@@ -73,7 +73,7 @@ class Field:
 
 def place_of(cell: Cell, item: Item) -> Place:
     """The names that a cell's item goes by."""
-    return CellName(cell.model.name, cell.precision.label), ItemName(item.measurement, item.slug)
+    return CellName(cell.model.name, cell.label), ItemName(item.measurement, item.slug)
 
 
 def look(

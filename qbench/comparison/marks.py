@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from qbench.comparison.comparability import Obstacle, find_obstacle
-from qbench.comparison.differences import Sampling, difference
+from qbench.comparison.differences import difference
 from qbench.comparison.statistics import equivalence, holm, two_sided
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from qbench.comparison.differences import Difference
+    from qbench.comparison.differences import Difference, Sampling
     from qbench.record import Metric, Record
 
 Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]
@@ -68,31 +68,6 @@ def mark_all(
             low, high = (found.shown(estimate.limit(end)) for end in (alpha / 2, 1 - alpha / 2))
             marks.append(Mark(*_finding(same_p, differs_p, alpha), low, high))
     return marks
-
-
-def changes_against(
-    reference: Sequence[Record],
-    cells: Mapping[str, Sequence[Record]],
-    metric: str,
-    *,
-    sampling: Sampling | None = None,
-    allowance: Allowance | None = None,
-) -> dict[str, tuple[Difference | Obstacle, Mark]]:
-    """The change of one metric of one item in each cell against the reference of the same run.
-
-    `cells` maps a name to the cell's records of that item; Holm's adjustment is over the cells.
-    """
-    sampling = sampling or Sampling()
-    found = {
-        name: one_change(records, reference, metric, sampling, same_run=True)
-        for name, records in cells.items()
-    }
-    example = next((one.metric(metric) for one in reference if one.metric(metric)), None)
-    if allowance is None and example is not None:
-        allowance = default_allowance(example, reference[0].item.measurement)
-    chosen = allowance or Allowance(0.0, relative=True)
-    marks = mark_all([(one, chosen) for one in found.values()], alpha=sampling.alpha)
-    return {name: (one, mark) for (name, one), mark in zip(found.items(), marks, strict=True)}
 
 
 def default_allowance(metric: Metric, measurement: str) -> Allowance:

@@ -95,11 +95,11 @@ def _cell(where: str, results: Path) -> Side:
     found = [
         record
         for record in records
-        if any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.precision.label))
+        if any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.label))
     ]
     cells = dict.fromkeys(record.cell.slug for record in found)
     if not cells:
-        known = dict.fromkeys(record.cell.precision.label for record in records)
+        known = dict.fromkeys(record.cell.label for record in records)
         hint = nearest(where, known) or f"there are the cells {', '.join(known) or 'none'}"
         raise UsageError(f"{where}: no such folder, baseline or suite, nor a cell of it; {hint}")
     if len(cells) > 1:

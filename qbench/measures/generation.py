@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt
 from qbench.errors import MeasurementError
 from qbench.measures import references as scoring
 from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
+from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.record import MetricDefinition
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.measures.loaded import LoadedModel
+    from qbench.record import Metric
     from qbench.spec import ResolvedModel
 
 BATCH = 1
@@ -66,8 +68,9 @@ class GenerationOptions(Frozen):
     """Take the first so many of the prompts, or all if there are fewer."""
     new_tokens: PositiveInt = 64
     """Tokens to generate, unless the model ends before."""
-    scores: tuple[ScoreName, ...] = SCORES
-    """What to compute where the prompts have references."""
+    scores: tuple[EvaluateName, ...] = SCORES
+    """What to compute where the prompts have references: these, or metrics of `evaluate` by name or
+    folder."""
     scored: Scored = "whole"
     """How much of each text is scored, from its first character that is no white space: all, up to
     the first blank line, or up to the end of the line. A model that never ends needs it; what is
@@ -114,7 +117,14 @@ class Generation:
                     "text": prompts.model_dump(mode="json"),
                     "count": prompts.count,
                     "new_tokens": options.new_tokens,
-                    "scores": [name for name in SCORES if name in options.scores],
+                    "scores": [
+                        *(name for name in SCORES if name in options.scores),
+                        *(
+                            resolve_name(name, base)
+                            for name in options.scores
+                            if name not in SCORES
+                        ),
+                    ],
                     "scored": options.scored,
                     "chat_template": options.chat_template,
                     "batch": BATCH,
@@ -148,6 +158,7 @@ class Generation:
                     make_metric(METRICS, METRIC_OF_SCORE[name], found.value, reason=found.reason)
                     for name, found in scored.items()
                 ),
+                *_evaluated(texts, prompts, params["scores"]),
             ),
             series={
                 "item_tokens": [float(count) for count in tokens],
@@ -202,7 +213,7 @@ def _scored_part(text: str, scored: Scored) -> str:
 
 
 def _score(
-    texts: list[str], prompts: list[Prompt], wanted: Sequence[ScoreName]
+    texts: list[str], prompts: list[Prompt], wanted: Sequence[str]
 ) -> dict[ScoreName, scoring.Scored]:
     """Every score by name; without a value, and with the reason, where it was not computed."""
     references = [prompt.reference for prompt in prompts if prompt.reference is not None]
@@ -215,6 +226,19 @@ def _score(
         else:
             found[name] = scoring.score(name, texts, references)
     return found
+
+
+def _evaluated(texts: list[str], prompts: list[Prompt], wanted: Sequence[str]) -> list[Metric]:
+    """The scores that `evaluate` computes; none where the prompts have no references."""
+    references = [prompt.reference for prompt in prompts if prompt.reference is not None]
+    if not references:
+        return []
+    return [
+        metric
+        for name in wanted
+        if name not in SCORES
+        for metric in evaluated(name, texts, references)
+    ]
 
 
 def _item_ids(prompts: list[Prompt]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -18,7 +18,7 @@ from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import noise_floor, score_windows
+from qbench.measures.scoring import attention_kernel, noise_floor, score_windows
 from qbench.measures.windows import FIXED_WINDOW, Protocol, Window, cut_windows
 from qbench.record import MetricDefinition
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
@@ -86,6 +86,8 @@ class QualityOptions(Frozen):
     """How the text is cut and which tokens are scored."""
     batch: PositiveInt = 4
     """Windows at once: the same in every cell, since neighbours change LLM.int8's outliers."""
+    attention: Literal["eager", "sdpa"] | None = None
+    """The attention kernel to score with; the one the model chooses by itself unless given."""
     divergence: bool = True
     """Whether each cell is held against the reference's predictions, token by token."""
 
@@ -140,6 +142,7 @@ class Quality:
                     "window": window,
                     "protocol": options.protocol,
                     "batch": options.batch,
+                    **({"attention": options.attention} if options.attention else {}),
                     "divergence": options.divergence,
                 },
                 against_reference=options.divergence,
@@ -161,11 +164,14 @@ class Quality:
         ids_sha256 = _ids_hash(windows)
         counts = [window.scored for window in windows]
         vocabulary = min(len(tokenizer), loaded.model.get_output_embeddings().weight.shape[0])
-        with torch.inference_mode():
+        with torch.inference_mode(), attention_kernel(loaded.model, params.get("attention")):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
             reference, unknown = _find_reference(loaded, item, head, ids_sha256)
             scores = score_windows(head, windows, params["batch"], vocabulary, reference)
+            floor: tuple[float | None, str | None] = (None, "divergence was not asked for")
+            if params["divergence"]:
+                floor = noise_floor(head, windows, params["batch"], vocabulary)
             losses, nonfinite = scores.nll, scores.nonfinite / scores.logits
         total = math.fsum(losses)
         if not total / sum(counts) < LARGEST_MEAN_LOSS:
@@ -183,8 +189,6 @@ class Quality:
                 warnings.append(f"no cell can be held against this one: {error}")
         divergence: tuple[Metric, ...] = ()
         if params["divergence"]:
-            with torch.inference_mode():
-                floor = noise_floor(head, windows, params["batch"], vocabulary)
             divergence = divergence_metrics(scores, sum(counts), floor, unknown)
         scored_bytes = _scored_bytes(text, ends, windows)
         return Outcome(

@@ -7,13 +7,18 @@ at a time: of 8 bytes each, they would otherwise be the peak.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qbench.errors import MeasurementError
 from qbench.measures.head import CHUNK_TOKENS, OutputHead
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
+    from transformers import PreTrainedModel
 
     from qbench.measures.reference_states import Reference
     from qbench.measures.windows import Window
@@ -88,12 +93,10 @@ def noise_floor(
         ids = torch.tensor([window.ids for window in group], device=model.device)
         states = head.states(ids)
         try:
-            model.set_attn_implementation(other)
-            changed = head.states(ids)
-        except (ValueError, ImportError, NotImplementedError) as error:
-            return None, f"the model has no other attention kernel than {own} ({error})"
-        finally:
-            model.set_attn_implementation(own)
+            with attention_kernel(model, other):
+                changed = head.states(ids)
+        except MeasurementError as error:
+            return None, str(error)
         for row, window in enumerate(group):
             for chunk in _slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
                 targets = ids[row, chunk.start + 1 : chunk.stop + 1]
@@ -103,6 +106,25 @@ def noise_floor(
         if tokens >= NOISE_TOKENS:
             break
     return total / tokens, None
+
+
+@contextmanager
+def attention_kernel(model: PreTrainedModel, kernel: str | None) -> Iterator[None]:
+    """The model under an attention kernel (None: its own), then under its own again.
+
+    Raises `MeasurementError` for one that it does not have.
+    """
+    own = model.config._attn_implementation  # noqa: SLF001 - there is no public name for it
+    try:
+        model.set_attn_implementation(kernel or own)
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise MeasurementError(
+            f"the model has no attention kernel {kernel}, only {own} ({error})"
+        ) from error
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
 
 
 def _add_window(
@@ -193,7 +215,7 @@ def _expectation(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Ten
     """Mean of each row of values under its row of probabilities; what has none counts nothing."""
     import torch
 
-    sums = torch.linalg.vecdot(probabilities, values)
+    sums: torch.Tensor = torch.linalg.vecdot(probabilities, values)
     if sums.isfinite().all():
         return sums
     return (probabilities * values).where(probabilities > 0, 0.0).sum(-1)

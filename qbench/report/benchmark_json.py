@@ -66,13 +66,13 @@ def _benchmark(
     record: Record, measurement: str, slug: str, metric: str, seconds: list[float]
 ) -> dict[str, Any]:
     cell, device = record.cell, record.environment.device
-    name = f"{metric}[{cell.model.name}-{cell.precision.label}-{slug}]"
+    name = f"{metric}[{cell.model.name}-{cell.label}-{slug}]"
     return {
         "group": f"{record.suite} {metric} {slug} on {device}",
         "name": name,
         "fullname": f"{record.suite}/{record.environment.device_kind}/{measurement}::{name}",
-        "params": {"model": cell.model.name, "precision": cell.precision.label, "item": slug},
-        "param": f"{cell.model.name}-{cell.precision.label}-{slug}",
+        "params": {"model": cell.model.name, "precision": cell.label, "item": slug},
+        "param": f"{cell.model.name}-{cell.label}-{slug}",
         "extra_info": {"unit": "a round is the median of one process", "protocol": record.protocol},
         "options": {
             "disable_gc": False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.report.conditions import conditions, parameters
 from qbench.report.details import detail_tables
+from qbench.report.difference_table import difference_table, how_decided
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.generations import generation_blocks
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from qbench.record import Record
     from qbench.report.failures import Warned
     from qbench.report.figures import Column, Figure, Table
-    from qbench.report.selection import Selection
+    from qbench.report.selection import Selection, TableRecords
     from qbench.report.tables import Decision
     from qbench.report.units import Scale
 
@@ -53,6 +54,7 @@ def render(records: Sequence[Record]) -> str:
         return _page(blocks)
     for table in selection.tables:
         blocks += _decision_blocks(summarise(table, decision := decision_table(table)), decision)
+        blocks += _difference_blocks(table)
     notes = passed_over(selection)
     blocks += [bullets(notes)] if notes else []
     blocks += _failure_blocks(selection)
@@ -81,6 +83,20 @@ def _decision_blocks(summary: str, decision: Decision) -> list[str]:
         bullets([*legend, _UNITS]),
         "</details>",
     ]
+
+
+def _difference_blocks(records: TableRecords) -> list[str]:
+    """Whether each difference from the reference is real."""
+    table = difference_table(records)
+    if table is None:
+        return []
+    missing: dict[str, list[str]] = {}
+    for row in table.rows:
+        for column, figure in zip(table.columns, row.figures, strict=True):
+            if figure.reason and figure.word != NOT_MEASURED:
+                missing.setdefault(f"{row.label}: {figure.reason}", []).append(column.title)
+    reasons = [escape(f"{', '.join(cells)}: {reason}") for reason, cells in missing.items()]
+    return [f"### {escape(table.title)}", table_source(table), how_decided(), bullets(reasons)]
 
 
 def _marks(table: Table) -> list[str]:

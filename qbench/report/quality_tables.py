@@ -1,10 +1,9 @@
-"""Tables of quality: perplexity with its verdict, divergence, and the error of the weights."""
+"""Tables of quality: perplexity with its change, divergence, tasks, and the weights' error."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.comparison.marks import Allowance, changes_against
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
 from qbench.report.items import items, text_titles
 from qbench.report.tables import REFERENCE_WORD, text_change
@@ -12,18 +11,13 @@ from qbench.report.tables import REFERENCE_WORD, text_change
 if TYPE_CHECKING:
     from qbench.report.selection import TableRecords
 
-TASK_EQUIVALENT = 0.02
-"""A difference of a task's score within which two cells are called equivalent."""
-EQUIVALENT = 0.005
-"""A relative change of perplexity within which two cells are called equivalent."""
 WORST_LAYERS = 3
 """Layers named in the table of weight errors; the records have them all."""
 
 
 def quality_table(records: TableRecords, slug: str) -> Table:
-    """Perplexity with its change, interval and verdict, and bits per byte."""
+    """Perplexity with its change and interval, and bits per byte."""
     texts = items(records, "quality")
-    verdicts = _verdicts(records, slug)
     rows = []
     for cell in records.cells:
         found = cell.of("quality", slug)
@@ -38,7 +32,6 @@ def quality_table(records: TableRecords, slug: str) -> Table:
         figures = (
             pool(found, "perplexity").figure,
             *compared,
-            Figure(word=REFERENCE_WORD if cell.reference else verdicts.get(cell.label, "-")),
             pool(found, "bits_per_byte").figure,
             pool(found, "tokens").figure,
             Figure(float(len(windows))) if windows else Figure(word=NOT_MEASURED),
@@ -50,7 +43,6 @@ def quality_table(records: TableRecords, slug: str) -> Table:
         Column("change", "change", "change"),
         Column("change.low", "95 % from", "change"),
         Column("change.high", "95 % to", "change"),
-        Column("verdict", "verdict", "text"),
         Column("bits_per_byte", "bits/byte", "number", decimals=4),
         Column("tokens", "tokens scored", "exact"),
         Column("windows", "windows", "exact"),
@@ -59,40 +51,8 @@ def quality_table(records: TableRecords, slug: str) -> Table:
     return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
 
 
-def _verdicts(records: TableRecords, slug: str) -> dict[str, str]:
-    """What the change of perplexity of each cell against the reference amounts to, by label."""
-    return _verdicts_of(records, "quality", slug, "perplexity", EQUIVALENT, relative=True)
-
-
-def _verdicts_of(
-    records: TableRecords,
-    measurement: str,
-    slug: str,
-    metric: str,
-    margin: float,
-    *,
-    relative: bool = False,
-) -> dict[str, str]:
-    """What each cell's difference from the reference amounts to, by label."""
-    reference = records.reference
-    base = reference.of(measurement, slug) if reference else []
-    cells = {
-        cell.label: found
-        for cell in records.cells
-        if not cell.reference and (found := cell.of(measurement, slug))
-    }
-    if not base or not cells:
-        return {}
-    allowance = Allowance(margin, relative=relative)
-    within = f" (± {margin:.1%})" if relative else f" (± {margin:g})"
-    return {
-        label: f"{mark.finding}{within if mark.finding == 'equivalent' else ''}"
-        for label, (_, mark) in changes_against(base, cells, metric, allowance=allowance).items()
-    }
-
-
 def task_tables(records: TableRecords) -> list[Table]:
-    """A table for each metric of each task: score, chance, and what the difference amounts to."""
+    """A table for each metric of each task: score, difference and chance."""
     return [
         _task_table(records, slug, metric.name)
         for slug, record in items(records, "tasks").items()
@@ -101,7 +61,6 @@ def task_tables(records: TableRecords) -> list[Table]:
 
 
 def _task_table(records: TableRecords, slug: str, name: str) -> Table:
-    verdicts = _verdicts_of(records, "tasks", slug, name, TASK_EQUIVALENT)
     base = pool(records.reference.of("tasks", slug), name) if records.reference else None
     rows = []
     for cell in records.cells:
@@ -122,7 +81,6 @@ def _task_table(records: TableRecords, slug: str, name: str) -> Table:
         figures = (
             figure,
             change,
-            Figure(word=REFERENCE_WORD if cell.reference else verdicts.get(cell.label, "-")),
             Figure(float(items_scored)) if items_scored else Figure(word=NOT_MEASURED),
             Figure(float(chance)) if chance is not None else Figure(word=NOT_MEASURED),
         )
@@ -130,7 +88,6 @@ def _task_table(records: TableRecords, slug: str, name: str) -> Table:
     columns = (
         Column(name, name.rsplit(".", 1)[-1], "number", decimals=4),
         Column("change", "less the reference's", "number", decimals=4),
-        Column("verdict", "verdict", "text"),
         Column("items", "items", "exact"),
         Column("chance", "chance", "number"),
     )

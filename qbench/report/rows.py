@@ -77,7 +77,7 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
         "model": record.cell.model.name,
         "model_source": record.cell.model.source,
         "precision": record.cell.precision.name,
-        "label": record.cell.precision.label,
+        "label": record.cell.label,
         "options": _json(record.cell.precision.options),
         "cell": record.cell.slug,
         "reference": record.reference,

@@ -158,7 +158,7 @@ def _rows(cells: dict[str, list[Record]], prefix: list[str]) -> tuple[CellRecord
     reference = _reference_slug(records for records in cells.values())
     rows = []
     for slug, records in cells.items():
-        label = records[0].cell.precision.label
+        label = records[0].cell.label
         place = " / ".join([*prefix, label])
         rows.append(CellRecords(label, place, slug, slug == reference, tuple(records)))
     # sorted is stable: within a precision the order of first appearance stays

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.report.failures import is_whole
 from qbench.report.figures import pool
+from qbench.report.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +36,12 @@ def passed_over(selection: Selection) -> list[str]:
     notes = []
     if selection.older:
         notes.append(
-            f"{_count(selection.older, 'older record')} of the same items "
+            f"{counted(selection.older, 'older record')} of the same items "
             "(or of other conditions) passed over for newer ones."
         )
     for version, number in selection.other_protocols:
         notes.append(
-            f"{_count(number, 'record')} of protocol {version} left out: numbers of protocol "
+            f"{counted(number, 'record')} of protocol {version} left out: numbers of protocol "
             f"{selection.protocol} and others are not comparable. Run the suite again to replace "
             "them."
         )
@@ -52,7 +53,7 @@ def _what_was_measured(records: TableRecords) -> str:
     whole = [cell for cell in cells if is_whole(records, cell)]
     none = [cell for cell in cells if all(record.status != "ok" for record in cell.records)]
     partly = [cell for cell in cells if cell not in whole and cell not in none]
-    text = f"{_count(len(cells), 'cell')} of {records.model} on {records.device}"
+    text = f"{counted(len(cells), 'cell')} of {records.model} on {records.device}"
     if len(whole) == len(cells):
         return f"{text}, all measured."
     parts = [f"{len(whole)} measured in full"]
@@ -166,7 +167,3 @@ def _listed(cells: Sequence[CellRecords]) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -98,3 +98,10 @@ def _decimals(sizes: list[float], display: Display, symbol: str) -> int:
     digits_before_point = math.floor(math.log10(min(sizes))) + 1
     wanted = _SIGNIFICANT[display] - digits_before_point
     return max(0, min(wanted, _MOST_DECIMALS[display]))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural: `1 cell`, `2 processes`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

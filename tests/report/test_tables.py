@@ -359,7 +359,6 @@ class TestDetails:
         assert [figure.value for figure in table.column("tasks.colour.acc")] == [0.5, 0.4]
         assert table.column("change")[1].value == pytest.approx(-0.1)
         assert [figure.value for figure in table.column("chance")] == [0.25, 0.25]
-        assert table.column("verdict")[1].word == "undecided"
 
     def test_other_measurements_are_listed(self) -> None:
         record = make_record("nf4", "another", {"accuracy": 0.4321}, slug="hellaswag")

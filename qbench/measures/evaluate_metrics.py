@@ -1,0 +1,94 @@
+"""Any metric of the package `evaluate` by name, beside the scores that need no script of a hub.
+
+A name is a folder or file with a metric script (relative to the suite), or a metric on the hub:
+`meteor`, `owner/name`. Without a network only folders, and what was fetched before, can be loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
+
+from qbench.errors import MeasurementError
+from qbench.measures.references import SCORES
+from qbench.record import Metric
+from qbench.sources.bundled import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HUB_METRICS = (
+    "bertscore", "bleurt", "cer", "character", "comet", "f1", "google_bleu", "mauve", "meteor",
+    "nist_mt", "sacrebleu", "sari", "squad", "squad_v2", "ter", "wer",
+)  # fmt: skip
+"""Metrics of `evaluate` for texts; others by `owner/name` or as a folder."""
+
+
+def _known(name: str) -> str:
+    if name in SCORES or name in HUB_METRICS or is_path(name) or "/" in name:
+        return name
+    raise ValueError(
+        f"one of {', '.join(SCORES)}, a metric of the package evaluate such as meteor or"
+        f" owner/name, or a folder with a metric script; {did_you_mean(name, SCORES + HUB_METRICS)}"
+    )
+
+
+EvaluateName = Annotated[str, AfterValidator(_known)]
+"""The name of a score: qbench's own, a metric of `evaluate`, or a metric script."""
+
+
+def is_path(name: str) -> bool:
+    """Whether a score's name is a file or folder."""
+    return name.startswith((".", "/", "~")) or name.endswith(".py")
+
+
+def resolve_name(name: str, base: Path) -> str:
+    """The name, a path made absolute from `base`, the suite's folder."""
+    return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
+
+
+def evaluated(name: str, texts: Sequence[str], references: Sequence[str]) -> list[Metric]:
+    """Every number that the metric gives, as `generation.<metric>.<key>`; or why there is none."""
+    label = f"generation.{Path(name).stem if is_path(name) else name.replace('/', '.')}"
+    try:
+        found = _compute(name, texts, references)
+    except MeasurementError as error:
+        return [Metric(name=label, unit="1", better="neither", value=None, reason=str(error))]
+    return [
+        Metric(name=f"{label}.{key}", unit="1", better="neither", value=float(value))
+        for key, value in found.items()
+        if isinstance(value, int | float)
+    ] or [
+        Metric(
+            name=label,
+            unit="1",
+            better="neither",
+            value=None,
+            reason=f"the metric gives no plain number, only {', '.join(found) or 'nothing'}",
+        )
+    ]
+
+
+def _compute(name: str, texts: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    try:
+        import evaluate
+    except ImportError as error:
+        raise MeasurementError(
+            f"the score {name} needs the package evaluate, which is not installed; run pip install"
+            " evaluate, or leave it out of scores"
+        ) from error
+    try:
+        metric = evaluate.load(name)
+        found: dict[str, Any] | None = metric.compute(
+            predictions=list(texts), references=list(references)
+        )
+    except Exception as error:  # whatever a foreign script raises
+        first = str(error).strip().splitlines()
+        raise MeasurementError(
+            f"evaluate's metric {name} cannot be computed ({type(error).__name__}:"
+            f" {first[0] if first else 'no message'}); without a network name a folder with its"
+            " script, or leave it out of scores"
+        ) from error
+    return found or {}

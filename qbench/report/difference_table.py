@@ -1,0 +1,152 @@
+"""Every difference from the reference in one table: how large, and whether it is real.
+
+The marks are those of `qbench.comparison.marks`, adjusted together over the whole table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from qbench.comparison.comparability import Obstacle
+from qbench.comparison.compare import CellName, ItemName
+from qbench.comparison.compare import Row as Compared
+from qbench.comparison.differences import Sampling
+from qbench.comparison.marks import default_allowance, mark_all, one_change
+from qbench.comparison.verdict import amount_text
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.report.items import describe_point, items, text_titles
+
+if TYPE_CHECKING:
+    from qbench.comparison.differences import Difference
+    from qbench.comparison.marks import Allowance, Mark
+    from qbench.record import Metric, Record
+    from qbench.report.selection import CellRecords, TableRecords
+
+_HEADLINES = {
+    "footprint": ("memory.static",),
+    "memory": ("memory.peak",),
+    "latency": ("latency.prefill", "latency.decode"),
+    "quality": ("perplexity", "kl.mean", "top1_agreement"),
+    "completion": ("completion.loss",),
+}
+"""Metrics that a person decides by; of tasks and generations all scores are shown."""
+_SCORED = ("tasks", "generation")
+
+
+class _Line(NamedTuple):
+    title: str
+    item: ItemName
+    metric: Metric
+    allowance: Allowance
+
+
+def difference_table(records: TableRecords) -> Table | None:
+    """A row for each metric, a column for each cell; None where there is nothing to compare."""
+    reference = records.reference
+    cells = [cell for cell in records.cells if not cell.reference]
+    if reference is None or not cells:
+        return None
+    lines = _lines(records, reference)
+    cases = [(line, cell) for line in lines for cell in cells if cell.of(*line.item)]
+    found = [
+        one_change(
+            cell.of(*line.item),
+            reference.of(*line.item),
+            line.metric.name,
+            Sampling(),
+            same_run=True,
+        )
+        for line, cell in cases
+    ]
+    marks = mark_all(
+        [(one, line.allowance) for one, (line, _) in zip(found, cases, strict=True)],
+        alpha=Sampling().alpha,
+    )
+    texts = {
+        (line.title, cell.label): _figure(line, cell, difference, mark)
+        for (line, cell), difference, mark in zip(cases, found, marks, strict=True)
+    }
+    columns = (
+        *(Column(cell.label, cell.label, "text") for cell in cells),
+        Column("margin", "equivalent within", "text"),
+    )
+    nothing = Figure(word=NOT_MEASURED, reason="not measured")
+    rows = [
+        Row(
+            line.title,
+            reference=False,
+            figures=(
+                *(texts.get((line.title, cell.label), nothing) for cell in cells),
+                Figure(word=f"±{_amount(line.allowance.amount, line, signed=False)}"),
+            ),
+        )
+        for line in lines
+    ]
+    title = f"Differences from {reference.label}: real, equivalent or undecided"
+    return Table(title, "metric", columns, tuple(rows)) if rows else None
+
+
+def how_decided() -> str:
+    """The method, for below the table."""
+    share = 100 * Sampling().alpha
+    return (
+        "Better or worse: the difference is not chance (two-sided). Equivalent: the whole"
+        f" {100 - 2 * share:g} % interval lies inside the margin of the last column. Undecided:"
+        " neither is shown. Windows and items by paired bootstrap, times by Welch's t over"
+        " processes, bytes exactly. Claims of each kind are adjusted by Holm over the whole table:"
+        f" that any of them is false has a chance of at most {share:g} %."
+    )
+
+
+def _lines(records: TableRecords, reference: CellRecords) -> list[_Line]:
+    lines = []
+    for measurement in (*_HEADLINES, *_SCORED):
+        found = items(records, measurement)
+        titles = text_titles(found) if measurement == "quality" else {}
+        for slug in found:
+            good = [one for one in reference.of(measurement, slug) if one.status == "ok"]
+            if not good:
+                continue
+            for metric in _metrics(good[0]):
+                where = titles.get(slug) or describe_point(good[0])
+                title = metric.name if measurement == "footprint" else f"{metric.name}, {where}"
+                allowance = default_allowance(metric, measurement)
+                lines.append(_Line(title, ItemName(measurement, slug), metric, allowance))
+    return lines
+
+
+def _metrics(record: Record) -> list[Metric]:
+    wanted = _HEADLINES.get(record.item.measurement)
+    return [
+        metric
+        for metric in record.metrics
+        if metric.value is not None
+        and (metric.name in wanted if wanted else metric.better != "neither")
+    ]
+
+
+def _figure(
+    line: _Line, cell: CellRecords, difference: Difference | Obstacle, mark: Mark
+) -> Figure:
+    if isinstance(difference, Obstacle):
+        return Figure(word=NOT_MEASURED, reason=difference.reason)
+    if difference.estimate is None:
+        return Figure(word="undecided", reason=difference.reason)
+    row = Compared(
+        cell=CellName(cell.records[0].cell.model.name, cell.label),
+        item=line.item,
+        metric=line.metric.name,
+        unit=line.metric.unit,
+        better=line.metric.better,
+        allowance=line.allowance,
+        difference=difference,
+        mark=mark,
+    )
+    value = difference.shown(difference.estimate.value)
+    if value == 0 and mark.finding == "equivalent":
+        return Figure(word="equal")
+    return Figure(word=f"{_amount(value, line, signed=True)} {row.direction or mark.finding}")
+
+
+def _amount(value: float, line: _Line, *, signed: bool) -> str:
+    return amount_text(value, relative=line.allowance.relative, signed=signed)
