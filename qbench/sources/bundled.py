@@ -28,6 +28,11 @@ def bundled_texts() -> dict[str, Path]:
     }
 
 
+def bundled_instruct() -> dict[str, Path]:
+    """Files of instruction data that ship with qbench, by name."""
+    return {path.stem: path for path in sorted((BUNDLED_FOLDER / "instruct").glob("*.jsonl"))}
+
+
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """Ends a message: the nearest of the names, and all of them."""
     known = list(names)
