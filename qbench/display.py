@@ -67,7 +67,7 @@ class RunDisplay:
 
     def planned(self, plan: Plan, jobs: list[Job]) -> None:
         """Counts what is missing and learns from what is there how long it may take."""
-        for cell in (*plan.references, *plan.cells):
+        for cell in (*plan.prerequisites, *plan.cells):
             self._cells[cell.cell.slug] = _CellProgress(total=len(cell.tasks))
             for task in cell.tasks:
                 record = record_on_disk(task)

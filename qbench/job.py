@@ -34,6 +34,8 @@ class Job(Frozen):
     """As torch names it: `cpu`, `cuda:0`."""
     environment: Environment
     tasks: tuple[Task, ...]
+    artifact_key: str | None = None
+    """Key of the training's record, which names the tuned model; None for an untuned cell."""
 
     def record(
         self, task: Task, status: Status, *, started_at: str | None = None, **fields: Any

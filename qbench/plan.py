@@ -1,64 +1,33 @@
-"""From a suite to what is to be run: cells, items, keys, order, skips and predicted bytes.
-
-The key of a record is the hash of its identity: everything that decides the numbers.
-
-    model        fingerprint of its contents or commit, its revision, whether its own code is run
-    precision    name and all options
-    measurement  name and all parameters (of a text: the hash of its contents), the repeat
-    protocol     version of how numbers are obtained
-    versions     of the packages that decide the numbers
-    device       its name; for latency and memory on a CPU, the number of threads too
-    reference    key of the reference's record, for what is held against the reference
-"""
+"""From a suite to what is to be run: cells, items, keys, order, skips and predicted bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qbench.environment import compute_threads, detect_environment, find_device
+from qbench.environment import detect_environment, find_device
 from qbench.errors import ModelError, Problem, StoreError, SuiteError, TextError
+from qbench.finetune import methods
+from qbench.finetune.options import misfit
 from qbench.job import Job, Task
 from qbench.measures import measures
-from qbench.precisions import precisions
-from qbench.record import PROTOCOL_VERSION, content_key
+from qbench.plan_items import CellItems
+from qbench.plan_layout import Layout, PlannedCell
 from qbench.sources.models import resolve_model
-from qbench.store import DamagedRecordError, read_record, record_path
+from qbench.sources.tuning_data import resolve_tuning_data
+from qbench.store import DamagedRecordError, read_record
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qbench.record import Environment, Record, Status
-    from qbench.spec import Cell, Item, ResolvedModel, StaticBytes
+    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.spec import Item, ResolvedModel
 
 RETRIED: frozenset[Status] = frozenset({"crash", "timeout", "error"})
 """Statuses that a rerun takes again unless told otherwise; the others stand."""
-
-IDENTITY_PACKAGES = (
-    "torch",
-    "transformers",
-    "bitsandbytes",
-    "peft",
-    "torchao",
-    "lm-eval",
-    "accelerate",
-    "tokenizers",
-)
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell with all that is asked of it, whether or not it is already on disk."""
-
-    cell: Cell
-    model: ResolvedModel
-    reference: bool
-    predicted: StaticBytes | None
-    skip: str | None
-    """Why it cannot run on this machine; None if it can."""
-    tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True)
@@ -68,14 +37,25 @@ class Plan:
     suite: Suite
     device: str
     environment: Environment
-    cells: tuple[PlannedCell, ...]
-    unselected: tuple[PlannedCell, ...] = ()
-    """The suite's cells that were not selected; the states of a reference may be needed."""
+    every: tuple[PlannedCell, ...]
+    """All cells of the suite in its order."""
+    selected: frozenset[str]
+    """Slugs of those that are to be measured."""
 
     @property
-    def references(self) -> tuple[PlannedCell, ...]:
-        """Reference cells that were not selected."""
-        return tuple(cell for cell in self.unselected if cell.reference)
+    def cells(self) -> tuple[PlannedCell, ...]:
+        """The cells to measure."""
+        return tuple(cell for cell in self.every if cell.cell.slug in self.selected)
+
+    @property
+    def unselected(self) -> tuple[PlannedCell, ...]:
+        """The suite's other cells."""
+        return tuple(cell for cell in self.every if cell.cell.slug not in self.selected)
+
+    @property
+    def prerequisites(self) -> tuple[PlannedCell, ...]:
+        """Cells that were not selected, but that selected ones may need."""
+        return tuple(cell for cell in self.unselected if cell.is_needed_by_others)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -92,8 +72,8 @@ class Plan:
         jobs = (
             self._job(cell, tuple(t for t in cell.tasks if t.item.repeat == turn and wanted(t)))
             for turn in rounds
-            for cell in (*self.references, *self.cells)
-            if cell.skip is None
+            for cell in self.every
+            if cell.skip is None and (cell.cell.slug in self.selected or cell.is_needed_by_others)
         )
         return [job for job in jobs if job.tasks]
 
@@ -111,6 +91,7 @@ class Plan:
             device=self.device,
             environment=self.environment,
             tasks=tasks,
+            artifact_key=cell.artifact_key,
         )
 
 
@@ -144,66 +125,23 @@ def make_plan(
     environment = detect_environment(chosen_device)
     models, problems = _resolve_models(suite)
     items, item_problems = _resolve_items(suite, models)
-    if problems or item_problems:
-        raise SuiteError([*problems, *item_problems])
+    data, data_problems = _resolve_data(suite, models)
+    if problems or item_problems or data_problems:
+        raise SuiteError([*problems, *item_problems, *data_problems])
     selected = suite.select(only)
-    lay_out = _Layout(suite, environment, results)
-    # A model's reference comes first among its cells: the others' keys hold its own.
-    cells = [
-        lay_out(cell, models[cell.model.name], items[cell.model.name]) for cell in suite.cells()
-    ]
+    lay_out = Layout(suite, environment, results)
+    items_of = CellItems(suite, items, data)
+    # A model's reference comes first among its cells, and a training before what it serves: the
+    # others' keys hold theirs.
     return Plan(
         suite,
         chosen_device,
         environment,
-        cells=tuple(cell for cell in cells if cell.cell in selected),
-        unselected=tuple(cell for cell in cells if cell.cell not in selected),
+        every=tuple(
+            lay_out(cell, models[cell.model.name], items_of(cell)) for cell in suite.cells()
+        ),
+        selected=frozenset(cell.slug for cell in selected),
     )
-
-
-class _Layout:
-    """Lays out cells one after another, each model's reference first."""
-
-    def __init__(self, suite: Suite, environment: Environment, results: Path) -> None:
-        self._suite = suite
-        self._environment = environment
-        self._results = results
-        self._reference_keys: dict[tuple[str, str, str], str] = {}
-
-    def __call__(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> PlannedCell:
-        precision = precisions()[cell.precision.name]
-        predicted = None
-        if model.shape is not None:
-            predicted = precision.storage(model.shape, cell.precision.options)
-        reference = cell.precision.label == self._suite.reference
-        return PlannedCell(
-            cell=cell,
-            model=model,
-            reference=reference,
-            predicted=predicted,
-            skip=precision.unavailable(self._environment),
-            tasks=tuple(self._task(cell, model, item, reference=reference) for item in items),
-        )
-
-    def _task(self, cell: Cell, model: ResolvedModel, item: Item, *, reference: bool) -> Task:
-        identity = _identity(cell, model, item, self._environment)
-        place = (model.ref.name, item.measurement, item.slug)
-        if item.against_reference and not reference:
-            identity["reference"] = self._reference_keys[place]
-        key = content_key(identity)
-        if item.against_reference:
-            if reference:
-                self._reference_keys[place] = key
-            item = item.model_copy(update={"states_key": self._reference_keys[place]})
-        path = record_path(
-            self._results,
-            self._suite.name,
-            self._environment.device_kind,
-            cell.slug,
-            item,
-            key,
-        )
-        return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
 
 
 def record_on_disk(task: Task) -> Record | None:
@@ -261,24 +199,24 @@ def _resolve_items(
     return items, list(problems.values())
 
 
-def _identity(
-    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
-) -> dict[str, Any]:
-    timed = item.measurement in {"latency", "memory"}
-    return {
-        **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
-        "model": {
-            "fingerprint": model.fingerprint,
-            "revision": model.revision,
-            "trust_remote_code": cell.model.trust_remote_code,
-        },
-        "precision": {"name": cell.precision.name, "options": cell.precision.options},
-        "measurement": {
-            "name": item.measurement,
-            "params": item.asked,
-            "repeat": item.repeat,
-        },
-        "protocol": PROTOCOL_VERSION,
-        "versions": {name: environment.versions.get(name) for name in IDENTITY_PACKAGES},
-        "device": environment.device,
-    }
+def _resolve_data(
+    suite: Suite, models: dict[str, ResolvedModel]
+) -> tuple[ResolvedTuningData | None, list[Problem]]:
+    """What is tuned on; with what of the methods' options does not fit a model."""
+    if suite.finetune is None:
+        return None, []
+    problems: dict[str, Problem] = {}
+    for tuning in suite.finetune.tunings:
+        options = methods()[tuning.method].options.model_validate(tuning.options)
+        for model in models.values():
+            wrong = misfit(options, model)
+            if wrong is not None:
+                option, found, expected, remedy = wrong
+                problem = suite.problem("finetune.methods", f"{option} {found}", expected, remedy)
+                problems[str(problem)] = problem
+    try:
+        data = resolve_tuning_data(suite.finetune.data, base=suite.base)
+    except TextError as error:
+        problem = suite.problem("finetune.data", str(error))
+        return None, [*problems.values(), problem]
+    return data, list(problems.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan import record_on_disk
 from qbench.precisions import precisions
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from qbench.plan import Plan, PlannedCell
+    from qbench.plan import Plan
+    from qbench.plan_layout import PlannedCell
     from qbench.record import Environment
+    from qbench.spec import Frozen
 
 
 POWER_RESAMPLES = 1000
@@ -37,7 +40,7 @@ def render_plan(plan: Plan) -> RenderableType:
     )
     table.add_column("cell", no_wrap=True)
     table.add_column("on disk", justify="right")
-    table.add_column("static, predicted", justify="right")
+    table.add_column("static", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("bits/weight", justify="right")
     done = 0
@@ -77,45 +80,70 @@ def render_power(plan: Plan) -> RenderableType:
 
 
 def render_tables(environment: Environment) -> RenderableType:
-    """Precisions and measurements with their options, their needs and whether they can run."""
-    held = Table(title="Precisions", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("name", "what it is", "options", "needs", f"on {environment.device}"):
-        held.add_column(column)
+    """Precisions, methods and measurements: options, needs, and whether they can run."""
+    device = environment.device
+    held = _listing("Precisions", "what it is", device)
     for precision in precisions().values():
-        reason = precision.unavailable(environment)
-        held.add_row(
-            precision.name,
-            precision.summary,
-            _listed(precision.options.model_fields),
-            _listed(precision.needs),
-            Text(reason or "runs", style="red" if reason else "green"),
-        )
-    taken = Table(title="Measurements", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("name", "what it finds", "options", "needs", f"on {environment.device}"):
-        taken.add_column(column)
+        _add_row(held, precision, precision.unavailable(environment))
+    tuned = _listing("Fine-tuning methods", "what it trains", device)
+    for method in methods().values():
+        _add_row(tuned, method, missing_packages(method.needs, environment))
+    taken = _listing("Measurements", "what it finds", device)
     for measurement in measures().values():
-        missing = missing_packages(measurement.needs, environment)
-        taken.add_row(
-            measurement.name,
-            measurement.summary,
-            _listed(measurement.options.model_fields),
-            _listed(measurement.needs),
-            Text(missing or "runs", style="red" if missing else "green"),
-        )
-    return Group(held, taken)
+        _add_row(taken, measurement, missing_packages(measurement.needs, environment))
+    return Group(held, tuned, taken)
+
+
+class _Entry(Protocol):
+    """A precision, a method or a measurement, as far as it is listed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def options(self) -> type[Frozen]: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+
+def _listing(title: str, about: str, device: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("name", about, "options", "needs", f"on {device}"):
+        table.add_column(column)
+    return table
+
+
+def _add_row(table: Table, entry: _Entry, reason: str | None) -> None:
+    table.add_row(
+        entry.name,
+        entry.summary,
+        _listed(entry.options.model_fields),
+        _listed(entry.needs),
+        Text(reason or "runs", style="red" if reason else "green"),
+    )
 
 
 def _notes(plan: Plan) -> list[Text]:
     """What each cell is measured for, by model; then what cannot run, and why."""
-    lines = [f"{cell.model.ref.name}: each cell {_measurements(cell)}" for cell in plan.cells]
+    lines = [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
     lines += [
         f"{cell.model.ref.name}: bytes are not known before loading, {cell.model.shape_unknown}"
         for cell in plan.cells
-        if cell.predicted is None
+        if cell.predicted is None and cell.model.shape_unknown
     ]
     skips = [f"{cell.cell.slug}: skipped: {cell.skip}" for cell in plan.cells if cell.skip]
     once = dict.fromkeys(lines)
     return [*map(Text, once), *(Text(line, style="yellow") for line in skips)]
+
+
+def _kind(cell: PlannedCell) -> str:
+    """Which of the cells are asked for the same."""
+    if cell.cell.tuning is None:
+        return "each cell"
+    if cell.cell.deploy is None:
+        return "each training"
+    return f"each tuned model, {cell.cell.deploy}:"
 
 
 def _measurements(cell: PlannedCell) -> str:
@@ -127,6 +155,8 @@ def _measurements(cell: PlannedCell) -> str:
 
 def _predicted(cell: PlannedCell) -> tuple[str, str, str]:
     """Static bytes in a readable unit, to the byte, and bits per weight."""
+    if cell.cell.tuning is not None and cell.cell.deploy is None:
+        return "training", "–", "–"
     if cell.predicted is None or cell.model.shape is None:
         return "not known", "–", "–"
     total = cell.predicted.total

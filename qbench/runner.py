@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from qbench.errors import StoreError, UsageError
 from qbench.executors.local import LocalExecutor
+from qbench.finetune.artifact import has_artifact
 from qbench.job import now
 from qbench.measures.reference_states import has_states
 from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
@@ -86,6 +87,7 @@ def run_suite(
         if is_missing(record := record_on_disk(task), retry) or _lacks_reference(task, record)
     }
     missing |= _states_to_make(plan, missing, retry)
+    missing |= _artifacts_to_make(plan, missing, retry)
     jobs = plan.jobs(lambda task: task.key in missing)
     watcher.planned(plan, jobs)
     taken = 0
@@ -111,7 +113,7 @@ def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
 
 
 def _lacks_reference(task: Task, record: Record | None) -> bool:
-    """Whether a record holds nothing against a reference that has been measured since."""
+    """Whether a record holds nothing against a record that was taken since."""
     return (
         record is not None
         and record.status == "ok"
@@ -134,11 +136,33 @@ def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> 
         and task.item.states_key is not None
         and not has_states(task.item.states_key)
     }
-    references = [task for cell in plan.references for task in cell.tasks]
     return {
         task.key
-        for task in (*references, *plan.tasks)
+        for cell in (*plan.prerequisites, *plan.cells)
+        for task in cell.tasks
         if task.key in needed
+        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+    }
+
+
+def _artifacts_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
+    """Keys of the trainings to take again, since a cell needs a tuned model that is gone.
+
+    A training whose own record is a failure that stands is left alone.
+    """
+    needed = {
+        cell.artifact_key
+        for cell in plan.every
+        if cell.artifact_key is not None
+        and any(task.key in missing for task in cell.tasks)
+        and not has_artifact(cell.artifact_key)
+    }
+    return {
+        key
+        for key in needed
+        for cell in plan.every
+        for task in cell.tasks
+        if task.key == key
         and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
     }
 

@@ -15,32 +15,56 @@ if TYPE_CHECKING:
     from qbench.yaml_lines import Node
 
 
+UNTUNED = "none"
+"""The pattern that picks the cells which are not tuned; `*` picks those that are."""
+
+
 class Selector(Frozen):
     """Picks the cells whose model and precision match its patterns."""
 
     model: str = "*"
     """Pattern for the model's name, as in file names: `*`, `?` and `[abc]`."""
     precision: str = "*"
-    """Pattern for the precision's label or name, such as `nf4*`."""
+    """Pattern for the precision's label or name, such as `nf4*`: what a cell is served in."""
+    finetune: str | None = None
+    """Pattern for what tuned cells are called, such as `qlora*`; `none` picks untuned cells."""
 
     def matches(self, cell: Cell) -> bool:
         """Whether the cell is picked."""
-        labels = (cell.label, cell.precision.name)
+        if self.finetune is not None and not _is_tuned_so(cell, self.finetune):
+            return False
+        labels = (cell.precision.label, cell.precision.name)
         return fnmatchcase(cell.model.name, self.model) and any(
             fnmatchcase(label, self.precision) for label in labels
         )
 
 
+def _is_tuned_so(cell: Cell, pattern: str) -> bool:
+    if cell.tuning is None:
+        return pattern == UNTUNED
+    names = (cell.label, cell.tuning.label, cell.tuning.arm)
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
 def selected(
     cells: Sequence[Cell], include: Sequence[Selector], exclude: Sequence[Selector]
 ) -> tuple[Cell, ...]:
-    """The cells that match one of `include` (all, where it is empty) and none of `exclude`."""
-    return tuple(
+    """The cells that match one of `include` (all, where it is empty) and none of `exclude`.
+
+    What a training serves goes with it: without the training there is nothing to serve.
+    """
+    kept = [
         cell
         for cell in cells
         if (not include or any(selector.matches(cell) for selector in include))
         and not any(selector.matches(cell) for selector in exclude)
-    )
+    ]
+    trained = {(cell.model.name, _tuning_label(cell)) for cell in kept if cell.deploy is None}
+    return tuple(cell for cell in kept if (cell.model.name, _tuning_label(cell)) in trained)
+
+
+def _tuning_label(cell: Cell) -> str | None:
+    return None if cell.tuning is None else cell.tuning.label
 
 
 def read_selectors(findings: Findings, node: Node | None) -> list[tuple[Selector, Node]]:
@@ -80,7 +104,7 @@ def check_selection(
         return
     for name in dict.fromkeys(cell.model.name for cell in kept):
         of_model = [cell for cell in cells if cell.model.name == name]
-        dropped = next(cell for cell in of_model if cell.precision.label == reference)
+        dropped = next(cell for cell in of_model if cell.label == reference)
         if dropped in kept:
             continue
         culprit = next((node for selector, node in exclude if selector.matches(dropped)), None)
@@ -117,10 +141,13 @@ def _note_no_match(
     """Says which of the patterns matches nothing: one does, since every pair is a cell."""
     known = {
         "model": [cell.model.name for cell in cells],
-        "precision": [cell.label for cell in cells],
+        "precision": [cell.precision.label for cell in cells],
+        "finetune": [cell.label for cell in cells if cell.tuning is not None],
     }
     for key, names in known.items():
         pattern = getattr(selector, key)
+        if pattern is None:
+            continue
         alone = Selector(**{key: pattern})
         if not any(alone.matches(cell) for cell in cells):
             findings.add(

@@ -185,7 +185,10 @@ class Item(Frozen):
     against_reference: bool = False
     """Whether it holds the cell against the reference, whose record then decides it too."""
     states_key: str | None = None
-    """Key of the reference's record of the same item, which names its cached states."""
+    """Key of the record that it is held against, the reference's of the same item: it names the
+    cached states."""
+    makes_states: bool = False
+    """Whether it is itself what others are held against."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -210,6 +213,8 @@ class StaticBytes(Frozen):
     norms: int = 0
     biases: int = 0
     buffers: int = 0
+    adapters: int = 0
+    """Adapters attached to the linear layers; 0 once they are merged, or where there are none."""
     other: int = 0
 
     @property

@@ -37,6 +37,15 @@ precisions:
 # The precision that the others are compared with. fp32 unless given, else bf16, else the first.
 reference: fp32
 
+# Fine-tuning, beside the models as they are: QLoRA is LoRA on a quantized base.
+# finetune:
+#   data: {dataset: bundled:stdlib-instruct, recipe: instruction, train: 400, test: 100}
+#   methods:
+#     - {method: full}
+#     - {method: lora, precision: [bf16, nf4], rank: 16, target: all-linear}
+#   seeds: [0]
+#   deploy: [attached, merged]
+
 # All measurements with their defaults unless given. `latency:` alone means its defaults.
 measure:
   footprint:            # bytes by kind, bits per weight, load time

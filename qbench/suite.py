@@ -13,6 +13,7 @@ from qbench.comparison.gate_rules import GateRule, parse_rules
 from qbench.errors import Problem, SuiteError, UsageError
 from qbench.selectors import Selector, check_selection, read_selectors, selected
 from qbench.spec import Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.suite_finetune import FineTuning, read_finetune
 from qbench.suite_options import owners
 from qbench.suite_parts import (
     LONGEST_NAME,
@@ -40,6 +41,7 @@ KEYS = (
     "models",
     "precisions",
     "reference",
+    "finetune",
     "measure",
     "include",
     "exclude",
@@ -62,6 +64,8 @@ class Suite(Frozen):
     precisions: tuple[PrecisionRef, ...]
     reference: str
     """Label of the precision that the others are compared with."""
+    finetune: FineTuning | None = None
+    """What is tuned and served, beside the models as they are; nothing where it is None."""
     measure: dict[str, SerializeAsAny[Frozen]]
     """Options by the name of the measurement, in the order they are taken."""
     include: tuple[Selector, ...] = ()
@@ -90,7 +94,7 @@ class Suite(Frozen):
         Raises `UsageError` for a pattern that matches none.
         """
         cells = self.cells()
-        names = {cell.slug: {cell.slug, cell.label, cell.precision.name} for cell in cells}
+        names = {cell.slug: selectable_names(cell) for cell in cells}
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
                 labels = list(dict.fromkeys(cell.label for cell in cells))
@@ -105,7 +109,7 @@ class Suite(Frozen):
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells to measure: model by model, the reference first, then in the suite's order."""
-        every = _every_cell(self.models, self.precisions, self.reference)
+        every = _every_cell(self.models, self.precisions, self.reference, self.finetune)
         return selected(every, self.include, self.exclude)
 
 
@@ -120,7 +124,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
 
     `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
     """
-    from qbench.measures import measures
+    from qbench.measures import asked_for
     from qbench.precisions import precisions
 
     top, problems = read_yaml(text, file)
@@ -142,13 +146,14 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     unread = any(problem.path.startswith(("models", "precisions")) for problem in problems)
     whole = len(findings) == before and not unread
     reference = read_reference(findings, entries.get("reference"), chosen, complete=whole)
-    measure = default_measures(measures())
+    measure = default_measures(asked_for())
     if "measure" in entries:
-        measure = read_measures(findings, entries["measure"], measures())
+        measure = read_measures(findings, entries["measure"], asked_for())
+    finetune = read_finetune(findings, entries.get("finetune"))
     include = read_selectors(findings, entries.get("include"))
     exclude = read_selectors(findings, entries.get("exclude"))
     if whole and any(precision.label == reference for precision in chosen):
-        cells = _every_cell(models, chosen, reference)
+        cells = _every_cell(models, chosen, reference, finetune)
         check_selection(findings, cells, include, exclude, reference)
     name = slugify(slugify(Path(file).stem)[:LONGEST_NAME])
     if "name" in entries:
@@ -168,6 +173,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
         models=models,
         precisions=chosen,
         reference=reference,
+        finetune=finetune,
         measure=measure,
         include=tuple(selector for selector, _ in include),
         exclude=tuple(selector for selector, _ in exclude),
@@ -191,16 +197,34 @@ def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:
     return tuple(rules)
 
 
+def selectable_names(cell: Cell) -> set[str]:
+    """What a pattern of `--only` may match: of a tuned cell not the precision it is served in."""
+    if cell.tuning is None:
+        return {cell.slug, cell.label, cell.precision.name}
+    return {cell.slug, cell.label, cell.tuning.label, cell.tuning.arm}
+
+
 def _every_cell(
-    models: tuple[ModelRef, ...], precisions: tuple[PrecisionRef, ...], reference: str
+    models: tuple[ModelRef, ...],
+    precisions: tuple[PrecisionRef, ...],
+    reference: str,
+    finetune: FineTuning | None,
 ) -> tuple[Cell, ...]:
+    """Model by model: as it is, the reference first; then each training with what it serves."""
     ordered = sorted(precisions, key=lambda precision: precision.label != reference)
-    return tuple(Cell(model=m, precision=p) for m in models for p in ordered)
+    return tuple(
+        cell
+        for model in models
+        for cell in (
+            *(Cell(model=model, precision=precision) for precision in ordered),
+            *(finetune.cells(model) if finetune else ()),
+        )
+    )
 
 
 def _top_entries(findings: Findings, top: Node | None, text: str) -> dict[str, Node] | None:
     """The suite's keys, unknown ones noted; None where there is no suite at all."""
-    from qbench.measures import measures
+    from qbench.measures import asked_for
 
     if top is None:
         if not len(findings):
@@ -217,9 +241,9 @@ def _top_entries(findings: Findings, top: Node | None, text: str) -> dict[str, N
         if key in KEYS:
             continue
         hint = None
-        if key in measures():
+        if key in asked_for():
             hint = f"'{key}' is a measurement: put it under `measure`"
-        elif homes := owners(key, measures()):
+        elif homes := owners(key, asked_for()):
             hint = f"'{key}' is an option of {', '.join(homes)}: put it there, under `measure`"
         findings.add_unknown(child, "key", key, KEYS, hint)
     return top.value

@@ -52,11 +52,11 @@ def read_models(findings: Findings, node: Node, base: Path) -> tuple[ModelRef, .
     """The models; relative folders start at `base`."""
     made = [
         (model.name, model, entry)
-        for entry in _entries(findings, node, "one model")
+        for entry in entries_of(findings, node, "one model")
         if (model := _read_model(findings, entry, base))
     ]
     remedy = "give one another name: {source: …, name: …}"
-    return _unique(findings, made, "model", remedy)
+    return unique(findings, made, "model", remedy)
 
 
 def read_precisions(
@@ -65,11 +65,11 @@ def read_precisions(
     """The precisions with their options, sweeps written out."""
     made = [
         (precision.label, precision, entry)
-        for entry in _entries(findings, node, "one precision", "all")
+        for entry in entries_of(findings, node, "one precision", "all")
         for precision in _read_precision(findings, entry, table)
     ]
     remedy = "remove one, or give it another label: {nf4: {…}, name: …}"
-    return _unique(findings, made, "precision", remedy)
+    return unique(findings, made, "precision", remedy)
 
 
 def default_precisions(table: Mapping[str, Precision]) -> tuple[PrecisionRef, ...]:
@@ -106,7 +106,7 @@ def read_measures(
             findings.add(node, "at least one measurement", remedy="remove the line to take all")
     else:
         named = []
-        for entry in _entries(findings, node, "one measurement", "all"):
+        for entry in entries_of(findings, node, "one measurement", "all"):
             if isinstance(entry.value, str):
                 named.append((entry.value, entry))
             else:
@@ -142,7 +142,7 @@ def read_seconds(findings: Findings, node: Node) -> float | None:
     return None
 
 
-def _entries(
+def entries_of(
     findings: Findings, node: Node, what: str, default: str | None = None
 ) -> tuple[Node, ...]:
     """The entries of a list; a value that is no list stands for a list of it."""
@@ -232,9 +232,13 @@ def _precision_ref(
 ) -> PrecisionRef:
     """Labelled by the options that differ from their defaults, or by what is swept of it."""
     shown = options.model_dump(mode="json", exclude_defaults=True) if label is None else swept or {}
-    parts = [f"{key}={_short(value)}" for key, value in shown.items()]
-    own = slugify("-".join([label or name, *parts]))
+    own = slugify("-".join([label or name, *shown_options(shown)]))
     return PrecisionRef(label=own, name=name, options=options.model_dump(mode="json"))
+
+
+def shown_options(options: Mapping[str, Any]) -> list[str]:
+    """Options as parts of a label: `compute_dtype=fp16`."""
+    return [f"{key}={_short(value)}" for key, value in options.items()]
 
 
 def _short(value: object) -> str:
@@ -243,7 +247,7 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _unique(
+def unique(
     findings: Findings, made: Sequence[tuple[str, T, Node]], what: str, remedy: str
 ) -> tuple[T, ...]:
     """Those with names of their own; the others noted. Case counts for nothing in file names."""

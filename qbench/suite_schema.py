@@ -27,14 +27,14 @@ def suite_schema() -> Schema:
     It refuses what `load_suite` refuses, as far as one value tells: that names are unique, the
     reference is among the labels and the patterns match something, only `load_suite` sees.
     """
-    from qbench.measures import measures
+    from qbench.measures import asked_for
     from qbench.precisions import precisions
 
     nested: Schema = {}
     measured = {
         entry.name: _or_empty(_options(entry.name, entry.options, nested))
         | {"description": entry.summary}
-        for entry in measures().values()
+        for entry in asked_for().values()
     }
     schema = _object(
         {
@@ -54,6 +54,7 @@ def suite_schema() -> Schema:
                 " unless given, else bf16, else the first.",
                 "examples": ["fp32"],
             },
+            "finetune": _finetune(nested),
             "measure": {
                 "description": "What to find out about each cell; everything unless given.",
                 "anyOf": [
@@ -169,6 +170,43 @@ def _precision(table: Mapping[str, Precision], nested: Schema) -> Schema:
         for entry in table.values()
     ]
     return {"anyOf": [names, *detailed]}
+
+
+def _finetune(nested: Schema) -> Schema:
+    """Data, methods with their options, seeds and rungs."""
+    from qbench.finetune import methods
+    from qbench.sources.tuning_data import TuningDataOptions
+    from qbench.suite_finetune import DEFAULT_DEPLOY, DEPLOYMENTS
+
+    rows = []
+    for entry in methods().values():
+        schema = _swept(_options(entry.name, entry.options, nested))
+        own = {
+            "name": _NAME | {"description": "Label of the arm, unique within the suite."},
+            "method": {"const": entry.name, "description": entry.summary},
+            "precision": _one_or_more({"$ref": "#/$defs/precision"})
+            | {"description": "What the base is held in while it is trained; bf16 unless given."},
+        }
+        schema["properties"] = own | schema["properties"]
+        rows.append(schema | {"required": ["method"]})
+    return _object(
+        {
+            "data": _or_empty(_options("data", TuningDataOptions, nested))
+            | {"description": "What to tune on, and its three disjoint splits."},
+            "methods": _one_or_more({"anyOf": [{"enum": list(methods())}, *rows]})
+            | {"description": "How to tune: one arm for each precision and value of a list."},
+            "seeds": _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31})
+            | {"default": [0], "description": "Each arm is trained once with each."},
+            "deploy": _one_or_more({"enum": list(DEPLOYMENTS)})
+            | {
+                "default": list(DEFAULT_DEPLOY),
+                "description": "How each tuned model is served; rungs that a method does not have"
+                " are left out.",
+            },
+        },
+        required=["methods"],
+        description="What to tune, on which data, and how the tuned models are served.",
+    )
 
 
 def _selector() -> Schema:

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qbench.building import load
 from qbench.errors import (
     MeasurementError,
     NonFiniteError,
@@ -24,18 +25,14 @@ from qbench.errors import (
     StoreError,
     WrongKernelError,
 )
-from qbench.gpu_state import device_used_bytes
 from qbench.job import Job, Task, now
 from qbench.measures import measures
-from qbench.measures.loaded import LoadedModel, Outcome
-from qbench.measures.peaks import PeakMeter
-from qbench.precisions import precisions
-from qbench.sources.models import fetch_model
 from qbench.store import write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.measures.loaded import LoadedModel, Outcome
     from qbench.record import Environment, Record, Status
 
     Emit = Callable[[dict[str, Any]], None]
@@ -77,49 +74,6 @@ def _run_job(job: Job, emit: Emit) -> None:
         emit({"event": "task", "index": index})
         phase("measure")
         _write(task, _take(job, task, loaded, environment), index, emit)
-
-
-def load(job: Job, phase: _Phase) -> LoadedModel:
-    """Fetches, loads and verifies the job's model, with the memory and time that loading took."""
-    import torch
-
-    phase("fetch")
-    folder = fetch_model(job.model)
-    precision = precisions()[job.cell.precision.name]
-    torch.manual_seed(0)
-    _drop_from_page_cache(folder)
-    meter = PeakMeter(job.device)
-    device_used_before_bytes = device_used_bytes(job.device)
-    meter.boundary()
-    level_before_bytes = meter.level_bytes()
-    phase("load")
-    started = time.perf_counter()
-    model = precision.load(
-        str(folder),
-        job.cell.precision.options,
-        job.device,
-        trust_remote_code=job.cell.model.trust_remote_code,
-    )
-    if job.device.startswith("cuda"):
-        torch.cuda.synchronize(job.device)
-    load_time_s = time.perf_counter() - started
-    load_peak = meter.read()
-    phase("verify")
-    return LoadedModel(
-        model=model,
-        cell=job.cell,
-        reference=job.reference,
-        resolved=job.model,
-        folder=str(folder),
-        device=job.device,
-        verification=precision.verify(model, job.cell.precision.options),
-        predicted=job.predicted,
-        meter=meter,
-        level_before_bytes=level_before_bytes,
-        device_used_before_bytes=device_used_before_bytes,
-        load_peak=load_peak,
-        load_time_s=load_time_s,
-    )
 
 
 def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -> Record:
@@ -240,14 +194,3 @@ def _free_device(device: str) -> None:
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-
-
-def _drop_from_page_cache(folder: Path) -> None:
-    """Asks the operating system to forget the model's files, so that loading is a cold one."""
-    import os
-
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

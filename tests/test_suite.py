@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from qbench.errors import Problem, SuiteError, UsageError
-from qbench.measures import measures
+from qbench.measures import asked_for, measures
 from qbench.precisions import precisions
 from qbench.suite import Suite, load_suite, load_suite_text
 from tests.wrong_suites import WRONG_LINES
@@ -45,7 +45,7 @@ class TestMeaning:
         assert suite.models[0].location == str(BASE / "model")
         assert labels_of(suite) == list(precisions())
         assert suite.reference == "fp32"
-        assert suite.measure == {name: entry.options() for name, entry in measures().items()}
+        assert suite.measure == {name: entry.options() for name, entry in asked_for().items()}
         assert suite.timeout_s == 3600
         assert [cell.slug for cell in suite.cells()] == [f"model--{name}" for name in precisions()]
 

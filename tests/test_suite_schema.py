@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from qbench.errors import SuiteError
-from qbench.measures import measures
+from qbench.measures import asked_for
 from qbench.precisions import precisions
 from qbench.suite import KEYS, load_suite_text
 from qbench.suite_schema import suite_schema
@@ -50,11 +50,24 @@ GOOD = [
     "include: {precision: '*'}",
     "include: [{precision: fp32}, {model: 'm*', precision: 'nf4*'}]",
     "exclude: [{precision: nf4}]",
+    "finetune: {methods: lora}",
+    "finetune: {methods: [full, {method: lora, precision: [bf16, nf4], rank: [1, 8]}]}",
+    "finetune: {methods: {method: lora, target: [q_proj]}, seeds: [0, 1], deploy: merged}",
+    "finetune: {methods: lora, data: {recipe: text, train: 10}}",
+    "finetune: {methods: lora, data: {recipe: {prompt: '{{a}}', completion: '{{b}}'}}}",
     "reference: bf16",
     "timeout_s: 0.5",
     "name: a_b-1.2=c",
 ]
 BAD = [
+    "finetune: lora",
+    "finetune: {}",
+    "finetune: {methods: [qlora]}",
+    "finetune: {methods: [{method: lora, rank: 0}]}",
+    "finetune: {methods: [{method: full, rank: 4}]}",
+    "finetune: {methods: lora, seeds: [-1]}",
+    "finetune: {methods: lora, deploy: [merge]}",
+    "finetune: {methods: lora, data: {test: 0}}",
     "precision: nf4",
     "precisions: [nf5]",
     "precisions: []",
@@ -147,7 +160,7 @@ def test_schema_and_load_agree_on_models(text: str, *, good: bool) -> None:
 def test_every_precision_and_measurement_is_there() -> None:
     for name in precisions():
         assert accepted_by_schema(f"models: ./m\nprecisions: [{name}, {name}: {{}}]\n")
-    for name in measures():
+    for name in asked_for():
         assert accepted_by_schema(f"models: ./m\nmeasure: {{{name}: {{}}}}\n")
 
 

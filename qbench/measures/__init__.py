@@ -9,7 +9,18 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.measures import footprint, generation, latency, memory, quality, tasks, weight_error
+from qbench.measures import (
+    adapters,
+    completion,
+    footprint,
+    generation,
+    latency,
+    memory,
+    quality,
+    tasks,
+    training,
+    weight_error,
+)
 from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -58,6 +69,15 @@ class Measurement(Protocol):
         """Takes one item; raises `MeasurementError` when it cannot."""
 
 
+AUTOMATIC = ("completion", "adapters", "training")
+"""Measurements that follow from what a suite tunes; they are not asked for under `measure`."""
+
+
+def asked_for() -> dict[str, Measurement]:
+    """The measurements that a suite may name under `measure`."""
+    return {name: one for name, one in measures().items() if name not in AUTOMATIC}
+
+
 @cache
 def measures() -> dict[str, Measurement]:
     """All measurements by name, in the order they are taken on a loaded model."""
@@ -71,6 +91,9 @@ def measures() -> dict[str, Measurement]:
             quality.QUALITY,
             tasks.TASKS,
             generation.GENERATION,
+            completion.COMPLETION,
+            adapters.ADAPTERS,
+            training.TRAINING,
         )
     }
     for measurement in load_plugins("qbench.measures"):

@@ -26,6 +26,7 @@ _KIND_TITLES = {
     "norms": "norms",
     "biases": "biases of the linear layers",
     "buffers": "buffers",
+    "adapters": "attached adapters",
     "other": "other parameters",
 }
 
@@ -43,7 +44,8 @@ METRICS = (
             unit="B",
             better="lower",
             title=title,
-            formula="the share of memory.static that is of this kind",
+            formula="the share of memory.static that is of this kind"
+            + ("; of tuned cells only" if kind == "adapters" else ""),
         )
         for kind, title in _KIND_TITLES.items()
     ),
@@ -137,7 +139,11 @@ class Footprint:
         predicted = None if loaded.predicted is None else loaded.predicted.total
         values: dict[str, float | None] = {
             "memory.static": static.total,
-            **{f"memory.static.{kind}": size for kind, size in by_kind.items()},
+            **{
+                f"memory.static.{kind}": size
+                for kind, size in by_kind.items()
+                if kind != "adapters" or loaded.cell.tuning is not None
+            },
             "memory.static.predicted": predicted,
             "weights": weights,
             "bits_per_weight.linear": 8 * linear_bytes / linear_weights if linear_weights else None,

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -22,6 +22,7 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.record import MetricDefinition
 from qbench.sources.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
+from qbench.sources.tuning_data import ResolvedTuningData, load_splits
 from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Generation:
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Generates one prompt after another and scores the texts."""
         params = item.params
-        prompts = read_prompts(ResolvedPrompts(**params["text"]))
+        prompts = _prompts(params, loaded)
         tokenizer = loaded.tokenizer
         encoded = [
             encode(tokenizer, prompt.text, chat=params["chat_template"]) for prompt in prompts
@@ -182,6 +183,29 @@ class Generation:
                 "stop_token_ids": stop_ids,
             },
         )
+
+
+def test_split_item(options: GenerationOptions, data: dict[str, Any]) -> Item:
+    """The item for the prompts of the test split of what is tuned on, scored by its completions."""
+    params: dict[str, Any] = {
+        "data": data,
+        "count": options.count,
+        "new_tokens": options.new_tokens,
+        "scores": list(options.scores),
+        "scored": options.scored,
+        "chat_template": False,
+        "batch": BATCH,
+    }
+    slug = f"test-split-n{options.count}-t{options.new_tokens}"
+    return Item(measurement="generation", slug=slug, params=params)
+
+
+def _prompts(params: dict[str, Any], loaded: LoadedModel) -> list[Prompt]:
+    """The prompts of the item: of a file, of the suite, or of the test split."""
+    if "data" not in params:
+        return read_prompts(ResolvedPrompts(**params["text"]))
+    examples = load_splits(ResolvedTuningData(**params["data"]), loaded.tokenizer).test
+    return [Prompt(one.prompt, one.completion) for one in examples[: params["count"]]]
 
 
 def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:

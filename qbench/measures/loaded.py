@@ -41,6 +41,8 @@ class LoadedModel:
     """Memory of the GPU that anyone held before the job used it; None on a CPU."""
     load_peak: Peak
     load_time_s: float
+    artifact_key: str | None = None
+    """Of the tuned model that the cell is, or that its training makes; None for an untuned one."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

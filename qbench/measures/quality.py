@@ -229,7 +229,7 @@ def _find_reference(
     """What the cell is held against, or why it is not."""
     if not item.params["divergence"] or item.states_key is None:
         return None, "divergence was not asked for"
-    if loaded.reference:
+    if item.makes_states:
         return OwnStates(head), None
     try:
         return CachedStates(item.states_key, loaded.model, ids_sha256), None

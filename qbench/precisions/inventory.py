@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Kind = Literal[
-    "linear", "quantization_state", "embeddings_and_head", "norms", "biases", "buffers", "other"
+    "linear",
+    "quantization_state",
+    "embeddings_and_head",
+    "norms",
+    "biases",
+    "buffers",
+    "adapters",
+    "other",
 ]
+
+_WRAPPED = ".base_layer"
+"""How PEFT names the layer inside the one that it puts in its place."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,44 @@ def logical_weights(model: PreTrainedModel) -> int:
     return sum(held.logical_weights for held in inventory(model))
 
 
-def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
+def adapter_modules(model: PreTrainedModel) -> frozenset[str]:
+    """Names of the modules that attached adapters brought along, such as LoRA's two factors."""
+    from torch import nn
+
+    brought = [
+        f"{name}.{inner}"
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "base_layer", None), nn.Module)
+        for inner, _ in module.named_modules()
+        if inner and inner.partition(".")[0] != "base_layer"
+    ]
+    return frozenset(brought)
+
+
+def own_name(module: str) -> str:
+    """The name that a module of the base model has in its checkpoint, adapter or not."""
+    return module.removesuffix(_WRAPPED)
+
+
+def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
+    """The layer that makes the logits, without an adapter that may be attached to it."""
     head = model.get_output_embeddings()
+    inside: torch.nn.Module | None = getattr(head, "base_layer", head)
+    return inside
+
+
+def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
+    head = output_head(model)
+    adapters = adapter_modules(model)
     # A tied head shares its tensor with the embedding; it must not be taken for a linear layer.
-    for name, module in model.named_modules():
+    for full_name, module in model.named_modules():
+        name = own_name(full_name)
         for parameter_name, parameter in module.named_parameters(recurse=False):
-            kind = _kind(module, parameter_name, is_head=module is head)
+            kind = (
+                "adapters"
+                if full_name in adapters
+                else _kind(module, parameter_name, is_head=module is head)
+            )
             yield Held(name, kind, parameter, _logical(parameter))
         for _, buffer in module.named_buffers(recurse=False):
             yield Held(name, "buffers", buffer, 0)

@@ -11,7 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.inventory import inventory, logical_weights
+from qbench.precisions.inventory import (
+    adapter_modules,
+    inventory,
+    logical_weights,
+    output_head,
+    own_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,15 +46,19 @@ class Verification:
 
 
 def linear_layers(model: PreTrainedModel) -> list[tuple[str, Any]]:
-    """All linear and Conv1D layers but the output head, by name."""
+    """All linear and Conv1D layers but the output head, by their names in the checkpoint.
+
+    Where an adapter is attached these are the layers inside it; its own factors are none of them.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = output_head(model)
+    adapters = adapter_modules(model)
     return [
-        (name, module)
+        (own_name(name), module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and name not in adapters
     ]
 
 
@@ -185,5 +195,5 @@ def _features(layer: Any) -> str:
 
 
 def _head_name(model: PreTrainedModel) -> list[str]:
-    head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if module is head]
+    head = output_head(model)
+    return [own_name(name) for name, module in model.named_modules() if module is head]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.building import load
 from qbench.job import Job
 from qbench.precisions import precisions
 from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.models import parse_model, resolve_model
 from qbench.spec import Cell, PrecisionRef, ResolvedModel
-from qbench.worker import _Phase, load
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model
 
@@ -79,7 +79,7 @@ def resolve(folder: Path) -> ResolvedModel:
 
 def load_fresh(folder: Path, precision: str, **options: Any) -> LoadedModel:
     """Loads the model in a folder; the caller may change what it gets."""
-    return load(make_job(resolve(folder), precision, **options), _Phase(lambda event: None))
+    return load(make_job(resolve(folder), precision, **options), lambda phase: None)
 
 
 class TinyCells:

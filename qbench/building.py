@@ -1,0 +1,119 @@
+"""The model of a job: fetched, built and verified, with the memory and time that loading took.
+
+A cell is the checkpoint in a precision, a training's base in what its method loads, or a tuned
+model as one of its rungs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune import methods
+from qbench.gpu_state import device_used_bytes
+from qbench.measures.loaded import LoadedModel
+from qbench.measures.peaks import PeakMeter
+from qbench.precisions import precisions
+from qbench.sources.models import fetch_model
+from qbench.spec import PrecisionRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+    from qbench.job import Job
+
+
+def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
+    """Builds the job's model; `phase` is told what is begun.
+
+    Raises `ModelError`, and `MeasurementError` for a tuned model that is not in the cache.
+    """
+    import torch
+
+    phase("fetch")
+    folder = str(fetch_model(job.model))
+    source = _source(job, folder)
+    torch.manual_seed(0)
+    _drop_from_page_cache(source.checkpoint)
+    meter = PeakMeter(job.device)
+    device_used_before_bytes = device_used_bytes(job.device)
+    meter.boundary()
+    level_before_bytes = meter.level_bytes()
+    phase("load")
+    started = time.perf_counter()
+    model = source.build()
+    if job.device.startswith("cuda"):
+        torch.cuda.synchronize(job.device)
+    load_time_s = time.perf_counter() - started
+    load_peak = meter.read()
+    phase("verify")
+    return LoadedModel(
+        model=model,
+        cell=job.cell,
+        reference=job.reference,
+        resolved=job.model,
+        folder=folder,
+        device=job.device,
+        verification=precisions()[source.held.name].verify(model, source.held.options),
+        predicted=job.predicted,
+        meter=meter,
+        level_before_bytes=level_before_bytes,
+        device_used_before_bytes=device_used_before_bytes,
+        load_peak=load_peak,
+        load_time_s=load_time_s,
+        artifact_key=job.artifact_key,
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a model comes from, before it is built."""
+
+    held: PrecisionRef
+    """What it is held in once it is built."""
+    checkpoint: Path
+    build: Callable[[], PreTrainedModel]
+
+
+def _source(job: Job, folder: str) -> _Source:
+    """The source of the job's model; merged weights are made here, before anything is measured."""
+    tuning, trust = job.cell.tuning, job.cell.model.trust_remote_code
+    held = job.cell.precision
+    if tuning is not None and job.cell.deploy is not None:
+        from qbench.finetune.artifact import artifact_folder, read_artifact
+        from qbench.finetune.deploy import deployed_folder, load_deployed
+
+        key = job.artifact_key or ""
+        read_artifact(key, base_fingerprint=job.model.fingerprint)
+        served: Any = {
+            "folder": folder,
+            "tuning": tuning,
+            "deploy": job.cell.deploy,
+            "precision": held,
+            "artifact": artifact_folder(key),
+            "device": job.device,
+            "trust_remote_code": trust,
+        }
+        return _Source(held, deployed_folder(**served), partial(load_deployed, **served))
+    if tuning is not None:
+        name, options = methods()[tuning.method].load_precision(held, tuning.options)
+        held = PrecisionRef(label=name, name=name, options=options)
+    load_base = precisions()[held.name].load
+    build = partial(load_base, folder, held.options, job.device, trust_remote_code=trust)
+    return _Source(held, Path(folder), build)
+
+
+def _drop_from_page_cache(folder: Path) -> None:
+    """Asks the operating system to forget the model's files, so that loading is a cold one."""
+    import os
+
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

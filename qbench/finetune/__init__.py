@@ -1,0 +1,71 @@
+"""How a model can be fine-tuned: one module a method, listed here by hand.
+
+A new method is a new module with an object that satisfies `Method` and a line in the table below; a
+package outside qbench adds one through the entry point group `qbench.finetune`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.finetune import full, lora
+from qbench.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.trainable import Trainable
+    from qbench.record import Environment
+    from qbench.spec import Deployment, PrecisionRef
+
+
+class Method(Protocol):
+    """A way to tune a model: which weights are trained, and what is saved of them."""
+
+    @property
+    def name(self) -> str:
+        """As written in a suite."""
+
+    @property
+    def summary(self) -> str:
+        """One line for `qbench list`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Packages it needs beside torch and transformers, whatever its options."""
+
+    @property
+    def options(self) -> type[TrainingOptions]:
+        """Its typed options, those that all methods share included; every one has a default."""
+
+    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+        """Why the options cannot be trained in this precision, known from the suite alone."""
+
+    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+        """Why this machine cannot run it with these options, with the remedy; None if it can."""
+
+    def load_precision(
+        self, precision: PrecisionRef, options: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """The precision, with its options, to load the base in for a training in `precision`."""
+
+    def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
+        """What can become of a model that was tuned in this precision."""
+
+    def prepare(self, model: PreTrainedModel, options: Any, *, seed: int, folder: str) -> Trainable:
+        """Makes the loaded model trainable, in place.
+
+        Exactly the weights that are trained require a gradient afterwards. What is random follows
+        from the seed alone. `folder` is where the base's files lie. Raises `MeasurementError`.
+        """
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All methods by name, qbench's own first, in the order they are shown."""
+    table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA)}
+    for method in load_plugins("qbench.finetune"):
+        table[method.name] = method
+    return table

@@ -1,0 +1,127 @@
+"""Bytes that a training step takes above its weights and states, predicted from shapes alone.
+
+The step is gone through operation by operation on a `Tape` of `qbench.finetune.byte_tape`, as the
+blocks of `qbench.finetune.byte_blocks` describe it, and the highest moment is kept. In a training
+that is one of: the loss (all activations and, in fp32, the logits, their log-softmax and a gradient
+or two of either), the backward pass of a block (what is computed again under checkpointing, and
+the gradients that there are by then), its end (all gradients), or the optimizer's step.
+
+No constant is fitted, and nothing is measured. What the device's kernels take for themselves is not
+in it, but for the flash attention's sums on CUDA: cuBLAS' workspace (8 to 32 MiB) and the rounding
+of each allocation to 512 bytes are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.finetune.byte_blocks import Decoder
+from qbench.finetune.byte_tape import (
+    BATCH,
+    CHECKPOINT_INPUTS,
+    GRADIENTS,
+    LAYERS,
+    LOGITS_AND_LOSS,
+    TRANSIENT,
+    WEIGHT_CASTS,
+    Ledger,
+    Storage,
+    Tape,
+)
+
+if TYPE_CHECKING:
+    from qbench.finetune.training_shape import TrainingSetup, TrainingShape
+
+
+@dataclass(frozen=True)
+class ActivationBytes:
+    """What a step takes at its highest moment beside weights, states and gradients, by part."""
+
+    batch: int
+    """Token ids, masks and labels, and the rotary tables."""
+    layers: int
+    """What the blocks keep for the backward pass; under checkpointing, what one recomputes."""
+    checkpoint_inputs: int
+    """The inputs of checkpointed blocks."""
+    weight_casts: int
+    """16-bit copies that autocast makes of weights."""
+    logits_and_loss: int
+    """The last norm, the logits, and what the loss keeps."""
+    transient: int
+    """Gradients of activations, and what a step back or the optimizer takes for itself."""
+    gradients_to_come: int
+    """Bytes of weights' gradients, negative: those that are not there yet at the moment.
+
+    Beside the peak stand all gradients, so this makes the sum come out.
+    """
+    per_layer: int
+    """What a block keeps for the backward pass where nothing is checkpointed; not in the total."""
+
+    @property
+    def total(self) -> int:
+        """The peak less weights, quantization state, adapters, gradients and optimizer state."""
+        return (
+            self.batch
+            + self.layers
+            + self.checkpoint_inputs
+            + self.weight_casts
+            + self.logits_and_loss
+            + self.transient
+            + self.gradients_to_come
+        )
+
+
+def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> ActivationBytes:
+    """The bytes above weights, states and gradients at the peak of a step after the first."""
+    ledger = Ledger()
+    tape = Tape(ledger)
+    decoder = Decoder(tape, shape, setup)
+    tokens = setup.batch * setup.tokens
+    # All batches of a step are made before its first: ids, mask and labels, of 8 bytes each.
+    batches = Storage(ledger, BATCH, setup.accumulate * 3 * 8 * tokens)
+    for _ in range(min(setup.accumulate, 2)):  # the third is as the second: all gradients are there
+        tape.backward(decoder.loss())
+    del batches
+    gradients = ledger.live[GRADIENTS]
+    Storage(ledger, TRANSIENT, optimizer_scratch_bytes(decoder.linears.trained_matrices, setup))
+    peak = ledger.peak
+    return ActivationBytes(
+        batch=peak[BATCH],
+        layers=peak[LAYERS],
+        checkpoint_inputs=peak[CHECKPOINT_INPUTS],
+        weight_casts=peak[WEIGHT_CASTS],
+        logits_and_loss=peak[LOGITS_AND_LOSS],
+        transient=peak[TRANSIENT],
+        gradients_to_come=peak[GRADIENTS] - gradients,
+        per_layer=_per_layer(shape, setup),
+    )
+
+
+def optimizer_scratch_bytes(trained_matrices: list[int], setup: TrainingSetup) -> int:
+    """What the optimizer's step takes besides its state.
+
+    torch's AdamW divides by √v/c + ε. On a CPU it goes weight by weight, with √v and √v/c at once:
+    twice the largest weight. On CUDA all √v are there together: as much as all matrices, which are
+    a group of their own. bitsandbytes updates in place.
+    """
+    if setup.optimizer != "adamw" or not trained_matrices:
+        return 0
+    return sum(trained_matrices) if setup.device == "cuda" else 2 * max(trained_matrices)
+
+
+def _per_layer(shape: TrainingShape, setup: TrainingSetup) -> int:
+    """What one more block adds to what is kept."""
+    from dataclasses import replace
+
+    kept = []
+    for layers in (1, 2):
+        ledger = Ledger()
+        tape = Tape(ledger)
+        decoder = Decoder(
+            tape, replace(shape, layers=layers), replace(setup, checkpointing=False)
+        )
+        loss = decoder.loss()
+        kept.append(ledger.live[LAYERS])
+        del loss
+    return kept[1] - kept[0]

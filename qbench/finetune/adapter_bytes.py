@@ -1,0 +1,93 @@
+"""What a LoRA adapter weighs, by arithmetic from the base's shapes: nothing is loaded.
+
+A targeted layer of `in` inputs and `out` outputs gets factors of r × in and out × r: r·(in + out)
+weights. DoRA adds one magnitude an output. Hu et al. 2021, arXiv 2106.09685; Liu et al. 2024,
+arXiv 2402.09353.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from qbench.finetune.deploy import compute_type
+from qbench.precisions.storage import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.spec import Deployment, ModelShape, PrecisionRef, TensorShape, TuningRef
+
+DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
+    "falcon": ("query_key_value",),
+    "gemma": ("q_proj", "v_proj"),
+    "gemma2": ("q_proj", "v_proj"),
+    "gemma3_text": ("q_proj", "v_proj"),
+    "gpt2": ("c_attn",),
+    "gpt_neox": ("query_key_value",),
+    "gptj": ("q_proj", "v_proj"),
+    "llama": ("q_proj", "v_proj"),
+    "mistral": ("q_proj", "v_proj"),
+    "mixtral": ("q_proj", "v_proj"),
+    "opt": ("q_proj", "v_proj"),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("q_proj", "v_proj"),
+}
+"""PEFT's own choice by `model_type`: a part of its table, whose import would take seconds."""
+
+_MAGNITUDE_BYTES = 4
+
+
+def adapter_static_bytes(
+    shape: ModelShape,
+    architecture: str,
+    tuning: TuningRef,
+    deploy: Deployment,
+    precision: PrecisionRef,
+) -> int | None:
+    """Bytes that the adapter of a served cell takes beside its base; 0 where none is attached.
+
+    `architecture` is the base's `model_type`, `precision` what the cell is held in. None where it
+    is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
+    are.
+    """
+    if tuning.method == "full" or deploy.startswith("merged"):
+        return 0
+    options = tuning.options
+    chosen = targeted(shape, architecture, options["target"])
+    if chosen is None or options.get("extra"):
+        return None
+    # What PiSSA and OLoRA began with is saved beside what they became.
+    rank: int = options["rank"] * (2 if options.get("init") in {"pissa", "olora"} else 1)
+    factors = sum(rank * sum(tensor.shape) for tensor in chosen)
+    magnitudes = sum(tensor.out_features for tensor in chosen) if options.get("dora") else 0
+    return factors * ITEM_BYTES[compute_type(precision)] + magnitudes * _MAGNITUDE_BYTES
+
+
+def targeted(
+    shape: ModelShape,
+    architecture: str,
+    target: Literal["default", "all-linear"] | Sequence[str],
+) -> tuple[TensorShape, ...] | None:
+    """The weights that an adapter is put beside; None where they are not known."""
+    if target == "all-linear":
+        return tuple(tensor for tensor in shape.tensors if tensor.role == "linear")
+    matrices = [
+        tensor
+        for tensor in shape.tensors
+        if tensor.role in {"linear", "head", "embedding"} and len(tensor.shape) == 2
+    ]
+    names = DEFAULT_TARGETS.get(architecture) if target == "default" else target
+    if names is None:
+        return None
+    found: dict[str, list[TensorShape]] = {
+        name: [t for t in matrices if f".{_module(t)}".endswith(f".{name}")] for name in names
+    }
+    if not all(found.values()):
+        return None
+    every = {tensor.name: tensor for matches in found.values() for tensor in matches}
+    return tuple(every.values())
+
+
+def _module(tensor: TensorShape) -> str:
+    return tensor.name.removesuffix(".weight")

@@ -1,0 +1,129 @@
+"""Attention on a tape of bytes: rotary positions, and the three ways to compute it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.finetune.byte_linear import FP32, HALF, Linears
+from qbench.finetune.byte_tape import Bytes
+
+if TYPE_CHECKING:
+    from qbench.finetune.byte_tape import Tape
+    from qbench.finetune.training_shape import TrainingSetup, TrainingShape
+
+
+class Attention:
+    """Attention of one training."""
+
+    def __init__(self, tape: Tape, shape: TrainingShape, setup: TrainingSetup) -> None:
+        self.tape, self.shape, self.setup = tape, shape, setup
+        self._linears = Linears(tape, setup)
+        self._squares = setup.batch * shape.heads * setup.tokens**2
+        self._groups = shape.heads // shape.kv_heads
+
+    def rotate(self, given: Bytes, tables: tuple[Bytes, Bytes]) -> Bytes:
+        """x·cos + turned(x)·sin: keeps only the tables; in their type where that is wider."""
+        tape, (cosine, sine) = self.tape, tables
+        size, item = given.elements, max(given.item_bytes, cosine.item_bytes)
+        straight = tape.op(size, item, [given], saved=[cosine], elementwise=True)
+        first, second = (
+            tape.op(size // 2, given.item_bytes, [given], view_of=given) for _ in range(2)
+        )
+        negative = tape.op(size // 2, given.item_bytes, [second])
+        turned = tape.op(size, given.item_bytes, [negative, first])
+        del negative
+        turned = tape.op(size, item, [turned], saved=[sine], elementwise=True)
+        return tape.op(size, item, [straight, turned], passes=True)
+
+    def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
+        """(batch, tokens, heads × head), by the kernel that transformers and torch choose."""
+        own = query.item_bytes
+        if self._linears.autocast:
+            if self._groups > 1 and self._repeats:
+                key, value = self._repeated(key), self._repeated(value)
+            query, key, value = (self.tape.cast(part, HALF) for part in (query, key, value))
+        elif self._groups > 1 and self._repeats:
+            key, value = self._repeated(key), self._repeated(value)
+        if self.setup.attention == "eager":
+            return self._eager(query, key, value, mask, own)
+        # torch's flash attention for CPUs knows no dropout.
+        if self.shape.attention_dropout and self.setup.device == "cpu":
+            return self._by_definition(query, key, value, mask)
+        return self._flash(query, key, value, mask)
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether keys and values are copied for each query head that shares them."""
+        dropped = self.shape.attention_dropout and self.setup.device == "cpu"
+        return self.setup.attention == "eager" or self.setup.padded or dropped
+
+    def _repeated(self, given: Bytes) -> Bytes:
+        return self.tape.op(given.elements * self._groups, given.item_bytes, [given])
+
+    def _flash(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
+        """Kept: query, key, value, output, and log-sum-exp (4 bytes a head and token).
+
+        A mask is turned into numbers anew in each layer, and kept: batch × tokens². The flash
+        kernel of CUDA sums the query's gradient in fp32, and the keys' and values' a query head.
+        """
+        tape, item = self.tape, query.item_bytes
+        rows = query.elements // self.shape.head_dim
+        kept = [query, key, value, tape.op(rows, FP32)]
+        if mask is not None:
+            kept.append(tape.op(mask.elements, item))
+        sums = 0
+        if self.setup.device == "cuda":
+            sums = FP32 * (query.elements + rows)
+            sums += 2 * query.size if self._groups > 1 else 0
+        return tape.op(
+            query.elements,
+            item,
+            [query, key, value],
+            saved=kept,
+            saves_output=True,
+            scratch_bytes=sums,
+        )
+
+    def _eager(
+        self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None, own_bytes: int
+    ) -> Bytes:
+        """Kept: query, key, value, the softmax and its copy for the product: 6·B·H·T².
+
+        The softmax is in fp32; a GPT-2's is so only under CUDA's autocast.
+        """
+        tape, squares = self.tape, self._squares
+        scores = tape.op(squares, query.item_bytes, [query, key], saved=[query, key])
+        scores = tape.op(squares, query.item_bytes, [scores])
+        if mask is not None:
+            item = max(scores.item_bytes, mask.item_bytes)
+            scores = tape.op(squares, item, [scores], passes=True)
+        in_fp32 = self.shape.model_type != "gpt2" or self.setup.device == "cuda"
+        item = FP32 if in_fp32 else scores.item_bytes
+        weights = tape.op(squares, item, [scores], saves_output=True)
+        del scores
+        weights = tape.cast(weights, own_bytes)
+        if self.shape.attention_dropout:
+            weights = self._linears.drop(weights)
+        narrow = tape.cast(weights, value.item_bytes)
+        mixed = tape.op(query.elements, value.item_bytes, [narrow, value], saved=[narrow, value])
+        return tape.op(mixed.elements, mixed.item_bytes, [mixed])
+
+    def _by_definition(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
+        """Kept, in fp32: query, key, value, softmax, noise and dropped softmax: 12·B·H·T²."""
+        tape, squares, own = self.tape, self._squares, query.item_bytes
+        shown = tape.op(self.setup.tokens**2 if mask is None else mask.elements, FP32)
+        wide = [tape.cast(part, FP32) for part in (query, key, value)]
+        scaled = [tape.op(part.elements, FP32, [part]) for part in wide[:2]]
+        laid = [tape.op(part.elements, FP32, [part], passes=True) for part in scaled]
+        scores = tape.op(squares, FP32, laid, saved=laid)
+        del laid
+        scores = tape.op(squares, FP32, [scores], passes=True)
+        weights = tape.op(squares, FP32, [scores], saves_output=True)
+        del scores, shown
+        weights = self._linears.drop(weights)
+        returned = tape.op(squares, own)  # by the kernel, to no one
+        value = tape.op(value.elements, FP32, wide[2:], passes=True)
+        mixed = tape.op(query.elements, FP32, [weights, value], saved=[weights, value])
+        narrow = tape.cast(mixed, own)
+        del returned
+        return tape.op(narrow.elements, own, [narrow], passes=True)

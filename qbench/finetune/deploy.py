@@ -1,0 +1,169 @@
+"""What becomes of a tuned model: each way of serving it is a model of its own.
+
+    attached             base as it was trained, LoRA's layers beside its own
+    attached-fp16        the same computed in fp16; a quantized base is quantized from fp16 then
+    merged               adapter merged into the original weights in fp32, rounded to 16 bits
+    merged-requantized   those merged weights quantized as the base was
+    merged-dequantized   adapter merged into the base's dequantized weights, rounded to 16 bits
+    merged-in-place      adapter merged into the quantized layers by PEFT, which stay quantized
+    adapter-int8, -nf4   attached, from an adapter that was stored in 8 or 4 bits
+
+An attached adapter is trained in fp32 under an autocast; it is served in the type that its base
+computes in, which is what the autocast computed with, and what a user who serves it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.errors import MeasurementError
+from qbench.finetune.adapter_storage import StorageKind, load_stored, store_adapter
+from qbench.precisions import precisions
+from qbench.precisions.storage import ITEM_BYTES
+from qbench.spec import Deployment, PrecisionRef, TuningRef, slugify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STORED: dict[Deployment, StorageKind] = {"adapter-int8": "int8", "adapter-nf4": "nf4"}
+_CHECKPOINTS: frozenset[Deployment] = frozenset(
+    {"merged", "merged-requantized", "merged-dequantized"}
+)
+"""Rungs that are loaded from a checkpoint of their own."""
+
+
+def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
+    """What a tuned model is held in on this rung.
+
+    Raises ValueError for `attached-fp16` of a precision that has no option for its type.
+    """
+    trained_in = tuning.precision
+    if deploy in {"merged", "merged-dequantized"}:
+        name = "fp32" if trained_in.name == "fp32" else "bf16"
+        return PrecisionRef(label=name, name=name)
+    if deploy != "attached-fp16":
+        return trained_in
+    if trained_in.name in ITEM_BYTES:
+        return PrecisionRef(label="fp16", name="fp16")
+    changed = {
+        name: "fp16"
+        if name == "compute_dtype" or "compute_dtype" not in trained_in.options
+        # Of a 4-bit format: what is not quantized follows the type that is computed in.
+        else None
+        for name in ("compute_dtype", "dtype")
+        if name in trained_in.options
+    }
+    if not changed:
+        raise ValueError(f"{trained_in.name} has no option for the type it computes in")
+    table = precisions()[trained_in.name].options
+    options = table.model_validate({**trained_in.options, **changed})
+    shown = options.model_dump(mode="json", exclude_defaults=True)
+    parts = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in shown.items()
+    ]
+    return PrecisionRef(
+        label=slugify("-".join([trained_in.name, *parts])),
+        name=trained_in.name,
+        options=options.model_dump(mode="json"),
+    )
+
+
+def compute_type(precision: PrecisionRef) -> str:
+    """The type that matrices are multiplied in (`bf16` …): what an attached adapter is held in."""
+    return _type_of(precision, "compute_dtype", "dtype")
+
+
+def deployed_folder(
+    *,
+    folder: str,
+    tuning: TuningRef,
+    deploy: Deployment,
+    precision: PrecisionRef,
+    artifact: Path,
+    device: str,
+    trust_remote_code: bool,
+) -> Path:
+    """The checkpoint that the served model is loaded from: the base's, or one of its own.
+
+    Merged weights are made here on first use, which takes time and memory: call it before anything
+    is measured. Raises `MeasurementError`.
+    """
+    if deploy not in _CHECKPOINTS:
+        return Path(folder)
+    if tuning.method == "full":
+        return artifact
+    from qbench.finetune.merge import merged_checkpoint
+
+    return merged_checkpoint(
+        folder=folder,
+        trained_in=tuning.precision,
+        dequantized=deploy == "merged-dequantized",
+        artifact=artifact,
+        # What the precision starts from, so that nothing is rounded twice.
+        dtype=_type_of(precision, "dtype", "compute_dtype"),
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def load_deployed(
+    *,
+    folder: str,
+    tuning: TuningRef,
+    deploy: Deployment,
+    precision: PrecisionRef,
+    artifact: Path,
+    device: str,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    """Loads a tuned model as it is served: a plain transformers model, frozen, in eval mode.
+
+    `folder` is the base's, `precision` what the model is held in: `served_precision`, or for merged
+    weights and full tuning any other. Raises `MeasurementError` for an artifact that is missing,
+    damaged or of another base, and for a rung that the method does not have.
+    """
+    if tuning.method == "full" and deploy != "merged":
+        raise MeasurementError(
+            f"full tuning leaves no adapter: found {deploy}, expected merged, its own weights"
+        )
+    source = deployed_folder(
+        folder=folder,
+        tuning=tuning,
+        deploy=deploy,
+        precision=precision,
+        artifact=artifact,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    if deploy in _CHECKPOINTS:
+        return precisions()[precision.name].load(
+            str(source), precision.options, device, trust_remote_code=trust_remote_code
+        )
+    from qbench.finetune.attach import attach_adapter, cast_adapter, read_adapter
+    from qbench.finetune.merge import merge_attached
+
+    adapter = read_adapter(artifact)
+    if deploy in _STORED:
+        adapter = replace(adapter, tensors=load_stored(store_adapter(artifact, _STORED[deploy])))
+    model = precisions()[precision.name].load(
+        folder, precision.options, device, trust_remote_code=trust_remote_code
+    )
+    tuner = attach_adapter(model, adapter)
+    if deploy == "merged-in-place":
+        if adapter.config.lora_bias:
+            raise MeasurementError(
+                "PEFT merges the bias of lora_bias into quantized layers without its scale; leave"
+                " merged-in-place out, or lora_bias"
+            )
+        return merge_attached(model, tuner)
+    cast_adapter(model, compute_type(precision))
+    return model
+
+
+def _type_of(precision: PrecisionRef, *options: str) -> str:
+    """The first of the options that names a floating type; a floating precision is one itself."""
+    named = [precision.name, *(precision.options.get(option) for option in options)]
+    return next((name for name in named if name in ITEM_BYTES), "bf16")

@@ -1,0 +1,140 @@
+"""Examples as token ids, with what of them is scored.
+
+A completion is encoded apart from its prompt and put behind it: no token spans both, so that
+masking the prompt is exact, and the completion's tokens are the same whatever comes before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from qbench.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from qbench.sources.tuning_data import Example
+
+NOT_SCORED = -100
+"""The label that torch's and transformers' cross entropies leave out."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence: an example, or several packed into a block."""
+
+    ids: list[int]
+    labels: list[int]
+    """As long as `ids`, not shifted: the id itself where it is scored, else `NOT_SCORED`."""
+
+    @property
+    def scored(self) -> int:
+        """Tokens whose loss counts."""
+        return sum(label != NOT_SCORED for label in self.labels)
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int,
+    loss_on: Literal["completion", "all"],
+) -> list[Encoded]:
+    """The examples that have at most `max_tokens`, in their order.
+
+    Longer ones are left out, never cut: compare the lengths to count them. So is one that has
+    nothing to score, a single token without `<s>` and `</s>`. `<s>` stands at the
+    start, once, where the tokenizer has one, and `</s>` at the end of the completion; an example's
+    first token is never scored, as nothing of its own comes before it.
+
+    Raises `MeasurementError` when none is left.
+    """
+    encoded = encode_all(examples, tokenizer, loss_on=loss_on)
+    kept = [one for one in encoded if len(one.ids) <= max_tokens and one.scored]
+    if encoded and not kept:
+        shortest = min(len(one.ids) for one in encoded)
+        raise MeasurementError(
+            f"all {len(encoded)} examples are longer than {max_tokens} tokens, the shortest of them"
+            f" has {shortest}; expected examples that fit whole; allow more tokens, up to the"
+            " model's context, or give shorter data"
+        )
+    return kept
+
+
+def encode_all(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    loss_on: Literal["completion", "all"],
+) -> list[Encoded]:
+    """All examples, whatever their length; see `encode_examples`."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prompts = _encode(tokenizer, [example.prompt for example in examples])
+    completions = _encode(tokenizer, [example.completion for example in examples])
+    made = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        # A chat template writes `<s>` and `</s>` into the text itself.
+        head = (
+            [bos, *(prompt[1:] if prompt[:1] == [bos] else prompt)] if bos is not None else prompt
+        )
+        tail = completion if eos is None or completion[-1:] == [eos] else [*completion, eos]
+        ids = [*head, *tail]
+        first = max(1, len(head)) if loss_on == "completion" else 1
+        made.append(Encoded(ids, [NOT_SCORED] * first + ids[first:]))
+    return made
+
+
+def pack(encoded: Sequence[Encoded], max_tokens: int) -> list[Encoded]:
+    """Blocks of at most `max_tokens`, each of as many whole examples, in order, as fit.
+
+    A block is one sequence: an example sees those before it, behind their `</s>`. Raises ValueError
+    for an example that is longer than a block.
+    """
+    blocks: list[Encoded] = []
+    for one in encoded:
+        if len(one.ids) > max_tokens:
+            raise ValueError(f"an example of {len(one.ids)} tokens is longer than {max_tokens}")
+        last = blocks[-1] if blocks else None
+        if last is not None and len(last.ids) + len(one.ids) <= max_tokens:
+            blocks[-1] = Encoded(last.ids + one.ids, last.labels + one.labels)
+        else:
+            blocks.append(Encoded(list(one.ids), list(one.labels)))
+    return blocks
+
+
+def collate(
+    batch: Sequence[Encoded], *, pad_id: int, length: int | None
+) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each (batch, tokens), int64, padded on the right.
+
+    `length` is the number of tokens of each row; None for the longest's. What is padded has mask 0
+    and is not scored. Raises ValueError for a sequence that is longer than `length`.
+    """
+    import torch
+
+    longest = max(len(one.ids) for one in batch)
+    width = longest if length is None else length
+    if longest > width:
+        raise ValueError(f"a sequence of {longest} tokens does not fit into {width}")
+
+    def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
+        return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
+
+    return {
+        "input_ids": padded([one.ids for one in batch], pad_id),
+        "attention_mask": padded([[1] * len(one.ids) for one in batch], 0),
+        "labels": padded([one.labels for one in batch], NOT_SCORED),
+    }
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    return encoded

@@ -1,0 +1,79 @@
+"""Full tuning: every weight is trained.
+
+The master weights are fp32 whatever the forward pass computes in: bfloat16 has 8 bits of mantissa,
+so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is an arm of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from qbench.finetune.optimizers import optimizer_unavailable
+from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
+from qbench.finetune.trainable import Trainable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import Deployment, PrecisionRef
+
+
+class FullOptions(TrainingOptions):
+    """Options of `full`."""
+
+    learning_rate: PositiveNumber = 2e-5
+    """The highest, reached after the warm-up; about a tenth of LoRA's."""
+    master_weights: Literal["fp32", "bf16"] = "fp32"
+    """Type that the weights are kept and updated in."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every weight of the model is trained."""
+
+    name: str = "full"
+    summary: str = "every weight is trained; fp32 master weights unless the suite says bf16"
+    needs: tuple[str, ...] = ()
+    options: type[TrainingOptions] = FullOptions
+
+    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+        """Codes cannot be trained, and neither in fp16 without a loss scale."""
+        if is_quantized(precision):
+            return (
+                f"full tuning changes every weight, and those of {precision.name} are codes, which"
+                " have no gradient; use method lora, or a 16- or 32-bit precision"
+            )
+        if precision.name == "fp16":
+            return (
+                "full tuning in fp16 needs a loss scale, which is not done: small gradients are"
+                " zero in fp16; use precision bf16"
+            )
+        if precision.name == "fp32" and options["master_weights"] == "bf16":
+            return "fp32 weights cannot be kept in bf16 master weights; use precision bf16"
+        return None
+
+    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+        """What its optimizer needs."""
+        return optimizer_unavailable(options["optimizer"], environment)
+
+    def load_precision(
+        self, precision: PrecisionRef, options: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """The master weights' type."""
+        return str(options["master_weights"]), {}
+
+    def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
+        """There is no adapter to do anything else with."""
+        return ("merged",)
+
+    def prepare(
+        self, model: PreTrainedModel, options: FullOptions, *, seed: int, folder: str
+    ) -> Trainable:
+        """All weights require a gradient; saved as transformers does, in the type they are in."""
+        model.requires_grad_(requires_grad=True)
+        return Trainable(model, model.save_pretrained)
+
+
+FULL = Full()

@@ -1,0 +1,98 @@
+"""The options of LoRA, checked against the arguments of the PEFT that is installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from qbench.finetune.options import PositiveNumber, TrainingOptions
+from qbench.sources.bundled import did_you_mean
+
+OWN_OPTIONS = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "target",
+    "bias": "bias",
+    "use_rslora": "rslora",
+    "use_dora": "dora",
+    "init_lora_weights": "init",
+}
+"""PEFT's arguments that are options here, by the option's name."""
+_Name = Annotated[str, Field(min_length=1)]
+
+
+class LoraOptions(TrainingOptions):
+    """Options of `lora`."""
+
+    rank: PositiveInt = 16
+    """Columns of B and rows of A: the rank of the update."""
+    alpha: PositiveNumber | None = None
+    """The update counts alpha/rank times; twice the rank unless given, so that a sweep over ranks
+    keeps its scale. (PEFT's own default is 8 whatever the rank.)"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a layer's inputs that the adapter does not see in a step."""
+    target: Literal["default", "all-linear"] | Annotated[tuple[_Name, ...], Field(min_length=1)] = (
+        "default"
+    )
+    """Layers with an adapter: PEFT's choice for the architecture (the attention's query and value
+    for Llama and Mistral), every linear layer but the head, or a list of names."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Whether biases are trained too: all, or those of the layers with an adapter."""
+    rslora: bool = False
+    """Scale by alpha/√rank instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+    dora: bool = False
+    """Train each column's length apart from its direction (Liu et al. 2024, arXiv 2402.09353)."""
+    init: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
+    """How A and B begin. `pissa` and `olora` take them from the weights, and save the difference
+    as a plain adapter of twice the rank; `loftq` from what a 4-bit base lost."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """More arguments of PEFT's `LoraConfig`, as they are."""
+
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        known = lora_arguments()
+        for name in extra:
+            if name in OWN_OPTIONS:
+                raise ValueError(f"`{OWN_OPTIONS[name]}` beside `extra` in place of '{name}'")
+            if known and name not in known:
+                raise ValueError(
+                    f"arguments of peft's LoraConfig, which has no '{name}';"
+                    f" {did_you_mean(name, [*known, *OWN_OPTIONS])}"
+                )
+        return extra
+
+    @property
+    def scale_alpha(self) -> float:
+        """The alpha that is used."""
+        return 2 * self.rank if self.alpha is None else self.alpha
+
+
+@cache
+def lora_arguments() -> tuple[str, ...]:
+    """The arguments of the installed PEFT's `LoraConfig`, but those that are options here.
+
+    Read from its source: an import would take seconds, and torch with it. Empty without PEFT.
+    """
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.origin is None:
+        return ()
+    try:
+        source = (Path(spec.origin).parent / "tuners/lora/config.py").read_text(encoding="utf-8")
+        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    except (OSError, SyntaxError, ValueError):
+        return ()
+    return tuple(
+        field.target.id
+        for node in classes
+        if node.name == "LoraConfig"
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if field.target.id not in OWN_OPTIONS
+    )

@@ -1,0 +1,224 @@
+"""Makes a tuned model: data → trainable model → steps → artifact, going on where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import MeasurementError, NonFiniteError
+from qbench.finetune.artifact import (
+    ArtifactInfo,
+    checkpoint_folder,
+    lock_artifact,
+    replacing_artifact,
+)
+from qbench.finetune.checkpoint import CheckpointRule, Progress, load_checkpoint, save_checkpoint
+from qbench.finetune.examples import encode_examples, pack
+from qbench.finetune.loop import Course, train
+from qbench.finetune.optimizers import fallback_reason, make_optimizer
+from qbench.finetune.options import count_steps, sequence_tokens
+from qbench.finetune.trainable import count_trained, trained_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from qbench.finetune import Method
+    from qbench.finetune.examples import Encoded
+    from qbench.finetune.options import TrainingOptions
+    from qbench.sources.tuning_data import Example, Splits
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is done."""
+
+    progress: Progress
+    course: Course
+    trained_weights: int
+    """Number of weights that were trained."""
+    trained_names: tuple[str, ...]
+    saved_bytes: int
+    """Of the artifact's weight files."""
+    warnings: tuple[str, ...]
+
+
+def prepare_course(
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainingOptions,
+    *,
+    seed: int,
+    context_tokens: int | None,
+    vocabulary: int,
+) -> Course:
+    """What the training sees.
+
+    `vocabulary` is the number of rows of the model's embedding. Raises `MeasurementError` for
+    sequences that the context does not hold, and for a tokenizer that is not the model's.
+    """
+    most = sequence_tokens(options, context_tokens)
+    if context_tokens is not None and most > context_tokens:
+        raise MeasurementError(
+            f"max_tokens is {most}, but the model's context is {context_tokens}; expected at most"
+            f" {context_tokens}: shorten max_tokens, or leave it out"
+        )
+    encoded: dict[str, list[Encoded]] = {}
+    left_out: dict[str, int] = {}
+    sources: dict[str, Sequence[Example]] = {
+        "train": splits.train,
+        "validation": splits.validation,
+    }
+    for name, examples in sources.items():
+        encoded[name] = encode_examples(
+            examples, tokenizer, max_tokens=most, loss_on=options.loss_on
+        )
+        left_out[name] = len(examples) - len(encoded[name])
+        _check_encoded(name, encoded[name], vocabulary)
+    sequences = pack(encoded["train"], most) if options.packing else encoded["train"]
+    pad_id = tokenizer.pad_token_id
+    return Course(
+        train=sequences,
+        validation=encoded["validation"],
+        steps=count_steps(options, len(sequences)),
+        batch=options.batch,
+        accumulate=options.accumulate,
+        seed=seed,
+        # What is padded is masked: any id that the embedding has will do.
+        pad_id=pad_id if pad_id is not None and pad_id < vocabulary else 0,
+        length=max(len(sequence.ids) for sequence in sequences),
+        left_out=left_out,
+    )
+
+
+def make_artifact(
+    model: PreTrainedModel,
+    method: Method,
+    options: TrainingOptions,
+    course: Course,
+    *,
+    key: str,
+    precision: str,
+    base_fingerprint: str,
+    folder: str,
+    rule: CheckpointRule | None = None,
+    after_step: Callable[[Progress], None] | None = None,
+) -> Training:
+    """Trains the model and saves the artifact of that key, in place of one that is there.
+
+    `precision` is the label of what the model was trained in, `folder` where its files lie. Waits
+    for whoever else is making this artifact. `after_step` is called after each step, when its
+    checkpoint is written. Raises `MeasurementError`.
+    """
+    with lock_artifact(key):
+        trainable = method.prepare(model, options, seed=course.seed, folder=folder)
+        if options.checkpointing:
+            _enable_checkpointing(model)
+        try:
+            progress, notes = _train(
+                trainable.model,
+                course,
+                options,
+                checkpoints=checkpoint_folder(key),
+                rule=rule or CheckpointRule.from_environment(),
+                after_step=after_step,
+            )
+        except NonFiniteError:
+            # To go on from before it would only lead there again.
+            shutil.rmtree(checkpoint_folder(key), ignore_errors=True)
+            raise
+        info = ArtifactInfo(
+            key=key,
+            method=method.name,
+            precision=precision,
+            base_fingerprint=base_fingerprint,
+            seed=course.seed,
+            steps=course.steps,
+        )
+        with replacing_artifact(info) as fresh:
+            trainable.save(fresh)
+            saved_bytes = sum(path.stat().st_size for path in fresh.glob("*.safetensors"))
+    return Training(
+        progress=progress,
+        course=course,
+        trained_weights=count_trained(trainable.model),
+        trained_names=tuple(trained_weights(trainable.model)),
+        saved_bytes=saved_bytes,
+        warnings=notes,
+    )
+
+
+def _train(
+    model: Any,
+    course: Course,
+    options: TrainingOptions,
+    *,
+    checkpoints: Path,
+    rule: CheckpointRule,
+    after_step: Callable[[Progress], None] | None,
+) -> tuple[Progress, tuple[str, ...]]:
+    """Takes all steps, from the last checkpoint on where there is one."""
+    from transformers import get_scheduler
+
+    optimizer = make_optimizer(options, model.parameters())
+    scheduler = get_scheduler(
+        "constant_with_warmup" if options.schedule == "constant" else options.schedule,
+        optimizer,
+        num_warmup_steps=int(options.warmup_share * course.steps),
+        num_training_steps=course.steps,
+    )
+    progress = load_checkpoint(checkpoints, model, optimizer, scheduler)
+    if progress is None:
+        progress = Progress()
+    else:
+        progress.resumed_at.append(progress.step)
+    fallback = fallback_reason(options.optimizer, str(next(model.parameters()).device))
+    notes = [fallback] if fallback else []
+
+    def step_taken() -> None:
+        if progress.step < course.steps and rule.due(progress.step):
+            try:
+                with rule.writing():
+                    save_checkpoint(checkpoints, model, optimizer, scheduler, progress)
+            except OSError as error:
+                rule.stop()
+                notes.append(
+                    f"no checkpoint could be written after step {progress.step}"
+                    f" ({error.strerror or error}): a training that is stopped begins anew; free"
+                    " space in the cache"
+                )
+        if after_step is not None:
+            after_step(progress)
+
+    train(model, course, optimizer, scheduler, progress, options, after_step=step_taken)
+    return progress, tuple(notes)
+
+
+def _enable_checkpointing(model: PreTrainedModel) -> None:
+    """Keeps each block's input alone; frozen embeddings need no gradient for this kind of it."""
+    if not model.supports_gradient_checkpointing:
+        raise MeasurementError(
+            f"{type(model).__name__} cannot compute its activations again; set checkpointing: false"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _check_encoded(split: str, encoded: list[Encoded], vocabulary: int) -> None:
+    if not encoded:
+        raise MeasurementError(
+            f"the {split} split is empty; expected at least one example; give more data"
+        )
+    if not all(one.scored for one in encoded):
+        raise MeasurementError(
+            f"an example of the {split} split has no token to learn from; expected completions"
+            " that are not empty; mend the data or the recipe"
+        )
+    highest = max(max(one.ids) for one in encoded)
+    if highest >= vocabulary:
+        raise MeasurementError(
+            f"the tokenizer gives id {highest}, but the model's embedding has {vocabulary} rows:"
+            " the tokenizer is not this model's"
+        )

@@ -1,0 +1,217 @@
+"""Checkpoints of merged models in the cache: made once, loaded like any other checkpoint.
+
+    <cache>/merged/<key>/         config.json and other small files of the base, merged weights
+    <cache>/merged/<key>.lock     held by whoever makes it
+
+The key is the hash of the adapter's files, the base, the rung, the type and the versions. Merging
+is done in fp32 and rounded once. A merged model is loaded from its checkpoint by its precision, so
+that its load time, its memory and its quantization are those of a checkpoint that was downloaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from qbench.errors import MeasurementError
+from qbench.finetune.adapter_storage import WEIGHTS_FILE
+from qbench.finetune.artifact import ArtifactInfo
+from qbench.finetune.attach import attach_adapter, expected_warnings, read_adapter
+from qbench.precisions import precisions
+from qbench.precisions.loading import TORCH_DTYPE
+from qbench.record import content_key
+from qbench.sources.cache import cache_folder
+from qbench.sources.fingerprint import files_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from peft import LoraModel
+    from transformers import PreTrainedModel
+
+    from qbench.spec import PrecisionRef
+
+_DECIDING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+_COPIED_SUFFIXES = {".json", ".py"}
+
+
+def merged_checkpoint(
+    *,
+    folder: str,
+    trained_in: PrecisionRef,
+    dequantized: bool,
+    artifact: Path,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+) -> Path:
+    """The folder of the base with the adapter merged into it, made if it is not there.
+
+    `dequantized` merges into what the base was while it was trained, dequantized, instead of into
+    the original weights. `dtype` is what the result is rounded to. Raises `MeasurementError`.
+    """
+    base, adapter = _fingerprints(artifact)
+    identity = {
+        "base": base,
+        "adapter": adapter,
+        # Quantized by other kernels on another device, to other codes.
+        "dequantized": [trained_in.name, trained_in.options, device.partition(":")[0]]
+        if dequantized
+        else None,
+        "dtype": dtype,
+        "versions": {package: version(package) for package in _DECIDING_PACKAGES},
+    }
+    made = cache_folder() / "merged" / content_key(identity)
+    with _locked(made):
+        if not made.is_dir():
+            model = _merged_model(
+                folder,
+                trained_in,
+                artifact,
+                device,
+                dequantized=dequantized,
+                trust_remote_code=trust_remote_code,
+            )
+            _save(model, Path(folder), made, dtype)
+    return made
+
+
+def merge_attached(model: PreTrainedModel, tuner: LoraModel) -> PreTrainedModel:
+    """Merges the attached adapter into the layers it is attached to, whatever they hold.
+
+    A quantized layer is dequantized by PEFT, and what is merged is quantized again in the same
+    format. Raises `MeasurementError` where the merged model would not be the attached one.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    targeted = any(hasattr(layer, "base_layer") for layer in (head, embedding))
+    if targeted and head is not None and head.weight.data_ptr() == embedding.weight.data_ptr():
+        raise MeasurementError(
+            "the adapter is on the embedding or the output head, which share one matrix: merged,"
+            " each would change the other; serve it attached, or leave them out of `target`"
+        )
+    with expected_warnings():
+        merged: PreTrainedModel = tuner.merge_and_unload()
+    merged.eval()
+    merged.requires_grad_(requires_grad=False)
+    return merged
+
+
+def _fingerprints(artifact: Path) -> tuple[str, str]:
+    """Of the base that the artifact was made from, and of its adapter."""
+    try:
+        info = ArtifactInfo.model_validate_json((artifact / "artifact.json").read_bytes())
+        adapter = files_sha256([artifact / "adapter_config.json", artifact / WEIGHTS_FILE])
+    except (OSError, ValidationError) as error:
+        raise MeasurementError(
+            f"{artifact}: the tuned model cannot be read ({str(error).splitlines()[0]}); delete the"
+            " folder and run the training again"
+        ) from error
+    return info.base_fingerprint, adapter
+
+
+@contextmanager
+def _locked(made: Path) -> Iterator[None]:
+    """Waits until no one else makes this checkpoint; the lock of a killed process is free."""
+    lock = FileLock(made.with_suffix(".lock"))
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _no_place(made, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _no_place(made: Path, error: Exception) -> MeasurementError:
+    return MeasurementError(
+        f"{made}: the merged weights cannot be kept ({error}); free space, or name another folder"
+        " with the environment variable QBENCH_CACHE"
+    )
+
+
+def _merged_model(
+    folder: str,
+    trained_in: PrecisionRef,
+    artifact: Path,
+    device: str,
+    *,
+    dequantized: bool,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    """The merged model in fp32."""
+    base = precisions()["fp32"].load(folder, {}, "cpu", trust_remote_code=trust_remote_code)
+    if dequantized:
+        held = precisions()[trained_in.name].load(
+            folder, trained_in.options, device, trust_remote_code=trust_remote_code
+        )
+        _copy_dequantized(held, base)
+        del held
+    return merge_attached(base, attach_adapter(base, read_adapter(artifact)))
+
+
+def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel) -> None:
+    """Gives the plain fp32 model the weights that the quantized one computes with."""
+    from transformers.pytorch_utils import Conv1D
+
+    quantized = dict(held.named_modules())
+    for name, module in plain.named_modules():
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            layer = quantized[name]
+            if parameter_name != "weight":
+                weight = getattr(layer, parameter_name)
+            else:
+                weight = dequantized_weight(layer, name)
+                # A Conv1D holds (in, out); the linear layer that replaced it (out, in).
+                if isinstance(module, Conv1D) and not isinstance(layer, Conv1D):
+                    weight = weight.T
+            parameter.data.copy_(weight)
+
+
+def dequantized_weight(layer: Any, name: str) -> torch.Tensor:
+    """A layer's weights in fp32, those of bitsandbytes' formats by their definition."""
+    from qbench.precisions.bnb4bit import naive_weight
+    from qbench.precisions.int8 import library_weight
+
+    weight: torch.Tensor = layer.weight
+    if getattr(weight, "quant_state", None) is not None:
+        return naive_weight(layer)
+    if type(layer).__name__ == "Linear8bitLt":
+        return library_weight(layer).float()
+    if not weight.dtype.is_floating_point:
+        raise MeasurementError(
+            f"{name}: qbench cannot dequantize a {type(layer).__name__} of {weight.dtype}; leave"
+            " merged-dequantized out for this precision"
+        )
+    return weight.float()
+
+
+def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
+    """Writes the checkpoint beside its place and moves it there whole."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import GenerationConfig
+
+    model.to(getattr(torch, TORCH_DTYPE[dtype]))
+    # The base's own may hold settings that transformers refuses to save; it is copied below.
+    model.generation_config = GenerationConfig()
+    waiting = made.with_suffix(".part")
+    try:
+        shutil.rmtree(waiting, ignore_errors=True)
+        model.save_pretrained(waiting)
+        # The base's small files as they are: its configuration, and code of its own if any.
+        for path in base.iterdir():
+            if path.suffix in _COPIED_SUFFIXES and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, waiting / path.name)
+        waiting.replace(made)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(waiting, ignore_errors=True)
+        raise _no_place(made, error) from error

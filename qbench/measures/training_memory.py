@@ -1,0 +1,116 @@
+"""The peak of a training step by kind: measured, predicted from shapes, and the rest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune.activations import predict_activations
+from qbench.finetune.lora import FOUR_BIT
+from qbench.finetune.lora_options import LoraOptions
+from qbench.finetune.training_shape import TrainingSetup, training_shape
+
+if TYPE_CHECKING:
+    from qbench.finetune.make import Training
+    from qbench.finetune.options import TrainingOptions
+    from qbench.measures.loaded import LoadedModel
+    from qbench.spec import PrecisionRef
+
+MEMORY_KINDS = {
+    "base_weights": "weights of the base",
+    "quantization_state": "quantization state",
+    "adapters": "weights of the adapters",
+    "gradients": "gradients",
+    "optimizer_state": "optimizer state",
+    "activations_predicted": "activations, predicted",
+    "unexplained": "unexplained rest",
+    "peak": "peak of a training step",
+}
+_NOT_MEASURED = "memory is measured in a step after the first, and there was but one"
+
+
+@dataclass(frozen=True)
+class ExplainedMemory:
+    """Where the peak of a training step comes from."""
+
+    bytes: dict[str, float | None]
+    """By kind, in the order of `MEMORY_KINDS`; None for what is not known."""
+    reason: str | None
+    """Why something is not known."""
+    activations: dict[str, int] | None
+    """The predicted activations by part."""
+
+
+def explain_memory(
+    training: Training, options: TrainingOptions, loaded: LoadedModel, held: PrecisionRef
+) -> ExplainedMemory:
+    """Splits the measured peak up; `held` is the precision that the model was loaded in."""
+    found = training.progress.memory
+    values: dict[str, float | None] = dict.fromkeys(MEMORY_KINDS)
+    if found is None:
+        return ExplainedMemory(values, _NOT_MEASURED, None)
+    values.update(found)
+    shape, reason = training_shape(loaded.model.config.to_dict())
+    reason = reason or _not_predicted(options, held, loaded)
+    if shape is None or reason is not None:
+        return ExplainedMemory(values, reason, None)
+    activations = predict_activations(shape, _setup(training, options, loaded, held))
+    known = sum(value for kind, value in found.items() if kind != "peak") + activations.total
+    values |= {
+        "activations_predicted": activations.total,
+        "unexplained": found["peak"] - known,
+    }
+    return ExplainedMemory(values, None, asdict(activations))
+
+
+def adapted_layers(names: tuple[str, ...]) -> list[str]:
+    """The layers with an adapter, by the last part of their name; none after full tuning."""
+    found: Any = (re.search(r"([^.]+)\.lora_(?:embedding_)?A\b", name) for name in names)
+    return sorted({match.group(1) for match in found if match})
+
+
+def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedModel) -> str | None:
+    """Why the activations are not known of this training; None if they are."""
+    if held.name not in {"fp32", "bf16", "fp16", "int8", *FOUR_BIT}:
+        return f"the activations are not known of the precision {held.name}"
+    attention = loaded.model.config._attn_implementation  # noqa: SLF001 - has no public name
+    if attention not in {"sdpa", "eager"}:
+        return f"the activations are not known of the attention {attention}"
+    if isinstance(options, LoraOptions) and (
+        options.dora or options.bias != "none" or options.extra
+    ):
+        return "the activations of dora, of trained biases and of extra options are not known"
+    return None
+
+
+def _setup(
+    training: Training, options: TrainingOptions, loaded: LoadedModel, held: PrecisionRef
+) -> TrainingSetup:
+    course, step = training.course, training.progress.memory_step or 0
+    compute_dtype = held.options.get("compute_dtype", "bf16")
+    arguments: dict[str, Any] = {
+        "batch": course.batch,
+        "tokens": course.length,
+        "method": "full",
+        "weights": "4bit" if held.name in FOUR_BIT else held.name,
+        "rest": held.options.get("dtype") or held.options.get("compute_dtype"),
+        "quantized_compute": compute_dtype,
+        "compute": options.compute,
+        "checkpointing": options.checkpointing,
+        "attention": loaded.model.config._attn_implementation,  # noqa: SLF001 - as above
+        "padded": any(
+            len(row.ids) < course.length for rows in course.step_batches(step) for row in rows
+        ),
+        "accumulate": course.accumulate,
+        "optimizer": options.optimizer,
+        "device": "cuda" if loaded.device.startswith("cuda") else "cpu",
+    }
+    if isinstance(options, LoraOptions):
+        arguments |= {
+            "method": "lora",
+            "targets": frozenset(adapted_layers(training.trained_names)),
+            "rank": options.rank,
+            "adapter_dropout": options.dropout > 0,
+        }
+    return TrainingSetup(**arguments)
