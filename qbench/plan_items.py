@@ -73,8 +73,13 @@ class CellItems:
         if options is not None:
             from qbench.measures.generation import test_split_item
 
-            made.append(test_split_item(options, data))
+            made.append(test_split_item(options, data, self._scores()))
         return made
+
+    def _scores(self) -> tuple[str, ...] | None:
+        """The scores that a recipe of the suite's own names; None where the recipe has none."""
+        recipe = None if self.data is None else self.data.options.recipe
+        return getattr(recipe, "scores", None)
 
     def _against_merged(self, tuning: TuningRef, measured: list[Item]) -> list[Item]:
         """The divergence from the same tuning merged in 16 bits: what serving it so costs."""

@@ -170,6 +170,13 @@ class Cell(Frozen):
         """Readable name, unique within a suite: a folder name under `results/`."""
         return f"{slugify(self.model.name)}--{slugify(self.label)}"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a pattern may match: of a tuned cell not the precision that it is served in."""
+        if self.tuning is None:
+            return self.slug, self.label, self.precision.name
+        return self.slug, self.label, self.tuning.label, self.tuning.arm
+
 
 class Item(Frozen):
     """The smallest thing that is measured and recorded: one text, one point of a latency grid."""

@@ -94,7 +94,7 @@ class Suite(Frozen):
         Raises `UsageError` for a pattern that matches none.
         """
         cells = self.cells()
-        names = {cell.slug: selectable_names(cell) for cell in cells}
+        names = {cell.slug: cell.names for cell in cells}
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
                 labels = list(dict.fromkeys(cell.label for cell in cells))
@@ -195,13 +195,6 @@ def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:
             at = at.child(key) or at
         findings.add(at, problem.expected, found=problem.found, remedy=problem.remedy)
     return tuple(rules)
-
-
-def selectable_names(cell: Cell) -> set[str]:
-    """What a pattern of `--only` may match: of a tuned cell not the precision it is served in."""
-    if cell.tuning is None:
-        return {cell.slug, cell.label, cell.precision.name}
-    return {cell.slug, cell.label, cell.tuning.label, cell.tuning.arm}
 
 
 def _every_cell(

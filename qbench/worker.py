@@ -133,7 +133,9 @@ def classify(error: Exception) -> tuple[Status, str]:
     import torch
 
     text = str(error).strip()
-    if isinstance(error, OutOfMemoryError | torch.OutOfMemoryError | MemoryError) or (
+    if isinstance(error, OutOfMemoryError):
+        return "oom", text
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError)
         and any(words in text for words in ("can't allocate memory", "not enough memory"))
     ):

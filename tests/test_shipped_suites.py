@@ -37,11 +37,19 @@ def test_shipped_suite(path: Path) -> None:
     assert (path.parent / schema[1]).is_file()
 
 
+RUNGS = ("--merged", "--attached")
+
+
 def test_the_quickstart_is_what_the_readme_promises() -> None:
     suite = load_suite(FOLDER / "quickstart.yaml")
     cells = suite.cells()
     names = ["fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq"]
-    assert [cell.slug for cell in cells] == [f"tiny-mistral--{name}" for name in names]
+    tuned = [
+        "full-bf16",
+        "full-bf16--merged",
+        *(f"{arm}{rung}" for arm in ("lora-bf16", "qlora-nf4") for rung in ("", *RUNGS)),
+    ]
+    assert [cell.slug for cell in cells] == [f"tiny-mistral--{name}" for name in (*names, *tuned)]
     assert {cell.model.kind for cell in cells} == {"bundled"}
     assert suite.reference == "fp32"
     assert list(suite.measure)[:5] == [
@@ -83,5 +91,6 @@ def test_the_published_report_is_made_from_the_published_records() -> None:
     assert page == render(records)
     suite = load_suite(root / "suites" / "quickstart.yaml")
     assert {record.cell.slug for record in records} == {cell.slug for cell in suite.cells()}
-    assert {record.item.measurement for record in records} == set(suite.measure)
+    tuned = {"training", "completion", "adapters"}
+    assert {record.item.measurement for record in records} == set(suite.measure) | tuned
     assert {record.status for record in records} == {"ok"}

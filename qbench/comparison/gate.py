@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.comparison.comparability import Obstacle, condition_changes
 from qbench.comparison.differences import Sampling
-from qbench.comparison.gate_field import LEVELS, Field, look
+from qbench.comparison.gate_field import LEVELS, Field, look, look_over_seeds
 from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
 from qbench.errors import UsageError
 from qbench.suite_problems import nearest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qbench.comparison.comparability import ConditionChange
     from qbench.comparison.compare import CellName, ItemName
     from qbench.comparison.differences import Difference
+    from qbench.comparison.gate_field import Place
     from qbench.comparison.gate_rules import GateRule
     from qbench.comparison.verdict import VerdictName
     from qbench.record import Record
@@ -204,13 +205,32 @@ def _drafts(rule: GateRule, field: Field, sampling: Sampling) -> list[_Draft]:
         if not rule.picks(field.cells[cell], item):
             continue
         for metric in field.metrics_of(name).values():
-            if rule.matches(metric.name, metric.better, item):
-                found = look(rule, field, (cell, name), metric.name, sampling)
-                if found is not None:
-                    drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
+            if not rule.matches(metric.name, metric.better, item):
+                continue
+            over_seeds = _over_seeds(rule, field, (cell, name), metric.name, sampling)
+            if over_seeds is not None:
+                arm, first, pooled = over_seeds
+                if first == (cell, name):
+                    drafts.append(_Draft(rule, arm, name, metric.name, margin, pooled))
+                continue
+            found = look(rule, field, (cell, name), metric.name, sampling)
+            if found is not None:
+                drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
     if not drafts:
         names = dict.fromkeys(name for known in field.metrics.values() for name in known)
         hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
         reason = f"the rule matches no metric of the cells it picks; {hint}"
         drafts.append(_Draft(rule, None, None, None, margin, Obstacle("missing", reason)))
     return drafts
+
+
+def _over_seeds(
+    rule: GateRule, field: Field, place: Place, metric: str, sampling: Sampling
+) -> tuple[CellName, Place, Difference] | None:
+    """The arm, its first seed and the change over its seeds; None where there is no such thing."""
+    arm, places = field.seeds(place)
+    picked = [one for one in places if rule.picks(field.cells[one[0]], field.items[one])]
+    if len(picked) < 2:  # one seed has no spread
+        return None
+    pooled = look_over_seeds(rule, field, picked, metric, sampling)
+    return None if pooled is None else (arm, picked[0], pooled)

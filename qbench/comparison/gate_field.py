@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.comparison.comparability import Obstacle, find_gap, find_obstacle
 from qbench.comparison.compare import CellName, ItemName, counterpart, index_records
 from qbench.comparison.differences import difference, level
+from qbench.comparison.seeds import difference_over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +46,7 @@ class Field:
         self.expected: set[Place] = {place_of(cell, item) for cell, item in expected}
         pairs = [(record.cell, record.item) for record in (*records, *baseline)]
         for cell, item in (*expected, *pairs):
-            names = (cell.slug, cell.label, cell.precision.name)
-            if not only or any(fnmatchcase(name, p) for p in only for name in names):
+            if not only or any(fnmatchcase(name, p) for p in only for name in cell.names):
                 self.cells.setdefault(place_of(cell, item)[0], cell)
                 self.items.setdefault(place_of(cell, item), item)
         for record in (*records, *baseline):
@@ -57,6 +57,26 @@ class Field:
             for record in sorted(records, key=lambda record: record.started_at)
             if record.reference
         }
+
+    def seeds(self, place: Place) -> tuple[CellName, list[Place]]:
+        """What the cells that differ from this one in their seed alone are called, and the places.
+
+        The cell itself and its place where there is no other seed of it.
+        """
+        cell = self.cells[place[0]]
+        if cell.tuning is None:
+            return place[0], [place]
+        arm = (cell.model.name, cell.tuning.arm, cell.deploy)
+        same = [
+            (name, place[1])
+            for name, one in self.cells.items()
+            if one.tuning is not None
+            and (one.model.name, one.tuning.arm, one.deploy) == arm
+            and (name, place[1]) in self.items
+        ]
+        label = f"{cell.tuning.arm}--{cell.deploy}" if cell.deploy else cell.tuning.arm
+        name = CellName(cell.model.name, f"{label} ({len(same)} seeds)")
+        return (name, same) if len(same) > 1 else (place[0], [place])
 
     def records_of(self, place: Place) -> list[Record]:
         """This run's records there."""
@@ -97,6 +117,33 @@ def look(
     if obstacle is not None:
         return obstacle
     return difference(new, old, metric, relative=rule.bound[1].relative, sampling=sampling)
+
+
+def look_over_seeds(
+    rule: GateRule, field: Field, places: Sequence[Place], metric: str, sampling: Sampling
+) -> Difference | None:
+    """The mean change over the seeds of a tuning, whose spread widens its interval.
+
+    None where each seed is to be looked at by itself: for a level, for what is no mean over windows
+    or items, and where a seed has no figure.
+    """
+    if rule.bound[0] in LEVELS:
+        return None
+    same_run = rule.against == "reference"
+    found = [_of_reference(field, one) if same_run else _pair(field, one) for one in places]
+    pairs = [one for one in found if isinstance(one, tuple) and all(one)]
+    if len(pairs) < len(found):
+        return None
+    gaps = (find_obstacle(*pair, metric, same_run=same_run) for pair in pairs)
+    if any(gap is not None for gap in gaps):
+        return None
+    relative = rule.bound[1].relative
+    pooled = difference_over_seeds(
+        pairs, metric, relative=relative, sampling=sampling, same_run=same_run
+    )
+    if isinstance(pooled, Obstacle) or pooled.estimate is None:
+        return None
+    return pooled
 
 
 def never_measured(records: Sequence[Record], metric: str) -> bool:

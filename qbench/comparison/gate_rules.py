@@ -90,7 +90,7 @@ class GateRule(Frozen):
 
     def picks(self, cell: Cell, item: Item) -> bool:
         """Whether the rule is about this item of this cell."""
-        names = (cell.slug, cell.label, cell.precision.name)
+        names = cell.names
         return _any_match(names, self.cells) and _any_match((item.slug,), self.items)
 
     def matches(self, metric: str, better: str, item: Item) -> bool:

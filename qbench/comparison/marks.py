@@ -80,6 +80,8 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.0, relative=True)
     if metric.name in {"perplexity", "bits_per_byte"}:
         return Allowance(0.005, relative=True)
+    if metric.name == "completion.loss":
+        return Allowance(0.02, relative=False)
     if metric.name.startswith("kl."):
         return Allowance(0.001, relative=False)
     return Allowance(0.01, relative=False)

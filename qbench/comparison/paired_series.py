@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Link = Literal["mean", "exp", "root"]
 Unit = Literal["windows", "items", "processes"]
+WEIGHTS = "window_tokens"
+ITEM_WEIGHTS = "item_tokens"
 
 
 class Paired(NamedTuple):
@@ -24,6 +26,8 @@ class Paired(NamedTuple):
     series: str
     link: Link = "mean"
     """The metric is the mean of the series a token, its exponential or its square root."""
+    weights: str = WEIGHTS
+    """The series with the tokens of each window or item."""
 
 
 PAIRED_SERIES = {
@@ -32,12 +36,13 @@ PAIRED_SERIES = {
     "kl.mean": Paired("window_kl_sum"),
     "top1_agreement": Paired("window_same_top"),
     "rms_probability_change": Paired("window_squared_change", "root"),
+    "completion.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
+    "completion.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
 }
-"""By metric, the per-window series whose sum over that of `window_tokens` it comes from.
+"""By metric, the series by window or item whose sum over that of the tokens it comes from.
 
 Bits per byte is that mean in another unit, a factor that is the same in both of a pair.
 """
-WEIGHTS = "window_tokens"
 ITEM_IDS = "item_ids"
 """Key of a record's details with the ids of its items, in the order of its `item_…` series."""
 
@@ -57,7 +62,7 @@ class Series:
     @property
     def binary(self) -> bool:
         """Whether every item is either right or wrong."""
-        return self.unit == "items" and set(self.sums) <= {0.0, 1.0}
+        return self.unit == "items" and set(self.weights) <= {1.0} and set(self.sums) <= {0.0, 1.0}
 
     def figure(self, mean: Floats) -> Floats:
         """The metric from the mean, in its own unit."""
@@ -79,18 +84,23 @@ class Series:
 def find_series(record: Record, metric: str, value: float) -> Series | None:
     """What the metric can be recomputed from; None where nothing gives the recorded value."""
     paired = PAIRED_SERIES.get(metric)
+    ids = record.details.get(ITEM_IDS)
+    named = tuple(str(one) for one in ids) if isinstance(ids, list | tuple) else None
     if paired is not None:
-        sums, weights = record.series.get(paired.series), record.series.get(WEIGHTS)
+        sums, weights = record.series.get(paired.series), record.series.get(paired.weights)
         if not sums or not weights or len(sums) != len(weights) or not sum(weights):
+            return None
+        unit: Unit = "windows" if paired.weights == WEIGHTS else "items"
+        if unit == "windows":
+            named = None
+        elif named is not None and len(named) != len(sums):
             return None
         mean = math.fsum(sums) / math.fsum(weights)
         factor = 1.0
         if metric == "bits_per_byte" and mean:
             factor = value / mean
-        made = Series(tuple(sums), tuple(weights), paired.link, factor, "windows")
+        made = Series(tuple(sums), tuple(weights), paired.link, factor, unit, named)
         return made if _agrees(made, mean, value) else None
-    ids = record.details.get(ITEM_IDS)
-    named = tuple(str(one) for one in ids) if isinstance(ids, list | tuple) else None
     for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
         scores = record.series.get(name)
         if not scores or (named is not None and len(named) != len(scores)):
@@ -122,4 +132,9 @@ def align(own: Series, base: Series) -> Series | None:
     if set(place) != set(own.ids) or len(place) != len(base.ids):
         return None
     order = [place[name] for name in own.ids]
-    return replace(base, sums=tuple(base.sums[index] for index in order), ids=own.ids)
+    return replace(
+        base,
+        sums=tuple(base.sums[index] for index in order),
+        weights=tuple(base.weights[index] for index in order),
+        ids=own.ids,
+    )

@@ -13,7 +13,7 @@ of each allocation to 512 bytes are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.finetune.byte_blocks import Decoder
@@ -82,9 +82,9 @@ def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> Activatio
     batches = Storage(ledger, BATCH, setup.accumulate * 3 * 8 * tokens)
     for _ in range(min(setup.accumulate, 2)):  # the third is as the second: all gradients are there
         tape.backward(decoder.loss())
-    del batches
     gradients = ledger.live[GRADIENTS]
     Storage(ledger, TRANSIENT, optimizer_scratch_bytes(decoder.linears.trained_matrices, setup))
+    del batches
     peak = ledger.peak
     return ActivationBytes(
         batch=peak[BATCH],
@@ -101,26 +101,25 @@ def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> Activatio
 def optimizer_scratch_bytes(trained_matrices: list[int], setup: TrainingSetup) -> int:
     """What the optimizer's step takes besides its state.
 
-    torch's AdamW divides by √v/c + ε. On a CPU it goes weight by weight, with √v and √v/c at once:
-    twice the largest weight. On CUDA all √v are there together: as much as all matrices, which are
-    a group of their own. bitsandbytes updates in place.
+    torch's AdamW divides by √v/c + ε. On a CPU it goes weight by weight, with √v and √v/c at once,
+    while the √v/c of the weight before still has its name. On CUDA all √v of a group are there
+    together: as much as all trained matrices, which are one group. bitsandbytes updates in place.
     """
     if setup.optimizer != "adamw" or not trained_matrices:
         return 0
-    return sum(trained_matrices) if setup.device == "cuda" else 2 * max(trained_matrices)
+    if setup.device == "cuda":
+        return sum(trained_matrices)
+    before = [0, *trained_matrices]
+    return max(last + 2 * size for last, size in zip(before, trained_matrices, strict=False))
 
 
 def _per_layer(shape: TrainingShape, setup: TrainingSetup) -> int:
     """What one more block adds to what is kept."""
-    from dataclasses import replace
-
     kept = []
     for layers in (1, 2):
         ledger = Ledger()
         tape = Tape(ledger)
-        decoder = Decoder(
-            tape, replace(shape, layers=layers), replace(setup, checkpointing=False)
-        )
+        decoder = Decoder(tape, replace(shape, layers=layers), replace(setup, checkpointing=False))
         loss = decoder.loss()
         kept.append(ledger.live[LAYERS])
         del loss

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.finetune.byte_linear import FP32, HALF, Linears
-from qbench.finetune.byte_tape import Bytes
+from qbench.finetune.byte_linear import FP32, HALF
 
 if TYPE_CHECKING:
-    from qbench.finetune.byte_tape import Tape
+    from qbench.finetune.byte_linear import Linears
+    from qbench.finetune.byte_tape import Bytes
     from qbench.finetune.training_shape import TrainingSetup, TrainingShape
 
 
 class Attention:
     """Attention of one training."""
 
-    def __init__(self, tape: Tape, shape: TrainingShape, setup: TrainingSetup) -> None:
-        self.tape, self.shape, self.setup = tape, shape, setup
-        self._linears = Linears(tape, setup)
+    def __init__(self, linears: Linears, shape: TrainingShape, setup: TrainingSetup) -> None:
+        self.tape, self.shape, self.setup = linears.tape, shape, setup
+        self._linears = linears
         self._squares = setup.batch * shape.heads * setup.tokens**2
         self._groups = shape.heads // shape.kv_heads
 
@@ -38,12 +38,10 @@ class Attention:
     def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """(batch, tokens, heads × head), by the kernel that transformers and torch choose."""
         own = query.item_bytes
-        if self._linears.autocast:
-            if self._groups > 1 and self._repeats:
-                key, value = self._repeated(key), self._repeated(value)
-            query, key, value = (self.tape.cast(part, HALF) for part in (query, key, value))
-        elif self._groups > 1 and self._repeats:
+        if self._groups > 1 and self._repeats:
             key, value = self._repeated(key), self._repeated(value)
+        if self._linears.autocast:
+            query, key, value = (self.tape.cast(part, HALF) for part in (query, key, value))
         if self.setup.attention == "eager":
             return self._eager(query, key, value, mask, own)
         # torch's flash attention for CPUs knows no dropout.

@@ -2,8 +2,9 @@
 
 Local variables live here as long as in the modules that these functions follow (transformers 5:
 `models.llama`, `.mistral`, `.qwen2`, `.gpt2`, `.opt`; `peft.tuners.lora` 0.21;
-`bitsandbytes.autograd` 0.50): a temporary that is held during a block there is held here.
-N stands for batch × tokens × hidden elements.
+`bitsandbytes.autograd` 0.50): a temporary that is held during a block there is held here. Trained
+embeddings, norms and head are fp32 or bf16 weights; what is quantized is the blocks' linear layers.
+N stands for the elements of a hidden state: batch × tokens × hidden.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ class Decoder:
         self.tape, self.shape, self.setup = tape, shape, setup
         self.tokens = setup.batch * setup.tokens
         self.linears = Linears(tape, setup)
-        self.attention = Attention(tape, shape, setup)
+        self.attention = Attention(self.linears, shape, setup)
         self._embedding = self._table(shape.vocabulary)
         self._positions = self._table(shape.positions)
-        self._head = self._embedding if shape.tied else self._table(shape.vocabulary)
         self._layers = [
             {
                 **{
@@ -45,6 +45,7 @@ class Decoder:
             for _ in range(shape.layers)
         ]
         self._last_norm = self._norm_weights("norm")
+        self._head = self._embedding if shape.tied else self._table(shape.vocabulary)
 
     def loss(self) -> Bytes:
         """The summed loss of a batch, as the training loop takes it."""
@@ -59,13 +60,17 @@ class Decoder:
     def _logits(self) -> Bytes:
         tape, shape = self.tape, self.shape
         tape.part = LAYERS
-        hidden = self._embed()
+        # The model's forward keeps its names for these until it returns.
+        hidden, *_embedded = self._embed()
         tape.part = BATCH
+        places = tape.op(self.setup.tokens if shape.gated else self.tokens, _INT64)
         tables = self._rotary_tables(hidden.item_bytes) if shape.gated else None
         mask = self._mask(hidden.item_bytes)
         for weights in self._layers:
 
-            def run(entering: Bytes, weights: dict[str, Bytes] = weights) -> Bytes:
+            def run(
+                entering: Bytes, weights: dict[str, Bytes] = weights, _places: Bytes = places
+            ) -> Bytes:
                 return self._layer(entering, weights, tables, mask)
 
             tape.part = LAYERS
@@ -74,7 +79,8 @@ class Decoder:
         hidden = self._norm(hidden, self._last_norm, "norm")
         return self.linears.multiply(hidden, self._head, None, shape.vocabulary)
 
-    def _embed(self) -> Bytes:
+    def _embed(self) -> tuple[Bytes, ...]:
+        """The input of the first block, then what it was made of."""
         tape, shape, item = self.tape, self.shape, self.setup.rest_bytes
         found = tape.op(self.tokens * shape.hidden, item, [self._embedding])
         if self.setup.checkpointing and self.setup.method == "lora":
@@ -82,12 +88,13 @@ class Decoder:
             found.edge = Edge(found.size)
             tape.pin(found)
         if not shape.positions:
-            return found
+            return found, found
         rows = self.setup.tokens if shape.model_type == "gpt2" else self.tokens
         places = tape.op(rows * shape.hidden, item, [self._positions])
-        found = tape.op(found.elements, item, [found, places], passes=True)
-        dropped = shape.model_type == "gpt2" and shape.residual_dropout
-        return self.linears.drop(found) if dropped else found
+        summed = tape.op(found.elements, item, [found, places], passes=True)
+        if shape.model_type == "gpt2":
+            summed = self._dropped(summed)
+        return summed, found, places
 
     def _rotary_tables(self, item_bytes: int) -> tuple[Bytes, Bytes]:
         """Cosine and sine, (1, tokens, head)."""
@@ -103,21 +110,55 @@ class Decoder:
 
     def _layer(
         self,
-        entering: Bytes,
+        hidden: Bytes,
         weights: dict[str, Bytes],
         tables: tuple[Bytes, Bytes] | None,
         mask: Bytes | None,
     ) -> Bytes:
-        residual = entering
-        hidden = self._norm(entering, weights, "norm1")
+        match self.shape.model_type:
+            case "gpt2":
+                return self._gpt2_layer(hidden, weights, mask)
+            case "opt":
+                return self._opt_layer(hidden, weights, mask)
+            case _:
+                return self._gated_layer(hidden, weights, tables, mask)
+
+    def _gated_layer(
+        self,
+        hidden: Bytes,
+        weights: dict[str, Bytes],
+        tables: tuple[Bytes, Bytes] | None,
+        mask: Bytes | None,
+    ) -> Bytes:
+        residual = hidden
+        hidden = self._norm(hidden, weights, "norm1")
         hidden = self._attend(hidden, weights, tables, mask)
-        if self.shape.residual_dropout:
-            hidden = self.linears.drop(hidden)
         residual = hidden = self._add(residual, hidden)
         hidden = self._norm(hidden, weights, "norm2")
-        hidden = self._gated(hidden, weights) if self.shape.gated else self._plain(hidden, weights)
-        if self.shape.residual_dropout:
-            hidden = self.linears.drop(hidden)
+        hidden = self._gated(hidden, weights)
+        return self._add(residual, hidden)
+
+    def _gpt2_layer(self, hidden: Bytes, weights: dict[str, Bytes], mask: Bytes | None) -> Bytes:
+        """Drops within attention and MLP; what the attention gave has a name to the end."""
+        residual = hidden
+        hidden = self._norm(hidden, weights, "norm1")
+        attended = self._attend(hidden, weights, None, mask)
+        residual = hidden = self._add(residual, attended)
+        hidden = self._norm(hidden, weights, "norm2")
+        return self._add(residual, self._gpt2_mlp(hidden, weights))
+
+    def _opt_layer(self, hidden: Bytes, weights: dict[str, Bytes], mask: Bytes | None) -> Bytes:
+        residual = hidden
+        hidden = self._norm(hidden, weights, "norm1")
+        hidden = self._attend(hidden, weights, None, mask)
+        hidden = self._dropped(hidden)
+        residual = hidden = self._add(residual, hidden)
+        hidden = self._norm(hidden, weights, "norm2")
+        hidden = self._linear(hidden, weights, "fc1")
+        # relu keeps its output
+        hidden = self.tape.op(hidden.elements, hidden.item_bytes, [hidden], saves_output=True)
+        hidden = self._linear(hidden, weights, "fc2")
+        hidden = self._dropped(hidden)
         return self._add(residual, hidden)
 
     def _attend(
@@ -145,7 +186,9 @@ class Decoder:
             query = self.tape.op(query.elements, query.item_bytes, [query])
         if tables is not None:
             query, key = self.attention.rotate(query, tables), self.attention.rotate(key, tables)
-        return self._linear(self.attention.attend(query, key, value, mask), weights, output)
+        attended = self.attention.attend(query, key, value, mask)
+        attended = self._linear(attended, weights, output)
+        return self._dropped(attended) if shape.model_type == "gpt2" else attended
 
     def _gated(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
         """down(silu(gate(x)) · up(x)): silu keeps its input, the product both factors."""
@@ -163,16 +206,11 @@ class Decoder:
         del active, up
         return self._linear(product, weights, "down_proj")
 
-    def _plain(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
-        first, second = ("mlp.c_fc", "mlp.c_proj") if "mlp.c_fc" in weights else ("fc1", "fc2")
-        hidden = self._linear(hidden, weights, first)
-        if self.shape.model_type == "gpt2":
-            hidden = self._gelu(hidden)
-        else:  # relu keeps its output
-            hidden = self.tape.op(
-                hidden.elements, hidden.item_bytes, [hidden], saves_output=True
-            )
-        return self._linear(hidden, weights, second)
+    def _gpt2_mlp(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
+        hidden = self._linear(hidden, weights, "mlp.c_fc")
+        hidden = self._gelu(hidden)
+        hidden = self._linear(hidden, weights, "mlp.c_proj")
+        return self._dropped(hidden)
 
     def _gelu(self, given: Bytes) -> Bytes:
         """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), each operation a tensor of its own.
@@ -236,6 +274,9 @@ class Decoder:
         """Keeps nothing; in the wider of the two types."""
         item = max(left.item_bytes, right.item_bytes)
         return self.tape.op(left.elements, item, [left, right], passes=True)
+
+    def _dropped(self, given: Bytes) -> Bytes:
+        return self.linears.drop(given) if self.shape.residual_dropout else given
 
     def _linear(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
         return self.linears.apply(given, weights, name, self.shape.linears[name])

@@ -21,7 +21,7 @@ class Linears:
         self.tape, self.setup = tape, setup
         self.autocast = setup.compute != "fp32"
         self.trained_matrices: list[int] = []
-        """Bytes of each trained matrix."""
+        """Bytes of each trained matrix, in the model's order."""
 
     def weight(self, elements: int, item_bytes: int, *, matrix: bool = True) -> Bytes:
         """A weight of the base: trained in full tuning, frozen else."""
@@ -116,7 +116,7 @@ class Linears:
         return self.tape.cast(made, given.item_bytes)
 
     def _int8(self, given: Bytes, linear: Linear) -> Bytes:
-        """Pins x: bitsandbytes keeps it as an attribute, which no step back and no checkpoint frees.
+        """Pins x, which bitsandbytes keeps as an attribute: no step back or checkpoint frees it.
 
         On a CPU both ways dequantize the weights to x's type. On CUDA the way forward takes x in
         fp16 and in int8 and its product in int32, the way back dequantizes.

@@ -10,6 +10,7 @@ it in autograd's order. The highest moment, and what it is made of, is in the `L
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -256,18 +257,14 @@ class Tape:
         ]
         return out
 
-    def run_again(
-        self, run: Callable[[], object], last: int
-    ) -> list[tuple[Storage | None, ...]]:
+    def run_again(self, run: Callable[[], object], last: int) -> list[tuple[Storage | None, ...]]:
         """What each operation of a block saves, up to the last one that saves anything."""
         nodes, self._nodes = self._nodes, []
         pinned, self._pinned = self._pinned, []
         part, self.part = self.part, LAYERS
         self._stops_at = last
-        try:
+        with suppress(_AllSaved):
             run()
-        except _AllSaved:
-            pass
         self._stops_at = None
         saved = [node.saved for node in self._nodes]
         self._nodes, self._pinned, self.part = nodes, pinned, part

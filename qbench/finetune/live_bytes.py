@@ -8,7 +8,7 @@ taken off when it is freed. The count is exact, to the byte, and the same in eve
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ class LivePeak:
         self._count = StorageCount()
         self._mode = _counting_mode(self._count)
 
-    def __enter__(self) -> LivePeak:
+    def __enter__(self) -> Self:
         import torch
 
         if self._device.type == "cuda":
@@ -119,7 +119,7 @@ def _counting_mode(count: StorageCount) -> AbstractContextManager[Any]:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter
 
-    class CountingMode(TorchDispatchMode):
+    class CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
@@ -133,5 +133,5 @@ def _counting_mode(count: StorageCount) -> AbstractContextManager[Any]:
                     count.see(value, made_now=True)
             return made
 
-    mode: AbstractContextManager[Any] = CountingMode()
+    mode: AbstractContextManager[Any] = CountingMode()  # type: ignore[no-untyped-call]
     return mode

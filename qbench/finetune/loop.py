@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import NonFiniteError, OutOfMemoryError
 from qbench.finetune.examples import NOT_SCORED, collate
+from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors
 from qbench.finetune.trainable import trained_weights
 
 if TYPE_CHECKING:
@@ -136,9 +138,6 @@ def _take_step(
     measured: bool,
 ) -> None:
     import torch
-
-    from qbench.finetune.live_bytes import LivePeak
-    from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors
 
     step, device = progress.step, _device(model)
     weights = list(trained_weights(model).values())

@@ -12,6 +12,7 @@ ROTARY_TYPES = ("llama", "mistral", "qwen2")
 MODEL_TYPES = (*ROTARY_TYPES, "gpt2", "opt")
 _SILU = ("silu", "swish")
 
+Floating = Literal["fp32", "bf16", "fp16"]
 Format = Literal["fp32", "bf16", "fp16", "int8", "4bit"]
 
 
@@ -62,7 +63,7 @@ class TrainingShape:
 
     @property
     def linears(self) -> dict[str, Linear]:
-        """The linear layers of one block, by their name within it."""
+        """The linear layers of one block, by their name within it, in the model's order."""
         attended, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
         if self.model_type == "gpt2":
             return {
@@ -71,20 +72,21 @@ class TrainingShape:
                 "mlp.c_fc": Linear(self.hidden, self.intermediate, bias=True),
                 "mlp.c_proj": Linear(self.intermediate, self.hidden, bias=True),
             }
-        attention = {
-            "q_proj": Linear(self.hidden, attended, self.attention_bias),
-            "k_proj": Linear(self.hidden, shared, self.attention_bias),
-            "v_proj": Linear(self.hidden, shared, self.attention_bias),
-        }
+        query = Linear(self.hidden, attended, self.attention_bias)
+        shorter = Linear(self.hidden, shared, self.attention_bias)
         if self.model_type == "opt":
             return {
-                **attention,
+                "k_proj": shorter,
+                "v_proj": shorter,
+                "q_proj": query,
                 "out_proj": Linear(attended, self.hidden, self.output_bias),
                 "fc1": Linear(self.hidden, self.intermediate, self.mlp_bias),
                 "fc2": Linear(self.intermediate, self.hidden, self.mlp_bias),
             }
         return {
-            **attention,
+            "q_proj": query,
+            "k_proj": shorter,
+            "v_proj": shorter,
             "o_proj": Linear(attended, self.hidden, self.output_bias),
             "gate_proj": Linear(self.hidden, self.intermediate, self.mlp_bias),
             "up_proj": Linear(self.hidden, self.intermediate, self.mlp_bias),
@@ -103,9 +105,9 @@ class TrainingSetup:
     method: Literal["full", "lora"]
     weights: Format
     """What the linear layers are stored as: of full tuning, the master weights' type."""
-    rest: Literal["fp32", "bf16", "fp16"] | None = None
+    rest: Floating | None = None
     """Type of what is not quantized; that of the weights where they are floating."""
-    quantized_compute: Literal["fp32", "bf16", "fp16"] = "bf16"
+    quantized_compute: Floating = "bf16"
     """Type that 4-bit weights are multiplied in."""
     compute: Literal["bf16", "fp32"] = "bf16"
     """Autocast type; fp32: no autocast, each layer computes in its weights' type."""
@@ -126,8 +128,18 @@ class TrainingSetup:
     @property
     def rest_bytes(self) -> int:
         """Bytes an element of what is not quantized."""
-        name = self.rest if self.rest is not None else self.weights
-        return 4 if name == "fp32" else 2
+        return 4 if (self.rest or self.weights) == "fp32" else 2
+
+
+def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:
+    """Why the bytes of this training are not known; None if they are."""
+    in_blocks = {name.rpartition(".")[2] for name in shape.linears}
+    outside = sorted(setup.targets - in_blocks)
+    if setup.method == "lora" and outside:
+        return f"the activations of an adapter on {', '.join(outside)} are not known"
+    if "fp16" in {setup.weights, setup.rest, setup.quantized_compute}:
+        return "the activations of an fp16 model, between fp16 and autocast's bf16, are not known"
+    return None
 
 
 def training_shape(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:

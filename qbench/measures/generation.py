@@ -185,13 +185,18 @@ class Generation:
         )
 
 
-def test_split_item(options: GenerationOptions, data: dict[str, Any]) -> Item:
-    """The item for the prompts of the test split of what is tuned on, scored by its completions."""
+def test_split_item(
+    options: GenerationOptions, data: dict[str, Any], scores: Sequence[str] | None
+) -> Item:
+    """The item for the prompts of the test split of what is tuned on, scored by its completions.
+
+    `scores` are those of the data's own recipe, None for the suite's.
+    """
     params: dict[str, Any] = {
         "data": data,
         "count": options.count,
         "new_tokens": options.new_tokens,
-        "scores": list(options.scores),
+        "scores": list(scores or options.scores),
         "scored": options.scored,
         "chat_template": False,
         "batch": BATCH,

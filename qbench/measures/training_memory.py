@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
-from qbench.finetune.training_shape import TrainingSetup, training_shape
+from qbench.finetune.training_shape import TrainingSetup, training_shape, unpredicted
 
 if TYPE_CHECKING:
     from qbench.finetune.make import Training
@@ -55,7 +55,11 @@ def explain_memory(
     reason = reason or _not_predicted(options, held, loaded)
     if shape is None or reason is not None:
         return ExplainedMemory(values, reason, None)
-    activations = predict_activations(shape, _setup(training, options, loaded, held))
+    setup = _setup(training, options, loaded, held)
+    reason = unpredicted(shape, setup)
+    if reason is not None:
+        return ExplainedMemory(values, reason, None)
+    activations = predict_activations(shape, setup)
     known = sum(value for kind, value in found.items() if kind != "peak") + activations.total
     values |= {
         "activations_predicted": activations.total,

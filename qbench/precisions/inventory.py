@@ -38,7 +38,8 @@ class Held:
     kind: Kind
     tensor: torch.Tensor
     logical_weights: int
-    """Weights it stands for: 0 for buffers and state, twice the elements for packed 4 bits."""
+    """Weights of the checkpoint it stands for: 0 for buffers, state and adapters, twice the elements
+    for packed 4 bits."""
 
 
 def inventory(model: PreTrainedModel) -> Iterator[Held]:
@@ -90,14 +91,15 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
     for full_name, module in model.named_modules():
         name = own_name(full_name)
         for parameter_name, parameter in module.named_parameters(recurse=False):
-            kind = (
-                "adapters"
-                if full_name in adapters
-                else _kind(module, parameter_name, is_head=module is head)
-            )
+            if full_name in adapters:
+                yield Held(name, "adapters", parameter, 0)
+                continue
+            kind = _kind(module, parameter_name, is_head=module is head)
             yield Held(name, kind, parameter, _logical(parameter))
         for _, buffer in module.named_buffers(recurse=False):
             yield Held(name, "buffers", buffer, 0)
+        if hasattr(module, "base_layer"):
+            continue  # PEFT's layer shows the weight of the one inside, which has its own turn
         for tensor in _quantization_state(module):
             yield Held(name, "quantization_state", tensor, 0)
 

@@ -32,7 +32,7 @@ def render(records: Sequence[Record]) -> str:
     benchmarks = [
         benchmark
         for table in selection.tables
-        for cell in table.cells
+        for cell in table.every
         for benchmark in _of_cell(cell)
     ]
     newest = max((record.started_at for record in selection.records), default="")

@@ -60,10 +60,14 @@ def conditions(selection: Selection) -> list[Condition]:
 
 
 def parameters(selection: Selection) -> list[tuple[str, str, str]]:
-    """Measurement, item and parameters of everything in the tables."""
+    """Measurement, item and parameters of everything in the tables but the trainings.
+
+    Those of the trainings stand with the arms.
+    """
     found = {
         (record.item.measurement, record.item.slug, describe_params(record.item.params)): None
         for record in selection.records
+        if record.item.measurement != "training"
     }
     return list(found)
 
@@ -73,7 +77,7 @@ def _condition(selection: Selection, name: str, value: Callable[[Record], str]) 
     mixed = False
     for table in selection.tables:
         in_table = set()
-        for cell in table.cells:
+        for cell in table.every:
             for record in cell.records:
                 in_table.add(value(record))
                 places.setdefault(value(record), {})[cell.place] = None

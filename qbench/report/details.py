@@ -16,7 +16,7 @@ from qbench.report.figures import (
     pool,
 )
 from qbench.report.generations import generation_tables
-from qbench.report.items import describe_point, items
+from qbench.report.items import against_merged, describe_point, items
 from qbench.report.quality_tables import (
     divergence_table,
     quality_table,
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
     from qbench.report.units import Display
 
 TABLED = frozenset(
-    {"footprint", "memory", "latency", "quality", "weight_error", "generation", "tasks"}
+    {
+        "footprint",
+        "memory",
+        "latency",
+        "quality",
+        "weight_error",
+        "generation",
+        "tasks",
+        "completion",
+        "training",
+        "adapters",
+    }
 )
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
@@ -48,6 +59,7 @@ _FOOTPRINT = (
     Column("memory.static.norms", "norms", "bytes", shares_unit=True),
     Column("memory.static.biases", "biases", "bytes", shares_unit=True),
     Column("memory.static.buffers", "buffers", "bytes", shares_unit=True),
+    Column("memory.static.adapters", "adapters", "bytes", shares_unit=True),
     Column("memory.static.other", "other", "bytes", shares_unit=True),
 )
 _WEIGHTS = (
@@ -57,6 +69,11 @@ _WEIGHTS = (
     Column("bits_per_weight.model", "bits/weight, model", "number", decimals=3),
     Column("disk_bytes", "on disk", "bytes"),
     Column("load_time", "cold load", "seconds"),
+)
+_COMPLETION = (
+    Column("completion.loss", "loss (nat/token)", "number", decimals=4),
+    Column("completion.perplexity", "perplexity", "number", decimals=4),
+    Column("completion.tokens", "tokens scored", "exact"),
 )
 _PHASES = ("load", "idle", "prefill", "decode")
 _SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
@@ -69,10 +86,15 @@ def detail_tables(records: TableRecords) -> list[Table]:
         _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
         *(_memory_table(records, record) for record in items(records, "memory").values()),
         *_latency_tables(records),
-        *(quality_table(records, slug) for slug in items(records, "quality")),
+        *(
+            quality_table(records, slug)
+            for slug, record in items(records, "quality").items()
+            if not against_merged(record)
+        ),
         *(divergence_table(records, slug) for slug in items(records, "quality")),
         weight_error_table(records),
         *task_tables(records),
+        *_completion_tables(records),
         *generation_tables(records),
         _loaded_table(records),
         _other_table(records),
@@ -158,6 +180,14 @@ def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
 
 def _processes(pooled: Pooled) -> str:
     return f"{pooled.succeeded} of {pooled.taken}"
+
+
+def _completion_tables(records: TableRecords) -> list[Table]:
+    """The loss on the test split of the data that the suite tunes on."""
+    return [
+        _metric_table(records, f"Completions of the tuning data: {slug}", "completion", _COMPLETION)
+        for slug in items(records, "completion")
+    ]
 
 
 def _loaded_table(records: TableRecords) -> Table:

@@ -54,27 +54,35 @@ def failures(selection: Selection) -> list[Failure]:
     """What failed, was skipped or has no record; that of a cell with the same reason together."""
     found = []
     for table in selection.tables:
-        for cell in table.cells:
+        for cell in table.every:
             found += _cell_failures(cell)
             found += _missing_records(table, cell)
     return found
 
 
 def is_whole(table: TableRecords, cell: CellRecords) -> bool:
-    """Whether a cell has a record of everything that the table's other cells have, all `ok`."""
+    """Whether a cell has a record of everything that others of its kind have, all `ok`."""
     failed = any(record.status != "ok" for record in cell.records)
     return not failed and not _missing_records(table, cell)
 
 
 def _missing_records(table: TableRecords, cell: CellRecords) -> list[Failure]:
-    """Items that other cells of the table have a record of and this one has none of."""
-    wanted = dict.fromkeys(_item(record) for other in table.cells for record in other.records)
+    """Items that other cells of its kind have a record of and this one has none of."""
+    kind = _kind(cell)
+    wanted = dict.fromkeys(
+        _item(record) for other in table.every if _kind(other) == kind for record in other.records
+    )
     taken = {_item(record) for record in cell.records}
     missing = [" ".join(item) for item in wanted if item not in taken]
     if not missing:
         return []
     reason = "there is no record: not run yet, or interrupted; run the suite again"
     return [Failure(cell.place, ", ".join(missing), "missing", None, reason, None)]
+
+
+def _kind(cell: CellRecords) -> tuple[str | None, str | None]:
+    """What decides which items a cell has: whether and how it was tuned, and its rung."""
+    return (None if cell.tuning is None else cell.tuning.method), cell.deploy
 
 
 def _item(record: Record) -> tuple[str, str]:
@@ -91,7 +99,8 @@ def _cell_failures(cell: CellRecords) -> list[Failure]:
     for (status, phase, reason), records in alike.items():
         tails = [record.log_tail for record in records if record.log_tail]
         tail = max(tails, key=len, default=None)
-        what = ALL_MEASUREMENTS if len(records) == len(cell.records) else _name(records, cell)
+        everything = len(records) == len(cell.records) and not cell.is_training
+        what = ALL_MEASUREMENTS if everything else _name(records, cell)
         found.append(Failure(cell.place, what, status, phase, reason, tail))
     return found
 

@@ -53,6 +53,8 @@ class Figure:
     """Whether a record behind it carries a warning, or only some of its processes succeeded."""
     uncertain: bool = False
     """Whether it is a change whose 95 % interval includes no change."""
+    spread: float | None = None
+    """Standard deviation over the seeds, where the number is their mean."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Table:
             for value in self._values(other)
         ]
         unit_of = sharing if column.shares_unit else None
+        if not own and not sharing:
+            return Scale("", 1.0, 0)  # no number, no unit
         return choose_scale(own, column.display, decimals=column.decimals, unit_of=unit_of)
 
     def _values(self, index: int) -> list[float]:

@@ -134,27 +134,36 @@ def generation_blocks(records: TableRecords, level: str = "###") -> list[str]:
     found = items(records, MEASUREMENT)
     titles = text_titles(found)
     for slug in found:
-        written = [
-            (cell, generated)
-            for cell in records.cells
-            if (generated := read_generated(_record(cell, slug))) is not None
-        ]
-        if not written:
-            continue
-        # The reference is the first of the cells; without it the first cell stands in.
-        _, base = written[0]
-        alike = [(cell, one) for cell, one in written if one.prompts == base.prompts]
-        has_reference = written[0][0].reference
-        blocks.append(f"{level} Generations side by side: {escape(titles[slug])}")
-        blocks.append(_how_to_read(alike[0][0].label, has_reference=has_reference))
-        for index in range(min(len(base.prompts), _PROMPTS_SHOWN)):
-            blocks += _prompt_blocks(alike, index, has_reference=has_reference)
-        more = len(base.prompts) - _PROMPTS_SHOWN
-        if more > 0:
-            blocks.append(f"{more} more prompts are in the records.")
-        others = [escape(cell.label) for cell, one in written if one.prompts != base.prompts]
-        if others:
-            blocks.append(f"Not shown, since they continued other prompts: {', '.join(others)}.")
+        heading = f"{level} Generations side by side: {escape(titles[slug])}"
+        blocks += side_by_side(records.cells, slug, heading)
+    return blocks
+
+
+def side_by_side(
+    cells: Sequence[CellRecords], slug: str, heading: str, *, prompts_shown: int = _PROMPTS_SHOWN
+) -> list[str]:
+    """Blocks of markdown of one item; none where no cell generated anything.
+
+    What the first of the cells wrote is what the others' are compared with, if it is the reference.
+    """
+    written = [
+        (cell, generated)
+        for cell in cells
+        if (generated := read_generated(_record(cell, slug))) is not None
+    ]
+    if not written:
+        return []
+    first, base = written[0]
+    alike = [(cell, one) for cell, one in written if one.prompts == base.prompts]
+    blocks = [heading, _how_to_read(first.label, has_reference=first.reference)]
+    for index in range(min(len(base.prompts), prompts_shown)):
+        blocks += _prompt_blocks(alike, index, has_reference=first.reference)
+    more = len(base.prompts) - prompts_shown
+    if more > 0:
+        blocks.append(f"{more} more prompts are in the records.")
+    others = [escape(cell.label) for cell, one in written if one.prompts != base.prompts]
+    if others:
+        blocks.append(f"Not shown, since they continued other prompts: {', '.join(others)}.")
     return blocks
 
 

@@ -6,26 +6,35 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qbench.record import Record
-    from qbench.report.selection import TableRecords
+    from collections.abc import Sequence
 
+    from qbench.record import Record
+    from qbench.report.selection import CellRecords, TableRecords
+
+MERGED = "merged"
+"""Parameter `against` of items that are not held against the suite's reference."""
 _POINT = ("batch", "prompt_tokens", "new_tokens")
 
 
 def items(table: TableRecords, measurement: str) -> dict[str, Record]:
+    """A record of each item of a measurement of the untuned cells, by slug: see `items_of`."""
+    return items_of(table.cells, measurement)
+
+
+def items_of(cells: Sequence[CellRecords], measurement: str) -> dict[str, Record]:
     """A record of each item of a measurement by slug: the smallest point of a grid first."""
     found: dict[str, Record] = {}
-    for cell in table.cells:
+    for cell in cells:
         for record in cell.of(measurement):
             found.setdefault(record.item.slug, record)
     # sorted is stable: items without such parameters stay in the order they are found
     return dict(sorted(found.items(), key=lambda entry: _point_order(entry[1])))
 
 
-def first_point(table: TableRecords, measurement: str) -> Record | None:
-    """The point of a grid for the decision table: of those most cells have, the smallest."""
-    points = items(table, measurement)
-    cells_with = {slug: sum(bool(c.of(measurement, slug)) for c in table.cells) for slug in points}
+def first_point(cells: Sequence[CellRecords], measurement: str) -> Record | None:
+    """The point of a grid for the main tables: of those most cells have, the smallest."""
+    points = items_of(cells, measurement)
+    cells_with = {slug: sum(bool(c.of(measurement, slug)) for c in cells) for slug in points}
     most = max(cells_with.values(), default=0)
     return next((record for slug, record in points.items() if cells_with[slug] == most), None)
 
@@ -48,11 +57,19 @@ def describe_point(record: Record) -> str:
     return f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
 
 
+def against_merged(record: Record) -> bool:
+    """Whether it holds a tuned model against the same one merged in 16 bits."""
+    return record.item.params.get("against") == MERGED
+
+
 def text_name(record: Record) -> str:
     """Name of the text that a quality item was taken on; its slug if it does not say."""
     text = record.item.params.get("text")
     name = text.get("name") if isinstance(text, dict) else text
-    return str(name) if name else record.item.slug
+    if not name:
+        return record.item.slug
+    suffix = " against the same tuning merged in 16 bits" if against_merged(record) else ""
+    return f"{name}{suffix}"
 
 
 def text_titles(texts: dict[str, Record]) -> dict[str, str]:

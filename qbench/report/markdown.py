@@ -10,8 +10,10 @@ from qbench.report.details import detail_tables
 from qbench.report.difference_table import difference_table, how_decided
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
+from qbench.report.finetune_markdown import finetune_blocks, finetune_detail_blocks
 from qbench.report.generations import generation_blocks
-from qbench.report.markdown_parts import aligned, bullets, escape, words_table
+from qbench.report.markdown_parts import bullets, escape, words_table
+from qbench.report.markdown_tables import legend_of_marks, table_source
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -21,10 +23,8 @@ if TYPE_CHECKING:
 
     from qbench.record import Record
     from qbench.report.failures import Warned
-    from qbench.report.figures import Column, Figure, Table
     from qbench.report.selection import Selection, TableRecords
     from qbench.report.tables import Decision
-    from qbench.report.units import Scale
 
 _HOW_TO_READ_DETAILS = (
     (
@@ -53,8 +53,9 @@ def render(records: Sequence[Record]) -> str:
         blocks.append("There are no records yet: `qbench run SUITE` takes them.")
         return _page(blocks)
     for table in selection.tables:
-        blocks += _decision_blocks(summarise(table, decision := decision_table(table)), decision)
+        blocks += _decision_blocks(table)
         blocks += _difference_blocks(table)
+        blocks += finetune_blocks(table, several=len(selection.tables) > 1)
     notes = passed_over(selection)
     blocks += [bullets(notes)] if notes else []
     blocks += _failure_blocks(selection)
@@ -69,16 +70,19 @@ def _page(blocks: Iterable[str]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _decision_blocks(summary: str, decision: Decision) -> list[str]:
+def _decision_blocks(records: TableRecords) -> list[str]:
+    decision = decision_table(records)
+    if not records.cells:
+        return [f"## {escape(decision.title)}", "There is no record of the untuned model."]
     legend = [
         f"**{escape(column.title)}**: {escape(column.definition)}"
         for column in decision.table.columns
     ]
     return [
         f"## {escape(decision.title)}",
-        escape(summary),
+        escape(summarise(records, decision)),
         table_source(decision.table),
-        bullets([*_marks(decision.table), *_missing_values(decision)]),
+        bullets([*legend_of_marks(decision.table), *_missing_values(decision)]),
         "<details><summary>What the columns mean</summary>",
         bullets([*legend, _UNITS]),
         "</details>",
@@ -97,22 +101,6 @@ def _difference_blocks(records: TableRecords) -> list[str]:
                 missing.setdefault(f"{row.label}: {figure.reason}", []).append(column.title)
     reasons = [escape(f"{', '.join(cells)}: {reason}") for reason, cells in missing.items()]
     return [f"### {escape(table.title)}", table_source(table), how_decided(), bullets(reasons)]
-
-
-def _marks(table: Table) -> list[str]:
-    """The legend of the marks that are used in this table."""
-    figures = [figure for row in table.rows for figure in row.figures]
-    words = {figure.word for figure in figures}
-    marks = []
-    if any(figure.best for figure in figures):
-        marks.append("**bold**: the best of its column, with all that are shown alike")
-    if any(figure.uncertain for figure in figures):
-        marks.append("≈: the 95 % interval of the change, paired over windows, includes no change")
-    if any(figure.warned for figure in figures):
-        marks.append("†: see the warnings and failures below before using this number")
-    if NOT_MEASURED in words:
-        marks.append(f"`{NOT_MEASURED}`: not measured or not comparable")
-    return marks
 
 
 def _missing_values(decision: Decision) -> list[str]:
@@ -186,6 +174,7 @@ def _detail_blocks(selection: Selection) -> list[str]:
         for detail in detail_tables(table):
             blocks += [f"{level} {escape(detail.title)}", table_source(detail)]
         blocks += generation_blocks(table, level)
+        blocks += finetune_detail_blocks(table, level)
     missing = valueless(selection)
     if missing:
         blocks += ["### Without a value", bullets(_warned(one, selection) for one in missing)]
@@ -199,35 +188,6 @@ def _log_blocks(selection: Selection) -> list[str]:
             blocks.append(f"### Log of {escape(one.cell)}: {escape(one.what)}")
             blocks.append(_fenced(one.log_tail))
     return blocks
-
-
-def table_source(table: Table) -> str:
-    """A table as markdown, its columns aligned in the source."""
-    scales = [table.scale(index) for index in range(len(table.columns))]
-    headings = [escape(table.stub)]
-    headings += [
-        escape(heading(column, scale)) for column, scale in zip(table.columns, scales, strict=True)
-    ]
-    lines = []
-    for row in table.rows:
-        label = escape(row.label) + (" (reference)" if row.reference else "")
-        cells = zip(row.figures, scales, strict=True)
-        lines.append([label, *(_figure_source(figure, scale) for figure, scale in cells)])
-    right = [at for at, column in enumerate(table.columns, 1) if column.display != "text"]
-    return aligned(headings, lines, right)
-
-
-def heading(column: Column, scale: Scale) -> str:
-    """A column's title with its unit."""
-    return f"{column.title} ({scale.symbol})" if scale.symbol else column.title
-
-
-def _figure_source(figure: Figure, scale: Scale) -> str:
-    if figure.value is None:
-        return escape(figure.word or "")
-    text = scale.text(figure.value)
-    text = f"**{text}**" if figure.best else text
-    return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
 
 
 def _fenced(text: str) -> str:

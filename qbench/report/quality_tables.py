@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
-from qbench.report.items import items, text_titles
+from qbench.report.items import against_merged, items, text_titles
 from qbench.report.tables import REFERENCE_WORD, text_change
 
 if TYPE_CHECKING:
@@ -109,15 +109,15 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
     )
     rows = []
     for cell in records.cells:
-        found = cell.of("quality", slug)
-        if not found or found[0].metric("kl.mean") is None:
+        measured = cell.of("quality", slug)
+        if not measured or measured[0].metric("kl.mean") is None:
             continue
-        figures = tuple(pool(found, column.key).figure for column in columns)
+        figures = tuple(pool(measured, column.key).figure for column in columns)
         rows.append(Row(cell.label, cell.reference, figures))
-    title = text_titles(items(records, "quality"))[slug]
-    return Table(
-        f"Divergence from the reference, nats a token: {title}", "precision", columns, tuple(rows)
-    )
+    found = items(records, "quality")
+    base = "" if against_merged(found[slug]) else " from the reference"
+    title = f"Divergence{base}, nats a token: {text_titles(found)[slug]}"
+    return Table(title, "precision", columns, tuple(rows))
 
 
 def weight_error_table(records: TableRecords) -> Table:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.record import Metric, Record
+    from qbench.spec import Cell
 
 COLUMNS = (
     "suite",
@@ -22,6 +23,12 @@ COLUMNS = (
     "precision",
     "label",
     "options",
+    "tuning",
+    "arm",
+    "method",
+    "training_precision",
+    "seed",
+    "deploy",
     "cell",
     "reference",
     "measurement",
@@ -53,8 +60,13 @@ COLUMNS = (
 
 `reason` says why the status is not `ok` or why the metric has no value, `samples` counts the raw
 samples, `tabled` tells whether a report shows the record or passes it over for a newer one.
+`tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
+empty for an untuned model, `deploy` for a training too.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.
 """
+
+
+_TUNING = ("tuning", "arm", "method", "training_precision", "seed", "deploy")
 
 
 def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -79,6 +91,7 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
         "precision": record.cell.precision.name,
         "label": record.cell.label,
         "options": _json(record.cell.precision.options),
+        **_of_tuning(record.cell),
         "cell": record.cell.slug,
         "reference": record.reference,
         "measurement": record.item.measurement,
@@ -100,6 +113,21 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
         "git_revision": environment.git_revision,
         "versions": _json(environment.versions),
     }
+
+
+def _of_tuning(cell: Cell) -> dict[str, Any]:
+    tuning = cell.tuning
+    if tuning is None:
+        return dict.fromkeys(_TUNING)
+    values = (
+        tuning.label,
+        tuning.arm,
+        tuning.method,
+        tuning.precision.label,
+        tuning.seed,
+        cell.deploy,
+    )
+    return dict(zip(_TUNING, values, strict=True))
 
 
 def _of_metric(metric: Metric | None, record_reason: str | None) -> dict[str, Any]:

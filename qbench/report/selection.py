@@ -10,15 +10,21 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from qbench.spec import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qbench.record import Record
+    from qbench.spec import TuningRef
 
 PRECISION_ORDER = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
 """Order of rows below the reference; other precisions follow in the order they are found."""
+METHOD_ORDER = ("full", "lora")
+"""Order of the ways to tune."""
+DEPLOYMENT_ORDER: tuple[str, ...] = get_args(Deployment)
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,27 @@ class CellRecords:
     """The newest records of one cell on one device."""
 
     label: str
-    """The precision's label: names the row within its table."""
+    """The precision's label, or the tuning's with its rung: names the row within its table."""
     place: str
     """Names the cell within the whole report: with the model where there are several."""
     slug: str
     reference: bool
     records: tuple[Record, ...]
+
+    @property
+    def tuning(self) -> TuningRef | None:
+        """How its model was tuned; None for an untuned one."""
+        return self.records[0].cell.tuning
+
+    @property
+    def deploy(self) -> Deployment | None:
+        """How its tuned model is served; None for an untuned cell and for the training itself."""
+        return self.records[0].cell.deploy
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is the training itself, which no model is served in."""
+        return self.tuning is not None and self.deploy is None
 
     @property
     def faulty(self) -> bool:
@@ -56,7 +77,14 @@ class TableRecords:
     device: str
     model: str
     cells: tuple[CellRecords, ...]
-    """The reference first."""
+    """Those of the untuned model, the reference first."""
+    tuned: tuple[CellRecords, ...] = ()
+    """The trainings and what is served of them: by arm and seed, each training first."""
+
+    @property
+    def every(self) -> tuple[CellRecords, ...]:
+        """All cells, the untuned ones first."""
+        return (*self.cells, *self.tuned)
 
     @property
     def reference(self) -> CellRecords | None:
@@ -78,8 +106,8 @@ class Selection:
 
     @property
     def cells(self) -> tuple[CellRecords, ...]:
-        """The cells of all tables."""
-        return tuple(cell for table in self.tables for cell in table.cells)
+        """The cells of all tables, tuned ones too."""
+        return tuple(cell for table in self.tables for cell in table.every)
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -150,7 +178,17 @@ def _tables(records: list[Record]) -> tuple[TableRecords, ...]:
         shown = zip((suite, device, model), several, strict=True)
         prefix = [part for part, differs in shown if differs]
         rows = _rows(cells, prefix)
-        tables.append(TableRecords(suite, device, model, rows))
+        tables.append(
+            TableRecords(
+                suite,
+                device,
+                model,
+                cells=tuple(row for row in rows if row.tuning is None),
+                tuned=tuple(
+                    sorted((row for row in rows if row.tuning is not None), key=_tuned_order)
+                ),
+            )
+        )
     return tuple(tables)
 
 
@@ -173,5 +211,23 @@ def _reference_slug(cells: Iterable[list[Record]]) -> str | None:
 
 
 def _rank(row: CellRecords) -> int:
-    name = row.records[0].cell.precision.name
-    return PRECISION_ORDER.index(name) if name in PRECISION_ORDER else len(PRECISION_ORDER)
+    return _place(PRECISION_ORDER, row.records[0].cell.precision.name)
+
+
+def _tuned_order(row: CellRecords) -> tuple[Any, ...]:
+    """By method, precision, arm, seed and rung, in whatever order the records were read."""
+    tuning = row.tuning
+    if tuning is None:
+        return ()
+    return (
+        _place(METHOD_ORDER, tuning.method),
+        _place(PRECISION_ORDER, tuning.precision.name),
+        _version_order(tuning.arm),
+        tuning.arm,
+        tuning.seed,
+        -1 if row.deploy is None else _place(DEPLOYMENT_ORDER, row.deploy),
+    )
+
+
+def _place(order: tuple[str, ...], name: str) -> int:
+    return order.index(name) if name in order else len(order)

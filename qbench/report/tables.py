@@ -42,8 +42,8 @@ class Decision:
 def decision_table(records: TableRecords) -> Decision:
     """The decision table of one model's cells."""
     reference = records.reference
-    latency_point = first_point(records, "latency")
-    memory_point = first_point(records, "memory")
+    latency_point = first_point(records.cells, "latency")
+    memory_point = first_point(records.cells, "memory")
     texts = items(records, "quality")
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
     columns = [

@@ -12,6 +12,9 @@ from rich.text import Text
 
 from qbench.report.failures import failures, warnings
 from qbench.report.figures import NOT_MEASURED
+from qbench.report.finetune_results import results_of
+from qbench.report.finetune_table import arms_table, compact_table
+from qbench.report.finetune_words import paragraph
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
     from qbench.record import Record
-    from qbench.report.figures import Figure, Row, Table
-    from qbench.report.selection import Selection
+    from qbench.report.figures import Column, Figure, Row, Table
+    from qbench.report.selection import Selection, TableRecords
     from qbench.report.units import Scale
 
 _REASON_LINES = 3
@@ -40,15 +43,18 @@ def render(records: Sequence[Record]) -> RenderableType:
     parts: list[RenderableType] = []
     for records_of_table in selection.tables:
         decision = decision_table(records_of_table)
-        parts += [
-            Text(decision.title, style="bold"),
-            _Fitted(decision.table),
-            Text(""),
-            _marks(decision.table),
-            Text(""),
-            Text(summarise(records_of_table, decision)),
-            Text(""),
-        ]
+        parts.append(Text(decision.title, style="bold"))
+        if records_of_table.cells:
+            parts += [
+                _Fitted(decision.table),
+                Text(""),
+                _marks(decision.table),
+                Text(""),
+                Text(summarise(records_of_table, decision)),
+                Text(""),
+            ]
+        if records_of_table.tuned:
+            parts += _finetune_parts(records_of_table)
     parts += _failure_parts(selection)
     parts += [Text(note, style="dim") for note in passed_over(selection)]
     return Group(*parts)
@@ -83,7 +89,8 @@ def _pieces(table: Table, width: int) -> list[list[int]]:
 
 def _column_width(table: Table, index: int) -> int:
     scale = table.scale(index)
-    texts = [_figure_text(row.figures[index], scale).plain for row in table.rows]
+    column = table.columns[index]
+    texts = [_figure_text(row.figures[index], column, scale).plain for row in table.rows]
     lines = _heading(table, index, scale).plain.splitlines()
     return max(cell_len(text) for text in [*texts, *lines])
 
@@ -103,7 +110,10 @@ def _rich_table(table: Table, indices: Sequence[int]) -> RichTable:
         heading = _heading(table, index, scales[index])
         shown.add_column(heading, justify="right", min_width=width, vertical="bottom")
     for row in table.rows:
-        figures = [_figure_text(row.figures[index], scales[index]) for index in indices]
+        figures = [
+            _figure_text(row.figures[index], table.columns[index], scales[index])
+            for index in indices
+        ]
         shown.add_row(Text(_label(row)), *figures)
     return shown
 
@@ -122,16 +132,20 @@ def _label(row: Row) -> str:
     return f"{row.label} (ref)" if row.reference else row.label
 
 
-def _figure_text(figure: Figure, scale: Scale) -> Text:
+def _figure_text(figure: Figure, column: Column, scale: Scale) -> Text:
     """A figure with one place to its right for its mark, so that the digits stay aligned."""
     if figure.value is None:
         dim = figure.word in (NOT_MEASURED, "ref")
-        return Text(f"{figure.word or ''} ", style="dim" if dim else "bold red")
+        loud = "" if column.display == "text" else "bold red"
+        return Text(f"{figure.word or ''} ", style="dim" if dim else loud)
     mark = "*" if figure.best else "~" if figure.uncertain else "!" if figure.warned else " "
     if figure.warned and mark != "!":
         mark += "!"
     style = "bold green" if figure.best else ""
-    return Text(scale.text(figure.value) + mark, style=style)
+    text = scale.text(figure.value)
+    if figure.spread and not scale.is_nothing(figure.spread):
+        text += f"±{scale.text(figure.spread)}"
+    return Text(text + mark, style=style)
 
 
 def _marks(table: Table) -> Text:
@@ -143,9 +157,26 @@ def _marks(table: Table) -> Text:
         marks.append("~ the 95 % interval includes no change")
     if any(figure.warned for figure in figures):
         marks.append("! carries a warning")
+    if any(figure.spread for figure in figures):
+        marks.append("± standard deviation over seeds")
     if any(figure.word == NOT_MEASURED for figure in figures):
         marks.append(f"{NOT_MEASURED} not measured")
     return Text("   ".join(marks), style="dim")
+
+
+def _finetune_parts(records: TableRecords) -> list[RenderableType]:
+    """The arms in the columns that a terminal has room for."""
+    results = results_of(records)
+    table = compact_table(arms_table(results))
+    return [
+        Text("Fine-tuning", style="bold"),
+        _Fitted(table),
+        Text(""),
+        _marks(table),
+        Text(""),
+        Text(paragraph(results)),
+        Text(""),
+    ]
 
 
 def _failure_parts(selection: Selection) -> list[RenderableType]:

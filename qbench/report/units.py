@@ -53,6 +53,10 @@ class Scale:
             return f"<{least:.{self.decimals}f}"
         return f"{shown:,.{self.decimals}f}"
 
+    def is_nothing(self, value: float) -> bool:
+        """Whether the number would round to 0."""
+        return abs(value / self.divisor) < 10.0**-self.decimals / 2
+
     def with_unit(self, value: float) -> str:
         """The number with its unit, such as `12.30 MiB`."""
         return f"{self.text(value)} {self.symbol}".rstrip()

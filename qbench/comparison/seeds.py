@@ -1,0 +1,125 @@
+"""The change of one metric over several trainings that differ in their seed alone.
+
+Two things are chance here: which items were scored, and which seeds were trained with. The figure
+is the mean over the seeds of the paired change over the items. Its variance is the sum of two:
+
+    items    bootstrap of the seeds' mean, as for a single pair of records
+    seeds    s²/S, with s the standard deviation of the S seeds' changes
+
+What varies by item and seed together is in both: the interval is a little too wide rather than too
+narrow. Degrees of freedom by Satterthwaite (Biometrics Bulletin 1946). With one seed the interval
+is that of the items, and says nothing of another training.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.comparison.comparability import Obstacle, find_obstacle
+from qbench.comparison.differences import Difference, difference
+from qbench.comparison.paired_series import align, find_series
+from qbench.comparison.statistics import Exact, Student, bootstrap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.differences import Sampling
+    from qbench.comparison.paired_series import Series
+    from qbench.comparison.statistics import Floats
+    from qbench.record import Record
+
+Pair = tuple["Sequence[Record]", "Sequence[Record]"]
+"""Records of one item of a cell, one a repeat, and those that they are compared with."""
+
+
+def difference_over_seeds(
+    pairs: Sequence[Pair],
+    metric: str,
+    *,
+    relative: bool,
+    sampling: Sampling,
+    same_run: bool = True,
+) -> Difference | Obstacle:
+    """The mean change of a metric over the pairs, one a seed; what bars it where all are barred.
+
+    Pairs that are barred are left out. The metric is a mean over items or windows, or, for a
+    relative change, the exponential of one. Raises ValueError for no pairs.
+    """
+    if not pairs:
+        raise ValueError("a change needs at least one pair of records")
+    barred = [find_obstacle(new, old, metric, same_run=same_run) for new, old in pairs]
+    free = [pair for pair, obstacle in zip(pairs, barred, strict=True) if obstacle is None]
+    if not free:
+        return next(obstacle for obstacle in barred if obstacle is not None)
+    first = difference(*free[0], metric, relative=relative, sampling=sampling)
+    if len(free) == 1 or first.estimate is None:
+        return first
+    series = [_series(pair, metric, relative=relative) for pair in free]
+    known = [one for one in series if one is not None]
+    if len(known) < len(free) or len({(own.weights, own.ids) for own, _ in known}) > 1:
+        reason = f"the seeds do not all hold finite values of the same {first.unit}"
+        return replace(first, estimate=None, reason=reason)
+    return _pooled(known, first, sampling)
+
+
+def _pooled(
+    pairs: Sequence[tuple[Series, Series]], first: Difference, sampling: Sampling
+) -> Difference:
+    weights, factor = pairs[0][0].weights, pairs[0][0].factor
+    total_weight = math.fsum(weights)
+    sides = [
+        [factor * math.fsum(side.sums) / total_weight for side in column]
+        for column in zip(*pairs, strict=True)
+    ]
+    changes = [own - base for own, base in zip(*sides, strict=True)]
+    means = [statistics.fmean(side) for side in sides]
+    new, old = map(math.exp, means) if first.relative else means
+    value = statistics.fmean(changes)
+    made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(pairs)} seeds")
+    seeds_variance = statistics.variance(changes) / len(changes)
+    items_variance = _items_variance(pairs, sampling)
+    total = items_variance + seeds_variance
+    if total == 0:
+        return replace(made, estimate=Exact(value))
+    shares = items_variance**2 / (len(weights) - 1) + seeds_variance**2 / (len(changes) - 1)
+    return replace(made, estimate=Student(value, math.sqrt(total), total**2 / shares))
+
+
+def _items_variance(pairs: Sequence[tuple[Series, Series]], sampling: Sampling) -> float:
+    """Of the seeds' mean change, if other items had been drawn: the change is linear in sums."""
+    differences = [
+        statistics.fmean(one)
+        for one in zip(*(_changes(own, base) for own, base in pairs), strict=True)
+    ]
+    weights = pairs[0][0].weights
+    factor = pairs[0][0].factor
+
+    def statistic(sums: list[Floats]) -> Floats:
+        return factor * sums[0] / sums[1]
+
+    estimate = bootstrap(
+        [differences, weights], statistic, resamples=sampling.resamples, seed=sampling.seed
+    )
+    return estimate.standard_error**2
+
+
+def _changes(own: Series, base: Series) -> list[float]:
+    return [mine - theirs for mine, theirs in zip(own.sums, base.sums, strict=True)]
+
+
+def _series(pair: Pair, metric: str, *, relative: bool) -> tuple[Series, Series] | None:
+    """Both sides' series, the other's in this one's order; None where no change is linear in it."""
+    found = []
+    for records in pair:
+        record = next(one for one in records if one.value(metric) is not None)
+        found.append(find_series(record, metric, record.value(metric) or 0.0))
+    own, base = found
+    if own is None or base is None or own.link != ("exp" if relative else "mean"):
+        return None
+    base = align(own, base)
+    if base is None or base.weights != own.weights:
+        return None
+    return (own, base) if all(map(math.isfinite, (*own.sums, *base.sums))) else None

@@ -1,0 +1,175 @@
+"""The tuned cells as arms: what the seeds of one tuning share, and what stands beside it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qbench.report.figures import NOT_MEASURED, Figure, pool
+from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.record import Record
+    from qbench.report.selection import CellRecords, TableRecords
+    from qbench.spec import Deployment, TuningRef
+
+_FLOATING = PRECISION_ORDER[:3]
+_FORMATS = {
+    "fp4": "FP4",
+    "nf4": "NF4",
+    "nf4-dq": "NF4 + double quant",
+    "int8": "int8 (LLM.int8)",
+}
+_SHOWN_RUNGS: tuple[Deployment, ...] = ("attached", "merged")
+"""What an arm is scored as: the first of these that was served."""
+RUNGS: dict[Deployment, str] = {
+    "attached": "attached",
+    "attached-fp16": "attached, in fp16",
+    "merged": "merged into the original weights",
+    "merged-requantized": "merged, then quantized again",
+    "merged-dequantized": "merged into the dequantized base",
+    "merged-in-place": "merged in place, stays quantized",
+    "adapter-int8": "attached, adapter stored in 8 bits",
+    "adapter-nf4": "attached, adapter stored in 4 bits",
+}
+FULL_RUNG = "all weights tuned"
+"""What full tuning leaves is merged by its nature."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One tuning with all its seeds."""
+
+    name: str
+    trainings: tuple[CellRecords, ...]
+    served: tuple[CellRecords, ...]
+    """Of all seeds and rungs."""
+
+    @property
+    def tuning(self) -> TuningRef:
+        """The tuning of one of the seeds: only label and seed differ between them."""
+        found = next(cell.tuning for cell in (*self.trainings, *self.served))
+        if found is None:
+            raise ValueError(f"{self.name} has a cell that is not tuned")
+        return found
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds that left a record."""
+        cells = (*self.trainings, *self.served)
+        return tuple(sorted({cell.tuning.seed for cell in cells if cell.tuning is not None}))
+
+    @property
+    def words(self) -> str:
+        """What it is called in the field: `LoRA on bf16`, `QLoRA on NF4`."""
+        return describe_method(self.tuning)
+
+    @property
+    def rungs(self) -> tuple[Deployment, ...]:
+        """The ways in which it was served, in the order of the ladder."""
+        found = {cell.deploy for cell in self.served}
+        return tuple(sorted((rung for rung in found if rung), key=DEPLOYMENT_ORDER.index))
+
+    @property
+    def shown_rung(self) -> Deployment | None:
+        """The way in which the arm is scored; None where it was not served at all."""
+        preferred = (rung for rung in _SHOWN_RUNGS if rung in self.rungs)
+        return next(preferred, next(iter(self.rungs), None))
+
+    def of_rung(self, rung: Deployment | None) -> tuple[CellRecords, ...]:
+        """Its cells that are served in one way, by seed."""
+        return tuple(cell for cell in self.served if rung is not None and cell.deploy == rung)
+
+    @property
+    def shown(self) -> tuple[CellRecords, ...]:
+        """The cells that the arm is scored as, by seed."""
+        return self.of_rung(self.shown_rung)
+
+
+def arms_of(records: TableRecords) -> tuple[Arm, ...]:
+    """The arms in the order of the tuned cells."""
+    grouped: dict[str, list[CellRecords]] = {}
+    for cell in records.tuned:
+        if cell.tuning is not None:
+            grouped.setdefault(cell.tuning.arm, []).append(cell)
+    return tuple(
+        Arm(
+            name,
+            tuple(cell for cell in cells if cell.is_training),
+            tuple(cell for cell in cells if not cell.is_training),
+        )
+        for name, cells in grouped.items()
+    )
+
+
+def is_quantized(tuning: TuningRef) -> bool:
+    """Whether the base is held in codes while it is tuned."""
+    return tuning.precision.name not in _FLOATING
+
+
+def describe_method(tuning: TuningRef) -> str:
+    """A tuning in the field's words: QLoRA is LoRA on a quantized base."""
+    precision = tuning.precision
+    if tuning.method == "full":
+        master = tuning.options.get("master_weights")
+        pure = master == precision.name != "fp32"
+        return f"full tuning in {'pure ' if pure else ''}{precision.label}"
+    if tuning.method != "lora":
+        return f"{tuning.method} on {precision.label}"
+    name = "DoRA" if tuning.options.get("dora") else "LoRA"
+    if not is_quantized(tuning):
+        return f"{name} on {precision.label}"
+    return f"Q{name} on {_FORMATS.get(precision.label, precision.label)}"
+
+
+def untuned_base(records: TableRecords, cell: CellRecords) -> CellRecords | None:
+    """The untuned model held in the same precision as a served cell; else the reference."""
+    held = cell.records[0].cell.precision
+    same = (one for one in records.cells if one.records[0].cell.precision == held)
+    return next(same, records.reference)
+
+
+def counterpart(arms: Sequence[Arm], arm: Arm) -> Arm:
+    """What an arm is compared with: LoRA on bf16 with the same options, if there is one.
+
+    Else the first LoRA on bf16, else the first on any floating type, else the first arm.
+    """
+    lora = [one for one in arms if one.tuning.method == "lora" and not is_quantized(one.tuning)]
+    on_bf16 = [one for one in lora if one.tuning.precision.name == "bf16"] or lora
+    alike = (one for one in on_bf16 if one.tuning.options == arm.tuning.options)
+    return next(alike, next(iter(on_bf16), arms[0]))
+
+
+def rung_words(arm: Arm, rung: Deployment) -> str:
+    """A rung of the ladder in words."""
+    return FULL_RUNG if arm.tuning.method == METHOD_ORDER[0] else RUNGS[rung]
+
+
+def over_seeds(
+    cells: Sequence[CellRecords], measurement: str, slug: str | None, metric: str
+) -> Figure:
+    """A metric's mean over the seeds, of each its median over processes, with its spread.
+
+    Where none has a value, the word and the reason of the first.
+    """
+    if not cells:
+        return Figure(word=NOT_MEASURED, reason="not measured")
+    figures = [pool(cell.of(measurement, slug), metric).figure for cell in cells]
+    values = [figure.value for figure in figures if figure.value is not None]
+    if not values:
+        return figures[0]
+    warned = len(values) < len(cells) or any(figure.warned for figure in figures)
+    figure = Figure(statistics.fmean(values), warned=warned)
+    return replace(figure, spread=statistics.stdev(values)) if len(values) > 1 else figure
+
+
+def by_seed(cells: Sequence[CellRecords], measurement: str, slug: str) -> dict[int, list[Record]]:
+    """The records of an item, by the seed of the tuning."""
+    return {
+        cell.tuning.seed: found
+        for cell in cells
+        if cell.tuning is not None and (found := cell.of(measurement, slug))
+    }

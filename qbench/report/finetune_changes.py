@@ -1,0 +1,137 @@
+"""Changes between tuned cells, or from untuned ones, each judged together with its column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from qbench.comparison.comparability import Obstacle
+from qbench.comparison.differences import Sampling
+from qbench.comparison.marks import Allowance, mark_all
+from qbench.comparison.seeds import difference_over_seeds
+from qbench.comparison.verdict import amount_text
+from qbench.report.figures import NOT_MEASURED, Figure
+from qbench.report.finetune_arms import by_seed
+from qbench.report.selection import CellRecords
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.comparison.differences import Difference
+    from qbench.comparison.marks import Mark
+
+Key = TypeVar("Key", bound=tuple[str, ...])
+LOSS_MARGIN = Allowance(0.02, relative=False)
+"""Nats a token within which two test losses are called equivalent."""
+PERPLEXITY_MARGIN = Allowance(0.005, relative=True)
+
+
+class Claim(NamedTuple):
+    """A change with the margin it is held against."""
+
+    found: Difference | Obstacle
+    allowance: Allowance
+
+
+class Judged(NamedTuple):
+    """A change with what is said of it. Of all metrics here, lower is better."""
+
+    found: Difference | Obstacle
+    allowance: Allowance
+    mark: Mark
+
+    @property
+    def value(self) -> float | None:
+        """The change as it is shown; None where there is no estimate."""
+        if isinstance(self.found, Obstacle) or self.found.estimate is None:
+            return None
+        return self.found.shown(self.found.estimate.value)
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, `equivalent`, `equal` or `undecided`."""
+        value = self.value
+        if value is None or self.mark.finding == "undecided":
+            return "undecided"
+        if self.mark.finding == "equivalent":
+            return "equal" if value == 0 else "equivalent"
+        return "better" if value < 0 else "worse"
+
+    @property
+    def amount(self) -> str:
+        """The change with its sign and unit of %."""
+        value = self.value
+        return "" if value is None else amount_text(value, relative=self.allowance.relative)
+
+    @property
+    def interval(self) -> str | None:
+        """Its 95 % interval in words; None where there is none."""
+        low, high = self.mark.low, self.mark.high
+        if low is None or high is None:
+            return None
+        ends = (amount_text(end, relative=self.allowance.relative) for end in (low, high))
+        return " to ".join(ends)
+
+    @property
+    def figure(self) -> Figure:
+        """As it stands in a table."""
+        if isinstance(self.found, Obstacle):
+            return Figure(word=NOT_MEASURED, reason=self.found.reason)
+        if self.found.estimate is None:
+            return Figure(word="undecided", reason=self.found.reason)
+        if self.verdict == "equal":
+            return Figure(word="equal")
+        return Figure(word=f"{self.amount} {self.verdict}")
+
+
+def loss_change(
+    cells: Sequence[CellRecords], others: CellRecords | Sequence[CellRecords] | None, slug: str
+) -> Claim:
+    """The change of the test loss from other cells, or from one that has no seeds."""
+    return _change(cells, others, ("completion", slug, "completion.loss"), LOSS_MARGIN)
+
+
+def perplexity_change(cells: Sequence[CellRecords], base: CellRecords | None, slug: str) -> Claim:
+    """The relative change of the perplexity of a neutral text from an untuned cell."""
+    return _change(cells, base, ("quality", slug, "perplexity"), PERPLEXITY_MARGIN)
+
+
+def judge_all(claims: Mapping[Key, Claim]) -> dict[Key, Judged]:
+    """A verdict for each; the last part of a key is the question that it answers.
+
+    The claims of each kind are adjusted by Holm over all that answer the same question, which
+    stand in one column: that most arms gain much is no reason to doubt that two are the same.
+    """
+    judged: dict[Key, Judged] = {}
+    for question in dict.fromkeys(key[-1] for key in claims):
+        asked = {key: claim for key, claim in claims.items() if key[-1] == question}
+        marks = mark_all(list(asked.values()), alpha=Sampling().alpha)
+        judged |= {
+            key: Judged(claim.found, claim.allowance, mark)
+            for (key, claim), mark in zip(asked.items(), marks, strict=True)
+        }
+    return judged
+
+
+def _change(
+    cells: Sequence[CellRecords],
+    others: CellRecords | Sequence[CellRecords] | None,
+    what: tuple[str, str, str],
+    allowance: Allowance,
+) -> Claim:
+    measurement, slug, metric = what
+    mine = by_seed(cells, measurement, slug)
+    if not mine:
+        return Claim(Obstacle("missing", "not measured"), allowance)
+    if others is None:
+        return Claim(Obstacle("missing", "there is nothing to compare it with"), allowance)
+    if isinstance(others, CellRecords):
+        base = others.of(measurement, slug)
+        pairs = [(records, base) for records in mine.values()]
+    else:
+        theirs = by_seed(others, measurement, slug)
+        pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+    if not pairs:
+        return Claim(Obstacle("missing", "no seed was measured on both sides"), allowance)
+    relative = allowance.relative
+    found = difference_over_seeds(pairs, metric, relative=relative, sampling=Sampling())
+    return Claim(found, allowance)

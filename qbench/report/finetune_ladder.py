@@ -1,0 +1,197 @@
+"""The ladder of what becomes of a tuned model: each rung is a model of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.report.finetune_arms import over_seeds, rung_words
+from qbench.report.finetune_changes import (
+    LOSS_MARGIN,
+    PERPLEXITY_MARGIN,
+    judge_all,
+    loss_change,
+    perplexity_change,
+)
+from qbench.report.items import (
+    against_merged,
+    describe_point,
+    first_point,
+    items_of,
+    text_titles,
+)
+from qbench.report.tables import REFERENCE_WORD
+
+if TYPE_CHECKING:
+    from qbench.record import Record
+    from qbench.report.finetune_arms import Arm
+    from qbench.report.finetune_changes import Claim, Judged
+    from qbench.report.finetune_results import Results
+    from qbench.report.selection import CellRecords, TableRecords
+    from qbench.spec import Deployment
+
+ATTACHED: Deployment = "attached"
+MERGED_RUNG: Deployment = "merged"
+_Key = tuple[str, str, str]
+
+
+def ladder_table(records: TableRecords, results: Results) -> Table:
+    """One row a rung of an arm, its seeds pooled."""
+    rungs = [(one.arm, rung) for one in results.arms for rung in one.arm.rungs]
+    served = [cell for one in results.arms for cell in one.arm.served]
+    point = first_point(served, "latency")
+    judged = _judged(records, results, rungs)
+    damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
+    texts = text_titles(results.texts)
+    columns = (
+        Column("rung", "rung", "text", definition="what became of the tuned model"),
+        Column("served", "served in", "text", definition="precision that the base is held in"),
+        Column("memory.static", "static", "bytes", definition="bytes that the loaded model keeps"),
+        *_latency_columns(point),
+        Column(
+            "completion.loss",
+            "test loss",
+            "number",
+            definition="on the completions of the test split, nat a token",
+            decimals=4,
+        ),
+        Column("change", "from attached", "text", definition=_CHANGE),
+        *_text_columns(texts, damage, records.reference),
+    )
+    rows = []
+    for arm, rung in rungs:
+        cells = arm.of_rung(rung)
+        figures = {
+            "rung": Figure(word=rung_words(arm, rung)),
+            "served": Figure(word=cells[0].records[0].cell.precision.label),
+            "change": _change_figure(judged.get((arm.name, rung, "change")), rung),
+        }
+        for slug in texts:
+            figures[f"perplexity:{slug}"] = over_seeds(cells, "quality", slug, "perplexity")
+            change = judged.get((arm.name, rung, slug))
+            if change is not None:
+                figures[f"change:{slug}"] = change.figure
+            figures[f"kl:{slug}"] = over_seeds(cells, "quality", slug, "kl.mean")
+        for slug in damage:
+            figures[f"kl:{slug}"] = (
+                Figure(word=REFERENCE_WORD)
+                if rung == MERGED_RUNG
+                else over_seeds(cells, "quality", slug, "kl.mean")
+            )
+        rows.append(
+            Row(
+                f"{arm.name}--{rung}",
+                reference=False,
+                figures=tuple(
+                    figures[column.key] if column.key in figures else _plain(cells, column, point)
+                    for column in columns
+                ),
+                faulty=any(cell.faulty for cell in cells),
+            )
+        )
+    return Table("What becomes of the tuned model", "cell", columns, tuple(rows))
+
+
+_CHANGE = (
+    "change of the test loss from the same arm's attached adapter, nat a token; equivalent: within"
+    f" ±{LOSS_MARGIN.amount:g}"
+)
+
+
+def _judged(
+    records: TableRecords, results: Results, rungs: list[tuple[Arm, Deployment]]
+) -> dict[_Key, Judged]:
+    """All changes of the table, judged together."""
+    claims: dict[_Key, Claim] = {}
+    for arm, rung in rungs:
+        cells, attached = arm.of_rung(rung), arm.of_rung(ATTACHED)
+        if attached and rung != ATTACHED:
+            claims[arm.name, rung, "change"] = loss_change(cells, attached, results.test_slug)
+        for slug in results.texts if records.reference else ():
+            claims[arm.name, rung, slug] = perplexity_change(cells, records.reference, slug)
+    return judge_all(claims)
+
+
+def _change_figure(judged: Judged | None, rung: Deployment) -> Figure:
+    if judged is not None:
+        return judged.figure
+    if rung == ATTACHED:
+        return Figure(word=REFERENCE_WORD)
+    return Figure(word=NOT_MEASURED)
+
+
+def _plain(cells: tuple[CellRecords, ...], column: Column, point: Record | None) -> Figure:
+    measurement = {"memory.static": "footprint", "completion.loss": "completion"}.get(
+        column.key, "latency"
+    )
+    slug = point.item.slug if point and measurement == "latency" else None
+    return over_seeds(cells, measurement, slug, column.key)
+
+
+def _latency_columns(point: Record | None) -> list[Column]:
+    if point is None:
+        return []
+    where = f" at {describe_point(point)}"
+    return [
+        Column(
+            "latency.prefill",
+            "prefill",
+            "seconds",
+            definition="time of one forward pass over the prompt" + where,
+        ),
+        Column(
+            "latency.decode",
+            "decode/token",
+            "seconds",
+            definition="time for each new token of the whole batch" + where,
+        ),
+    ]
+
+
+def _text_columns(
+    texts: dict[str, str], damage: list[str], reference: CellRecords | None
+) -> list[Column]:
+    columns = []
+    for slug, title in texts.items():
+        named = f" {title}" if len(texts) > 1 else ""
+        columns.append(
+            Column(
+                f"perplexity:{slug}",
+                f"perplexity{named}",
+                "number",
+                definition=f"of the neutral text {title}",
+                decimals=4,
+            )
+        )
+        if reference is not None:
+            columns += [
+                Column(
+                    f"change:{slug}",
+                    f"from {reference.label}{named}",
+                    "text",
+                    definition=f"its change from the untuned {reference.label}: forgetting and"
+                    " the precision's cost together; equivalent: within"
+                    f" ±{100 * PERPLEXITY_MARGIN.amount:g} %",
+                ),
+                Column(
+                    f"kl:{slug}",
+                    f"drift{named}",
+                    "number",
+                    definition="mean divergence (KL) a token of its predictions from those of the"
+                    f" untuned {reference.label} on that text, nat: how far the tuning moved it",
+                    decimals=5,
+                ),
+            ]
+        columns += [
+            Column(
+                f"kl:{other}",
+                f"damage{named}",
+                "number",
+                definition="the same from the same tuning merged in 16 bits: what serving it in"
+                " this way costs, apart from the tuning",
+                decimals=5,
+            )
+            for other in damage
+            if other == f"{slug}-vs-merged"
+        ]
+    return columns
