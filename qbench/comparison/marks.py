@@ -70,6 +70,13 @@ def mark_all(
     return marks
 
 
+_BY_METRIC = {
+    "perplexity": Allowance(0.005, relative=True),
+    "bits_per_byte": Allowance(0.005, relative=True),
+    "completion.loss": Allowance(0.02, relative=False),
+}
+
+
 def default_allowance(metric: Metric, measurement: str) -> Allowance:
     """What is small enough to be called the same, unless someone says otherwise."""
     if metric.unit in {"s", "tokens/s"}:
@@ -78,13 +85,9 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.02, relative=True)
     if metric.unit == "B" or measurement == "footprint":
         return Allowance(0.0, relative=True)
-    if metric.name in {"perplexity", "bits_per_byte"}:
-        return Allowance(0.005, relative=True)
-    if metric.name == "completion.loss":
-        return Allowance(0.02, relative=False)
     if metric.name.startswith("kl."):
         return Allowance(0.001, relative=False)
-    return Allowance(0.01, relative=False)
+    return _BY_METRIC.get(metric.name, Allowance(0.01, relative=False))
 
 
 def one_change(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qbench.measures.reference_states import Reference
     from qbench.measures.windows import Window
 
-NOISE_TOKENS = 2048
+NOISE_TOKENS = 1024
 """The noise floor is taken on the first windows that hold as many tokens."""
 BLOCK_LOGITS = 2**18
 """Logits that exist in fp64 at once: 2 MiB, which also keeps them within a CPU's cache."""

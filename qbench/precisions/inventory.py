@@ -38,8 +38,8 @@ class Held:
     kind: Kind
     tensor: torch.Tensor
     logical_weights: int
-    """Weights of the checkpoint it stands for: 0 for buffers, state and adapters, twice the elements
-    for packed 4 bits."""
+    """Weights of the checkpoint that it stands for: 0 for buffers, state and adapters, twice the
+    elements for packed 4 bits."""
 
 
 def inventory(model: PreTrainedModel) -> Iterator[Held]:
