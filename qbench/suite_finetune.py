@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from qbench.finetune import methods
 from qbench.finetune.deploy import served_precision
 from qbench.finetune.options import is_quantized
+from qbench.measures.evaluate_metrics import known_score
 from qbench.precisions import precisions
 from qbench.sources.tuning_data import TuningDataOptions
 from qbench.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
@@ -85,6 +86,7 @@ def read_finetune(findings: Findings, node: Node | None) -> FineTuning | None:
     data: Frozen | None = TuningDataOptions()
     if (place := node.child("data")) is not None:
         data = read_options(findings, place, "data", {"data": _Data()})
+        _check_scores(findings, place, data)
     seeds = _read_seeds(findings, node.child("seeds"))
     deploy = _read_deploy(findings, node.child("deploy"))
     listed = node.child("methods")
@@ -108,6 +110,17 @@ def read_finetune(findings: Findings, node: Node | None) -> FineTuning | None:
     if len(findings) > before or not isinstance(data, TuningDataOptions) or not tunings:
         return None
     return FineTuning(data=data, tunings=tuple(tunings), deploy=deploy)
+
+
+def _check_scores(findings: Findings, place: Node, data: Frozen | None) -> None:
+    """Notes scores of the suite's own recipe that do not exist."""
+    recipe = getattr(data, "recipe", None)
+    for name in getattr(recipe, "scores", ()):
+        try:
+            known_score(name)
+        except ValueError as error:
+            found = f"the unknown score '{name}'"
+            findings.add(place.child("recipe") or place, str(error), found=found)
 
 
 def _read_method(findings: Findings, entry: Node) -> list[TuningRef]:

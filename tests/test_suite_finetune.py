@@ -117,6 +117,10 @@ def test_what_is_served_goes_with_its_training() -> None:
         ("{methods: lora, deploy: [merge]}", ("'merge'", "did you mean 'merged'")),
         ("{methods: lora, data: {recipe: chatt}}", ("recipe",)),
         ("{methods: lora, data: {test: 0}}", ("finetune.data.test", "the number 0")),
+        (
+            "{methods: lora, data: {recipe: {prompt: '{{a}}', completion: b, scores: [rogue]}}}",
+            ("'rogue'", "rouge"),
+        ),
         ("{methods: lora, sedes: [0]}", ("'sedes'", "did you mean 'seeds'")),
     ],
 )

@@ -26,7 +26,8 @@ HUB_METRICS = (
 """Metrics of `evaluate` for texts; others by `owner/name` or as a folder."""
 
 
-def _known(name: str) -> str:
+def known_score(name: str) -> str:
+    """The name as it is; raises ValueError, with the nearest, for one that is no score's."""
     if name in SCORES or name in HUB_METRICS or is_path(name) or "/" in name:
         return name
     raise ValueError(
@@ -35,7 +36,7 @@ def _known(name: str) -> str:
     )
 
 
-EvaluateName = Annotated[str, AfterValidator(_known)]
+EvaluateName = Annotated[str, AfterValidator(known_score)]
 """The name of a score: qbench's own, a metric of `evaluate`, or a metric script."""
 
 
