@@ -1,4 +1,4 @@
-# make quickstart   installs qbench into .venv and measures seven precisions of the bundled model
+# make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need and runs them
 # make lint         ruff, mypy, import-linter
 # make bench        benchmarks of qbench itself

@@ -55,7 +55,6 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     return LoadedModel(
         model=model,
         cell=job.cell,
-        reference=job.reference,
         resolved=job.model,
         folder=folder,
         device=job.device,

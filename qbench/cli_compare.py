@@ -136,7 +136,7 @@ def baseline(
     path = write_baseline(target, side.records)
     if old is not None:
         made = compare_records(side.records, old.records, names=("new baseline", "old baseline"))
-        Console().print(render(made))
+        Console().print(render(made, undecided=False))
     typer.echo(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
     _tell_notes(side)
 

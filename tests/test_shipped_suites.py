@@ -79,17 +79,18 @@ def test_what_the_starter_shows_in_comments_is_valid_too() -> None:
     assert {"int8-threshold=5", "nf4-compute_dtype=fp32", "nf4-exact"} < set(labels)
 
 
-def test_the_published_report_is_made_from_the_published_records() -> None:
+@pytest.mark.parametrize("name", ["quickstart", "finetune"])
+def test_the_published_report_is_made_from_the_published_records(name: str) -> None:
     from qbench.report.markdown import render
     from qbench.store import read_folder
 
     root = Path(__file__).parent.parent
-    records, unreadable = read_folder(root / "results" / "published" / "quickstart")
+    records, unreadable = read_folder(root / "results" / "published" / name)
     assert not unreadable
     kind = records[0].environment.device_kind
-    page = (root / "reports" / f"quickstart-{kind}.md").read_text(encoding="utf-8")
+    page = (root / "reports" / f"{name}-{kind}.md").read_text(encoding="utf-8")
     assert page == render(records)
-    suite = load_suite(root / "suites" / "quickstart.yaml")
+    suite = load_suite(root / "suites" / f"{name}.yaml")
     assert {record.cell.slug for record in records} == {cell.slug for cell in suite.cells()}
     tuned = {"training", "completion", "adapters"}
     assert {record.item.measurement for record in records} == set(suite.measure) | tuned

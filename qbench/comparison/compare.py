@@ -137,9 +137,7 @@ def counterpart(
     changes = [parameter_changes(records[0], one) for one in kindred]
     nearest = min((one for one in changes if one), key=len, default=None)
     if nearest is None:
-        return Obstacle(
-            "missing", f"the other side has no record of {item.measurement} {item.slug}"
-        )
+        return Obstacle("missing", "the other side has no record of it")
     words = ", ".join(f"{one.name} {one.new} here, {one.old} there" for one in nearest)
     return Obstacle("incomparable", f"other parameters: {words}")
 

@@ -102,7 +102,7 @@ def difference(
     own = find_series(mine[0], metric, values[0])
     base = find_series(theirs[0], metric, values[1])
     if own is None or base is None:
-        return _unknown(metric, values[0], values[1], relative=relative)
+        return _unknown(values[0], values[1], relative=relative)
     base = align(own, base)
     if base is None or own.weights != base.weights:
         reason = f"the {own.unit} of the two sides are not the same ones"
@@ -127,7 +127,7 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
         return _of_level(value, Exact(value), "exact")
     own = find_series(good[0], metric, value)
     if own is None:
-        return _unknown(metric, value, None, relative=False)
+        return _unknown(value, None, relative=False)
     lacking = FEWEST_UNITS - len(own.sums)
     if lacking > 0:
         return _too_few(value, None, own.unit, len(own.sums), lacking, relative=False)
@@ -243,10 +243,8 @@ def _too_few(
     return Difference(new, old, relative, None, "none", unit, units, reason, lacking)
 
 
-def _unknown(metric: str, new: float, old: float | None, *, relative: bool) -> Difference:
-    reason = (
-        f"no values per window or item are kept that give {metric}, so its chance error is unknown"
-    )
+def _unknown(new: float, old: float | None, *, relative: bool) -> Difference:
+    reason = "no values per window or item are kept of it, so its chance error is unknown"
     return Difference(new, old, relative, None, "none", reason=reason)
 
 

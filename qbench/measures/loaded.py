@@ -25,8 +25,6 @@ class LoadedModel:
 
     model: PreTrainedModel
     cell: Cell
-    reference: bool
-    """Whether the cell is the one that the model's others are compared with."""
     resolved: ResolvedModel
     folder: str
     """Where its files lie on this machine."""

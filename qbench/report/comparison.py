@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qbench.comparison.compare import Comparison, Row
 
-HEADINGS = ("cell", "item", "metric", "new", "old", "difference", "interval", "verdict")
+HEADINGS = ("cell", "metric, item", "new", "old", "difference", "interval", "verdict")
 _SHOWN_ALWAYS = ("real", "undecided")
 _PLACES_SHOWN = 4
 _STYLES = {
@@ -29,10 +29,13 @@ _BESIDE = frozenset({"quantized_share", "nonfinite_share", "kl.noise_floor", "kl
 """Metrics of two parts or fewer that are shown only on request."""
 
 
-def render(comparison: Comparison, *, everything: bool = False) -> RenderableType:
+def render(
+    comparison: Comparison, *, everything: bool = False, undecided: bool = True
+) -> RenderableType:
     """For a terminal: the differences, then what could not be compared, then the conditions.
 
-    What is equivalent is counted, and shown only with `everything`.
+    What is equivalent is counted, and shown only with `everything`; what is undecided is only
+    counted without `undecided`.
     """
     from rich import box
     from rich.console import Group
@@ -41,8 +44,13 @@ def render(comparison: Comparison, *, everything: bool = False) -> RenderableTyp
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for index, title in enumerate(HEADINGS):
-        table.add_column(title, justify="right" if 3 <= index <= 6 else "left", overflow="fold")
-    for row in (shown := _compared(comparison, everything=everything)):
+        table.add_column(title, justify="right" if 2 <= index <= 5 else "left", overflow="fold")
+    shown = [
+        row
+        for row in _compared(comparison, everything=everything)
+        if undecided or row.mark.finding != "undecided"
+    ]
+    for row in shown:
         *texts, verdict = _texts(row)
         style = _STYLES.get(row.direction or row.mark.finding, "")
         table.add_row(*map(Text, texts), Text(verdict, style=style))
@@ -65,7 +73,7 @@ def markdown(comparison: Comparison, *, everything: bool = True) -> str:
     """The same as a markdown page."""
     blocks = [f"# {escape(comparison.new)} against {escape(comparison.old)}", summary(comparison)]
     if shown := _compared(comparison, everything=everything):
-        blocks.append(words_table(HEADINGS, [_texts(row) for row in shown], range(3, 7)))
+        blocks.append(words_table(HEADINGS, [_texts(row) for row in shown], range(2, 6)))
     if gaps := obstacles(comparison):
         lines = (escape(f"{reason}: {', '.join(places)}") for reason, places in gaps)
         blocks += ["## Not compared", bullets(lines)]
@@ -134,13 +142,14 @@ def _compared(comparison: Comparison, *, everything: bool) -> list[Row]:
 def _is_headline(row: Row) -> bool:
     """Whether a person decides by the metric: not a part, a percentile or a plain count."""
     parts = row.metric.split(".")
-    return len(parts) <= MOST_NAME_PARTS and row.metric not in _BESIDE
+    # A throughput is its latency once more.
+    return len(parts) <= MOST_NAME_PARTS and row.metric not in _BESIDE and parts[0] != "throughput"
 
 
 def _texts(row: Row) -> list[str]:
     found, mark = row.difference, row.mark
     if found is None or found.estimate is None or found.new is None or found.old is None:
-        return [row.cell.label, row.item.slug, row.metric, *["-"] * 4, mark.finding]
+        return [row.cell.label, f"{row.metric} {row.item.slug}", *["-"] * 4, mark.finding]
     value = found.shown(found.estimate.value)
     interval = "exact"
     if mark.low is not None and mark.high is not None and mark.low != mark.high:
@@ -152,8 +161,7 @@ def _texts(row: Row) -> list[str]:
         verdict = "equal" if value == 0 else f"equivalent (±{amount})"
     return [
         row.cell.label,
-        row.item.slug,
-        row.metric,
+        f"{row.metric} {row.item.slug}",
         _number(found.new, row.unit),
         _number(found.old, row.unit),
         amount_text(value, relative=found.relative),
@@ -163,5 +171,5 @@ def _texts(row: Row) -> list[str]:
 
 
 def _number(value: float, unit: str) -> str:
-    text = f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    text = f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     return text if unit == "1" else f"{text} {unit}"

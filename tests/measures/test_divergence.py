@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,8 @@ def make_item(loaded: LoadedModel, text: Path, **options: object) -> Item:
 
 
 def measure(loaded: LoadedModel, text: Path, *, reference: bool = False) -> Outcome:
-    chosen = dataclasses.replace(loaded, reference=reference)
-    return QUALITY.measure(chosen, make_item(loaded, text))
+    item = make_item(loaded, text).model_copy(update={"makes_states": reference})
+    return QUALITY.measure(loaded, item)
 
 
 def values(outcome: Outcome) -> dict[str, float | None]:

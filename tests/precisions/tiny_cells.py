@@ -50,7 +50,6 @@ def make_job(model: ResolvedModel, precision: str, **options: Any) -> Job:
     return Job(
         suite="tiny",
         cell=Cell(model=model.ref, precision=chosen),
-        reference=False,
         model=model,
         predicted=predicted,
         device="cpu",
