@@ -50,6 +50,7 @@ def make_job(model: ResolvedModel, precision: str, **options: Any) -> Job:
     return Job(
         suite="tiny",
         cell=Cell(model=model.ref, precision=chosen),
+        reference=False,
         model=model,
         predicted=predicted,
         device="cpu",
