@@ -68,9 +68,9 @@ def read_artifact(key: str, *, base_fingerprint: str | None = None) -> ArtifactI
         info = ArtifactInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise MeasurementError(
-            f"the tuned model {key} is not in the cache ({path.parent}): its training failed, was"
-            " stopped, or the cache was emptied; run the suite again, with --retry if its record"
-            " is there"
+            f"the tuned model {key} is not in the cache ({path.parent}): its training failed or was"
+            " stopped (its own record says why), or the cache was emptied; run the suite again,"
+            " with --retry if the training's record is there"
         ) from error
     except (OSError, ValidationError) as error:
         raise MeasurementError(

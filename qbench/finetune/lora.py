@@ -191,8 +191,7 @@ def _check_targets(model: PreTrainedModel, options: LoraOptions) -> None:
     for wanted in options.target:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
             raise MeasurementError(
-                f"target: no layer of this model is named {wanted!r}; it has {', '.join(there)};"
-                f" {did_you_mean(wanted, there)}"
+                f"target: no layer of this model is named {wanted!r}; {did_you_mean(wanted, there)}"
             )
 
 
