@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qbench.comparison.compare import Comparison, Row
 
-HEADINGS = ("cell", "metric, item", "new", "old", "difference", "interval", "verdict")
+HEADINGS = ("cell", "metric", "item", "new", "old", "difference", "interval", "verdict")
 _SHOWN_ALWAYS = ("real", "undecided")
 _PLACES_SHOWN = 4
 _STYLES = {
@@ -42,18 +42,26 @@ def render(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-    for index, title in enumerate(HEADINGS):
-        table.add_column(title, justify="right" if 2 <= index <= 5 else "left", overflow="fold")
+    # Two lines a row, so that eighty columns hold it: item below metric, interval below difference.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for index, title in enumerate(("cell", "metric, item", "new", "old", "difference", "")):
+        table.add_column(title, justify="right" if 2 <= index <= 4 else "left", overflow="fold")
     shown = [
         row
         for row in _compared(comparison, everything=everything)
         if undecided or row.mark.finding != "undecided"
     ]
     for row in shown:
-        *texts, verdict = _texts(row)
+        cell, metric, item, new, old, difference, interval, verdict = _texts(row)
         style = _STYLES.get(row.direction or row.mark.finding, "")
-        table.add_row(*map(Text, texts), Text(verdict, style=style))
+        table.add_row(
+            Text(cell),
+            Text.assemble(metric, "\n", (item, "dim")),
+            Text(new),
+            Text(old),
+            Text.assemble(difference, "\n", (interval, "dim")),
+            Text(verdict, style=style),
+        )
     parts: list[RenderableType] = [
         Text(f"{comparison.new} (new) against {comparison.old} (old)", style="bold"),
         *([table] if shown else []),
@@ -73,7 +81,7 @@ def markdown(comparison: Comparison, *, everything: bool = True) -> str:
     """The same as a markdown page."""
     blocks = [f"# {escape(comparison.new)} against {escape(comparison.old)}", summary(comparison)]
     if shown := _compared(comparison, everything=everything):
-        blocks.append(words_table(HEADINGS, [_texts(row) for row in shown], range(2, 6)))
+        blocks.append(words_table(HEADINGS, [_texts(row) for row in shown], range(3, 7)))
     if gaps := obstacles(comparison):
         lines = (escape(f"{reason}: {', '.join(places)}") for reason, places in gaps)
         blocks += ["## Not compared", bullets(lines)]
@@ -149,7 +157,8 @@ def _is_headline(row: Row) -> bool:
 def _texts(row: Row) -> list[str]:
     found, mark = row.difference, row.mark
     if found is None or found.estimate is None or found.new is None or found.old is None:
-        return [row.cell.label, f"{row.metric} {row.item.slug}", *["-"] * 4, mark.finding]
+        return [row.cell.label, row.metric, row.item.slug, *["-"] * 4, mark.finding]
+    metric = row.metric if row.unit == "1" else f"{row.metric} ({row.unit})"
     value = found.shown(found.estimate.value)
     interval = "exact"
     if mark.low is not None and mark.high is not None and mark.low != mark.high:
@@ -161,15 +170,15 @@ def _texts(row: Row) -> list[str]:
         verdict = "equal" if value == 0 else f"equivalent (±{amount})"
     return [
         row.cell.label,
-        f"{row.metric} {row.item.slug}",
-        _number(found.new, row.unit),
-        _number(found.old, row.unit),
+        metric,
+        row.item.slug,
+        _number(found.new),
+        _number(found.old),
         amount_text(value, relative=found.relative),
         interval,
         verdict,
     ]
 
 
-def _number(value: float, unit: str) -> str:
-    text = f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-    return text if unit == "1" else f"{text} {unit}"
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
