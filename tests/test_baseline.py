@@ -13,6 +13,7 @@ from qbench.comparison.compare import compare_records
 from qbench.errors import StoreError
 from tests.paired_records import divergence, task, untouched
 from tests.record_factory import make_failure, make_record, quickstart_records
+from tests.tuned_records import finetune_records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,17 @@ def test_what_comparing_reads_is_kept(tmp_path: Path) -> None:
     comparison = compare_records(records, read)
     assert {row.mark.finding for row in comparison.rows} <= {"equivalent", "missing"}
     assert comparison.conditions == ()
+
+
+def test_tuned_models_are_told_apart(tmp_path: Path) -> None:
+    records = finetune_records(seeds=(0, 1))
+    read = read_baseline(write_baseline(tmp_path / "suite.json", records))
+    cells = [
+        [(one.cell.label, one.cell.tuning, one.cell.deploy) for one in side]
+        for side in (records, read)
+    ]
+    assert cells[0] == cells[1]
+    assert any(record.cell.deploy for record in read)
 
 
 def test_what_several_cells_share_stands_once() -> None:
@@ -86,13 +98,14 @@ def test_a_large_file_without_a_suffix_is_compressed(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"", "cut short"),
-        (b'{"baseline_version": 1, "records": [', "cut short"),
+        (b'{"baseline_version": 2, "records": [', "cut short"),
         (b"\x1f\x8b\x08 not gzip", "cut short"),
         (b"[1, 2]", "not a baseline"),
         (b'{"schema_version": 1}', "not a baseline"),
+        (b'{"baseline_version": 1}', "tells no tuned models apart"),
         (b'{"baseline_version": 99}', "upgrade qbench"),
-        (b'{"baseline_version": 1, "records": [{"values": {}}]}', "damaged"),
-        (b'{"baseline_version": 1}', "damaged"),
+        (b'{"baseline_version": 2, "records": [{"values": {}}]}', "damaged"),
+        (b'{"baseline_version": 2}', "damaged"),
     ],
 )
 def test_a_bad_file_is_told_with_a_remedy(tmp_path: Path, content: bytes, words: str) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from qbench.sources.bundled import bundled_models, bundled_texts
 from tests.workplace import Workplace
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SUITE = """\
 name: guarded
@@ -81,3 +78,14 @@ def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
     assert code == 1, output
     assert "broken" in output
     assert "perplexity" in output
+
+
+def test_the_published_records_hold_against_the_committed_baseline(place: Workplace) -> None:
+    """Every rule, tuned models included, by the command that CI calls."""
+    root = Path(__file__).parent.parent
+    arguments = [str(root / "suites" / "quickstart.yaml"), "--device", "cpu"]
+    arguments += ["--results", str(root / "results" / "published")]
+    arguments += ["--baseline", str(root / "results" / "baselines")]
+    finished = place.call("gate", *arguments)
+    assert finished.code == 0, finished.output
+    assert "lora-bf16--attached" in " ".join(finished.output.split())

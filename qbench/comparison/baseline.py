@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-BASELINE_VERSION = 1
-"""Version of the file's form; one of a newer version is refused."""
+BASELINE_VERSION = 2
+"""Version of the file's form; one of another version is refused."""
 LARGEST_PLAIN_BYTES = 256 * 1024
 """A file beyond this is compressed where its name is not given."""
 _SERIES_PREFIXES = ("window_", "item_")
@@ -101,6 +101,11 @@ def read_baseline(path: Path) -> list[Record]:
             f"{path}: the baseline is of version {version}, this qbench reads up to"
             f" {BASELINE_VERSION}; upgrade qbench, or make the baseline again"
         )
+    if version < BASELINE_VERSION:
+        raise StoreError(
+            f"{path}: the baseline is of version {version}, which tells no tuned models apart;"
+            f" {_REMEDY}"
+        )
     try:
         return [_unpack(one, data) for one in data["records"]]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -141,14 +146,17 @@ def _pack(record: Record, pools: _Pools) -> dict[str, Any]:
         if isinstance(value, dict) and {"fingerprint", "location"} & value.keys():
             params[name] = {key: value[key] for key in _TEXT_KEYS if key in value}
     model = record.cell.model
+    # Its source is enough: where it lies is a matter of each machine.
+    cell = record.cell.model_copy(
+        update={"model": model.model_copy(update={"location": model.source})}
+    )
     details = {key: record.details[key] for key in _DETAILS if key in record.details}
     packed: dict[str, Any] = {
         "key": record.key,
         "protocol": record.protocol,
         "suite": record.suite,
-        "model": model.model_copy(update={"location": model.source}).model_dump(),
+        "cell": cell.model_dump(mode="json"),
         "identity": {"model": record.identity.get("model")},
-        "precision": record.cell.precision.model_dump(mode="json"),
         "item": {**record.item.model_dump(mode="json"), "params": params},
         "reference": record.reference,
         "status": record.status,
@@ -184,7 +192,7 @@ def _unpack(packed: dict[str, Any], data: dict[str, Any]) -> Record:
             "protocol": packed["protocol"],
             "identity": packed["identity"],
             "suite": packed["suite"],
-            "cell": {"model": packed["model"], "precision": packed["precision"]},
+            "cell": packed["cell"],
             "item": packed["item"],
             "reference": packed["reference"],
             "status": packed["status"],
