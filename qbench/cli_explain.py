@@ -1,0 +1,57 @@
+"""The command `explain`: how a precision holds numbers. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def explain(
+    precision: Annotated[
+        str, typer.Argument(metavar="PRECISION", help="Such as nf4; see `qbench list`.")
+    ],
+    *,
+    model: Annotated[
+        str, typer.Option(help="bundled:<name>, a folder, or a hub id that is downloaded.")
+    ] = "bundled:tiny-mistral",
+    tensor: Annotated[
+        str | None,
+        typer.Option(help="Name of a tensor in its files; an MLP's first weight unless given."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="An option of the precision, as in a suite. May be given several times.",
+        ),
+    ] = None,
+    format_name: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+) -> None:
+    """Show how a precision holds numbers, and the error it makes on a real tensor."""
+    import logging
+
+    from rich.console import Console
+
+    from qbench.errors import UsageError
+    from qbench.executors.preload import prepare_process
+    from qbench.explain import explain as explain_precision
+    from qbench.explain.render import PAGES, render
+
+    if format_name not in {"text", *PAGES}:
+        expected = ", ".join(("text", *PAGES))
+        raise UsageError(f"--format: found {format_name!r}; expected one of {expected}")
+    prepare_process()
+    # On import they warn of kernels that are missing, and of themselves.
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    made = explain_precision(
+        precision, model, tensor, assignments=assignments or (), base=Path.cwd()
+    )
+    if format_name == "text":
+        console = Console()
+        console.print(render(made, console.width))
+    else:
+        typer.echo(PAGES[format_name](made), nl=False)

@@ -1,0 +1,78 @@
+"""How a precision holds numbers, and what that does to a real tensor: `qbench explain`.
+
+A precision is explained by one function of `EXPLAINERS`: it takes a weight and the precision's
+options, and returns what `render` shows. Nothing here builds a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import UsageError
+from qbench.explain import bnb4bit, floating, int8, integer
+from qbench.explain.options import read_assignments
+from qbench.explain.weights import read_weight
+from qbench.precisions.integer import PRECISIONS as INTEGERS
+from qbench.suite_problems import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from qbench.explain.explanation import Explanation
+    from qbench.explain.weights import Weight
+
+EXPLAINERS: dict[str, Callable[[Weight, dict[str, Any]], Explanation]] = {
+    "fp32": partial(floating.explain, "fp32"),
+    "bf16": partial(floating.explain, "bf16"),
+    "fp16": partial(floating.explain, "fp16"),
+    "int8": int8.explain,
+    "fp4": partial(bnb4bit.explain, "fp4"),
+    "nf4": partial(bnb4bit.explain, "nf4"),
+    "nf4-dq": partial(bnb4bit.explain, "nf4-dq"),
+    **{each.name: partial(integer.explain, each.name) for each in INTEGERS},
+}
+"""What explains each precision, in the order of `qbench list`.
+
+`stored` is none of them: it is whatever a checkpoint holds.
+"""
+
+
+def explain(
+    precision: str,
+    model: str,
+    tensor: str | None,
+    *,
+    assignments: Iterable[str] = (),
+    base: Path,
+) -> Explanation:
+    """Explains a precision on one tensor of a model.
+
+    `model` is written as in a suite, relative to `base`; `tensor` is a name in its weight files,
+    the first weight of an MLP unless given; `assignments` are options of the precision, such as
+    `threshold=0`. Raises `UsageError` for an unknown precision, option or tensor, and `ModelError`
+    for a model that cannot be read.
+    """
+    explainer = EXPLAINERS.get(precision)
+    if explainer is None:
+        message = (
+            f"PRECISION: found {precision!r}, which has no explanation; expected one of"
+            f" {', '.join(EXPLAINERS)}"
+        )
+        near = nearest(precision, EXPLAINERS)
+        raise UsageError(f"{message}; {near}" if near else message)
+    options = read_assignments(precision, assignments)
+    weight = read_weight(model, tensor, base=base)
+    made = explainer(weight, options)
+    subject = {
+        "precision": precision,
+        "options": options,
+        "model": weight.model,
+        "tensor": weight.name,
+        "shape": list(weight.values.shape),
+        "stored": weight.stored,
+        "linear": weight.linear,
+    }
+    return replace(made, figures={**subject, **made.figures})

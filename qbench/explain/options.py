@@ -1,0 +1,46 @@
+"""The options of a precision as they are given on the command line: `--set KEY=VALUE`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import SuiteError, UsageError
+from qbench.precisions import precisions
+from qbench.suite_options import read_options
+from qbench.suite_problems import Findings
+from qbench.yaml_lines import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*=(.*)")
+
+
+def read_assignments(precision: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """All options of a precision, those of the assignments set; values are read as in a suite.
+
+    Raises `UsageError` for one that is no assignment, and `SuiteError` with all problems of keys
+    and values.
+    """
+    lines = []
+    for text in assignments:
+        found = _ASSIGNMENT.fullmatch(text)
+        if found is None:
+            known = ", ".join(precisions()[precision].options.model_fields)
+            raise UsageError(
+                f"--set: found {text!r}; expected KEY=VALUE on one line, where KEY is an option of"
+                f" {precision}: {known or 'it has none'}"
+            )
+        lines.append(f"{found[1]}: {found[2]}\n")
+    top, problems = read_yaml("".join(lines), "--set")
+    findings = Findings("--set", problems)
+    if top is None:
+        options = precisions()[precision].options() if not problems else None
+    else:
+        options = read_options(findings, top, precision, precisions())
+    if options is None or len(findings):
+        # A line of its own is what each option has, and none that the user could count.
+        raise SuiteError([replace(problem, line=None) for problem in findings.sorted()])
+    return options.model_dump()

@@ -1,0 +1,131 @@
+"""The command `explain`: its pages, its options, and what it says of wrong ones."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.errors import UsageError
+from qbench.explain import EXPLAINERS, explain
+from qbench.explain.render import as_json, markdown, render
+from tests.explain.checkpoints import random_weight, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.workplace import Workplace
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("explained") / "model", random_weight())
+
+
+def test_the_bundled_model_is_explained_on_the_terminal(workplace: Workplace) -> None:
+    done = workplace.with_environment(COLUMNS="90").call("explain", "nf4-dq")
+    assert (done.code, done.errors) == (0, "")
+    assert "model.layers.0.mlp.down_proj.weight" in done.output
+    assert "4 + 8 / 64 + 32 / (64 · 256) = 4.127" in done.output
+    assert all(len(line) <= 90 for line in done.output.splitlines())
+    assert any(line.count("▲") > 9 for line in done.output.splitlines())
+
+
+def test_json_is_for_programs(workplace: Workplace) -> None:
+    arguments = ("--model", str(workplace.model), "--set", "threshold=0", "--format", "json")
+    done = workplace.call("explain", "int8", *arguments)
+    assert (done.code, done.errors) == (0, "")
+    figures = json.loads(done.output)
+    assert figures["options"] == {"dtype": "bf16", "threshold": 0.0}
+    assert figures["precision"] == "int8"
+    assert set(figures) >= {"bits_per_weight", "format", "error", "histogram", "tensor", "shape"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nf5"], "did you mean 'nf4'?"),
+        (["nf4", "--format", "xml"], "expected one of text, markdown, json"),
+        (["nf4", "--tensor", "model.layers.0.mlp.up.weight"], "did you mean 'model.layers.0.mlp."),
+        (["nf4", "--set", "threshold=3"], "'threshold' is an option of int8"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_is_told_with_code_2(
+    workplace: Workplace, arguments: list[str], words: str
+) -> None:
+    done = workplace.call("explain", *arguments)
+    assert done.code == 2
+    assert words in done.errors
+    assert "Traceback" not in done.errors
+
+
+@pytest.mark.parametrize(
+    ("precision", "assignments", "words"),
+    [
+        ("int8", ["threshold"], "expected KEY=VALUE on one line, where KEY is an option of int8"),
+        ("int8", ["threshold=-1"], "threshold: found the number -1; expected a number of at least"),
+        ("int8", ["threshold=1", "threshold=2"], "the key 'threshold' twice"),
+        ("nf4", ["dtype=fp8"], "found the text 'fp8'; expected one of bf16, fp16, fp32"),
+        ("nf4", ["dtype={"], "not YAML"),
+        ("fp32", ["dtype=fp16"], "unknown option of fp32 'dtype'"),
+        ("fp32", ["dtype"], "an option of fp32: it has none"),
+    ],
+)
+def test_a_wrong_option_is_told(
+    folder: Path, precision: str, assignments: list[str], words: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        explain(precision, str(folder), None, assignments=assignments, base=folder)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("--set:")
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str) -> None:
+    from rich.console import Console
+
+    made = explain(name, str(folder), None, base=folder)
+    figures = json.loads(as_json(made))
+    assert figures["bits_per_weight"]["stored"] > 0
+    assert sum(figures["histogram"]["counts"]) == 128 * 192
+    page = markdown(made)
+    assert page.startswith(f"# {name}: ")
+    assert page.count("```") == 2
+    console = Console(width=40, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(render(made, console.width))
+    assert all(len(line) <= 40 for line in capture.get().splitlines())
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_a_tensor_of_zeros_and_a_norm_are_shown(tmp_path: Path, width: int) -> None:
+    from rich.console import Console
+
+    zeros = save(tmp_path / "zeros", random_weight() * 0)
+    norm = save(tmp_path / "norm", random_weight()[0], "model.norm.weight")
+    for name in EXPLAINERS:
+        flat = explain(name, str(zeros), None, base=tmp_path)
+        assert flat.figures["error"]["reason"] == "all weights are 0"
+        row = explain(name, str(norm), "model.norm.weight", base=tmp_path)
+        assert row.figures["linear"] is False
+        for made in (flat, row):
+            json.loads(as_json(made))
+            console = Console(width=width)
+            with console.capture():
+                console.print(render(made, width))
+
+
+def test_an_outlier_spoils_the_others_unless_it_is_left_out() -> None:
+    from qbench.explain.outliers import outlier_effect
+
+    step, spoiled, apart = outlier_effect(512, 0.0)
+    assert (step, apart) == (pytest.approx(60 / 127, rel=1e-3), False)
+    fine, kept, apart = outlier_effect(512, 6.0)
+    assert apart
+    assert fine < 5 / 127 * 1.001
+    assert kept < spoiled / 10
+    # Rounding to steps of size s makes errors of s / sqrt(12); those are of activations of size 1.
+    assert spoiled == pytest.approx(step / 12**0.5, rel=0.1)
+    assert kept == pytest.approx(fine / 12**0.5, rel=0.1)
