@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
+from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
+from qbench.precisions.random_weights import make_random
+from qbench.sources.random_models import is_random
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,27 +27,39 @@ def load_pretrained(
 ) -> PreTrainedModel:
     """Loads a causal language model from a local folder, safetensors only, in eval mode.
 
-    `dtype` is `fp32`, `bf16` or `fp16`: the type of everything that is not quantized. The whole
-    model goes to one device, so that no layer is silently offloaded. Raises `ModelError` for a
-    checkpoint that lacks tensors of the model.
+    `dtype` is `fp32`, `bf16` or `fp16`: the type of everything that is not quantized; `auto` takes
+    what config.json states. The whole model goes to one device, or with the device `auto` over all
+    GPUs: no layer is ever offloaded. A folder that is marked so gets random weights. Raises
+    `ModelError` for a checkpoint that lacks tensors of the model, and `OutOfMemoryError` for a
+    model that all GPUs together cannot hold.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if is_random(folder):
+        return make_random(
+            folder,
+            dtype=getattr(torch, TORCH_DTYPE[dtype]),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            quantization=quantization,
+        )
     arguments: dict[str, Any] = {}
     if quantization is not None:
         arguments["quantization_config"] = quantization
     model: PreTrainedModel
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        folder,
-        output_loading_info=True,
-        dtype=getattr(torch, TORCH_DTYPE[dtype]),
-        device_map={"": device},
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        local_files_only=True,
-        **arguments,
-    )
+    with refusing_offload(device):
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype="auto" if dtype == "auto" else getattr(torch, TORCH_DTYPE[dtype]),
+            device_map=device if device == EVERY_GPU else {"": device},
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            **arguments,
+        )
+    check_placement(model)
     unusable = sorted({*loading["missing_keys"], *map(str, loading["mismatched_keys"])})
     if unusable:
         raise ModelError(

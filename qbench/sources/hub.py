@@ -22,6 +22,7 @@ from qbench.sources.headers import (
     no_weights_message,
     weight_files,
 )
+from qbench.sources.model_config import parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +67,14 @@ _REMEDIES = {
 """Messages by the exceptions of `huggingface_hub.errors`, those derived before what they are."""
 
 
+class HubUnreachableError(ModelError):
+    """The hub cannot be asked now: there is no network, or it may not be used."""
+
+
+class GatedModelError(ModelError):
+    """The hub has the model, but does not give it to this user."""
+
+
 @dataclass(frozen=True)
 class RemoteModel:
     """What the hub says of a model whose weights are not downloaded."""
@@ -99,8 +108,6 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 def describe_remote(repo: str, revision: str | None) -> RemoteModel:
     """Asks the hub for the configuration and the headers of the weights, at one commit."""
-    from qbench.sources.models import parse_config
-
     with _as_model_error(repo, revision):
         from huggingface_hub import HfApi
 
@@ -128,20 +135,43 @@ def describe_remote(repo: str, revision: str | None) -> RemoteModel:
     )
 
 
-def download(repo: str, revision: str | None, *, with_code: bool) -> Path:
-    """Downloads what is needed to load the model; the folder that holds it."""
+def fetch_config(repo: str, revision: str | None) -> Path:
+    """The folder, named by its commit, that config.json was downloaded to; nothing else is."""
     with _as_model_error(repo, revision):
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, try_to_load_from_cache
 
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=[*_DOWNLOADED, "*.py"] if with_code else _DOWNLOADED,
-                ignore_patterns=_NOT_DOWNLOADED,
-                etag_timeout=TIMEOUT_S,
+        kept = try_to_load_from_cache(repo, "config.json", revision=revision)
+        if isinstance(kept, str):
+            return Path(kept).parent
+        api = HfApi()
+        # Asked first, as in `describe_remote`: it fails at once.
+        api.model_info(repo, revision=revision, timeout=TIMEOUT_S)
+        path = api.hf_hub_download(repo, "config.json", revision=revision, etag_timeout=TIMEOUT_S)
+        return Path(path).parent
+
+
+def download(repo: str, revision: str | None, *, with_code: bool) -> Path:
+    """Downloads what is needed to load the model; the folder that holds it.
+
+    A connection that breaks is taken up again where it broke, several times.
+    """
+    try:
+        with _as_model_error(repo, revision):
+            from huggingface_hub import snapshot_download
+
+            return Path(
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    allow_patterns=[*_DOWNLOADED, "*.py"] if with_code else _DOWNLOADED,
+                    ignore_patterns=_NOT_DOWNLOADED,
+                    etag_timeout=TIMEOUT_S,
+                )
             )
-        )
+    except HubUnreachableError as error:
+        raise HubUnreachableError(
+            f"{error}. Files that arrived whole are kept: run the command again to go on"
+        ) from error
 
 
 def _remote_headers(api: HfApi, repo: str, commit: str) -> dict[str, dict[str, StoredTensor]]:
@@ -169,6 +199,13 @@ def _remote_headers(api: HfApi, repo: str, commit: str) -> dict[str, dict[str, S
     }
 
 
+_KINDS: dict[str, type[ModelError]] = {
+    "OfflineModeIsEnabled": HubUnreachableError,
+    "GatedRepoError": GatedModelError,
+}
+"""What becomes of an exception of the library, by its name, where it is more than a ModelError."""
+
+
 @contextmanager
 def _as_model_error(repo: str, revision: str | None) -> Iterator[None]:
     """Keeps the library quiet and turns what it raises into a `ModelError` with a remedy."""
@@ -192,10 +229,13 @@ def _as_model_error(repo: str, revision: str | None) -> Iterator[None]:
         explanation = _explain(error, errors, repo, revision)
         if explanation is None:
             raise
-        raise ModelError(f"{place}: {explanation}") from error
+        kind, message = explanation
+        raise kind(f"{place}: {message}") from error
 
 
-def _explain(error: Exception, errors: Any, repo: str, revision: str | None) -> str | None:
+def _explain(
+    error: Exception, errors: Any, repo: str, revision: str | None
+) -> tuple[type[ModelError], str] | None:
     """What happened and what to do; None for what is neither the hub's fault nor the user's."""
     chain = [error]
     # The library wraps what really happened in errors of its cache.
@@ -206,20 +246,28 @@ def _explain(error: Exception, errors: Any, repo: str, revision: str | None) -> 
         found = next((one for one in chain if isinstance(one, kind)), None)
         if found is not None:
             status = found.response.status_code if isinstance(found, errors.HfHubHTTPError) else ""
-            return message.format(
-                repo=repo, revision=revision, status=status, found=_first_line(found)
+            return _KINDS.get(name, ModelError), message.format(
+                repo=repo, revision=revision, status=status, found=_found(found, name)
             )
     if _is_full_disk(chain):
-        return "the disk is full; free space, or set HF_HOME to a folder on another disk"
+        message = "the disk is full; free space, or set HF_HOME to a folder on another disk"
+        return ModelError, message
     if not any(isinstance(one, OSError) or _is_of_http_client(one) for one in chain):
         return None
     from huggingface_hub import constants
 
-    return (
+    return HubUnreachableError, (
         f"not downloaded, and the hub at {constants.ENDPOINT} cannot be reached"
         f" ({_first_line(chain[-1])}); check the network and HF_ENDPOINT, or give a folder or"
         " bundled:tiny-mistral"
     )
+
+
+def _found(error: Any, name: str) -> str:
+    """The file that is missing, or what the error says first."""
+    if name == "RemoteEntryNotFoundError":
+        return str(error.response.url).rpartition("/")[2]
+    return _first_line(error)
 
 
 def _is_of_http_client(error: Exception) -> bool:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.errors import ModelError
 from qbench.sources.bundled import PREFIX, bundled_models, did_you_mean
+from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.fingerprint import files_sha256
 from qbench.sources.headers import INDEX_FILE, read_headers, weight_files
+from qbench.sources.known_configs import HUB_IDS, known_configs, known_name
+from qbench.sources.model_config import check_config, context_tokens, read_config
+from qbench.sources.random_models import (
+    RANDOM_PREFIX,
+    config_folder,
+    make_folder,
+    random_fingerprint,
+)
 from qbench.sources.shapes import read_shape, shape_from_headers, shape_from_meta
+from qbench.sources.stored_shapes import quantization_method, stored_shape
 from qbench.spec import ModelRef, ResolvedModel, slugify
 
 if TYPE_CHECKING:
+    from qbench.sources.headers import StoredTensor
     from qbench.sources.hub import RemoteModel
     from qbench.spec import ModelShape
 
@@ -32,33 +43,30 @@ TOKENIZER_FILES = (
 )
 """Files that decide how text becomes tokens; a model has some of them."""
 
-_CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-)
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def parse_model(
-    source: str, *, base: Path, name: str | None = None, trust_remote_code: bool = False
+    source: str,
+    *,
+    base: Path,
+    name: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: Literal["auto"] | None = None,
 ) -> ModelRef:
     """What a suite names as a model.
 
     `source` is `bundled:<name>`, a folder (absolute, from `~`, or from `base`, the suite's folder)
-    or a hub id with an optional `@revision`. `name` is the short name; the last component of the
-    source unless given. Raises `ModelError` for a source that can be none of them.
+    or a hub id with an optional `@revision`; or `random:` before any of these or the name of a
+    known configuration. `name` is the short name; the last component of the source unless given.
+    Raises `ModelError` for a source that can be none of them.
     """
-    if source.startswith("random:"):
-        raise ModelError(
-            f"{source}: random weights are not supported yet; expected bundled:<name>, a folder or"
-            " a hub id"
-        )
     revision = None
-    if source.startswith(PREFIX):
+    if source.startswith(RANDOM_PREFIX):
+        kind = "random"
+        location, revision, default_name = _parse_random(source, base)
+    elif source.startswith(PREFIX):
         kind, location = "bundled", source.removeprefix(PREFIX)
         if location not in bundled_models():
             raise ModelError(
@@ -85,6 +93,7 @@ def parse_model(
             "location": location,
             "revision": revision,
             "trust_remote_code": trust_remote_code,
+            "device_map": device_map,
         }
     )
 
@@ -100,12 +109,20 @@ def resolve_model(ref: ModelRef) -> ResolvedModel:
         return _describe_folder(ref, bundled_models()[ref.location])
     if ref.kind == "folder":
         return _describe_folder(ref, Path(ref.location))
+    if ref.kind == "random":
+        return _describe_random(ref)
     from qbench.sources import hub
 
     snapshot = hub.cached_snapshot(ref.location, ref.revision)
     if snapshot is not None:
         return _describe_folder(ref, snapshot, commit=snapshot.name)
-    return _describe_remote(ref, hub.describe_remote(ref.location, ref.revision))
+    try:
+        return _describe_remote(ref, hub.describe_remote(ref.location, ref.revision))
+    except (hub.HubUnreachableError, hub.GatedModelError):
+        known = HUB_IDS.get(ref.location)
+        if known is None or not _COMMIT.fullmatch(ref.revision or ""):
+            raise
+        return _describe_unreached(ref, known_configs()[known])
 
 
 def fetch_model(model: ResolvedModel) -> Path:
@@ -113,6 +130,8 @@ def fetch_model(model: ResolvedModel) -> Path:
 
     Raises `ModelError` when it cannot be downloaded or arrives damaged.
     """
+    if model.ref.kind == "random":
+        return make_folder(model)
     if model.folder is not None:
         return Path(model.folder)
     from qbench.sources import hub
@@ -120,6 +139,35 @@ def fetch_model(model: ResolvedModel) -> Path:
     folder = hub.download(model.ref.location, model.revision, with_code=model.ref.trust_remote_code)
     read_headers(weight_files(folder))
     return folder
+
+
+def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
+    """Location, revision and default name of a `random:` source."""
+    inner = source.removeprefix(RANDOM_PREFIX)
+    known = known_name(inner)
+    if known is not None and _local_folder(inner, base) is None:
+        return known, None, f"random-{known}"
+    if not inner or inner.startswith(RANDOM_PREFIX):
+        raise ModelError(
+            f"{source!r}: random weights of nothing; {did_you_mean(inner, known_configs())}, or"
+            " give a folder or a hub id"
+        )
+    ref = parse_model(inner, base=base)
+    if ref.kind == "hub" and "/" not in ref.location:
+        raise ModelError(
+            f"{source}: neither a known configuration nor a folder that exists (looked in {base});"
+            f" {did_you_mean(_nearest_case(ref.location), known_configs())}, or give a folder or a"
+            " hub id such as owner/name"
+        )
+    location = str(bundled_models()[ref.location]) if ref.kind == "bundled" else ref.location
+    return location, ref.revision, f"random-{ref.name}"
+
+
+def _nearest_case(wrong: str) -> str:
+    """The known configuration that is nearest when case counts for nothing, else the word."""
+    names = {name.casefold(): name for name in known_configs()}
+    near = difflib.get_close_matches(wrong.casefold(), names, n=1)
+    return names[near[0]] if near else wrong
 
 
 def _local_folder(source: str, base: Path) -> Path | None:
@@ -132,10 +180,16 @@ def _local_folder(source: str, base: Path) -> Path | None:
 
 def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> ResolvedModel:
     try:
-        config = _read_config(folder)
-        architecture = _check_config(config, str(folder))
+        config = read_config(folder)
+        architecture = check_config(config, str(folder))
+        quantization = quantization_method(config, str(folder))
         weights = weight_files(folder)
-        shape, shape_unknown = read_shape(folder, config, trust_remote_code=ref.trust_remote_code)
+        if quantization is None:
+            shape, shape_unknown = read_shape(
+                folder, config, trust_remote_code=ref.trust_remote_code
+            )
+        else:
+            shape, shape_unknown = _quantized_shape(ref, folder, config, read_headers(weights))
         fingerprint = commit or files_sha256(
             [*weights, *_small_files(folder, with_code=ref.trust_remote_code)]
         )
@@ -151,18 +205,24 @@ def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> 
         revision=commit,
         fingerprint=fingerprint,
         architecture=architecture,
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         shape=shape,
         shape_unknown=shape_unknown,
         disk_bytes=disk_bytes,
+        quantization=quantization,
     )
 
 
 def _describe_remote(ref: ModelRef, remote: RemoteModel) -> ResolvedModel:
-    architecture = _check_config(remote.config, ref.source)
+    architecture = check_config(remote.config, ref.source)
+    quantization = quantization_method(remote.config, ref.source)
     shape_unknown: str | None = None
-    shape: ModelShape | None = shape_from_headers(remote.tensors, remote.config, ref.source)
-    if shape is None:
+    shape: ModelShape | None
+    if quantization is not None:
+        shape, shape_unknown = _quantized_shape(
+            ref, remote.config_folder, remote.config, remote.tensors
+        )
+    elif (shape := shape_from_headers(remote.tensors, remote.config, ref.source)) is None:
         shape, shape_unknown = shape_from_meta(
             remote.config_folder, trust_remote_code=ref.trust_remote_code
         )
@@ -172,73 +232,63 @@ def _describe_remote(ref: ModelRef, remote: RemoteModel) -> ResolvedModel:
         revision=remote.commit,
         fingerprint=remote.commit,
         architecture=architecture,
-        context_tokens=_context_tokens(remote.config),
+        context_tokens=context_tokens(remote.config),
         shape=shape,
         shape_unknown=shape_unknown,
         disk_bytes=remote.disk_bytes,
+        quantization=quantization,
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise ModelError(f"{folder}: no such folder; check the path, or give a hub id (owner/name)")
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: found a file; expected the folder that holds config.json")
-    path = folder / "config.json"
-    if not path.is_file():
-        hint = (
-            "; this folder holds an adapter: merge it into its base and save that"
-            if (folder / "adapter_config.json").is_file()
-            else "; check the path, or save the model there with save_pretrained"
-        )
-        raise ModelError(f"{folder}: found no config.json; expected a model folder{hint}")
-    return parse_config(path.read_bytes(), str(path))
+def _quantized_shape(
+    ref: ModelRef, folder: Path, config: dict[str, Any], tensors: dict[str, StoredTensor]
+) -> tuple[ModelShape | None, str | None]:
+    """The unquantized shape of a quantized checkpoint with what it holds, or None and why."""
+    shape = shape_from_config(config, ref.source)
+    unknown: str | None = None
+    if shape is None:
+        shape, unknown = shape_from_meta(folder, trust_remote_code=ref.trust_remote_code)
+    return (None if shape is None else stored_shape(shape, tensors, config)), unknown
 
 
-def parse_config(contents: bytes, place: str) -> dict[str, Any]:
-    """A config.json as an object; raises `ModelError` that names `place` when it is none."""
-    try:
-        config = json.loads(contents)
-    except (ValueError, RecursionError) as error:
+def _describe_random(ref: ModelRef) -> ResolvedModel:
+    """A model of which only the configuration is needed."""
+    folder, commit = config_folder(ref)
+    config = read_config(folder)
+    architecture = check_config(config, str(folder))
+    if quantization_method(config, str(folder)) is not None:
         raise ModelError(
-            f"{place}: found no valid JSON ({error}); expected a model's configuration; copy or"
-            " download it again"
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(
-            f"{place}: found a JSON {type(config).__name__}; expected an object; copy or download"
-            " it again"
+            f"{ref.source}: the checkpoint is quantized, and random weights have the shape of one"
+            " that is not; give the original model, or its configuration's name"
         )
-    return config
+    shape_unknown: str | None = None
+    shape = shape_from_config(config, ref.source)
+    if shape is None:
+        shape, shape_unknown = shape_from_meta(folder, trust_remote_code=ref.trust_remote_code)
+    return ResolvedModel(
+        ref=ref,
+        folder=str(folder),
+        revision=commit,
+        fingerprint=random_fingerprint(folder, with_code=ref.trust_remote_code),
+        architecture=architecture,
+        context_tokens=context_tokens(config),
+        shape=shape,
+        shape_unknown=shape_unknown,
+    )
 
 
-def _check_config(config: dict[str, Any], place: str) -> str:
-    """The architecture; raises `ModelError` for a model that qbench cannot take as it is."""
-    architecture = config.get("model_type")
-    if not isinstance(architecture, str) or not architecture:
-        raise ModelError(
-            f"{place}: config.json has no model_type; expected the architecture's name, such as"
-            " llama; save the model with a current version of transformers"
-        )
-    quantized = config.get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise ModelError(
-            f"{place}: already quantized ({method or 'quantization_config'} in config.json);"
-            " measuring a checkpoint as it was stored is not supported yet; give the original"
-            " model in 16 or 32 bits"
-        )
-    return architecture
-
-
-def _context_tokens(config: dict[str, Any]) -> int | None:
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict):
-            for key in _CONTEXT_KEYS:
-                value = part.get(key)
-                if isinstance(value, int) and value > 0:
-                    return value
-    return None
+def _describe_unreached(ref: ModelRef, folder: Path) -> ResolvedModel:
+    """A pinned hub model that cannot be asked for now, by its known configuration."""
+    config = read_config(folder)
+    return ResolvedModel(
+        ref=ref,
+        folder=None,
+        revision=ref.revision,
+        fingerprint=ref.revision or "",
+        architecture=check_config(config, str(folder)),
+        context_tokens=context_tokens(config),
+        shape=shape_from_config(config, ref.source),
+    )
 
 
 def _small_files(folder: Path, *, with_code: bool) -> list[Path]:

@@ -1,88 +1,33 @@
-"""Hub models: described from headers, downloaded at one commit, every refusal with a remedy.
-
-The library reads its settings when it is imported, so each test asks in a process of its own.
-"""
+"""Hub models: described from headers, downloaded at one commit, every refusal with a remedy."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import qbench
 from qbench.sources.models import parse_model, resolve_model
+from tests.sources.hub_client import HubClient, closed_port
 from tests.sources.loopback_hub import COMMIT, loopback_hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from qbench.errors import ModelError
-from qbench.sources.models import fetch_model, parse_model, resolve_model
-answers = []
-for source in json.loads(sys.argv[1]):
-    try:
-        model = resolve_model(parse_model(source, base=Path("/")))
-        fetched = fetch_model(model) if "--fetch" in sys.argv else None
-        answers.append([model.model_dump(mode="json"), str(fetched)])
-    except ModelError as error:
-        answers.append(str(error))
-print(json.dumps(answers))
-assert "torch" not in sys.modules
-"""
-
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., list[Any]]:
     """Resolves sources in a process of its own; gives each model as JSON, or the message."""
-
-    def run(endpoint: str, *sources: str, fetch: bool = False, offline: bool = False) -> list[Any]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(qbench.__file__).parent.parent),
-            "HF_HOME": str(tmp_path / "hub"),
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_OFFLINE": "1" if offline else "0",
-            "QBENCH_CACHE": str(tmp_path / "cache"),
-            "no_proxy": "127.0.0.1",
-            "NO_PROXY": "127.0.0.1",
-        }
-        environment.pop("HF_TOKEN", None)
-        arguments = [json.dumps(sources), *(["--fetch"] if fetch else [])]
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        answers: list[Any] = json.loads(done.stdout)
-        return answers
-
-    return run
-
-
-def closed_port() -> str:
-    """The address of a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return HubClient(tmp_path).ask
 
 
 def test_described_from_headers_then_downloaded(
     llama_folder: Path, ask: Callable[..., list[Any]]
 ) -> None:
     local = resolve_model(parse_model(str(llama_folder), base=Path("/")))
-    with loopback_hub({"someone/tiny": llama_folder}) as (endpoint, requests):
-        [(remote, _)] = ask(endpoint, "someone/tiny")
+    with loopback_hub({"someone/tiny": llama_folder}) as hub:
+        [(remote, _)] = ask(hub.endpoint, "someone/tiny")
         assert remote["revision"] == remote["fingerprint"] == COMMIT
         assert remote["folder"] is None
         assert (remote["architecture"], remote["context_tokens"]) == ("llama", 128)
@@ -90,13 +35,13 @@ def test_described_from_headers_then_downloaded(
         assert local.shape is not None
         assert remote["shape"] == local.shape.model_dump(mode="json")
 
-        [(remote, fetched)] = ask(endpoint, "someone/tiny", fetch=True)
+        [(remote, fetched)] = ask(hub.endpoint, "someone/tiny", fetch=True)
         for file in llama_folder.iterdir():
             assert (Path(fetched) / file.name).read_bytes() == file.read_bytes()
 
-        requests.clear()
-        [(downloaded, _)] = ask(endpoint, "someone/tiny")
-        assert requests == []
+        hub.requests.clear()
+        [(downloaded, _)] = ask(hub.endpoint, "someone/tiny")
+        assert hub.requests == []
         assert downloaded["folder"] == fetched
         assert downloaded["fingerprint"] == COMMIT
         assert downloaded["shape"] == remote["shape"]
@@ -117,8 +62,8 @@ def test_shards_and_an_architecture_not_in_the_table(
     GPTNeoXForCausalLM(config).save_pretrained(folder, max_shard_size="100KB")
     shards = list(folder.glob("*.safetensors"))
     assert len(shards) > 1
-    with loopback_hub({"someone/neox": folder}) as (endpoint, _):
-        [(remote, _)] = ask(endpoint, "someone/neox@main")
+    with loopback_hub({"someone/neox": folder}) as hub:
+        [(remote, _)] = ask(hub.endpoint, "someone/neox@main")
     assert remote["shape"]["origin"] == "meta"
     assert remote["disk_bytes"] == sum(shard.stat().st_size for shard in shards)
 
@@ -147,8 +92,8 @@ def test_refusals_each_with_its_remedy(
         "a--b/c": "not a valid hub id",
     }
     folders = {"tiny": llama_folder, "pickles": pickles, "bare": bare, "corrupt": corrupt}
-    with loopback_hub({f"someone/{name}": path for name, path in folders.items()}) as (endpoint, _):
-        answers = ask(endpoint, *expected)
+    with loopback_hub({f"someone/{name}": path for name, path in folders.items()}) as hub:
+        answers = ask(hub.endpoint, *expected)
     for (source, part), answer in zip(expected.items(), answers, strict=True):
         assert isinstance(answer, str), source
         assert answer.startswith(f"{source}: "), answer

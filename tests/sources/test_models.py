@@ -82,11 +82,6 @@ def test_neither_folder_nor_hub_id(tmp_path: Path, source: str) -> None:
         parse_model(source, base=tmp_path)
 
 
-def test_random_weights_are_for_later(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not supported yet"):
-        parse_model("random:gpt2", base=tmp_path)
-
-
 def test_bundled_model() -> None:
     model = resolve_model(parse_model("bundled:tiny-mistral", base=Path("/")))
     assert (model.ref.kind, model.ref.name) == ("bundled", "tiny-mistral")
@@ -207,8 +202,10 @@ def test_unusable_config(copy: Path, contents: str, message: str) -> None:
 
 
 def test_already_quantized(copy: Path) -> None:
-    edit_config(copy, quantization_config={"quant_method": "bitsandbytes"})
-    with pytest.raises(ModelError, match=r"already quantized \(bitsandbytes.*not supported yet"):
+    edit_config(copy, quantization_config={"quant_method": "GPTQ"})
+    assert resolve(copy).quantization == "gptq"
+    edit_config(copy, quantization_config={"bits": 4})
+    with pytest.raises(ModelError, match=r"already quantized, but .* no quant_method"):
         resolve(copy)
 
 

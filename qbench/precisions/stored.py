@@ -1,0 +1,191 @@
+"""stored: a checkpoint that is already quantized, loaded, verified and measured as it is.
+
+What transformers quantized and saved with bitsandbytes runs wherever bitsandbytes does. For GPTQ,
+AWQ and compressed-tensors it takes the package that holds their layers; these cannot be held
+against the definition of their format, and the record says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.precisions.bnb4bit import FourBit, keep_codes
+from qbench.precisions.int8 import Int8, missing_packages
+from qbench.precisions.inventory import inventory, is_packed, logical_weights
+from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.storage import fixed_bytes, static_bytes
+from qbench.precisions.verification import (
+    Verification,
+    attention_backend,
+    linear_layers,
+)
+from qbench.spec import Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import Cell, ModelShape, ResolvedModel, StaticBytes, TensorShape
+
+NAME = "stored"
+NEEDS = {
+    "bitsandbytes": ("bitsandbytes", "accelerate"),
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel", "accelerate"),
+    "compressed-tensors": ("compressed-tensors",),
+}
+"""Packages by the `quant_method` of a checkpoint's config.json."""
+_ON_TRUST = (
+    "this format's layers are not held against their definition, as those of bitsandbytes are:"
+    " what they compute is taken on trust"
+)
+
+
+class StoredOptions(Frozen):
+    """`stored` has no options: the checkpoint says everything."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Whatever the checkpoint holds."""
+
+    name: str = NAME
+    summary: str = "a checkpoint that is already quantized, as it is"
+    needs: tuple[str, ...] = ()
+    options: type[Frozen] = StoredOptions
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """What is needed depends on the checkpoint: see `stored_misfit`."""
+        return None
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        """Bytes by the checkpoint's header, the rest in the type that config.json states."""
+
+        def linear(tensor: TensorShape) -> tuple[int, int]:
+            return tensor.stored_bytes or (fixed_bytes(tensor, 4), 0)
+
+        return static_bytes(shape, 4, linear)
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        """Loads codes and state as they are stored."""
+        model = load_pretrained(
+            folder, dtype="auto", device=device, trust_remote_code=trust_remote_code
+        )
+        keep_codes(model)
+        return model
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        """Layers of bitsandbytes as the precision that would have made them; others by class."""
+        stored = model.config.quantization_config
+        config: dict[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
+        method = str(getattr(config["quant_method"], "value", config["quant_method"]))
+        rest = _own_name(str(model.dtype))
+        if config.get("load_in_4bit"):
+            found = FourBit(
+                name=NAME,
+                summary="",
+                quant_type=config["bnb_4bit_quant_type"],
+                double_quant=bool(config["bnb_4bit_use_double_quant"]),
+            ).verify(
+                model,
+                {"compute_dtype": _own_name(str(config["bnb_4bit_compute_dtype"])), "dtype": rest},
+            )
+        elif config.get("load_in_8bit"):
+            found = Int8().verify(model, {"dtype": rest, "threshold": config["llm_int8_threshold"]})
+        else:
+            found = _by_class(model, method, rest)
+        details = {**found.details, "stored": method}
+        return Verification(details, found.faults, found.warnings)
+
+
+def stored_misfit(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
+    """Why this checkpoint and this precision do not go together; None if they do."""
+    method, precision = model.quantization, cell.precision.name
+    if method is None:
+        tuned_in = None if cell.tuning is None else cell.tuning.precision.name
+        if NAME not in (precision, tuned_in):
+            return None
+        return (
+            "the checkpoint is not quantized, and `stored` takes one that is; choose another"
+            " precision, such as nf4, which quantizes it on loading"
+        )
+    if cell.tuning is not None:
+        return (
+            f"the checkpoint is already quantized ({method}), and qbench tunes original models;"
+            " give the one that it was made from, and its precision to the method"
+        )
+    if precision != NAME:
+        return (
+            f"the checkpoint is already quantized ({method}), so it cannot be held in another"
+            f" precision; add `{NAME}` to the precisions, or give the original model"
+        )
+    if method not in NEEDS:
+        return (
+            f"the checkpoint is quantized by {method}, which qbench does not measure; expected"
+            f" one of {', '.join(NEEDS)}; give another checkpoint, or the original model"
+        )
+    return missing_packages(NEEDS[method], environment)
+
+
+def layer_packages(cell: Cell, model: ResolvedModel) -> tuple[str, ...]:
+    """Packages beside the usual ones whose versions decide the numbers of this cell."""
+    return NEEDS.get(model.quantization or "", ()) if cell.precision.name == NAME else ()
+
+
+def _by_class(model: PreTrainedModel, method: str, rest: str) -> Verification:
+    """Which linear layers hold codes of the format's own, and which are plain ones."""
+    import torch
+
+    packed = [name for name, module in model.named_modules() if is_packed(module)]
+    plain = [name for name, layer in linear_layers(model) if not is_packed(layer)]
+    quantized = sum(
+        held.logical_weights
+        for held in inventory(model)
+        if held.module in packed and held.kind == "linear"
+    )
+    share = quantized / logical_weights(model)
+    with torch.inference_mode():
+        codes_bytes = linear_bytes(model)
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+        computed_bytes = linear_bytes(model)
+    warnings = [_ON_TRUST]
+    if computed_bytes > codes_bytes:
+        warnings.append(
+            f"{method} decompressed its layers at the first forward pass: what is measured from"
+            f" here on has {computed_bytes} bytes of linear weights where the checkpoint has"
+            f" {codes_bytes}; its memory and speed are not those of the format"
+        )
+    return Verification(
+        details={
+            "dtype": rest,
+            "linear_modules": len(plain) + len(packed),
+            "quantized_modules": len(packed),
+            "quantized_weights": quantized,
+            "quantized_share": share,
+            "left_out": plain,
+            "attention": attention_backend(model),
+        },
+        faults=() if packed else ("no layer of the model holds codes",),
+        warnings=tuple(warnings),
+    )
+
+
+def linear_bytes(model: PreTrainedModel) -> int:
+    """Bytes that the linear layers hold, quantization state included."""
+    return sum(
+        held.tensor.untyped_storage().nbytes()
+        for held in inventory(model)
+        if held.kind in ("linear", "quantization_state")
+    )
+
+
+def _own_name(torch_name: str) -> str:
+    """The name in qbench of a type that torch calls `torch.bfloat16`, or `bfloat16`."""
+    own = {name: own for own, name in TORCH_DTYPE.items()}
+    return own.get(torch_name.removeprefix("torch."), torch_name)
+
+
+PRECISIONS = (Stored(),)

@@ -1,0 +1,87 @@
+"""Models with random weights: the true shape of a model, of which only the configuration exists.
+
+A suite writes `random:` before the name of a known configuration, a folder, a bundled model or a
+hub id. A worker gets a folder like any other, in the cache, with a config.json and a mark in place
+of the weights: whoever loads it makes the weights (`qbench.precisions.random_weights`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.atomic import write_atomically
+from qbench.errors import ModelError
+from qbench.sources.cache import cache_folder
+from qbench.sources.known_configs import known_configs
+
+if TYPE_CHECKING:
+    from qbench.spec import ModelRef, ResolvedModel
+
+RANDOM_PREFIX = "random:"
+SEED = 0
+"""All random weights follow from it."""
+TOKENIZER_MODEL = "tiny-mistral"
+"""The bundled model whose tokenizer gives the token ids that random weights are trained on."""
+_FORM = 1
+"""Counted up when the weights of one seed become others."""
+# It has no suffix: what copies the small files of a model leaves it behind.
+_MARK = "random_weights"
+
+
+def config_folder(ref: ModelRef) -> tuple[Path, str | None]:
+    """The folder with the model's config.json, and its commit if it is on the hub.
+
+    Raises `ModelError` for a configuration that cannot be fetched.
+    """
+    known = known_configs().get(ref.location)
+    if known is not None:
+        return known, None
+    folder = Path(ref.location)
+    if folder.is_absolute():
+        return folder, None
+    from qbench.sources import hub
+
+    fetched = hub.fetch_config(ref.location, ref.revision)
+    return fetched, fetched.name
+
+
+def random_fingerprint(config: Path, *, with_code: bool) -> str:
+    """What the weights follow from: the seed, the configuration and the model's own code."""
+    total = hashlib.sha256(f"random weights, seed {SEED}, form {_FORM}\n".encode())
+    for path in _copied(config, with_code=with_code):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def make_folder(model: ResolvedModel) -> Path:
+    """The folder that the model is loaded from, made in the cache if it is not there.
+
+    Raises `ModelError` when the cache cannot be written.
+    """
+    folder = cache_folder() / "random" / model.fingerprint[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        source = Path(model.folder or "")
+        for path in _copied(source, with_code=model.ref.trust_remote_code):
+            if not (folder / path.name).is_file():
+                shutil.copyfile(path, folder / path.name)
+        write_atomically(folder / _MARK, "The weights of this model are made when it is loaded.\n")
+    except OSError as error:
+        raise ModelError(
+            f"{folder}: cannot be written ({error.strerror or error}); free space, or name another"
+            " cache folder with the environment variable QBENCH_CACHE"
+        ) from error
+    return folder
+
+
+def is_random(folder: str | Path) -> bool:
+    """Whether the weights of the model in this folder are made when it is loaded."""
+    return (Path(folder) / _MARK).is_file()
+
+
+def _copied(folder: Path, *, with_code: bool) -> list[Path]:
+    code = sorted(folder.glob("*.py")) if with_code else []
+    return [folder / "config.json", *code]

@@ -1,0 +1,326 @@
+"""A checkpoint that is already quantized is what the same model is, quantized on loading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from qbench.errors import ModelError
+from qbench.plan_items import why_not_taken, why_skipped
+from qbench.precisions import precisions
+from qbench.precisions.inventory import inventory, logical_weights
+from qbench.sources.models import parse_model, resolve_model
+from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
+from tests.precisions.tiny_cells import load_fresh, make_job, resolve
+from tests.record_factory import make_environment
+from tests.tiny_models import make_tiny_model
+from tests.workplace import Workplace, write_text
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import LoadedModel
+
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama", "nf4", {}),
+    ("llama", "nf4-dq", {"compute_dtype": "fp32", "dtype": "bf16"}),
+    ("llama", "fp4", {"compute_dtype": "fp16"}),
+    ("llama", "int8", {}),
+    ("gpt2", "nf4-dq", {}),
+    ("gpt2", "int8", {"dtype": "fp32"}),
+    ("opt", "nf4", {"compute_dtype": "bf16", "dtype": "fp32"}),
+    ("opt", "int8", {}),
+]
+SUITE = """\
+models: [{source: ./original}, {source: ./quantized}]
+precisions: [fp32, nf4-dq, stored]
+measure:
+  footprint:
+  memory: {prompt_tokens: 4, new_tokens: 2}
+  quality: {text: text.txt, window: 32}
+  weight_error:
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, LoadedModel]]:
+    """For each case the folder of the quantized checkpoint, and the model it was saved from."""
+    made = {}
+    for architecture, precision, options in CASES:
+        folder = tmp_path_factory.mktemp(f"{architecture}-{precision}")
+        original = make_tiny_model(folder / "original", architecture, hidden=128, tied=True)
+        loaded = load_fresh(original, precision, **options)
+        loaded.model.save_pretrained(folder / "quantized")
+        made[f"{architecture}-{precision}"] = (folder / "quantized", loaded)
+    return made
+
+
+def load_stored(folder: Path) -> LoadedModel:
+    from qbench.building import load
+
+    return load(make_job(resolve(folder), "stored"), lambda phase: None)
+
+
+def measured_bytes(loaded: LoadedModel) -> StaticBytes:
+    by_kind = dict.fromkeys(StaticBytes.model_fields, 0)
+    for held in inventory(loaded.model):
+        by_kind[held.kind] += held.tensor.untyped_storage().nbytes()
+    return StaticBytes(**by_kind)
+
+
+@pytest.mark.parametrize("case", [f"{a}-{p}" for a, p, _ in CASES])
+def test_the_same_bytes_logits_and_verification(
+    case: str, saved: dict[str, tuple[Path, LoadedModel]]
+) -> None:
+    folder, loaded = saved[case]
+    stored = load_stored(folder)
+    ids = torch.arange(20).reshape(1, 20)
+    with torch.inference_mode():
+        expected = loaded.model(input_ids=ids).logits
+        assert torch.equal(stored.model(input_ids=ids).logits, expected)
+    assert stored.predicted == measured_bytes(stored) == loaded.predicted
+    assert stored.verification.faults == ()
+    assert stored.verification.details == {
+        **loaded.verification.details,
+        "stored": "bitsandbytes",
+    }
+    assert stored.resolved.quantization == "bitsandbytes"
+    shape = stored.resolved.shape
+    assert shape is not None
+    assert shape.weights == logical_weights(stored.model) == logical_weights(loaded.model)
+
+
+def test_a_layer_that_was_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    original = make_tiny_model(tmp_path / "original", "llama", hidden=128)
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["down_proj", "lm_head"])
+    model = AutoModelForCausalLM.from_pretrained(
+        original, quantization_config=config, dtype=torch.bfloat16, device_map={"": "cpu"}
+    )
+    model.save_pretrained(tmp_path / "quantized")
+    stored = load_stored(tmp_path / "quantized")
+    assert stored.predicted == measured_bytes(stored)
+    assert stored.verification.details["quantized_modules"] == 2 * 6
+    assert len(stored.verification.details["left_out"]) == 2 + 1
+    assert "left unquantized" in stored.verification.warnings[0]
+
+
+def test_an_architecture_that_only_transformers_knows(tmp_path: Path) -> None:
+    loaded = load_fresh(make_tiny_model(tmp_path / "original", "qwen3", hidden=128), "nf4-dq")
+    loaded.model.save_pretrained(tmp_path / "quantized")
+    stored = load_stored(tmp_path / "quantized")
+    assert stored.resolved.shape is not None
+    assert stored.resolved.shape.origin == "meta"
+    assert stored.predicted == measured_bytes(stored)
+
+
+def model_of(folder: Path, tmp_path: Path, **quantization: Any) -> ResolvedModel:
+    """A copy of a model whose configuration says that it is quantized."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+    return resolve_model(parse_model(str(copy), base=tmp_path))
+
+
+def cell_of(model: ResolvedModel, precision: str, tuned_in: str | None = None) -> Cell:
+    held = PrecisionRef(label=precision, name=precision)
+    tuning = None
+    if tuned_in is not None:
+        base = PrecisionRef(label=tuned_in, name=tuned_in)
+        tuning = TuningRef(label="lora", arm="lora", method="lora", precision=base)
+    return Cell(model=model.ref, precision=held, tuning=tuning)
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [
+        ("gptq", ("gptqmodel", "optimum")),
+        ("awq", ("gptqmodel",)),
+        ("compressed-tensors", ("compressed-tensors",)),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    method: str, packages: tuple[str, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    model = model_of(tiny_model, tmp_path, quant_method=method)
+    environment = make_environment(versions={"accelerate": "1.0"})
+    reason = why_skipped(cell_of(model, "stored"), model, environment)
+    assert reason is not None
+    assert all(package in reason for package in packages)
+    assert "pip install" in reason
+
+
+def test_what_does_not_go_together_is_skipped_with_the_reason(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    original = resolve_model(parse_model(str(tiny_model), base=tmp_path))
+    quantized = model_of(tiny_model, tmp_path, load_in_4bit=True)
+    packages = ("bitsandbytes", "accelerate", "peft")
+    environment = make_environment(versions=dict.fromkeys(packages, "1"))
+    cases = {
+        ("nf4", None): "cannot be held in another precision; add `stored`",
+        ("nf4", "nf4"): "tunes original models",
+        ("stored", "stored"): "tunes original models",
+        ("stored", None): None,
+    }
+    for (precision, tuned_in), words in cases.items():
+        reason = why_skipped(cell_of(quantized, precision, tuned_in), quantized, environment)
+        assert (words is None) == (reason is None)
+        assert words is None or words in str(reason)
+    for precision, tuned_in in [("stored", None), ("bf16", "stored")]:
+        reason = why_skipped(cell_of(original, precision, tuned_in), original, environment)
+        assert "the checkpoint is not quantized" in str(reason)
+    item = Item(measurement="weight_error", slug="linear")
+    assert "codes alone" in str(why_not_taken(cell_of(quantized, "stored"), item))
+
+
+def test_a_method_that_is_not_known_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = model_of(tiny_model, tmp_path, quant_method="Quark")
+    reason = why_skipped(cell_of(model, "stored"), model, make_environment())
+    assert "quantized by quark, which qbench does not measure" in str(reason)
+
+
+def test_a_quantization_that_does_not_say_how_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no quant_method; expected the method's name"):
+        model_of(tiny_model, tmp_path, bits=4)
+
+
+def test_random_weights_of_a_quantized_checkpoint_are_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = model_of(tiny_model, tmp_path, load_in_8bit=True)
+    with pytest.raises(ModelError, match="give the original model"):
+        resolve_model(parse_model(f"random:{model.folder}", base=tmp_path))
+
+
+def test_the_header_of_a_gptq_checkpoint_gives_its_bytes(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_tiny_model(tmp_path / "model", "llama", dtype="float16", layers=1)
+    held = load_file(folder / "model.safetensors")
+    expected = {"codes": 0, "state": 0}
+    for name in [name for name in held if name.endswith("_proj.weight")]:
+        rows, columns = held.pop(name).shape
+        parts = {
+            "qweight": torch.zeros(columns // 8, rows, dtype=torch.int32),
+            "qzeros": torch.zeros(columns // 64, rows // 8, dtype=torch.int32),
+            "scales": torch.zeros(columns // 64, rows, dtype=torch.float16),
+            "g_idx": torch.zeros(columns, dtype=torch.int32),
+        }
+        held |= {name.replace("weight", part): tensor for part, tensor in parts.items()}
+        expected["codes"] += rows * columns // 2
+        expected["state"] += sum(t.nbytes for part, t in parts.items() if part != "qweight")
+    save_file(held, folder / "model.safetensors")
+    model = model_of(folder, tmp_path, quant_method="gptq", bits=4, group_size=64)
+    assert model.shape is not None
+    found = precisions()["stored"].storage(model.shape, {})
+    assert (found.linear, found.quantization_state) == (expected["codes"], expected["state"])
+    plain = sum(t.nbytes for name, t in held.items() if "_proj." not in name)
+    assert found.total - found.buffers == sum(expected.values()) + plain
+
+
+class Packed(torch.nn.Module):
+    """A layer of 4-bit codes as GPTQ's is, or as one that decompresses when it first computes."""
+
+    def __init__(self, layer: torch.nn.Linear, *, decompresses: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.scale = layer.weight.detach().abs().amax(1, keepdim=True) / 7
+        codes = (layer.weight.detach() / self.scale).round().to(torch.int32) + 8
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+        packed = (codes.reshape(-1, 8) << shifts).sum(1, dtype=torch.int32)
+        self.register_buffer("qweight", packed)
+        self.register_buffer("weight_scale" if decompresses else "scales", self.scale.half())
+        self.decompresses = decompresses
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "weight"):
+            shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+            codes = (self.qweight[:, None] >> shifts & 15).reshape(self.out_features, -1) - 8
+            weight = codes * self.scale
+            if not self.decompresses:
+                return inputs @ weight.T
+            del self.qweight
+            self.register_buffer("weight", weight)
+        return inputs @ self.weight.T
+
+
+@pytest.mark.parametrize("decompresses", [False, True])
+def test_layers_of_another_format_are_counted_and_taken_on_trust(
+    tmp_path: Path, *, decompresses: bool
+) -> None:
+    model = load_fresh(make_tiny_model(tmp_path / "model", "llama"), "fp32").model
+    projections = [name for name, _ in model.named_modules() if name.endswith("up_proj")]
+    weights = 0
+    for name in projections:
+        parent, _, own = name.rpartition(".")
+        layer = model.get_submodule(name)
+        weights += layer.weight.numel()
+        packed = Packed(layer, decompresses=decompresses)
+        setattr(model.get_submodule(parent), own, packed)
+    model.config.quantization_config = {"quant_method": "gptq"}
+    logical = logical_weights(model)
+    found = precisions()["stored"].verify(model, {})
+    assert found.faults == ()
+    assert found.details["quantized_modules"] == len(projections) == 2
+    assert found.details["linear_modules"] == 2 * 7
+    assert found.details["quantized_weights"] == weights
+    assert found.details["quantized_share"] == weights / logical
+    assert found.details["stored"] == "gptq"
+    assert len(found.details["left_out"]) == 2 * 6
+    assert "taken on trust" in found.warnings[0]
+    assert any("decompressed its layers" in text for text in found.warnings) == decompresses
+    codes = [
+        held for held in inventory(model) if held.kind == "linear" and held.module in projections
+    ]
+    assert sum(held.logical_weights for held in codes) == weights
+    in_bytes = sum(held.tensor.nbytes for held in codes)
+    assert in_bytes == (4 * weights if decompresses else weights // 2)
+
+
+def test_a_model_without_codes_is_a_fault(tmp_path: Path) -> None:
+    model = load_fresh(make_tiny_model(tmp_path / "model", "llama"), "fp32").model
+    model.config.quantization_config = {"quant_method": "awq"}
+    found = precisions()["stored"].verify(model, {})
+    assert found.faults == ("no layer of the model holds codes",)
+
+
+def test_a_suite_measures_it_beside_its_original(tmp_path: Path) -> None:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    write_text(folder)
+    original = make_tiny_model(folder / "original", "llama", hidden=128)
+    shutil.copytree(original, folder / "quantized")
+    (folder / "quantized" / "model.safetensors").unlink()
+    load_fresh(original, "nf4-dq").model.save_pretrained(folder / "quantized")
+    place = Workplace(folder, original)
+    place.write("suite.yaml", SUITE)
+    planned = place.call("plan", "suite.yaml")
+    assert planned.code == 0
+    finished = place.call("run", "suite.yaml")
+    assert finished.code == 0, finished.output + finished.errors
+    records = {
+        (record.cell.slug, record.item.measurement): record for record in place.records().values()
+    }
+    for name in ("footprint", "memory", "quality"):
+        stored = records["quantized--stored", name]
+        on_loading = records["original--nf4-dq", name]
+        assert (stored.status, on_loading.status) == ("ok", "ok"), stored.reason
+        assert records["quantized--nf4-dq", name].status == "skipped"
+        assert "add `stored`" in (records["quantized--nf4-dq", name].reason or "")
+        assert "not quantized" in (records["original--stored", name].reason or "")
+        if name == "footprint":
+            for metric in on_loading.metrics:
+                if metric.name not in ("load_time", "disk_bytes"):
+                    assert stored.value(metric.name) == metric.value, metric.name
+        if name == "quality":
+            assert stored.value("perplexity") == on_loading.value("perplexity")
+    assert records["quantized--stored", "weight_error"].status == "skipped"
+    assert records["quantized--stored", "quality"].reference
+    assert records["original--fp32", "quality"].reference
+    static = records["quantized--stored", "footprint"].value("memory.static")
+    assert f"{static:,.0f}" in planned.output

@@ -1,0 +1,143 @@
+"""Shapes from configurations alone, and the configurations that ship with qbench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.errors import ModelError
+from qbench.precisions import precisions
+from qbench.sources.config_shapes import shape_from_config
+from qbench.sources.known_configs import HUB_IDS, known_configs
+from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.shapes import read_shape
+
+if TYPE_CHECKING:
+    from qbench.spec import ResolvedModel
+
+PUBLISHED_WEIGHTS = {
+    "DialoGPT-medium": 354_823_168,
+    "Llama-2-7B": 6_738_415_616,
+    "Llama-2-13B": 13_015_864_320,
+    "Llama-3-8B": 8_030_261_248,
+    "Llama-3-70B": 70_553_706_496,
+    "Llama-3.1-8B": 8_030_261_248,
+    "Llama-3.2-1B": 1_235_814_400,
+    "Mistral-7B-Instruct-v0.2": 7_241_732_096,
+    "Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen2.5-0.5B": 494_032_768,
+    "Qwen2.5-7B": 7_615_616_512,
+    "TinyLlama-1.1B": 1_100_048_384,
+    "gpt2": 124_439_808,
+}
+MISTRAL_BYTES = {
+    "fp32": 28_966_928_384,
+    "bf16": 14_483_464_192,
+    "fp16": 14_483_464_192,
+    "int8": 7_509_647_360,
+    "nf4": 4_450_703_360,
+    "fp4": 4_450_703_360,
+    "nf4-dq": 4_125_481_856,
+}
+DIALOGPT_BYTES = {"fp32": 1_419_292_672, "nf4": 275_535_872, "nf4-dq": 261_454_208}
+"""Without the tables of codes, which are counted apart."""
+DIALOGPT_MODULES = 96
+
+
+def random_model(name: str) -> ResolvedModel:
+    return resolve_model(parse_model(f"random:{name}", base=Path("/")))
+
+
+def test_from_the_configuration_as_from_the_header(variant_folder: Path) -> None:
+    config = json.loads((variant_folder / "config.json").read_text())
+    expected, _ = read_shape(variant_folder, config)
+    found = shape_from_config(config, "here")
+    if config["model_type"] in ("qwen3", "opt"):
+        assert found is None
+        return
+    assert found is not None
+    assert expected is not None
+    assert found.tensors == expected.tensors
+    assert found.origin == "config"
+
+
+def test_every_configuration_has_its_published_number_of_weights() -> None:
+    assert set(known_configs()) == set(PUBLISHED_WEIGHTS) == set(HUB_IDS.values())
+    for name, weights in PUBLISHED_WEIGHTS.items():
+        model = random_model(name)
+        assert model.shape is not None
+        assert model.shape.weights == weights, name
+
+
+@pytest.mark.parametrize("name", ["Mistral-7B", "random:mistralai/Mistral-7B-Instruct-v0.2"])
+def test_bytes_of_mistral_7b_without_a_weight(name: str) -> None:
+    shape = random_model(name.removeprefix("random:")).shape
+    assert shape is not None
+    for precision, expected in MISTRAL_BYTES.items():
+        held = precisions()[precision]
+        found = held.storage(shape, held.options().model_dump())
+        # The published figures leave out the two rotary buffers of 64 fp32 numbers.
+        assert found.buffers == 2 * 64 * 4
+        assert found.total - found.buffers == expected
+
+
+def test_bytes_of_dialogpt_medium() -> None:
+    shape = random_model("DialoGPT-medium").shape
+    assert shape is not None
+    tables = {"fp32": 0, "nf4": 16 * 4, "nf4-dq": 16 * 4 + 256 * 4}
+    for precision, expected in DIALOGPT_BYTES.items():
+        held = precisions()[precision]
+        found = held.storage(shape, held.options().model_dump())
+        assert found.total - DIALOGPT_MODULES * tables[precision] == expected
+
+
+@pytest.mark.parametrize("source", ["random:mistral-7b", "random:MISTRALAI/mistral-7b-v0.1"])
+def test_found_in_any_case_by_name_or_hub_id(source: str) -> None:
+    ref = parse_model(source, base=Path("/"))
+    assert (ref.kind, ref.location) == ("random", "Mistral-7B-v0.1")
+    assert ref.name == "random-Mistral-7B-v0.1"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("random:", "random weights of nothing"),
+        ("random:random:gpt2", "random weights of nothing"),
+        ("random:mistral-7c", "did you mean Mistral-7B-v0.1"),
+        ("random:bundled:none", "no bundled model of that name"),
+        ("random:bad/name@", "neither a folder that exists"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_the_nearest_name(source: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        parse_model(source, base=Path("/"))
+
+
+def test_a_folder_of_a_known_name_is_meant_before_the_known_configuration(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gpt2").symlink_to(llama_folder)
+    model = resolve_model(parse_model("random:gpt2", base=tmp_path))
+    assert model.architecture == "llama"
+    assert model.disk_bytes is None
+
+
+def test_the_fingerprint_follows_the_configuration_alone(llama_folder: Path) -> None:
+    first = resolve_model(parse_model(f"random:{llama_folder}", base=Path("/")))
+    again = resolve_model(parse_model(f"random:{llama_folder}", base=Path("/")))
+    itself = resolve_model(parse_model(str(llama_folder), base=Path("/")))
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint != itself.fingerprint
+    assert random_model("gpt2").fingerprint != first.fingerprint
+
+
+def test_the_bundled_model_has_a_shape_for_random_weights() -> None:
+    model = random_model("bundled:tiny-mistral")
+    itself = resolve_model(parse_model("bundled:tiny-mistral", base=Path("/")))
+    assert model.ref.name == "random-tiny-mistral"
+    assert model.shape is not None
+    assert itself.shape is not None
+    assert model.shape.tensors == itself.shape.tensors
