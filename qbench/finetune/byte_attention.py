@@ -98,8 +98,8 @@ class Attention:
         in_fp32 = self.shape.model_type != "gpt2" or self.setup.device == "cuda"
         item = FP32 if in_fp32 else scores.item_bytes
         weights = tape.op(squares, item, [scores], saves_output=True)
-        del scores
         weights = tape.cast(weights, own_bytes)
+        del scores
         if self.shape.attention_dropout:
             weights = self._linears.drop(weights)
         narrow = tape.cast(weights, value.item_bytes)

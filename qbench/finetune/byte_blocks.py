@@ -28,8 +28,8 @@ class Decoder:
     def __init__(self, tape: Tape, shape: TrainingShape, setup: TrainingSetup) -> None:
         self.tape, self.shape, self.setup = tape, shape, setup
         self.tokens = setup.batch * setup.tokens
-        self.linears = Linears(tape, setup)
-        self.attention = Attention(self.linears, shape, setup)
+        self.linears = self._make_linears()
+        self.attention = self._make_attention()
         self._embedding = self._table(shape.vocabulary)
         self._positions = self._table(shape.positions)
         self._layers = [
@@ -46,6 +46,12 @@ class Decoder:
         ]
         self._last_norm = self._norm_weights("norm")
         self._head = self._embedding if shape.tied else self._table(shape.vocabulary)
+
+    def _make_linears(self) -> Linears:
+        return Linears(self.tape, self.setup)
+
+    def _make_attention(self) -> Attention:
+        return Attention(self.linears, self.shape, self.setup)
 
     def loss(self) -> Bytes:
         """The summed loss of a batch, as the training loop takes it."""
@@ -168,6 +174,14 @@ class Decoder:
         tables: tuple[Bytes, Bytes] | None,
         mask: Bytes | None,
     ) -> Bytes:
+        query, key, value = self._project(hidden, weights, tables)
+        attended = self.attention.attend(query, key, value, mask)
+        return self._put_out(attended, weights)
+
+    def _project(
+        self, hidden: Bytes, weights: dict[str, Bytes], tables: tuple[Bytes, Bytes] | None
+    ) -> tuple[Bytes, Bytes, Bytes]:
+        """Query, key and value, as the attention reads them."""
         shape = self.shape
         if shape.model_type == "gpt2":
             mixed = self._linear(hidden, weights, "attn.c_attn")
@@ -176,19 +190,20 @@ class Decoder:
             query, key, value = (
                 self.tape.op(third, mixed.item_bytes, [mixed], view_of=mixed) for _ in range(3)
             )
-            output = "attn.c_proj"
-        else:
-            query = self._linear(hidden, weights, "q_proj")
-            key = self._linear(hidden, weights, "k_proj")
-            value = self._linear(hidden, weights, "v_proj")
-            output = "out_proj" if shape.model_type == "opt" else "o_proj"
+            return query, key, value
+        query = self._linear(hidden, weights, "q_proj")
+        key = self._linear(hidden, weights, "k_proj")
+        value = self._linear(hidden, weights, "v_proj")
         if shape.model_type == "opt":  # scaled here and not within the attention
             query = self.tape.op(query.elements, query.item_bytes, [query])
         if tables is not None:
             query, key = self.attention.rotate(query, tables), self.attention.rotate(key, tables)
-        attended = self.attention.attend(query, key, value, mask)
-        attended = self._linear(attended, weights, output)
-        return self._dropped(attended) if shape.model_type == "gpt2" else attended
+        return query, key, value
+
+    def _put_out(self, attended: Bytes, weights: dict[str, Bytes]) -> Bytes:
+        outputs = {"gpt2": "attn.c_proj", "opt": "out_proj"}
+        attended = self._linear(attended, weights, outputs.get(self.shape.model_type, "o_proj"))
+        return self._dropped(attended) if self.shape.model_type == "gpt2" else attended
 
     def _gated(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
         """down(silu(gate(x)) · up(x)): silu keeps its input, the product both factors."""

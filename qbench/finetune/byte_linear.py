@@ -20,6 +20,8 @@ class Linears:
     def __init__(self, tape: Tape, setup: TrainingSetup) -> None:
         self.tape, self.setup = tape, setup
         self.autocast = setup.compute != "fp32"
+        self.adapter_bytes = FP32
+        """Of an element of an adapter's matrices."""
         self.trained_matrices: list[int] = []
         """Bytes of each trained matrix, in the model's order."""
 
@@ -34,8 +36,10 @@ class Linears:
             made[f"{name}.bias"] = self.weight(linear.outputs, self.setup.rest_bytes, matrix=False)
         if self.setup.method == "lora" and name.rpartition(".")[2] in self.setup.targets:
             rank = self.setup.rank
-            made[f"{name}.A"] = self._new(rank * linear.inputs, FP32, trained=True, matrix=True)
-            made[f"{name}.B"] = self._new(linear.outputs * rank, FP32, trained=True, matrix=True)
+            for part, elements in (("A", rank * linear.inputs), ("B", linear.outputs * rank)):
+                made[f"{name}.{part}"] = self._new(
+                    elements, self.adapter_bytes, trained=True, matrix=True
+                )
         return made
 
     def apply(self, given: Bytes, weights: dict[str, Bytes], name: str, linear: Linear) -> Bytes:
@@ -53,7 +57,7 @@ class Linears:
         # PEFT asks whether autocast is on; bitsandbytes' layers ask for CUDA's, even on a CPU.
         quantized = setup.weights in {"4bit", "int8"}
         if not (quantized and setup.device == "cuda" and self.autocast):
-            given = tape.cast(given, FP32)
+            given = tape.cast(given, self.adapter_bytes)
         seen = self.drop(given) if setup.adapter_dropout else given
         low = self.multiply(seen, weights[f"{name}.A"], None, setup.rank)
         del seen

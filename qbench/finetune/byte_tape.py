@@ -178,31 +178,30 @@ class Tape:
         `scratch_bytes` are what the step back takes besides.
         """
         edges = tuple(tensor.edge for tensor in inputs if tensor.edge is not None)
+        if not edges:
+            return Bytes(elements, item_bytes, self._hold(elements * item_bytes, view_of), None)
         node = _Node(
             Edge(elements * item_bytes),
             edges,
-            tuple(tensor.storage for tensor in saved),
+            tuple(tensor.storage for tensor in saved) if self._keeps else (None,) * len(saved),
             passes,
             elementwise,
             scratch_bytes,
         )
-        if not self._keeps:
-            node = node._replace(saved=(None,) * len(node.saved))
-        stops = bool(edges) and len(self._nodes) == self._stops_at
+        stops = len(self._nodes) == self._stops_at
         if stops and not saves_output:  # inputs are saved before anything is computed
             self._nodes.append(node)
             raise _AllSaved
-        storage = (
-            view_of.storage if view_of else Storage(self.ledger, self.part, elements * item_bytes)
-        )
-        if not edges:
-            return Bytes(elements, item_bytes, storage, None)
+        storage = self._hold(elements * item_bytes, view_of)
         if saves_output:
             node = node._replace(saved=(*node.saved, storage if self._keeps else None))
         self._nodes.append(node)
         if stops:
             raise _AllSaved
         return Bytes(elements, item_bytes, storage, node.out)
+
+    def _hold(self, size: int, view_of: Bytes | None) -> Storage | None:
+        return view_of.storage if view_of else Storage(self.ledger, self.part, size)
 
     def scratch(self, size: int) -> None:
         """Bytes that are taken and given back within one operation of the forward pass."""

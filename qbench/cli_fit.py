@@ -1,0 +1,93 @@
+"""The command `fit`: what fits of a model into a GPU. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+EXAMPLES = (
+    "Examples: qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB |"
+    " qbench fit ./my-model --gpu a100-80gb --rank 16 --target all-linear |"
+    " qbench fit Llama-3-70B --gpu h200 --format markdown -o fit.md"
+)
+
+
+def fit(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Hub id, folder, bundled:NAME, or a known configuration: Llama-3-8B, Qwen2.5-7B.",
+        ),
+    ],
+    *,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="A size (24GB, 24GiB) or a GPU: t4, 4090, a100-40gb, h100."
+            " [default: this machine's first]"
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this precision. May be given several times. [default: all]"),
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=2, help="Tokens of a sequence. May be given several times. [default: 512 to 8192]"
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 64,
+    target: Annotated[
+        str,
+        typer.Option(help="Layers with an adapter: default, all-linear, or names with commas."),
+    ] = "default",
+    optimizer: Annotated[
+        Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"],
+        typer.Option(help="What trains; a paged one's states need not fit."),
+    ] = "adamw",
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="markdown or json. [default: a table]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write; - for the terminal.")
+    ] = None,
+) -> None:
+    """Show the largest batch and sequence length that fit, by precision and method, from shapes."""
+    from rich.console import Console
+
+    from qbench import fit as fitting
+    from qbench.atomic import write_atomically
+    from qbench.errors import UsageError
+
+    if format_name is not None and format_name not in fitting.FORMATS:
+        raise UsageError(
+            f"--format: found {format_name!r}; expected one of {', '.join(fitting.FORMATS)}"
+        )
+    names = fitting.check_precisions(precision or ())
+    device = fitting.find_memory(gpu)
+    table = fitting.make_table(
+        fitting.find_model(model),
+        device,
+        names=names,
+        lengths=sorted(set(length or ())),
+        rank=rank,
+        target=target,
+        optimizer=optimizer,
+    )
+    if format_name is None and output is None:
+        Console().print(fitting.render(table))
+        return
+    text = fitting.as_json(table) if format_name == "json" else fitting.as_markdown(table)
+    if output is None or output == Path("-"):
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
+    typer.echo(f"wrote {output}")

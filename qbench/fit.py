@@ -1,0 +1,236 @@
+"""What fits of a model into a GPU: made from shapes, shown on a terminal, as markdown or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from qbench.environment import visible_gpus
+from qbench.errors import DeviceError, UsageError
+from qbench.precisions import precisions
+from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
+from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
+from qbench.report.markdown_parts import bullets, words_table
+from qbench.sources.bundled import did_you_mean
+from qbench.sources.known_configs import known_name
+from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.random_models import RANDOM_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from qbench.predict.devices import DeviceMemory
+    from qbench.spec import ResolvedModel
+
+FORMATS = ("markdown", "json")
+_TEXTS = 2
+"""Columns that are words."""
+_GIB = 2**30
+_NOT_AT_ALL = "-"
+_NO_CHOICE = frozenset({"stored"})
+"""What a checkpoint is, and not what a model can be held in."""
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """What fits of a model into a device."""
+
+    model: str
+    weights: int
+    """Logical weights."""
+    context_tokens: int | None
+    device: DeviceMemory
+    lengths: tuple[int, ...]
+    rank: int
+    target: str
+    optimizer: str
+    rows: tuple[FitRow, ...]
+
+
+def find_model(source: str) -> ResolvedModel:
+    """The model by its configuration: of a known one nothing is asked of the hub.
+
+    Raises `ModelError` for a model that cannot be found, and `UsageError` for one whose shapes are
+    not known without its weights.
+    """
+    known = known_name(source)
+    if known is not None and not Path(source).exists():
+        source = f"{RANDOM_PREFIX}{known}"
+    model = resolve_model(parse_model(source, base=Path.cwd()))
+    if model.shape is None:
+        raise UsageError(f"{source}: what it takes cannot be predicted: {model.shape_unknown}")
+    return model
+
+
+def find_memory(text: str | None) -> DeviceMemory:
+    """The device that is named, else the first GPU of this machine.
+
+    Raises `DeviceError` where there is none, or the name is not known.
+    """
+    if text is not None:
+        return parse_memory(text)
+    for gpu in visible_gpus():
+        if gpu.memory_bytes is not None:
+            return device_here(gpu.name, gpu.memory_bytes)
+    raise DeviceError(
+        "this machine has no GPU to look at; name one: --gpu 24GB, --gpu h100, --gpu a100-80gb"
+    )
+
+
+def check_precisions(names: Sequence[str]) -> tuple[str, ...]:
+    """The precisions to show, all unless some are named; raises `UsageError` for an unknown one."""
+    for name in names:
+        if name not in precisions():
+            raise UsageError(
+                f"--precision {name!r}: no such precision; {did_you_mean(name, precisions())}"
+            )
+    return tuple(names) or tuple(name for name in precisions() if name not in _NO_CHOICE)
+
+
+def make_table(
+    model: ResolvedModel,
+    device: DeviceMemory,
+    *,
+    names: Sequence[str],
+    lengths: Sequence[int] = (),
+    rank: int = 64,
+    target: str = "default",
+    optimizer: str = "adamw",
+) -> FitTable:
+    """All rows, for lengths that the model's context allows unless some are named.
+
+    `target` is `default`, `all-linear`, or names of layers with commas.
+    """
+    context = model.context_tokens
+    usual = tuple(length for length in LENGTHS if context is None or length <= context)
+    shown = tuple(lengths) or usual or (context or LENGTHS[0],)
+    layers = target if target in {"default", "all-linear"} else tuple(target.split(","))
+    found = ways(names, rank=rank, target=layers, optimizer=optimizer)
+    return FitTable(
+        model=model.ref.source.removeprefix(RANDOM_PREFIX),
+        weights=0 if model.shape is None else model.shape.weights,
+        context_tokens=context,
+        device=device,
+        lengths=shown,
+        rank=rank,
+        target=target,
+        optimizer=optimizer,
+        rows=tuple(fit_row(model, way, device, shown) for way in found),
+    )
+
+
+def render(table: FitTable) -> RenderableType:
+    """For a terminal."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    for at, heading in enumerate(_headings(table)):
+        shown.add_column(heading, justify="left" if at < _TEXTS else "right", no_wrap=True)
+    for row in _known(table):
+        shown.add_row(*_words(row))
+    title = Text(_title(table), style="italic")
+    return Group(title, shown, *(Text(note, style="dim") for note in _notes(table)))
+
+
+def as_markdown(table: FitTable) -> str:
+    """As a page of its own."""
+    headings = _headings(table)
+    body = words_table(
+        headings, [_words(row) for row in _known(table)], range(_TEXTS, len(headings))
+    )
+    return f"## {_title(table)}\n\n{body}\n\n{bullets(_notes(table))}\n"
+
+
+def as_json(table: FitTable) -> str:
+    """Bytes and counts: `batches` by length, 0 where nothing fits and null where not known."""
+    content = {
+        "model": table.model,
+        "weights": table.weights,
+        "context_tokens": table.context_tokens,
+        "gpu": {"name": table.device.name, "bytes": table.device.bytes},
+        "kept_free_bytes": RESERVED_BYTES,
+        "lora": {"rank": table.rank, "target": table.target},
+        "optimizer": table.optimizer,
+        "lengths": list(table.lengths),
+        "rows": [
+            {
+                **asdict(row),
+                "batches": {
+                    str(length): batch
+                    for length, batch in zip(table.lengths, row.batches, strict=True)
+                },
+            }
+            for row in table.rows
+        ],
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _title(table: FitTable) -> str:
+    size = f"{table.device.bytes / _GIB:.1f} GiB"
+    return f"What fits of {table.model} into {table.device.name} ({size})"
+
+
+def _headings(table: FitTable) -> list[str]:
+    return ["use", "precision", "GiB", *map(str, table.lengths), "longest"]
+
+
+def _words(row: FitRow) -> list[str]:
+    batches = [
+        "" if batch is None else f"≥{batch}" if batch == MOST_SEQUENCES else _count(batch)
+        for batch in row.batches
+    ]
+    least = "" if row.least_bytes is None else f"{row.least_bytes / _GIB:.2f}"
+    use = f"{row.use} +ckpt" if row.checkpointing else row.use
+    return [use, row.precision, least, *batches, _count(row.longest or 0)]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else _NOT_AT_ALL
+
+
+def _known(table: FitTable) -> list[FitRow]:
+    return [row for row in table.rows if row.reason is None]
+
+
+def _notes(table: FitTable) -> list[str]:
+    """How to read the table, and what is not in it."""
+    context = f", up to the context of {table.context_tokens:,}" if table.context_tokens else ""
+    how_to_read = (
+        f"GiB: needed for one sequence of {table.lengths[0]:,} tokens. Under a length: the largest"
+        f" batch. longest: tokens of a single sequence, by {LENGTH_STEP}{context}."
+        f" {_NOT_AT_ALL}: not even one."
+    )
+    what_is_done = (
+        "Inference: a prompt, its cache, one decoded token. Training: a step on padded sequences,"
+        f" bf16 autocast, {table.optimizer}; full tuning by the type of its master weights;"
+        f" adapters of rank {table.rank} on {table.target} targets; +ckpt: gradient checkpointing."
+    )
+    what_is_kept = (
+        f"Predicted from shapes, nothing measured; {RESERVED_BYTES / 2**20:.0f} MiB are kept free"
+        " for the CUDA context and the libraries."
+    )
+    unknown = [
+        f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
+    ]
+    return [how_to_read, what_is_done, what_is_kept, *unknown]
+
+
+def _unknown(table: FitTable) -> dict[str, list[str]]:
+    """What is not known, by reason; a precision that not even inference is known of, once."""
+    found: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.reason is None or row.checkpointing:
+            continue
+        names = found.setdefault(row.reason, [])
+        if row.precision not in names:
+            is_all = row.use == "inference"
+            names.append(row.precision if is_all else f"{row.use} in {row.precision}")
+    return found

@@ -1,0 +1,73 @@
+"""What of a plan does not fit the device, by arithmetic: skipped with bytes and advice, not tried.
+
+A cell whose weights alone are too large is skipped as a whole, as is a training whose step is, and
+what would be served of it; else the items that are too large are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.predict.devices import fits, memory_of
+from qbench.predict.peaks import Peak, predicted_peak
+from qbench.predict.remedies import remedy
+from qbench.predict.static import predicted_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qbench.predict.devices import DeviceMemory
+    from qbench.record import Environment
+    from qbench.spec import Cell, Item, ResolvedModel
+
+_GIB = 2**30
+
+
+def why_cell_does_not_fit(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
+    """Why a training's step, or a model's weights, cannot be held; None if they can."""
+    device = _device(cell, environment)
+    if device is None:
+        return None
+    if cell.tuning is not None and cell.deploy is None:
+        peak = predicted_peak(cell, model, device=device.kind, flash=device.flash)
+        return _why_not("a training step", peak, device, lambda: remedy(cell, model, None, device))
+    static = predicted_bytes(cell, model)
+    if static is None:
+        return None
+    peak = Peak("load", {"static": static.total}, device=device.kind)
+    return _why_not("the model", peak, device, lambda: None)
+
+
+def why_item_does_not_fit(
+    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
+) -> str | None:
+    """Why one item of a cell cannot be taken, whose model can be held; None if it can."""
+    device = _device(cell, environment)
+    if device is None or (cell.tuning is not None and cell.deploy is None):
+        return None
+    peak = predicted_peak(cell, model, item, device=device.kind, flash=device.flash)
+    what = f"{item.measurement} {item.slug}"
+    return _why_not(what, peak, device, lambda: remedy(cell, model, item, device))
+
+
+def _device(cell: Cell, environment: Environment) -> DeviceMemory | None:
+    """The device that the cell must fit; None where it is spread over several, or not known."""
+    return None if cell.model.device_map else memory_of(environment)
+
+
+def _why_not(
+    what: str, peak: Peak | None, device: DeviceMemory, remedy_of: Callable[[], str | None]
+) -> str | None:
+    if peak is None or peak.resident is None:
+        return None
+    fit = fits(peak, device.bytes)
+    if fit.fits:
+        return None
+    needed, there = fit.needed_bytes, fit.available_bytes
+    # Trying what would fit takes time, and is in vain where no batch is small enough.
+    moving = sum(peak.kinds.get(kind, 0) for kind in ("activations", "kv_cache", "logits"))
+    advice = remedy_of() if needed - there < moving else None
+    return (
+        f"does not fit: {what} needs {needed / _GIB:.1f} GiB ({needed:,} bytes), {device.name} has"
+        f" {there / _GIB:.1f} GiB ({there:,} bytes); {advice or fit.advice}"
+    )

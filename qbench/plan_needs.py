@@ -1,0 +1,136 @@
+"""What a plan needs before it is run: memory of the device by cell, disk, and time."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.predict.devices import Fit, fits, memory_of
+from qbench.predict.peaks import predicted_peak
+from qbench.predict.training import trained_bytes
+from qbench.sources.cache import cache_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.plan import Plan
+    from qbench.plan_layout import PlannedCell
+    from qbench.predict.peaks import Peak
+    from qbench.record import Environment
+    from qbench.spec import ResolvedModel
+
+_MERGED = ("merged", "merged-dequantized", "merged-requantized")
+"""Rungs that are loaded from a checkpoint of their own; in 16 bits, or what they are served in."""
+_HALF = 2
+
+
+@dataclass(frozen=True)
+class CellNeed:
+    """The highest peak that is known of a cell's items."""
+
+    peak: Peak | None = None
+    """None where no peak is known."""
+    fit: Fit | None = None
+    """None where the peak or the device's memory is not known."""
+    unknown: str | None = None
+    """Why some item's peak is not known; None if all are that can be."""
+
+    @property
+    def bytes(self) -> int | None:
+        """What must lie on the device at the highest moment; None where it is not known."""
+        return None if self.peak is None else self.peak.resident
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Files that a run makes or fetches."""
+
+    what: str
+    bytes: int
+    is_cache: bool
+    """Whether they lie in qbench's cache; else where the hub's library keeps its downloads."""
+
+
+def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
+    """The highest peak of what is asked of a cell."""
+    # What is spread over several devices need not fit one.
+    memory = None if planned.cell.model.device_map else memory_of(environment)
+    highest, unknown = None, None
+    # A repeat takes the same.
+    items = {(task.item.measurement, task.item.slug): task.item for task in planned.tasks}
+    for item in items.values():
+        peak = predicted_peak(
+            planned.cell,
+            planned.model,
+            item,
+            device=environment.device_type,
+            flash=memory is None or memory.flash,
+        )
+        if peak is not None:
+            unknown = unknown or peak.reason
+            highest = max(highest, peak, key=_bytes) if highest else peak
+    if highest is None or highest.resident is None:
+        return CellNeed(unknown=unknown)
+    return CellNeed(highest, None if memory is None else fits(highest, memory.bytes), unknown)
+
+
+def _bytes(peak: Peak) -> int:
+    return peak.resident or 0
+
+
+def disk_needs(plan: Plan) -> list[DiskNeed]:
+    """What is fetched and what is kept, of the cells that can run; known from shapes."""
+    cells = [cell for cell in plan.cells if cell.skip is None]
+    needs = [
+        DiskNeed(f"download of {model.ref.source}", size, is_cache=False)
+        for model in {cell.model.ref.name: cell.model for cell in cells}.values()
+        if (size := _download_bytes(model))
+    ]
+    adapters = [size for cell in cells if (size := _trained_bytes(cell)) is not None]
+    if adapters:
+        needs.append(DiskNeed("tuned weights", sum(adapters), is_cache=True))
+    merged = {
+        (cell.model.ref.name, cell.cell.tuning.label, cell.cell.deploy == "merged-dequantized"): (
+            _HALF * cell.model.shape.weights
+        )
+        for cell in cells
+        if cell.cell.tuning is not None
+        and cell.cell.tuning.method == "lora"
+        and cell.cell.deploy in _MERGED
+        and cell.model.shape is not None
+    }
+    if merged:
+        needs.append(DiskNeed("merged checkpoints", sum(merged.values()), is_cache=True))
+    return needs
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Free on the disk that a folder lies on, or will; None where it cannot be asked."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    try:
+        return None if there is None else shutil.disk_usage(there).free
+    except OSError:
+        return None
+
+
+def cache_free_bytes() -> int | None:
+    """Free for qbench's cache."""
+    return free_bytes(cache_folder())
+
+
+def _download_bytes(model: ResolvedModel) -> int | None:
+    """Of a hub model that is not here yet; in 16 bits where the hub could not be asked."""
+    if model.folder is not None or model.ref.kind != "hub":
+        return None
+    if model.disk_bytes is not None:
+        return model.disk_bytes
+    return None if model.shape is None else _HALF * model.shape.weights
+
+
+def _trained_bytes(planned: PlannedCell) -> int | None:
+    """Bytes of the adapter, or of all weights, that a training leaves; None for another cell."""
+    tuning, shape = planned.cell.tuning, planned.model.shape
+    if tuning is None or planned.cell.deploy is not None or shape is None:
+        return None
+    return trained_bytes(shape, planned.model.architecture, tuning)

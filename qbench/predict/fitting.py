@@ -1,0 +1,181 @@
+"""The largest batch and the longest sequence that fit into a GPU, for each way to use a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune import methods
+from qbench.finetune.options import is_quantized
+from qbench.precisions import precisions
+from qbench.predict.devices import RESERVED_BYTES
+from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.spec import Cell, Item, PrecisionRef, TuningRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qbench.predict.devices import DeviceMemory
+    from qbench.predict.peaks import Peak
+    from qbench.spec import ResolvedModel
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+"""Tokens of a sequence, where they are not asked for."""
+MOST_SEQUENCES = 4096
+"""Largest batch that is looked for."""
+LENGTH_STEP = 64
+"""The longest sequence is told to a multiple of this, as kernels like it."""
+_MOST_TOKENS = 2**20
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to use a model."""
+
+    use: str
+    """`inference`, `full`, `LoRA` or `QLoRA`."""
+    precision: PrecisionRef
+    tuning: TuningRef | None = None
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return self.tuning is not None and bool(self.tuning.options["checkpointing"])
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """What fits of one way."""
+
+    use: str
+    precision: str
+    checkpointing: bool
+    least_bytes: int | None
+    """Needed at batch 1 and the first length, with what is kept free; None where not known."""
+    batches: tuple[int | None, ...]
+    """The largest batch at each length: 0 where not even one sequence fits, None where the length
+    is beyond the model's context or nothing is known."""
+    longest: int | None
+    """Tokens of one sequence; 0 where not even the shortest fits, None where nothing is known."""
+    reason: str | None = None
+    """Why nothing is known."""
+
+
+def ways(
+    names: Sequence[str], *, rank: int, target: str | tuple[str, ...], optimizer: str
+) -> list[Way]:
+    """The ways in these precisions: inference, then full tuning, then LoRA, each also checkpointed.
+
+    What a method does not do in a precision is left out.
+    """
+    held = [_with_defaults(name) for name in names]
+    found = [Way("inference", precision) for precision in held]
+    chosen: dict[str, list[dict[str, Any]]] = {
+        "full": [{"master_weights": kind} for kind in ("fp32", "bf16")],
+        "lora": [{"rank": rank, "target": target}],
+    }
+    for name, variants in chosen.items():
+        method = methods()[name]
+        for precision in held:
+            for variant in variants:
+                for checkpointing in (False, True):
+                    options = method.options(
+                        **variant, batch=1, checkpointing=checkpointing, optimizer=optimizer
+                    ).model_dump()
+                    if method.conflicts(precision, options) or _is_repeated(precision, options):
+                        continue
+                    use = _use(name, precision)
+                    tuning = TuningRef(
+                        label=use, arm=use, method=name, precision=precision, options=options
+                    )
+                    found.append(Way(use, precision, tuning))
+    return found
+
+
+def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Sequence[int]) -> FitRow:
+    """What fits of one way into the device, at lengths in ascending order."""
+    names = way.use, way.precision.label, way.checkpointing
+    first = _peak(model, way, device, 1, lengths[0])
+    if first.resident is None:
+        nothing = (None,) * len(lengths)
+        return FitRow(*names, None, nothing, None, first.reason)
+
+    def needed(tokens: int, batch: int) -> int:
+        return (_peak(model, way, device, batch, tokens).resident or 0) + RESERVED_BYTES
+
+    context = model.context_tokens
+    batches: list[int | None] = []
+    most = MOST_SEQUENCES
+    for length in lengths:
+        if context is not None and length > context:
+            batches.append(None)
+            continue
+        # What does not fit at a length does not at a longer one.
+        most = largest(partial(needed, length), device.bytes, most) if most else 0
+        batches.append(most)
+    steps = min(context or _MOST_TOKENS, _MOST_TOKENS) // LENGTH_STEP
+    longest = largest(lambda step: needed(step * LENGTH_STEP, 1), device.bytes, steps)
+    return FitRow(
+        *names,
+        first.resident + RESERVED_BYTES,
+        tuple(batches),
+        longest * LENGTH_STEP,
+    )
+
+
+def largest(needed: Callable[[int], int], limit: int, most: int) -> int:
+    """The largest number up to `most` that needs at most `limit`; 0 if 1 needs more.
+
+    `needed` never falls, and is nearly a line: where the line meets the limit is tried first.
+    """
+    at_low = needed(1)
+    if at_low > limit:
+        return 0
+    at_high = needed(most)
+    if at_high <= limit:
+        return most
+    low, high, turn = 1, most, 0
+    while high - low > 1:
+        turn += 1
+        by_line = int((high - low) * (limit - at_low) / (at_high - at_low))
+        step = (high - low) // 2 if turn % 4 == 0 else by_line
+        guess = low + min(max(step, 1), high - low - 1)
+        found = needed(guess)
+        if found <= limit:
+            low, at_low = guess, found
+        else:
+            high, at_high = guess, found
+    return low
+
+
+def _peak(model: ResolvedModel, way: Way, device: DeviceMemory, batch: int, tokens: int) -> Peak:
+    """Of inference: a prompt of so many tokens, and one decoded after it."""
+    if way.tuning is not None:
+        options = {**way.tuning.options, "batch": batch}
+        return training_peak(
+            model, way.tuning.method, way.precision, options, tokens=tokens, padded=True
+        )
+    cell = Cell(model=model.ref, precision=way.precision)
+    params = {"batch": batch, "prompt_tokens": tokens, "new_tokens": 1}
+    item = Item(measurement="memory", slug="fit", params=params)
+    found = predicted_peak(cell, model, item, flash=device.flash)
+    if found is None:
+        raise ValueError("a memory item has a peak")
+    return found
+
+
+def _with_defaults(name: str) -> PrecisionRef:
+    return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())
+
+
+def _is_repeated(precision: PrecisionRef, options: dict[str, Any]) -> bool:
+    """Whether another precision's row says the same: full tuning is held in its master weights."""
+    master = options.get("master_weights")
+    return master is not None and precision.name != master
+
+
+def _use(method: str, precision: PrecisionRef) -> str:
+    if method == "full":
+        return "full"
+    return "QLoRA" if is_quantized(precision) else "LoRA"

@@ -1,0 +1,42 @@
+"""How the layers of a precision are stored and computed, as far as bytes depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from qbench.finetune.lora import FOUR_BIT
+
+if TYPE_CHECKING:
+    from qbench.finetune.training_shape import Floating, Format
+    from qbench.spec import PrecisionRef
+
+UNKNOWN_LAYERS = "how the layers of this precision compute is not known here"
+FLOATING = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Types of one precision."""
+
+    weights: Format
+    """What the linear layers are stored as."""
+    rest: Floating
+    """Type of what is not quantized, and of the activations between layers."""
+    compute: Floating
+    """Type that 4-bit weights are multiplied in."""
+
+
+def read_formats(precision: PrecisionRef) -> Formats | None:
+    """The types of a precision; None for one whose layers are not known here."""
+    options = precision.options
+    if precision.name in FLOATING:
+        own = cast("Floating", precision.name)
+        return Formats(own, own, own)
+    compute = cast("Floating", options.get("compute_dtype") or "bf16")
+    rest = cast("Floating", options.get("dtype") or compute)
+    if precision.name == "int8":
+        return Formats("int8", rest, rest)
+    if precision.name in FOUR_BIT:
+        return Formats("4bit", rest, compute)
+    return None

@@ -1,0 +1,256 @@
+"""Prefill and decode on a tape of bytes: a cache, quantized layers, and the attention's kernels.
+
+The blocks are those of `qbench.finetune.byte_blocks`, whose temporaries live as long as in the
+modules of transformers. No weight is trained, so nothing is kept for a backward pass. The cache is
+transformers' `DynamicCache`: each layer's keys and values are joined with the new ones into new
+tensors, beside which the old ones stand until the joining is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from qbench.finetune.byte_attention import Attention
+from qbench.finetune.byte_blocks import Decoder
+from qbench.finetune.byte_linear import FP32, HALF, Linears
+from qbench.finetune.byte_tape import BATCH, Bytes, Storage, Tape
+from qbench.finetune.training_shape import TrainingSetup
+
+if TYPE_CHECKING:
+    from qbench.finetune.byte_tape import Ledger
+    from qbench.finetune.training_shape import Linear, TrainingShape
+    from qbench.predict.formats import Formats
+
+ACTIVATIONS = "activations"
+KV_CACHE = "kv_cache"
+LOGITS = "logits"
+DEQUANTIZED = "dequantized_weight"
+
+FUSED_ROWS = 8
+"""Rows of input up to which bitsandbytes' CUDA kernels read 4-bit codes as they are; for more the
+layer's weights are dequantized first. (By GPU and shape it may do so for more rows too.)"""
+
+
+FLASH_CAPABILITY = (8, 0)
+"""Compute capability from which on NVIDIA's GPUs have a flash attention."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What decides how many bytes a device's kernels take."""
+
+    device: str = "cuda"
+    flash: bool = True
+    """Whether there is a flash attention for 16-bit types."""
+    unseen: bool = True
+    """Whether to count what a kernel takes and gives back within one operation. The counting of
+    live tensors on a CPU cannot see it; an allocator does."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank adapter that is attached while the model is used."""
+
+    targets: frozenset[str]
+    """Last names of the layers that have it (`q_proj`)."""
+    rank: int
+    item_bytes: int
+
+
+class Cache:
+    """Keys and values of each layer, of the tokens so far.
+
+    `most_elements` is what a sliding window keeps of either, None without one. Where there is one
+    the old values stand until the new keys and values are both made; else only until the values.
+    """
+
+    def __init__(self, layers: int, most_elements: int | None = None) -> None:
+        self._held: list[tuple[Bytes, Bytes] | None] = [None] * layers
+        self._most_elements = most_elements
+
+    def join(self, tape: Tape, layer: int, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
+        """The layer's keys and values with the new ones behind them."""
+        old = self._held[layer]
+        part, tape.part = tape.part, KV_CACHE
+        before = old[0].elements if old else 0
+        if self._most_elements is not None:
+            before = min(before, self._most_elements)
+        keys = tape.op(before + key.elements, key.item_bytes)
+        if old and self._most_elements is None:
+            self._held[layer] = (keys, old[1])
+            del old
+        values = tape.op(before + value.elements, value.item_bytes)
+        self._held[layer] = (keys, values)
+        tape.part = part
+        return keys, values
+
+
+class CachedDecoder(Decoder):
+    """A decoder that runs forward alone, on a cache or without one."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        shape: TrainingShape,
+        formats: Formats,
+        kernels: Kernels,
+        *,
+        batch: int,
+        tokens: int,
+        masked: bool = False,
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        adapter: Adapter | None = None,
+    ) -> None:
+        setup = TrainingSetup(
+            batch=batch,
+            tokens=tokens,
+            method="lora",
+            targets=frozenset() if adapter is None else adapter.targets,
+            rank=0 if adapter is None else adapter.rank,
+            weights=formats.weights,
+            rest=formats.rest,
+            quantized_compute=formats.compute,
+            compute="fp32",  # no autocast
+            attention=attention,
+            padded=masked,
+            device="cuda" if kernels.device == "cuda" else "cpu",
+        )
+        self._kernels = kernels
+        self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
+        shape = replace(shape, residual_dropout=False, attention_dropout=False)
+        super().__init__(Tape(ledger), shape, setup)
+        self._cache: Cache | None = None
+        self._layer_at = 0
+
+    def _make_linears(self) -> Linears:
+        return _InferenceLinears(self.tape, self.setup, self._kernels, self._adapter_bytes)
+
+    def _make_attention(self) -> Attention:
+        return _InferenceAttention(self.linears, self.shape, self.setup, self._kernels)
+
+    def run(self, cache: Cache | None, logits_of: int) -> Bytes:
+        """One forward pass with the logits of the last `logits_of` tokens of each sequence."""
+        self._cache, self._layer_at = cache, 0
+        states = self._states()
+        self.tape.part = LOGITS
+        kept = self.setup.batch * logits_of * self.shape.hidden
+        shown = self.tape.op(kept, states.item_bytes, [states], view_of=states)
+        return self.linears.multiply(shown, self._head, None, self.shape.vocabulary)
+
+    def states(self) -> Bytes:
+        """One forward pass of the body alone, without a cache: the final hidden states."""
+        self._cache, self._layer_at = None, 0
+        return self._states()
+
+    def _states(self) -> Bytes:
+        tape = self.tape
+        tape.part = BATCH
+        _ids = tape.op(self.tokens, 8)
+        tape.part = ACTIVATIONS
+        hidden, *_embedded = self._embed()
+        _places = tape.op(self.setup.tokens, 8)
+        tables = self._rotary_tables(hidden.item_bytes) if self.shape.gated else None
+        mask = self._mask(hidden.item_bytes)
+        for weights in self._layers:
+            hidden = self._layer(hidden, weights, tables, mask)
+        return self._norm(hidden, self._last_norm, "norm")
+
+    def _mask(self, item_bytes: int) -> Bytes | None:
+        """As in training, but flags are (1, 1, tokens, tokens): nothing is padded."""
+        if self.setup.padded and self.setup.attention == "sdpa":
+            return self.tape.op(self.setup.tokens**2, 1)
+        return super()._mask(item_bytes)
+
+    def _attend(
+        self,
+        hidden: Bytes,
+        weights: dict[str, Bytes],
+        tables: tuple[Bytes, Bytes] | None,
+        mask: Bytes | None,
+    ) -> Bytes:
+        query, key, value = self._project(hidden, weights, tables)
+        if self._cache is not None:
+            key, value = self._cache.join(self.tape, self._layer_at, key, value)
+            self._layer_at += 1
+        attended = self.attention.attend(query, key, value, mask)
+        return self._put_out(attended, weights)
+
+
+class _InferenceAttention(Attention):
+    def __init__(
+        self, linears: Linears, shape: TrainingShape, setup: TrainingSetup, kernels: Kernels
+    ) -> None:
+        super().__init__(linears, shape, setup)
+        self._kernels = kernels
+
+    def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
+        """As in training; by definition where CUDA has no kernel for shared keys and values.
+
+        Of CUDA's kernels only flash attention takes fewer heads of keys than of queries, and it
+        takes 16-bit types alone. (torch's documentation of `scaled_dot_product_attention`.)
+        """
+        flash = self._kernels.flash and query.item_bytes == HALF
+        if self._kernels.device == "cuda" and self._groups > 1 and mask is None and not flash:
+            return self._math(query, key, value)
+        return super().attend(query, key, value, mask)
+
+    def _math(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
+        """In fp32: keys and values for each query head, all scores, and their softmax."""
+        tape, shape = self.tape, self.shape
+        rows = query.elements // shape.head_dim
+        seen = key.elements // (self.setup.batch * shape.kv_heads * shape.head_dim)
+        causal = self.setup.tokens > 1
+        _shown = tape.op(self.setup.tokens * seen if causal else 0, FP32)
+        wide = [
+            tape.cast(part, FP32) for part in (query, self._repeated(key), self._repeated(value))
+        ]
+        scaled = [tape.op(part.elements, FP32, [part]) for part in wide[:2]]
+        scores = tape.op(rows * seen, FP32, scaled)
+        weights = tape.op(rows * seen, FP32, [scores])
+        del scores, scaled
+        mixed = tape.op(query.elements, FP32, [weights, wide[2]])
+        return tape.cast(mixed, query.item_bytes)
+
+
+class _InferenceLinears(Linears):
+    def __init__(
+        self, tape: Tape, setup: TrainingSetup, kernels: Kernels, adapter_bytes: int
+    ) -> None:
+        super().__init__(tape, setup)
+        self._kernels = kernels
+        self.adapter_bytes = adapter_bytes
+
+    def _new(self, elements: int, item_bytes: int, *, trained: bool, matrix: bool) -> Bytes:
+        """Nothing is trained."""
+        return super()._new(elements, item_bytes, trained=False, matrix=matrix)
+
+    def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
+        """The weights are dequantized to the compute type, but for a few rows on CUDA."""
+        item = FP32 if self.setup.quantized_compute == "fp32" else HALF
+        narrow = self.tape.cast(given, item)
+        rows = given.elements // linear.inputs
+        fused = self._kernels.device == "cuda" and rows <= FUSED_ROWS
+        size = 0 if fused or not self._kernels.unseen else linear.inputs * linear.outputs * item
+        held = Storage(self.tape.ledger, DEQUANTIZED, size)
+        made = self.tape.op(rows * linear.outputs, item, [narrow])
+        del held
+        return self.tape.cast(made, given.item_bytes)
+
+    def _int8(self, given: Bytes, linear: Linear) -> Bytes:
+        """The input in fp16, then in int8; the product in int32, scaled in fp16, then in its type.
+
+        A CPU multiplies in fp32: input and weights in fp32, and the product twice.
+        """
+        tape, on_cuda = self.tape, self._kernels.device == "cuda"
+        outputs = given.elements // linear.inputs * linear.outputs
+        narrow = tape.op(given.elements, HALF)
+        _codes = tape.op(given.elements, 1)
+        del narrow
+        ledger = tape.ledger
+        product, weights = 0, 0
+        if self._kernels.unseen:
+            product = (FP32 + HALF) * outputs if on_cuda else FP32 * (2 * outputs + given.elements)
+            weights = 0 if on_cuda else FP32 * linear.inputs * linear.outputs
+        _held = Storage(ledger, ACTIVATIONS, product), Storage(ledger, DEQUANTIZED, weights)
+        return tape.op(outputs, given.item_bytes, [given])

@@ -1,0 +1,196 @@
+"""The predicted peak of one cell's item: what is measured of it, or its training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune import methods
+from qbench.finetune.adapter_bytes import targeted
+from qbench.finetune.deploy import compute_type
+from qbench.finetune.options import sequence_tokens
+from qbench.precisions.storage import ITEM_BYTES
+from qbench.predict.decoders import config_of, decoder_of, sliding_window
+from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
+from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
+from qbench.predict.inference_tape import Adapter, Kernels
+from qbench.predict.static import predicted_bytes
+from qbench.predict.training import predict_training
+
+if TYPE_CHECKING:
+    from qbench.predict.inference import InferenceBytes
+    from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel
+
+_TIMED = frozenset({"memory", "latency"})
+_SCORED = frozenset({"quality"})
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest moment of something, by what takes it."""
+
+    phase: str
+    """`prefill`, `decode`, `scoring` or `training`."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Bytes by kind; empty where they are not known.
+
+    Of inference: static, kv_cache, activations, logits, dequantized_weight. Of training:
+    base_weights, quantization_state, adapters, gradients, optimizer_state, activations.
+    """
+    reason: str | None = None
+    """Why it is not known; None if it is."""
+    paged: int = 0
+    """Of a paged optimizer's state what may lie in the machine's memory when the GPU's is full."""
+    device: str = "cuda"
+
+    @property
+    def total(self) -> int | None:
+        """The peak in bytes, pages included; None where it is not known."""
+        return sum(self.kinds.values()) if self.reason is None else None
+
+    @property
+    def resident(self) -> int | None:
+        """What must lie on the device; None where it is not known."""
+        return None if self.total is None else self.total - self.paged
+
+
+def predicted_peak(
+    cell: Cell,
+    model: ResolvedModel,
+    item: Item | None = None,
+    *,
+    device: str = "cuda",
+    flash: bool = True,
+    counted: bool = False,
+) -> Peak | None:
+    """The peak of an item of a cell; None for one whose peak nothing is said of.
+
+    Without an item, the peak of the training that the cell is. Known are the items of `memory`,
+    `latency`, `quality` and `training`. Where shapes or layers are not known, the peak has no
+    bytes but a reason. `device` is `cpu` or `cuda` (with or without an index), `flash` tells
+    whether a GPU has a flash attention. `counted`: of inference, without what kernels take and give
+    back within one operation, which a counting of tensors does not see.
+    """
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    if cell.tuning is not None and cell.deploy is None:
+        return _training_peak(cell, model, item, kind)
+    if item is None or item.measurement not in _TIMED | _SCORED:
+        return None
+    phase = "scoring" if item.measurement in _SCORED else "prefill"
+    decoder, reason = decoder_of(model)
+    static = predicted_bytes(cell, model)
+    formats = read_formats(cell.precision)
+    if decoder is None or static is None or formats is None:
+        if formats is None:
+            reason = UNKNOWN_LAYERS
+        elif static is None:
+            reason = model.shape_unknown or "its adapter is not known from the shapes"
+        return Peak(phase, reason=reason or "its layers are not known", device=kind)
+    if item.params.get("attention") == "eager":
+        return Peak(phase, reason="eager attention is not gone through", device=kind)
+    config, _ = config_of(model)
+    held = HeldModel(
+        decoder,
+        formats,
+        0,
+        window=sliding_window(config or {}),
+        adapter=_adapter(cell, model),
+        kernels=Kernels(device=kind, flash=flash, unseen=not counted),
+    )
+    found = _inference(held, item.measurement in _SCORED, tuple(sorted(_sizes(item).items())))
+    kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
+    return Peak(found.phase, {**kinds, "static": static.total}, device=kind)
+
+
+def training_peak(
+    model: ResolvedModel,
+    method: str,
+    precision: PrecisionRef,
+    options: dict[str, Any],
+    *,
+    tokens: int,
+    padded: bool = False,
+    device: str = "cuda",
+) -> Peak:
+    """The peak of a training step on sequences of so many tokens, some of them padded or none.
+
+    `precision` is what the suite says that the base is trained in, `options` are all of the
+    method's.
+    """
+    decoder, reason = decoder_of(model)
+    if decoder is None or model.shape is None:
+        reason = reason or model.shape_unknown or "its shapes are not known"
+        return Peak("training", reason=reason, device=device)
+    found, reason = predict_training(
+        model.shape,
+        decoder,
+        method,
+        precision,
+        options,
+        tokens=tokens,
+        padded=padded,
+        device=device,
+    )
+    if found is None:
+        return Peak("training", reason=reason or "not known", device=device)
+    kinds = {name: size for name, size in asdict(found).items() if name != "paged"}
+    return Peak("training", kinds, paged=found.paged, device=device)
+
+
+def _training_peak(cell: Cell, model: ResolvedModel, item: Item | None, device: str) -> Peak | None:
+    """At the longest sequence that the options allow, as the data's own is not known yet."""
+    if cell.tuning is None or (item is not None and item.measurement != "training"):
+        return None
+    options = methods()[cell.tuning.method].options.model_validate(cell.tuning.options)
+    tokens = sequence_tokens(options, model.context_tokens)
+    return training_peak(
+        model,
+        cell.tuning.method,
+        cell.tuning.precision,
+        cell.tuning.options,
+        tokens=tokens,
+        padded=not options.packing,
+        device=device,
+    )
+
+
+def _sizes(item: Item) -> dict[str, int]:
+    """What of an item's parameters decides its peak."""
+    params = item.params
+    if item.measurement in _SCORED:
+        return {
+            "batch": params["batch"],
+            "tokens": params["window"],
+            "compared": bool(params.get("divergence")),
+        }
+    return {
+        "batch": params["batch"],
+        "tokens": params["prompt_tokens"],
+        "new_tokens": params["new_tokens"],
+    }
+
+
+def _adapter(cell: Cell, model: ResolvedModel) -> Adapter | None:
+    """What is attached to the base of a tuned cell; None where it is merged, or there is none."""
+    tuning = cell.tuning
+    if tuning is None or cell.deploy is None or model.shape is None:
+        return None
+    if tuning.method != "lora" or not cell.deploy.startswith(("attached", "adapter-")):
+        return None
+    chosen = targeted(model.shape, model.architecture, tuning.options["target"]) or ()
+    names = (tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)
+    doubled = tuning.options.get("init") in {"pissa", "olora"}
+    item = ITEM_BYTES[compute_type(cell.precision)]
+    return Adapter(frozenset(names), tuning.options["rank"] * (2 if doubled else 1), item)
+
+
+@cache
+def _inference(
+    model: HeldModel,
+    scored: bool,  # noqa: FBT001 - a key of the cache
+    sizes: tuple[tuple[str, int], ...],
+) -> InferenceBytes:
+    """Above the static bytes; a grid has many items that differ in nothing that matters here."""
+    named: dict[str, Any] = dict(sizes)
+    return predict_scoring(model, **named) if scored else predict_inference(model, **named)

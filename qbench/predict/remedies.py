@@ -1,0 +1,83 @@
+"""What to change so that something fits: tried by arithmetic, the least change first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.finetune import methods
+from qbench.finetune.options import is_quantized, sequence_tokens
+from qbench.precisions import precisions
+from qbench.predict.devices import fits
+from qbench.predict.fitting import largest
+from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.spec import PrecisionRef
+
+if TYPE_CHECKING:
+    from qbench.predict.devices import DeviceMemory
+    from qbench.spec import Cell, Item, ResolvedModel, TuningRef
+
+_SMALLEST = "nf4-dq"
+
+
+def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMemory) -> str | None:
+    """What would fit in place of an item, or of the training that the cell is, which does not.
+
+    None where no smaller batch and no smaller precision fits, or where the peak is not known.
+    """
+    if cell.tuning is not None and cell.deploy is None:
+        return _of_training(cell.tuning, model, device)
+    if item is None:
+        return None
+    return _of_item(cell, model, item, device)
+
+
+def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory) -> str | None:
+    def needed(batch: int) -> int:
+        smaller = item.model_copy(update={"params": {**item.params, "batch": batch}})
+        peak = predicted_peak(cell, model, smaller, device=device.kind, flash=device.flash)
+        unknown = peak is None or peak.resident is None
+        return device.bytes + 1 if unknown or peak is None else fits(peak, 0).needed_bytes
+
+    batch = largest(needed, device.bytes, max(1, item.params.get("batch", 1)))
+    if batch:
+        return f"fits with batch: {batch}"
+    if is_quantized(cell.precision) or cell.tuning is not None:
+        return None
+    smaller = cell.model_copy(update={"precision": _with_defaults(_SMALLEST)})
+    peak = predicted_peak(smaller, model, item, device=device.kind, flash=device.flash)
+    known = peak is not None and peak.resident is not None
+    return f"fits in {_SMALLEST}" if known and peak and fits(peak, device.bytes).fits else None
+
+
+def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:
+    parsed = methods()[tuning.method].options.model_validate(tuning.options)
+    tokens = sequence_tokens(parsed, model.context_tokens)
+    checkpointed = {**tuning.options, "checkpointing": True}
+
+    def needed(tuned: TuningRef, batch: int) -> int:
+        peak = training_peak(
+            model,
+            tuned.method,
+            tuned.precision,
+            {**checkpointed, "batch": batch},
+            tokens=tokens,
+            padded=not parsed.packing,
+            device=device.kind,
+        )
+        return device.bytes + 1 if peak.resident is None else fits(peak, 0).needed_bytes
+
+    with_checkpoints = "" if parsed.checkpointing else "checkpointing: true and "
+    batch = largest(lambda size: needed(tuning, size), device.bytes, parsed.batch)
+    if batch == parsed.batch:
+        return "fits with checkpointing: true"
+    if batch:
+        return f"fits with {with_checkpoints}batch: {batch} (and more to accumulate)"
+    if tuning.method != "lora" or is_quantized(tuning.precision):
+        return None
+    quantized = tuning.model_copy(update={"precision": _with_defaults(_SMALLEST)})
+    batch = largest(lambda size: needed(quantized, size), device.bytes, parsed.batch)
+    return f"fits in {_SMALLEST} with {with_checkpoints}batch: {batch}" if batch else None
+
+
+def _with_defaults(name: str) -> PrecisionRef:
+    return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())

@@ -1,0 +1,195 @@
+"""Peak bytes of a training step by kind, from shapes alone.
+
+Weights and quantization state follow from the precision, adapters from the targets, optimizer state
+from the optimizer, activations from `qbench.finetune.activations`. All are exact but for what
+kernels take for themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune import methods
+from qbench.finetune.activations import predict_activations
+from qbench.finetune.adapter_bytes import targeted
+from qbench.finetune.training_shape import TrainingSetup, unpredicted
+from qbench.precisions import precisions
+from qbench.precisions.storage import ITEM_BYTES
+from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
+from qbench.spec import PrecisionRef
+
+if TYPE_CHECKING:
+    from qbench.finetune.training_shape import TrainingShape
+    from qbench.spec import ModelShape, TuningRef
+
+_FP32 = 4
+_SMALL = 4096
+"""Elements below which bitsandbytes keeps a tensor's states in fp32."""
+_BLOCK = 256
+"""Elements that share one maximum in an 8-bit state. Dettmers et al. 2021, arXiv 2110.02861, has
+2048; bitsandbytes' is 256."""
+_CODE_TABLES = 2 * 256 * _FP32
+"""One code table a moment, shared by all tensors."""
+_PAGED_FROM = 100_000
+"""Elements from which bitsandbytes puts a paged optimizer's states into pages."""
+
+
+@dataclass(frozen=True)
+class TrainingBytes:
+    """The peak of a step by kind, and the part of it that can leave the device."""
+
+    base_weights: int
+    quantization_state: int
+    adapters: int
+    gradients: int
+    optimizer_state: int
+    activations: int
+    """What is taken at the highest moment beside the others."""
+    paged: int = 0
+    """Of the optimizer's state what may lie in the machine's memory when the GPU's is full."""
+
+    @property
+    def total(self) -> int:
+        """The peak, pages included."""
+        return (
+            self.base_weights
+            + self.quantization_state
+            + self.adapters
+            + self.gradients
+            + self.optimizer_state
+            + self.activations
+        )
+
+    @property
+    def resident(self) -> int:
+        """What must fit on the device: the peak without what can be paged out."""
+        return self.total - self.paged
+
+
+def predict_training(
+    shape: ModelShape,
+    decoder: TrainingShape,
+    method: str,
+    precision: PrecisionRef,
+    options: dict[str, Any],
+    *,
+    tokens: int,
+    padded: bool = False,
+    device: str = "cuda",
+) -> tuple[TrainingBytes | None, str | None]:
+    """The peak of a step, or None and the reason why it is not known.
+
+    `options` are all of the method's, `tokens` the length of a sequence, and `padded` tells whether
+    some sequence of a batch is.
+    """
+    chosen = methods().get(method)
+    if chosen is None or method not in {"full", "lora"}:
+        return None, f"the memory of method {method} is not known"
+    name, held_options = chosen.load_precision(precision, options)
+    held = PrecisionRef(label=name, name=name, options=held_options)
+    formats = read_formats(held)
+    if formats is None:
+        return None, UNKNOWN_LAYERS
+    if options.get("dora") or options.get("bias", "none") != "none" or options.get("extra"):
+        return None, "the memory of dora, of trained biases and of extra options is not known"
+    trained, reason = _trained_tensors(shape, decoder.model_type, method, options)
+    if reason is not None:
+        return None, reason
+    setup = TrainingSetup(
+        batch=options["batch"],
+        tokens=tokens,
+        method="full" if method == "full" else "lora",
+        weights=formats.weights,
+        rest=formats.rest,
+        quantized_compute=formats.compute,
+        compute=options["compute"],
+        targets=_target_names(shape, decoder, options) if method == "lora" else frozenset(),
+        rank=options.get("rank", 0),
+        adapter_dropout=bool(options.get("dropout")),
+        checkpointing=options["checkpointing"],
+        padded=padded,
+        accumulate=options["accumulate"],
+        optimizer=options["optimizer"],
+        device="cuda" if device == "cuda" else "cpu",
+    )
+    reason = unpredicted(decoder, setup)
+    if reason is not None:
+        return None, reason
+    static = precisions()[name].storage(shape, held_options)
+    item = setup.rest_bytes if method == "full" else _FP32
+    states, paged = optimizer_bytes(trained, item, options["optimizer"])
+    return TrainingBytes(
+        base_weights=static.total - static.quantization_state,
+        quantization_state=static.quantization_state,
+        adapters=0 if method == "full" else item * sum(trained),
+        gradients=item * sum(trained),
+        optimizer_state=states,
+        activations=_activations(decoder, setup),
+        paged=paged if device == "cuda" else 0,
+    ), None
+
+
+@cache
+def _activations(decoder: TrainingShape, setup: TrainingSetup) -> int:
+    """Cells that differ in their seed, or in a precision of the same types, ask for the same."""
+    return predict_activations(decoder, setup).total
+
+
+def optimizer_bytes(trained: list[int], item_bytes: int, optimizer: str) -> tuple[int, int]:
+    """Bytes of an AdamW's state, and of those the ones in pages.
+
+    `trained` are the elements of each trained tensor, of `item_bytes` each. torch keeps both
+    moments in the weights' type and a step count a tensor; bitsandbytes in fp32, or in 8 bits with
+    an fp32 maximum a block and moment.
+    """
+    if optimizer == "adamw":
+        return sum(2 * item_bytes * count + _FP32 for count in trained), 0
+    eight_bit = optimizer.endswith("8bit")
+    total = paged = 0
+    for count in trained:
+        compressed = eight_bit and count >= _SMALL
+        moments = 2 * count * (1 if compressed else _FP32)
+        total += moments + (2 * _FP32 * -(-count // _BLOCK) if compressed else 0)
+        if optimizer.startswith("paged") and count >= _PAGED_FROM:
+            paged += moments
+    if eight_bit and any(count >= _SMALL for count in trained):
+        total += _CODE_TABLES
+    return total, paged
+
+
+def trained_bytes(shape: ModelShape, architecture: str, tuning: TuningRef) -> int | None:
+    """Bytes of what a training leaves on disk, headers apart; None where it is not known.
+
+    An adapter is fp32; all weights are in their master weights' type.
+    """
+    if tuning.method == "qat":
+        return _FP32 * shape.weights
+    if tuning.method not in {"full", "lora"} or tuning.options.get("dora"):
+        return None
+    trained, reason = _trained_tensors(shape, architecture, tuning.method, tuning.options)
+    if reason is not None:
+        return None
+    item = ITEM_BYTES[tuning.options["master_weights"]] if tuning.method == "full" else _FP32
+    return item * sum(trained)
+
+
+def _trained_tensors(
+    shape: ModelShape, architecture: str, method: str, options: dict[str, Any]
+) -> tuple[list[int], str | None]:
+    """Elements of each tensor that is trained."""
+    if method == "full":
+        return [tensor.numel for tensor in shape.tensors if tensor.role != "buffer"], None
+    chosen = targeted(shape, architecture, options["target"])
+    if chosen is None:
+        return [], f"the layers that target {options['target']} means are not known from the shapes"
+    rank = options["rank"]
+    return [rank * size for tensor in chosen for size in tensor.shape], None
+
+
+def _target_names(
+    shape: ModelShape, decoder: TrainingShape, options: dict[str, Any]
+) -> frozenset[str]:
+    chosen = targeted(shape, decoder.model_type, options["target"]) or ()
+    return frozenset(tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)

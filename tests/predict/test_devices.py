@@ -1,0 +1,122 @@
+"""Sizes and names of GPUs, and whether a peak fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from qbench.errors import DeviceError
+from qbench.predict.devices import (
+    RESERVED_BYTES,
+    as_if_on,
+    device_here,
+    fits,
+    known_gpus,
+    memory_of,
+    parse_memory,
+)
+from qbench.predict.peaks import Peak
+from tests.record_factory import make_environment
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("24GB", 24 * 10**9),
+        ("24GiB", 24 * GIB),
+        ("24 gib", 24 * GIB),
+        ("0.5GB", 5 * 10**8),
+        ("512MiB", 512 * 2**20),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_memory(text).bytes == size
+
+
+@pytest.mark.parametrize("text", ["h100", "H100", "NVIDIA H100"])
+def test_names_in_any_writing(text: str) -> None:
+    assert parse_memory(text).name == "h100"
+
+
+def test_names_are_found_without_their_makers_words() -> None:
+    assert parse_memory("NVIDIA GeForce RTX 4090").name == "4090"
+    assert parse_memory("Tesla T4").name == "t4"
+    assert parse_memory("A100 80GB").name == "a100-80gb"
+    assert parse_memory("rtx-a6000").name == "a6000"
+
+
+@pytest.mark.parametrize("name", known_gpus())
+def test_every_known_gpu_is_found_and_holds_less_than_it_is_sold_with(name: str) -> None:
+    found = parse_memory(name)
+    assert found.name == name
+    assert 9 * GIB < found.bytes < 200 * GIB
+
+
+def test_flash_attention_came_with_ampere() -> None:
+    assert not any(parse_memory(name).flash for name in ("t4", "v100-16gb", "p100", "2080ti"))
+    assert all(parse_memory(name).flash for name in ("a100-40gb", "l4", "4090", "h100"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a100", ["a100-40gb or a100-80gb"]),
+        ("24", ["without a unit", "24GB or 24GiB"]),
+        ("h1000", ["no GPU of that name", "did you mean h100", "24GB"]),
+        ("24KB", ["expected a size such as 24GB"]),
+        ("0GB", ["expected a size"]),
+        ("", ["no GPU of that name"]),
+    ],
+)
+def test_what_is_not_known_says_what_to_give(text: str, words: list[str]) -> None:
+    with pytest.raises(DeviceError) as caught:
+        parse_memory(text)
+    assert all(word in str(caught.value) for word in [repr(text), *words])
+
+
+def test_some_memory_is_kept_free() -> None:
+    peak = Peak("prefill", {"static": 10 * GIB, "kv_cache": GIB})
+    exactly = 11 * GIB + RESERVED_BYTES
+    assert fits(peak, exactly).fits
+    assert fits(peak, exactly).advice == ""
+    short = fits(peak, exactly - 1)
+    assert not short.fits
+    assert (short.needed_bytes, short.available_bytes) == (exactly, exactly - 1)
+
+
+def test_pages_need_not_fit() -> None:
+    kinds = {"base_weights": 4 * GIB, "optimizer_state": 8 * GIB, "activations": GIB}
+    assert not fits(Peak("training", kinds), 10 * GIB).fits
+    assert fits(Peak("training", kinds, paged=8 * GIB), 10 * GIB).fits
+
+
+@pytest.mark.parametrize(
+    ("peak", "word"),
+    [
+        (Peak("prefill", {"static": 30 * GIB, "kv_cache": GIB}), "smaller precision"),
+        (Peak("decode", {"static": 5 * GIB, "kv_cache": 20 * GIB}), "cache grows"),
+        (Peak("prefill", {"static": 5 * GIB, "activations": 20 * GIB}), "shorter sequences"),
+        (Peak("training", {"base_weights": 5 * GIB, "activations": 20 * GIB}), "checkpointing"),
+        (Peak("training", {"base_weights": 30 * GIB, "activations": GIB}), "LoRA"),
+    ],
+)
+def test_the_advice_names_what_takes_the_most(peak: Peak, word: str) -> None:
+    assert word in fits(peak, 24 * GIB).advice
+
+
+def test_an_unknown_peak_fits_nowhere() -> None:
+    with pytest.raises(ValueError, match="not known"):
+        fits(Peak("prefill", reason="no shapes"), GIB)
+
+
+def test_an_environment_as_if_on_another_gpu() -> None:
+    moved = as_if_on(make_environment(), parse_memory("t4"))
+    assert (moved.device, moved.device_type, moved.device_kind) == ("t4", "cuda", "nvidia-t4")
+    assert memory_of(moved) == parse_memory("t4")
+
+
+def test_a_device_at_hand_is_what_it_says_of_itself() -> None:
+    found = device_here("Tesla T4", 15 * GIB)
+    assert (found.bytes, found.flash) == (15 * GIB, False)
+    assert device_here("NVIDIA Something New", 99 * GIB).flash

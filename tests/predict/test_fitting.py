@@ -1,0 +1,122 @@
+"""The largest batch and length that fit: each fits, and one more does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qbench.predict.devices import RESERVED_BYTES, parse_memory
+from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, Way, fit_row, largest, ways
+from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.spec import Cell, Item
+
+if TYPE_CHECKING:
+    from qbench.predict.devices import DeviceMemory
+    from qbench.spec import ResolvedModel
+
+EVERY = ways(["bf16", "int8", "nf4-dq"], rank=64, target="default", optimizer="adamw")
+LENGTHS = (512, 2048)
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=60),
+    st.integers(0, 1500),
+    st.integers(1, 60),
+)
+def test_largest_is_what_trying_all_finds(rises: list[int], limit: int, most: int) -> None:
+    """Of any rising function, however crooked."""
+    sums = [sum(rises[: at + 1]) for at in range(len(rises))]
+
+    def needed(number: int) -> int:
+        return sums[min(number, len(sums)) - 1]
+
+    tried = [number for number in range(1, most + 1) if needed(number) <= limit]
+    assert largest(needed, limit, most) == max(tried, default=0)
+
+
+def test_few_trials_are_enough_for_a_line() -> None:
+    asked: list[int] = []
+
+    def needed(number: int) -> int:
+        asked.append(number)
+        return 1000 + 7 * number
+
+    assert largest(needed, 1000 + 7 * 300 + 3, 4096) == 300
+    assert len(asked) <= 5
+
+
+def test_the_ways_are_those_that_the_methods_have() -> None:
+    found = [(way.use, way.precision.name, way.checkpointing) for way in EVERY]
+    assert found[:3] == [("inference", name, False) for name in ("bf16", "int8", "nf4-dq")]
+    assert ("LoRA", "bf16", True) in found
+    assert ("QLoRA", "nf4-dq", True) in found
+    assert ("LoRA", "nf4-dq", False) not in found
+    # Codes cannot be tuned in full.
+    assert {(use, name) for use, name, _ in found if use == "full"} == {("full", "bf16")}
+
+
+def test_full_tuning_is_shown_once_for_each_type_of_master_weights() -> None:
+    found = ways(["fp32", "bf16", "fp16"], rank=8, target="default", optimizer="adamw")
+    full = [(way.precision.name, way.checkpointing) for way in found if way.use == "full"]
+    assert sorted(full) == [("bf16", False), ("bf16", True), ("fp32", False), ("fp32", True)]
+
+
+@pytest.mark.parametrize("way", EVERY, ids=lambda way: f"{way.use}-{way.precision.name}")
+def test_the_largest_fits_and_one_more_does_not(way: Way, mistral: ResolvedModel) -> None:
+    gpu = parse_memory("24GB")
+    row = fit_row(mistral, way, gpu, LENGTHS)
+    assert row.least_bytes == _needed(mistral, way, 1, LENGTHS[0], gpu)
+    for length, batch in zip(LENGTHS, row.batches, strict=True):
+        assert batch is not None
+        if batch:
+            assert _needed(mistral, way, batch, length, gpu) <= gpu.bytes
+        if batch < MOST_SEQUENCES:
+            assert _needed(mistral, way, batch + 1, length, gpu) > gpu.bytes
+    assert row.longest is not None
+    if row.longest:
+        assert _needed(mistral, way, 1, row.longest, gpu) <= gpu.bytes
+    if row.longest < (mistral.context_tokens or 0):
+        assert _needed(mistral, way, 1, row.longest + LENGTH_STEP, gpu) > gpu.bytes
+
+
+def _needed(model: ResolvedModel, way: Way, batch: int, tokens: int, gpu: DeviceMemory) -> int:
+    """As a suite of one item, or one training, would have it."""
+    if way.tuning is not None:
+        options = {**way.tuning.options, "batch": batch}
+        peak = training_peak(
+            model, way.tuning.method, way.precision, options, tokens=tokens, padded=True
+        )
+        assert peak.resident is not None
+        return peak.resident + RESERVED_BYTES
+    cell = Cell(model=model.ref, precision=way.precision)
+    params = {"batch": batch, "prompt_tokens": tokens, "new_tokens": 1}
+    item = Item(measurement="latency", slug="x", params=params)
+    found = predicted_peak(cell, model, item, flash=gpu.flash)
+    assert found is not None
+    assert found.resident is not None
+    return found.resident + RESERVED_BYTES
+
+
+@pytest.mark.parametrize("way", EVERY[::5], ids=lambda way: f"{way.use}-{way.precision.name}")
+def test_more_memory_never_fits_less(way: Way, mistral: ResolvedModel) -> None:
+    batches = [
+        fit_row(mistral, way, parse_memory(size), (1024,)).batches[0] or 0
+        for size in ("12GB", "24GB", "80GB")
+    ]
+    assert batches == sorted(batches)
+
+
+def test_a_length_beyond_the_context_is_no_question(mistral: ResolvedModel) -> None:
+    row = fit_row(mistral, EVERY[0], parse_memory("h100"), (512, 65536))
+    assert row.batches[0]
+    assert row.batches[1] is None
+
+
+def test_what_is_not_known_has_a_reason(mistral: ResolvedModel) -> None:
+    way = ways(["fp16"], rank=8, target="default", optimizer="adamw")[-1]
+    row = fit_row(mistral, way, parse_memory("h100"), LENGTHS)
+    assert (row.least_bytes, row.batches, row.longest) == (None, (None, None), None)
+    assert "fp16" in str(row.reason)

@@ -1,0 +1,133 @@
+"""`qbench fit`: as a user calls it, and what its forms hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.predict.devices import RESERVED_BYTES
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+MISTRAL = "Mistral-7B-Instruct-v0.2"
+FEW = ("--precision", "nf4-dq", "--length", "512")
+BOTH = ("--precision", "nf4-dq", "--precision", "bf16", "--length", "512", "--length", "2048")
+
+
+def test_a_known_model_needs_neither_hub_nor_gpu(workplace: Workplace) -> None:
+    finished = workplace.call("fit", MISTRAL, "--gpu", "24GB", *BOTH)
+    assert finished.code == 0, finished.errors
+    assert f"What fits of {MISTRAL} into 24GB (22.4 GiB)" in finished.output
+    rows = dict(
+        re.findall(
+            r"^ *(\S+(?: \+ckpt)? +(?:nf4-dq|bf16)) +(.+?) *$", finished.output, re.MULTILINE
+        )
+    )
+    rows = {" ".join(name.split()): values.split() for name, values in rows.items()}
+    assert set(rows) == {
+        "inference bf16", "inference nf4-dq", "full bf16", "full +ckpt bf16", "LoRA bf16",
+        "LoRA +ckpt bf16", "QLoRA nf4-dq", "QLoRA +ckpt nf4-dq",
+    }  # fmt: skip
+    # 7.2 B weights with gradients and states: 16 bits of each are 8 bytes a weight.
+    assert rows["full bf16"][1:] == ["-", "-", "-"]
+    assert int(rows["inference nf4-dq"][1]) > int(rows["inference bf16"][1]) > 10
+
+
+def test_by_hub_id_in_any_case(workplace: Workplace) -> None:
+    finished = workplace.call("fit", "mistralai/mistral-7b-instruct-v0.2", "--gpu", "t4", *FEW)
+    assert finished.code == 0, finished.errors
+    assert f"What fits of {MISTRAL} into t4" in finished.output
+
+
+def test_of_a_folder_and_of_a_bundled_model(workplace: Workplace) -> None:
+    for model in (str(workplace.model), "bundled:tiny-mistral"):
+        finished = workplace.call(
+            "fit", model, "--gpu", "h100", "--precision", "nf4", "--length", "64"
+        )
+        assert finished.code == 0, finished.errors
+        assert "≥4096" in finished.output
+
+
+def test_json_holds_bytes_and_counts(workplace: Workplace) -> None:
+    finished = workplace.call("fit", MISTRAL, "--gpu", "80GB", *BOTH, "--format", "json")
+    found = json.loads(finished.output)
+    assert found["model"] == MISTRAL
+    assert found["weights"] == 7_241_732_096
+    assert found["gpu"] == {"name": "80GB", "bytes": 80 * 10**9}
+    assert found["kept_free_bytes"] == RESERVED_BYTES
+    inference = next(
+        row for row in found["rows"] if (row["use"], row["precision"]) == ("inference", "bf16")
+    )
+    # Weights (and two rotary buffers), the cache of 512 tokens, what is kept free, and a little.
+    floor = 14_483_464_192 + 512 * 131_072 + RESERVED_BYTES
+    assert floor < inference["least_bytes"] < 1.02 * floor
+    assert inference["batches"]["512"] > inference["batches"]["2048"] > 100
+    assert inference["longest"] == found["context_tokens"] == 32768
+    trained = {(row["use"], row["checkpointing"]): row for row in found["rows"]}
+    assert trained["QLoRA", True]["batches"]["512"] > trained["QLoRA", False]["batches"]["512"]
+
+
+def test_markdown_is_written_to_a_file(workplace: Workplace) -> None:
+    finished = workplace.call(
+        "fit", MISTRAL, "--gpu", "24GB", *FEW, "--format", "markdown", "-o", "out/fit.md"
+    )
+    assert finished.code == 0, finished.errors
+    assert "wrote out/fit.md" in finished.output
+    text = (workplace.folder / "out/fit.md").read_text(encoding="utf-8")
+    assert text.startswith(f"## What fits of {MISTRAL} into 24GB (22.4 GiB)\n")
+    assert re.search(r"^\| QLoRA \+ckpt +\| nf4-dq ", text, re.MULTILINE)
+    assert "Predicted from shapes, nothing measured" in text
+
+
+def test_rank_and_targets_take_more(workplace: Workplace) -> None:
+    least = []
+    for options in (("--rank", "8"), ("--rank", "64", "--target", "all-linear")):
+        finished = workplace.call(
+            "fit", MISTRAL, "--gpu", "h100", "--precision", "nf4-dq", "--length", "512",
+            "--format", "json", *options,
+        )  # fmt: skip
+        rows = json.loads(finished.output)["rows"]
+        least.append(next(row["least_bytes"] for row in rows if row["use"] == "QLoRA"))
+    # 16 bytes a trained weight at least: 3.4 M on q and v against 167.8 M.
+    assert least[1] - least[0] > 16 * 160e6
+
+
+def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -> None:
+    finished = workplace.call(
+        "fit", MISTRAL, "--gpu", "h100", "--precision", "fp16", "--length", "512"
+    )
+    assert finished.code == 0, finished.errors
+    assert "Not shown: LoRA in fp16" in " ".join(finished.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["Mistral-7B", "--gpu", "24"], ["--gpu '24'", "24GB or 24GiB"]),
+        ([MISTRAL, "--gpu", "a100"], ["a100-40gb or a100-80gb"]),
+        ([MISTRAL, "--gpu", "h10"], ["did you mean", "h100"]),
+        ([MISTRAL], ["no GPU", "--gpu 24GB"]),
+        ([MISTRAL, "--gpu", "t4", "--precision", "nf5"], ["'nf5'", "did you mean nf4"]),
+        ([MISTRAL, "--gpu", "t4", "--format", "xml"], ["'xml'", "markdown, json"]),
+        (["./nowhere", "--gpu", "t4"], ["nowhere", "no such folder"]),
+        (["random:Mistral-8B", "--gpu", "t4"], ["Mistral-8B", "did you mean"]),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_to_do(
+    workplace: Workplace, arguments: list[str], words: list[str]
+) -> None:
+    finished = workplace.call("fit", *arguments)
+    assert finished.code == 2
+    assert "Traceback" not in finished.errors
+    told = " ".join(finished.errors.split())
+    assert all(word in told for word in words), told
+
+
+def test_the_help_has_examples(workplace: Workplace) -> None:
+    finished = workplace.call("fit", "--help")
+    assert finished.code == 0
+    assert "qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB" in " ".join(finished.output.split())

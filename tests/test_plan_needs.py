@@ -1,0 +1,151 @@
+"""What `qbench plan` says of memory, disk and time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbench.environment import detect_environment
+from qbench.plan import make_plan
+from qbench.plan_needs import cell_need, disk_needs
+from qbench.predict.devices import RESERVED_BYTES, parse_memory
+from qbench.suite import load_suite_text
+from tests.record_factory import make_environment, make_record
+from tests.workplace import keep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.plan import Plan
+    from tests.workplace import Workplace
+
+MISTRAL = """\
+models: ['random:Mistral-7B-Instruct-v0.2']
+precisions: [fp32, bf16, nf4-dq]
+finetune:
+  data: {dataset: bundled:stdlib-instruct}
+  methods:
+    - {name: full, method: full, precision: bf16}
+    - {name: qlora, method: lora, precision: nf4-dq, rank: 64, batch: 4, max_tokens: 2048}
+  deploy: [attached, merged]
+measure:
+  footprint:
+  memory: {batch: [1, 64], prompt_tokens: 1024, new_tokens: 16}
+  latency: {prompt_tokens: 512, new_tokens: 16, repeats: 2}
+"""
+
+
+def _plan(folder: Path, gpu: str, text: str = MISTRAL) -> Plan:
+    suite = load_suite_text(text, "suite.yaml", folder)
+    return make_plan(suite, folder / "results", device="cpu", gpu=parse_memory(gpu))
+
+
+def _cells(made: Plan) -> dict[str, Any]:
+    return {cell.cell.label: cell for cell in made.cells}
+
+
+def test_a_cell_needs_its_highest_item(tmp_path: Path) -> None:
+    made = _plan(tmp_path, "h100")
+    need = cell_need(_cells(made)["bf16"], made.environment)
+    assert need.peak is not None
+    # 64 sequences of 1,024 tokens: 131,072 bytes of cache each.
+    assert need.peak.kinds["kv_cache"] >= 64 * 1024 * 131_072
+    assert need.bytes == need.peak.total
+    assert need.fit is not None
+    assert need.fit.needed_bytes == (need.bytes or 0) + RESERVED_BYTES
+    assert need.unknown is None
+
+
+def test_a_training_is_a_need_of_its_own(tmp_path: Path) -> None:
+    made = _plan(tmp_path, "h100")
+    need = cell_need(_cells(made)["full-bf16"], made.environment)
+    assert need.peak is not None
+    assert need.peak.phase == "training"
+    assert need.fit is not None
+    assert not need.fit.fits
+
+
+@pytest.mark.parametrize(
+    ("gpu", "running"),
+    [("12GB", {"nf4-dq"}), ("t4", {"bf16", "nf4-dq"}), ("h200", {"fp32", "bf16", "nf4-dq"})],
+)
+def test_what_does_not_fit_is_skipped_by_the_gpu_that_is_named(
+    tmp_path: Path, gpu: str, running: set[str]
+) -> None:
+    found = {
+        label
+        for label, cell in _cells(_plan(tmp_path, gpu)).items()
+        if cell.skip is None and cell.cell.tuning is None
+    }
+    assert found == running
+
+
+def test_items_that_do_not_fit_are_skipped_alone(tmp_path: Path) -> None:
+    tasks = _cells(_plan(tmp_path, "24GB"))["bf16"].tasks
+    skips = {task.item.slug: task.skip for task in tasks if task.item.measurement == "memory"}
+    assert skips["b1-p1024-n16"] is None
+    assert "does not fit" in skips["b64-p1024-n16"]
+
+
+def test_what_would_fit_instead_is_told_with_the_skip(tmp_path: Path) -> None:
+    cells = _cells(_plan(tmp_path, "24GB"))
+    skips = {task.item.slug: str(task.skip) for task in cells["bf16"].tasks}
+    assert "fits with batch: " in skips["b64-p1024-n16"]
+    assert "fits with checkpointing: true" in str(cells["qlora-nf4-dq"].skip)
+
+
+def test_the_disk_needs_adapters_and_merged_weights(tmp_path: Path) -> None:
+    needs = {need.what: need.bytes for need in disk_needs(_plan(tmp_path, "h200"))}
+    adapter = 4 * 27_262_976
+    assert needs["tuned weights"] in {adapter, adapter + 4 * 7_241_732_096}
+    assert needs["merged checkpoints"] == 2 * 7_241_732_096
+    assert not any("download" in what for what in needs)  # random weights are made here
+
+
+def test_a_download_is_needed_of_a_model_that_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = "mistralai/Mistral-7B-Instruct-v0.2@3ad372fc79158a2148299e3318516c786aeded6c"
+    text = f"models: ['{pinned}']\nprecisions: [bf16]\nmeasure: [footprint]\n"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    needs = disk_needs(_plan(tmp_path, "h200", text))
+    assert [need.bytes for need in needs] == [2 * 7_241_732_096]
+
+
+def test_the_table_says_what_fits_a_named_gpu(workplace: Workplace) -> None:
+    workplace.write("suite.yaml", MISTRAL)
+    finished = workplace.call("plan", "suite.yaml", "--gpu", "24GB")
+    assert finished.code == 0, finished.errors
+    told = " ".join(finished.output.split())
+    assert "on 24GB (22.4 GiB)" in told
+    assert "full-bf16--merged: skipped with its training" in told
+    rows = {
+        line.split()[0]: line.split()[-1] for line in finished.output.splitlines() if "GiB " in line
+    }
+    assert rows["fp32"] == rows["full-bf16"] == "no"
+    assert "time: not known" in told
+    larger = " ".join(workplace.call("plan", "suite.yaml", "--gpu", "h200").output.split())
+    assert "disk: tuned weights 27.1 GiB, merged checkpoints 13.5 GiB" in larger
+
+
+def test_a_gpu_that_is_not_known_is_told(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    finished = workplace.call("plan", "suite.yaml", "--gpu", "h1000")
+    assert finished.code == 2
+    assert "no GPU of that name is known" in " ".join(finished.errors.split())
+
+
+def test_the_time_comes_from_earlier_records(workplace: Workplace) -> None:
+    workplace.write(
+        "suite.yaml",
+        f"models: [{workplace.model}]\nprecisions: [bf16, nf4]\n"
+        "measure: {footprint: {}, memory: {prompt_tokens: 64}}\n",
+    )
+    here = make_environment(device_kind=detect_environment("cpu").device_kind)
+    taken = make_record("bf16", suite="suite", environment=here, duration_s=90.0)
+    keep(workplace.folder / "results", taken)
+    finished = workplace.call("plan", "suite.yaml", "--only", "nf4")
+    assert finished.code == 0, finished.errors
+    told = " ".join(finished.output.split())
+    assert "about 1 min 30 s by earlier records, loading apart, for 1 of 2 measurements" in told
