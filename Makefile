@@ -1,5 +1,6 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need and runs them
+# make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter
 # make bench        benchmarks of qbench itself
 #
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: install quickstart test lint bench clean
+.PHONY: install quickstart test rehearse lint bench clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +21,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+rehearse: $(VENV)/.installed
+	for suite in $$(find suites -name "*.yaml" | sort); do $(BIN)/qbench run "$$suite" --rehearse --fresh --quiet || exit 1; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,125 @@
+"""A look at the machine before the first cell: everything that stands in the way, on one page.
+
+Only what a person can mend, and what concerns a measurement that is to be taken now, stands in the
+way. A cell that cannot run here at all is skipped with its reason, as the plan has it, and stops
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.errors import PreflightError
+from qbench.preflight_hub import hub_obstacles
+from qbench.preflight_obstacle import Obstacle
+from qbench.preflight_packages import package_obstacles
+from qbench.preflight_room import device_obstacles, disk_obstacles, memory_obstacles
+from qbench.report.units import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from qbench.job import Job
+    from qbench.plan import Plan
+
+__all__ = ["Obstacle", "check", "obstacles", "page"]
+
+MOST_SKIPS_SHOWN = 4
+"""Reasons of skipped cells that a page shows."""
+
+
+@dataclass(frozen=True)
+class _Skips:
+    """Cells that the plan skips, by their reason."""
+
+    cells: int
+    reasons: tuple[str, ...]
+
+
+def check(plan: Plan, jobs: Sequence[Job], results: Path) -> None:
+    """Raises `PreflightError`, whose text is the page, when something stands in the way."""
+    found = obstacles(plan, jobs, results)
+    if found:
+        raise PreflightError(page(plan, jobs, found))
+
+
+def obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obstacle]:
+    """All that stands in the way of these jobs; nothing where there are none to run."""
+    found = _nothing_to_compare_with(plan)
+    found += package_obstacles(plan, jobs)
+    if jobs:
+        found += device_obstacles(plan, jobs)
+        found += memory_obstacles(plan, jobs)
+        found += hub_obstacles(jobs)
+        found += disk_obstacles(plan, jobs, results)
+    return found
+
+
+def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
+    """What stands in the way, what to do about each, and how to go on."""
+    suite = plan.suite
+    tasks = sum(len(job.tasks) for job in jobs)
+    cells = len({job.cell.slug for job in jobs})
+    title = f"{counted(len(found), 'problem')} before the first cell of {suite.name}"
+    lines = [f"{title} ({counted(cells, 'cell')}, {counted(tasks, 'measurement')} to take):", ""]
+    for number, one in enumerate(found, 1):
+        lines += [f"{number:>3}. {one.topic}: {one.found}", f"     → {one.remedy}"]
+    skips = _skips(plan)
+    if skips.cells:
+        lines += ["", f"{counted(skips.cells, 'cell')} of the suite would be skipped:"]
+        lines += [f"     {reason}" for reason in skips.reasons[:MOST_SKIPS_SHOWN]]
+        more = len(skips.reasons) - MOST_SKIPS_SHOWN
+        lines += [f"     … and {counted(more, 'other reason')}: qbench plan"] if more > 0 else []
+    lines.append("")
+    if not suite.rehearsal:
+        lines.append(
+            f"qbench run {suite.file} --rehearse   runs every cell on the bundled model and data"
+            " meanwhile, in minutes"
+        )
+    lines.append(f"qbench run {suite.file} --yes        goes on all the same")
+    return "\n".join(lines)
+
+
+def _nothing_to_compare_with(plan: Plan) -> list[Obstacle]:
+    """A reference that is skipped though cells that would be compared with it are not."""
+    found = []
+    for cell in plan.every:
+        others = [
+            one
+            for one in plan.cells
+            if one.cell.model.name == cell.cell.model.name and not one.skip and not one.reference
+        ]
+        if cell.reference and cell.skip and others:
+            found.append(
+                Obstacle(
+                    "reference",
+                    f"{cell.cell.slug}, which {counted(len(others), 'cell')} would be compared"
+                    f" with, is skipped: {cell.skip}",
+                    f"set `reference` in {plan.suite.file} to a precision that runs here",
+                )
+            )
+    if plan.cells and all(cell.skip for cell in plan.cells):
+        reasons = Counter(cell.skip for cell in plan.cells)
+        found.append(
+            Obstacle(
+                "cells",
+                f"none of the {counted(len(plan.cells), 'cell')} can run on"
+                f" {plan.environment.device}: {reasons.most_common(1)[0][0]}",
+                "choose another device with --device, or other precisions",
+            )
+        )
+    return found
+
+
+def _skips(plan: Plan) -> _Skips:
+    skipped = [cell for cell in plan.cells if cell.skip]
+    own = [f"{cell.cell.slug}: {cell.skip}" for cell in skipped if not _follows(cell.skip)]
+    return _Skips(len(skipped), tuple(own))
+
+
+def _follows(reason: str | None) -> bool:
+    """Whether a cell is skipped only because its training is, which is named itself."""
+    return reason is not None and reason.startswith("its training ")

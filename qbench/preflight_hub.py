@@ -1,0 +1,176 @@
+"""What a run must fetch from a hub, whether the hub can be reached, and whether it gives access."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qbench.environment import hub_reachable
+from qbench.errors import ModelError
+from qbench.measures.task_index import known_tasks, yaml_files_of
+from qbench.preflight_obstacle import Obstacle
+from qbench.sources.texts import DATASETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qbench.job import Job
+    from qbench.spec import Item, ResolvedModel
+
+_BYTES_A_WEIGHT = 2
+"""Of a checkpoint in 16 bits, where the hub has not told its size."""
+_DATASET_PATH = re.compile(r"^dataset_path:\s*['\"]?([\w.-]+(?:/[\w.-]+)?)", re.MULTILINE)
+_INCLUDE = re.compile(r"^include:\s*['\"]?(\S+?)['\"]?\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Something on a hub that is not on this machine yet."""
+
+    name: str
+    """As a person calls it: a model's id, `wikitext-2`, a task's data set."""
+    download_bytes: int | None = None
+    """None where it is not known, which is so of data sets."""
+
+
+def hub_obstacles(jobs: Sequence[Job]) -> list[Obstacle]:
+    """Why what is not here yet cannot be fetched; nothing where all is here, or can be."""
+    wanted = wanted_models(jobs) + _wanted_data(jobs)
+    if not wanted:
+        return []
+    reachable, words = hub_reachable()
+    if not reachable:
+        token = (
+            ""
+            if _has_token()
+            else (
+                "; gated models need a token too, and there is none (`hf auth login`, or HF_TOKEN)"
+            )
+        )
+        listed = ", ".join(_shown(one) for one in wanted)
+        return [
+            Obstacle(
+                "network",
+                f"{words}; not on this machine yet: {listed}",
+                "go on line or set HF_ENDPOINT to a mirror; or copy a hub cache here and name it"
+                f" with HF_HOME{token}",
+            )
+        ]
+    return [
+        Obstacle("access", str(reason), "then run again: only what is missing is measured")
+        for reason in _refused(jobs)
+    ]
+
+
+def wanted_models(jobs: Sequence[Job]) -> list[Wanted]:
+    """The hub models that must be downloaded, with their sizes."""
+    return [Wanted(model.ref.source, download_bytes(model)) for model in _absent(jobs)]
+
+
+def download_bytes(model: ResolvedModel) -> int | None:
+    """What a model's weights take on the hub, by its headers or else by its shapes."""
+    if model.disk_bytes is not None:
+        return model.disk_bytes
+    return None if model.shape is None else _BYTES_A_WEIGHT * model.shape.weights
+
+
+def _absent(jobs: Sequence[Job]) -> list[ResolvedModel]:
+    models = {job.model.ref.source: job.model for job in jobs}
+    return [one for one in models.values() if one.ref.kind == "hub" and one.folder is None]
+
+
+def _refused(jobs: Sequence[Job]) -> Iterator[ModelError]:
+    """What the hub says of models that were planned by their known configuration alone."""
+    from qbench.sources import hub
+
+    for model in _absent(jobs):
+        if model.disk_bytes is None:
+            try:
+                hub.describe_remote(model.ref.location, model.revision)
+            except ModelError as error:
+                yield error
+
+
+def _wanted_data(jobs: Sequence[Job]) -> list[Wanted]:
+    repositories: dict[str, str] = {}
+    for job in jobs:
+        for task in job.tasks:
+            repositories.update(_repositories(task.item))
+    return [
+        Wanted(shown) for repository, shown in repositories.items() if not _is_cached(repository)
+    ]
+
+
+def _repositories(item: Item) -> dict[str, str]:
+    """Data sets on the hub that an item reads, with what they are called in the suite."""
+    text, data, task = (item.params.get(name) for name in ("text", "data", "task"))
+    found: dict[str, str] = {}
+    if isinstance(text, dict) and text.get("kind") == "hub":
+        found[DATASETS[text["location"]].repo] = text["source"]
+    if isinstance(data, dict) and data.get("kind") == "hub":
+        found[data["location"]] = data["source"]
+    if isinstance(task, dict):
+        for repository in _of_task(task):
+            found[repository] = f"{task['name']} ({repository})"
+    return found
+
+
+def _of_task(task: dict[str, Any]) -> list[str]:
+    """Data sets that a task's files name; a local format such as `json` is none."""
+    folder = None if task["location"] is None else Path(task["location"])
+    files = list(yaml_files_of(task["name"], known_tasks([task["name"]], folder)))
+    found = []
+    for file in files:
+        text = _read(file)
+        match = _DATASET_PATH.search(text)
+        if match is not None and ("/" in match[1] or "data_files" not in text):
+            found.append(match[1])
+        files += [
+            beside
+            for include in _INCLUDE.findall(text)
+            if (beside := file.parent / include) not in files
+        ]
+    return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether the data set's rows, or its files, are in the caches of the hub's libraries."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
+    files = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    names = {repository.replace("/", "___").casefold()}
+    if any(one.name.casefold() in names for one in _folders(prepared)):
+        return True
+    snapshots = files / f"datasets--{repository.replace('/', '--')}" / "snapshots"
+    return any(True for _ in _folders(snapshots))
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return [one for one in place.iterdir() if one.is_dir()]
+    except OSError:
+        return []
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _shown(one: Wanted) -> str:
+    return (
+        one.name
+        if one.download_bytes is None
+        else f"{one.name} ({one.download_bytes / 1e9:.1f} GB)"
+    )

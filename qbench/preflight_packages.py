@@ -1,0 +1,72 @@
+"""Packages that a run needs and that are not installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from qbench.finetune import methods
+from qbench.measures import measures
+from qbench.precisions import precisions
+from qbench.preflight_obstacle import Obstacle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qbench.job import Job
+    from qbench.plan import Plan
+    from qbench.spec import Cell
+
+_ALWAYS = ("torch", "transformers", "accelerate", "safetensors")
+
+
+def package_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
+    """One obstacle that names every missing package with what needs it; none if all are there.
+
+    A cell that is skipped for want of a package counts too: installing it is all that it takes.
+    """
+    wanted: dict[str, dict[str, None]] = {}
+    cells = [job.cell for job in jobs] + [cell.cell for cell in plan.cells if cell.skip]
+    if jobs:
+        for package in _ALWAYS:
+            wanted.setdefault(package, {})["every cell"] = None
+    for cell in cells:
+        for user, packages in _needs(cell):
+            for package in packages:
+                wanted.setdefault(package, {})[user] = None
+    for name in dict.fromkeys(task.item.measurement for job in jobs for task in job.tasks):
+        for package in measures()[name].needs:
+            wanted.setdefault(package, {})[name] = None
+    versions = plan.environment.versions
+    missing = {
+        package: users
+        for package, users in wanted.items()
+        if not (versions[package] if package in versions else _is_installed(package))
+    }
+    if not missing:
+        return []
+    found = "; ".join(f"{package} for {', '.join(users)}" for package, users in missing.items())
+    return [
+        Obstacle(
+            "packages",
+            f"not installed: {found}",
+            f"pip install {' '.join(missing)}, or leave out what needs them",
+        )
+    ]
+
+
+def _needs(cell: Cell) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Precisions and methods of a cell, with the packages that they need."""
+    yield cell.precision.name, precisions()[cell.precision.name].needs
+    if cell.tuning is not None:
+        trained_in = cell.tuning.precision.name
+        yield trained_in, precisions()[trained_in].needs
+        yield cell.tuning.method, methods()[cell.tuning.method].needs
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""Room for a run: on the disks, in memory, and on the device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
+from qbench.plan_needs import disk_needs
+from qbench.predict.decoders import decoder_of
+from qbench.predict.peaks import predicted_peak
+from qbench.predict.static import predicted_bytes
+from qbench.preflight_obstacle import Obstacle
+from qbench.report.units import counted
+from qbench.sources.cache import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.job import Job
+    from qbench.plan import Plan
+
+MOST_WEIGHTS_ON_CPU = 2_000_000_000
+"""Weights of a model beyond which a suite takes days on a CPU."""
+LEAST_FREE_BYTES = 256 * 2**20
+"""Left over on each disk: records, logs, and what is not counted here."""
+
+_GIB = 2**30
+_TEXT_TOKENS = 300_000
+"""Of an evaluation text on the hub, about: WikiText-2's test split has 290,000 to 340,000."""
+
+
+def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
+    """A GPU that others use, and a model that is far too large for a CPU."""
+    used = device_used_bytes(plan.device)
+    if used is not None and used > IN_USE_BYTES:
+        return [
+            Obstacle(
+                "device",
+                f"others hold {used / _GIB:.1f} GiB of {plan.device} ({plan.environment.device}):"
+                " peaks and latencies would be theirs too",
+                "end what runs there (`nvidia-smi` names it), or choose another GPU with --device"
+                " or CUDA_VISIBLE_DEVICES",
+            )
+        ]
+    if plan.environment.device_type != "cpu":
+        return []
+    large = {
+        job.model.ref.name: job.model.shape.weights
+        for job in jobs
+        if job.model.shape is not None and job.model.shape.weights > MOST_WEIGHTS_ON_CPU
+    }
+    if not large:
+        return []
+    listed = ", ".join(
+        f"{name} ({count / 1e9:.1f} billion weights)" for name, count in large.items()
+    )
+    cells = len({job.cell.slug for job in jobs if job.model.ref.name in large})
+    return [
+        Obstacle(
+            "device",
+            f"no GPU: {counted(cells, 'cell')} of {listed} would run on"
+            f" {plan.environment.device}, for days",
+            "run it where there is a GPU; `qbench doctor` says why one that is there is not used",
+        )
+    ]
+
+
+def memory_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
+    """Cells that fit the device, but not what is free of it now."""
+    free = _free_memory_bytes(plan)
+    if free is None:
+        return []
+    needs = {job.cell.slug: _needed_bytes(job) for job in jobs}
+    large = {name: size for name, size in needs.items() if size > free}
+    if not large:
+        return []
+    name = max(large, key=lambda one: large[one])
+    return [
+        Obstacle(
+            "memory",
+            f"{free / _GIB:.1f} GiB are free of {plan.environment.device};"
+            f" {counted(len(large), 'cell')} would take more, most of all {name} with"
+            f" {large[name] / _GIB:.1f} GiB",
+            "end other programs, or leave these cells out with --only or `exclude`",
+        )
+    ]
+
+
+def disk_obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obstacle]:
+    """Disks without room for downloads, tuned and merged models, and reference states."""
+    run = replace(plan, selected=frozenset(job.cell.slug for job in jobs))
+    uses = [
+        _Use(cache_folder() if need.is_cache else _hub_folder(), need.what, need.bytes)
+        for need in disk_needs(run)
+    ]
+    uses += [
+        _Use(results, "results", 0),
+        _Use(cache_folder(), "reference states", sum(map(_states_bytes, jobs))),
+    ]
+    by_disk: dict[int, list[_Use]] = {}
+    for use in uses:
+        by_disk.setdefault(_existing(use.folder).stat().st_dev, []).append(use)
+    return [obstacle for of_disk in by_disk.values() if (obstacle := _disk_obstacle(of_disk))]
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A folder, and what a run would put there."""
+
+    folder: Path
+    what: str
+    bytes: int
+
+
+def _disk_obstacle(uses: list[_Use]) -> Obstacle | None:
+    """What a disk has no room for, if it has none."""
+    wanted = LEAST_FREE_BYTES + sum(use.bytes for use in uses)
+    free = shutil.disk_usage(_existing(uses[0].folder)).free
+    if free >= wanted:
+        return None
+    large = [use for use in uses if use.bytes] or uses
+    listed = ", ".join(f"{use.what} ({use.bytes / _GIB:.1f} GiB)" for use in large)
+    folders = ", ".join(dict.fromkeys(str(use.folder) for use in large))
+    return Obstacle(
+        "disk",
+        f"{free / _GIB:.1f} GiB are free for {folders}, some {wanted / _GIB:.1f} GiB are wanted:"
+        f" {listed}",
+        "free space, choose other folders (--results, QBENCH_CACHE, HF_HOME), or take the suite in"
+        " parts with --only",
+    )
+
+
+def _free_memory_bytes(plan: Plan) -> int | None:
+    total = plan.environment.device_memory_bytes
+    if plan.environment.device_type == "cpu":
+        import psutil
+
+        free = int(psutil.virtual_memory().available)
+        return free if total is None else min(free, total)
+    used = device_used_bytes(plan.device)
+    return None if total is None or used is None else total - used
+
+
+def _needed_bytes(job: Job) -> int:
+    """The most that a job takes by arithmetic; 0 where nothing is known."""
+    static = predicted_bytes(job.cell, job.model)
+    needs = [0 if static is None else static.total]
+    for task in job.tasks:
+        peak = predicted_peak(job.cell, job.model, task.item, device=job.device)
+        needs.append(0 if peak is None else peak.resident or 0)
+    return max(needs)
+
+
+def _states_bytes(job: Job) -> int:
+    decoder, _ = decoder_of(job.model)
+    if decoder is None:
+        return 0
+    texts = [
+        task.item.params.get("text", {})
+        for task in job.tasks
+        if task.item.makes_states and task.item.measurement == "quality"
+    ]
+    tokens = sum(_TEXT_TOKENS for text in texts if text.get("kind") == "hub")
+    return 2 * decoder.hidden * tokens
+
+
+def _hub_folder() -> Path:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest of those above it that exists."""
+    absolute = folder.absolute()
+    return next(one for one in (absolute, *absolute.parents) if one.exists())

@@ -1,0 +1,141 @@
+"""How a rehearsal shortens the options of measurements and trainings.
+
+Numbers are brought down to a few at most. The points of a grid stay apart: a list of three batch
+sizes becomes three small ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.measures.references import SCORES
+from qbench.measures.windows import FIXED_WINDOW
+from qbench.sources.bundled import bundled_models
+from qbench.sources.headers import read_headers, weight_files
+
+if TYPE_CHECKING:
+    from qbench.finetune import Method
+    from qbench.spec import Frozen
+
+CONTEXT_TOKENS = 512
+"""The context of the bundled model."""
+
+_MOST: dict[str, float] = {
+    "batch": 4,
+    "prompt_tokens": 16,
+    "new_tokens": 4,
+    "repeats": 2,
+    "min_iterations": 2,
+    "min_seconds": 0.02,
+    "window": 64,
+    "limit": 4,
+    "few_shot": 1,
+    "count": 2,
+}
+"""The most of what a measurement of any name may be told."""
+_SET = ("limit", "window")
+"""Those that mean everything where a suite leaves them out."""
+_TRAINING_MOST: dict[str, float] = {
+    "steps": 3,  # the first two warm up, the last one is timed
+    "batch": 2,
+    "accumulate": 2,
+    "max_tokens": 256,
+    "validate_every": 1,
+    "rank": 64,
+}
+_TRAINING_SET = ("steps", "max_tokens")
+_DATA: dict[str, dict[str, Any]] = {
+    "quality": {"text": ("bundled:stdlib-excerpt",)},
+    "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None},
+    "generation": {"prompts": "bundled:stdlib-prompts"},
+}
+"""What ships with qbench, for what a measurement reads."""
+
+
+def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
+    """The options of a measurement in a rehearsal, and what is different in words."""
+    given = options.model_dump()
+    made = _shortened(given, _MOST, _SET)
+    for key, value in _DATA.get(name, {}).items():
+        made[key] = value
+    if name == "tasks":
+        made["names"] = made["names"][: max(1, min(2, len(given["names"])))]
+    if name == "generation":
+        made["scores"] = tuple(score for score in given["scores"] if score in SCORES) or SCORES
+    if name == "quality" and (fixed := FIXED_WINDOW.get(given["protocol"])) is not None:
+        made["window"] = None
+        if fixed > CONTEXT_TOKENS:
+            made |= {"protocol": "default", "window": _MOST["window"]}
+    if made.get("chat_template"):
+        made["chat_template"] = False
+    return type(options).model_validate(made), _in_words(name, given, made)
+
+
+def shorten_training(method: Method, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """All options of a method in a rehearsal, and what is different in words."""
+    made = _shortened(options, _TRAINING_MOST, _TRAINING_SET)
+    target = made.get("target")
+    if isinstance(target, list | tuple):
+        made["target"] = [name for name in target if name in _layer_names()] or "all-linear"
+    if made.get("extra"):
+        # They count the layers of the real model.
+        layered = {"layers_to_transform", "layers_pattern"}
+        made["extra"] = {key: one for key, one in made["extra"].items() if key not in layered}
+    whole = method.options.model_validate(made).model_dump(mode="json")
+    return whole, _in_words("trainings", options, whole)
+
+
+def _shortened(
+    given: dict[str, Any], most: dict[str, float], wanted: tuple[str, ...]
+) -> dict[str, Any]:
+    made = dict(given)
+    for key, limit in most.items():
+        value = given.get(key)
+        if isinstance(value, list | tuple):
+            made[key] = _small_grid(value, limit)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            made[key] = min(value, limit)
+        elif value is None and key in wanted and key in given:
+            made[key] = limit
+    return made
+
+
+def _small_grid(values: list[Any] | tuple[Any, ...], most: float) -> tuple[Any, ...]:
+    """As many points, in the same order, none above `most` where that leaves them apart."""
+    ordered = sorted(set(values))
+    if ordered[-1] <= most:
+        return tuple(values)
+    highest = max(int(most), len(ordered))
+    small = {
+        value: min(value, highest * (rank + 1) // len(ordered))
+        for rank, value in enumerate(ordered)
+    }
+    return tuple(small[value] for value in values)
+
+
+def _in_words(place: str, given: dict[str, Any], made: dict[str, Any]) -> list[str]:
+    changed = [
+        f"{key} {_shown(made[key])} for {_shown(value)}"
+        for key, value in given.items()
+        if key in made and _plain(made[key]) != _plain(value)
+    ]
+    return [f"{place}: {', '.join(changed)}"] if changed else []
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "all that is the default"
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value)
+
+
+def _layer_names() -> frozenset[str]:
+    """The last parts of the names of the bundled model's weights: `q_proj` and so on."""
+    folder = bundled_models()["tiny-mistral"]
+    names = read_headers(weight_files(folder))
+    return frozenset(name.removesuffix(".weight").rpartition(".")[2] for name in names)

@@ -1,0 +1,84 @@
+"""One cell of each kind of every suite in the repository is rehearsed; `make rehearse` does all."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from qbench.display import RunDisplay
+from qbench.rehearsal import rehearse
+from qbench.runner import run_suite
+from qbench.suite import load_suite
+
+if TYPE_CHECKING:
+    from qbench.suite import Suite
+
+SUITES = sorted((Path(__file__).parent.parent / "suites").glob("**/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all suites: what lm-eval's 14,000 files hold is read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def kinds(suite: Suite) -> list[str]:
+    """One cell of each kind: untuned in full precision, 8 and 4 bits; full tuning, LoRA, QLoRA."""
+    chosen: dict[tuple[str, ...], str] = {}
+    for cell in suite.cells():
+        tuning = cell.tuning
+        if tuning is None:
+            kind: tuple[str, ...] = (width(cell.precision.name),)
+        else:
+            kind = (tuning.method, width(tuning.precision.name), cell.deploy or "training")
+            of_arm = chosen.get((*kind[:2], "training"), cell.slug)
+            if not cell.slug.startswith(of_arm):
+                continue
+        chosen.setdefault(kind, cell.slug)
+    return list(chosen.values())
+
+
+def width(precision: str) -> str:
+    known = {"int8": "8 bits", "fp4": "4 bits", "nf4": "4 bits", "nf4-dq": "4 bits"}
+    return known.get(precision, "full")
+
+
+def quick(suite: Suite) -> Suite:
+    """One process and the first point of every grid."""
+    measure = {}
+    for name, options in suite.measure.items():
+        given = options.model_dump()
+        once = {
+            key: value[:1]
+            for key, value in given.items()
+            if key in {"batch", "prompt_tokens"} and isinstance(value, tuple)
+        }
+        if "repeats" in given:
+            once["repeats"] = 1
+        measure[name] = type(options).model_validate({**given, **once})
+    return suite.model_copy(update={"measure": measure})
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
+def test_one_cell_of_each_kind_of_a_shipped_suite_is_rehearsed(
+    path: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QBENCH_CACHE", str(cache))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    suite = load_suite(path)
+    made = quick(rehearse(suite))
+    with RunDisplay(Console(file=StringIO()), quiet=True) as display:
+        result = run_suite(made, tmp_path / "results", display, device="cpu", only=kinds(made))
+    assert {record.status for record in result.records} <= {"ok", "skipped"}
+    assert all(record.rehearsal for record in result.records)
+    taken = {record.item.measurement for record in result.records}
+    assert set(suite.measure) <= taken
+    assert ("training" in taken) == (suite.finetune is not None)
+    skipped = [record for record in result.records if record.status == "skipped"]
+    assert all(record.cell.model.kind == "random" for record in skipped)
