@@ -1,14 +1,15 @@
-"""What NVML says of a GPU beside torch: memory that anyone holds, clocks, throttling."""
+"""What NVML says of a GPU beside torch: memory that anyone holds, clocks, throttling, energy."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.environment import nvml, visible_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
+    from collections.abc import Callable, Iterator
 
 Answer = TypeVar("Answer")
 
@@ -24,51 +25,98 @@ _THROTTLE_REASONS = {
 }
 
 
+@dataclass(frozen=True)
+class GpuState:
+    """How a GPU runs at one moment; None for what its driver does not tell."""
+
+    sm_mhz: int | None
+    """Clock of the multiprocessors."""
+    sm_most_mhz: int | None
+    """The highest clock that they can have."""
+    memory_mhz: int | None
+    temperature_c: int | None
+    throttled_by: tuple[str, ...] | None
+    """Why the clock is lower than asked for; empty when nothing holds it back."""
+
+
+class GpuProbe:
+    """Asks NVML about one GPU. What a GPU does not support (parts of one, old ones) is None."""
+
+    def __init__(self, library: Any, handle: Any) -> None:
+        """`library` is pynvml, initialised, or what answers like it; `handle` names the GPU."""
+        self._library = library
+        self._handle = handle
+
+    def used_bytes(self) -> int | None:
+        """Memory that any process holds."""
+        return self._ask(lambda library, handle: int(library.nvmlDeviceGetMemoryInfo(handle).used))
+
+    def energy_j(self) -> float | None:
+        """Joules drawn since the driver was loaded, by the GPU's own counter (from Volta on)."""
+        return self._ask(
+            lambda library, handle: library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+        )
+
+    def power_w(self) -> float | None:
+        """Watts drawn now, or over the last second where the driver averages."""
+        return self._ask(lambda library, handle: library.nvmlDeviceGetPowerUsage(handle) / 1000)
+
+    def state(self) -> GpuState:
+        """Clocks, temperature and throttling now."""
+        return GpuState(
+            sm_mhz=self._ask(lambda nv, gpu: int(nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_SM))),
+            sm_most_mhz=self._ask(
+                lambda nv, gpu: int(nv.nvmlDeviceGetMaxClockInfo(gpu, nv.NVML_CLOCK_SM))
+            ),
+            memory_mhz=self._ask(
+                lambda nv, gpu: int(nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_MEM))
+            ),
+            temperature_c=self._ask(
+                lambda nv, gpu: int(nv.nvmlDeviceGetTemperature(gpu, nv.NVML_TEMPERATURE_GPU))
+            ),
+            throttled_by=self._ask(_throttle_reasons),
+        )
+
+    def _ask(self, question: Callable[[Any, Any], Answer]) -> Answer | None:
+        try:
+            return question(self._library, self._handle)
+        except self._library.NVMLError:
+            return None
+
+
+@contextmanager
+def gpu_probe(device: str) -> Iterator[GpuProbe | None]:
+    """NVML's view of a device that torch names; None on a CPU, and where NVML is silent."""
+    if not device.startswith("cuda"):
+        yield None
+        return
+    index = int(device.partition(":")[2] or 0)
+    gpus = visible_gpus()
+    with nvml() as library:
+        if library is None or index >= len(gpus):
+            yield None
+            return
+        try:
+            handle = library.nvmlDeviceGetHandleByUUID(gpus[index].uuid)
+        except library.NVMLError:
+            handle = None
+        yield None if handle is None else GpuProbe(library, handle)
+
+
 def device_used_bytes(device: str) -> int | None:
     """Memory of the GPU that is held by any process; None on a CPU or where NVML is silent.
 
     Process ids do not resolve inside containers, so it is the whole device's figure, to be taken
     less its level before the run.
     """
-    return _ask(device, _used_bytes)
+    with gpu_probe(device) as probe:
+        return None if probe is None else probe.used_bytes()
 
 
-def clocks(device: str) -> dict[str, Any] | None:
-    """Clocks in MHz, temperature in °C and reasons for throttling now; None as above."""
-    return _ask(device, _clocks)
-
-
-def _clocks(library: ModuleType, handle: Any) -> dict[str, Any]:
-    throttling = int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-    return {
-        "sm_mhz": int(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM)),
-        "memory_mhz": int(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM)),
-        "sm_most_mhz": int(library.nvmlDeviceGetMaxClockInfo(handle, library.NVML_CLOCK_SM)),
-        "temperature_c": int(
-            library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)
-        ),
-        "throttled_by": [
-            words
-            for name, words in _THROTTLE_REASONS.items()
-            if throttling & int(getattr(library, name, 0))
-        ],
-    }
-
-
-def _used_bytes(library: ModuleType, handle: Any) -> int:
-    return int(library.nvmlDeviceGetMemoryInfo(handle).used)
-
-
-def _ask(device: str, question: Callable[[ModuleType, Any], Answer]) -> Answer | None:
-    """NVML's answer about the device; None on a CPU, without NVML, or where it has none."""
-    if not device.startswith("cuda"):
-        return None
-    index = int(device.partition(":")[2] or 0)
-    gpus = visible_gpus()
-    with nvml() as library:
-        if library is None or index >= len(gpus):
-            return None
-        try:
-            return question(library, library.nvmlDeviceGetHandleByUUID(gpus[index].uuid))
-        except library.NVMLError:
-            return None
+def _throttle_reasons(library: Any, handle: Any) -> tuple[str, ...]:
+    reasons = int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    return tuple(
+        words
+        for name, words in _THROTTLE_REASONS.items()
+        if reasons & int(getattr(library, name, 0))
+    )

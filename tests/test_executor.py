@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.executors.local import LocalExecutor
+from qbench.environment import Gpu
+from qbench.errors import DeviceError, StoreError
+from qbench.executors.gpus import choose_gpus
+from qbench.executors.local import LocalExecutor, RunStoppedError
+from qbench.executors.side_by_side import needs, run_side_by_side
 from qbench.plan import make_plan
 from qbench.store import read_record
 from qbench.suite import load_suite_text
+from qbench.supervision import OneAtATime, run_job
 from tests.workplace import MARK, Workplace
 
 if TYPE_CHECKING:
@@ -145,3 +152,181 @@ def test_a_process_whose_parent_is_already_gone_ends_at_once() -> None:
     )
     assert done.returncode == 1
     assert done.stdout == ""
+
+
+def test_a_job_comes_after_what_it_needs(place: Workplace) -> None:
+    """A reference's states, a training, and the earlier jobs of the same cell."""
+    reference = only_job(place)
+    (task,) = reference.tasks
+    states = task.item.model_copy(update={"states_key": task.key})
+
+    def another(slug: str, **changes: Any) -> Job:
+        item = changes.pop("item", task.item)
+        made = task.model_copy(update={"key": f"key of {slug}", "item": item})
+        label = reference.cell.precision.model_copy(update={"label": slug})
+        cell = reference.cell.model_copy(update={"precision": label})
+        return reference.model_copy(update={"cell": cell, "tasks": (made,), **changes})
+
+    training = another("training", artifact_key="key of training")
+    jobs = [
+        reference,
+        another("held against it", item=states),
+        training,
+        another("free"),
+        another("served", artifact_key="key of training"),
+        reference,
+    ]
+    found = needs(jobs)
+    assert found == [frozenset(places) for places in ([], [0], [], [], [2], [0])]
+
+
+def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
+    one = only_job(place)
+
+    def named(label: str) -> Job:
+        precision = one.cell.precision.model_copy(update={"label": label})
+        return one.model_copy(
+            update={"cell": one.cell.model_copy(update={"precision": precision}), "tasks": ()}
+        )
+
+    jobs = [named("a"), named("b"), named("a"), named("c")]
+    together = threading.Barrier(2, timeout=30)
+    lock, seen, busy = threading.Lock(), [], set[str]()
+
+    def run_one(job: Job, device: str) -> int:
+        with lock:
+            assert device not in busy
+            busy.add(device)
+            seen.append((job.cell.label, device))
+        if len(seen) <= 2:
+            together.wait()  # neither ends before the other has begun
+        with lock:
+            busy.remove(device)
+        return 10
+
+    assert run_side_by_side(jobs, ["cuda:0", "cuda:1"], run_one, lambda: None) == 40
+    assert [label for label, _ in seen[:2]] == ["a", "b"]
+    assert {device for _, device in seen[:2]} == {"cuda:0", "cuda:1"}
+    assert sorted(label for label, _ in seen) == ["a", "a", "b", "c"]
+
+
+def test_what_one_raises_ends_the_others(place: Workplace) -> None:
+    one = only_job(place)
+    other = one.model_copy(
+        update={
+            "cell": one.cell.model_copy(
+                update={"precision": one.cell.precision.model_copy(update={"label": "other"})}
+            )
+        }
+    )
+    ended = threading.Event()
+    interrupted: list[bool] = []
+
+    def run_one(job: Job, device: str) -> int:
+        if job is one:
+            raise StoreError("no space left")
+        assert ended.wait(30)
+        raise RunStoppedError
+
+    def interrupt() -> None:
+        interrupted.append(True)
+        ended.set()
+
+    with pytest.raises(StoreError, match="no space left"):
+        run_side_by_side([one, other, one], ["cuda:0", "cuda:1"], run_one, interrupt)
+    assert interrupted == [True]
+
+
+def test_a_run_that_is_stopped_from_elsewhere_leaves_no_record(place: Workplace) -> None:
+    job, log = only_job(place), place.folder / "worker.log"
+    with LocalExecutor("cpu") as executor:
+
+        def stop_at_once(event: dict[str, Any]) -> None:
+            thread = threading.Thread(target=executor.stop)
+            thread.start()
+            thread.join()
+
+        with pytest.raises(RunStoppedError):
+            executor.run(job, log, 60.0, stop_at_once)
+        with pytest.raises(RunStoppedError):
+            executor.run(job, log, 60.0, lambda _: None)
+    assert place.survivors() == []
+    assert not Path(job.tasks[0].path).exists()
+
+
+GPUS = (Gpu("NVIDIA H100", "GPU-a", None), Gpu("NVIDIA H100", "GPU-b", None))
+OTHERS = (*GPUS, Gpu("NVIDIA T4", "GPU-c", None))
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "expected"),
+    [
+        ("all", GPUS, ("cuda:0", "cuda:1")),
+        ("1", OTHERS, ("cuda:1",)),
+        ("1, 0,1", OTHERS, ("cuda:1", "cuda:0")),
+    ],
+)
+def test_gpus_are_chosen_by_number(
+    text: str, gpus: tuple[Gpu, ...], expected: tuple[str, ...]
+) -> None:
+    assert choose_gpus(text, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "words"),
+    [
+        ("0,2", GPUS, "there is no GPU 2"),
+        ("all", (), "GPUs here: none"),
+        ("0;1", GPUS, "expected all, or numbers with commas"),
+        ("all", OTHERS, "found NVIDIA H100 and NVIDIA T4; expected GPUs of one model"),
+    ],
+)
+def test_gpus_that_cannot_be_chosen(text: str, gpus: tuple[Gpu, ...], words: str) -> None:
+    with pytest.raises(DeviceError, match=re.escape(words)):
+        choose_gpus(text, gpus)
+
+
+class Noted:
+    """A watcher that notes which cells were recorded."""
+
+    def __init__(self) -> None:
+        self.recorded_cells: list[str] = []
+
+    def planned(self, plan: Any, jobs: Any) -> None: ...
+    def waiting(self, device: str) -> None: ...
+    def started(self, job: Job) -> None: ...
+    def happened(self, job: Job, event: dict[str, Any]) -> None: ...
+    def ended(self, job: Job, end: Any) -> None: ...
+    def note(self, message: str) -> None: ...
+    def recorded(self, job: Job, record: Any) -> None:
+        self.recorded_cells.append(f"{job.cell.label} on {job.device}: {record.status}")
+
+
+def test_real_workers_side_by_side(place: Workplace) -> None:
+    """torch knows the one CPU by two names: as good as two devices."""
+    text = SUITE.format(place.model).replace("[fp32]", "[fp32, bf16]")
+    suite = load_suite_text(text, "suite.yaml", place.folder)
+    jobs = make_plan(suite, place.folder / "results", device="cpu").jobs(lambda _: True)
+    watcher = Noted()
+    shared = OneAtATime(watcher)
+    with LocalExecutor("cpu") as one, LocalExecutor("cpu:0") as other:
+        executors = {"cpu": one, "cpu:0": other}
+
+        def run_one(job: Job, device: str) -> int:
+            there = job.model_copy(update={"device": device})
+            return run_job(there, 120.0, executors[device], shared)
+
+        assert run_side_by_side(jobs, list(executors), run_one, lambda: None) == 2
+    assert sorted(watcher.recorded_cells) == ["bf16 on cpu:0: ok", "fp32 on cpu: ok"]
+    assert place.survivors() == []
+
+
+def test_gpus_that_are_not_there_end_the_run_before_it_begins(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    done = workplace.call("run", "suite.yaml", "--gpus", "0,1")
+    assert done.code == 2
+    assert "there is no GPU 0" in done.errors
+    done = workplace.call("run", "suite.yaml", "--gpus", "0,1", "--device", "cuda")
+    assert done.code == 2
+    assert "--device cuda and --gpus 0,1" in done.errors
+    assert not (workplace.folder / "results").exists()

@@ -32,6 +32,10 @@ class JobEnd:
     reason: str | None = None
 
 
+class RunStoppedError(Exception):
+    """The run was stopped from another thread: its job is to leave no record."""
+
+
 class LocalExecutor:
     """Owns the fork server; a context manager, so that nothing it started outlives it."""
 
@@ -41,6 +45,8 @@ class LocalExecutor:
         self._worker_pid: int | None = None
         self._buffer = b""
         self._errors: IO[bytes] | None = None
+        self.stopped = False
+        """Whether `stop` was called."""
 
     def __enter__(self) -> Self:
         """Starts the server, which imports while the caller goes on."""
@@ -51,16 +57,33 @@ class LocalExecutor:
         """Ends a worker under way and the server."""
         self._stop()
 
+    def stop(self) -> None:
+        """Ends what is under way, from another thread: its `run` raises `RunStoppedError`."""
+        self.stopped = True
+        worker_pid, server = self._worker_pid, self._server
+        if worker_pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(worker_pid, signal.SIGKILL)
+        if server is not None:
+            server.kill()  # a worker that it has just started dies with it
+
     def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:
-        """Runs a job to its end, sleeping meanwhile; `on_event` gets each of its events."""
+        """Runs a job to its end, sleeping meanwhile; `on_event` gets each of its events.
+
+        Raises `RunStoppedError` after `stop`.
+        """
         if self._server is None:
             self._start()
+        if self.stopped:
+            raise RunStoppedError
         killed_before = _oom_kills()
         self._send({"job": job.model_dump(mode="json"), "log": str(log)})
         # The clock of a job's timeout starts with its worker, not with the server's imports.
         deadline: float | None = None
         while True:
             event = self._receive(deadline)
+            if self.stopped:
+                raise RunStoppedError
             if event is None:
                 self._stop()
                 return JobEnd("timeout", f"stopped after {timeout_s:g} s, the suite's timeout_s")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.errors import MeasurementError, NonFiniteError
-from qbench.measures.head import CHUNK_TOKENS, find_head
+from qbench.measures.head import find_head
 from qbench.measures.quality import QUALITY, QualityOptions
 from qbench.precisions.verification import linear_layers
+from qbench.predict.inference import CHUNK_TOKENS
 from tests.measures import naive_perplexity as naive
 from tests.precisions.numpy_formats import four_bit
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh

@@ -91,7 +91,8 @@ def test_every_arm_learns_and_is_recorded_in_full(
     _, outcome = measure(base, make_item(data, method, **options), precision)
     assert [m.name for m in outcome.metrics] == [d.name for d in TRAINING.metrics]
     found = values(outcome)
-    assert None not in found.values()
+    unknown = {name for name, value in found.items() if value is None}
+    assert unknown == {"energy"}  # which only a GPU tells
     assert number(outcome, "heldout_loss_after") < number(outcome, "heldout_loss_before") - 0.5
     losses = outcome.series["step_loss"]
     assert len(losses) == len(outcome.series["step_learning_rate"]) == 10
@@ -203,7 +204,8 @@ def test_examples_that_are_too_long_are_a_warning(base: Path, tmp_path: Path) ->
     _, outcome = measure(base, make_item(path, "lora", **LORA))
     left_out = outcome.details["left_out"]
     assert sum(left_out.values()) > 0
-    (words,) = outcome.warnings
+    # On a busy machine the time of a step gets one of its own.
+    (words,) = (one for one in outcome.warnings if "is unstable" not in one)
     assert "left out" in words
     assert "max_tokens" in words
 

@@ -1,0 +1,66 @@
+"""Runs jobs side by side, one a device, each after those whose results it needs.
+
+A thread a device sleeps while its worker works: all computing is in the workers' processes.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qbench.job import Job
+
+
+def needs(jobs: Sequence[Job]) -> list[frozenset[int]]:
+    """For each job the places of the earlier ones that must have ended before it.
+
+    Those that make the tuned model or the reference's states that it uses, and those of the same
+    cell, whose log it shares.
+    """
+    found = []
+    for at, job in enumerate(jobs):
+        made = {job.artifact_key, *(task.item.states_key for task in job.tasks)}
+        earlier = (
+            before
+            for before, other in enumerate(jobs[:at])
+            if other.cell.slug == job.cell.slug or any(task.key in made for task in other.tasks)
+        )
+        found.append(frozenset(earlier))
+    return found
+
+
+def run_side_by_side(
+    jobs: Sequence[Job],
+    devices: Sequence[str],
+    run_one: Callable[[Job, str], int],
+    interrupt: Callable[[], None],
+) -> int:
+    """Runs each job on a device that is free, the first ones first; returns what they add up to.
+
+    `run_one` is called in threads, never twice at once for one device. When one raises, or the user
+    interrupts, `interrupt` must make the others end; then the exception is raised.
+    """
+    needed = needs(jobs)
+    waiting = list(range(len(jobs)))
+    free, ended = list(devices), set[int]()
+    under_way: dict[Future[int], tuple[int, str]] = {}
+    taken = 0
+    with ThreadPoolExecutor(len(devices)) as threads:
+        try:
+            while waiting or under_way:
+                for at in [one for one in waiting if needed[one] <= ended][: len(free)]:
+                    waiting.remove(at)
+                    device = free.pop(0)
+                    under_way[threads.submit(run_one, jobs[at], device)] = at, device
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    at, device = under_way.pop(future)
+                    ended.add(at)
+                    free.append(device)
+                    taken += future.result()
+        except BaseException:
+            interrupt()
+            raise
+    return taken

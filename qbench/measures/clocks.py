@@ -1,0 +1,55 @@
+"""Clocks, temperature and throttling of a GPU around what is timed, and when they spoil it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qbench.gpu_state import GpuState
+
+CLOCK_DROP = 0.1
+"""A clock that falls by more than this share while something is timed marks it."""
+TEMPERATURE_RISE_C = 10
+"""So does a rise of at least as much: the clock follows the temperature."""
+
+
+def clock_warnings(before: GpuState | None, after: GpuState | None) -> tuple[str, ...]:
+    """Why what was timed between two states is unstable, each with its remedy.
+
+    `before` is the state after the warm-up: an idle GPU's clock is low. None on a CPU.
+    """
+    if before is None or after is None:
+        return ()
+    warnings = []
+    reasons = dict.fromkeys((*(before.throttled_by or ()), *(after.throttled_by or ())))
+    if reasons:
+        warnings.append(
+            f"the GPU was throttled by {', '.join(reasons)}: it ran at {_lowest(before, after)} of"
+            f" {after.sm_most_mhz or '?'} MHz; cool it, raise its power limit or fix its clocks"
+        )
+    if before.sm_mhz and after.sm_mhz and after.sm_mhz < (1 - CLOCK_DROP) * before.sm_mhz:
+        warnings.append(
+            f"the GPU's clock fell from {before.sm_mhz} to {after.sm_mhz} MHz while it was timed;"
+            " fix its clocks (nvidia-smi --lock-gpu-clocks), or warm it up before"
+        )
+    if before.temperature_c is not None and after.temperature_c is not None:
+        rise_c = after.temperature_c - before.temperature_c
+        if rise_c >= TEMPERATURE_RISE_C:
+            warnings.append(
+                f"the GPU went from {before.temperature_c} to {after.temperature_c} °C while it was"
+                " timed: cool it, or warm it up before"
+            )
+    return tuple(warnings)
+
+
+def clock_details(before: GpuState | None, after: GpuState | None) -> dict[str, Any] | None:
+    """Both states for the record; None on a CPU and where NVML is silent."""
+    if before is None or after is None:
+        return None
+    return {"before": asdict(before), "after": asdict(after)}
+
+
+def _lowest(before: GpuState, after: GpuState) -> int | str:
+    clocks = [state.sm_mhz for state in (before, after) if state.sm_mhz is not None]
+    return min(clocks) if clocks else "?"

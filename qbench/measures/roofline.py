@@ -1,0 +1,109 @@
+"""How much a model has to compute, by arithmetic from its sizes.
+
+A multiplication and an addition count as two operations. Only products of matrices count: on any
+model worth timing the rest is less than a hundredth. What is computed without need does not count:
+scores that the causal mask hides, activations computed again under checkpointing. So the share of
+the matrix rate is what PaLM calls model FLOPs utilisation (Chowdhery et al. 2022, appendix B), but
+for the attention, which is counted there without its mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune.training_shape import training_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from qbench.finetune.training_shape import TrainingShape
+
+_TWO_PRODUCTS = 2
+"""Of attention: queries with keys, and weights with values."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations of one forward pass, or of one training step, by what they are for."""
+
+    blocks: int
+    """Linear layers of the blocks."""
+    attention: int
+    head: int
+    adapters: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.blocks + self.attention + self.head + self.adapters
+
+
+def forward_operations(
+    shape: TrainingShape, *, batch: int, tokens: int, head_tokens: int, window: int | None = None
+) -> Operations:
+    """One forward pass over `batch` sequences of `tokens`.
+
+    `head_tokens`: positions of each sequence that logits are made for. `window`: tokens that
+    attention looks back at most, itself included.
+    """
+    seen = min(tokens, window or tokens)
+    pairs = seen * (seen + 1) // 2 + (tokens - seen) * seen
+    width = shape.heads * shape.head_dim
+    return Operations(
+        blocks=2 * batch * tokens * shape.layers * _weights(shape),
+        attention=2 * _TWO_PRODUCTS * batch * pairs * width * shape.layers,
+        head=2 * batch * head_tokens * shape.hidden * shape.vocabulary,
+    )
+
+
+def step_operations(
+    shape: TrainingShape,
+    *,
+    sequences: int,
+    tokens: int,
+    adapted: Collection[str] | None = None,
+    rank: int = 0,
+    window: int | None = None,
+) -> Operations:
+    """Forward and backward passes of one training step over padded sequences.
+
+    A backward pass takes a product for the gradient of each layer's inputs, and one for that of its
+    weights where they are trained: all in full tuning (`adapted` None), else only those of the
+    adapters of that rank on the layers of these last names (`q_proj`). Attention has no weights,
+    but two inputs a product.
+    """
+    forward = forward_operations(
+        shape, batch=sequences, tokens=tokens, head_tokens=tokens, window=window
+    )
+    if adapted is None:
+        return Operations(3 * forward.blocks, 3 * forward.attention, 3 * forward.head)
+    factors = sum(
+        rank * (linear.inputs + linear.outputs)
+        for name, linear in shape.linears.items()
+        if name.rpartition(".")[2] in adapted
+    )
+    return Operations(
+        blocks=2 * forward.blocks,
+        attention=3 * forward.attention,
+        head=2 * forward.head,
+        adapters=3 * 2 * sequences * tokens * shape.layers * factors,
+    )
+
+
+def sizes_of(config: Mapping[str, Any]) -> tuple[TrainingShape | None, int | None, str | None]:
+    """Sizes, attention window and, where the sizes are not known, the reason.
+
+    `config` is a transformers configuration as a dictionary.
+    """
+    shape, reason = training_shape(config)
+    if shape is None:
+        return None, None, (reason or "").replace("activations", "operations")
+    window = config.get("sliding_window")
+    everywhere = isinstance(window, int) and config.get("model_type") == "mistral"
+    return shape, window if everywhere else None, None
+
+
+def _weights(shape: TrainingShape) -> int:
+    """Of the linear layers of one block."""
+    return sum(linear.inputs * linear.outputs for linear in shape.linears.values())

@@ -1,0 +1,116 @@
+"""What a device reaches at best: measured copy bandwidth and matrix rate.
+
+Every computation moves bytes and multiplies numbers; it takes at least as long as the slower of the
+two takes at the device's best (Williams, Waterman, Patterson 2009, the roofline model). Both are
+measured, once a process and after what it times, rather than read in a data sheet: the share of
+them that a model reaches then says how much better the software could be on this very device.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+COPY_BYTES = 256 * 2**20
+"""Far above the caches of any device."""
+MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
+"""Large enough to keep all multiprocessors or cores busy, small enough to take milliseconds."""
+_ROUNDS = 5
+_CALLS_A_ROUND = {"cuda": 8, "cpu": 1}
+"""A call takes microseconds to start on a GPU, a copy hardly more than a hundred."""
+_TORCH_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate of the device, or why there is none."""
+
+    per_s: float | None
+    reason: str | None = None
+
+
+@cache
+def copy_bandwidth(device: str) -> Rate:
+    """Bytes a second, read and written, of the best of a few rounds of copies of 256 MiB."""
+    import torch
+
+    def start() -> Callable[[], Any]:
+        source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+        target = torch.ones_like(source)
+        return lambda: target.copy_(source)
+
+    return _rate(2 * COPY_BYTES, start, device)
+
+
+@cache
+def matrix_rate(device: str, dtype: str) -> Rate:
+    """Operations a second (a multiplication and an addition are two) of a large square product.
+
+    `dtype` is `fp32`, `bf16`, `fp16` or `int8`; fp32 as torch is set up, without TF32 unless that
+    was asked for.
+    """
+    import torch
+
+    if dtype not in _TORCH_TYPES:
+        return Rate(
+            None, f"there is no matrix rate for {dtype}, only for {', '.join(_TORCH_TYPES)}"
+        )
+    side = MATRIX_SIDE[_kind(device)]
+    torch_type: torch.dtype = getattr(torch, _TORCH_TYPES[dtype])
+
+    def start() -> Callable[[], Any]:
+        generator = torch.Generator(device=device).manual_seed(0)
+        # Zeros would draw less power than a model's numbers do, and so run faster than it can.
+        shape = (2, side, side)
+        if dtype == "int8":
+            pair = torch.randint(
+                -127, 128, shape, dtype=torch_type, device=device, generator=generator
+            )
+            # LLM.int8 multiplies by a transposed weight, which is what the fast kernels want.
+            return lambda: torch._int_mm(pair[0], pair[1].t())  # noqa: SLF001 - has no public name
+        pair = torch.randn(shape, device=device, generator=generator).to(torch_type)
+        return lambda: torch.mm(pair[0], pair[1].t())
+
+    return _rate(2 * side**3, start, device)
+
+
+def _rate(work: int, start: Callable[[], Callable[[], Any]], device: str) -> Rate:
+    """Work a second of the best round; the first round warms up."""
+    import torch
+
+    calls = _CALLS_A_ROUND[_kind(device)]
+    best_s = float("inf")
+    try:
+        with torch.inference_mode():
+            call = start()
+            for _ in range(_ROUNDS):
+                _wait_for(device)
+                started = time.perf_counter()
+                for _ in range(calls):
+                    call()
+                _wait_for(device)
+                best_s = min(best_s, time.perf_counter() - started)
+    except torch.OutOfMemoryError:
+        return Rate(None, "no memory was left beside the model to measure the device's rates in")
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return Rate(None, f"this device and torch cannot compute it ({first})")
+    return Rate(calls * work / best_s)
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def _wait_for(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

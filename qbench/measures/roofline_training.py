@@ -1,0 +1,189 @@
+"""How near a training step comes to the device's matrix rate, and the energy that it takes."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from qbench.finetune.lora_options import LoraOptions
+from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.roofline import sizes_of, step_operations
+from qbench.measures.roofline_rates import matrix_rate
+from qbench.measures.timing import UNSTABLE_SPREAD, iqr
+from qbench.measures.training_memory import adapted_layers
+from qbench.record import MetricDefinition
+
+if TYPE_CHECKING:
+    from qbench.finetune.checkpoint import Progress
+    from qbench.finetune.make import Training
+    from qbench.finetune.options import TrainingOptions
+    from qbench.gpu_state import GpuProbe, GpuState
+    from qbench.measures.energy import EnergyMeter
+    from qbench.measures.loaded import LoadedModel
+    from qbench.spec import PrecisionRef
+
+METRICS = (
+    MetricDefinition(
+        name="training.operations",
+        unit="FLOP",
+        better="neither",
+        title="operations of a step",
+        formula="forward and backward passes over the padded sequences, by arithmetic: 6 x trained"
+        " and 4 x frozen weights x tokens of the linear layers and the head, 12 x width x visible"
+        " pairs of each attention; what checkpointing computes again does not count",
+    ),
+    MetricDefinition(
+        name="training.matrix_rate",
+        unit="FLOP/s",
+        better="neither",
+        title="matrix rate",
+        formula="as latency.matrix_rate, in the type that the step computes in, after the training",
+    ),
+    MetricDefinition(
+        name="training.matrix_share",
+        unit="1",
+        better="higher",
+        title="share of the matrix rate reached by a step",
+        formula="training.operations / training.step_time / training.matrix_rate",
+    ),
+    MetricDefinition(
+        name="training.energy",
+        unit="J",
+        better="lower",
+        title="energy a token",
+        formula="NVML: energy of the whole GPU over the timed steps without an evaluation after"
+        " them / tokens that are no padding",
+    ),
+)
+_FLOATING = ("fp32", "bf16", "fp16")
+_LEAST_STEPS = 4
+"""With fewer timed steps their spread says nothing."""
+
+
+class StepWatch:
+    """Notes after each step what the GPU has drawn for it, and how it runs."""
+
+    def __init__(self, steps: int, probe: GpuProbe | None, energy: EnergyMeter) -> None:
+        """`steps`: of the whole training, the last of which is watched too."""
+        self._steps = steps
+        self._probe = probe
+        self._energy = energy
+        self._last: tuple[float, float] | None = None
+        self.spent: dict[int, tuple[float, float]] = {}
+        """Joules and seconds of each step, from 0, since the one before it ended."""
+        self.before: GpuState | None = None
+        """After the first step that was taken here, which warms the GPU up."""
+        self.after: GpuState | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """A step has ended."""
+        joules, at = self._energy.read_j(), time.perf_counter()
+        if joules is not None:
+            if self._last is not None:
+                last_joules, last_at = self._last
+                self.spent[progress.step - 1] = joules - last_joules, at - last_at
+            self._last = joules, at
+        if self._probe is not None and self.before is None:
+            self.before = self._probe.state()
+        if self._probe is not None and progress.step == self._steps:
+            self.after = self._probe.state()
+
+    def energy(self, progress: Progress) -> tuple[float | None, str | None]:
+        """Joules a token, or None and the reason."""
+        # What was measured or evaluated in a step's time is not the step's.
+        apart = {*progress.untimed, *(steps - 1 for steps in progress.validation)}
+        spent = {step: one for step, one in self.spent.items() if step not in apart}
+        joules = sum(one for one, _ in spent.values()) if self._last is not None else None
+        tokens = sum(progress.tokens[step] for step in spent)
+        return self._energy.per(joules, tokens, sum(seconds for _, seconds in spent.values()))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "energy_method": self._energy.method,
+            "gpu": clock_details(self.before, self.after),
+        }
+
+
+def training_limits(
+    training: Training,
+    options: TrainingOptions,
+    loaded: LoadedModel,
+    held: PrecisionRef,
+    watch: StepWatch,
+) -> Outcome:
+    """What of a training's outcome is about the device; `held` as the base was loaded.
+
+    Measures the matrix rate, so it must not run while anything is timed.
+    """
+    dtype = step_type(options, held)
+    rate = matrix_rate(loaded.device, dtype)
+    operations, unknown = _operations(training, options, loaded)
+    steps_s = _timed_s(training.progress)
+    share = None
+    if operations is not None and rate.per_s is not None and steps_s:
+        share = operations / median(steps_s) / rate.per_s
+    energy_j, no_energy = watch.energy(training.progress)
+    found = {
+        "operations": (operations, unknown),
+        "matrix_rate": (rate.per_s, rate.reason),
+        "matrix_share": (share, unknown or rate.reason or "no step was timed; train for more"),
+        "energy": (energy_j, no_energy),
+    }
+    return Outcome(
+        metrics=tuple(
+            make_metric(METRICS, f"training.{name}", value, reason=reason)
+            for name, (value, reason) in found.items()
+        ),
+        details={"multiplied_in": dtype, **watch.details},
+        warnings=(*_instability(steps_s), *clock_warnings(watch.before, watch.after)),
+    )
+
+
+def step_type(options: TrainingOptions, held: PrecisionRef) -> str:
+    """The type that a step's products are taken in: autocast's, else that of the layers."""
+    if options.compute == "bf16":
+        return "bf16"
+    chosen = held.options.get("compute_dtype") or held.options.get("dtype")
+    return str(chosen) if chosen else held.name if held.name in _FLOATING else "fp32"
+
+
+def _operations(
+    training: Training, options: TrainingOptions, loaded: LoadedModel
+) -> tuple[int | None, str | None]:
+    shape, window, unknown = sizes_of(loaded.model.config.to_dict())
+    if shape is None:
+        return None, unknown
+    course = training.course
+    adapted, rank = None, 0
+    if isinstance(options, LoraOptions):
+        adapted, rank = frozenset(adapted_layers(training.trained_names)), options.rank
+    done = step_operations(
+        shape,
+        sequences=course.batch * course.accumulate,
+        tokens=course.length,
+        adapted=adapted,
+        rank=rank,
+        window=window,
+    )
+    return done.total, None
+
+
+def _timed_s(progress: Progress) -> list[float]:
+    parts = zip(progress.forward_s, progress.backward_s, progress.optimizer_s, strict=True)
+    untimed = set(progress.untimed)
+    return [sum(times) for step, times in enumerate(parts) if step not in untimed]
+
+
+def _instability(steps_s: list[float]) -> tuple[str, ...]:
+    if len(steps_s) < _LEAST_STEPS or iqr(steps_s) <= UNSTABLE_SPREAD * median(steps_s):
+        return ()
+    words = (
+        f"the time of a step is unstable: the middle half of its {len(steps_s)} timed steps spans"
+        f" {iqr(steps_s) / median(steps_s):.0%} of the median; close other programs, or train for"
+        " more steps"
+    )
+    return (words,)

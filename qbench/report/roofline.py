@@ -1,0 +1,95 @@
+"""How near each cell and each training came to the limits of the machine, as it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.report.figures import Column, Figure, Row, Table, pool
+from qbench.report.finetune_arms import over_seeds
+from qbench.report.items import describe_point, items
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.report.finetune_arms import Arm
+    from qbench.report.selection import TableRecords
+
+TITLE = "How near to the machine's limits"
+HOW_TO_READ = (
+    "Decode cannot be faster than its bytes at the copy bandwidth, prefill and training not than"
+    " their operations at the matrix rate; both are measured on the device in the same process as"
+    " the times. A small model that stays in the caches can pass the first. Operations are what the"
+    " model needs: activations computed again under checkpointing do not count. Energy is that of"
+    " the whole GPU."
+)
+_GIGA = 1e9
+_DIVISORS = {
+    "latency.copy_bandwidth": _GIGA,
+    "latency.prefill.operations": _GIGA,
+    "latency.matrix_rate": _GIGA,
+    "training.operations": _GIGA,
+    "training.matrix_rate": _GIGA,
+}
+_LATENCY = (
+    Column("latency.decode.bytes", "read a decode step", "bytes"),
+    Column("latency.copy_bandwidth", "copy bandwidth (GB/s)", "number", decimals=1),
+    Column("latency.decode.floor", "decode floor", "seconds", shares_unit=True),
+    Column("latency.decode", "decode", "seconds", shares_unit=True),
+    Column("latency.decode.floor_share", "floor reached", "percent"),
+    Column("latency.prefill.operations", "prefill (GFLOP)", "number"),
+    Column("latency.matrix_rate", "matrix rate (GFLOP/s)", "number", decimals=0),
+    Column("latency.prefill.matrix_share", "rate reached", "percent"),
+    Column("latency.energy", "J a new token", "number"),
+)
+_TRAINING = (
+    Column("training.operations", "a step (GFLOP)", "number"),
+    Column("training.step_time", "step", "seconds"),
+    Column("training.matrix_rate", "matrix rate (GFLOP/s)", "number", decimals=0),
+    Column("training.matrix_share", "rate reached", "percent"),
+    Column("training.energy", "J a token", "number"),
+)
+
+
+def roofline_tables(records: TableRecords) -> list[Table]:
+    """One table for each point of the latency grid whose records hold a limit."""
+    tables = []
+    for point in items(records, "latency").values():
+        rows = []
+        for cell in records.cells:
+            found = cell.of("latency", point.item.slug)
+            if any(record.metric("latency.decode.floor") for record in found):
+                figures = tuple(_scaled(one, pool(found, one.key).figure) for one in _LATENCY)
+                rows.append(Row(cell.label, cell.reference, figures))
+        title = f"{TITLE}: {describe_point(point)}"
+        tables.append(Table(title, "precision", _LATENCY, tuple(rows)))
+    return [table for table in tables if table.rows]
+
+
+def training_roofline_table(arms: Sequence[Arm]) -> Table:
+    """One row an arm whose trainings hold the device's rate; no rows where none does."""
+    rows = []
+    for arm in arms:
+        figures = tuple(
+            _scaled(one, over_seeds(arm.trainings, "training", None, one.key)) for one in _TRAINING
+        )
+        if figures[0].value is not None or figures[2].value is not None:
+            rows.append(Row(arm.name, reference=False, figures=figures))
+    told = [
+        at for at in range(len(_TRAINING)) if any(row.figures[at].value is not None for row in rows)
+    ]
+    columns = tuple(_TRAINING[at] for at in told)
+    return Table(
+        f"{TITLE}: a training step",
+        "arm",
+        columns,
+        tuple(replace(row, figures=tuple(row.figures[at] for at in told)) for row in rows),
+    )
+
+
+def _scaled(column: Column, figure: Figure) -> Figure:
+    divisor = _DIVISORS.get(column.key)
+    if figure.value is None or divisor is None:
+        return figure
+    spread = None if figure.spread is None else figure.spread / divisor
+    return replace(figure, value=figure.value / divisor, spread=spread)

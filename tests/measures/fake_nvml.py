@@ -1,0 +1,57 @@
+"""What answers like NVML for one GPU whose figures a test sets; it is handed in, never patched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FakeNvmlError(Exception):
+    """As NVML raises for what a GPU does not support."""
+
+
+class FakeNvml:
+    """One GPU. What is None it does not support."""
+
+    NVMLError = FakeNvmlError
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
+    nvmlClocksThrottleReasonSwPowerCap = 0x4  # noqa: N815 - NVML's name
+    nvmlClocksThrottleReasonHwSlowdown = 0x8  # noqa: N815
+    nvmlClocksThrottleReasonSwThermalSlowdown = 0x20  # noqa: N815
+
+    def __init__(self) -> None:
+        self.energy_mj: int | None = 0
+        self.power_mw: int | None = 0
+        self.sm_mhz: int | None = 1980
+        self.temperature_c: int | None = 40
+        self.reasons: int | None = 0
+        self.used: int | None = 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int:  # noqa: N802
+        return self._told(handle, self.energy_mj)
+
+    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:  # noqa: N802
+        return self._told(handle, self.power_mw)
+
+    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int) -> int:  # noqa: N802
+        return self._told(handle, self.sm_mhz if clock == self.NVML_CLOCK_SM else 2619)
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Any, clock: int) -> int:  # noqa: N802
+        return self._told(handle, 1980)
+
+    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:  # noqa: N802
+        return self._told(handle, self.temperature_c)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:  # noqa: N802
+        return self._told(handle, self.reasons)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: N802
+        used = self._told(handle, self.used)
+        return type("Memory", (), {"used": used, "total": 2**34})()
+
+    def _told(self, handle: Any, value: int | None) -> int:
+        assert handle == "the GPU"
+        if value is None:
+            raise FakeNvmlError("Not Supported")
+        return value

@@ -1,0 +1,160 @@
+"""Energy, clocks and throttling, on a GPU that a test plays."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qbench.gpu_state import GpuProbe, device_used_bytes, gpu_probe
+from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.measures.energy import SHORTEST_S, open_energy_meter
+from qbench.measures.roofline_training import StepWatch
+from tests.measures.fake_nvml import FakeNvml
+
+
+def probe(gpu: FakeNvml) -> GpuProbe:
+    return GpuProbe(gpu, "the GPU")
+
+
+def test_the_counter_is_read_from_where_it_stood() -> None:
+    gpu = FakeNvml()
+    gpu.energy_mj = 7_000_000
+    with open_energy_meter(probe(gpu)) as meter:
+        assert meter.read_j() == 0
+        gpu.energy_mj = 7_012_500
+        assert meter.read_j() == pytest.approx(12.5)
+        assert meter.method == "NVML's energy counter"
+        assert meter.per(12.5, 50, 2.0) == (0.25, None)
+
+
+def test_without_a_counter_power_is_added_up_over_time() -> None:
+    gpu = FakeNvml()
+    gpu.energy_mj, gpu.power_mw = None, 300_000
+    with open_energy_meter(probe(gpu), interval_s=0.005) as meter:
+        first, begun = meter.read_j(), time.perf_counter()
+        time.sleep(0.05)
+        last, spent = meter.read_j(), time.perf_counter() - begun
+    assert first is not None
+    assert last is not None
+    assert meter.method == "NVML's power, every 5 ms"
+    # 300 W for as long as it took, but for the moments between a reading and the clock's.
+    assert last - first == pytest.approx(300 * spent, rel=0.2)
+
+
+def test_a_gap_in_the_power_is_spanned_by_the_next_sample() -> None:
+    gpu = FakeNvml()
+    gpu.energy_mj, gpu.power_mw = None, 100_000
+    with open_energy_meter(probe(gpu), interval_s=60.0) as meter:
+        time.sleep(0.01)
+        before, begun = meter.read_j(), time.perf_counter()
+        gpu.power_mw = None
+        time.sleep(0.02)
+        assert meter.read_j() == before
+        gpu.power_mw = 100_000
+        after, spent = meter.read_j(), time.perf_counter() - begun
+    assert before is not None
+    assert after is not None
+    assert after - before == pytest.approx(100 * spent, rel=0.2)
+
+
+def test_unknown_energy_has_its_reason() -> None:
+    silent = FakeNvml()
+    silent.energy_mj = silent.power_mw = None
+    with open_energy_meter(probe(silent)) as meter:
+        assert meter.read_j() is None
+        value, reason = meter.per(None, 10, 5.0)
+        assert value is None
+        assert "neither" in (reason or "")
+    with open_energy_meter(None) as meter:
+        assert meter.method is None
+        assert "NVIDIA" in (meter.per(meter.read_j(), 10, 5.0)[1] or "")
+    with open_energy_meter(probe(FakeNvml())) as meter:
+        value, reason = meter.per(3.0, 10, SHORTEST_S / 2)
+        assert value is None
+        assert "too short" in (reason or "")
+
+
+def test_a_cpu_has_no_probe() -> None:
+    with gpu_probe("cpu") as found:
+        assert found is None
+    assert device_used_bytes("cpu") is None
+
+
+def test_what_a_gpu_does_not_tell_is_none_and_the_rest_is_told() -> None:
+    gpu = FakeNvml()
+    gpu.temperature_c, gpu.used = None, 3 * 2**30
+    state = probe(gpu).state()
+    assert state.temperature_c is None
+    assert (state.sm_mhz, state.sm_most_mhz, state.memory_mhz) == (1980, 1980, 2619)
+    assert state.throttled_by == ()
+    assert probe(gpu).used_bytes() == 3 * 2**30
+
+
+def test_a_steady_gpu_gets_no_warning() -> None:
+    gpu = FakeNvml()
+    before = probe(gpu).state()
+    gpu.temperature_c, gpu.sm_mhz = 49, 1800
+    after = probe(gpu).state()
+    assert clock_warnings(before, after) == ()
+    assert clock_warnings(None, None) == ()
+    details = clock_details(before, after)
+    assert details is not None
+    assert (details["before"]["sm_mhz"], details["after"]["sm_mhz"]) == (1980, 1800)
+    assert clock_details(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reasons": 0x4}, "throttled by power cap: it ran at 1980 of 1980 MHz"),
+        ({"reasons": 0x20, "sm_mhz": 1900}, "temperature (software): it ran at 1900 of 1980 MHz"),
+        ({"sm_mhz": 1700}, "clock fell from 1980 to 1700 MHz"),
+        ({"temperature_c": 55}, "went from 40 to 55 °C"),
+    ],
+)
+def test_what_makes_a_timing_unstable_is_told_with_a_remedy(
+    changes: dict[str, int], words: str
+) -> None:
+    gpu = FakeNvml()
+    before = probe(gpu).state()
+    for name, value in changes.items():
+        setattr(gpu, name, value)
+    (warning,) = clock_warnings(before, probe(gpu).state())
+    assert words in warning
+    assert ";" in warning or ":" in warning
+
+
+def test_throttling_before_counts_too() -> None:
+    gpu = FakeNvml()
+    gpu.reasons = 0x8
+    before = probe(gpu).state()
+    gpu.reasons = 0x4
+    (warning,) = clock_warnings(before, probe(gpu).state())
+    assert "hardware slowdown, power cap" in warning
+
+
+def test_steps_that_were_measured_or_evaluated_do_not_count() -> None:
+    """Six steps of 100 tokens and 50 J; the first is untimed, the second too, two are evaluated."""
+    gpu = FakeNvml()
+    progress: Any = SimpleNamespace(
+        step=0, tokens=[100] * 6, untimed=[0, 1], validation={0: 3.0, 4: 2.0, 6: 1.5}
+    )
+    with open_energy_meter(probe(gpu)) as meter:
+        watch = StepWatch(6, probe(gpu), meter)
+        for step in range(6):
+            assert gpu.energy_mj is not None
+            gpu.energy_mj += 900_000 if step + 1 in progress.validation else 50_000
+            progress.step = step + 1
+            gpu.temperature_c = 40 + step
+            time.sleep(SHORTEST_S / 2)
+            watch(progress)
+        assert set(watch.spent) == {1, 2, 3, 4, 5}
+        value, reason = watch.energy(progress)
+    # Steps 2 and 4 are left: 100 J for 200 tokens.
+    assert reason is None
+    assert value == pytest.approx(0.5)
+    assert watch.details["gpu"]["before"]["temperature_c"] == 40
+    assert watch.details["gpu"]["after"]["temperature_c"] == 45

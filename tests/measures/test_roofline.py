@@ -1,0 +1,220 @@
+"""Operations by arithmetic against torch's own counter; limits against hand-made arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from qbench.finetune.training_shape import TrainingShape
+from qbench.measures.latency import LATENCY, LatencyOptions
+from qbench.measures.roofline import forward_operations, sizes_of, step_operations
+from qbench.measures.roofline_latency import latency_limits, multiplied_in
+from qbench.measures.roofline_rates import copy_bandwidth, matrix_rate
+from tests.precisions.tiny_cells import TinyCells, Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH, TOKENS = 3, 20
+ARCHITECTURES = ("llama", "mistral", "qwen2", "gpt2", "opt")
+MISTRAL = TrainingShape(
+    model_type="mistral",
+    hidden=4096,
+    intermediate=14336,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocabulary=32000,
+    positions=0,
+    tied=False,
+)
+
+
+def eager(cells: TinyCells, architecture: str) -> PreTrainedModel:
+    """The tiny model, its attention made of plain products, which the counter can tell apart."""
+    folder = cells.folder(Variant(architecture, architecture))
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager"
+    )
+    return model
+
+
+def known(model: PreTrainedModel) -> TrainingShape:
+    shape, _, reason = sizes_of(model.config.to_dict())
+    assert shape is not None, reason
+    return shape
+
+
+def counted(counter: FlopCounterMode) -> tuple[int, int]:
+    """Operations of plain products and of batched ones, as torch counts them."""
+    counts: dict[str, int] = {}
+    for operator, count in counter.get_flop_counts()["Global"].items():
+        counts[str(operator)] = counts.get(str(operator), 0) + int(count)
+    plain = sum(counts.get(f"aten.{name}", 0) for name in ("mm", "addmm"))
+    batched = sum(counts.get(f"aten.{name}", 0) for name in ("bmm", "baddbmm"))
+    assert plain + batched == sum(counts.values())
+    return plain, batched
+
+
+def ids(model: PreTrainedModel) -> torch.Tensor:
+    return torch.randint(model.config.vocab_size, (BATCH, TOKENS))
+
+
+def visible_share() -> float:
+    """Of all pairs of positions, those that the causal mask leaves."""
+    return (TOKENS + 1) / (2 * TOKENS)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("head_tokens", [1, TOKENS])
+def test_a_forward_pass_as_torch_counts_it(
+    architecture: str, head_tokens: int, cells: TinyCells
+) -> None:
+    model = eager(cells, architecture)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=ids(model), use_cache=False, logits_to_keep=head_tokens)
+    plain, batched = counted(counter)
+    found = forward_operations(known(model), batch=BATCH, tokens=TOKENS, head_tokens=head_tokens)
+    assert found.blocks + found.head == plain
+    assert found.attention == pytest.approx(batched * visible_share())
+    assert found.total == found.blocks + found.head + found.attention
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_of_full_tuning_as_torch_counts_it(architecture: str, cells: TinyCells) -> None:
+    model = eager(cells, architecture).train()
+    inputs = ids(model)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=inputs, use_cache=False).logits.sum().backward()
+    plain, batched = counted(counter)
+    found = step_operations(known(model), sequences=BATCH, tokens=TOKENS)
+    assert found.blocks + found.head == plain
+    assert found.attention == pytest.approx(batched * visible_share())
+    assert found.adapters == 0
+
+
+def test_a_step_of_lora_as_torch_counts_it(cells: TinyCells) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = eager(cells, "mistral")
+    shape = known(base)
+    targets = frozenset({"q_proj", "v_proj", "down_proj"})
+    settings: Any = LoraConfig(r=4, target_modules=sorted(targets))
+    model: Any = get_peft_model(base, settings).train()
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids(base), use_cache=False).logits.sum().backward()
+    plain, _ = counted(counter)
+    found = step_operations(shape, sequences=BATCH, tokens=TOKENS, adapted=targets, rank=4)
+    # torch leaves out the gradient of the first block's input, which nothing needs: through the
+    # weights of its query, key and value, and through two adapters' first factors.
+    first = [shape.linears[name] for name in ("q_proj", "k_proj", "v_proj")]
+    unneeded = sum(one.inputs * one.outputs for one in first)
+    unneeded += sum(4 * shape.linears[name].inputs for name in ("q_proj", "v_proj"))
+    assert found.blocks + found.head + found.adapters == plain + 2 * BATCH * TOKENS * unneeded
+
+
+def test_mistral_7b_by_hand() -> None:
+    weights, head = 6_979_321_856, 4096 * 32000
+    found = forward_operations(MISTRAL, batch=8, tokens=512, head_tokens=1)
+    assert found.blocks == 2 * weights * 8 * 512
+    assert found.head == 2 * head * 8
+    assert found.attention == 4 * 4096 * 32 * 8 * (512 * 513 // 2)
+    step = step_operations(
+        MISTRAL, sequences=1, tokens=2048, adapted=frozenset({"q_proj", "v_proj"}), rank=64
+    )
+    assert step.adapters == 6 * 27_262_976 * 2048
+    assert step.blocks + step.head == 4 * (weights + head) * 2048
+
+
+def test_a_window_hides_what_lies_further_back() -> None:
+    wide = forward_operations(MISTRAL, batch=1, tokens=6, head_tokens=1, window=6)
+    narrow = forward_operations(MISTRAL, batch=1, tokens=6, head_tokens=1, window=2)
+    assert wide == forward_operations(MISTRAL, batch=1, tokens=6, head_tokens=1)
+    assert narrow.attention * (1 + 2 + 3 + 4 + 5 + 6) == wide.attention * (1 + 2 + 2 + 2 + 2 + 2)
+    config = {"model_type": "mistral", "hidden_size": 64, "num_attention_heads": 4}
+    config |= {"intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 300}
+    assert sizes_of({**config, "sliding_window": 9})[1] == 9
+    assert sizes_of({**config, "sliding_window": None})[1] is None
+
+
+def test_an_unknown_architecture_has_its_reason() -> None:
+    shape, _, reason = sizes_of({"model_type": "mamba"})
+    assert shape is None
+    assert reason is not None
+    assert reason.startswith("the operations of mamba are not known")
+
+
+def test_rates_are_measured_once_and_plausible() -> None:
+    bandwidth = copy_bandwidth("cpu")
+    assert bandwidth.reason is None
+    assert bandwidth.per_s is not None
+    assert 1e8 < bandwidth.per_s < 1e13
+    assert copy_bandwidth("cpu") is bandwidth
+    for dtype in ("fp32", "bf16", "fp16", "int8"):
+        rate = matrix_rate("cpu", dtype)
+        assert rate.per_s is not None, rate.reason
+        assert 1e8 < rate.per_s < 1e15
+        assert matrix_rate("cpu", dtype) is rate
+    unknown = matrix_rate("cpu", "nf4")
+    assert unknown.per_s is None
+    assert "nf4" in (unknown.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "dtype"),
+    [
+        ("fp32", {}, "fp32"),
+        ("bf16", {}, "bf16"),
+        ("int8", {}, "int8"),
+        ("nf4", {}, "bf16"),
+        ("nf4", {"compute_dtype": "fp32"}, "fp32"),
+    ],
+)
+def test_the_rate_is_that_of_the_type_the_layers_multiply_in(
+    precision: str, options: dict[str, Any], dtype: str, cells: TinyCells
+) -> None:
+    assert multiplied_in(cells.load(Variant("llama", "llama"), precision, **options)) == dtype
+
+
+def test_the_shares_of_a_latency_record(cells: TinyCells) -> None:
+    loaded = cells.load(Variant("llama", "llama"), "bf16")
+    options = LatencyOptions(
+        batch=2, prompt_tokens=8, new_tokens=4, repeats=1, min_iterations=1, min_seconds=0.001
+    )
+    (item,) = LATENCY.items(options, loaded.resolved, Path())
+    limits = latency_limits(loaded, item.params, prefill_s=0.5, decode_s=0.01, cache_bytes=1200)
+    found = {one.name.removeprefix("latency."): one.value for one in limits.metrics}
+    bandwidth, rate = copy_bandwidth("cpu").per_s, matrix_rate("cpu", "bf16").per_s
+    assert bandwidth is not None
+    assert rate is not None
+    assert found["copy_bandwidth"] == bandwidth
+    assert found["matrix_rate"] == rate
+    assert loaded.predicted is not None
+    vocabulary = loaded.model.config.vocab_size
+    # Without the input embedding; the cache holds 8 of 12 tokens at first and all at the end.
+    read = loaded.predicted.total - vocabulary * 64 * 2 + 1200 * 10 / 12
+    assert found["decode.bytes"] == pytest.approx(read)
+    assert found["decode.floor"] == pytest.approx(read / bandwidth)
+    assert found["decode.floor_share"] == pytest.approx(read / bandwidth / 0.01)
+    block = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128
+    operations = 2 * 2 * 8 * 2 * block + 2 * 2 * 64 * vocabulary + 4 * 2 * 36 * 64 * 2
+    assert found["prefill.operations"] == operations
+    assert found["prefill.matrix_share"] == pytest.approx(operations / 0.5 / rate)
+    assert limits.details["multiplied_in"] == "bf16"
+
+
+def test_what_is_not_known_of_a_model_is_left_out_with_its_reason(cells: TinyCells) -> None:
+    loaded = cells.load(Variant("qwen3", "qwen3"), "fp32")
+    params = {"batch": 1, "prompt_tokens": 4, "new_tokens": 2}
+    limits = latency_limits(loaded, params, prefill_s=0.1, decode_s=0.1, cache_bytes=64)
+    metrics = {one.name.removeprefix("latency."): one for one in limits.metrics}
+    assert metrics["decode.floor_share"].value is not None
+    for name in ("prefill.operations", "prefill.matrix_share"):
+        assert metrics[name].value is None
+        assert "qwen3" in (metrics[name].reason or "")
