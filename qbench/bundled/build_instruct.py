@@ -68,7 +68,7 @@ def instruct_rows(corpus: Corpus, tokenizer: Tokenizer, count: int = ROWS) -> li
     for path, text in corpus.train.items():
         if _TEST_FOLDERS & set(Path(path).parts):
             continue
-        for function in _functions(text):
+        for function in functions_of(text):
             texts = {function.docstring, function.code}
             if seen & texts or len(function.docstring.split()) < FEWEST_WORDS:
                 continue
@@ -80,7 +80,7 @@ def instruct_rows(corpus: Corpus, tokenizer: Tokenizer, count: int = ROWS) -> li
     return [rows[position * len(rows) // count] for position in range(count)]
 
 
-def _functions(text: str) -> Iterator[Function]:
+def functions_of(text: str) -> Iterator[Function]:
     """All functions with a docstring and something behind it, in the text's order."""
     try:
         with warnings.catch_warnings():

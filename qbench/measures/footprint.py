@@ -78,6 +78,21 @@ METRICS = (
         formula="8 x memory.static / weights",
     ),
     MetricDefinition(
+        name="bits_per_weight.linear.nominal",
+        unit="bit",
+        better="neither",
+        title="bits per weight of the linear layers, were the codes packed",
+        formula="bits_per_weight.linear with each code, and each zero point that is not 0, at the"
+        " format's own width; of formats that are stored wider alone, such as int4 held in int8",
+    ),
+    MetricDefinition(
+        name="bits_per_weight.nominal",
+        unit="bit",
+        better="neither",
+        title="bits per weight of the whole model, were the codes packed",
+        formula="bits_per_weight.model with the linear layers as in bits_per_weight.linear.nominal",
+    ),
+    MetricDefinition(
         name="quantized_share",
         unit="1",
         better="neither",
@@ -150,12 +165,20 @@ class Footprint:
             "bits_per_weight.model": 8 * static.total / weights,
             "quantized_share": loaded.verification.details["quantized_share"],
             "disk_bytes": loaded.resolved.disk_bytes,
-            "load_time": loaded.load_time_s,
+            "load_time": None if loaded.has_random_weights else loaded.load_time_s,
         }
+        nominal = loaded.verification.details.get("nominal_linear_bytes")
+        if nominal is not None:
+            rest = static.total - linear_bytes
+            values["bits_per_weight.linear.nominal"] = 8 * nominal / linear_weights
+            values["bits_per_weight.nominal"] = 8 * (rest + nominal) / weights
         reasons = {
             "memory.static.predicted": loaded.resolved.shape_unknown or "its shapes are not known",
             "bits_per_weight.linear": "the model has no linear layers",
-            "disk_bytes": "the checkpoint's size is not known",
+            "disk_bytes": "the weights are random: there is no checkpoint"
+            if loaded.has_random_weights
+            else "the checkpoint's size is not known",
+            "load_time": "the weights are random: they are made, not loaded",
         }
         return Outcome(
             metrics=tuple(

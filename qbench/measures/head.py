@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-CHUNK_TOKENS = 256
-"""Positions whose logits exist at once. The same in every cell: other sizes round differently."""
-
 
 @dataclass(frozen=True)
 class OutputHead:

@@ -8,17 +8,29 @@ more than the iterations within one.
 from __future__ import annotations
 
 import statistics
+import time
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from qbench.gpu_state import clocks
-from qbench.measures.bandwidth import copy_bandwidth
+from qbench.gpu_state import gpu_probe
+from qbench.measures import roofline_latency
+from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
-from qbench.measures.timing import WARMUP_MOST, Clock, iqr, iterate, quantile, warm_up
+from qbench.measures.roofline_latency import latency_limits
+from qbench.measures.timing import (
+    UNSTABLE_SPREAD,
+    WARMUP_MOST,
+    Clock,
+    iqr,
+    iterate,
+    quantile,
+    warm_up,
+)
 from qbench.measures.workload import grid_slug, make_workload, misfit
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
@@ -29,9 +41,6 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
     from qbench.record import Metric
     from qbench.spec import ResolvedModel
-
-UNSTABLE_SPREAD = 0.15
-"""An interquartile range above this share of the median marks a measurement unstable."""
 
 _STEP_TITLE = {"prefill": "prefill", "decode": "decode, a token"}
 
@@ -82,20 +91,14 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
 METRICS = (
     *_definitions("prefill"),
     *_definitions("decode"),
+    *roofline_latency.METRICS,
     MetricDefinition(
-        name="latency.decode.floor",
-        unit="s",
-        better="neither",
-        title="decode floor",
-        formula="bytes that one new token must read (all weights but an untied input embedding,"
-        " and the cache at half its growth) / measured copy bandwidth",
-    ),
-    MetricDefinition(
-        name="latency.decode.floor_share",
-        unit="1",
-        better="higher",
-        title="share of the decode floor reached",
-        formula="latency.decode.floor / latency.decode",
+        name="latency.energy",
+        unit="J",
+        better="lower",
+        title="energy a new token",
+        formula="NVML: energy of the whole GPU over the timed iterations, prefill and decode, / new"
+        " tokens of all sequences made in them",
     ),
 )
 
@@ -168,33 +171,39 @@ class Latency:
         samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         cache_bytes = 0
-        while (
-            len(samples["decode"]) < params["min_iterations"]
-            or sum(map(sum, samples.values())) < params["min_seconds"]
-        ):
-            times, device_times, cache_bytes = iterate(loaded, workload, clock)
-            for step, seconds in times.items():
-                samples[step].append(seconds)
-            for step, seconds in device_times.items():
-                device_samples[step].append(seconds)
+        with gpu_probe(loaded.device) as probe, open_energy_meter(probe) as energy:
+            before = None if probe is None else probe.state()
+            started_j, started = energy.read_j(), time.perf_counter()
+            while (
+                len(samples["decode"]) < params["min_iterations"]
+                or sum(map(sum, samples.values())) < params["min_seconds"]
+            ):
+                times, device_times, cache_bytes = iterate(loaded, workload, clock)
+                for step, seconds in times.items():
+                    samples[step].append(seconds)
+                for step, seconds in device_times.items():
+                    device_samples[step].append(seconds)
+            spent_s, ended_j = time.perf_counter() - started, energy.read_j()
+            after = None if probe is None else probe.state()
         new_tokens = params["new_tokens"]
+        made_tokens = params["batch"] * new_tokens * len(samples["decode"])
+        joules = None if started_j is None or ended_j is None else ended_j - started_j
+        energy_j, no_energy = energy.per(joules, made_tokens, spent_s)
         samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
         device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
-        gpu = clocks(loaded.device)
-        bandwidth = copy_bandwidth(loaded.device)
-        grown = (params["prompt_tokens"] + new_tokens / 2) / (params["prompt_tokens"] + new_tokens)
-        read_bytes = _weight_bytes_read(loaded) + cache_bytes * grown
-        floor_s = read_bytes / bandwidth
+        limits = latency_limits(
+            loaded,
+            params,
+            prefill_s=statistics.median(samples["prefill"]),
+            decode_s=statistics.median(samples["decode"]),
+            cache_bytes=cache_bytes,
+        )
         return Outcome(
             metrics=(
                 *_step_metrics("prefill", samples, params["batch"] * params["prompt_tokens"]),
                 *_step_metrics("decode", samples, params["batch"]),
-                make_metric(METRICS, "latency.decode.floor", floor_s),
-                make_metric(
-                    METRICS,
-                    "latency.decode.floor_share",
-                    floor_s / statistics.median(samples["decode"]),
-                ),
+                *limits.metrics,
+                make_metric(METRICS, "latency.energy", energy_j, reason=no_energy),
             ),
             series={
                 f"{step}_device_s": values for step, values in device_samples.items() if values
@@ -203,12 +212,11 @@ class Latency:
                 "iterations": len(samples["decode"]),
                 "warmup_iterations": len(warmup),
                 "warmup_s": warmup,
-                "copy_bandwidth_bytes_per_s": bandwidth,
-                "bytes_read_per_token": read_bytes,
-                "cache_bytes": cache_bytes,
-                "gpu": gpu,
+                **limits.details,
+                "energy_method": energy.method,
+                "gpu": clock_details(before, after),
             },
-            warnings=(*_instability(samples, len(warmup)), *_throttling(gpu)),
+            warnings=(*_instability(samples, len(warmup)), *clock_warnings(before, after)),
         )
 
 
@@ -238,31 +246,6 @@ def _instability(samples: dict[str, list[float]], warmups: int) -> tuple[str, ..
             " clock was changing"
         )
     return tuple(warnings)
-
-
-def _throttling(gpu: dict[str, Any] | None) -> tuple[str, ...]:
-    if gpu is None or not gpu["throttled_by"]:
-        return ()
-    words = (
-        f"the GPU was throttled by {', '.join(gpu['throttled_by'])}: it ran at {gpu['sm_mhz']} of"
-        f" {gpu['sm_most_mhz']} MHz; cool it, raise its power limit or fix its clocks"
-    )
-    return (words,)
-
-
-def _weight_bytes_read(loaded: LoadedModel) -> int:
-    """Bytes of all the tensors that one new token has to read once."""
-    from qbench.precisions.inventory import inventory
-
-    model = loaded.model
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    tied = head is not None and head.weight.data_ptr() == embedding.data_ptr()
-    return sum(
-        held.tensor.untyped_storage().nbytes()
-        for held in inventory(model)
-        if tied or held.tensor.data_ptr() != embedding.data_ptr()
-    )
 
 
 LATENCY = Latency()

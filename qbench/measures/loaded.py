@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError
 from qbench.record import Metric
+from qbench.sources.bundled import bundled_models
+from qbench.sources.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -44,12 +46,19 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's own tokenizer; raises `MeasurementError` if it has none."""
+        """The model's own tokenizer; raises `MeasurementError` if it has none.
+
+        That of a bundled model for random weights, which come without one: its ids may lie beyond
+        the model's vocabulary.
+        """
         from transformers import AutoTokenizer
 
+        folder = self.folder
+        if self.has_random_weights:
+            folder = str(bundled_models()[TOKENIZER_MODEL])
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.folder,
+                folder,
                 trust_remote_code=self.cell.model.trust_remote_code,
                 local_files_only=True,
             )
@@ -59,6 +68,11 @@ class LoadedModel:
                 f" ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
             ) from error
         return tokenizer
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether only the shape is the model's own."""
+        return self.cell.model.kind == "random"
 
     @property
     def torch_device(self) -> torch.device:

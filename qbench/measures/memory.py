@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from qbench.finetune.live_bytes import LivePeak
 from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
 from qbench.measures.workload import grid_slug, make_workload, misfit
+from qbench.precisions.inventory import inventory
+from qbench.predict.inference_tape import FLASH_CAPABILITY
+from qbench.predict.peaks import predicted_peak
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.peaks import Peak
+    from qbench.measures.workload import Workload
     from qbench.record import Metric
     from qbench.spec import ResolvedModel
 
@@ -29,6 +34,7 @@ _RETRIED = (
     "the allocator had to give back its cache and try again: the device was nearly full, so the"
     " peaks are what fitted rather than what was wanted"
 )
+_NOT_PREDICTED = "what this cell takes is not predicted"
 PHASES = ("load", "idle", "prefill", "decode")
 
 METRICS = (
@@ -59,6 +65,21 @@ METRICS = (
             formula="CUDA: max_memory_reserved of the phase",
         )
         for phase in PHASES
+    ),
+    MetricDefinition(
+        name="memory.peak.inference",
+        unit="B",
+        better="lower",
+        title="peak of inference",
+        formula="higher of prefill and decode. CUDA: max_memory_allocated less the level just"
+        " before the model was loaded. CPU: live bytes of all tensors, counted",
+    ),
+    MetricDefinition(
+        name="memory.peak.predicted",
+        unit="B",
+        better="neither",
+        title="predicted peak of inference",
+        formula="memory.peak.inference from shapes alone: weights, cache, activations and logits",
     ),
     MetricDefinition(
         name="memory.device",
@@ -135,6 +156,7 @@ class Memory:
         if used_bytes is not None and before_bytes is not None:
             device_bytes = used_bytes - before_bytes
         highest = max(peak.used_bytes for peak in peaks.values())
+        inference = _inference_bytes(loaded, workload, peaks)
         retries = sum(peak.allocation_retries or 0 for peak in peaks.values())
         return Outcome(
             metrics=(
@@ -144,6 +166,8 @@ class Memory:
                     for phase, peak in peaks.items()
                 ),
                 *(_reserved(phase, peak) for phase, peak in peaks.items()),
+                make_metric(METRICS, "memory.peak.inference", inference),
+                _predicted(loaded, item),
                 make_metric(
                     METRICS,
                     "memory.device",
@@ -169,6 +193,35 @@ def _warnings(retries: int, used_before_bytes: int | None) -> tuple[str, ...]:
             " free it for peaks and timings that can be trusted"
         )
     return tuple(warnings)
+
+
+def _inference_bytes(loaded: LoadedModel, workload: Workload, peaks: dict[str, Peak]) -> int:
+    """What prefill and decode took at most, as it can be predicted.
+
+    The resident size of a process says little of a small model, so that on a CPU the tensors are
+    counted in a run of their own.
+    """
+    import torch
+
+    if loaded.device.startswith("cuda"):
+        highest = max(peaks[phase].used_bytes for phase in ("prefill", "decode"))
+        return highest - loaded.level_before_bytes
+    held = (one.tensor for one in inventory(loaded.model))
+    with torch.inference_mode(), LivePeak(loaded.device, held) as live:
+        workload.decode(loaded.model, workload.prefill(loaded.model))
+    return live.peak_bytes
+
+
+def _predicted(loaded: LoadedModel, item: Item) -> Metric:
+    import torch
+
+    is_cuda = loaded.device.startswith("cuda")
+    flash = not is_cuda or torch.cuda.get_device_capability(loaded.device) >= FLASH_CAPABILITY
+    peak = predicted_peak(
+        loaded.cell, loaded.resolved, item, device=loaded.device, flash=flash, counted=not is_cuda
+    )
+    total, reason = (None, None) if peak is None else (peak.total, peak.reason)
+    return make_metric(METRICS, "memory.peak.predicted", total, reason=reason or _NOT_PREDICTED)
 
 
 def _reserved(phase: str, peak: Peak) -> Metric:

@@ -33,13 +33,13 @@ class Peak:
 
 
 class PeakMeter:
-    """Reads the level and the peak of memory on one device (`cpu`, `cuda:0`)."""
+    """Reads the level and the peak of memory on one device (`cpu`, `cuda:0`), or all GPUs."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, every_gpu: bool = False) -> None:
         self.device = device
         self._meter: _CudaMeter | _HighWaterMark | _Sampler
         if device.startswith("cuda"):
-            self._meter = _CudaMeter(device)
+            self._meter = _CudaMeter(_every_gpu() if every_gpu else (device,))
         elif _can_reset_high_water_mark():
             self._meter = _HighWaterMark()
         else:
@@ -67,33 +67,47 @@ class PeakMeter:
 
 @dataclass
 class _CudaMeter:
-    device: str
+    """Sums over its GPUs: of a model that is laid over several, each has a peak of its own."""
+
+    devices: tuple[str, ...]
     method: str = "torch.cuda allocator"
     _retries: int = 0
 
     def level_bytes(self) -> int:
         import torch
 
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.memory_allocated(self.device)
+        self._synchronize()
+        return sum(map(torch.cuda.memory_allocated, self.devices))
 
     def reset(self) -> None:
         import torch
 
-        torch.cuda.synchronize(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        self._retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+        self._synchronize()
+        for device in self.devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        self._retries = self._count_retries()
 
     def read(self) -> Peak:
         import torch
 
-        torch.cuda.synchronize(self.device)
-        retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+        self._synchronize()
         return Peak(
-            torch.cuda.max_memory_allocated(self.device),
-            torch.cuda.max_memory_reserved(self.device),
-            retries - self._retries,
+            sum(map(torch.cuda.max_memory_allocated, self.devices)),
+            sum(map(torch.cuda.max_memory_reserved, self.devices)),
+            self._count_retries() - self._retries,
         )
+
+    def _synchronize(self) -> None:
+        import torch
+
+        for device in self.devices:
+            torch.cuda.synchronize(device)
+
+    def _count_retries(self) -> int:
+        import torch
+
+        statistics = map(torch.cuda.memory_stats, self.devices)
+        return sum(found.get("num_alloc_retries", 0) for found in statistics)
 
 
 @dataclass
@@ -133,6 +147,12 @@ class _Sampler:
         pause = threading.Event()
         while not pause.wait(_SAMPLE_INTERVAL_S):
             self._highest_bytes = max(self._highest_bytes, self.level_bytes())
+
+
+def _every_gpu() -> tuple[str, ...]:
+    import torch
+
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
 def _can_reset_high_water_mark() -> bool:

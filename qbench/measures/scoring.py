@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError
-from qbench.measures.head import CHUNK_TOKENS, OutputHead
+from qbench.predict.inference import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.measures.head import OutputHead
     from qbench.measures.reference_states import Reference
     from qbench.measures.windows import Window
 

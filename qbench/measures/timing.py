@@ -17,6 +17,8 @@ WARMUP_LEAST = 3
 WARMUP_MOST = 10
 STABLE_WITHIN = 0.05
 """Warm when the last `WARMUP_LEAST` iterations differ by no more than this share."""
+UNSTABLE_SPREAD = 0.15
+"""An interquartile range above this share of the median marks a measurement unstable."""
 
 
 class Clock:

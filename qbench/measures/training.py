@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING
 from qbench.errors import MeasurementError
 from qbench.finetune import methods
 from qbench.finetune.make import make_artifact, prepare_course
+from qbench.gpu_state import gpu_probe
+from qbench.measures import roofline_training
+from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.training_memory import MEMORY_KINDS, adapted_layers, explain_memory
+from qbench.measures.roofline_training import StepWatch, training_limits
+from qbench.measures.training_memory import (
+    MEMORY_KINDS,
+    adapted_layers,
+    explain_memory,
+    predict_step,
+)
 from qbench.precisions.inventory import logical_weights
 from qbench.record import MetricDefinition
 from qbench.sources.tuning_data import ResolvedTuningData, load_splits
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
     from qbench.measures.loaded import LoadedModel
+    from qbench.predict.peaks import Peak
     from qbench.record import Metric
     from qbench.spec import Item, ResolvedModel
 
@@ -118,6 +128,7 @@ METRICS = (
         formula="sum over all steps; evaluation, checkpoints and data apart; a step that is not"
         " timed counts as a median one",
     ),
+    *roofline_training.METRICS,
     *(
         MetricDefinition(
             name=f"training.memory.{kind}",
@@ -127,6 +138,14 @@ METRICS = (
             formula=_MEMORY_FORMULAS.get(kind, "bytes of its tensors after a backward pass"),
         )
         for kind, title in MEMORY_KINDS.items()
+    ),
+    MetricDefinition(
+        name="training.memory.peak_predicted",
+        unit="B",
+        better="neither",
+        title="predicted peak of a training step",
+        formula="from shapes alone: weights, states, gradients and activations of the measured"
+        " step's batch and length",
     ),
 )
 
@@ -172,21 +191,27 @@ class TrainingMeasurement:
             seed=params["seed"],
             context_tokens=loaded.resolved.context_tokens,
             vocabulary=loaded.model.get_input_embeddings().weight.shape[0],
+            fold_ids=loaded.has_random_weights,
         )
         base_weights = logical_weights(loaded.model)
-        training = make_artifact(
-            loaded.model,
-            method,
-            options,
-            course,
-            key=loaded.artifact_key,
-            precision=loaded.cell.precision.label,
-            base_fingerprint=loaded.resolved.fingerprint,
-            folder=loaded.folder,
-        )
+        with gpu_probe(loaded.device) as probe, open_energy_meter(probe) as energy:
+            watch = StepWatch(course.steps, probe, energy)
+            training = make_artifact(
+                loaded.model,
+                method,
+                options,
+                course,
+                key=loaded.artifact_key,
+                precision=loaded.cell.precision,
+                base_fingerprint=loaded.resolved.fingerprint,
+                folder=loaded.folder,
+                after_step=watch,
+            )
         name, chosen = method.load_precision(loaded.cell.precision, params["options"])
         held = PrecisionRef(label=name, name=name, options=chosen)
-        return _outcome(training, options, loaded, held, base_weights)
+        limits = training_limits(training, options, loaded, held, watch)
+        predicted = predict_step(training, params["method"], options, loaded)
+        return _outcome(training, options, loaded, held, base_weights, limits, predicted)
 
 
 def _outcome(
@@ -195,6 +220,8 @@ def _outcome(
     loaded: LoadedModel,
     held: PrecisionRef,
     base_weights: int,
+    limits: Outcome,
+    predicted: Peak,
 ) -> Outcome:
     progress, course = training.progress, training.course
     memory = explain_memory(training, options, loaded, held)
@@ -219,9 +246,16 @@ def _outcome(
                 reason="the bytes of the base's checkpoint are not known",
             ),
             *_time_metrics(progress),
+            *limits.metrics,
             *(
                 make_metric(METRICS, f"training.memory.{kind}", value, reason=memory.reason)
                 for kind, value in memory.bytes.items()
+            ),
+            make_metric(
+                METRICS,
+                "training.memory.peak_predicted",
+                predicted.total,
+                reason=predicted.reason,
             ),
         ),
         series={
@@ -241,8 +275,9 @@ def _outcome(
             "memory_step": progress.memory_step,
             "untimed_steps": progress.untimed,
             "resumed_at": progress.resumed_at,
+            **limits.details,
         },
-        warnings=(*training.warnings, *_left_out_warnings(training)),
+        warnings=(*training.warnings, *limits.warnings, *_left_out_warnings(training)),
     )
 
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
+from qbench.finetune.qat import QatOptions
 from qbench.finetune.training_shape import TrainingSetup, training_shape, unpredicted
+from qbench.predict.peaks import training_peak
 
 if TYPE_CHECKING:
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
     from qbench.measures.loaded import LoadedModel
+    from qbench.predict.peaks import Peak
     from qbench.spec import PrecisionRef
 
 MEMORY_KINDS = {
@@ -68,6 +71,24 @@ def explain_memory(
     return ExplainedMemory(values, None, asdict(activations))
 
 
+def predict_step(
+    training: Training, method: str, options: TrainingOptions, loaded: LoadedModel
+) -> Peak:
+    """The peak of the step whose memory was measured, from shapes alone: nothing of it is counted.
+
+    Else than before the training, the length of the sequences is known.
+    """
+    return training_peak(
+        loaded.resolved,
+        method,
+        loaded.cell.precision,
+        options.model_dump(),
+        tokens=training.course.length,
+        padded=_is_padded(training),
+        device="cuda" if loaded.device.startswith("cuda") else "cpu",
+    )
+
+
 def adapted_layers(names: tuple[str, ...]) -> list[str]:
     """The layers with an adapter, by the last part of their name; none after full tuning."""
     found: Any = (re.search(r"([^.]+)\.lora_(?:embedding_)?A\b", name) for name in names)
@@ -76,6 +97,8 @@ def adapted_layers(names: tuple[str, ...]) -> list[str]:
 
 def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedModel) -> str | None:
     """Why the activations are not known of this training; None if they are."""
+    if isinstance(options, QatOptions):
+        return "what rounding a layer's weights takes in a step of QAT is not predicted"
     if held.name not in {"fp32", "bf16", "fp16", "int8", *FOUR_BIT}:
         return f"the activations are not known of the precision {held.name}"
     attention = loaded.model.config._attn_implementation  # noqa: SLF001 - has no public name
@@ -91,7 +114,7 @@ def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedM
 def _setup(
     training: Training, options: TrainingOptions, loaded: LoadedModel, held: PrecisionRef
 ) -> TrainingSetup:
-    course, step = training.course, training.progress.memory_step or 0
+    course = training.course
     compute_dtype = held.options.get("compute_dtype", "bf16")
     arguments: dict[str, Any] = {
         "batch": course.batch,
@@ -103,9 +126,7 @@ def _setup(
         "compute": options.compute,
         "checkpointing": options.checkpointing,
         "attention": loaded.model.config._attn_implementation,  # noqa: SLF001 - as above
-        "padded": any(
-            len(row.ids) < course.length for rows in course.step_batches(step) for row in rows
-        ),
+        "padded": _is_padded(training),
         "accumulate": course.accumulate,
         "optimizer": options.optimizer,
         "device": "cuda" if loaded.device.startswith("cuda") else "cpu",
@@ -118,3 +139,9 @@ def _setup(
             "adapter_dropout": options.dropout > 0,
         }
     return TrainingSetup(**arguments)
+
+
+def _is_padded(training: Training) -> bool:
+    """Whether some sequence of the measured step is: attention then takes a mask."""
+    course, step = training.course, training.progress.memory_step or 0
+    return any(len(row.ids) < course.length for rows in course.step_batches(step) for row in rows)

@@ -131,6 +131,10 @@ def held_weight(layer: Any) -> torch.Tensor:
         from qbench.precisions.int8 import library_weight
 
         weight = library_weight(layer)
+    elif hasattr(weight, "qdata"):
+        from qbench.precisions.integer_layers import effective_weight
+
+        weight = effective_weight(layer)
     return weight
 
 

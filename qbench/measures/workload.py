@@ -26,7 +26,7 @@ class Workload:
 
     def prefill(self, model: PreTrainedModel) -> Any:
         """One forward over the prompt, logits of its last position only; returns the cache."""
-        arguments = {"logits_to_keep": 1} if _keeps_logits(model) else {}
+        arguments = {"logits_to_keep": 1} if keeps_logits(model) else {}
         return model(input_ids=self.prompt, use_cache=True, **arguments).past_key_values
 
     def decode(self, model: PreTrainedModel, cache: Any) -> Any:
@@ -70,5 +70,6 @@ def misfit(
     )
 
 
-def _keeps_logits(model: PreTrainedModel) -> bool:
+def keeps_logits(model: PreTrainedModel) -> bool:
+    """Whether the model can be asked for the logits of its last positions alone."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters

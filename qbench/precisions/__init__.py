@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.plugins import load_plugins
-from qbench.precisions import bnb4bit, floating, int8
+from qbench.precisions import bnb4bit, floating, int8, integer, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,10 @@ class Precision(Protocol):
     def load(
         self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
     ) -> PreTrainedModel:
-        """Loads the model from its folder in this precision onto the device, in eval mode."""
+        """Loads the model from its folder in this precision onto the device, in eval mode.
+
+        The device is one that torch knows, or `auto` for all GPUs.
+        """
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
         """What was really loaded, held against what was asked for."""
@@ -60,7 +63,13 @@ class Precision(Protocol):
 def precisions() -> dict[str, Precision]:
     """All precisions by name, qbench's own first, in the order they are shown."""
     table: dict[str, Precision] = {}
-    for family in (floating.PRECISIONS, int8.PRECISIONS, bnb4bit.PRECISIONS):
+    for family in (
+        floating.PRECISIONS,
+        int8.PRECISIONS,
+        bnb4bit.PRECISIONS,
+        integer.PRECISIONS,
+        stored.PRECISIONS,
+    ):
         table.update({precision.name: precision for precision in family})
     for family in load_plugins("qbench.precisions"):
         table.update({precision.name: precision for precision in family})

@@ -102,7 +102,6 @@ class FourBit:
     ) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
         import torch
-        from bitsandbytes.nn import Linear4bit
         from transformers import BitsAndBytesConfig
 
         model = load_pretrained(
@@ -117,12 +116,7 @@ class FourBit:
                 bnb_4bit_compute_dtype=getattr(torch, TORCH_DTYPE[options["compute_dtype"]]),
             ),
         )
-        for module in model.modules():
-            if isinstance(module, Linear4bit):
-                # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first
-                # forward: block maxima rounded to bf16, double quantization undone, the compute
-                # type ignored. That is another format than the one that was asked for.
-                module.support_avx512bf16_for_cpu = False
+        keep_codes(model)
         return model
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
@@ -163,6 +157,20 @@ class FourBit:
         if found != expected:
             return f"holds (type, double quant, block) {found} where {expected} was asked for"
         return None
+
+
+def keep_codes(model: PreTrainedModel) -> None:
+    """Has 4-bit layers compute with the codes they hold, on any CPU.
+
+    On one with AVX512-BF16 bitsandbytes would repack the weights at the first forward: block maxima
+    rounded to bf16, double quantization undone, the compute type ignored. That is another format
+    than the one that was asked for.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def naive_weight(layer: Any) -> torch.Tensor:

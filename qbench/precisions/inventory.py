@@ -7,7 +7,7 @@ bitsandbytes keeps in plain attributes: block maxima, code tables and row scales
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ Kind = Literal[
     "other",
 ]
 
+_PACKED_CODES = ("qweight", "weight_packed")
 _WRAPPED = ".base_layer"
 """How PEFT names the layer inside the one that it puts in its place."""
 
@@ -56,6 +57,13 @@ def inventory(model: PreTrainedModel) -> Iterator[Held]:
 def logical_weights(model: PreTrainedModel) -> int:
     """Weights of the model as its checkpoint counts them, tied ones once, packed ones unpacked."""
     return sum(held.logical_weights for held in inventory(model))
+
+
+def state_tensors(weight: Any) -> list[torch.Tensor]:
+    """What a tensor of torchao keeps beside its codes: scales, zero points, inputs' constants."""
+    names = (*weight.tensor_data_names, *getattr(weight, "optional_tensor_data_names", ()))
+    kept = (getattr(weight, name) for name in names if name != "qdata")
+    return [tensor for tensor in kept if tensor is not None]
 
 
 def adapter_modules(model: PreTrainedModel) -> frozenset[str]:
@@ -90,17 +98,46 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
     # A tied head shares its tensor with the embedding; it must not be taken for a linear layer.
     for full_name, module in model.named_modules():
         name = own_name(full_name)
+        if is_packed(module):
+            yield from _packed_layer(name, module)
+            continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if full_name in adapters:
                 yield Held(name, "adapters", parameter, 0)
                 continue
             kind = _kind(module, parameter_name, is_head=module is head)
+            if hasattr(parameter, "qdata"):  # a tensor of torchao, whose parts hold the bytes
+                yield Held(name, kind, parameter.qdata, parameter.qdata.numel())
+                for tensor in state_tensors(parameter):
+                    yield Held(name, "quantization_state", tensor, 0)
+                continue
             yield Held(name, kind, parameter, _logical(parameter))
         for _, buffer in module.named_buffers(recurse=False):
             yield Held(name, "buffers", buffer, 0)
         if hasattr(module, "base_layer"):
             continue  # PEFT's layer shows the weight of the one inside, which has its own turn
         for tensor in _quantization_state(module):
+            yield Held(name, "quantization_state", tensor, 0)
+
+
+def is_packed(module: torch.nn.Module) -> bool:
+    """Whether a layer holds codes as GPTQ, AWQ or compressed-tensors pack and name them."""
+    return any(hasattr(module, name) for name in (*_PACKED_CODES, "weight_scale"))
+
+
+def _packed_layer(name: str, module: torch.nn.Module) -> Iterator[Held]:
+    for own, tensor in (
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+    ):
+        if own in _PACKED_CODES:
+            features: Any = module
+            yield Held(name, "linear", tensor, features.in_features * features.out_features)
+        elif own == "weight":  # of one byte each, or decompressed
+            yield Held(name, "linear", tensor, tensor.numel())
+        elif own == "bias":
+            yield Held(name, "biases", tensor, tensor.numel())
+        else:
             yield Held(name, "quantization_state", tensor, 0)
 
 

@@ -45,9 +45,13 @@ def static_bytes(
             codes, state = linear(tensor)
             total["linear"] += codes
             total["quantization_state"] += state
+        elif tensor.role == "bias" and bias_bytes is not None:
+            total["biases"] += tensor.numel * bias_bytes
         else:
-            size = _FIXED_BYTES[tensor.dtype] if tensor.dtype else item_bytes
-            if tensor.role == "bias" and bias_bytes is not None:
-                size = bias_bytes
-            total[_KIND[tensor.role]] += tensor.numel * size
+            total[_KIND[tensor.role]] += fixed_bytes(tensor, item_bytes)
     return StaticBytes(**total)
+
+
+def fixed_bytes(tensor: TensorShape, item_bytes: int) -> int:
+    """Bytes of a tensor in its own type, or with `item_bytes` an element if it has none."""
+    return tensor.numel * (_FIXED_BYTES[tensor.dtype] if tensor.dtype else item_bytes)

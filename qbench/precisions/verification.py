@@ -78,6 +78,9 @@ def verify_quantized(
     dequantized_tolerance: float,
     forward_tolerance: float,
     details: dict[str, Any],
+    is_left_out: Callable[[Any], bool] | None = None,
+    naive_output: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    library_output: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
 ) -> Verification:
     """Checks every linear layer of a model whose layers should be of `layer_class`.
 
@@ -85,6 +88,10 @@ def verify_quantized(
     dequantize a layer to (out, in), by definition and by the library. The library's weights must
     equal the naive ones to `dequantized_tolerance`, and the layer's own forward a matrix product
     with the naive weights to `forward_tolerance` (both relative, by Frobenius norm).
+
+    `is_left_out` tells of layers of that class which are meant to stay unquantized. For formats
+    that round inputs too, `naive_output` (layer, naive weights, inputs) is the product by
+    definition, without the bias, and `library_output` the layer's own.
     """
     import torch
 
@@ -96,7 +103,7 @@ def verify_quantized(
     worst = dict.fromkeys(tolerances, 0.0)
     for name, layer in linear_layers(model):
         place = f"{name} ({_features(layer)})"
-        if not isinstance(layer, layer_class):
+        if not isinstance(layer, layer_class) or (is_left_out is not None and is_left_out(layer)):
             left_out.append(name)
             continue
         fault = state_fault(layer)
@@ -107,7 +114,9 @@ def verify_quantized(
             weight = naive(layer)
             errors = {
                 "weights": relative_error(library(layer), weight),
-                "output": _forward_error(layer, weight, model.dtype),
+                "output": _forward_error(
+                    layer, weight, model.dtype, naive_output or _product, library_output or _call
+                ),
             }
         worst = {kind: max(worst[kind], errors[kind]) for kind in errors}
         wrong = [
@@ -171,7 +180,22 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return 0.0 if difference == 0.0 else float("inf")
 
 
-def _forward_error(layer: Any, weight: torch.Tensor, activation_dtype: torch.dtype) -> float:
+def _product(_layer: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.float() @ weight.T
+
+
+def _call(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = layer(inputs)
+    return output
+
+
+def _forward_error(
+    layer: Any,
+    weight: torch.Tensor,
+    activation_dtype: torch.dtype,
+    naive_output: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor],
+    library_output: Callable[[Any, torch.Tensor], torch.Tensor],
+) -> float:
     """The larger relative error of the layer's outputs for the two kinds of input."""
     import torch
 
@@ -182,8 +206,8 @@ def _forward_error(layer: Any, weight: torch.Tensor, activation_dtype: torch.dty
         if rows > 1:
             inputs[:, 0] = OUTLIER  # LLM.int8 computes such a column in floating point
         inputs = inputs.to(weight.device, activation_dtype)
-        found = layer(inputs).float()
-        expected = inputs.float() @ weight.T
+        found = library_output(layer, inputs).float()
+        expected = naive_output(layer, weight, inputs)
         if layer.bias is not None:
             expected = expected + layer.bias.float()
         errors.append(relative_error(found, expected))

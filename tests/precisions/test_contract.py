@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.precisions import precisions
+from qbench.precisions.integer_options import SHORT_NAMES
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.spec import StaticBytes
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
@@ -40,9 +41,15 @@ WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("nf4-dq", {"compute_dtype": "fp32", "dtype": "bf16"}),
     ("nf4-dq", {"compute_dtype": "bf16", "dtype": "fp32"}),
     ("nf4", {"compute_dtype": "fp32", "dtype": "fp16"}),
+    ("integer", {"bits": 3, "granularity": "tensor", "mapping": "asymmetric", "dtype": "fp32"}),
+    ("integer", {"bits": 2, "granularity": "group", "group": 16, "activations": "dynamic"}),
+    ("w8a8-static", {"dtype": "fp32", "calibration_method": "mse"}),
+    ("w8a8-smooth", {"dtype": "fp16"}),
+    ("integer", {"bits": 4, "mapping": "asymmetric", "weights": "gptq", "dtype": "fp32"}),
 ]
 CASES = [
-    *((variant, (name, {})) for variant in VARIANTS for name in precisions()),
+    # `stored` has tests of its own: it takes no original model.
+    *((variant, (name, {})) for variant in VARIANTS for name in precisions() if name != "stored"),
     # Biases are converted to the compute type; the embeddings' type is an option.
     *(
         (variant, case)
@@ -51,7 +58,8 @@ CASES = [
         for case in WITH_OPTIONS
     ),
 ]
-QUANTIZED = {"int8", "fp4", "nf4", "nf4-dq"}
+INTEGERS = {*SHORT_NAMES, "integer"}
+QUANTIZED = {"int8", "fp4", "nf4", "nf4-dq", *INTEGERS}
 
 
 def describe(value: object) -> str | None:
@@ -127,6 +135,11 @@ def test_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
     )
     if name not in QUANTIZED:
         assert details["dtype"] == name
+        return
+    if name in INTEGERS:
+        asked = ("mapping", "granularity", "group", "activations", "weights", "dtype")
+        assert {key: details[key] for key in asked} == {key: options[key] for key in asked}
+        assert details["quant_type"] == f"int{options['bits']}"
         return
     if name == "int8":
         assert details["dtype"] == options["dtype"]

@@ -41,6 +41,7 @@ def test_decision_comes_first_then_conditions_then_details() -> None:
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert headings == [
         "quickstart: tiny-mistral on Intel Xeon (2 cores)",
+        "Predicted against measured",
         "Failed and skipped",
         "Warnings",
         "Conditions",

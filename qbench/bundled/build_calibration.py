@@ -1,0 +1,62 @@
+"""Makes the bundled calibration text: `python -m qbench.bundled.build_calibration`.
+
+Whole files of the Python standard library, of the part that the bundled model was trained on: none
+is a held-out module or tests one, and none has a function that stands in the bundled instruction
+data. The files follow from the library and the rules below alone; the same library gives the same
+text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.bundled.build_instruct import functions_of
+from qbench.bundled.corpus import read_corpus
+
+if TYPE_CHECKING:
+    from qbench.bundled.corpus import Corpus
+
+MOST_BYTES = 160_000
+"""Of the whole text."""
+FILE_BYTES = (1_000, 12_000)
+"""Of one file: long enough to have a style of its own, short enough that many find room."""
+
+
+def calibration_text(corpus: Corpus, rows: list[dict[str, str]]) -> str:
+    """Files spread evenly over all that the rules allow, joined by one newline.
+
+    `rows` are those of the instruction data.
+    """
+    taken = {row["instruction"] for row in rows} | {row["output"] for row in rows}
+    allowed = [
+        text
+        for text in corpus.train.values()
+        if FILE_BYTES[0] <= len(text.encode()) <= FILE_BYTES[1]
+        and not any({one.docstring, one.code} & taken for one in functions_of(text))
+    ]
+    size = sum(len(text.encode()) + 1 for text in allowed)
+    count = min(len(allowed), len(allowed) * MOST_BYTES // size)
+    return "\n".join(allowed[position * len(allowed) // count] for position in range(count))
+
+
+def main() -> None:
+    """Writes the text to the folder named by `--out`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    here = Path(__file__).parent
+    parser.add_argument("--out", type=Path, default=here / "stdlib-calibration")
+    chosen = parser.parse_args()
+    rows = here / "instruct" / "stdlib-instruct.jsonl"
+    text = calibration_text(
+        read_corpus(), [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    )
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "stdlib-calibration.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

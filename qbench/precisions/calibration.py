@@ -1,0 +1,99 @@
+"""Calibration: a model reads windows of a text, and what its layers see decides their constants.
+
+The record has the text, the windows and, of static activations, the range of every layer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import ModelError
+from qbench.precisions.calibration_inputs import observe
+from qbench.precisions.calibration_ranges import InputRange
+from qbench.precisions.calibration_windows import draw_windows
+from qbench.precisions.integer_layers import hold_in
+from qbench.precisions.loading import TORCH_DTYPE
+from qbench.sources.texts import ResolvedText, resolve_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.precisions.integer_options import IntegerOptions
+
+
+def calibrate(
+    model: PreTrainedModel,
+    layers: dict[str, Any],
+    options: IntegerOptions,
+    folder: str,
+    *,
+    trust_remote_code: bool,
+) -> None:
+    """Quantizes the layers of a model that is loaded unquantized, with what they see of a text.
+
+    Leaves on the model, as `calibration`, what is to stand in the record. Raises `TextError` for a
+    text that cannot be had or is too short, `ModelError` for a layer that no window reaches.
+    """
+    import torch
+
+    text = options.calibration_text
+    if not isinstance(text, ResolvedText):
+        text = resolve_text(text, base=Path())
+    windows, about = draw_windows(model, text, options, folder, trust_remote_code=trust_remote_code)
+    dtype: torch.dtype = getattr(torch, TORCH_DTYPE[options.dtype])
+    if options.weights == "gptq":
+        from qbench.precisions.integer_gptq import quantize_by_gptq
+
+        about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
+    elif options.weights == "smoothquant":
+        from qbench.precisions.integer_smoothquant import quantize_smoothed
+
+        about["layers"] = quantize_smoothed(model, layers, windows, options, dtype)
+    else:
+        about["layers"] = _quantize_with_ranges(model, layers, windows, options, dtype)
+    kept: Any = model
+    kept.calibration = about
+
+
+def _quantize_with_ranges(
+    model: PreTrainedModel,
+    layers: dict[str, Any],
+    windows: list[torch.Tensor],
+    options: IntegerOptions,
+    dtype: torch.dtype,
+) -> dict[str, dict[str, float]]:
+    """Static activations: one scale a layer, from the range of its inputs in the float model."""
+    from torchao.quantization import (
+        Int8StaticActivationInt8WeightConfig,
+        PerRow,
+        PerTensor,
+        quantize_,
+    )
+
+    over = PerTensor() if options.granularity == "tensor" else PerRow()
+    ranges: dict[str, InputRange] = {}
+    for group in observe(model, layers, windows):
+        for name, inputs in group.items():
+            ranges[name] = InputRange.of(inputs, options)
+    for name, layer in layers.items():
+        if name not in ranges:
+            raise unreached(name)
+        config = Int8StaticActivationInt8WeightConfig(
+            act_quant_scale=ranges[name].scale_tensor.to(layer.weight.device),
+            granularity=[PerTensor(), over],
+            set_inductor_config=False,
+        )
+        layer.weight.data = layer.weight.data.float()
+        quantize_(layer, config)
+        hold_in(layer, dtype)
+    return {name: found.recorded for name, found in ranges.items()}
+
+
+def unreached(name: str) -> ModelError:
+    """The error for a layer that has seen nothing, such as an expert that no token chose."""
+    return ModelError(
+        f"{name}: no window of the calibration text reached this layer; raise calibration_windows,"
+        " or use a precision without calibration"
+    )

@@ -1,0 +1,67 @@
+"""What linear layers see while a model reads windows, one transformer block after the other."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from transformers import PreTrainedModel
+
+
+def observe(
+    model: PreTrainedModel, layers: dict[str, Any], windows: list[torch.Tensor]
+) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """All inputs of the layers of one block by the layers' names, block by block.
+
+    A layer that no window reaches is left out. What is done to a block before the next one is
+    asked for, such as quantizing it, is there when the next one's inputs are taken.
+    """
+    for group in in_blocks(layers):
+        kept: dict[str, list[torch.Tensor]] = {}
+
+        def keep(
+            name: str, inputs: torch.Tensor, kept: dict[str, list[torch.Tensor]] = kept
+        ) -> None:
+            kept.setdefault(name, []).append(inputs)
+
+        run(model, group, windows, keep)
+        yield kept
+
+
+def in_blocks(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The layers by the block that they stand in: up to the first number in their names."""
+    for _, group in groupby(layers.items(), key=lambda item: _block(item[0])):
+        yield dict(group)
+
+
+def run(
+    model: PreTrainedModel,
+    layers: dict[str, Any],
+    windows: list[torch.Tensor],
+    see: Callable[[str, torch.Tensor], None],
+) -> None:
+    """Has the model read every window; `see` is given each layer's name and inputs."""
+    import torch
+
+    def hook(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        return lambda _, arguments: see(name, arguments[0].detach())
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            for window in windows:
+                model(input_ids=window, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block(name: str) -> str:
+    """`model.layers.3` of `model.layers.3.mlp.up_proj`; empty for a layer outside any block."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])

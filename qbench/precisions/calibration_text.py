@@ -1,0 +1,108 @@
+"""Which text a precision is calibrated on, and that it is not the one that is evaluated on.
+
+Known from the suite alone: no torch here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import TextError
+from qbench.precisions.integer_options import LONGEST_WINDOW, IntegerOptions, is_integer
+from qbench.sources.texts import ResolvedText, read_text, resolve_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from qbench.spec import PrecisionRef
+
+_TELLING_LETTERS = 40
+"""Lines shorter than this stand in many texts by chance."""
+_MOST_SHARED = 0.1
+"""Share of the telling lines of the shorter text that may stand in the other, too."""
+_FEWEST_SHARED = 5
+"""Fewer lines tell nothing: two files may have a heading in common."""
+
+
+def needs_calibration(precision: PrecisionRef) -> bool:
+    """Whether the precision is one of qbench's that must see text."""
+    return (
+        is_integer(precision.name) and IntegerOptions.model_validate(precision.options).calibrates
+    )
+
+
+def resolve_calibration(
+    precision: PrecisionRef, *, base: Path, evaluated: Sequence[ResolvedText]
+) -> PrecisionRef:
+    """The precision with its calibration text found, by contents, if it has one.
+
+    `evaluated` are the texts that the suite measures quality on. Raises `TextError` for a text
+    that cannot be found, is too short, or is also evaluated on.
+    """
+    if not needs_calibration(precision):
+        return precision
+    options = IntegerOptions.model_validate(precision.options)
+    if isinstance(options.calibration_text, ResolvedText):
+        return precision
+    text = resolve_text(options.calibration_text, base=base)
+    if text.kind != "hub":
+        _check_length(text, options)
+    for other in evaluated:
+        _check_apart(text, other)
+    found: dict[str, Any] = {**precision.options, "calibration_text": text.model_dump()}
+    return precision.model_copy(update={"options": found})
+
+
+def window_tokens(options: IntegerOptions, context_tokens: int | None) -> int:
+    """Tokens of a calibration window, for a model of that context (None: not stated).
+
+    Raises `TextError` for a window that is longer than the context.
+    """
+    longest = context_tokens or LONGEST_WINDOW
+    if options.calibration_window is None:
+        return min(LONGEST_WINDOW, longest)
+    if context_tokens is not None and options.calibration_window > context_tokens:
+        raise TextError(
+            f"calibration_window is {options.calibration_window} tokens, the model's context"
+            f" {context_tokens}; set calibration_window to at most {context_tokens}"
+        )
+    return options.calibration_window
+
+
+def _check_length(text: ResolvedText, options: IntegerOptions) -> None:
+    """A token is at least one byte, so that a text may be known to be too short."""
+    size = len(read_text(text).encode())
+    window = options.calibration_window or 1
+    if size < options.calibration_windows * window:
+        raise TextError(
+            f"calibration_text {text.source} has {size} bytes: too short for"
+            f" {options.calibration_windows} windows"
+            + (f" of {window} tokens" if options.calibration_window else "")
+            + "; give a longer text, or lower calibration_windows"
+        )
+
+
+def _check_apart(text: ResolvedText, evaluated: ResolvedText) -> None:
+    remedy = "calibrate on another text, such as bundled:stdlib-calibration"
+    if text.fingerprint == evaluated.fingerprint:
+        raise TextError(
+            f"calibration_text {text.source} is the text that quality is measured on"
+            f" ({evaluated.source}): its perplexity would flatter the calibrated precision;"
+            f" {remedy}"
+        )
+    if "hub" in (text.kind, evaluated.kind):
+        return  # not read while planning: it may have to be fetched
+    lines, others = _telling_lines(read_text(text)), _telling_lines(read_text(evaluated))
+    shared, shorter = len(lines & others), min(len(lines), len(others))
+    if shared > max(_FEWEST_SHARED, _MOST_SHARED * shorter):
+        raise TextError(
+            f"calibration_text {text.source} overlaps the text that quality is measured on"
+            f" ({evaluated.source}): {shared} of the {shorter} long lines of the shorter one stand"
+            f" in the other, too; {remedy}"
+        )
+
+
+def _telling_lines(text: str) -> set[str]:
+    stripped = (line.strip() for line in text.splitlines())
+    return {line for line in stripped if len(line) >= _TELLING_LETTERS}

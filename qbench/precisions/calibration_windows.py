@@ -1,0 +1,92 @@
+"""The windows of a text that a model is calibrated on."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import ModelError, TextError
+from qbench.precisions.calibration_text import window_tokens
+from qbench.sources.bundled import bundled_models
+from qbench.sources.random_models import TOKENIZER_MODEL, is_random
+from qbench.sources.texts import read_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.sources.texts import ResolvedText
+
+
+def draw_windows(
+    model: PreTrainedModel,
+    text: ResolvedText,
+    options: IntegerOptions,
+    folder: str,
+    *,
+    trust_remote_code: bool,
+) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    """Windows of token ids, each (1, tokens), with what of them stands in the record.
+
+    The text is cut into windows that do not overlap, `<s>` before each where the tokenizer has
+    one, and as many as asked for are drawn by the seed. Raises `TextError` for a text that is too
+    short and `ModelError` for a model without a tokenizer that fits it.
+    """
+    import torch
+
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    tokens, bos = _tokenize(folder, read_text(text), trust_remote_code=trust_remote_code)
+    if is_random(folder):
+        tokens = [token % vocabulary for token in tokens]
+        bos = None if bos is None else bos % vocabulary
+    if max(tokens) >= vocabulary:
+        raise ModelError(
+            f"{folder}: its tokenizer gives the id {max(tokens)}, beyond the model's {vocabulary}"
+            " embeddings; put the model's own tokenizer beside it"
+        )
+    size = window_tokens(options, getattr(model.config, "max_position_embeddings", None))
+    head = [] if bos is None else [bos]
+    span = size - len(head)
+    there = len(tokens) // span
+    if there < options.calibration_windows:
+        raise TextError(
+            f"calibration_text {text.source} has {len(tokens)} tokens: {there} windows of {size}"
+            f" where {options.calibration_windows} were asked for; give a longer text, or lower"
+            " calibration_windows or calibration_window"
+        )
+    chooser = random.Random(options.calibration_seed)  # noqa: S311 - a sample, not a secret
+    chosen = sorted(chooser.sample(range(there), options.calibration_windows))
+    rows = [[*head, *tokens[place * span : (place + 1) * span]] for place in chosen]
+    about: dict[str, Any] = {
+        "text": text.name,
+        "fingerprint": text.fingerprint,
+        "windows": len(rows),
+        "window_tokens": size,
+        "seed": options.calibration_seed,
+        "method": options.calibration_method if options.activations == "static" else None,
+        "percentile": options.calibration_percentile
+        if options.activations == "static" and options.calibration_method == "percentile"
+        else None,
+        "ids_sha256": hashlib.sha256(repr(rows).encode()).hexdigest(),
+    }
+    return [torch.tensor([row], device=model.device) for row in rows], about
+
+
+def _tokenize(folder: str, text: str, *, trust_remote_code: bool) -> tuple[list[int], int | None]:
+    """The text's ids with nothing added, and `<s>`; a bundled tokenizer's for random weights."""
+    from transformers import AutoTokenizer
+
+    place = str(bundled_models()[TOKENIZER_MODEL]) if is_random(folder) else folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{folder}: calibration needs the model's tokenizer, and there is none that"
+            " transformers can load; save one there with tokenizer.save_pretrained()"
+        ) from error
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids, tokenizer.bos_token_id

@@ -1,0 +1,226 @@
+"""Integers with scale and zero point: 2 to 8 bits, by tensor, row or group, through torchao.
+
+A weight w is held as a code q = round(w/scale) + zero point, clipped to the code's range; Jacob et
+al. 2018, arXiv 1712.05877. torchao 0.18 keeps each code in a byte whatever its width: the bytes of
+a record are those, and `bits_per_weight.nominal` says what packed codes would take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.errors import ModelError
+from qbench.precisions.int8 import missing_packages
+from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
+from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, short_options
+from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qbench.record import Environment
+    from qbench.spec import Frozen, ModelShape, StaticBytes, TensorShape
+
+_WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
+"""Rounding of one weight to the type it is dequantized to."""
+_OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+"""Rounding of weights, sums and outputs, relative to the output's norm."""
+_ROUNDED_INPUTS_TOLERANCE = 0.01
+"""The same where inputs are rounded to 8 bits: one near the middle of two levels may go either
+way, since the library computes the scale in the inputs' own type."""
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer format: with all options free, or with a short name's fixed."""
+
+    name: str
+    summary: str
+    options: type[Frozen]
+    needs: tuple[str, ...] = ("torchao",)
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Needs torchao; runs on CPU and CUDA alike."""
+        return missing_packages(self.needs, environment)
+
+    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+        """A byte a weight, and for each scale its bytes and a zero point of one byte.
+
+        Scales are of the type of the rest; for the int8 kernels fp32, and with them come 4 B a
+        layer of static activations and 4 B an input of SmoothQuant.
+        """
+        chosen = IntegerOptions.model_validate(options)
+        item = ITEM_BYTES[chosen.dtype]
+
+        def linear(tensor: TensorShape) -> tuple[int, int]:
+            if chosen.group is not None and tensor.in_features % chosen.group:
+                return tensor.numel * item, 0
+            scales = _scales(chosen, tensor.out_features, tensor.in_features)
+            if not chosen.uses_int8_kernel:
+                return tensor.numel, scales * (item + 1)
+            state = scales * (4 + 1)
+            state += 4 if chosen.activations == "static" else 0
+            state += 4 * tensor.in_features if chosen.weights == "smoothquant" else 0
+            return tensor.numel, state
+
+        return static_bytes(shape, item, linear)
+
+    def load(
+        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
+    ) -> PreTrainedModel:
+        """Loads the model in the type of the rest, then quantizes it layer by layer.
+
+        Raises `ModelError` where no layer can be quantized, and `TextError` or `ModelError` for a
+        calibration that cannot be done.
+        """
+        import torch
+
+        from qbench.precisions.integer_layers import (
+            layers_to_quantize,
+            quantize_layer,
+            replace_conv1d,
+        )
+
+        chosen = IntegerOptions.model_validate(options)
+        model = load_pretrained(
+            folder, dtype=chosen.dtype, device=device, trust_remote_code=trust_remote_code
+        )
+        replace_conv1d(model)
+        layers = layers_to_quantize(model, chosen)
+        if not layers:
+            widths = {m.in_features for m in model.modules() if isinstance(m, torch.nn.Linear)}
+            raise ModelError(f"{folder}: {no_layer_fits(chosen.group, widths)}")
+        if chosen.calibrates:
+            from qbench.precisions.calibration import calibrate
+
+            calibrate(model, layers, chosen, folder, trust_remote_code=trust_remote_code)
+        else:
+            for layer in layers.values():
+                quantize_layer(layer, chosen, getattr(torch, TORCH_DTYPE[chosen.dtype]))
+        return model
+
+    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+        """Every layer that a group divides holds codes in range, and computes what they say."""
+        from torch import nn
+
+        from qbench.precisions import integer_layers
+
+        chosen = IntegerOptions.model_validate(options)
+
+        def state_fault(layer: Any) -> str | None:
+            return _state_fault(layer, chosen)
+
+        found = verify_quantized(
+            model,
+            nn.Linear,
+            is_left_out=lambda layer: (
+                not integer_layers.is_quantized(layer)
+                and not integer_layers.group_fits(chosen, layer.in_features)
+            ),
+            state_fault=state_fault,
+            naive=integer_layers.naive_codes_weight,
+            library=integer_layers.library_codes_weight,
+            naive_output=integer_layers.naive_output,
+            library_output=integer_layers.library_output,
+            dequantized_tolerance=_WEIGHT_TOLERANCE[chosen.dtype],
+            forward_tolerance=_OUTPUT_TOLERANCE[chosen.dtype]
+            if chosen.activations == "none"
+            else _ROUNDED_INPUTS_TOLERANCE + _OUTPUT_TOLERANCE[chosen.dtype],
+            details={
+                "quant_type": f"int{chosen.bits}",
+                **{
+                    name: getattr(chosen, name)
+                    for name in ("mapping", "granularity", "group", "activations", "weights")
+                },
+                "dtype": chosen.dtype,
+                "compute_dtype": "int8 x int8, int32 sums"
+                if chosen.uses_int8_kernel
+                else chosen.dtype,
+                "code_bits_nominal": chosen.bits,
+                "code_bits_stored": 8,
+                "nominal_linear_bytes": _nominal_bytes(model, chosen),
+                "calibration": getattr(model, "calibration", None),
+            },
+        )
+        return Verification(
+            found.details, found.faults, (*_group_warnings(model, chosen), *found.warnings)
+        )
+
+
+def _scales(options: IntegerOptions, out_features: int, in_features: int) -> int:
+    """Number of scales of one layer."""
+    if options.granularity == "tensor":
+        return 1
+    return out_features * (1 if options.group is None else in_features // options.group)
+
+
+def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
+    from qbench.precisions.integer_layers import is_quantized
+
+    if not is_quantized(layer):
+        return f"holds {layer.weight.dtype} where codes of torchao were expected"
+    weight = layer.weight
+    low, high = int(weight.qdata.min()), int(weight.qdata.max())
+    limit = 2 ** (options.bits - 1)
+    count = _scales(options, layer.out_features, layer.in_features)
+    wrong = {
+        f"holds codes from {low} to {high}, beyond those of {options.bits} bits": low < -limit
+        or high >= limit,
+        f"holds {weight.scale.numel()} scales where {count} were expected": weight.scale.numel()
+        != count,
+        "holds zero points other than 0, though it is symmetric": options.mapping == "symmetric"
+        and bool(weight.zero_point.any()),
+        "holds no calibrated scale for its inputs": options.activations == "static"
+        and weight.act_quant_scale is None,
+        "holds no factors of SmoothQuant": options.weights == "smoothquant"
+        and weight.act_pre_scale is None,
+    }
+    return next((words for words, is_so in wrong.items() if is_so), None)
+
+
+def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float:
+    """Bytes of the linear layers if codes, and zero points that are not 0, took `bits` each."""
+    from qbench.precisions.integer_layers import is_quantized
+    from qbench.precisions.inventory import state_tensors
+    from qbench.precisions.verification import linear_layers
+
+    total = 0.0
+    for _, layer in linear_layers(model):
+        weight = layer.weight
+        if not is_quantized(layer):
+            total += weight.numel() * weight.element_size()
+            continue
+        total += weight.qdata.numel() * options.bits / 8
+        for tensor in state_tensors(weight):
+            if tensor is not weight.zero_point:
+                total += tensor.numel() * tensor.element_size()
+            elif options.mapping == "asymmetric":
+                total += tensor.numel() * options.bits / 8
+    return total
+
+
+def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[str, ...]:
+    """Which layers the group left unquantized, and which groups would divide them all."""
+    from qbench.precisions.integer_layers import group_fits
+    from qbench.precisions.verification import linear_layers
+
+    widths = {name: layer.in_features for name, layer in linear_layers(model)}
+    left = [name for name, width in widths.items() if not group_fits(options, width)]
+    if not left:
+        return ()
+    named = ", ".join(f"{name} ({widths[name]} wide)" for name in left[:MOST_NAMED])
+    more = " …" if len(left) > MOST_NAMED else ""
+    words = (
+        f"group {options.group} does not divide the width of {len(left)} linear layers"
+        f" ({named}{more}), which stay in {options.dtype}; {fitting_group(set(widths.values()))}"
+    )
+    return (words,)
+
+
+PRECISIONS = (
+    *(Integer(name, summary, short_options(name)) for name, (summary, _) in SHORT_NAMES.items()),
+    Integer("integer", "integer weights of 2 to 8 bits, every option free", IntegerOptions),
+)

@@ -1,0 +1,155 @@
+"""GPTQ: codes chosen column by column, each making up for the errors of those before it.
+
+Frantar et al. 2023, arXiv 2210.17323, algorithm 1. torchao 0.18 has it for CUDA alone, and for
+other tensors than its unpacked codes; here it fills those, with torchao's own scales, on any
+device. The blocks are taken in order, each with the inputs that the quantized ones before it give.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.precisions.calibration_inputs import in_blocks, run
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.precisions.integer_options import IntegerOptions
+
+DAMPING = 0.01
+"""Share of the mean of the Hessian's diagonal that is added to it, as the authors do."""
+_COLUMNS_AT_ONCE = 128
+"""Columns between two updates of all the rest; it changes the speed, not the codes."""
+
+
+def quantize_by_gptq(
+    model: PreTrainedModel,
+    layers: dict[str, Any],
+    windows: list[torch.Tensor],
+    options: IntegerOptions,
+    dtype: torch.dtype,
+) -> dict[str, dict[str, float]]:
+    """Quantizes the layers in place; by layer the error of its outputs, relative by norm.
+
+    The error is that on the calibration's inputs, beside that of nearest levels. Raises
+    `ModelError` for a layer that no window reaches.
+    """
+    import torch
+
+    from qbench.precisions.calibration import unreached
+
+    found: dict[str, dict[str, float]] = {}
+    for block in in_blocks(layers):
+        hessians: dict[str, torch.Tensor] = {}
+
+        def add(
+            name: str, inputs: torch.Tensor, hessians: dict[str, torch.Tensor] = hessians
+        ) -> None:
+            rows = inputs.reshape(-1, inputs.shape[-1]).float()
+            hessians[name] = hessians.get(name, 0) + rows.T @ rows
+
+        run(model, block, windows, add)
+        for name, layer in block.items():
+            if name not in hessians:
+                raise unreached(name)
+            hessian = hessians.pop(name)
+            weight = layer.weight.data.float()
+            nearest = _nearest(weight, options, dtype)
+            codes = gptq_codes(weight, hessian, options, dtype)
+            found[name] = {
+                "output_error": output_error(weight, codes.dequantize().float(), hessian),
+                "output_error_nearest": output_error(weight, nearest, hessian),
+            }
+            layer.weight = torch.nn.Parameter(codes, requires_grad=False)
+    return found
+
+
+def gptq_codes(
+    weight: torch.Tensor, hessian: torch.Tensor, options: IntegerOptions, dtype: torch.dtype
+) -> Any:
+    """Codes for a weight, (out, in) in fp32, given the sum of x·xᵀ, (in, in), of its inputs."""
+    import torch
+    from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
+    from torchao.quantization.quant_primitives import choose_qparams_affine
+
+    left = weight.clone()
+    rows, columns = left.shape
+    group = options.group or columns
+    low, high = -(2 ** (options.bits - 1)), 2 ** (options.bits - 1) - 1
+    root = _inverse_root(hessian, left)
+    codes = torch.empty_like(left, dtype=torch.int8)
+    scales, zeros = [], []
+    step = _COLUMNS_AT_ONCE
+    if options.group is not None:
+        # Whole groups: a group's scale is chosen when all its columns have met the errors before.
+        step = group * max(1, _COLUMNS_AT_ONCE // group)
+    for start in range(0, columns, step):
+        end = min(start + step, columns)
+        errors = torch.zeros(rows, end - start, device=left.device)
+        for column in range(start, end):
+            if column % group == 0:
+                scale, zero = choose_qparams_affine(
+                    left[:, column : column + group].contiguous(),
+                    MappingType[options.mapping.upper()],
+                    (1, group),
+                    target_dtype=torch.int8,
+                    quant_min=low,
+                    quant_max=high,
+                    zero_point_dtype=torch.int8,
+                    keepdim=True,
+                )
+                scale = scale.to(dtype).float()  # the codes are chosen for the scale that is kept
+                scales.append(scale)
+                zeros.append(zero)
+            value = left[:, column : column + 1]
+            code = ((value / scale).round() + zero).clamp(low, high)
+            codes[:, column : column + 1] = code.to(torch.int8)
+            error = (value - (code - zero) * scale) / root[column, column]
+            left[:, column:end] -= error * root[column, column:end]
+            errors[:, column - start] = error[:, 0]
+        left[:, end:] -= errors @ root[start:end, end:]
+    return IntxUnpackedToInt8Tensor(
+        qdata=codes,
+        scale=torch.cat(scales, dim=1).to(dtype),
+        zero_point=torch.cat(zeros, dim=1),
+        target_dtype=getattr(torch, f"int{options.bits}"),
+        block_size=(1, group),
+        dtype=dtype,
+        activation_quantization="int8_asym_per_token" if options.activations == "dynamic" else None,
+    )
+
+
+def output_error(weight: torch.Tensor, held: torch.Tensor, hessian: torch.Tensor) -> float:
+    """Norm of X(W - Ŵ)ᵀ over that of XWᵀ, from the sum of x·xᵀ; 0 where the outputs are."""
+    difference = weight - held
+    noise = float(((difference @ hessian) * difference).sum())
+    signal = float(((weight @ hessian) * weight).sum())
+    return (max(noise, 0.0) / signal) ** 0.5 if signal > 0 else 0.0
+
+
+def _inverse_root(hessian: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The upper Cholesky factor of the damped Hessian's inverse; sets dead columns to 0."""
+    import torch
+
+    damped = hessian.clone()
+    diagonal = damped.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1
+    weight[:, dead] = 0
+    diagonal += DAMPING * diagonal.mean()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    root: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return root
+
+
+def _nearest(weight: torch.Tensor, options: IntegerOptions, dtype: torch.dtype) -> torch.Tensor:
+    """The same weight at its nearest levels, dequantized."""
+    import torch
+
+    from qbench.precisions.integer_layers import library_codes_weight, quantize_layer
+
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    quantize_layer(layer, options, dtype)
+    return library_codes_weight(layer).float()

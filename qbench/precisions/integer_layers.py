@@ -1,0 +1,166 @@
+"""Linear layers that hold integer codes: how they are made, and what they say by definition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.precisions.integer_config import torchao_config
+from qbench.precisions.inventory import output_head
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.precisions.integer_options import IntegerOptions
+
+ACTIVATION_STEPS = 127.5
+"""Half of the 255 steps from -128 to 127: scale = limit / 127.5, torchao's 2·absmax/(qmax-qmin)."""
+
+
+def replace_conv1d(model: PreTrainedModel) -> None:
+    """Puts a linear layer of the same weights in the place of each of GPT-2's `Conv1D`.
+
+    torchao knows linear layers alone. `source_cls` tells that the checkpoint's weight is the other
+    way round, as bitsandbytes' layers do.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Conv1D):
+            continue
+        inputs, outputs = module.weight.shape
+        made: Any = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
+        made.weight = torch.nn.Parameter(module.weight.data.T.contiguous(), requires_grad=False)
+        made.bias = module.bias
+        made.source_cls = Conv1D
+        made.train(module.training)
+        place, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(place), own_name, made)
+
+
+def layers_to_quantize(model: PreTrainedModel, options: IntegerOptions) -> dict[str, Any]:
+    """Every linear layer but the head whose width the group divides, by name."""
+    import torch
+
+    head = output_head(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module is not head
+        and group_fits(options, module.in_features)
+    }
+
+
+def group_fits(options: IntegerOptions, in_features: int) -> bool:
+    """Whether a row of that width falls into whole groups."""
+    return options.group is None or in_features % options.group == 0
+
+
+def quantize_layer(layer: Any, options: IntegerOptions, dtype: torch.dtype) -> None:
+    """Replaces the layer's weight by codes; scales and codes are computed in fp32.
+
+    In a 16-bit type torchao would compute them in that type, and put 8-bit codes off by one.
+    """
+    import torch
+    from torchao.quantization import quantize_
+
+    layer.weight = torch.nn.Parameter(layer.weight.data.float(), requires_grad=False)
+    quantize_(layer, torchao_config(options))
+    hold_in(layer, dtype)
+
+
+def hold_in(layer: Any, dtype: torch.dtype) -> None:
+    """Has the codes dequantized to a type, in which unpacked codes keep their scales, too.
+
+    The int8 kernels' scales stay fp32.
+    """
+    import torch
+    from torchao.quantization import Int8Tensor
+
+    codes = layer.weight.data
+    if isinstance(codes, Int8Tensor):
+        names = (*codes.optional_tensor_data_names, *codes.optional_tensor_attribute_names)
+        held: Any = Int8Tensor(
+            codes.qdata,
+            codes.scale,
+            codes.block_size,
+            dtype,
+            **{name: getattr(codes, name) for name in names},
+        )
+    else:
+        held = codes.to(dtype)
+    layer.weight = torch.nn.Parameter(held, requires_grad=False)
+
+
+def is_quantized(layer: Any) -> bool:
+    """Whether the layer's weight is one of torchao's tensors of codes."""
+    return hasattr(layer.weight, "qdata")
+
+
+def naive_codes_weight(layer: Any) -> torch.Tensor:
+    """(code - zero point) · scale, group by group: the definition, (out, in) in fp32."""
+    weight = layer.weight
+    rows, columns = weight.qdata.shape
+    scale = _spread(weight.scale, rows, columns)
+    codes: torch.Tensor = weight.qdata.float()
+    if weight.zero_point is not None:
+        codes = codes - _spread(weight.zero_point, rows, columns)
+    return codes * scale
+
+
+def library_codes_weight(layer: Any) -> torch.Tensor:
+    """The same as torchao dequantizes it."""
+    weight: torch.Tensor = layer.weight.dequantize()
+    return weight
+
+
+def effective_weight(layer: Any) -> torch.Tensor:
+    """What the layer multiplies its inputs with, (out, in): SmoothQuant's factors taken back."""
+    weight = library_codes_weight(layer).float()
+    factors = getattr(layer.weight, "act_pre_scale", None)
+    return weight if factors is None else weight * factors.float()
+
+
+def naive_output(layer: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """The product that the format defines: inputs, (rows, in), rounded to 8 bits where it says so.
+
+    `weight` is the dequantized one, (out, in). Without the bias, in fp32.
+    """
+    held = layer.weight
+    factors = getattr(held, "act_pre_scale", None)
+    if factors is not None:
+        inputs = inputs * factors
+    values = inputs.float()
+    if getattr(held, "act_quant_kwargs", None) is not None:
+        if held.act_quant_scale is not None:
+            scale = held.act_quant_scale.float().reshape(1, 1)
+        else:
+            scale = values.abs().amax(dim=1, keepdim=True) / ACTIVATION_STEPS
+        values = (values / scale).round().clamp(-128, 127) * scale
+    elif getattr(held, "activation_quantization", None) is not None:
+        low = values.amin(dim=1, keepdim=True).clamp(max=0)
+        high = values.amax(dim=1, keepdim=True).clamp(min=0)
+        scale = (high - low) / 255
+        zero = (-128 - (low / scale).round()).clamp(-128, 127)
+        values = ((values / scale).round() + zero).clamp(-128, 127).sub(zero) * scale
+    return values @ weight.T
+
+
+def library_output(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """The layer's own output for inputs (rows, in), shaped as its calibrated scale expects."""
+    scale = getattr(layer.weight, "act_quant_scale", None)
+    if scale is None:
+        output: torch.Tensor = layer(inputs)
+        return output
+    wanted = (1,) * (scale.ndim - inputs.ndim) + tuple(inputs.shape)
+    shaped: torch.Tensor = layer(inputs.reshape(wanted))
+    return shaped.reshape(len(inputs), -1)
+
+
+def _spread(values: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """One constant a group repeated for each weight of its group."""
+    whole = values.float()
+    whole = whole.repeat_interleave(rows // whole.shape[0], dim=0)
+    return whole.repeat_interleave(columns // whole.shape[1], dim=1)

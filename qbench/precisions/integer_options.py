@@ -1,0 +1,209 @@
+"""The options of the integer precisions: grid, scales, activations, calibration; and short names.
+
+One precision, `integer`, has every option; a short name such as `int4-g32` is the same with its
+format fixed. What can be combined is what torchao 0.18 computes on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import Field, create_model, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from qbench.sources.texts import ResolvedText
+from qbench.spec import Frozen
+
+Mapping = Literal["symmetric", "asymmetric"]
+Granularity = Literal["tensor", "channel", "group"]
+CalibrationMethod = Literal["minmax", "percentile", "mse"]
+
+CALIBRATION_TEXT = "bundled:stdlib-calibration"
+"""The text that is calibrated on unless another is given."""
+LONGEST_WINDOW = 512
+"""Tokens of a calibration window unless stated, where the model's context is no shorter."""
+
+
+class IntegerOptions(Frozen):
+    """Options of `integer`."""
+
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    """Width of a weight's code, two's complement: from -2^(bits-1) to 2^(bits-1) - 1."""
+    mapping: Mapping = "symmetric"
+    """`symmetric`: scale = 2·absmax/(qmax - qmin), no zero point. `asymmetric`: scale =
+    (max - min)/(qmax - qmin), zero point = qmin - round(min/scale), the range widened to hold 0."""
+    granularity: Granularity = "channel"
+    """What shares one scale: the whole weight, an output row, or `group` weights of a row."""
+    group: Annotated[int, Field(ge=2)] | None = None
+    """Weights of a row that share a scale, for `granularity: group`. A layer whose width it does
+    not divide stays unquantized, and the record names it."""
+    activations: Literal["none", "dynamic", "static"] = "none"
+    """Inputs of the linear layers: left alone; quantized to 8 bits with a scale a token found as
+    they come; or with one scale a layer, from calibration."""
+    weights: Literal["rtn", "gptq", "smoothquant"] = "rtn"
+    """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
+    the other, each making up for the errors of those before it (arXiv 2210.17323); `smoothquant`,
+    outliers moved from the activations into the weights first (arXiv 2211.10438)."""
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
+    the scales where no activations are quantized to 8 bits."""
+    calibration_text: Annotated[str, Field(min_length=1)] | SkipJsonSchema[ResolvedText] = (
+        CALIBRATION_TEXT
+    )
+    """What is calibrated on: `bundled:…`, a UTF-8 file or a known data set; never the text that is
+    evaluated on. A plan finds it and puts what it found in the place of its name."""
+    calibration_windows: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Windows that are drawn from it, none overlapping another."""
+    calibration_window: Annotated[int, Field(ge=8)] | None = None
+    """Tokens of a window; the model's context, at most 512, unless given."""
+    calibration_method: CalibrationMethod = "minmax"
+    """Range of static activations: the extremes; a percentile of the absolute values; or the
+    limit whose rounding and clipping make the smallest squared error."""
+    calibration_percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    """For `calibration_method: percentile`."""
+    calibration_seed: Annotated[int, Field(ge=0)] = 0
+    """Which windows are drawn."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the model must see text before it is in this precision."""
+        return self.activations == "static" or self.weights != "rtn"
+
+    @property
+    def uses_int8_kernel(self) -> bool:
+        """Whether 8-bit weights meet 8-bit activations in integer products (torchao's Int8Tensor).
+
+        Else the codes are dequantized and multiplied in floating point, activations too.
+        """
+        return self.activations == "static" or (
+            self.activations == "dynamic"
+            and (self.bits, self.mapping) == (8, "symmetric")
+            and self.granularity != "group"
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for wrong in (
+            self._wrong_group(),
+            self._wrong_activations(),
+            self._wrong_weights(),
+            self._wrong_calibration(),
+        ):
+            if wrong is not None:
+                raise ValueError(wrong)
+        return self
+
+    def _wrong_group(self) -> str | None:
+        if self.granularity == "group" and self.group is None:
+            return "`group`, the weights that share a scale, beside granularity: group, such as 32"
+        if self.granularity != "group" and self.group is not None:
+            return f"granularity: group beside `group: {self.group}` (not {self.granularity})"
+        return None
+
+    def _wrong_activations(self) -> str | None:
+        if self.activations == "static" and not (
+            (self.bits, self.mapping) == (8, "symmetric") and self.granularity != "group"
+        ):
+            return (
+                "bits: 8, mapping: symmetric and granularity: channel or tensor beside"
+                " activations: static, the only weights that torchao multiplies with them"
+            )
+        simulated = self.activations == "dynamic" and not self.uses_int8_kernel
+        if simulated and self.granularity == "tensor":
+            return (
+                "granularity: channel or group beside activations: dynamic; tensor goes with"
+                " bits: 8 and mapping: symmetric alone"
+            )
+        return None
+
+    def _wrong_weights(self) -> str | None:
+        if self.weights == "gptq" and (self.uses_int8_kernel or self.granularity == "tensor"):
+            return (
+                "granularity: channel or group, and weights that are dequantized (not the int8"
+                " product of 8-bit activations), beside weights: gptq"
+            )
+        if self.weights == "smoothquant" and not (
+            self.uses_int8_kernel and self.activations == "dynamic"
+        ):
+            return (
+                "bits: 8, mapping: symmetric, granularity: channel or tensor, and activations:"
+                " dynamic beside weights: smoothquant, which moves outliers out of them"
+            )
+        return None
+
+    def _wrong_calibration(self) -> str | None:
+        changed = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name.startswith("calibration_") and getattr(self, name) != field.default
+        ]
+        if changed and not self.calibrates:
+            return (
+                "activations: static or weights: gptq or smoothquant beside"
+                f" `{changed[0]}`; nothing is calibrated without"
+            )
+        of_ranges = [name for name in changed if name in _OF_RANGES]
+        if of_ranges and self.activations != "static":
+            return (
+                f"activations: static beside `{of_ranges[0]}`, which chooses the range of static"
+                " activations"
+            )
+        if "calibration_percentile" in changed and self.calibration_method != "percentile":
+            return "calibration_method: percentile beside `calibration_percentile`"
+        return None
+
+
+_OF_RANGES = ("calibration_method", "calibration_percentile")
+
+SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "int8-wo": ("8-bit integer weights, one scale an output row", {}),
+    "int4-g32": (
+        "4-bit integer weights, symmetric, groups of 32",
+        {"bits": 4, "granularity": "group", "group": 32},
+    ),
+    "int4-g32-asym": (
+        "4-bit integer weights with zero points, groups of 32",
+        {"bits": 4, "granularity": "group", "group": 32, "mapping": "asymmetric"},
+    ),
+    "int4-g32-gptq": (
+        "int4-g32 with codes chosen by GPTQ on a calibration text",
+        {"bits": 4, "granularity": "group", "group": 32, "weights": "gptq"},
+    ),
+    "w8a8": ("8-bit weights and activations, a scale a token", {"activations": "dynamic"}),
+    "w8a8-static": (
+        "8-bit weights and activations, a calibrated scale a layer",
+        {"activations": "static"},
+    ),
+    "w8a8-smooth": (
+        "w8a8 with outliers moved into the weights by SmoothQuant",
+        {"activations": "dynamic", "weights": "smoothquant"},
+    ),
+}
+"""What each short name says of itself, and the options in which it differs from the defaults."""
+
+
+def is_integer(precision: str) -> bool:
+    """Whether a precision of that name is one of these."""
+    return precision == "integer" or precision in SHORT_NAMES
+
+
+_FORMAT = ("bits", "mapping", "granularity", "group", "activations", "weights")
+
+
+def short_options(name: str) -> type[IntegerOptions]:
+    """The options of a short name: the format's own can be nothing else, the others are free."""
+    fixed = IntegerOptions(**SHORT_NAMES[name][1])
+    fields: dict[str, Any] = {}
+    for field in _FORMAT:
+        value = getattr(fixed, field)
+        fields[field] = (
+            Literal[value] if value is not None else None,
+            Field(value, description=f"Part of {name}; another one is `integer` with options."),
+        )
+    made = create_model(
+        "".join(part.capitalize() for part in name.split("-")) + "Options",
+        __base__=IntegerOptions,
+        __doc__=f"Options of `{name}`.",
+        **fields,
+    )
+    return cast("type[IntegerOptions]", made)

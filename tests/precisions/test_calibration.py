@@ -1,0 +1,232 @@
+"""Calibration: which windows, which ranges, GPTQ and SmoothQuant, against naive computations."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from qbench.errors import ModelError, TextError
+from qbench.precisions.calibration_ranges import choose_limit
+from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.verification import linear_layers
+from qbench.sources.bundled import bundled_texts
+from tests.precisions.naive_integers import quantize
+from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
+from tests.tiny_models import make_tiny_model, make_tiny_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+
+    from qbench.measures.loaded import LoadedModel
+
+LLAMA = Variant("llama", "llama")
+WINDOWS, TOKENS, SEED = 5, 32, 3
+OPTIONS = {
+    "calibration_windows": WINDOWS,
+    "calibration_window": TOKENS,
+    "calibration_seed": SEED,
+    "dtype": "fp32",
+}
+
+
+def naive_windows() -> list[list[int]]:
+    text = bundled_texts()["stdlib-calibration"].read_text(encoding="utf-8")
+    tokenizer = make_tiny_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    span = TOKENS - 1
+    slots = [ids[start : start + span] for start in range(0, len(ids) - span + 1, span)]
+    places = sorted(random.Random(SEED).sample(range(len(slots)), WINDOWS))
+    return [[tokenizer.bos_token_id, *slots[place]] for place in places]
+
+
+def naive_inputs(cells: TinyCells) -> dict[str, np.ndarray]:
+    """What every linear layer of the fp32 model sees of the windows, (tokens, in)."""
+    import torch
+
+    model = cells.load(LLAMA, "fp32").model
+    seen: dict[str, list[np.ndarray]] = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda _module, inputs, _output, name=name: seen.setdefault(name, []).append(
+                inputs[0][0].numpy().copy()
+            )
+        )
+        for name, layer in linear_layers(model)
+    ]
+    with torch.inference_mode():
+        for row in naive_windows():
+            model(input_ids=torch.tensor([row]))
+    for handle in handles:
+        handle.remove()
+    return {name: np.concatenate(found) for name, found in seen.items()}
+
+
+def calibration(loaded: LoadedModel) -> dict[str, Any]:
+    found: dict[str, Any] = loaded.verification.details["calibration"]
+    return found
+
+
+def naive_minmax(values: np.ndarray) -> float:
+    return float(np.abs(values).max())
+
+
+def naive_percentile(values: np.ndarray) -> float:
+    return float(np.percentile(np.abs(values).astype(np.float64), 99.9))
+
+
+def naive_mse(values: np.ndarray) -> float:
+    flat = values.astype(np.float64).reshape(-1)
+    largest = np.abs(flat).max()
+    errors = {}
+    for part in range(1, 101):
+        limit = largest * part / 100
+        scale = limit / 127.5
+        errors[limit] = np.square(np.clip(np.round(flat / scale), -128, 127) * scale - flat).sum()
+    return float(min(errors, key=lambda limit: errors[limit]))
+
+
+@pytest.mark.parametrize(
+    ("method", "naive"),
+    [("minmax", naive_minmax), ("percentile", naive_percentile), ("mse", naive_mse)],
+)
+def test_recorded_ranges_equal_naive_ones(
+    method: str, naive: Callable[[np.ndarray], float], cells: TinyCells
+) -> None:
+    loaded = cells.load(LLAMA, "w8a8-static", calibration_method=method, **OPTIONS)
+    recorded = calibration(loaded)
+    assert (recorded["method"], recorded["windows"]) == (method, WINDOWS)
+    assert recorded["window_tokens"] == TOKENS
+    layers = recorded["layers"]
+    inputs = naive_inputs(cells)
+    assert set(layers) == set(inputs)
+    for name, values in inputs.items():
+        found = layers[name]
+        assert found["min"] == pytest.approx(values.min(), rel=1e-5)
+        assert found["max"] == pytest.approx(values.max(), rel=1e-5)
+        assert found["limit"] == pytest.approx(naive(values), rel=1e-5)
+        assert found["scale"] == pytest.approx(2 * naive(values) / 255, rel=1e-5)
+        share = (np.abs(values) > found["limit"] * (1 + 1e-6)).mean()
+        assert found["clipped_share"] == pytest.approx(share, abs=2e-4)
+    held = dict(linear_layers(loaded.model))
+    for name, found in layers.items():
+        assert float(held[name].weight.act_quant_scale) == pytest.approx(found["scale"])
+
+
+def test_inputs_that_are_all_zero_have_a_range() -> None:
+    import torch
+
+    for method in ("minmax", "percentile", "mse"):
+        assert choose_limit(torch.zeros(5, dtype=torch.float64), method, percentile=99.9) == 0
+
+
+def naive_gptq(
+    weight: np.ndarray, hessian: np.ndarray, bits: int, mapping: str, group: int
+) -> np.ndarray:
+    """Optimal brain quantization in a fixed order, with the inverse updated column by column."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    left = weight.astype(np.float64)
+    inverse = np.linalg.inv(hessian + 0.01 * np.diag(hessian).mean() * np.eye(len(hessian)))
+    codes = np.zeros(weight.shape, dtype=np.int8)
+    for column in range(weight.shape[1]):
+        if column % group == 0:
+            part = left[:, column : column + group].astype(np.float32)
+            _, scale, zero = quantize(part, bits, mapping, (1, group))
+        code = np.clip(np.round(left[:, [column]] / scale) + zero, low, high)
+        codes[:, [column]] = code
+        error = left[:, [column]] - (code - zero.astype(np.float64)) * scale
+        left -= error * inverse[[column]] / inverse[column, column]
+        # The inverse of the Hessian of what is left, once this column is fixed.
+        inverse = inverse - np.outer(inverse[:, column], inverse[column]) / inverse[column, column]
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("mapping", "granularity"),
+    [("symmetric", {"granularity": "group", "group": 16}), ("asymmetric", {})],
+)
+def test_gptq_equals_brain_surgery_column_by_column(
+    mapping: str, granularity: dict[str, Any], cells: TinyCells
+) -> None:
+    options = {"bits": 4, "mapping": mapping, "weights": "gptq", **granularity}
+    loaded = cells.load(LLAMA, "integer", **options, **OPTIONS)
+    inputs = naive_inputs(cells)
+    held = dict(linear_layers(loaded.model))
+    original = dict(linear_layers(cells.load(LLAMA, "fp32").model))
+    # The first block alone sees the same inputs, whatever was quantized before it.
+    for name in [f"model.layers.0.self_attn.{one}_proj" for one in "qkvo"]:
+        values = inputs[name].astype(np.float64)
+        weight = original[name].weight.numpy()
+        group = granularity.get("group", 64)
+        codes = held[name].weight.qdata.numpy()
+        nearest, _, _ = quantize(weight, 4, mapping, (1, group))
+        expected = naive_gptq(weight, values.T @ values, 4, mapping, group)
+        # In fp32 a weight midway between two levels may go another way than in fp64, and then the
+        # rest of its row too.
+        assert (codes == expected).mean() > 0.95
+        assert (codes == nearest).mean() < 0.9
+
+
+def test_gptq_makes_smaller_errors_than_nearest_levels(cells: TinyCells) -> None:
+    loaded = cells.load(LLAMA, "int4-g32-gptq", **OPTIONS)
+    layers = calibration(loaded)["layers"]
+    assert len(layers) == 14
+    assert all(found["output_error"] < found["output_error_nearest"] for found in layers.values())
+
+
+def test_smoothquant_divides_inputs_by_the_root_of_what_the_paper_says(cells: TinyCells) -> None:
+    loaded = cells.load(LLAMA, "w8a8-smooth", **OPTIONS)
+    inputs = naive_inputs(cells)
+    held = dict(linear_layers(loaded.model))
+    original = dict(linear_layers(cells.load(LLAMA, "fp32").model))
+    for name, values in inputs.items():
+        weight = original[name].weight.numpy()
+        factor = np.sqrt(np.abs(values).max(axis=0) / np.abs(weight).max(axis=0))
+        found = held[name].weight
+        np.testing.assert_allclose(1 / found.act_pre_scale.numpy(), factor, rtol=1e-4)
+        smoothed = (weight * factor).astype(np.float32)
+        codes, _, _ = quantize(smoothed, 8, "symmetric", (1, len(factor)))
+        # The largest of a row is midway between two levels.
+        assert (found.qdata.numpy() == codes).mean() > 0.99
+
+
+@pytest.mark.parametrize("name", ["w8a8-static", "int4-g32-gptq", "w8a8-smooth"])
+def test_the_same_seed_gives_the_same_model(name: str, cells: TinyCells) -> None:
+    first = cells.load(LLAMA, name, **OPTIONS)
+    again = load_fresh(cells.folder(LLAMA), name, **OPTIONS)
+    other = load_fresh(cells.folder(LLAMA), name, **{**OPTIONS, "calibration_seed": SEED + 1})
+    assert calibration(first) == calibration(again)
+    assert calibration(first)["ids_sha256"] != calibration(other)["ids_sha256"]
+    assert calibration(first)["layers"] != calibration(other)["layers"]
+    assert _logits(first).equal(_logits(again))
+
+
+def test_a_text_that_is_too_short_is_an_error(cells: TinyCells, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("def add(first, second):\n    return first + second\n")
+    with pytest.raises(TextError, match="windows of 32 where 5 were asked for; give"):
+        load_fresh(cells.folder(LLAMA), "w8a8-static", **{**OPTIONS, "calibration_text": str(text)})
+
+
+def test_a_model_without_a_tokenizer_cannot_be_calibrated(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, "llama", tokenizer=False)
+    with pytest.raises(ModelError, match="calibration needs the model's tokenizer"):
+        load_fresh(folder, "w8a8-static", **OPTIONS)
+
+
+def test_without_calibration_there_is_none_in_the_record(cells: TinyCells) -> None:
+    assert calibration(cells.load(LLAMA, "int8-wo")) is None
+    assert not IntegerOptions().calibrates
+
+
+def _logits(loaded: LoadedModel) -> torch.Tensor:
+    import torch
+
+    with torch.inference_mode():
+        logits: torch.Tensor = loaded.model(input_ids=torch.arange(1, 30).reshape(1, -1)).logits
+    return logits

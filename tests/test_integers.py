@@ -1,0 +1,183 @@
+"""Integer precisions through the command: plans, what is wrong with a suite, a run, its report."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.errors import SuiteError
+from qbench.plan import make_plan
+from qbench.sources.bundled import bundled_texts
+from qbench.suite import load_suite
+from tests.tiny_models import make_tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.plan import Plan
+
+MODEL = "bundled:tiny-mistral"
+SUITE = """\
+models: [{model}]
+precisions:
+  - fp32
+  - {precision}
+measure:
+  quality: {{text: {text}, window: 64}}
+"""
+
+
+def plan(folder: Path, precision: str, *, model: str = MODEL, text: str = "text.txt") -> Plan:
+    """The plan of a suite with fp32 and one more precision."""
+    if text == "text.txt":
+        lines = bundled_texts()["stdlib-heldout"].read_text(encoding="utf-8").splitlines()
+        (folder / text).write_text("\n".join(lines[:300]), encoding="utf-8")
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.format(model=model, precision=precision, text=text), encoding="utf-8")
+    return make_plan(load_suite(path), folder / "results", device="cpu")
+
+
+def problem(folder: Path, precision: str, **changes: str) -> str:
+    """What the plan of such a suite says is wrong, in one line."""
+    with pytest.raises(SuiteError) as caught:
+        plan(folder, precision, **changes)
+    assert len(caught.value.problems) == 1
+    return re.sub(r"\s+", " ", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("{integer: {bits: 9}}", ["precisions[1].integer.bits", "suite.yaml:4", "at most 8"]),
+        ("{integer: {bits: 1}}", ["precisions[1].integer.bits", "2"]),
+        ("{integer: {compute_dtype: bf16}}", ["'compute_dtype' is an option of fp4, nf4"]),
+        ("{int4-g32: {bits: 3}}", ["precisions[1].int4-g32.bits", "4"]),
+        ("{integer: {bits: 4, activations: static}}", ["bits: 8, mapping: symmetric"]),
+        ("{integer: {granularity: group}}", ["`group`, the weights that share a scale"]),
+        ("{int4-g32: {calibration_windows: 4}}", ["nothing is calibrated without"]),
+        ("int4-g23", ["int4-g32"]),
+        ("{w8a8-static: {calibration_text: none.txt}}", ["none.txt: no such file", "precisions"]),
+        (
+            "{w8a8-static: {calibration_text: 'bundled:stdlib-calibratio'}}",
+            ["did you mean stdlib-calibration?"],
+        ),
+        ("{w8a8-static: {calibration_text: text.txt}}", ["is the text that quality is measured"]),
+        (
+            "{int4-g32-gptq: {calibration_text: 'bundled:stdlib-heldout'}}",
+            ["overlaps the text", "bundled:stdlib-calibration"],
+        ),
+        (
+            "{w8a8-static: {calibration_text: tiny.txt, calibration_window: 64}}",
+            ["too short for 16 windows of 64 tokens", "lower calibration_windows"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_once_and_in_words(
+    precision: str, expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.txt").write_text("def add(first, second): ...\n" * 5, encoding="utf-8")
+    found = problem(tmp_path, precision)
+    for words in expected:
+        assert words in found
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        (
+            "{integer: {bits: 4, granularity: group, group: 100}}",
+            ["divides the width of no linear layer (256, 576)", "a group that divides 64"],
+        ),
+        (
+            "{w8a8-static: {calibration_window: 1024}}",
+            ["the model's context 512", "calibration_window to at most 512"],
+        ),
+    ],
+)
+def test_what_no_layer_can_hold_is_skipped_with_the_reason(
+    precision: str, expected: list[str], tmp_path: Path
+) -> None:
+    reference, cell = plan(tmp_path, precision).cells
+    assert reference.skip is None
+    assert cell.skip is not None
+    for words in expected:
+        assert words in cell.skip
+
+
+def keys(folder: Path, precision: str) -> list[str]:
+    """The keys of the records of the second cell."""
+    _, cell = plan(folder, precision).cells
+    return [task.key for task in cell.tasks]
+
+
+def test_the_key_follows_from_the_calibration(tmp_path: Path) -> None:
+    source = bundled_texts()["stdlib-calibration"].read_text(encoding="utf-8")
+    own, same = tmp_path / "own.txt", tmp_path / "same.txt"
+    own.write_text(source, encoding="utf-8")
+    same.write_text(source, encoding="utf-8")
+    first = keys(tmp_path, "w8a8-static")
+    assert keys(tmp_path, "{w8a8-static: {calibration_text: own.txt}}") == first
+    assert keys(tmp_path, "{w8a8-static: {calibration_text: same.txt}}") == first
+    own.write_text(source[:-100], encoding="utf-8")
+    for change in (
+        "calibration_text: own.txt",
+        "calibration_seed: 1",
+        "calibration_windows: 17",
+        "calibration_method: mse",
+    ):
+        assert keys(tmp_path, f"{{w8a8-static: {{{change}}}}}") != first
+
+
+def test_a_run_of_a_local_model_and_its_report(tmp_path: Path) -> None:
+    from tests.workplace import Workplace
+
+    model = make_tiny_model(tmp_path / "model", "gpt2")
+    place = Workplace(tmp_path, model)
+    text = bundled_texts()["stdlib-heldout"].read_text(encoding="utf-8")
+    place.write("text.txt", text[:4000])
+    suite = place.write(
+        "suite.yaml",
+        f"""\
+models: [{model}]
+precisions:
+  - fp32
+  - int4-g32
+  - {{int4-g32-gptq: {{calibration_windows: 4}}}}
+  - {{w8a8-static: {{calibration_windows: 4, calibration_method: percentile}}}}
+  - {{integer: {{bits: 4, granularity: group, group: 48}}}}
+measure:
+  footprint:
+  quality: {{text: text.txt, window: 64}}
+""",
+    )
+    finished = place.call("run", str(suite), "--results", str(tmp_path / "results"))
+    assert finished.code == 0, finished.errors
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "results").rglob("*.json")
+    ]
+    status = {
+        label: {r["status"] for r in records if r["cell"]["precision"]["label"] == label}
+        for label in {record["cell"]["precision"]["label"] for record in records}
+    }
+    assert status.pop("integer-bits=4-granularity=group-group=48") == {"skipped"}
+    assert len(status) == 4
+    assert all(found == {"ok"} for found in status.values())
+    (static,) = (
+        record["details"]["loaded"]["calibration"]
+        for record in records
+        if record["cell"]["precision"]["name"] == "w8a8-static"
+        and record["item"]["measurement"] == "footprint"
+    )
+    assert static["method"] == "percentile"
+    assert len(static["layers"]) == 8
+    assert all(one["min"] < 0 < one["limit"] <= one["max"] + 9 for one in static["layers"].values())
+    (page,) = (tmp_path / "reports").glob("*.md")
+    words = page.read_text(encoding="utf-8")
+    assert "if packed" in words
+    assert "### Calibration" in words
+    assert "stdlib-calibration" in words
+    assert "set a group that divides 64" in words
