@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.finetune import full, lora
+from qbench.finetune import full, lora, qat
 from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -54,18 +54,27 @@ class Method(Protocol):
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """What can become of a model that was tuned in this precision."""
 
-    def prepare(self, model: PreTrainedModel, options: Any, *, seed: int, folder: str) -> Trainable:
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        options: Any,
+        *,
+        precision: PrecisionRef,
+        seed: int,
+        folder: str,
+    ) -> Trainable:
         """Makes the loaded model trainable, in place.
 
         Exactly the weights that are trained require a gradient afterwards. What is random follows
-        from the seed alone. `folder` is where the base's files lie. Raises `MeasurementError`.
+        from the seed alone. `precision` is what is trained in, `folder` where the base's files lie.
+        Raises `MeasurementError`.
         """
 
 
 @cache
 def methods() -> dict[str, Method]:
     """All methods by name, qbench's own first, in the order they are shown."""
-    table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA)}
+    table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA, qat.QAT)}
     for method in load_plugins("qbench.finetune"):
         table[method.name] = method
     return table

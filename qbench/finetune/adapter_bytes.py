@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from qbench.finetune.deploy import compute_type
+from qbench.finetune.deploy import WHOLE_MODELS, compute_type
 from qbench.precisions.storage import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def adapter_static_bytes(
     is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
     are.
     """
-    if tuning.method == "full" or deploy.startswith("merged"):
+    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
         return 0
     options = tuning.options
     chosen = targeted(shape, architecture, options["target"])

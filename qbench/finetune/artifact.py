@@ -3,7 +3,8 @@
 Each has a folder, `<cache>/tuned/<key of the training's record>/`:
 
     adapter_config.json, adapter_model.safetensors    LoRA, as PEFT saves it
-    config.json, model.safetensors, …                 full tuning, as transformers saves it
+    config.json, model.safetensors, …                 full tuning and QAT, by transformers,
+                                                      with the base's tokenizer
     artifact.json                                     written last: the artifact is whole
     checkpoint/                                       of a training that is not done yet
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "artifact.json"
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 
 
 class ArtifactInfo(Frozen):
@@ -118,6 +128,13 @@ def replacing_artifact(info: ArtifactInfo) -> Iterator[Path]:
 def checkpoint_folder(key: str) -> Path:
     """Where a training that is not done keeps what it needs to go on."""
     return artifact_folder(key) / "checkpoint"
+
+
+def copy_tokenizer(base: Path, target: Path) -> None:
+    """Puts the base's tokenizer beside tuned weights: to quantize them by calibration needs it."""
+    for pattern in _TOKENIZER_FILES:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, target / path.name)
 
 
 @contextmanager

@@ -7,6 +7,8 @@
     merged-dequantized   adapter merged into the base's dequantized weights, rounded to 16 bits
     merged-in-place      adapter merged into the quantized layers by PEFT, which stay quantized
     adapter-int8, -nf4   attached, from an adapter that was stored in 8 or 4 bits
+    quantized            tuned weights, or merged ones, quantized: by PTQ, or converted (QAT)
+    fake-quantized       after QAT, before conversion: the weights in 16 bits, rounded when used
 
 An attached adapter is trained in fp32 under an autocast; it is served in the type that its base
 computes in, which is what the autocast computed with, and what a user who serves it holds.
@@ -20,7 +22,9 @@ from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError
 from qbench.finetune.adapter_storage import StorageKind, load_stored, store_adapter
+from qbench.finetune.qat_layers import load_fake_quantized
 from qbench.precisions import precisions
+from qbench.precisions.integer_options import IntegerOptions
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.spec import Deployment, PrecisionRef, TuningRef, slugify
 
@@ -29,9 +33,14 @@ if TYPE_CHECKING:
 
 _STORED: dict[Deployment, StorageKind] = {"adapter-int8": "int8", "adapter-nf4": "nf4"}
 _CHECKPOINTS: frozenset[Deployment] = frozenset(
-    {"merged", "merged-requantized", "merged-dequantized"}
+    {"merged", "merged-requantized", "merged-dequantized", "quantized", "fake-quantized"}
 )
 """Rungs that are loaded from a checkpoint of their own."""
+WHOLE_MODELS: dict[str, tuple[Deployment, ...]] = {
+    "full": ("merged", "quantized"),
+    "qat": ("quantized", "fake-quantized"),
+}
+"""Methods that tune all weights, so that their artifact is a checkpoint, with their rungs."""
 
 
 def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
@@ -40,6 +49,9 @@ def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
     Raises ValueError for `attached-fp16` of a precision that has no option for its type.
     """
     trained_in = tuning.precision
+    if deploy == "fake-quantized":
+        held = str(trained_in.options.get("dtype") or "bf16")
+        return PrecisionRef(label=held, name=held)
     if deploy in {"merged", "merged-dequantized"}:
         name = "fp32" if trained_in.name == "fp32" else "bf16"
         return PrecisionRef(label=name, name=name)
@@ -93,7 +105,7 @@ def deployed_folder(
     """
     if deploy not in _CHECKPOINTS:
         return Path(folder)
-    if tuning.method == "full":
+    if tuning.method in WHOLE_MODELS:
         return artifact
     from qbench.finetune.merge import merged_checkpoint
 
@@ -125,9 +137,11 @@ def load_deployed(
     weights and full tuning any other. Raises `MeasurementError` for an artifact that is missing,
     damaged or of another base, and for a rung that the method does not have.
     """
-    if tuning.method == "full" and deploy != "merged":
+    if tuning.method in WHOLE_MODELS and deploy not in WHOLE_MODELS[tuning.method]:
+        expected = " or ".join(WHOLE_MODELS[tuning.method])
         raise MeasurementError(
-            f"full tuning leaves no adapter: found {deploy}, expected merged, its own weights"
+            f"{tuning.method} tuning leaves no adapter: found {deploy}, expected {expected}, its"
+            " own weights"
         )
     source = deployed_folder(
         folder=folder,
@@ -138,6 +152,13 @@ def load_deployed(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    if deploy == "fake-quantized":
+        return load_fake_quantized(
+            str(source),
+            IntegerOptions.model_validate(tuning.precision.options),
+            device,
+            trust_remote_code=trust_remote_code,
+        )
     if deploy in _CHECKPOINTS:
         return precisions()[precision.name].load(
             str(source), precision.options, device, trust_remote_code=trust_remote_code

@@ -36,6 +36,13 @@ class Encoded:
         """Tokens whose loss counts."""
         return sum(label != NOT_SCORED for label in self.labels)
 
+    def folded(self, vocabulary: int) -> Encoded:
+        """The same with each id modulo the size of a vocabulary."""
+        return Encoded(
+            [one % vocabulary for one in self.ids],
+            [one if one == NOT_SCORED else one % vocabulary for one in self.labels],
+        )
+
 
 def encode_examples(
     examples: Sequence[Example],

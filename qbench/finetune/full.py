@@ -7,8 +7,10 @@ so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from qbench.finetune.artifact import copy_tokenizer
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
 from qbench.finetune.trainable import Trainable
@@ -65,15 +67,26 @@ class Full:
         return str(options["master_weights"]), {}
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
-        """There is no adapter to do anything else with."""
-        return ("merged",)
+        """Its weights in 16 bits, and rounded to codes: there is no adapter."""
+        return ("merged", "quantized")
 
     def prepare(
-        self, model: PreTrainedModel, options: FullOptions, *, seed: int, folder: str
+        self,
+        model: PreTrainedModel,
+        options: FullOptions,
+        *,
+        precision: PrecisionRef,
+        seed: int,
+        folder: str,
     ) -> Trainable:
         """All weights require a gradient; saved as transformers does, in the type they are in."""
         model.requires_grad_(requires_grad=True)
-        return Trainable(model, model.save_pretrained)
+
+        def save(target: Path) -> None:
+            model.save_pretrained(target)
+            copy_tokenizer(Path(folder), target)
+
+        return Trainable(model, save)
 
 
 FULL = Full()

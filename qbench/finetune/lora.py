@@ -20,6 +20,7 @@ from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
 from qbench.finetune.trainable import Trainable
 from qbench.precisions.int8 import missing_packages
+from qbench.precisions.integer_options import is_integer
 from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ class Lora:
 
     def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         """What PEFT refuses or gets wrong (0.21, tried), and what no plain adapter can hold."""
+        if precision.options.get("activations", "none") != "none":
+            return (
+                f"{precision.label} rounds its inputs, and torchao passes no gradient through"
+                " that: adapters below would learn nothing; train on weights alone (int8-wo,"
+                " int4-g32), or use method: qat"
+            )
+        return self._wrong_options(precision, options)
+
+    def _wrong_options(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         init = options["init"]
         if options["compute"] == "fp32" and computes_in_fp16(precision):
             return (
@@ -100,19 +110,26 @@ class Lora:
         quantized: tuple[Deployment, ...] = (
             "merged-requantized",
             "merged-dequantized",
-            "merged-in-place",
+            # PEFT cannot merge into torchao's codes that it did not make itself.
+            *(() if is_integer(precision.name) else ("merged-in-place",)),
         )
         return (
             "attached",
             "attached-fp16",
             "merged",
-            *(quantized if is_quantized(precision) else ()),
+            *(quantized if is_quantized(precision) else ("quantized",)),
             "adapter-int8",
             "adapter-nf4",
         )
 
     def prepare(
-        self, model: PreTrainedModel, options: LoraOptions, *, seed: int, folder: str
+        self,
+        model: PreTrainedModel,
+        options: LoraOptions,
+        *,
+        precision: PrecisionRef,
+        seed: int,
+        folder: str,
     ) -> Trainable:
         """Injects adapters into the model, beside layers that stay as they are."""
         import torch

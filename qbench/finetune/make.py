@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qbench.finetune.examples import Encoded
     from qbench.finetune.options import TrainingOptions
     from qbench.sources.tuning_data import Example, Splits
+    from qbench.spec import PrecisionRef
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ def prepare_course(
     seed: int,
     context_tokens: int | None,
     vocabulary: int,
+    fold_ids: bool = False,
 ) -> Course:
     """What the training sees.
 
-    `vocabulary` is the number of rows of the model's embedding. Raises `MeasurementError` for
-    sequences that the context does not hold, and for a tokenizer that is not the model's.
+    `vocabulary` is the number of rows of the model's embedding. `fold_ids` takes the ids modulo
+    it: for weights that are random and have no tokenizer of their own. Raises `MeasurementError`
+    for sequences that the context does not hold, and for a tokenizer that is not the model's.
     """
     most = sequence_tokens(options, context_tokens)
     if context_tokens is not None and most > context_tokens:
@@ -77,6 +80,8 @@ def prepare_course(
             examples, tokenizer, max_tokens=most, loss_on=options.loss_on
         )
         left_out[name] = len(examples) - len(encoded[name])
+        if fold_ids:
+            encoded[name] = [one.folded(vocabulary) for one in encoded[name]]
         _check_encoded(name, encoded[name], vocabulary)
     sequences = pack(encoded["train"], most) if options.packing else encoded["train"]
     pad_id = tokenizer.pad_token_id
@@ -101,7 +106,7 @@ def make_artifact(
     course: Course,
     *,
     key: str,
-    precision: str,
+    precision: PrecisionRef,
     base_fingerprint: str,
     folder: str,
     rule: CheckpointRule | None = None,
@@ -109,12 +114,14 @@ def make_artifact(
 ) -> Training:
     """Trains the model and saves the artifact of that key, in place of one that is there.
 
-    `precision` is the label of what the model was trained in, `folder` where its files lie. Waits
-    for whoever else is making this artifact. `after_step` is called after each step, when its
-    checkpoint is written. Raises `MeasurementError`.
+    `precision` is what the model is trained in, `folder` where its files lie. Waits for whoever
+    else is making this artifact. `after_step` is called after each step, when its checkpoint is
+    written. Raises `MeasurementError`.
     """
     with lock_artifact(key):
-        trainable = method.prepare(model, options, seed=course.seed, folder=folder)
+        trainable = method.prepare(
+            model, options, precision=precision, seed=course.seed, folder=folder
+        )
         if options.checkpointing:
             _enable_checkpointing(model)
         try:
@@ -133,7 +140,7 @@ def make_artifact(
         info = ArtifactInfo(
             key=key,
             method=method.name,
-            precision=precision,
+            precision=precision.label,
             base_fingerprint=base_fingerprint,
             seed=course.seed,
             steps=course.steps,

@@ -180,12 +180,15 @@ def dequantized_weight(layer: Any, name: str) -> torch.Tensor:
     """A layer's weights in fp32, those of bitsandbytes' formats by their definition."""
     from qbench.precisions.bnb4bit import naive_weight
     from qbench.precisions.int8 import library_weight
+    from qbench.precisions.integer_layers import effective_weight
 
     weight: torch.Tensor = layer.weight
     if getattr(weight, "quant_state", None) is not None:
         return naive_weight(layer)
     if type(layer).__name__ == "Linear8bitLt":
         return library_weight(layer).float()
+    if hasattr(weight, "qdata"):
+        return effective_weight(layer)
     if not weight.dtype.is_floating_point:
         raise MeasurementError(
             f"{name}: qbench cannot dequantize a {type(layer).__name__} of {weight.dtype}; leave"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import (
     NO_VALUE,
     NOT_MEASURED,
@@ -23,6 +24,7 @@ from qbench.report.quality_tables import (
     task_tables,
     weight_error_table,
 )
+from qbench.report.roofline import roofline_tables
 from qbench.report.units import choose_scale
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ TABLED = frozenset(
 )
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
+_APART = frozenset({"calibration", "nominal_linear_bytes"})
+"""What was loaded that has its place in another table."""
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 
 _FOOTPRINT = (
@@ -66,7 +70,9 @@ _WEIGHTS = (
     Column("weights", "logical weights", "exact"),
     Column("quantized_share", "quantized", "percent"),
     Column("bits_per_weight.linear", "bits/weight, linear", "number", decimals=3),
+    Column("bits_per_weight.linear.nominal", "linear, if packed", "number", decimals=3),
     Column("bits_per_weight.model", "bits/weight, model", "number", decimals=3),
+    Column("bits_per_weight.nominal", "model, if packed", "number", decimals=3),
     Column("disk_bytes", "on disk", "bytes"),
     Column("load_time", "cold load", "seconds"),
 )
@@ -86,6 +92,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
         *(_memory_table(records, record) for record in items(records, "memory").values()),
         *_latency_tables(records),
+        *roofline_tables(records),
         *(
             quality_table(records, slug)
             for slug, record in items(records, "quality").items()
@@ -97,6 +104,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *_completion_tables(records),
         *generation_tables(records),
         _loaded_table(records),
+        calibration_table({cell.label: loaded_details(cell) for cell in records.cells}),
         _other_table(records),
     ]
     kept = [_without_empty_columns(table) for table in tables]
@@ -157,9 +165,6 @@ def _latency_columns(kind: str) -> tuple[Column, ...]:
         *(Column(f"{name}.{q}", title, "seconds", shares_unit=True) for q, title in _SPREAD),
         Column(f"throughput.{kind}", "tokens/s", "number"),
     ]
-    if kind == "decode":
-        columns.append(Column(f"{name}.floor", "floor", "seconds", shares_unit=True))
-        columns.append(Column(f"{name}.floor_share", "floor reached", "percent"))
     return tuple(columns)
 
 
@@ -172,9 +177,6 @@ def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
     ]
     figures += [pool(found, f"latency.{kind}.{quantile}").figure for quantile, _ in _SPREAD]
     figures.append(pool(found, f"throughput.{kind}").figure)
-    if kind == "decode":
-        floor = ("latency.decode.floor", "latency.decode.floor_share")
-        figures += [pool(found, name).figure for name in floor]
     return tuple(figures)
 
 
@@ -191,8 +193,8 @@ def _completion_tables(records: TableRecords) -> list[Table]:
 
 
 def _loaded_table(records: TableRecords) -> Table:
-    loaded = [(cell, _loaded(cell)) for cell in records.cells]
-    keys = dict.fromkeys(key for _, found in loaded for key in found)
+    loaded = [(cell, loaded_details(cell)) for cell in records.cells]
+    keys = dict.fromkeys(key for _, found in loaded for key in found if key not in _APART)
     columns = tuple(Column(key, key.replace("_", " "), "text") for key in keys)
     rows = tuple(
         Row(
@@ -206,7 +208,8 @@ def _loaded_table(records: TableRecords) -> Table:
     return Table("What was loaded, verified", "precision", columns, rows)
 
 
-def _loaded(cell: CellRecords) -> dict[str, Any]:
+def loaded_details(cell: CellRecords) -> dict[str, Any]:
+    """What was found in the loaded model, from the first record that tells."""
     for record in cell.records:
         loaded = record.details.get("loaded")
         if isinstance(loaded, dict) and loaded:

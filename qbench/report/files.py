@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.atomic import write_atomically
 from qbench.errors import StoreError
 from qbench.report import FORMATS
+from qbench.report.rehearsals import is_rehearsal
 from qbench.spec import slugify
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 
 def by_suite(records: Sequence[Record]) -> list[list[Record]]:
-    """The records apart by suite and device, each part in the order given."""
-    parts: dict[tuple[str, str], list[Record]] = {}
+    """The records apart by suite and device, a rehearsal's too, each part in the order given."""
+    parts: dict[tuple[str, str, bool], list[Record]] = {}
     for record in records:
-        parts.setdefault((record.suite, record.environment.device_kind), []).append(record)
+        place = (record.suite, record.environment.device_kind, bool(record.rehearsal))
+        parts.setdefault(place, []).append(record)
     return list(parts.values())
 
 
@@ -31,7 +33,8 @@ def write_report(
     form = FORMATS[format_name]
     first = records[0]
     if path is None:
-        name = f"{slugify(first.suite)}-{first.environment.device_kind}{form.suffix}"
+        mark = "-rehearsal" if is_rehearsal(records) else ""
+        name = f"{slugify(first.suite)}{mark}-{first.environment.device_kind}{form.suffix}"
         path = folder / name
     try:
         write_atomically(path, form.render(records))

@@ -23,7 +23,7 @@ _FORMATS = {
     "nf4-dq": "NF4 + double quant",
     "int8": "int8 (LLM.int8)",
 }
-_SHOWN_RUNGS: tuple[Deployment, ...] = ("attached", "merged")
+_SHOWN_RUNGS: tuple[Deployment, ...] = ("attached", "merged", "quantized")
 """What an arm is scored as: the first of these that was served."""
 RUNGS: dict[Deployment, str] = {
     "attached": "attached",
@@ -34,9 +34,13 @@ RUNGS: dict[Deployment, str] = {
     "merged-in-place": "merged in place, stays quantized",
     "adapter-int8": "attached, adapter stored in 8 bits",
     "adapter-nf4": "attached, adapter stored in 4 bits",
+    "quantized": "converted",
+    "fake-quantized": "before conversion, fake-quantized",
 }
 FULL_RUNG = "all weights tuned"
 """What full tuning leaves is merged by its nature."""
+PTQ_RUNG = "all weights tuned, then quantized (PTQ)"
+MERGED_PTQ_RUNG = "merged into the original weights, then quantized (PTQ)"
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,38 @@ class Arm:
         return describe_method(self.tuning)
 
     @property
-    def rungs(self) -> tuple[Deployment, ...]:
-        """The ways in which it was served, in the order of the ladder."""
-        found = {cell.deploy for cell in self.served}
-        return tuple(sorted((rung for rung in found if rung), key=DEPLOYMENT_ORDER.index))
+    def rungs(self) -> tuple[str, ...]:
+        """The ways in which it was served, in the order of the ladder.
+
+        Each is the deployment; with the precision (`quantized-nf4`) where there can be several.
+        """
+        found = {
+            rung_name(cell): DEPLOYMENT_ORDER.index(cell.deploy)
+            for cell in self.served
+            if cell.deploy is not None
+        }
+        return tuple(sorted(found, key=lambda rung: found[rung]))
 
     @property
-    def shown_rung(self) -> Deployment | None:
+    def shown_rung(self) -> str | None:
         """The way in which the arm is scored; None where it was not served at all."""
         preferred = (rung for rung in _SHOWN_RUNGS if rung in self.rungs)
         return next(preferred, next(iter(self.rungs), None))
 
-    def of_rung(self, rung: Deployment | None) -> tuple[CellRecords, ...]:
+    def of_rung(self, rung: str | None) -> tuple[CellRecords, ...]:
         """Its cells that are served in one way, by seed."""
-        return tuple(cell for cell in self.served if rung is not None and cell.deploy == rung)
+        return tuple(cell for cell in self.served if rung is not None and rung_name(cell) == rung)
 
     @property
     def shown(self) -> tuple[CellRecords, ...]:
         """The cells that the arm is scored as, by seed."""
         return self.of_rung(self.shown_rung)
+
+
+def rung_name(cell: CellRecords) -> str:
+    """How a served cell is named beside others of its tuning."""
+    label = "" if cell.tuning is None else cell.tuning.label
+    return cell.records[0].cell.label.removeprefix(f"{label}--")
 
 
 def arms_of(records: TableRecords) -> tuple[Arm, ...]:
@@ -117,6 +134,9 @@ def describe_method(tuning: TuningRef) -> str:
         master = tuning.options.get("master_weights")
         pure = master == precision.name != "fp32"
         return f"full tuning in {'pure ' if pure else ''}{precision.label}"
+    if tuning.method == "qat":
+        how = "QAT with LoRA" if tuning.options.get("rank") else "QAT"
+        return f"{how} for {_FORMATS.get(precision.label, precision.label)}"
     if tuning.method != "lora":
         return f"{tuning.method} on {precision.label}"
     name = "DoRA" if tuning.options.get("dora") else "LoRA"
@@ -143,9 +163,14 @@ def counterpart(arms: Sequence[Arm], arm: Arm) -> Arm:
     return next(alike, next(iter(on_bf16), arms[0]))
 
 
-def rung_words(arm: Arm, rung: Deployment) -> str:
+def rung_words(arm: Arm, rung: str) -> str:
     """A rung of the ladder in words."""
-    return FULL_RUNG if arm.tuning.method == METHOD_ORDER[0] else RUNGS[rung]
+    deploy = next(cell.deploy for cell in arm.of_rung(rung))
+    if arm.tuning.method == METHOD_ORDER[0]:
+        return FULL_RUNG if deploy == "merged" else PTQ_RUNG
+    if deploy == "quantized" and arm.tuning.method == "lora":
+        return MERGED_PTQ_RUNG
+    return rung if deploy is None else RUNGS[deploy]
 
 
 def over_seeds(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ATTACHED: Deployment = "attached"
 MERGED_RUNG: Deployment = "merged"
+FAKE_QUANTIZED: Deployment = "fake-quantized"
 _Key = tuple[str, str, str]
 
 
@@ -64,7 +65,7 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
         figures = {
             "rung": Figure(word=rung_words(arm, rung)),
             "served": Figure(word=cells[0].records[0].cell.precision.label),
-            "change": _change_figure(judged.get((arm.name, rung, "change")), rung),
+            "change": _change_figure(judged.get((arm.name, rung, "change")), arm, rung),
         }
         for slug in texts:
             figures[f"perplexity:{slug}"] = over_seeds(cells, "quality", slug, "perplexity")
@@ -93,29 +94,41 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
 
 
 _CHANGE = (
-    "change of the test loss from the same arm's attached adapter, nat a token; equivalent: within"
+    "change of the test loss from the same arm's attached adapter (where all weights were tuned:"
+    " from their 16 bits; after QAT: from before the conversion), nat a token; equivalent: within"
     f" ±{LOSS_MARGIN.amount:g}"
 )
 
 
 def _judged(
-    records: TableRecords, results: Results, rungs: list[tuple[Arm, Deployment]]
+    records: TableRecords, results: Results, rungs: list[tuple[Arm, str]]
 ) -> dict[_Key, Judged]:
     """All changes of the table, judged together."""
     claims: dict[_Key, Claim] = {}
     for arm, rung in rungs:
-        cells, attached = arm.of_rung(rung), arm.of_rung(ATTACHED)
-        if attached and rung != ATTACHED:
-            claims[arm.name, rung, "change"] = loss_change(cells, attached, results.test_slug)
+        cells, first = arm.of_rung(rung), _first_rung(arm)
+        if first is not None and rung != first:
+            claims[arm.name, rung, "change"] = loss_change(
+                cells, arm.of_rung(first), results.test_slug
+            )
         for slug in results.texts if records.reference else ():
             claims[arm.name, rung, slug] = perplexity_change(cells, records.reference, slug)
     return judge_all(claims)
 
 
-def _change_figure(judged: Judged | None, rung: Deployment) -> Figure:
+def _first_rung(arm: Arm) -> str | None:
+    """What an arm's other rungs are compared with; None where there is nothing to compare."""
+    if ATTACHED in arm.rungs:
+        return ATTACHED
+    if arm.tuning.method == "lora" or len(arm.rungs) == 1:
+        return None
+    return next((rung for rung in (MERGED_RUNG, FAKE_QUANTIZED) if rung in arm.rungs), None)
+
+
+def _change_figure(judged: Judged | None, arm: Arm, rung: str) -> Figure:
     if judged is not None:
         return judged.figure
-    if rung == ATTACHED:
+    if rung == _first_rung(arm):
         return Figure(word=REFERENCE_WORD)
     return Figure(word=NOT_MEASURED)
 

@@ -12,12 +12,14 @@ from qbench.report.finetune_curves import curves_table
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_memory import adapters_table, memory_table
 from qbench.report.finetune_options import describe_data, options_table, shared_options
+from qbench.report.finetune_qat import won_back, won_back_table, won_back_words
 from qbench.report.finetune_results import results_of, test_split_items
 from qbench.report.finetune_table import arms_table
 from qbench.report.finetune_words import how_judged, paragraph
 from qbench.report.generations import side_by_side
 from qbench.report.markdown_parts import bullets, escape
 from qbench.report.markdown_tables import legend_of_marks, table_source
+from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +54,12 @@ def finetune_blocks(records: TableRecords, *, several: bool) -> list[str]:
         *_explained(arms_table(results)),
         escape(how_judged()),
     ]
+    if compared := won_back(results):
+        table = won_back_table(compared, results.test_slug)
+        words = won_back_words(compared)
+        blocks += [f"### {escape(table.title)}", escape(words), *_explained(table)]
     blocks += _titled(memory_table(arms), _MEMORY)
+    blocks += _titled(training_roofline_table(arms), HOW_TO_READ)
     blocks += _titled(curves_table(arms, results.test_slug))
     ladder = ladder_table(records, results)
     if ladder.rows:

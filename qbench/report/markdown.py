@@ -14,6 +14,9 @@ from qbench.report.finetune_markdown import finetune_blocks, finetune_detail_blo
 from qbench.report.generations import generation_blocks
 from qbench.report.markdown_parts import bullets, escape, words_table
 from qbench.report.markdown_tables import legend_of_marks, table_source
+from qbench.report.predicted import predicted_blocks
+from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
+from qbench.report.roofline import HOW_TO_READ
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -30,9 +33,9 @@ _HOW_TO_READ_DETAILS = (
     (
         "Latencies are medians over the processes of each process's figure; the lowest and "
         "highest process are the extremes of their medians; IQR is the distance between the "
-        "quartiles of one process's samples. The floor of decode is the time to read once what "
-        "every token needs, at the measured copy bandwidth of the device."
+        "quartiles of one process's samples."
     ),
+    HOW_TO_READ,
     (
         "The 95 % interval of a change of perplexity is paired over the windows of the text "
         "(normal approximation): it says how far the change may stray on other text of this kind."
@@ -48,7 +51,10 @@ def render(records: Sequence[Record]) -> str:
     """The page, from records alone: the same records give the same page."""
     selection = select(records)
     suites = list(dict.fromkeys(table.suite for table in selection.tables))
-    blocks = [f"# Quantization report{': ' if suites else ''}{escape(', '.join(suites))}"]
+    title = "Rehearsal" if is_rehearsal(records) else "Quantization report"
+    blocks = [f"# {title}{': ' if suites else ''}{escape(', '.join(suites))}"]
+    if is_rehearsal(records):
+        blocks += [f"> **{escape(BANNER)}**", bullets(map(escape, rehearsal_notes(records)))]
     if not selection.tables:
         blocks.append("There are no records yet: `qbench run SUITE` takes them.")
         return _page(blocks)
@@ -56,6 +62,7 @@ def render(records: Sequence[Record]) -> str:
         blocks += _decision_blocks(table)
         blocks += _difference_blocks(table)
         blocks += finetune_blocks(table, several=len(selection.tables) > 1)
+        blocks += predicted_blocks(table, several=len(selection.tables) > 1)
     notes = passed_over(selection)
     blocks += [bullets(notes)] if notes else []
     blocks += _failure_blocks(selection)

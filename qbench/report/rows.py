@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "suite",
+    "rehearsal",
     "device",
     "device_kind",
     "model",
@@ -60,6 +61,7 @@ COLUMNS = (
 
 `reason` says why the status is not `ok` or why the metric has no value, `samples` counts the raw
 samples, `tabled` tells whether a report shows the record or passes it over for a newer one.
+`rehearsal` tells whether the numbers are those of a rehearsal's stand-ins.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.
@@ -84,6 +86,7 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
     environment = record.environment
     return {
         "suite": record.suite,
+        "rehearsal": bool(record.rehearsal),
         "device": environment.device,
         "device_kind": environment.device_kind,
         "model": record.cell.model.name,

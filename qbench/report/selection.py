@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PRECISION_ORDER = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
 """Order of rows below the reference; other precisions follow in the order they are found."""
-METHOD_ORDER = ("full", "lora")
+METHOD_ORDER = ("full", "qat", "lora")
 """Order of the ways to tune."""
 DEPLOYMENT_ORDER: tuple[str, ...] = get_args(Deployment)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 REFERENCE_WORD = "ref"
 """Stands where the reference would be compared with itself."""
+NOMINAL = "bits_per_weight.nominal"
+"""Known of formats that are stored wider than they are."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ def decision_table(records: TableRecords) -> Decision:
     memory_point = first_point(records.cells, "memory")
     texts = items(records, "quality")
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
+    stored_wider = any(
+        record.value(NOMINAL) is not None for cell in records.cells for record in cell.records
+    )
     columns = [
-        *_memory_columns(memory_point),
+        *_memory_columns(memory_point, stored_wider=stored_wider),
         *_latency_columns(latency_point),
         *_quality_columns(texts, reference.label if reference else None, diverged),
     ]
@@ -55,6 +60,7 @@ def decision_table(records: TableRecords) -> Decision:
     for cell in records.cells:
         figures = [
             _figure(cell, "footprint", None, "bits_per_weight.model"),
+            *([_figure(cell, "footprint", None, NOMINAL)] if stored_wider else []),
             _figure(cell, "footprint", None, "memory.static"),
             _figure(cell, "memory", memory_point, "memory.peak"),
             _figure(cell, "latency", latency_point, "latency.prefill"),
@@ -113,7 +119,15 @@ def _change_figure(cell: CellRecords, reference: CellRecords, slug: str) -> Figu
     return Figure(change.ratio, uncertain=change.uncertain)
 
 
-def _memory_columns(point: Record | None) -> list[Column]:
+def _memory_columns(point: Record | None, *, stored_wider: bool) -> list[Column]:
+    packed = Column(
+        NOMINAL,
+        "if packed",
+        "number",
+        "neither",
+        "bits/weight if codes were packed at their own width, such as 4 bits that are held in 8",
+        decimals=3,
+    )
     return [
         Column(
             "bits_per_weight.model",
@@ -123,6 +137,7 @@ def _memory_columns(point: Record | None) -> list[Column]:
             "bits of the static bytes ÷ logical weights: embeddings and head included",
             decimals=3,
         ),
+        *([packed] if stored_wider else []),
         Column(
             "memory.static",
             "static",

@@ -15,6 +15,7 @@ from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table, compact_table
 from qbench.report.finetune_words import paragraph
+from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
@@ -40,7 +41,8 @@ def render(records: Sequence[Record]) -> RenderableType:
     selection = select(records)
     if not selection.tables:
         return Text("There are no records yet: `qbench run SUITE` takes them.")
-    parts: list[RenderableType] = []
+    banner = [Text(BANNER, style="bold yellow")] if is_rehearsal(records) else []
+    parts: list[RenderableType] = [*banner]
     for records_of_table in selection.tables:
         decision = decision_table(records_of_table)
         parts.append(Text(decision.title, style="bold"))
@@ -57,7 +59,7 @@ def render(records: Sequence[Record]) -> RenderableType:
             parts += _finetune_parts(records_of_table)
     parts += _failure_parts(selection)
     parts += [Text(note, style="dim") for note in passed_over(selection)]
-    return Group(*parts)
+    return Group(*parts, *banner)
 
 
 class _Fitted:

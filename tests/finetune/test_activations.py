@@ -22,6 +22,7 @@ from qbench.finetune.training_shape import (
     unpredicted,
 )
 from qbench.precisions import precisions
+from qbench.spec import PrecisionRef
 from tests.precisions.tiny_cells import all_options
 from tests.tiny_models import make_tiny_model
 
@@ -157,7 +158,8 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
     method = methods()[case.method]
     chosen = {"target": "all-linear", "rank": 8} if case.method == "lora" else {}
     options = method.options(**{"batch": case.batch, **chosen, **case.options})
-    trained = method.prepare(model, options, seed=0, folder=str(folder)).model
+    held = PrecisionRef(label=case.precision, name=case.precision)
+    trained = method.prepare(model, options, precision=held, seed=0, folder=str(folder)).model
     if options.checkpointing:
         _enable_checkpointing(model)
     made, longest = random.Random(0), case.tokens - 3 * case.padded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench.finetune.artifact import artifact_folder, read_artifact
 from qbench.precisions.inventory import logical_weights
@@ -47,6 +47,8 @@ def test_transformers_loads_it_in_the_masters_type(base: Path) -> None:
         assert weight.dtype == torch.float32
         assert torch.equal(weight, done.weights[name])
     assert read_artifact(KEY).method == "full"
+    tokenizer = AutoTokenizer.from_pretrained(artifact_folder(KEY))
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
     files = list(artifact_folder(KEY).glob("*.safetensors"))
     assert done.training.saved_bytes == sum(path.stat().st_size for path in files)
 

@@ -41,7 +41,7 @@ def test_a_method_has_what_the_table_needs(name: str) -> None:
         assert info.description, field
     for precision in precisions():
         deployments = method.deployments(ref(precision))
-        assert "merged" in deployments
+        assert deployments
         assert len(set(deployments)) == len(deployments)
 
 
@@ -111,7 +111,8 @@ def test_lora_loads_the_precision_itself() -> None:
 def test_deployments_follow_from_the_method_and_the_base() -> None:
     lora, full = methods()["lora"], methods()["full"]
     on_quantized = {"merged-requantized", "merged-dequantized", "merged-in-place"}
-    assert full.deployments(ref("bf16")) == ("merged",)
+    assert full.deployments(ref("bf16")) == ("merged", "quantized")
+    assert methods()["qat"].deployments(ref("int4-g32")) == ("quantized", "fake-quantized")
     assert not on_quantized & set(lora.deployments(ref("bf16")))
     assert on_quantized < set(lora.deployments(ref("nf4")))
     assert {"attached", "attached-fp16", "adapter-int8", "adapter-nf4"} < set(

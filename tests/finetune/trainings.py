@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qbench.finetune.loop import Course
     from qbench.finetune.options import TrainingOptions
     from qbench.measures.loaded import LoadedModel
+    from qbench.spec import PrecisionRef
 
 KEY = "0123456789abcdef"
 CONTEXT = 128
@@ -29,6 +30,7 @@ CONTEXT = 128
 DEFAULTS: dict[str, dict[str, Any]] = {
     "lora": {"learning_rate": 1e-2, "rank": 4},
     "full": {"learning_rate": 1e-3},
+    "qat": {"learning_rate": 1e-3},
 }
 
 
@@ -97,9 +99,13 @@ def train(
     every_steps: int | None = None,
     stop_after: int | None = None,
     before: Callable[[LoadedModel], None] | None = None,
+    trained_for: PrecisionRef | None = None,
     **options: Any,
 ) -> Done:
-    """Trains a freshly loaded model; `stop_after` so many steps it raises `StoppedHereError`."""
+    """Trains a freshly loaded model; `stop_after` so many steps it raises `StoppedHereError`.
+
+    `precision` is what it is loaded in, `trained_for` what QAT trains for.
+    """
     loaded = load_fresh(folder, precision)
     if before is not None:
         before(loaded)
@@ -115,7 +121,7 @@ def train(
         chosen,
         make_course(loaded, chosen, seed=seed, splits=splits),
         key=key,
-        precision=precision,
+        precision=trained_for or loaded.cell.precision,
         base_fingerprint=loaded.resolved.fingerprint,
         folder=str(folder),
         rule=CheckpointRule(every_steps=every_steps),
