@@ -31,13 +31,19 @@ def run(
     only: Sequence[str] = (),
     retry: str = "crash,timeout,error",
     fresh: bool = False,
+    rehearse: bool = False,
+    go_on: bool = False,
+    gpus: str | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Takes what is missing of a suite, as `qbench run` does, and returns all its records.
 
-    `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
-    cells that match a pattern; `retry` names the statuses to take again (`none`, `all`, or some of
-    them with commas); `fresh` deletes the suite's records first. Raises `qbench.errors.UsageError`
+    `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
+    it are those that cells run on side by side (`0,1`, `all`). `only` keeps the cells that match a
+    pattern; `retry` names the statuses to take again (`none`, `all`, or some of
+    them with commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
+    and data, a little of each; `go_on` goes on whatever the look at the machine found. Raises
+    `qbench.errors.UsageError`
     for what the caller can mend; a cell that fails is a record with its reason.
     """
     from rich.console import Console
@@ -46,15 +52,22 @@ def run(
     from qbench.plan import load_checked_suite
     from qbench.runner import parse_retry, run_suite
 
+    chosen = load_checked_suite(Path(suite))
+    if rehearse:
+        from qbench.rehearsal import rehearse as made_of
+
+        chosen = made_of(chosen)
     with RunDisplay(Console(stderr=True), quiet=quiet) as display:
         return run_suite(
-            load_checked_suite(Path(suite)),
+            chosen,
             Path(results),
             display,
             device=device,
             only=only,
             retry=parse_retry(retry),
             fresh=fresh,
+            go_on=go_on,
+            gpus=gpus,
         )
 
 

@@ -6,8 +6,9 @@ model as one of its rungs.
 
 from __future__ import annotations
 
+import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from qbench.gpu_state import device_used_bytes
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter
 from qbench.precisions import precisions
+from qbench.precisions.placement import describe_placement
 from qbench.sources.models import fetch_model
 from qbench.spec import PrecisionRef
 
@@ -37,11 +39,17 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
 
     phase("fetch")
     folder = str(fetch_model(job.model))
+    # Before anything of this process is on the GPU: making merged weights may be.
+    device_used_before_bytes = device_used_bytes(job.device)
+    if job.device.startswith("cuda"):
+        torch.cuda.set_device(job.device)  # for kernels that ask which one is current
     source = _source(job, folder)
+    if job.device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()  # what that left would count as reserved by the model
     torch.manual_seed(0)
     _drop_from_page_cache(source.checkpoint)
-    meter = PeakMeter(job.device)
-    device_used_before_bytes = device_used_bytes(job.device)
+    meter = PeakMeter(job.device, every_gpu=job.cell.model.device_map is not None)
     meter.boundary()
     level_before_bytes = meter.level_bytes()
     phase("load")
@@ -52,13 +60,17 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     load_time_s = time.perf_counter() - started
     load_peak = meter.read()
     phase("verify")
+    verification = precisions()[source.held.name].verify(model, source.held.options)
+    if job.cell.model.device_map is not None:
+        placement = {"placement": describe_placement(model)}
+        verification = replace(verification, details={**verification.details, **placement})
     return LoadedModel(
         model=model,
         cell=job.cell,
         resolved=job.model,
         folder=folder,
         device=job.device,
-        verification=precisions()[source.held.name].verify(model, source.held.options),
+        verification=verification,
         predicted=job.predicted,
         meter=meter,
         level_before_bytes=level_before_bytes,
@@ -95,7 +107,7 @@ def _source(job: Job, folder: str) -> _Source:
             "deploy": job.cell.deploy,
             "precision": held,
             "artifact": artifact_folder(key),
-            "device": job.device,
+            "device": job.cell.model.device_map or job.device,
             "trust_remote_code": trust,
         }
         return _Source(held, deployed_folder(**served), partial(load_deployed, **served))
@@ -103,7 +115,8 @@ def _source(job: Job, folder: str) -> _Source:
         name, options = methods()[tuning.method].load_precision(held, tuning.options)
         held = PrecisionRef(label=name, name=name, options=options)
     load_base = precisions()[held.name].load
-    build = partial(load_base, folder, held.options, job.device, trust_remote_code=trust)
+    device = job.cell.model.device_map or job.device
+    build = partial(load_base, folder, held.options, device, trust_remote_code=trust)
     return _Source(held, Path(folder), build)
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench import cli_compare
+from qbench import cli_compare, cli_explain, cli_fit
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from qbench.runner import RunResult
+    from qbench.suite import Suite
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
@@ -40,6 +41,10 @@ Device = Annotated[
 Only = Annotated[
     list[str] | None,
     typer.Option(help="Only cells that match, such as 'nf4*'. May be given several times."),
+]
+
+Rehearse = Annotated[
+    bool, typer.Option(help="Take the bundled model and data, a little of each: minutes.")
 ]
 
 
@@ -75,44 +80,67 @@ def run(
         typer.Option(help="Statuses to take again: none, all, or some of them with commas."),
     ] = "crash,timeout,error",
     fresh: Annotated[bool, typer.Option(help="Delete the suite's records first.")] = False,
+    rehearse: Rehearse = False,
+    yes: Annotated[
+        bool, typer.Option("-y", "--yes", help="Go on whatever the look at the machine found.")
+    ] = False,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="Run independent cells side by side on these GPUs: 0,1 or all."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
 ) -> None:
     """Measure what is missing of a suite, cell by cell, and report."""
     from qbench.display import RunDisplay
-    from qbench.plan import load_checked_suite
     from qbench.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
     console = _console()
     with RunDisplay(console, quiet=quiet) as display:
         result = run_suite(
-            load_checked_suite(suite),
+            _load(suite, rehearse=rehearse),
             results,
             display,
             device=device,
             only=only or (),
             retry=statuses,
             fresh=fresh,
+            go_on=yes,
+            gpus=gpus,
         )
     _summarize(console, result, reports)
     raise typer.Exit(1 if result.failed else 0)
 
 
-@app.command(epilog="Example: qbench plan suites/quickstart.yaml")
+@app.command(
+    epilog="Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB"
+)
 def plan(
     suite: SuitePath,
     *,
     results: Results = Path("results"),
     device: Device = None,
     only: Only = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Plan for a GPU that is not here: 24GB, 24GiB, t4, a100-40gb, h100."),
+    ] = None,
+    rehearse: Rehearse = False,
 ) -> None:
-    """Show the cells of a suite, what is skipped and on disk, predicted bytes, the gate's power."""
-    from qbench.plan import load_checked_suite, make_plan
+    """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
+    from qbench.plan import make_plan
     from qbench.plan_table import render_plan, render_power
+    from qbench.predict.devices import parse_memory
 
-    made = make_plan(load_checked_suite(suite), results, device=device, only=only or ())
+    made = make_plan(
+        _load(suite, rehearse=rehearse),
+        results,
+        device=device,
+        only=only or (),
+        gpu=parse_memory(gpu) if gpu is not None else None,
+    )
     console = _console()
-    console.print(render_plan(made))
+    console.print(render_plan(made, results))
     if made.suite.gate:
         console.print(render_power(made))
 
@@ -217,6 +245,7 @@ def schema() -> None:
     typer.echo(json.dumps(suite_schema(), indent=2))
 
 
+app.command(epilog=cli_fit.EXAMPLES)(cli_fit.fit)
 app.command(epilog="Example: qbench compare tiny-mistral--nf4 tiny-mistral--fp32")(
     cli_compare.compare
 )
@@ -224,6 +253,9 @@ app.command(epilog="Example: qbench gate suites/quickstart.yaml --baseline resul
     cli_compare.gate
 )
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
+app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(
+    cli_explain.explain
+)
 
 
 def main() -> None:
@@ -270,6 +302,18 @@ def _handle_other(error: Exception) -> int:
         f" Please report it with {file.name}"
     )
     return 3
+
+
+def _load(path: Path, *, rehearse: bool) -> Suite:
+    """The checked suite, or its rehearsal."""
+    from qbench.plan import load_checked_suite
+
+    suite = load_checked_suite(path)
+    if not rehearse:
+        return suite
+    from qbench.rehearsal import rehearse as made_of
+
+    return made_of(suite)
 
 
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:

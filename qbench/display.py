@@ -35,6 +35,7 @@ STATUS_STYLE = {
     "crash": "red",
     "error": "red",
 }
+_PHASE_WORDS = {"fetch": "finding the model", "load": "loading", "verify": "verifying"}
 
 
 class RunDisplay:
@@ -48,8 +49,10 @@ class RunDisplay:
         self._left: dict[str, tuple[Job, Task]] = {}
         self._total = 0
         self._cells: dict[str, _CellProgress] = {}
-        self._now = ""
-        self._cell: str | None = None
+        self._waiting = ""
+        self._under_way: dict[str, str] = {}
+        """What is done now, by cell: one, or as many as there are devices."""
+        self._last: str | None = None
         self._begun = time.monotonic()
         self._task_begun = self._begun
         self._live = Live(
@@ -80,33 +83,31 @@ class RunDisplay:
             del task
         there = len(plan.tasks) - self._total
         self._say(
-            f"{plan.suite.name}: {counted(len(plan.cells), 'cell')} on {plan.environment.device},"
+            f"{'rehearsal of ' if plan.suite.rehearsal else ''}{plan.suite.name}:"
+            f" {counted(len(plan.cells), 'cell')} on {plan.environment.device},"
             f" {counted(len(plan.tasks), 'measurement')}, {there} already on disk"
         )
-        self._now = "starting"
         if self._is_live and jobs:
             self._live.start()
 
     def waiting(self, device: str) -> None:
         """Another run holds the device."""
-        self._now = f"waiting: another qbench run is using {device}"
-        self._say(self._now)
+        self._waiting = f"waiting: another qbench run is using {device}"
+        self._say(self._waiting)
 
     def started(self, job: Job) -> None:
         """A worker was asked for."""
-        self._cell = job.cell.slug
-        self._now = "starting a worker"
+        self._waiting, self._last = "", job.cell.slug
+        self._under_way[job.cell.slug] = "starting a worker"
         self._task_begun = time.monotonic()
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
         """Shows the phase, or the item under way."""
         if event["event"] == "phase" and event["phase"] != "measure":
-            self._now = {"fetch": "finding the model", "load": "loading", "verify": "verifying"}[
-                event["phase"]
-            ]
+            self._under_way[job.cell.slug] = _PHASE_WORDS[event["phase"]]
         elif event["event"] == "task":
             item = job.tasks[event["index"]].item
-            self._now = f"{item.measurement} {item.slug}"
+            self._under_way[job.cell.slug] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
 
     def recorded(self, job: Job, record: Record) -> None:
@@ -128,7 +129,7 @@ class RunDisplay:
 
     def ended(self, job: Job, end: JobEnd) -> None:
         """A worker has ended."""
-        self._now = "between workers"
+        self._under_way.pop(job.cell.slug, None)
 
     def note(self, message: str) -> None:
         """Something the user should know, whatever is shown."""
@@ -143,12 +144,12 @@ class RunDisplay:
         for name in self._visible():
             cell = self._cells[name]
             mark, style = cell.mark()
-            under_way = name == self._cell
+            under_way = name in self._under_way
             table.add_row(
                 self._spinner if under_way else Text(mark, style=style),
                 Text(name, style="bold" if under_way else style),
                 Text(f"{cell.total - cell.missing}/{cell.total}", style="dim"),
-                Text(self._now if under_way else "", style="cyan"),
+                Text(self._under_way.get(name, ""), style="cyan"),
             )
         done = self._total - len(self._left)
         bar = Table.grid(padding=(0, 1))
@@ -156,7 +157,7 @@ class RunDisplay:
             ProgressBar(total=max(1, self._total), completed=done, width=30),
             Text(f"{done}/{self._total} measurements"),
             Text(f"{format_seconds(time.monotonic() - self._begun)} gone", style="dim"),
-            Text(self._time_left(), style="dim"),
+            Text(self._waiting or self._time_left(), style="dim"),
         )
         return Group(table, bar)
 
@@ -164,14 +165,15 @@ class RunDisplay:
         seconds = self._estimate.seconds(list(self._left.values()))
         if seconds is None:
             return "time left not known yet"
+        seconds /= max(1, len(self._under_way))
         seconds = max(0.0, seconds - (time.monotonic() - self._task_begun))
         return f"about {format_seconds(seconds)} left"
 
     def _visible(self) -> list[str]:
         names = list(self._cells)
-        if len(names) <= MOST_ROWS or self._cell is None:
+        if len(names) <= MOST_ROWS or self._last is None:
             return names[:MOST_ROWS]
-        middle = names.index(self._cell)
+        middle = names.index(self._last)
         start = min(max(0, middle - MOST_ROWS // 2), len(names) - MOST_ROWS)
         return names[start : start + MOST_ROWS]
 

@@ -40,6 +40,9 @@ NUMERICS_PACKAGES = (
     "numpy",
 )
 """Packages whose versions decide the numbers."""
+LAYER_PACKAGES = ("gptqmodel", "optimum", "compressed-tensors")
+"""Packages that hold the layers of some checkpoints which are already quantized: named in the
+environment where they are installed."""
 
 CPU_FEATURES = (
     "avx2",
@@ -118,18 +121,24 @@ def detect_environment(device: str) -> Environment:
         device_kind=kind,
         device_type="cpu" if device == "cpu" else "cuda",
         device_memory_bytes=memory_bytes,
-        versions={package: _version(package) for package in NUMERICS_PACKAGES},
+        versions=_versions(),
         git_revision=git_revision(Path.cwd()),
         cpu_features=cpu_features(),
     )
+
+
+def _versions() -> dict[str, str | None]:
+    found = {package: _version(package) for package in NUMERICS_PACKAGES}
+    layers = {package: _version(package) for package in LAYER_PACKAGES}
+    return found | {package: version for package, version in layers.items() if version is not None}
 
 
 @cache
 def visible_gpus() -> tuple[Gpu, ...]:
     """NVIDIA GPUs that torch would see, in its order; none without a driver.
 
-    NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`: on a machine with
-    GPUs of several models the two agree only with that set.
+    NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which workers get
+    where nothing else is set: on a machine with GPUs of several models the two agree only then.
     """
     with nvml() as library:
         if library is None:

@@ -6,7 +6,8 @@
     │   ├── ModelError          a model that cannot be found, read or fetched
     │   ├── TextError           an evaluation text that cannot be found, read or fetched
     │   ├── DeviceError         a device that this machine does not have
-    │   └── StoreError          a results folder or a record file
+    │   ├── StoreError          a results folder or a record file
+    │   └── PreflightError      what stands in the way of a run, all of it on one page
     └── MeasurementError        a measurement that failed: becomes a record, the others go on
         ├── OutOfMemoryError    status `oom`
         ├── NonFiniteError      status `nan`
@@ -46,6 +47,10 @@ class DeviceError(UsageError):
 
 class StoreError(UsageError):
     """A results folder or a record file that cannot be read or written."""
+
+
+class PreflightError(UsageError):
+    """What was found on the machine before a run, with what to do about each."""
 
 
 @dataclass(frozen=True)

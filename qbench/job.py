@@ -18,6 +18,8 @@ class Task(Frozen):
     """What the key is the hash of."""
     path: str
     """The record's file."""
+    skip: str | None = None
+    """Why it is not taken, where the rest of its cell is; None if it is."""
 
 
 class Job(Frozen):
@@ -36,6 +38,8 @@ class Job(Frozen):
     tasks: tuple[Task, ...]
     artifact_key: str | None = None
     """Key of the training's record, which names the tuned model; None for an untuned cell."""
+    rehearsal: tuple[str, ...] = ()
+    """What the suite's rehearsal replaced and shortened; empty where it is none."""
 
     def record(
         self, task: Task, status: Status, *, started_at: str | None = None, **fields: Any
@@ -48,6 +52,7 @@ class Job(Frozen):
             cell=self.cell,
             item=task.item,
             reference=self.reference,
+            rehearsal=self.rehearsal,
             status=status,
             started_at=started_at or now(),
             **{"environment": self.environment, **fields},

@@ -12,16 +12,19 @@ from qbench.finetune import methods
 from qbench.finetune.options import misfit
 from qbench.job import Job, Task
 from qbench.measures import measures
+from qbench.plan_calibration import resolve_calibrations
 from qbench.plan_items import CellItems
-from qbench.plan_layout import Layout, PlannedCell
+from qbench.plan_layout import Layout, PlannedCell, references_first
+from qbench.predict.devices import as_if_on
 from qbench.sources.models import resolve_model
 from qbench.sources.tuning_data import resolve_tuning_data
-from qbench.store import DamagedRecordError, read_record
+from qbench.store import REHEARSALS, DamagedRecordError, read_record
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from qbench.predict.devices import DeviceMemory
     from qbench.record import Environment, Record, Status
     from qbench.sources.tuning_data import ResolvedTuningData
     from qbench.spec import Item, ResolvedModel
@@ -70,7 +73,14 @@ class Plan:
         """
         rounds = sorted({task.item.repeat for task in self.tasks})
         jobs = (
-            self._job(cell, tuple(t for t in cell.tasks if t.item.repeat == turn and wanted(t)))
+            self._job(
+                cell,
+                tuple(
+                    task
+                    for task in cell.tasks
+                    if task.skip is None and task.item.repeat == turn and wanted(task)
+                ),
+            )
             for turn in rounds
             for cell in self.every
             if cell.skip is None and (cell.cell.slug in self.selected or cell.is_needed_by_others)
@@ -78,8 +88,14 @@ class Plan:
         return [job for job in jobs if job.tasks]
 
     def skipped(self) -> list[tuple[Job, str]]:
-        """The cells that cannot run here, each as a job that is not run, with the reason."""
-        return [(self._job(cell, cell.tasks), cell.skip) for cell in self.cells if cell.skip]
+        """What cannot be taken here, cells or items of them, as jobs not run, with the reason."""
+        skipped = []
+        for cell in self.cells:
+            reasons = dict.fromkeys(cell.skip or task.skip for task in cell.tasks)
+            for reason in filter(None, reasons):
+                tasks = tuple(t for t in cell.tasks if (cell.skip or t.skip) == reason)
+                skipped.append((self._job(cell, tasks), reason))
+        return skipped
 
     def _job(self, cell: PlannedCell, tasks: tuple[Task, ...]) -> Job:
         return Job(
@@ -92,6 +108,7 @@ class Plan:
             environment=self.environment,
             tasks=tasks,
             artifact_key=cell.artifact_key,
+            rehearsal=self.suite.rehearsal,
         )
 
 
@@ -114,22 +131,34 @@ def load_checked_suite(path: Path) -> Suite:
 
 
 def make_plan(
-    suite: Suite, results: Path, *, device: str | None = None, only: Sequence[str] = ()
+    suite: Suite,
+    results: Path,
+    *,
+    device: str | None = None,
+    only: Sequence[str] = (),
+    unfit_too: bool = False,
+    gpu: DeviceMemory | None = None,
 ) -> Plan:
     """Resolves models and texts and lays out every record that the suite asks for.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
-    cells that match one of the patterns. Raises `SuiteError` with all problems, `DeviceError`.
+    cells that match one of the patterns; `unfit_too` leaves in what does not fit a GPU by
+    arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for running. Raises
+    `SuiteError` with all problems, `DeviceError`.
     """
     chosen_device = find_device(device)
     environment = detect_environment(chosen_device)
+    if gpu is not None:
+        environment = as_if_on(environment, gpu)
     models, problems = _resolve_models(suite)
     items, item_problems = _resolve_items(suite, models)
     data, data_problems = _resolve_data(suite, models)
-    if problems or item_problems or data_problems:
-        raise SuiteError([*problems, *item_problems, *data_problems])
+    suite, text_problems = resolve_calibrations(suite, items)
+    if problems or item_problems or data_problems or text_problems:
+        raise SuiteError([*problems, *item_problems, *data_problems, *text_problems])
     selected = suite.select(only)
-    lay_out = Layout(suite, environment, results)
+    place = results / REHEARSALS if suite.rehearsal else results
+    lay_out = Layout(suite, environment, place, unfit_too=unfit_too)
     items_of = CellItems(suite, items, data)
     # A model's reference comes first among its cells, and a training before what it serves: the
     # others' keys hold theirs.
@@ -138,7 +167,8 @@ def make_plan(
         chosen_device,
         environment,
         every=tuple(
-            lay_out(cell, models[cell.model.name], items_of(cell)) for cell in suite.cells()
+            lay_out(cell, models[cell.model.name], items_of(cell))
+            for cell in references_first(suite, models)
         ),
         selected=frozenset(cell.slug for cell in selected),
     )

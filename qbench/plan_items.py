@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.precisions import precisions
+from qbench.precisions import precisions, stored
+from qbench.precisions.integer_misfit import integer_misfit
+from qbench.precisions.stored import stored_misfit
+from qbench.sources.random_models import TOKENIZER_MODEL
 from qbench.spec import Item
 
 if TYPE_CHECKING:
     from qbench.record import Environment
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Cell, TuningRef
+    from qbench.spec import Cell, ResolvedModel, TuningRef
     from qbench.suite import Suite
 
 MERGED = "merged"
 """What an item is held against that is not held against the suite's reference."""
 _OF_UNTUNED = ("weight_error",)
 """Measurements that say nothing of a tuned model: its weights are meant to differ."""
+_OF_TRAINED = frozenset({"weight_error", "quality", "tasks", "generation", "completion"})
+"""Measurements of what a model has learned; of random weights they say nothing."""
+_TIMED = frozenset({"latency", "training"})
 _COMPLETION_BATCH = 8
 
 
@@ -107,10 +113,50 @@ def _adapters(cell: Cell) -> list[Item]:
     return [Item(measurement="adapters", slug="several", params={"count": 4})]
 
 
-def why_skipped(cell: Cell, environment: Environment) -> str | None:
+def why_not_taken(cell: Cell, item: Item) -> str | None:
+    """Why one item of a cell that can run is not taken; None if it is."""
+    if cell.model.kind == "random" and item.measurement in _OF_TRAINED:
+        return (
+            "the model's weights are random, and this tells what a model has learned; give the"
+            " model itself (a hub id or a folder) to measure it"
+        )
+    if cell.precision.name == stored.NAME and item.measurement == "weight_error":
+        return (
+            "the checkpoint holds codes alone, no weights to hold them against; measure the"
+            " original model in this format"
+        )
+    return None
+
+
+def falsified(cell: Cell, item: Item) -> tuple[str, ...]:
+    """What is not real in a record that is taken, beside what was measured; each a sentence."""
+    if cell.model.kind != "random":
+        return ()
+    words = []
+    if item.measurement in _TIMED and cell.precision.name == "int8":
+        words.append(
+            "the weights are random, so no activation column is an outlier: LLM.int8's time for"
+            " such columns is missing here, and a trained model may be slower; measure speed in"
+            " int8 on the model itself"
+        )
+    if item.measurement == "training":
+        words.append(
+            "the weights are random: the losses mean nothing, only time and memory do; the token"
+            f" ids are those of bundled:{TOKENIZER_MODEL}'s tokenizer, folded into the vocabulary,"
+            " so the sequences' lengths are not the model's own"
+        )
+    return tuple(words)
+
+
+def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
     """Why a cell cannot run on this machine, or not at all; None if it can."""
     tuning = cell.tuning
-    reason = precisions()[cell.precision.name].unavailable(environment)
+    reason = stored_misfit(cell, model, environment)
+    if reason is not None:
+        return reason
+    reason = precisions()[cell.precision.name].unavailable(environment) or integer_misfit(
+        cell.precision, model
+    )
     if tuning is None:
         return reason
     method = methods()[tuning.method]
@@ -118,5 +164,6 @@ def why_skipped(cell: Cell, environment: Environment) -> str | None:
         method.conflicts(tuning.precision, tuning.options)
         or method.unavailable(tuning.options, environment)
         or precisions()[tuning.precision.name].unavailable(environment)
+        or integer_misfit(tuning.precision, model)
         or reason
     )

@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.environment import compute_threads
-from qbench.finetune.adapter_bytes import adapter_static_bytes
+from qbench.finetune.artifact import has_artifact
 from qbench.job import Task
-from qbench.plan_items import MERGED, why_skipped
-from qbench.precisions import precisions
+from qbench.plan_fit import why_cell_does_not_fit, why_item_does_not_fit
+from qbench.plan_items import MERGED, why_not_taken, why_skipped
+from qbench.precisions import stored
+from qbench.predict.static import predicted_bytes
 from qbench.record import PROTOCOL_VERSION, content_key
 from qbench.store import record_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.record import Environment
@@ -65,11 +68,37 @@ class PlannedCell:
         return is_training or any(task.item.makes_states for task in self.tasks)
 
 
+def references_first(suite: Suite, models: Mapping[str, ResolvedModel]) -> list[Cell]:
+    """The suite's cells, model by model, each model's reference before the others."""
+    order = list(models)
+
+    def place(cell: Cell) -> tuple[int, bool]:
+        name = cell.model.name
+        return order.index(name), cell.label != _reference_of(suite, models[name])
+
+    return sorted(suite.cells(), key=place)
+
+
+def _reference_of(suite: Suite, model: ResolvedModel) -> str:
+    """What the model's cells are compared with; a quantized checkpoint has nothing but itself."""
+    if model.quantization is None:
+        return suite.reference
+    labels = [one.label for one in suite.precisions if one.name == stored.NAME]
+    return labels[0] if labels else suite.reference
+
+
 class Layout:
     """Lays out cells one after another, what others refer to first."""
 
-    def __init__(self, suite: Suite, environment: Environment, results: Path) -> None:
+    def __init__(
+        self, suite: Suite, environment: Environment, results: Path, *, unfit_too: bool = False
+    ) -> None:
+        """`unfit_too` leaves in what does not fit a GPU by arithmetic."""
         self._suite = suite
+        # A GPU that is full costs a record; a machine that is full, whatever else runs on it.
+        self._unfit_too = unfit_too and environment.device_type != "cpu"
+        self._unfit_trainings: dict[tuple[str, str], str] = {}
+        self._unfit_items: dict[tuple[str, str, str], str | None] = {}
         self._environment = environment
         self._results = results
         self._states_keys: dict[tuple[str, ...], str] = {}
@@ -77,17 +106,34 @@ class Layout:
 
     def __call__(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> PlannedCell:
         """One cell, after all that its keys hold."""
-        reference = cell.label == self._suite.reference
+        reference = cell.label == _reference_of(self._suite, model)
         tasks = tuple(self._task(cell, model, item, reference=reference) for item in items)
         return PlannedCell(
             cell=cell,
             model=model,
             reference=reference,
             predicted=predicted_bytes(cell, model),
-            skip=why_skipped(cell, self._environment),
+            skip=why_skipped(cell, model, self._environment) or self._why_unfit(cell, model),
             tasks=tasks,
             artifact_key=self._artifact_key(cell, tasks),
         )
+
+    def _why_unfit(self, cell: Cell, model: ResolvedModel) -> str | None:
+        """Why the device cannot hold the cell, or could not hold the training it comes from."""
+        if self._unfit_too:
+            return None
+        reason = why_cell_does_not_fit(cell, model, self._environment)
+        if cell.tuning is None:
+            return reason
+        place = (cell.model.name, cell.tuning.label)
+        if cell.deploy is None:
+            if reason is not None:
+                self._unfit_trainings[place] = reason
+            return reason
+        of_training = self._unfit_trainings.get(place)
+        if of_training is not None and not has_artifact(self._artifact_key(cell) or ""):
+            return f"its training {cell.tuning.label} {of_training}"
+        return reason
 
     def _artifact_key(self, cell: Cell, tasks: tuple[Task, ...] = ()) -> str | None:
         """The key of the training that a tuned cell is, or comes from."""
@@ -123,22 +169,21 @@ class Layout:
             item,
             key,
         )
-        return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
+        return Task(
+            item=item,
+            key=key,
+            identity=identity,
+            path=str(path.absolute()),
+            skip=why_not_taken(cell, item) or self._why_item_unfit(cell, model, item),
+        )
 
-
-def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
-    """Static bytes by arithmetic; None for a training, or where the shapes are not known."""
-    if model.shape is None:
-        return None
-    base = precisions()[cell.precision.name].storage(model.shape, cell.precision.options)
-    if cell.tuning is None:
-        return base
-    if cell.deploy is None:
-        return None
-    adapters = adapter_static_bytes(
-        model.shape, model.architecture, cell.tuning, cell.deploy, cell.precision
-    )
-    return None if adapters is None else base.model_copy(update={"adapters": adapters})
+    def _why_item_unfit(self, cell: Cell, model: ResolvedModel, item: Item) -> str | None:
+        if self._unfit_too:
+            return None
+        place = (cell.slug, item.measurement, item.slug)
+        if place not in self._unfit_items:  # every repeat takes the same
+            self._unfit_items[place] = why_item_does_not_fit(cell, model, item, self._environment)
+        return self._unfit_items[place]
 
 
 def _identity(
@@ -151,14 +196,18 @@ def _identity(
             "fingerprint": model.fingerprint,
             "revision": model.revision,
             "trust_remote_code": cell.model.trust_remote_code,
+            **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
         },
-        "precision": {"name": cell.precision.name, "options": cell.precision.options},
+        "precision": {"name": cell.precision.name, "options": cell.precision.asked},
         "measurement": {
             "name": item.measurement,
             "params": item.asked,
             "repeat": item.repeat,
         },
         "protocol": PROTOCOL_VERSION,
-        "versions": {name: environment.versions.get(name) for name in IDENTITY_PACKAGES},
+        "versions": {
+            name: environment.versions.get(name)
+            for name in (*IDENTITY_PACKAGES, *stored.layer_packages(cell, model))
+        },
         "device": environment.device,
     }

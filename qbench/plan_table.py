@@ -9,21 +9,31 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from qbench.display import format_seconds
+from qbench.estimate import Estimate
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan import record_on_disk
+from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
+from qbench.predict.devices import RESERVED_BYTES
 from qbench.report.units import choose_scale, counted
+from qbench.spec import slugify
+from qbench.store import read_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from rich.console import RenderableType
 
+    from qbench.job import Job
     from qbench.plan import Plan
     from qbench.plan_layout import PlannedCell
+    from qbench.plan_needs import CellNeed, DiskNeed
     from qbench.record import Environment
+    from qbench.report.units import Scale
     from qbench.spec import Frozen
 
 
@@ -31,37 +41,48 @@ POWER_RESAMPLES = 1000
 """Enough for an estimate that is made at every `plan`; the gate itself takes more."""
 
 
-def render_plan(plan: Plan) -> RenderableType:
-    """One row a cell: how much is on disk, predicted bytes, why it is skipped; then the items."""
+def render_plan(plan: Plan, results: Path) -> RenderableType:
+    """One row a cell: how much is on disk, predicted bytes and peak; then items, skips and needs.
+
+    `results` is the folder that earlier records lie in.
+    """
+    records = {task.key: record_on_disk(task) for task in plan.tasks}
+    one_model = len({cell.model.ref.name for cell in plan.cells}) == 1
     table = Table(
-        title=f"{plan.suite.name} on {plan.environment.device}",
-        title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("cell", no_wrap=True)
-    table.add_column("on disk", justify="right")
-    table.add_column("static", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("bits/weight", justify="right")
-    done = 0
-    for cell in plan.cells:
-        there = [record.status for record in map(record_on_disk, cell.tasks) if record is not None]
-        done += len(there)
+    for heading in ("on disk", "bytes", "bits/\nweight", "peak", "fits"):
+        table.add_column(heading, justify="right", no_wrap=heading != "on disk")
+    needs = [cell_need(cell, plan.environment) for cell in plan.cells]
+    scale = choose_scale(
+        [need.bytes for need in needs if need.bytes is not None], "bytes", decimals=2
+    )
+    for cell, need in zip(plan.cells, needs, strict=True):
+        there = [found.status for task in cell.tasks if (found := records[task.key]) is not None]
         failed = sorted({status for status in there if status != "ok"})
+        name = cell.cell.label if one_model else cell.cell.slug
         table.add_row(
-            cell.cell.slug + (" (reference)" if cell.reference else ""),
+            name + (" (reference)" if cell.reference else ""),
             f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else ""),
             *_predicted(cell),
+            *_peak(need, scale),
         )
-    missing = {task.key for task in plan.tasks if record_on_disk(task) is None}
+    done = sum(record is not None for record in records.values())
+    missing = {key for key, record in records.items() if record is None}
     jobs = plan.jobs(lambda task: task.key in missing)
     return Group(
+        Text(_title(plan, one_model=one_model), style="italic"),
         table,
         *_notes(plan),
+        *_need_notes(plan, needs),
         Text(
             f"{counted(len(plan.cells), 'cell')}, {counted(len(plan.tasks), 'measurement')},"
             f" {done} on disk; {counted(len(jobs), 'worker process')} to go"
         ),
+        Text(f"time: {_time(plan, jobs, results)}"),
     )
 
 
@@ -124,6 +145,14 @@ def _add_row(table: Table, entry: _Entry, reason: str | None) -> None:
     )
 
 
+def _title(plan: Plan, *, one_model: bool) -> str:
+    model = f": {plan.cells[0].model.ref.name}" if one_model else ""
+    memory = plan.environment.device_memory_bytes
+    size = "" if memory is None else f" ({memory / 2**30:.1f} GiB)"
+    rehearsal = "Rehearsal of " if plan.suite.rehearsal else ""
+    return f"{rehearsal}{plan.suite.name}{model} on {plan.environment.device}{size}"
+
+
 def _notes(plan: Plan) -> list[Text]:
     """What each cell is measured for, by model; then what cannot run, and why."""
     lines = [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
@@ -132,9 +161,105 @@ def _notes(plan: Plan) -> list[Text]:
         for cell in plan.cells
         if cell.predicted is None and cell.model.shape_unknown
     ]
-    skips = [f"{cell.cell.slug}: skipped: {cell.skip}" for cell in plan.cells if cell.skip]
     once = dict.fromkeys(lines)
-    return [*map(Text, once), *(Text(line, style="yellow") for line in skips)]
+    skips = _skips(plan)
+    skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
+    notes = [Text(f"rehearsal: {note}", style="yellow") for note in plan.suite.rehearsal]
+    return [*notes, *map(Text, once), *(Text(line, style="yellow") for line in skips)]
+
+
+def _skips(plan: Plan) -> list[str]:
+    """Skipped cells with the reason; of a training that is, what is served of it only by name."""
+    skipped = {
+        (cell.model.ref.name, cell.cell.tuning.label): cell
+        for cell in plan.cells
+        if cell.skip and cell.cell.tuning is not None and cell.cell.deploy is None
+    }
+    lines = []
+    for cell in plan.cells:
+        tuning = cell.cell.tuning
+        served = tuning is not None and cell.cell.deploy is not None
+        if not cell.skip:
+            continue
+        if served and tuning is not None and (cell.model.ref.name, tuning.label) in skipped:
+            lines.append(f"{cell.cell.slug}: skipped with its training")
+        else:
+            lines.append(f"{cell.cell.slug}: skipped: {cell.skip}")
+    return lines
+
+
+def _need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Text]:
+    """What the peaks are of, what does not fit, and what the disk needs."""
+    lines = []
+    if any(need.bytes is not None for need in needs):
+        free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
+        text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
+        lines.append(Text(text, style="dim"))
+    unknown: dict[str, list[str]] = {}
+    for cell, need in zip(plan.cells, needs, strict=True):
+        if need.unknown is not None:
+            unknown.setdefault(need.unknown, []).append(cell.cell.label)
+    lines += [
+        Text(f"peak not known: {', '.join(dict.fromkeys(labels))}: {reason}", style="dim")
+        for reason, labels in unknown.items()
+    ]
+    found = disk_needs(plan)
+    if found:
+        lines.append(_disk_line(found))
+    return lines
+
+
+def _disk_line(needs: Sequence[DiskNeed]) -> Text:
+    """What is fetched and kept, against what is free."""
+    listed = ", ".join(f"{need.what} {_size(need.bytes)}" for need in needs)
+    cached = sum(need.bytes for need in needs if need.is_cache)
+    free = cache_free_bytes()
+    if free is None or not cached:
+        return Text(f"disk: {listed}")
+    short = cached > free
+    told = f"disk: {listed}; {_size(free)} are free for the cache"
+    remedy = ": free space, or name another folder with QBENCH_CACHE" if short else ""
+    return Text(told + remedy, style="yellow" if short else "")
+
+
+def _peak(need: CellNeed, scale: Scale) -> tuple[str, Text]:
+    """The highest peak of a cell, and whether it fits."""
+    if need.bytes is None:
+        return "–", Text("–")
+    word = "–" if need.fit is None else "yes" if need.fit.fits else "no"
+    return scale.with_unit(need.bytes), Text(word, style="red" if word == "no" else "")
+
+
+def _size(size: int) -> str:
+    return choose_scale([size], "bytes").with_unit(size)
+
+
+def _time(plan: Plan, jobs: Sequence[Job], results: Path) -> str:
+    """How long what is missing will take, by the suite's earlier records on such a device."""
+    tasks = [(job, task) for job in jobs for task in job.tasks]
+    if not tasks:
+        return "nothing is left to take"
+    folder = results / slugify(plan.suite.name) / plan.environment.device_kind
+    estimate = Estimate(read_folder(folder)[0] if folder.is_dir() else ())
+    known = [seconds for pair in tasks if (seconds := estimate.seconds([pair])) is not None]
+    if not known:
+        return "not known: no earlier record says how long its measurements take here"
+    told = f"about {format_seconds(sum(known))} by earlier records, loading apart"
+    if len(known) == len(tasks):
+        return told
+    return f"{told}, for {len(known)} of {counted(len(tasks), 'measurement')}; the others are new"
+
+
+def _items_not_taken(cell: PlannedCell) -> list[str]:
+    """Measurements of a cell that runs which are skipped, those with the same reason together."""
+    alike: dict[str, dict[str, None]] = {}
+    for task in cell.tasks:
+        if task.skip is not None and cell.skip is None:
+            alike.setdefault(task.skip, {})[task.item.measurement] = None
+    return [
+        f"{cell.model.ref.name}: {_kind(cell)} skips {', '.join(names)}: {reason}"
+        for reason, names in alike.items()
+    ]
 
 
 def _kind(cell: PlannedCell) -> str:
@@ -153,15 +278,14 @@ def _measurements(cell: PlannedCell) -> str:
     return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
 
 
-def _predicted(cell: PlannedCell) -> tuple[str, str, str]:
-    """Static bytes in a readable unit, to the byte, and bits per weight."""
+def _predicted(cell: PlannedCell) -> tuple[str, str]:
+    """Static bytes, and bits per weight."""
     if cell.cell.tuning is not None and cell.cell.deploy is None:
-        return "training", "–", "–"
+        return "training", "–"
     if cell.predicted is None or cell.model.shape is None:
-        return "not known", "–", "–"
+        return "not known", "–"
     total = cell.predicted.total
     return (
-        choose_scale([total], "bytes").with_unit(total),
         f"{total:,}",
         f"{8 * total / cell.model.shape.weights:.2f}",
     )

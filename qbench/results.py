@@ -27,6 +27,7 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     frame = pd.DataFrame(list(metric_rows(records)), columns=list(COLUMNS))
     numbers = {"value": "float64", "duration_s": "float64", "samples": "Int64"}
     numbers |= {"threads": "Int64", "repeat": "Int64", "reference": "boolean", "tabled": "boolean"}
+    numbers |= {"rehearsal": "boolean"}
     numbers |= {"seed": "Int64"}
     return frame.astype(numbers)
 

@@ -6,22 +6,28 @@ suite → plan → the jobs that are missing → one worker each → records →
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from qbench.environment import visible_gpus
 from qbench.errors import StoreError, UsageError
-from qbench.executors.local import LocalExecutor
+from qbench.executors.gpus import choose_gpus
+from qbench.executors.local import LocalExecutor, RunStoppedError
+from qbench.executors.side_by_side import run_side_by_side
 from qbench.finetune.artifact import has_artifact
 from qbench.job import now
 from qbench.measures.reference_states import has_states
 from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
+from qbench.preflight import check, obstacles
+from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
 from qbench.sources.cache import cache_folder
 from qbench.store import check_writable, write_record
-from qbench.supervision import run_job
+from qbench.supervision import OneAtATime, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,36 +73,63 @@ def run_suite(
     only: Sequence[str] = (),
     retry: frozenset[Status] = RETRIED,
     fresh: bool = False,
+    go_on: bool = False,
+    gpus: str | None = None,
 ) -> RunResult:
     """Takes every measurement of the suite that is missing on disk or is to be tried again.
 
-    `fresh` first deletes the records that the plan would leave. Raises `UsageError` before
-    anything is measured, and `StoreError` when records can no longer be written.
+    `fresh` first deletes the records that the plan would leave. `go_on` takes what stands in the
+    way of the run for a note, and tries what by arithmetic does not fit a GPU. Raises `UsageError`
+    before anything is measured, `PreflightError` among them, and `StoreError` when records can no
+    longer be written. `gpus`, instead of `device`, are those that independent cells run on side by
+    side: see `choose_gpus`.
     """
     planned_at = now()
-    plan = make_plan(suite, results, device=device, only=only)
+    devices = _side_by_side(suite, gpus, device) if gpus is not None else ()
+    first = devices[0] if devices else device
+    plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
     check_writable(results)
     for damage in damaged_records(plan):
         watcher.note(f"{damage}; it is measured again now")
+    jobs = _jobs_to_run(plan, retry, fresh=fresh)
+    if go_on:
+        for obstacle in obstacles(plan, jobs, results):
+            watcher.note(str(obstacle))
+    else:
+        check(plan, jobs, results)
+    for other in devices[1:]:  # what the look at the machine does not see; records warn of it too
+        for obstacle in device_obstacles(replace(plan, device=other), jobs):
+            watcher.note(str(obstacle))
     if fresh:
         _delete_records(plan)
     _record_skips(plan)
-    missing = {
-        task.key
-        for task in plan.tasks
-        if is_missing(record := record_on_disk(task), retry) or _lacks_reference(task, record)
-    }
-    missing |= _states_to_make(plan, missing, retry)
-    missing |= _artifacts_to_make(plan, missing, retry)
-    jobs = plan.jobs(lambda task: task.key in missing)
     watcher.planned(plan, jobs)
     taken = 0
-    if jobs:
+    if jobs and len(devices) > 1:
+        taken = _run_on_all(jobs, devices, suite.timeout_s, watcher, retry, planned_at)
+    elif jobs:
         with LocalExecutor(plan.device) as executor:
             for job in jobs:
                 taken += _run_alone(job, suite.timeout_s, executor, watcher, retry, planned_at)
     others = [task for cell in plan.unselected for task in cell.tasks]
     return RunResult(plan, _on_disk(plan.tasks), _on_disk(others), taken)
+
+
+def _jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Job]:
+    """What is missing, or is to be taken again, and what that needs; `fresh` for everything."""
+    missing = {
+        task.key
+        for task in plan.tasks
+        if task.skip is None
+        and (
+            fresh
+            or is_missing(record := record_on_disk(task), retry)
+            or _lacks_reference(task, record)
+        )
+    }
+    missing |= _states_to_make(plan, missing, retry)
+    missing |= _artifacts_to_make(plan, missing, retry)
+    return plan.jobs(lambda task: task.key in missing)
 
 
 def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
@@ -184,6 +217,47 @@ def parse_retry(text: str) -> frozenset[Status]:
     return frozenset(status for status in STATUSES if status in names)
 
 
+def _side_by_side(suite: Suite, gpus: str, device: str | None) -> tuple[str, ...]:
+    """The devices that `--gpus` names; `UsageError` for a run that cannot be spread over them."""
+    if device is not None:
+        raise UsageError(
+            f"found --device {device} and --gpus {gpus}; expected one of them: --gpus for cells"
+            " side by side, --device for one after the other"
+        )
+    chosen = choose_gpus(gpus, visible_gpus())
+    spread = [model.name for model in suite.models if model.device_map is not None]
+    if spread and len(chosen) > 1:
+        raise UsageError(
+            f"--gpus {gpus}: {', '.join(spread)} is laid over all GPUs (device_map), so that no"
+            " other cell can run beside it; leave --gpus out"
+        )
+    return chosen
+
+
+def _run_on_all(
+    jobs: list[Job],
+    devices: tuple[str, ...],
+    timeout_s: float,
+    watcher: Watcher,
+    retry: frozenset[Status],
+    planned_at: str,
+) -> int:
+    """Runs jobs side by side, one a device; returns records taken."""
+    shared = OneAtATime(watcher)
+    with ExitStack() as stack:
+        executors = {name: stack.enter_context(LocalExecutor(name)) for name in devices}
+
+        def run_one(job: Job, name: str) -> int:
+            there = job.model_copy(update={"device": name})
+            return _run_alone(there, timeout_s, executors[name], shared, retry, planned_at)
+
+        def interrupt() -> None:
+            for executor in executors.values():
+                executor.stop()
+
+        return run_side_by_side(jobs, devices, run_one, interrupt)
+
+
 def _run_alone(
     job: Job,
     timeout_s: float,
@@ -198,7 +272,11 @@ def _run_alone(
         lock.acquire(timeout=0)
     except Timeout:
         watcher.waiting(job.device)
-        lock.acquire(poll_interval=_LOCK_POLL_S)
+        while not lock.is_locked:
+            if executor.stopped:
+                raise RunStoppedError from None
+            with suppress(Timeout):
+                lock.acquire(timeout=_LOCK_POLL_S)
     except OSError as error:
         raise _cache_error(Path(lock.lock_file), error) from error
     try:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ModelKind = Literal["bundled", "folder", "hub"]
+ModelKind = Literal["bundled", "folder", "hub", "random"]
 
 
 def slugify(text: str) -> str:
@@ -32,9 +32,14 @@ class ModelRef(Frozen):
     """As written in the suite: `bundled:tiny-mistral`, a folder, or a hub id with `@revision`."""
     kind: ModelKind
     location: str
-    """The bundled model's name, the folder's absolute path, or the hub id without its revision."""
+    """The bundled model's name, the folder's absolute path, or the hub id without its revision.
+
+    Of random weights: the name of a known configuration, or the folder or hub id that has one.
+    """
     revision: str | None = None
     trust_remote_code: bool = False
+    device_map: Literal["auto"] | None = None
+    """`auto` lays the model's layers over all GPUs; None puts all of it on one device."""
 
 
 class TensorShape(Frozen):
@@ -48,11 +53,18 @@ class TensorShape(Frozen):
     """Set for tensors that keep their own type whatever the model is loaded in (`float32`)."""
     transposed: bool = False
     """A weight stored as (in, out), as GPT-2's Conv1D does, instead of (out, in)."""
+    stored_bytes: tuple[int, int] | None = None
+    """Bytes of codes and of state that a checkpoint which is already quantized holds of it."""
 
     @property
     def out_features(self) -> int:
         """Output rows of a linear layer's weight."""
         return self.shape[-1] if self.transposed else self.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Input columns of a linear layer's weight."""
+        return self.shape[0] if self.transposed else self.shape[-1]
 
     @property
     def numel(self) -> int:
@@ -67,8 +79,9 @@ class ModelShape(Frozen):
     """All tensors of a model, each once: a tied head is not listed beside its embedding."""
 
     tensors: tuple[TensorShape, ...]
-    origin: Literal["header", "meta"]
-    """From the safetensors header and a table of architectures, or from a model without data."""
+    origin: Literal["header", "config", "meta"]
+    """From the safetensors header, or the configuration, and a table of architectures, or from a
+    model without data."""
 
     @property
     def weights(self) -> int:
@@ -95,6 +108,8 @@ class ResolvedModel(Frozen):
     shape_unknown: str | None = None
     disk_bytes: int | None = None
     """Bytes of its weight files."""
+    quantization: str | None = None
+    """How the checkpoint is already quantized (`bitsandbytes`, `gptq` …); None if it is not."""
 
 
 class PrecisionRef(Frozen):
@@ -105,6 +120,11 @@ class PrecisionRef(Frozen):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     """All options, defaults filled in."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options, data by its contents: where its files lie does not matter."""
+        return {name: _by_contents(value) for name, value in self.options.items()}
 
 
 class TuningRef(Frozen):
@@ -132,6 +152,8 @@ Deployment = Literal[
     "merged-in-place",
     "adapter-int8",
     "adapter-nf4",
+    "quantized",
+    "fake-quantized",
 ]
 """What becomes of a tuned model: each rung is a model of its own.
 
@@ -143,6 +165,8 @@ Deployment = Literal[
     merged-in-place      merged into the quantized layers, which stay quantized
     adapter-int8         attached, the adapter itself stored in 8-bit blocks
     adapter-nf4          attached, the adapter itself stored in NF4
+    quantized            tuned or merged weights, rounded to codes; after QAT this is the conversion
+    fake-quantized       after QAT, before conversion: floating weights rounded as they are used
 """
 
 
@@ -163,7 +187,12 @@ class Cell(Frozen):
         """Names the cell among those of its model: the precision, or the tuning and its rung."""
         if self.tuning is None:
             return self.precision.label
-        return f"{self.tuning.label}--{self.deploy}" if self.deploy else self.tuning.label
+        if self.deploy is None:
+            return self.tuning.label
+        # Only what is not quantized while it is tuned can be quantized in several ways afterwards.
+        chosen = self.deploy == "quantized" and self.precision != self.tuning.precision
+        rung = f"{self.deploy}-{self.precision.label}" if chosen else self.deploy
+        return f"{self.tuning.label}--{rung}"
 
     @property
     def slug(self) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BASELINES = "baselines"
 """Folder under the results that holds baseline files, which are no records."""
+REHEARSALS = "rehearsal"
+"""Folder under the results that rehearsals go to."""
 
 
 class DamagedRecordError(StoreError):

@@ -76,6 +76,8 @@ class Suite(Frozen):
     """Seconds one process of a cell may take."""
     gate: tuple[GateRule, ...] = ()
     """Margins that `qbench gate` holds the results against."""
+    rehearsal: tuple[str, ...] = ()
+    """What stands in for what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int] = Field(default_factory=dict, exclude=True, repr=False)
     """Line of each key and list entry of the file, by its dotted path."""
 

@@ -24,13 +24,15 @@ from qbench.yaml_lines import Node
 if TYPE_CHECKING:
     from qbench.suite_problems import Findings
 
-KEYS = ("data", "methods", "seeds", "deploy")
+KEYS = ("data", "methods", "seeds", "deploy", "quantize")
 """The keys under `finetune`."""
 METHOD_KEYS = ("name", "method", "precision")
 """The keys of a method's entry beside the method's own options."""
 DEPLOYMENTS: tuple[Deployment, ...] = get_args(Deployment)
 DEFAULT_DEPLOY: tuple[Deployment, ...] = ("attached", "merged")
 DEFAULT_PRECISION = "bf16"
+_BESIDE_QAT: tuple[Deployment, ...] = ("quantized", "fake-quantized")
+"""Rungs that need no asking: QAT is scored before and after conversion, and beside PTQ."""
 
 
 class FineTuning(Frozen):
@@ -41,12 +43,22 @@ class FineTuning(Frozen):
     """Every arm with every seed."""
     deploy: tuple[Deployment, ...] = DEFAULT_DEPLOY
     """Rungs to serve each tuned model on, as far as its method has them."""
+    quantize: tuple[PrecisionRef, ...] = ()
+    """What weights that were tuned without fake quantization are rounded to afterwards (PTQ)."""
 
     def deployments(self, tuning: TuningRef) -> tuple[Deployment, ...]:
         """The rungs of one tuned model; the merged one first, for others are held against it."""
         possible = methods()[tuning.method].deployments(tuning.precision)
         chosen = tuple(rung for rung in self.deploy if rung in possible) or possible[:1]
-        return tuple(sorted(chosen, key=lambda rung: rung != "merged"))
+        chosen += tuple(rung for rung in _BESIDE_QAT if rung in possible)
+        served = (rung for rung in dict.fromkeys(chosen) if self.served_in(tuning, rung))
+        return tuple(sorted(served, key=lambda rung: rung != "merged"))
+
+    def served_in(self, tuning: TuningRef, rung: Deployment) -> tuple[PrecisionRef, ...]:
+        """What a tuned model is held in on a rung, each a cell of its own."""
+        if rung == "quantized" and not is_quantized(tuning.precision):
+            return self.quantize
+        return (served_precision(tuning, rung),)
 
     def cells(self, model: ModelRef) -> list[Cell]:
         """The trainings of a model, each followed by what is served of it."""
@@ -54,13 +66,9 @@ class FineTuning(Frozen):
         for tuning in self.tunings:
             made.append(Cell(model=model, precision=tuning.precision, tuning=tuning))
             made += [
-                Cell(
-                    model=model,
-                    precision=served_precision(tuning, rung),
-                    tuning=tuning,
-                    deploy=rung,
-                )
+                Cell(model=model, precision=precision, tuning=tuning, deploy=rung)
                 for rung in self.deployments(tuning)
+                for precision in self.served_in(tuning, rung)
             ]
         return made
 
@@ -107,9 +115,14 @@ def read_finetune(findings: Findings, node: Node | None) -> FineTuning | None:
         for arm in unique(findings, arms, "method", remedy)
         for seed in seeds
     ]
+    quantize = _read_quantize(findings, node.child("quantize"), tunings)
+    if "quantized" in deploy and not quantize and (place := node.child("deploy")) is not None:
+        remedy = "add `quantize: [int4-g32, nf4]` under finetune, for one"
+        expected = "the precisions to round to beside it"
+        findings.add(place, expected, found="quantized alone", remedy=remedy)
     if len(findings) > before or not isinstance(data, TuningDataOptions) or not tunings:
         return None
-    return FineTuning(data=data, tunings=tuple(tunings), deploy=deploy)
+    return FineTuning(data=data, tunings=tuple(tunings), deploy=deploy, quantize=quantize)
 
 
 def _check_scores(findings: Findings, place: Node, data: Frozen | None) -> None:
@@ -185,6 +198,22 @@ def _read_seeds(findings: Findings, node: Node | None) -> tuple[int, ...]:
             remedy = amendment(entry, {"type": "integer"})
             findings.add(entry, "a whole number from 0", remedy=remedy)
     return tuple(dict.fromkeys(seeds)) or (0,)
+
+
+def _read_quantize(
+    findings: Findings, node: Node | None, tunings: list[TuningRef]
+) -> tuple[PrecisionRef, ...]:
+    """What is quantized to after full tuning: unless given, what QAT trains for."""
+    if node is None:
+        trained_for = (tuning.precision for tuning in tunings if tuning.method == "qat")
+        return tuple({precision.label: precision for precision in trained_for}.values())
+    chosen = read_precisions(findings, node, precisions())
+    for precision in chosen:
+        if not is_quantized(precision):
+            remedy = "leave it out: `deploy: [merged]` serves the tuned weights in 16 bits"
+            expected = "precisions that hold codes, such as nf4"
+            findings.add(node, expected, found=precision.label, remedy=remedy)
+    return chosen
 
 
 def _read_deploy(findings: Findings, node: Node | None) -> tuple[Deployment, ...]:

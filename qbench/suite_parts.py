@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.errors import ModelError
+from qbench.precisions import stored
 from qbench.spec import ModelRef, PrecisionRef, slugify
 from qbench.suite_options import owners, read_options, read_sweep
 from qbench.suite_problems import amendment, in_words
@@ -31,7 +32,7 @@ LONGEST_NAME = 80
 
 T = TypeVar("T")
 
-_MODEL_KEYS = ("source", "name", "trust_remote_code")
+_MODEL_KEYS = ("source", "name", "trust_remote_code", "device_map")
 
 
 def read_name(findings: Findings, node: Node) -> str | None:
@@ -73,8 +74,15 @@ def read_precisions(
 
 
 def default_precisions(table: Mapping[str, Precision]) -> tuple[PrecisionRef, ...]:
-    """Every precision of the table with its default options."""
-    return tuple(_precision_ref(name, entry.options()) for name, entry in table.items())
+    """Every precision of the table with its default options.
+
+    Without `stored`, which is for few models, and `integer`, which has short names.
+    """
+    return tuple(
+        _precision_ref(name, entry.options())
+        for name, entry in table.items()
+        if name not in {stored.NAME, "integer"}
+    )
 
 
 def read_reference(
@@ -163,7 +171,7 @@ def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
     for key, child in fields.items():
         if key not in _MODEL_KEYS:
             findings.add_unknown(child, "key of a model", key, _MODEL_KEYS)
-    source, named, trusted = (fields.get(key) for key in _MODEL_KEYS)
+    source, named, trusted, placed = (fields.get(key) for key in _MODEL_KEYS)
     if source is None:
         remedy = "write {source: bundled:tiny-mistral}, for one"
         findings.add(entry, "a model with its `source`", remedy=remedy)
@@ -172,13 +180,18 @@ def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
         expected = "a model: `bundled:…`, a folder, or a hub id"
         findings.add(source, expected, remedy=amendment(source, {"type": "string"}))
     name = None if named is None else read_name(findings, named)
-    if trusted is not None and not isinstance(trusted.value, bool):
-        findings.add(trusted, "true or false", remedy=amendment(trusted, {"type": "boolean"}))
+    _check_switches(findings, trusted, placed)
     if len(findings) > before:
         return None
     trust = trusted is not None and trusted.value is True
     try:
-        model = parse_model(str(source.value), base=base, name=name, trust_remote_code=trust)
+        model = parse_model(
+            str(source.value),
+            base=base,
+            name=name,
+            trust_remote_code=trust,
+            device_map=None if placed is None else "auto",
+        )
     except (ModelError, OSError, RuntimeError) as error:  # the latter: `~nobody`, a too long name
         found, _, rest = str(error).partition("; ")
         expected, advice = "bundled:<name>, a folder, or a hub id", rest or None
@@ -192,6 +205,15 @@ def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
         findings.add(source, f"a name of at most {LONGEST_NAME}", found=found, remedy=remedy)
         return None
     return model
+
+
+def _check_switches(findings: Findings, trusted: Node | None, placed: Node | None) -> None:
+    """Notes what is wrong with a model's `trust_remote_code` and `device_map`."""
+    if trusted is not None and not isinstance(trusted.value, bool):
+        findings.add(trusted, "true or false", remedy=amendment(trusted, {"type": "boolean"}))
+    if placed is not None and placed.value != "auto":
+        remedy = "leave it out to keep the model on one device"
+        findings.add(placed, "auto, which lays the model over all GPUs", remedy=remedy)
 
 
 def _read_precision(

@@ -133,9 +133,15 @@ def _model() -> Schema:
     source = {
         "type": "string",
         "minLength": 1,
-        "description": "`bundled:<name>`, a folder (relative to the suite's file), or a hub id with"
-        " an optional `@revision`.",
-        "examples": ["bundled:tiny-mistral", "./my-model", "owner/name@revision"],
+        "description": "`bundled:<name>`, a folder (relative to the suite's file), a hub id with"
+        " an optional `@revision`, or `random:` before one of these or the name of a known"
+        " configuration: the same shape with random weights.",
+        "examples": [
+            "bundled:tiny-mistral",
+            "./my-model",
+            "owner/name@revision",
+            "random:Mistral-7B",
+        ],
     }
     detailed = _object(
         {
@@ -145,6 +151,11 @@ def _model() -> Schema:
                 "type": "boolean",
                 "default": False,
                 "description": "Run the Python code that comes with the model. Read it first.",
+            },
+            "device_map": {
+                "const": "auto",
+                "description": "Lay the model's layers over all GPUs, for one that is too large for"
+                " one of them. The record says what went where.",
             },
         },
         required=["source"],
@@ -202,6 +213,11 @@ def _finetune(nested: Schema) -> Schema:
                 "default": list(DEFAULT_DEPLOY),
                 "description": "How each tuned model is served; rungs that a method does not have"
                 " are left out.",
+            },
+            "quantize": _one_or_more({"$ref": "#/$defs/precision"})
+            | {
+                "description": "What fully tuned weights are also rounded to after the training"
+                " (PTQ); unless given, the precisions that QAT trains for."
             },
         },
         required=["methods"],

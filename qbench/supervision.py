@@ -5,6 +5,7 @@ Whatever a worker's end is the end of becomes records with its reason and the ta
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +46,50 @@ class Watcher(Protocol):
 
     def note(self, message: str) -> None:
         """Something the user should know."""
+
+
+class OneAtATime:
+    """A watcher for several jobs at once: it tells another one thing after the other."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        """`watcher` gets what happens in any thread, never two things at a time."""
+        self._watcher = watcher
+        self._lock = threading.Lock()
+
+    def planned(self, plan: Plan, jobs: list[Job]) -> None:
+        """The plan stands; these jobs are missing."""
+        with self._lock:
+            self._watcher.planned(plan, jobs)
+
+    def waiting(self, device: str) -> None:
+        """Another run holds the device; this one waits."""
+        with self._lock:
+            self._watcher.waiting(device)
+
+    def started(self, job: Job) -> None:
+        """A worker for this job is asked for."""
+        with self._lock:
+            self._watcher.started(job)
+
+    def happened(self, job: Job, event: dict[str, Any]) -> None:
+        """An event of the worker."""
+        with self._lock:
+            self._watcher.happened(job, event)
+
+    def recorded(self, job: Job, record: Record) -> None:
+        """A record is on disk."""
+        with self._lock:
+            self._watcher.recorded(job, record)
+
+    def ended(self, job: Job, end: JobEnd) -> None:
+        """The job's worker has ended."""
+        with self._lock:
+            self._watcher.ended(job, end)
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+        with self._lock:
+            self._watcher.note(message)
 
 
 def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> int:

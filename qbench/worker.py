@@ -27,6 +27,7 @@ from qbench.errors import (
 )
 from qbench.job import Job, Task, now
 from qbench.measures import measures
+from qbench.plan_items import falsified
 from qbench.store import write_record
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
             *outcome.warnings,
             *loaded.verification.warnings,
             *([f"not as asked for: {_describe(faults)}"] if faults else []),
+            *falsified(job.cell, task.item),
         ),
         duration_s=time.perf_counter() - started,
         **common,

@@ -136,7 +136,7 @@ def of_an_unknown_architecture(model: Path) -> None:
 def already_quantized(model: Path) -> None:
     path = model / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    quantized = {**config, "quantization_config": {"quant_method": "gptq"}}
+    quantized = {**config, "quantization_config": {"bits": 4}}
     path.write_text(json.dumps(quantized), encoding="utf-8")
 
 
@@ -156,7 +156,7 @@ def a_file_instead(model: Path) -> None:
         (without_a_configuration, ["no config.json"]),
         (half_a_configuration, ["config.json: found no valid JSON"]),
         (of_an_unknown_architecture, ["no model_type"]),
-        (already_quantized, ["already quantized (gptq"]),
+        (already_quantized, ["already quantized, but", "no quant_method"]),
         (a_file_instead, ["found a file; expected the folder"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

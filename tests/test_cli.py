@@ -22,7 +22,7 @@ from tests.workplace import keep
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-COMMANDS = ("run", "plan", "report", "list", "doctor", "init", "schema")
+COMMANDS = ("run", "plan", "fit", "report", "list", "doctor", "init", "schema", "explain")
 
 
 @pytest.fixture
@@ -184,8 +184,9 @@ class TestShowing:
         workplace.write_suite("fp32", "nf4")
         finished = workplace.call("plan", "suite.yaml")
         assert finished.code == 0
-        assert re.search(r"tiny--fp32 \(ref\w*\) .*0/4", finished.output)
-        assert re.search(r"tiny--nf4 .*0/4", finished.output)
+        assert "suite: tiny on " in finished.output
+        assert re.search(r"fp32 \(ref\w*\) .*0/4", finished.output)
+        assert re.search(r"nf4 .*0/4", finished.output)
         assert "footprint, latency × 2, quality" in finished.output
         assert "2 cells, 8 measurements, 0 on disk; 4 worker processes to go" in finished.output
         static = re.findall(r"\b\d+,\d{3}\b", finished.output)

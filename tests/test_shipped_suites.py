@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from qbench.plan import make_plan
+from qbench.predict.devices import parse_memory
+from qbench.predict.training import trained_bytes
+from qbench.sources.models import resolve_model
 from qbench.starter import STARTER
-from qbench.suite import load_suite, load_suite_text
+from qbench.suite import Suite, load_suite, load_suite_text
 from qbench.suite_schema import suite_schema
 from qbench.yaml_lines import read_yaml
 
 FOLDER = Path(__file__).parent.parent / "suites"
-SUITES = sorted(FOLDER.glob("*.yaml"))
+SUITES = sorted(FOLDER.glob("**/*.yaml"))
 
 
 def errors_by_schema(text: str) -> list[str]:
@@ -35,6 +39,88 @@ def test_shipped_suite(path: Path) -> None:
     schema = re.search(r"yaml-language-server: \$schema=(\S+)", text)
     assert schema is not None
     assert (path.parent / schema[1]).is_file()
+
+
+@pytest.fixture(scope="module")
+def task_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all suites: what lm-eval's 14,000 files hold is read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
+def test_shipped_suite_is_planned_without_a_network(
+    path: Path, task_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QBENCH_CACHE", str(task_index))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    suite = load_suite(path)
+    plan = make_plan(suite, tmp_path, device="cpu")
+    assert {cell.cell.slug for cell in plan.cells} == {cell.slug for cell in suite.cells()}
+    assert all(cell.tasks for cell in plan.cells)
+    untuned = [cell for cell in plan.cells if cell.cell.tuning is None]
+    assert all(cell.predicted is not None for cell in untuned)
+
+
+class TestMistral:
+    """The demonstration's setting, and arithmetic that is published."""
+
+    @pytest.fixture(scope="class")
+    def suite(self) -> Suite:
+        return load_suite(FOLDER / "mistral.yaml")
+
+    def test_is_pinned_and_held_in_five_precisions(self, suite: Suite) -> None:
+        (model,) = suite.models
+        assert model.location == "mistralai/Mistral-7B-Instruct-v0.2"
+        assert re.fullmatch("[0-9a-f]{40}", model.revision or "")
+        assert [one.name for one in suite.precisions] == ["fp32", "bf16", "int8", "nf4", "nf4-dq"]
+
+    def test_tunes_with_the_setting_of_the_demonstration(self, suite: Suite) -> None:
+        assert suite.finetune is not None
+        assert suite.finetune.data.dataset == "vicgalle/alpaca-gpt4"
+        assert suite.finetune.data.recipe == "reverse-instruction"
+        tuned: dict[tuple[str, str], list[str]] = {}
+        for one in suite.finetune.tunings:
+            assert one.options["optimizer"] == "paged_adamw_32bit"
+            assert one.options["max_tokens"] == 2048
+            if one.method == "full":
+                continue
+            tuned.setdefault((one.options["target"], one.method), []).append(one.precision.name)
+            assert one.options["rank"] == 64
+            assert one.options["alpha"] == 128
+            assert one.options["dropout"] == 0.1
+            assert one.options["compute"] == "bf16"
+        every = ["bf16", "int8", "nf4", "nf4-dq"]
+        assert tuned == {("default", "lora"): every, ("all-linear", "lora"): every}
+
+    def test_trains_as_many_weights_as_published(self, suite: Suite) -> None:
+        model = resolve_model(load_suite(FOLDER / "mistral-shape.yaml").models[0])
+        assert model.shape is not None
+        assert suite.finetune is not None
+        counts = {}
+        for one in suite.finetune.tunings:
+            if one.method == "lora":
+                bytes_of_fp32 = trained_bytes(model.shape, model.architecture, one)
+                assert bytes_of_fp32 is not None
+                counts[one.options["target"]] = bytes_of_fp32 // 4
+        # r · (in + out) of each target, over 32 layers: q 4096 → 4096, v 4096 → 1024; with k as v,
+        # o as q, gate and up 4096 → 14336, down 14336 → 4096.
+        query_value = 64 * 32 * (4096 + 4096 + 4096 + 1024)
+        rest = 64 * 32 * (4096 + 1024 + 4096 + 4096 + 3 * (4096 + 14336))
+        assert (query_value, query_value + rest) == (27_262_976, 167_772_160)
+        assert counts == {"default": query_value, "all-linear": query_value + rest}
+
+    def test_full_tuning_is_refused_by_name_where_it_does_not_fit(self, tmp_path: Path) -> None:
+        suite = load_suite(FOLDER / "mistral-shape.yaml")
+        plan = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("24GB"))
+        skips = {cell.cell.label: cell.skip for cell in plan.cells if cell.skip}
+        assert "does not fit: a training step needs" in skips["full-bf16"]
+        assert "24GB has 22.4 GiB (24,000,000,000 bytes)" in skips["full-bf16"]
+        assert skips["full-bf16--merged"].startswith("its training full-bf16 does not fit")
+        assert "fp32" in skips
+        assert not {"bf16", "nf4", "qlora-qv-nf4-dq"} & skips.keys()
+        large = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("h200"))
+        assert [cell.cell.label for cell in large.cells if cell.skip] == []
 
 
 RUNGS = ("--merged", "--attached")

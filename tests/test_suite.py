@@ -43,16 +43,21 @@ class TestMeaning:
         assert suite.name == "suite"
         assert [model.name for model in suite.models] == ["model"]
         assert suite.models[0].location == str(BASE / "model")
-        assert labels_of(suite) == list(precisions())
+        everything = [name for name in precisions() if name not in {"stored", "integer"}]
+        assert labels_of(suite) == everything
         assert suite.reference == "fp32"
         assert suite.measure == {name: entry.options() for name, entry in asked_for().items()}
         assert suite.timeout_s == 3600
-        assert [cell.slug for cell in suite.cells()] == [f"model--{name}" for name in precisions()]
+        assert [cell.slug for cell in suite.cells()] == [f"model--{name}" for name in everything]
 
     def test_models_in_all_their_forms(self) -> None:
         suite = load(
-            "models: [./a, owner/b@main, {source: ./a, name: a2, trust_remote_code: true}]\n"
+            "models: [./a, owner/b@main, {source: ./a, name: a2, trust_remote_code: true},"
+            " {source: 'random:gpt2', device_map: auto}]\n"
         )
+        *others, random = suite.models
+        assert (random.kind, random.location, random.device_map) == ("random", "gpt2", "auto")
+        suite = suite.model_copy(update={"models": tuple(others)})
         assert [model.name for model in suite.models] == ["a", "b", "a2"]
         assert [model.kind for model in suite.models] == ["folder", "hub", "folder"]
         assert [model.revision for model in suite.models] == [None, "main", None]
@@ -192,7 +197,8 @@ class TestProblems:
             ("models: []\n", "models", ["an empty list"]),
             ("models: 3\n", "models", ["the number 3", "hub id"]),
             ("models: ['']\n", "models[0]", ["an empty text"]),
-            ("models: [random:x/y]\n", "models[0]", ["not supported yet"]),
+            ("models: ['random:mistral-7c']\n", "models[0]", ["did you mean Mistral-7B"]),
+            ("models: [{source: ./a, device_map: cpu}]\n", "models[0].device_map", ["auto"]),
             ("models: [bundled:tiny-mistrl]\n", "models[0]", ["bundled:tiny-mistrl"]),
             ("models: [a b]\n", "models[0]", ["'a b'", "hub id"]),
             ("models: [{name: x}]\n", "models[0]", ["`source`"]),

@@ -120,6 +120,8 @@ MODELS = {
     "models: ./m": True,
     "models: [./m, owner/name@main]": True,
     "models: [{source: ./m, name: n, trust_remote_code: false}]": True,
+    "models: [{source: ./m, device_map: auto}]": True,
+    "models: [{source: ./m, device_map: balanced}]": False,
     "models: [{source: ./m, nme: n}]": False,
     "models: [{name: n}]": False,
     "models: [{source: ./m, trust_remote_code: 'yes'}]": False,

@@ -64,6 +64,10 @@ def write_baseline(path: Path, records: Sequence[Record]) -> Path:
 
     Raises `StoreError` when it cannot be written, or when there are no records to write.
     """
+    if any(record.rehearsal for record in records):
+        raise StoreError(
+            f"{path}: a rehearsal's records are no baseline; `qbench run SUITE` takes real ones"
+        )
     if not any(record.status == "ok" for record in records):
         raise StoreError(f"{path}: no record is ok; `qbench run SUITE` first, then the baseline")
     text = render_baseline(records)

@@ -20,7 +20,7 @@ FREE_PARAMS = ("batch", "batch_size", "attention", "divergence")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
 _DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
 """Metrics that say how far a cell is from the reference, whichever that was."""
-_TIME_UNITS = ("s", "tokens/s")
+_TIME_UNITS = ("s", "tokens/s", "J", "B/s", "FLOP/s")
 _DETAILS = {
     "ids_sha256": "token ids (another tokenizer, or another way to cut the text)",
     "task_hash": "the task's definition or data",
@@ -90,6 +90,7 @@ def is_device_bound(record: Record, metric: str) -> bool:
     """Whether the metric compares on one device model only."""
     found = record.metric(metric)
     timed = found is not None and found.unit in _TIME_UNITS
+    timed = timed or metric == "training.matrix_share"
     return timed or record.item.measurement in DEVICE_BOUND
 
 

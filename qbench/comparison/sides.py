@@ -82,7 +82,19 @@ def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, 
 def _from_folder(folder: Path, name: str) -> Side:
     records, unreadable = read_folder(folder)
     notes = tuple(str(file.error) for file in unreadable)
-    return Side(name, newest_of_one_place(records, str(folder)), notes)
+    real = without_rehearsals(records, str(folder))
+    return Side(name, newest_of_one_place(real, str(folder)), notes)
+
+
+def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:
+    """The real records; raises `UsageError` where there are those of rehearsals alone."""
+    real = [record for record in records if not record.rehearsal]
+    if records and not real:
+        raise UsageError(
+            f"{where}: found the records of a rehearsal, whose numbers are those of small"
+            " stand-ins; expected real ones: `qbench run SUITE` takes them"
+        )
+    return real
 
 
 def _cell(where: str, results: Path) -> Side:
@@ -95,7 +107,8 @@ def _cell(where: str, results: Path) -> Side:
     found = [
         record
         for record in records
-        if any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.label))
+        if not record.rehearsal
+        and any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.label))
     ]
     cells = dict.fromkeys(record.cell.slug for record in found)
     if not cells:
