@@ -47,12 +47,18 @@ def test_files_are_whole_spread_evenly_and_not_of_the_instructions() -> None:
 
     train = {f"m{number}.py": module(number) for number in range(6)}
     train["short.py"] = "x = 1\n"
+    train["m6.py"] = module(6) + "class A:\n  def plain(self):\n    return self.held.plain()\n"
     rows = [
         {
             "instruction": "Says what f2 is for.",
             "input": "def f2(x):",
             "output": "def f2(x):\n    return x",
-        }
+        },
+        {
+            "instruction": "Elsewhere it has a docstring.",
+            "input": "def plain(self):",
+            "output": "def plain(self):\n    return self.held.plain()",
+        },
     ]
     made = calibration_text(Corpus(train=train, held_out={"h.py": "held out"}), rows)
     assert made == "\n".join(module(number) for number in (0, 1, 3, 4, 5))

@@ -2,8 +2,8 @@
 
 Whole files of the Python standard library, of the part that the bundled model was trained on: none
 is a held-out module or tests one, and none has a function that stands in the bundled instruction
-data. The files follow from the library and the rules below alone; the same library gives the same
-text.
+data, with its docstring or without. The files follow from the library and the rules below alone;
+the same library gives the same text.
 """
 
 from __future__ import annotations
@@ -24,22 +24,37 @@ MOST_BYTES = 160_000
 FILE_BYTES = (1_000, 12_000)
 """Of one file: long enough to have a style of its own, short enough that many find room."""
 
+LONG = 40
+"""Characters from which a function is told from any other of its kind (not `return self._x`)."""
+
 
 def calibration_text(corpus: Corpus, rows: list[dict[str, str]]) -> str:
     """Files spread evenly over all that the rules allow, joined by one newline.
 
     `rows` are those of the instruction data.
     """
-    taken = {row["instruction"] for row in rows} | {row["output"] for row in rows}
+    docstrings = {row["instruction"] for row in rows}
+    codes = {code for row in rows if len(code := stripped_lines(row["output"])) >= LONG}
     allowed = [
         text
         for text in corpus.train.values()
         if FILE_BYTES[0] <= len(text.encode()) <= FILE_BYTES[1]
-        and not any({one.docstring, one.code} & taken for one in functions_of(text))
+        and docstrings.isdisjoint(one.docstring for one in functions_of(text))
+        and not _has_any(text, codes)
     ]
     size = sum(len(text.encode()) + 1 for text in allowed)
     count = min(len(allowed), len(allowed) * MOST_BYTES // size)
     return "\n".join(allowed[position * len(allowed) // count] for position in range(count))
+
+
+def stripped_lines(text: str) -> str:
+    """The text without indents, so that a method is found in any class."""
+    return "\n".join(line.strip() for line in text.splitlines())
+
+
+def _has_any(text: str, codes: set[str]) -> bool:
+    whole = stripped_lines(text)
+    return any(code in whole for code in codes)
 
 
 def main() -> None:
