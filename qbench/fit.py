@@ -39,6 +39,9 @@ _NOT_AT_ALL = "-"
 _NO_CHOICE = frozenset({"stored"})
 """What a checkpoint is, and not what a model can be held in."""
 
+_SETS_OF_LAYERS = frozenset({"default", "all-linear"})
+_MATRICES = frozenset({"linear", "head", "embedding"})
+
 
 @dataclass(frozen=True)
 class FitTable:
@@ -108,12 +111,13 @@ def make_table(
 ) -> FitTable:
     """All rows, for lengths that the model's context allows unless some are named.
 
-    `target` is `default`, `all-linear`, or names of layers with commas.
+    `target` is `default`, `all-linear`, or names of layers with commas. Raises `UsageError` for a
+    name that no layer has.
     """
     context = model.context_tokens
     usual = tuple(length for length in LENGTHS if context is None or length <= context)
     shown = tuple(lengths) or usual or (context or LENGTHS[0],)
-    layers = target if target in {"default", "all-linear"} else tuple(target.split(","))
+    layers = target if target in _SETS_OF_LAYERS else _named_layers(target, model)
     found = ways(names, rank=rank, target=layers, optimizer=optimizer)
     return FitTable(
         model=model.ref.source.removeprefix(RANDOM_PREFIX),
@@ -126,6 +130,20 @@ def make_table(
         optimizer=optimizer,
         rows=tuple(fit_row(model, way, device, shown) for way in found),
     )
+
+
+def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in target.split(","))
+    tensors = () if model.shape is None else model.shape.tensors
+    modules = [t.name.removesuffix(".weight") for t in tensors if t.role in _MATRICES]
+    for name in names:
+        if not any(f".{module}".endswith(f".{name}") for module in modules):
+            known = dict.fromkeys(module.rpartition(".")[2] for module in modules)
+            raise UsageError(
+                f"--target {name!r}: no layer of the model has that name;"
+                f" {did_you_mean(name, known)}; or give default or all-linear"
+            )
+    return names
 
 
 def render(table: FitTable) -> RenderableType:

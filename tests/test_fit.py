@@ -107,6 +107,10 @@ def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["Mistral-7B", "--gpu", "h100", "--target", "q_projj,v_proj"],
+            ["--target 'q_projj'", "did you mean q_proj?", "all-linear"],
+        ),
         (["Mistral-7B", "--gpu", "24"], ["--gpu '24'", "24GB or 24GiB"]),
         ([MISTRAL, "--gpu", "a100"], ["a100-40gb or a100-80gb"]),
         ([MISTRAL, "--gpu", "h10"], ["did you mean", "h100"]),

@@ -22,6 +22,9 @@ _GIB = 2**30
 _UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": _GIB, "tb": 10**12, "tib": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", re.IGNORECASE)
 _OWN_PREFIX = re.compile(r"^(nvidia|geforce|tesla|quadro|rtx|gtx)+")
+_SOCKET = re.compile(r"sxm\d?|pcie|hbm\d\w?$")
+_SOLD_AS_LEAST = 0.9
+"""What CUDA tells in GiB, at least, of each GB that a card is sold with."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,12 @@ def parse_memory(text: str) -> DeviceMemory:
 
 def device_here(name: str, memory_bytes: int, *, kind: str = "cuda") -> DeviceMemory:
     """A device of this machine: the name and memory that it tells."""
-    flash = _GPUS_GIB.get(_canonical(name), (0.0, True))[1]
+    canonical = _canonical(name)
+    flash = not any(
+        canonical.startswith(known.partition("-")[0])
+        for known, (_, has_flash) in _GPUS_GIB.items()
+        if not has_flash
+    )
     return DeviceMemory(name, memory_bytes, flash, kind)
 
 
@@ -199,7 +207,14 @@ _REMEDIES = {
 
 
 def _canonical(text: str) -> str:
-    """A GPU's name without its maker, spaces and case: `NVIDIA A100 40GB` is `a100-40gb`."""
+    """A GPU's name without maker, socket, spaces and case: `NVIDIA A100-SXM4-40GB` is `a100-40gb`.
+
+    A size that is the only one of its kind may stand there: `H100 80GB HBM3` is `h100`.
+    """
     joined = re.sub(r"[\s_-]+", "", text.casefold())
-    joined = _OWN_PREFIX.sub("", joined)
-    return next((known for known in _GPUS_GIB if known.replace("-", "") == joined), joined)
+    joined = _SOCKET.sub("", _OWN_PREFIX.sub("", joined))
+    for known, (gib, _) in _GPUS_GIB.items():
+        size = re.fullmatch(rf"{known.replace('-', '')}(?:(\d+)gb)?", joined)
+        if size and (size[1] is None or _SOLD_AS_LEAST <= gib / max(1, int(size[1])) <= 1):
+            return known
+    return joined

@@ -111,7 +111,10 @@ def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Seque
         if context is not None and length > context:
             batches.append(None)
             continue
-        # What does not fit at a length does not at a longer one.
+        # What does not fit at a length does not at a longer one; but without a flash attention,
+        # the mask of a sliding window takes a kernel that keeps no scores.
+        if not device.flash:
+            most = MOST_SEQUENCES
         most = largest(partial(needed, length), device.bytes, most) if most else 0
         batches.append(most)
     steps = min(context or _MOST_TOKENS, _MOST_TOKENS) // LENGTH_STEP

@@ -46,6 +46,32 @@ def test_names_are_found_without_their_makers_words() -> None:
     assert parse_memory("rtx-a6000").name == "a6000"
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("h100-80gb", "h100"),
+        ("t4 16GB", "t4"),
+    ],
+)
+def test_names_as_the_driver_and_sellers_tell_them(text: str, name: str) -> None:
+    assert parse_memory(text).name == name
+
+
+def test_a_size_that_a_gpu_does_not_come_in_is_not_taken_for_another() -> None:
+    for text in ("h100-94gb", "h100-0gb", "4060ti-8gb"):
+        with pytest.raises(DeviceError, match="no GPU of that name"):
+            parse_memory(text)
+
+
+def test_a_gpu_that_is_here_has_the_attention_of_its_kind() -> None:
+    assert not device_here("Tesla V100-SXM2-16GB", 16 * GIB).flash
+    assert not device_here("Tesla P100-PCIE-16GB", 16 * GIB).flash
+    assert device_here("NVIDIA A100-SXM4-40GB", 40 * GIB).flash
+
+
 @pytest.mark.parametrize("name", known_gpus())
 def test_every_known_gpu_is_found_and_holds_less_than_it_is_sold_with(name: str) -> None:
     found = parse_memory(name)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qbench.fit import find_model
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, Way, fit_row, largest, ways
 from qbench.predict.peaks import predicted_peak, training_peak
@@ -80,6 +81,18 @@ def test_the_largest_fits_and_one_more_does_not(way: Way, mistral: ResolvedModel
         assert _needed(mistral, way, 1, row.longest, gpu) <= gpu.bytes
     if row.longest < (mistral.context_tokens or 0):
         assert _needed(mistral, way, 1, row.longest + LENGTH_STEP, gpu) > gpu.bytes
+
+
+def test_a_longer_sequence_may_fit_more_where_the_kernel_changes() -> None:
+    """A sliding window of 4096 with its mask, on a GPU without flash attention."""
+    gpu = parse_memory("t4")
+    model = find_model("Mistral-7B-v0.1")
+    (way,) = (way for way in EVERY if (way.use, way.precision.name) == ("inference", "nf4-dq"))
+    lengths = (2048, 4096)
+    for length, batch in zip(lengths, fit_row(model, way, gpu, lengths).batches, strict=True):
+        assert batch is not None
+        assert _needed(model, way, batch, length, gpu) <= gpu.bytes
+        assert _needed(model, way, batch + 1, length, gpu) > gpu.bytes
 
 
 def _needed(model: ResolvedModel, way: Way, batch: int, tokens: int, gpu: DeviceMemory) -> int:
