@@ -53,9 +53,11 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("cell", no_wrap=True)
-    for heading in ("on disk", "bytes", "bits/\nweight", "peak", "fits"):
-        table.add_column(heading, justify="right", no_wrap=heading != "on disk")
+    table.add_column("cell", overflow="fold")
+    # May wrap where it names statuses, but not within a count such as 12/28.
+    table.add_column("on disk", justify="right", min_width=5)
+    for heading in ("bytes", "bits/\nweight", "peak", "fits"):
+        table.add_column(heading, justify="right", no_wrap=True)
     needs = [cell_need(cell, plan.environment) for cell in plan.cells]
     scale = choose_scale(
         [need.bytes for need in needs if need.bytes is not None], "bytes", decimals=2

@@ -236,7 +236,7 @@ def _too_few(
         if unit == "processes"
         else "take a longer text or a smaller window"
         if unit == "windows"
-        else "raise the task's `limit` or the prompts' `count`"
+        else "raise the task's `limit`, the prompts' `count` or the tuning data's `test`"
     )
     side = " a side" if unit == "processes" else ""
     reason = f"too few {unit}{side} to decide by: {units}, {lacking} more are needed; {remedy}"

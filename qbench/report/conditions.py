@@ -47,7 +47,7 @@ def conditions(selection: Selection) -> list[Condition]:
         _condition(selection, "model fingerprint", _fingerprint),
         _condition(selection, "device", lambda record: record.environment.device),
         _condition(selection, "device memory", _device_memory),
-        _condition(selection, "threads", lambda record: _text(record.environment.threads)),
+        _condition(selection, "threads", _threads),
         _condition(selection, "CPU features", _cpu_features),
         _condition(selection, "platform", lambda record: record.environment.platform),
         _condition(selection, "Python", lambda record: record.environment.python),
@@ -72,16 +72,20 @@ def parameters(selection: Selection) -> list[tuple[str, str, str]]:
     return list(found)
 
 
-def _condition(selection: Selection, name: str, value: Callable[[Record], str]) -> Condition:
+def _condition(selection: Selection, name: str, value: Callable[[Record], str | None]) -> Condition:
     places: dict[str, dict[str, None]] = {}
     mixed = False
     for table in selection.tables:
         in_table = set()
         for cell in table.every:
             for record in cell.records:
-                in_table.add(value(record))
-                places.setdefault(value(record), {})[cell.place] = None
+                text = value(record)
+                if text is not None:
+                    in_table.add(text)
+                    places.setdefault(text, {})[cell.place] = None
         mixed = mixed or len(in_table) > 1
+    if not places:
+        return Condition(name, (("unknown", ()),))
     if len(places) == 1:
         return Condition(name, tuple((text, ()) for text in places))
     return Condition(name, tuple((text, tuple(cells)) for text, cells in places.items()), mixed)
@@ -101,6 +105,12 @@ def _fingerprint(record: Record) -> str:
 
 def _version_of(package: str) -> Callable[[Record], str]:
     return lambda record: record.environment.versions.get(package) or _ABSENT
+
+
+def _threads(record: Record) -> str | None:
+    """None of what was skipped before a worker, which alone knows its threads, was asked for."""
+    threads = record.environment.threads
+    return None if threads is None and record.status == "skipped" else _text(threads)
 
 
 def _device_memory(record: Record) -> str:

@@ -12,7 +12,9 @@ from qbench.report.finetune_curves import curves_table
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_memory import adapters_table, memory_table
 from qbench.report.finetune_options import describe_data, options_table, shared_options
+from qbench.report.finetune_qat import TITLE as QAT_TITLE
 from qbench.report.finetune_qat import won_back, won_back_table, won_back_words
+from qbench.report.finetune_qat_lacking import without_counterpart
 from qbench.report.finetune_results import results_of, test_split_items
 from qbench.report.finetune_table import arms_table
 from qbench.report.finetune_words import how_judged, paragraph
@@ -54,10 +56,13 @@ def finetune_blocks(records: TableRecords, *, several: bool) -> list[str]:
         *_explained(arms_table(results)),
         escape(how_judged()),
     ]
-    if compared := won_back(results):
-        table = won_back_table(compared, results.test_slug)
-        words = won_back_words(compared)
-        blocks += [f"### {escape(table.title)}", escape(words), *_explained(table)]
+    compared = won_back(results)
+    lacking = without_counterpart(results, compared)
+    if compared or lacking:
+        words = f"{won_back_words(compared)} {lacking}".strip()
+        blocks += [f"### {escape(QAT_TITLE)}", escape(words)]
+    if compared:
+        blocks += _explained(won_back_table(compared, results.test_slug))
     blocks += _titled(memory_table(arms), _MEMORY)
     blocks += _titled(training_roofline_table(arms), HOW_TO_READ)
     blocks += _titled(curves_table(arms, results.test_slug))

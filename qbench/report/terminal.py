@@ -12,6 +12,8 @@ from rich.text import Text
 
 from qbench.report.failures import failures, warnings
 from qbench.report.figures import NOT_MEASURED
+from qbench.report.finetune_qat import won_back, won_back_words
+from qbench.report.finetune_qat_lacking import without_counterpart
 from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table, compact_table
 from qbench.report.finetune_words import paragraph
@@ -170,6 +172,8 @@ def _finetune_parts(records: TableRecords) -> list[RenderableType]:
     """The arms in the columns that a terminal has room for."""
     results = results_of(records)
     table = compact_table(arms_table(results))
+    compared = won_back(results)
+    of_qat = f"{won_back_words(compared)} {without_counterpart(results, compared)}".strip()
     return [
         Text("Fine-tuning", style="bold"),
         _Fitted(table),
@@ -178,6 +182,7 @@ def _finetune_parts(records: TableRecords) -> list[RenderableType]:
         Text(""),
         Text(paragraph(results)),
         Text(""),
+        *([Text(of_qat), Text("")] if of_qat else []),
     ]
 
 

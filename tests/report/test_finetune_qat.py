@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from qbench.report import terminal
 from qbench.report.finetune_qat import WonBack, won_back, won_back_table, won_back_words
 from qbench.report.finetune_results import results_of
 from qbench.report.markdown import render
@@ -161,6 +165,27 @@ def test_adapters_are_held_against_adapters() -> None:
 def test_an_arm_without_its_rounded_counterpart_has_no_row() -> None:
     assert compared(full_arm(0) + qat_arm(0, 0.05))[0] == ()
     assert compared(qat_arm(0, 0.05))[0] == ()
+
+
+def test_what_would_give_a_counterpart_is_told() -> None:
+    base = untuned_records("fp32")
+    page = render([*base, *full_arm(0, INT4), *qat_arm(0, 0.05), *qlora_arm(0, 0.1)])
+    assert "Not held against PTQ: qlora-nf4, for no model" in page
+    page = render([*base, *full_arm(0), *qat_arm(0, 0.05), *qlora_arm(0, 0.1)])
+    assert "Not held against PTQ: qat-int4-g32, qlora-nf4, for no model" in page
+    assert "is rounded to int4-g32, nf4 afterwards; list them under finetune's" in page
+    # Without QAT nobody asked for the comparison.
+    assert "Not held against PTQ" not in render([*base, *full_arm(0), *qlora_arm(0, 0.1)])
+
+
+def test_the_terminal_says_what_was_won_back() -> None:
+    base = [record for name in ("fp32", "bf16") for record in untuned_records(name)]
+    arms = [one for s in (0, 1, 2) for one in full_arm(s, INT4) + qat_arm(s, 0.05)]
+    console = Console(width=2000, file=StringIO())
+    console.print(terminal.render([*base, *arms]))
+    shown = console.file
+    assert isinstance(shown, StringIO)
+    assert "of the damage was won back" in shown.getvalue()
 
 
 def test_the_page_has_table_words_and_each_rung() -> None:
