@@ -260,10 +260,14 @@ app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format mar
 
 def main() -> None:
     """Runs the command line; every error becomes one message and an exit code."""
+    import gc
     import signal
 
     from qbench.errors import QbenchError
 
+    gc.set_threshold(
+        100_000, 20
+    )  # imports and plans leave little garbage, and much to look through
     # Being told to end is being interrupted: the worker is ended and the user told how to go on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -13,6 +13,8 @@ import os
 import sys
 
 _ALWAYS = (
+    # Before torch: making pydantic's classes takes longer the more modules there are.
+    "qbench.measures",
     "torch",
     "transformers",
     "transformers.modeling_utils",

@@ -9,7 +9,7 @@ it in autograd's order. The highest moment, and what it is made of, is in the `L
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,9 +30,9 @@ class Ledger:
     """Bytes held now and at the highest moment, by part."""
 
     def __init__(self) -> None:
-        self.live: Counter[str] = Counter()
+        self.live: defaultdict[str, int] = defaultdict(int)
         self.live_bytes = 0
-        self.peak: Counter[str] = Counter()
+        self.peak: defaultdict[str, int] = defaultdict(int)
         self.peak_bytes = 0
 
     def take(self, part: str, size: int) -> None:
@@ -177,13 +177,13 @@ class Tape:
         `elementwise`: it is made at the output's size first, then summed or cast to the input's.
         `scratch_bytes` are what the step back takes besides.
         """
-        edges = tuple(tensor.edge for tensor in inputs if tensor.edge is not None)
+        edges = tuple([tensor.edge for tensor in inputs if tensor.edge is not None])
         if not edges:
             return Bytes(elements, item_bytes, self._hold(elements * item_bytes, view_of), None)
         node = _Node(
             Edge(elements * item_bytes),
             edges,
-            tuple(tensor.storage for tensor in saved) if self._keeps else (None,) * len(saved),
+            tuple([tensor.storage for tensor in saved]) if self._keeps else (None,) * len(saved),
             passes,
             elementwise,
             scratch_bytes,
