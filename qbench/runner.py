@@ -108,7 +108,7 @@ def run_suite(
     if jobs and len(devices) > 1:
         taken = _run_on_all(jobs, devices, suite.timeout_s, watcher, retry, planned_at)
     elif jobs:
-        with LocalExecutor(plan.device) as executor:
+        with LocalExecutor(plan.device, jobs) as executor:
             for job in jobs:
                 taken += _run_alone(job, suite.timeout_s, executor, watcher, retry, planned_at)
     others = [task for cell in plan.unselected for task in cell.tasks]
@@ -245,7 +245,7 @@ def _run_on_all(
     """Runs jobs side by side, one a device; returns records taken."""
     shared = OneAtATime(watcher)
     with ExitStack() as stack:
-        executors = {name: stack.enter_context(LocalExecutor(name)) for name in devices}
+        executors = {name: stack.enter_context(LocalExecutor(name, jobs)) for name in devices}
 
         def run_one(job: Job, name: str) -> int:
             there = job.model_copy(update={"device": name})

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from qbench.display import RunDisplay
+from qbench.precisions.integer_options import is_integer
 from qbench.rehearsal import rehearse
 from qbench.runner import run_suite
 from qbench.suite import load_suite
@@ -27,14 +28,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kinds(suite: Suite) -> list[str]:
-    """One cell of each kind: untuned in full precision, 8 and 4 bits; full tuning, LoRA, QLoRA."""
+    """One cell of each kind: untuned, by format; full tuning, LoRA, QLoRA and QAT with each rung."""
     chosen: dict[tuple[str, ...], str] = {}
     for cell in suite.cells():
         tuning = cell.tuning
         if tuning is None:
             kind: tuple[str, ...] = (width(cell.precision.name),)
         else:
-            kind = (tuning.method, width(tuning.precision.name), cell.deploy or "training")
+            held = "full" if width(tuning.precision.name) == "full" else "quantized"
+            kind = (tuning.method, held, cell.deploy or "training")
             of_arm = chosen.get((*kind[:2], "training"), cell.slug)
             if not cell.slug.startswith(of_arm):
                 continue
@@ -43,6 +45,8 @@ def kinds(suite: Suite) -> list[str]:
 
 
 def width(precision: str) -> str:
+    if is_integer(precision):
+        return "integers"
     known = {"int8": "8 bits", "fp4": "4 bits", "nf4": "4 bits", "nf4-dq": "4 bits"}
     return known.get(precision, "full")
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 from qbench.child import python_command, python_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from qbench.job import Job
@@ -39,8 +39,12 @@ class RunStoppedError(Exception):
 class LocalExecutor:
     """Owns the fork server; a context manager, so that nothing it started outlives it."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, jobs: Iterable[Job] = ()) -> None:
+        """`jobs` are those to come, as far as they are known: what they need is imported once."""
         self._device = device
+        self._measurements = dict.fromkeys(
+            task.item.measurement for job in jobs for task in job.tasks
+        )
         self._server: subprocess.Popen[bytes] | None = None
         self._worker_pid: int | None = None
         self._buffer = b""
@@ -105,7 +109,9 @@ class LocalExecutor:
         self._buffer = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the server is stopped
         self._server = subprocess.Popen(
-            python_command("qbench.executors.server", str(os.getpid()), self._device),
+            python_command(
+                "qbench.executors.server", str(os.getpid()), self._device, *self._measurements
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -11,6 +11,10 @@ import importlib
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ALWAYS = (
     # Before torch: making pydantic's classes takes longer the more modules there are.
@@ -32,10 +36,13 @@ _WITHOUT_CUDA = (
     "transformers.integrations.bitsandbytes",
     "transformers.quantizers.quantizer_bnb_4bit",
     "transformers.quantizers.quantizer_bnb_8bit",
-    "lm_eval.evaluator",
-    "lm_eval.models.huggingface",
-    "lm_eval.tasks",
 )
+_FOR_MEASUREMENTS = {
+    "generation": ("rouge_score.rouge_scorer", "sacrebleu"),
+    "tasks": ("lm_eval.evaluator", "lm_eval.models.huggingface", "lm_eval.tasks"),
+    "training": ("peft",),
+}
+"""Imports that only these need, and that take a second each."""
 
 
 def prepare_process() -> None:
@@ -66,10 +73,14 @@ class _Once(logging.Filter):
         return new
 
 
-def preload(device: str) -> None:
+def preload(device: str, measurements: Sequence[str] = ()) -> None:
     """Imports what workers on this device need; a package that is missing is left out."""
     prepare_process()
-    names = _ALWAYS if device.startswith("cuda") else (*_ALWAYS, *_WITHOUT_CUDA)
+    names = list(_ALWAYS)
+    if not device.startswith("cuda"):
+        names += _WITHOUT_CUDA
+        for measurement in measurements:
+            names += _FOR_MEASUREMENTS.get(measurement, ())
     for name in names:
         try:
             importlib.import_module(name)

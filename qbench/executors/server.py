@@ -1,9 +1,10 @@
 """The fork server: imports once, then forks one worker a job.
 
-`python -m qbench.executors.server PARENT_PID DEVICE` reads one request a line from its standard
-input, `{"job": …, "log": path}`, and writes one event a line to its standard output: the worker's
-own (see `qbench.worker`) between `{"event": "started", "pid": …}` and
-`{"event": "ended", "exit_code": …}` (negative: the signal that ended it).
+`python -m qbench.executors.server PARENT_PID DEVICE [MEASUREMENT …]`, with the measurements that
+are to be taken, reads one request a line from its standard input, `{"job": …, "log": path}`, and
+writes one event a line to its standard output: the worker's own (see `qbench.worker`) between
+`{"event": "started", "pid": …}` and `{"event": "ended", "exit_code": …}` (negative: the signal that
+ended it).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     events = os.dup(1)
     os.dup2(2, 1)
     gc.disable()  # what is imported stays: looking through it is a fifth of the time
-    preload(sys.argv[2])
+    preload(sys.argv[2], sys.argv[3:])
     # Leaving it out of later collections saves each worker 0.3 s a phase.
     gc.collect()
     gc.freeze()

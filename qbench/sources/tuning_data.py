@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,7 @@ def resolve_tuning_data(options: TuningDataOptions, *, base: Path) -> ResolvedTu
     )
 
 
+@lru_cache(maxsize=1)  # a worker asks for the same more than once, and rows may be many
 def load_splits(data: ResolvedTuningData, tokenizer: Any | None = None) -> Splits:
     """Reads the data and makes its splits; fetches hub data that is not in the library's cache.
 
