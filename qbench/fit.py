@@ -15,6 +15,7 @@ from rich.text import Text
 from qbench.environment import visible_gpus
 from qbench.errors import DeviceError, UsageError
 from qbench.precisions import precisions
+from qbench.precisions.integer_options import is_integer
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
 from qbench.report.markdown_parts import bullets, words_table
@@ -36,8 +37,8 @@ _TEXTS = 2
 """Columns that are words."""
 _GIB = 2**30
 _NOT_AT_ALL = "-"
-_NO_CHOICE = frozenset({"stored"})
-"""What a checkpoint is, and not what a model can be held in."""
+_NO_CHOICE = frozenset({"stored", "integer"})
+"""What a checkpoint is, and not what a model can be held in; what says nothing without options."""
 
 _SETS_OF_LAYERS = frozenset({"default", "all-linear"})
 _MATRICES = frozenset({"linear", "head", "embedding"})
@@ -148,7 +149,7 @@ def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
 
 def render(table: FitTable) -> RenderableType:
     """For a terminal."""
-    shown = Table(box=box.SIMPLE_HEAD)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for at, heading in enumerate(_headings(table)):
         shown.add_column(heading, justify="left" if at < _TEXTS else "right", no_wrap=True)
     for row in _known(table):
@@ -238,7 +239,10 @@ def _notes(table: FitTable) -> list[str]:
     unknown = [
         f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
     ]
-    return [how_to_read, what_is_done, what_is_kept, *unknown]
+    notes = [how_to_read, what_is_done, what_is_kept, *unknown]
+    if any(is_integer(row.precision) for row in _known(table)):
+        notes.append("Integers are made of the floating model, which must fit as a whole at first.")
+    return notes
 
 
 def _unknown(table: FitTable) -> dict[str, list[str]]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.precisions.integer_options import is_integer
 from qbench.predict.devices import fits, memory_of
-from qbench.predict.peaks import Peak, predicted_peak
+from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.remedies import remedy
-from qbench.predict.static import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qbench.predict.devices import DeviceMemory
+    from qbench.predict.peaks import Peak
     from qbench.record import Environment
     from qbench.spec import Cell, Item, ResolvedModel
 
@@ -31,11 +32,11 @@ def why_cell_does_not_fit(cell: Cell, model: ResolvedModel, environment: Environ
     if cell.tuning is not None and cell.deploy is None:
         peak = predicted_peak(cell, model, device=device.kind, flash=device.flash)
         return _why_not("a training step", peak, device, lambda: remedy(cell, model, None, device))
-    static = predicted_bytes(cell, model)
-    if static is None:
-        return None
-    peak = Peak("load", {"static": static.total}, device=device.kind)
-    return _why_not("the model", peak, device, lambda: None)
+    peak = load_peak(cell, model, device=device.kind)
+    what = "the model"
+    if is_integer(cell.precision.name):
+        what += f" in {cell.precision.options['dtype']}, of which the integers are made,"
+    return _why_not(what, peak, device, lambda: None)
 
 
 def why_item_does_not_fit(

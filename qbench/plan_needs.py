@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.predict.devices import Fit, fits, memory_of
-from qbench.predict.peaks import predicted_peak
+from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.training import trained_bytes
 from qbench.sources.cache import cache_folder
 
@@ -70,6 +70,9 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         if peak is not None:
             unknown = unknown or peak.reason
             highest = max(highest, peak, key=_bytes) if highest else peak
+    load = load_peak(planned.cell, planned.model, device=environment.device_type)
+    if load is not None and highest is not None and highest.resident is not None:
+        highest = max(highest, load, key=_bytes)
     if highest is None or highest.resident is None:
         return CellNeed(unknown=unknown)
     return CellNeed(highest, None if memory is None else fits(highest, memory.bytes), unknown)

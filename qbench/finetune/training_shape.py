@@ -13,7 +13,7 @@ MODEL_TYPES = (*ROTARY_TYPES, "gpt2", "opt")
 _SILU = ("silu", "swish")
 
 Floating = Literal["fp32", "bf16", "fp16"]
-Format = Literal["fp32", "bf16", "fp16", "int8", "4bit"]
+Format = Literal["fp32", "bf16", "fp16", "int8", "4bit", "integer"]
 
 
 @dataclass(frozen=True)

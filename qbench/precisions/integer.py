@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import ModelError
 from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
-from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, short_options
+from qbench.precisions.integer_options import (
+    SHORT_NAMES,
+    IntegerOptions,
+    scale_count,
+    short_options,
+)
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
@@ -58,7 +63,7 @@ class Integer:
         def linear(tensor: TensorShape) -> tuple[int, int]:
             if chosen.group is not None and tensor.in_features % chosen.group:
                 return tensor.numel * item, 0
-            scales = _scales(chosen, tensor.out_features, tensor.in_features)
+            scales = scale_count(chosen, tensor.out_features, tensor.in_features)
             if not chosen.uses_int8_kernel:
                 return tensor.numel, scales * (item + 1)
             state = scales * (4 + 1)
@@ -150,13 +155,6 @@ class Integer:
         )
 
 
-def _scales(options: IntegerOptions, out_features: int, in_features: int) -> int:
-    """Number of scales of one layer."""
-    if options.granularity == "tensor":
-        return 1
-    return out_features * (1 if options.group is None else in_features // options.group)
-
-
 def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
     from qbench.precisions.integer_layers import is_quantized
 
@@ -165,7 +163,7 @@ def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
     weight = layer.weight
     low, high = int(weight.qdata.min()), int(weight.qdata.max())
     limit = 2 ** (options.bits - 1)
-    count = _scales(options, layer.out_features, layer.in_features)
+    count = scale_count(options, layer.out_features, layer.in_features)
     wrong = {
         f"holds codes from {low} to {high}, beyond those of {options.bits} bits": low < -limit
         or high >= limit,

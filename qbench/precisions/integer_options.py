@@ -187,6 +187,13 @@ def is_integer(precision: str) -> bool:
     return precision == "integer" or precision in SHORT_NAMES
 
 
+def scale_count(options: IntegerOptions, out_features: int, in_features: int) -> int:
+    """Number of scales of one layer."""
+    if options.granularity == "tensor":
+        return 1
+    return out_features * (1 if options.group is None else in_features // options.group)
+
+
 _FORMAT = ("bits", "mapping", "granularity", "group", "activations", "weights")
 
 

@@ -10,7 +10,7 @@ from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.precisions import precisions
 from qbench.predict.devices import RESERVED_BYTES
-from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.predict.peaks import load_peak, predicted_peak, training_peak
 from qbench.spec import Cell, Item, PrecisionRef, TuningRef
 
 if TYPE_CHECKING:
@@ -100,9 +100,14 @@ def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Seque
     if first.resident is None:
         nothing = (None,) * len(lengths)
         return FitRow(*names, None, nothing, None, first.reason)
+    load = None
+    if way.tuning is None:
+        load = load_peak(Cell(model=model.ref, precision=way.precision), model)
+    loaded = 0 if load is None else load.resident or 0
 
     def needed(tokens: int, batch: int) -> int:
-        return (_peak(model, way, device, batch, tokens).resident or 0) + RESERVED_BYTES
+        peak = _peak(model, way, device, batch, tokens).resident or 0
+        return max(peak, loaded) + RESERVED_BYTES
 
     context = model.context_tokens
     batches: list[int | None] = []
@@ -121,7 +126,7 @@ def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Seque
     longest = largest(lambda step: needed(step * LENGTH_STEP, 1), device.bytes, steps)
     return FitRow(
         *names,
-        first.resident + RESERVED_BYTES,
+        max(first.resident, loaded) + RESERVED_BYTES,
         tuple(batches),
         longest * LENGTH_STEP,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from qbench.finetune.lora import FOUR_BIT
+from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, is_integer
 
 if TYPE_CHECKING:
     from qbench.finetune.training_shape import Floating, Format
@@ -25,6 +26,8 @@ class Formats:
     """Type of what is not quantized, and of the activations between layers."""
     compute: Floating
     """Type that 4-bit weights are multiplied in."""
+    integer: IntegerOptions | None = None
+    """Of integer weights: what shares a scale."""
 
 
 def read_formats(precision: PrecisionRef) -> Formats | None:
@@ -39,4 +42,9 @@ def read_formats(precision: PrecisionRef) -> Formats | None:
         return Formats("int8", rest, rest)
     if precision.name in FOUR_BIT:
         return Formats("4bit", rest, compute)
+    if is_integer(precision.name):
+        fixed = SHORT_NAMES[precision.name][1] if precision.name in SHORT_NAMES else {}
+        chosen = IntegerOptions.model_validate({**fixed, **options})
+        if chosen.activations == "none":
+            return Formats("integer", chosen.dtype, chosen.dtype, chosen)
     return None

@@ -16,10 +16,12 @@ from qbench.finetune.byte_blocks import Decoder
 from qbench.finetune.byte_linear import FP32, HALF, Linears
 from qbench.finetune.byte_tape import BATCH, Bytes, Storage, Tape
 from qbench.finetune.training_shape import TrainingSetup
+from qbench.precisions.integer_options import scale_count
 
 if TYPE_CHECKING:
     from qbench.finetune.byte_tape import Ledger
     from qbench.finetune.training_shape import Linear, TrainingShape
+    from qbench.precisions.integer_options import IntegerOptions
     from qbench.predict.formats import Formats
 
 ACTIVATIONS = "activations"
@@ -117,6 +119,7 @@ class CachedDecoder(Decoder):
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
         self._kernels = kernels
+        self._integer = formats.integer
         self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
         shape = replace(shape, residual_dropout=False, attention_dropout=False)
         super().__init__(Tape(ledger), shape, setup)
@@ -124,7 +127,9 @@ class CachedDecoder(Decoder):
         self._layer_at = 0
 
     def _make_linears(self) -> Linears:
-        return _InferenceLinears(self.tape, self.setup, self._kernels, self._adapter_bytes)
+        return _InferenceLinears(
+            self.tape, self.setup, self._kernels, self._adapter_bytes, self._integer
+        )
 
     def _make_attention(self) -> Attention:
         return _InferenceAttention(self.linears, self.shape, self.setup, self._kernels)
@@ -215,15 +220,37 @@ class _InferenceAttention(Attention):
 
 class _InferenceLinears(Linears):
     def __init__(
-        self, tape: Tape, setup: TrainingSetup, kernels: Kernels, adapter_bytes: int
+        self,
+        tape: Tape,
+        setup: TrainingSetup,
+        kernels: Kernels,
+        adapter_bytes: int,
+        integer: IntegerOptions | None,
     ) -> None:
         super().__init__(tape, setup)
         self._kernels = kernels
+        self._integer = integer
         self.adapter_bytes = adapter_bytes
 
     def _new(self, elements: int, item_bytes: int, *, trained: bool, matrix: bool) -> Bytes:
         """Nothing is trained."""
         return super()._new(elements, item_bytes, trained=False, matrix=matrix)
+
+    def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
+        """Of integers, the layers that a group divides hold codes."""
+        options = self._integer
+        if options is None or (options.group is not None and linear.inputs % options.group):
+            return super()._base(given, weight, bias, linear)
+        item, ledger = given.item_bytes, self.tape.ledger
+        weights = linear.inputs * linear.outputs * item
+        zero_points = scale_count(options, linear.outputs, linear.inputs) * item
+        if self._kernels.unseen:
+            # torchao's `dequantize_affine`: codes less zero points, then times scales, each anew.
+            Storage(ledger, DEQUANTIZED, 2 * weights + zero_points)
+        held = Storage(ledger, DEQUANTIZED, weights)
+        made = self.multiply(given, weight, bias, linear.outputs)
+        del held
+        return made
 
     def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
         """The weights are dequantized to the compute type, but for a few rows on CUDA."""

@@ -10,6 +10,8 @@ from qbench.finetune import methods
 from qbench.finetune.adapter_bytes import targeted
 from qbench.finetune.deploy import compute_type
 from qbench.finetune.options import sequence_tokens
+from qbench.precisions import precisions
+from qbench.precisions.integer_options import is_integer
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.decoders import config_of, decoder_of, sliding_window
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
@@ -31,7 +33,7 @@ class Peak:
     """The highest moment of something, by what takes it."""
 
     phase: str
-    """`prefill`, `decode`, `scoring` or `training`."""
+    """`load`, `prefill`, `decode`, `scoring` or `training`."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Bytes by kind; empty where they are not known.
 
@@ -101,6 +103,23 @@ def predicted_peak(
     found = _inference(held, item.measurement in _SCORED, tuple(sorted(_sizes(item).items())))
     kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
     return Peak(found.phase, {**kinds, "static": static.total}, device=kind)
+
+
+def load_peak(cell: Cell, model: ResolvedModel, *, device: str = "cuda") -> Peak | None:
+    """What is held when a cell's model is loaded; None where its bytes are not known.
+
+    A model of integers is made of the floating one, which is there as a whole before its first
+    layer is quantized; all others are quantized as they are read.
+    """
+    static = predicted_bytes(cell, model)
+    if static is None or model.shape is None:
+        return None
+    held = static.total
+    if is_integer(cell.precision.name):
+        floating = precisions()[cell.precision.options["dtype"]]
+        held = max(held, floating.storage(model.shape, floating.options().model_dump()).total)
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    return Peak("load", {"static": held}, device=kind)
 
 
 def training_peak(

@@ -90,7 +90,7 @@ def predict_training(
     name, held_options = chosen.load_precision(precision, options)
     held = PrecisionRef(label=name, name=name, options=held_options)
     formats = read_formats(held)
-    if formats is None:
+    if formats is None or formats.weights == "integer":
         return None, UNKNOWN_LAYERS
     if options.get("dora") or options.get("bias", "none") != "none" or options.get("extra"):
         return None, "the memory of dora, of trained biases and of extra options is not known"

@@ -95,6 +95,21 @@ def test_a_longer_sequence_may_fit_more_where_the_kernel_changes() -> None:
         assert _needed(model, way, batch + 1, length, gpu) > gpu.bytes
 
 
+def test_integers_need_the_floating_model_that_they_are_made_of() -> None:
+    """70.6 billion weights: 66 GiB in bytes, but 131 GiB in bf16."""
+    model = find_model("Llama-3-70B")
+    gpu = parse_memory("h100")
+    rows = {
+        way.precision.name: fit_row(model, way, gpu, (512,))
+        for way in ways(["bf16", "int8", "int8-wo"], rank=8, target="default", optimizer="adamw")
+        if way.use == "inference"
+    }
+    bf16_bytes = 2 * 70_553_706_496 + 2 * 64 * 4  # and two tables of rotary frequencies
+    assert rows["int8"].batches[0]
+    assert rows["int8-wo"].batches == (0,)
+    assert rows["int8-wo"].least_bytes == bf16_bytes + RESERVED_BYTES
+
+
 def _needed(model: ResolvedModel, way: Way, batch: int, tokens: int, gpu: DeviceMemory) -> int:
     """As a suite of one item, or one training, would have it."""
     if way.tuning is not None:

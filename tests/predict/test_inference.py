@@ -58,11 +58,11 @@ CASES = [
     *(
         _Case(architecture, precision)
         for architecture in ("llama", "mistral", "qwen2", "gpt2", "opt")
-        for precision in ("fp32", "bf16", "int8", "nf4")
+        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "int4-g32-asym")
     ),
     *(
         _Case("mistral", name, batch, tokens)
-        for name in ("bf16", "nf4-dq")
+        for name in ("bf16", "nf4-dq", "int4-g32")
         for batch, tokens in ((1, 32), (8, 16), (1, 400))
     ),
     _Case("llama", "fp32", config={"kv_heads": 4}),
@@ -73,7 +73,7 @@ CASES = [
 SCORED = [
     _Case(architecture, name)
     for architecture in ("llama", "gpt2")
-    for name in ("fp32", "bf16", "nf4")
+    for name in ("fp32", "bf16", "nf4", "int4-g32")
 ]
 
 
