@@ -125,6 +125,9 @@ def plan(
         str | None,
         typer.Option(help="Plan for a GPU that is not here: 24GB, 24GiB, t4, a100-40gb, h100."),
     ] = None,
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="Also what the bytes and the peaks are made of.")
+    ] = False,
     rehearse: Rehearse = False,
 ) -> None:
     """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
@@ -141,6 +144,10 @@ def plan(
     )
     console = _console()
     console.print(render_plan(made, results))
+    if kinds:
+        from qbench.plan_kinds import render_kinds
+
+        console.print(render_kinds(made))
     if made.suite.gate:
         console.print(render_power(made))
 

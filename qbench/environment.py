@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qbench.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
 from qbench.errors import DeviceError
 from qbench.record import Environment
 from qbench.spec import slugify
@@ -43,24 +43,6 @@ NUMERICS_PACKAGES = (
 LAYER_PACKAGES = ("gptqmodel", "optimum", "compressed-tensors")
 """Packages that hold the layers of some checkpoints which are already quantized: named in the
 environment where they are installed."""
-
-CPU_FEATURES = (
-    "avx2",
-    "f16c",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "bf16",
-    "i8mm",
-    "sve",
-)
-"""Instruction sets that choose kernels, as Linux names them."""
 
 _GIT_TIMEOUT_S = 2.0
 
@@ -105,7 +87,7 @@ def find_device(wanted: str | None) -> str:
 def detect_environment(device: str) -> Environment:
     """The conditions that records are taken under, on a device that `find_device` has named."""
     if device == "cpu":
-        name, kind, memory_bytes = _cpu_device(), _cpu_kind(), machine_memory_bytes()
+        name, kind, memory_bytes = cpu_device(), cpu_kind(), machine_memory_bytes()
     else:
         gpus = visible_gpus()
         index = int(device.partition(":")[2] or 0)
@@ -190,42 +172,6 @@ def gpu_kind(name: str) -> str:
     return kind if kind.startswith("nvidia") else f"nvidia-{kind}"
 
 
-def clean_cpu_name(name: str) -> str:
-    """A CPU's name without marks and clock: `Intel(R) Xeon(R) Processor` is `Intel Xeon`."""
-    name = re.sub(r"\((?:R|TM|C)\)|[®™]", " ", name, flags=re.IGNORECASE)
-    name = re.sub(r"@.*$|\b\d+-Core\b|\b(?:Processor|CPU)\b", " ", name)
-    return " ".join(name.split())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def compute_threads() -> int:
-    """Threads that torch will compute with: `OMP_NUM_THREADS`, else one a usable core."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(wanted) if wanted.isdigit() and int(wanted) else usable_cores()
-
-
-def machine_memory_bytes() -> int | None:
-    """Memory of the machine, or of its container where that is less."""
-    limits = [*_cgroup_limits_bytes()]
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min((limit for limit in limits if limit > 0), default=None)
-
-
-def cpu_features() -> tuple[str, ...]:
-    """Instruction sets of the CPU that choose kernels, in the order of `CPU_FEATURES`."""
-    info = _cpu_info()
-    # x86 calls them flags, ARM Features.
-    flags = set((info.get("flags") or info.get("Features") or "").split())
-    return tuple(feature for feature in CPU_FEATURES if feature in flags)
-
-
 def git_revision(folder: Path) -> str | None:
     """Commit of a folder, `+` behind it when tracked files changed; None outside a repository."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
@@ -306,55 +252,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-@cache
-def _cpu_info() -> dict[str, str]:
-    """Fields of the first processor in /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    fields: dict[str, str] = {}
-    for line in text.partition("\n\n")[0].splitlines():
-        key, _, value = line.partition(":")
-        fields[key.strip()] = value.strip()
-    return fields
-
-
-def _cpu_name() -> str:
-    name = clean_cpu_name(_cpu_info().get("model name") or platform.processor())
-    return name or platform.machine() or "CPU"
-
-
-def _cpu_device() -> str:
-    cores = usable_cores()
-    return f"{_cpu_name()} ({cores} {'core' if cores == 1 else 'cores'})"
-
-
-def _cpu_kind() -> str:
-    return f"cpu-{slugify(_cpu_name()).lower()}-{usable_cores()}c"
-
-
-def _cgroup_limits_bytes() -> Iterator[int]:
-    """Memory limits of the control groups that this process is in, from both versions of them."""
-    if sys.platform != "linux":
-        return
-    root = Path("/sys/fs/cgroup")
-    files = [root / "memory" / "memory.limit_in_bytes", root / "memory.max"]
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2: a group's limit binds all groups below it
-            group = root / path.lstrip("/")
-            files += [folder / "memory.max" for folder in (group, *group.parents)]
-    for file in files:
-        try:
-            text = file.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            yield int(text)

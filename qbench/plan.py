@@ -153,7 +153,7 @@ def make_plan(
     models, problems = _resolve_models(suite)
     items, item_problems = _resolve_items(suite, models)
     data, data_problems = _resolve_data(suite, models)
-    suite, text_problems = resolve_calibrations(suite, items)
+    suite, text_problems = resolve_calibrations(suite, items, data)
     if problems or item_problems or data_problems or text_problems:
         raise SuiteError([*problems, *item_problems, *data_problems, *text_problems])
     selected = suite.select(only)

@@ -15,23 +15,27 @@ from qbench.sources.texts import ResolvedText
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qbench.sources.tuning_data import ResolvedTuningData
     from qbench.spec import Item, PrecisionRef
     from qbench.suite import Suite
 
 
 def resolve_calibrations(
-    suite: Suite, items: Mapping[str, Sequence[Item]]
+    suite: Suite, items: Mapping[str, Sequence[Item]], data: ResolvedTuningData | None = None
 ) -> tuple[Suite, list[Problem]]:
     """The suite with every calibration text found; with what is wrong with any of them.
 
-    `items` are what is measured of each model: the texts among them must be others.
+    `items` are what is measured of each model: the texts among them must be others, as must be
+    `data`, what is tuned on, whose test split is scored.
     """
     evaluated = _texts(items)
     problems: dict[str, Problem] = {}
 
     def found(precision: PrecisionRef, place: str) -> PrecisionRef:
         try:
-            return resolve_calibration(precision, base=suite.base, evaluated=evaluated)
+            return resolve_calibration(
+                precision, base=suite.base, evaluated=evaluated, tuned_on=data
+            )
         except TextError as error:
             problem = suite.problem(place, f"{precision.label}: {error}")
             problems[str(problem)] = problem

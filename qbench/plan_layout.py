@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import compute_threads
+from qbench.cpu import compute_threads
 from qbench.finetune.artifact import has_artifact
 from qbench.job import Task
 from qbench.plan_fit import why_cell_does_not_fit, why_item_does_not_fit
@@ -150,9 +150,11 @@ class Layout:
             identity |= {"tuning": self._artifact_key(cell), "deploy": cell.deploy}
         place: tuple[str, ...] = (model.ref.name, item.measurement, item.slug)
         makes_states = reference
+        held_against = _reference_of(self._suite, model)
         if item.params.get("against") == MERGED and cell.tuning is not None:
             place = (*place, cell.tuning.label)
             makes_states = cell.deploy == MERGED
+            held_against = MERGED
         if item.against_reference and not makes_states:
             identity["reference"] = self._states_keys[place]
         key = content_key(identity)
@@ -160,7 +162,7 @@ class Layout:
             if makes_states:
                 self._states_keys[place] = key
             states = {"states_key": self._states_keys[place], "makes_states": makes_states}
-            item = item.model_copy(update=states)
+            item = item.model_copy(update={**states, "held_against": held_against})
         path = record_path(
             self._results,
             self._suite.name,

@@ -199,7 +199,8 @@ def _need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Text]:
         lines.append(Text(text, style="dim"))
     unknown: dict[str, list[str]] = {}
     for cell, need in zip(plan.cells, needs, strict=True):
-        if need.unknown is not None:
+        # What is skipped has its own reason, and no peak to ask for.
+        if need.unknown is not None and cell.skip is None:
             unknown.setdefault(need.unknown, []).append(cell.cell.label)
     lines += [
         Text(f"peak not known: {', '.join(dict.fromkeys(labels))}: {reason}", style="dim")

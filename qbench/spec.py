@@ -225,6 +225,10 @@ class Item(Frozen):
     cached states."""
     makes_states: bool = False
     """Whether it is itself what others are held against."""
+    held_against: str | None = None
+    """The cell that `states_key` is of: its precision's label, or `merged` for the same tuning
+    merged in 16 bits; None in a record that is older than this field. Divergences from different
+    references do not compare."""
 
     @property
     def asked(self) -> dict[str, Any]:

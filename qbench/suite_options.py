@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from qbench.suite_problems import amendment, expectation, in_words
+from qbench.suite_problems import amendment, expectation, fixed_by, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -157,7 +157,7 @@ def _note(
         return
     reason = detail.get("ctx", {}).get("error")
     expected = expectation(schema) if reason is None else str(reason)
-    findings.add(place, expected, remedy=amendment(place, schema))
+    findings.add(place, expected, remedy=fixed_by(schema) or amendment(place, schema))
 
 
 def _element(schema: dict[str, Any]) -> dict[str, Any]:

@@ -107,11 +107,20 @@ def amendment(node: Node, schema: dict[str, Any]) -> str | None:
     return nearest(node.text, names)
 
 
+def fixed_by(schema: dict[str, Any]) -> str | None:
+    """What fixes an option that has one value alone, and what has others; None for any other."""
+    if "const" not in schema and schema.get("type") != "null":
+        return None
+    words = str(schema.get("description", "remove the line")).removesuffix(".")
+    return words[:1].lower() + words[1:]
+
+
 def expectation(schema: dict[str, Any]) -> str:
     """What a JSON Schema of one value asks for, in words."""
-    if "enum" in schema or "const" in schema:
-        choices = schema.get("enum") or [schema["const"]]
-        return f"one of {', '.join(str(choice) for choice in choices)}"
+    if "const" in schema:
+        return f"{schema['const']} alone"
+    if "enum" in schema:
+        return f"one of {', '.join(str(choice) for choice in schema['enum'])}"
     if "anyOf" in schema:
         first, *others = (part for part in schema["anyOf"] if part.get("type") != "null")
         words = [expectation(first)]
@@ -124,7 +133,12 @@ def expectation(schema: dict[str, Any]) -> str:
         return _number(schema, "whole number" if kind == "integer" else "number")
     if kind == "array":
         return f"a list, each entry {expectation(schema.get('items', {}))}"
-    plain = {"string": "text", "boolean": "true or false", "object": "a mapping"}
+    plain = {
+        "string": "text",
+        "boolean": "true or false",
+        "object": "a mapping",
+        "null": "no value",
+    }
     return plain.get(str(kind), "another value")
 
 

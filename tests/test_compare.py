@@ -12,7 +12,15 @@ from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import Allowance, one_change
 from qbench.report.difference_table import difference_table
 from qbench.report.selection import select
-from tests.paired_records import footprint, latency, losses, quality, task, untouched
+from tests.paired_records import (
+    divergence,
+    footprint,
+    latency,
+    losses,
+    quality,
+    task,
+    untouched,
+)
 from tests.record_factory import make_environment, make_failure
 
 if TYPE_CHECKING:
@@ -102,6 +110,24 @@ def test_another_window_under_another_name_is_named_once() -> None:
     (row,) = compare([new], [quality("nf4", losses(0.0))]).rows
     assert row.mark.finding == "incomparable"
     assert "window 512 here, 256 there" in row.mark.reason
+
+
+def test_divergences_from_different_references_do_not_compare() -> None:
+    """As those of a stored checkpoint, which is its own reference: 0 from itself is not better."""
+
+    def held_against(label: str | None, nats: float) -> Record:
+        record = divergence("nf4", [nats] * 240)
+        item = record.item.model_copy(update={"held_against": label})
+        return record.model_copy(update={"item": item})
+
+    comparison = compare([held_against("stored", 0.0)], [held_against("bf16", 0.03)])
+    row = row_of(comparison, "kl.mean")
+    assert row.mark.finding == "incomparable"
+    assert "reference of the divergence: stored here, bf16 there" in row.mark.reason
+    assert row_of(comparison, "perplexity").mark.finding == "equivalent"
+    for old in ("stored", None):
+        same = compare([held_against("stored", 0.0)], [held_against(old, 0.03)])
+        assert row_of(same, "kl.mean").direction == "better"
 
 
 def test_another_batch_does_not_bar_perplexity() -> None:

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
 from qbench.environment import (
-    clean_cpu_name,
     detect_environment,
     find_device,
     git_revision,
     gpu_kind,
     hub_reachable,
-    machine_memory_bytes,
     select_visible,
-    usable_cores,
     visible_gpus,
 )
 from qbench.errors import DeviceError

@@ -54,7 +54,8 @@ def problem(folder: Path, precision: str, **changes: str) -> str:
         ("{integer: {bits: 9}}", ["precisions[1].integer.bits", "suite.yaml:4", "at most 8"]),
         ("{integer: {bits: 1}}", ["precisions[1].integer.bits", "2"]),
         ("{integer: {compute_dtype: bf16}}", ["'compute_dtype' is an option of fp4, nf4"]),
-        ("{int4-g32: {bits: 3}}", ["precisions[1].int4-g32.bits", "4"]),
+        ("{int4-g32: {bits: 3}}", ["int4-g32.bits", "expected 4 alone; part of int4-g32"]),
+        ("{int8-wo: {group: 32}}", ["group", "expected no value", "write `integer` with its"]),
         ("{integer: {bits: 4, activations: static}}", ["bits: 8, mapping: symmetric"]),
         ("{integer: {granularity: group}}", ["`group`, the weights that share a scale"]),
         ("{int4-g32: {calibration_windows: 4}}", ["nothing is calibrated without"]),
@@ -105,6 +106,29 @@ def test_what_no_layer_can_hold_is_skipped_with_the_reason(
     assert cell.skip is not None
     for words in expected:
         assert words in cell.skip
+
+
+@pytest.mark.parametrize("place", ["precisions", "finetune.quantize"])
+def test_what_is_tuned_on_is_no_calibration_text(place: str, tmp_path: Path) -> None:
+    row = '{{"instruction": "Which number comes after {0}?", "output": "It is {1}, by one more."}}'
+    rows = "\n".join(row.format(number, number + 1) for number in range(40))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    calibrated = "{w8a8-static: {calibration_text: rows.jsonl, calibration_window: 16}}"
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        f"models: [{MODEL}]\n"
+        f"precisions: [fp32{', ' + calibrated if place == 'precisions' else ''}]\n"
+        "finetune:\n"
+        "  data: {dataset: rows.jsonl, recipe: instruction, train: 20, validation: 5, test: 5}\n"
+        "  methods: [{method: full}]\n"
+        + (f"  quantize: [{calibrated}]\n" if place == "finetune.quantize" else ""),
+        encoding="utf-8",
+    )
+    with pytest.raises(SuiteError) as caught:
+        make_plan(load_suite(path), tmp_path / "results", device="cpu")
+    (found,) = caught.value.problems
+    assert found.path == place
+    assert "rows.jsonl is the data of finetune, whose test split is scored" in str(found)
 
 
 def keys(folder: Path, precision: str) -> list[str]:

@@ -80,6 +80,9 @@ def test_drift_is_held_against_the_base_and_damage_against_the_merged(tmp_path: 
     assert attached[1].item.states_key == merged.key
     assert attached[1].identity["reference"] == merged.key
     assert quality["qlora-nf4--merged", False].item.states_key == base.key
+    assert [one.item.held_against for one in (base, merged, *attached)] == [
+        "fp32", "merged", "fp32", "merged",
+    ]  # fmt: skip
 
 
 def test_an_option_of_the_training_changes_what_follows_from_it_alone(tmp_path: Path) -> None:

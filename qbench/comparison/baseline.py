@@ -31,7 +31,7 @@ BASELINE_VERSION = 2
 LARGEST_PLAIN_BYTES = 256 * 1024
 """A file beyond this is compressed where its name is not given."""
 _SERIES_PREFIXES = ("window_", "item_")
-_DETAILS = ("ids_sha256", "task_hash", "task_version", "reference")
+_DETAILS = ("ids_sha256", "task_hash", "task_version")
 _TEXT_KEYS = ("name", "source", "fingerprint")
 _REMEDY = "`qbench baseline SUITE` makes one"
 

@@ -159,9 +159,11 @@ def _other_device(new: Record, old: Record) -> Obstacle | None:
 
 
 def _other_data(new: Record, old: Record, metric: str) -> Obstacle | None:
-    reference = {"reference": "reference of the divergence"}
-    keys = _DETAILS | reference if metric.startswith(_DIVERGENCE) else _DETAILS
-    for key, words in keys.items():
+    if metric.startswith(_DIVERGENCE):
+        here, there = new.item.held_against, old.item.held_against
+        if None not in (here, there) and here != there:
+            return _other("reference of the divergence", str(here), str(there))
+    for key, words in _DETAILS.items():
         mine, theirs = new.details.get(key), old.details.get(key)
         if mine is not None and theirs is not None and mine != theirs:
             return _other(words, _short(mine), _short(theirs))

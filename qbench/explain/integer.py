@@ -168,7 +168,7 @@ def _one_weight(weight: Weight, options: IntegerOptions, quantized: IntegerCodes
     return Section(
         title=f"One weight: row {row}, column {column}",
         grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
-        notes=(spread,),
+        notes=(spread,) if scales.numel() > 1 else (),
     )
 
 

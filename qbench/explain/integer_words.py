@@ -62,7 +62,7 @@ def grid_section(options: IntegerOptions, counts: list[int]) -> Section:
     return Section(
         title="How it holds a weight",
         lines=(
-            f"a group that shares one scale is {shared_by(options)}",
+            f"what shares one scale: {shared_by(options)}",
             *rule,
             f"code = round(weight / scale) + zero point, kept within {-limit} and {limit - 1}",
             "weight = (code - zero point) · scale: even steps, 0 among them",

@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import TextError
-from qbench.precisions.integer_options import LONGEST_WINDOW, IntegerOptions, is_integer
+from qbench.precisions.integer_options import (
+    CALIBRATION_TEXT,
+    LONGEST_WINDOW,
+    IntegerOptions,
+    is_integer,
+)
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from qbench.sources.tuning_data import ResolvedTuningData
     from qbench.spec import PrecisionRef
 
 _TELLING_LETTERS = 40
@@ -33,12 +39,17 @@ def needs_calibration(precision: PrecisionRef) -> bool:
 
 
 def resolve_calibration(
-    precision: PrecisionRef, *, base: Path, evaluated: Sequence[ResolvedText]
+    precision: PrecisionRef,
+    *,
+    base: Path,
+    evaluated: Sequence[ResolvedText],
+    tuned_on: ResolvedTuningData | None = None,
 ) -> PrecisionRef:
     """The precision with its calibration text found, by contents, if it has one.
 
-    `evaluated` are the texts that the suite measures quality on. Raises `TextError` for a text
-    that cannot be found, is too short, or is also evaluated on.
+    `evaluated` are the texts that the suite measures quality on, `tuned_on` the data whose test
+    split it scores. Raises `TextError` for a text that cannot be found, is too short, or is also
+    evaluated on.
     """
     if not needs_calibration(precision):
         return precision
@@ -50,6 +61,12 @@ def resolve_calibration(
         _check_length(text, options)
     for other in evaluated:
         _check_apart(text, other)
+    if tuned_on is not None and (text.kind, text.location) == (tuned_on.kind, tuned_on.location):
+        raise TextError(
+            f"calibration_text {text.source} is the data of finetune, whose test split is scored:"
+            " its loss would flatter the calibrated precision; calibrate on another text, such as"
+            f" {CALIBRATION_TEXT}"
+        )
     found: dict[str, Any] = {**precision.options, "calibration_text": text.model_dump()}
     return precision.model_copy(update={"options": found})
 

@@ -41,7 +41,7 @@ def draw_windows(
     if is_random(folder):
         tokens = [token % vocabulary for token in tokens]
         bos = None if bos is None else bos % vocabulary
-    if max(tokens) >= vocabulary:
+    if max(tokens, default=0) >= vocabulary:
         raise ModelError(
             f"{folder}: its tokenizer gives the id {max(tokens)}, beyond the model's {vocabulary}"
             " embeddings; put the model's own tokenizer beside it"

@@ -100,6 +100,7 @@ def gptq_codes(
                     keepdim=True,
                 )
                 scale = scale.to(dtype).float()  # the codes are chosen for the scale that is kept
+                scale[scale == 0] = 1  # too small for fp16, as of weights that are all 0
                 scales.append(scale)
                 zeros.append(zero)
             value = left[:, column : column + 1]

@@ -150,7 +150,8 @@ def score_title(metric: str) -> str:
 
 _METHOD = (
     "full: every weight is trained, with fp32 master weights unless it says pure; LoRA: an adapter"
-    " beside a frozen base; QLoRA: the same on a quantized base"
+    " beside a frozen base; QLoRA: the same on a quantized base; QAT: weights, or an adapter, are"
+    " trained while the layers compute with rounded weights"
 )
 _GAIN = (
     "change of the test loss from the untuned model held in the precision that the arm is served"

@@ -155,7 +155,7 @@ def test_an_asymmetric_group_is_told_with_zero_point_and_group(
         ("integer", ["granularity=group", "group=7"], "is 192 wide, which group 7 does not divide"),
         ("integer", ["group=32"], "expected granularity: group beside `group: 32`"),
         ("integer", ["bits=9"], "expected a whole number of at least 2 and of at most 8"),
-        ("int4-g32", ["bits=8"], "bits: found the number 8; expected one of 4"),
+        ("int4-g32", ["bits=8"], "bits: found the number 8; expected 4 alone"),
     ],
 )
 def test_what_does_not_go_together_is_told(

@@ -11,6 +11,7 @@ import pytest
 from qbench.errors import ModelError, TextError
 from qbench.precisions.calibration_ranges import choose_limit
 from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.loading import TORCH_DTYPE
 from qbench.precisions.verification import linear_layers
 from qbench.sources.bundled import bundled_texts
 from tests.precisions.naive_integers import quantize
@@ -170,6 +171,27 @@ def test_gptq_equals_brain_surgery_column_by_column(
         # rest of its row too.
         assert (codes == expected).mean() > 0.95
         assert (codes == nearest).mean() < 0.9
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+def test_gptq_keeps_weights_that_are_all_0(mapping: str, dtype: str) -> None:
+    import torch
+
+    from qbench.precisions.integer_gptq import gptq_codes
+
+    options = IntegerOptions.model_validate(
+        {"bits": 4, "mapping": mapping, "granularity": "group", "group": 8, "weights": "gptq"}
+        | {"dtype": dtype}
+    )
+    weight = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    weight[1], weight[2, :8] = 0, 0
+    inputs = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+    codes = gptq_codes(weight, inputs.T @ inputs, options, getattr(torch, TORCH_DTYPE[dtype]))
+    held = codes.dequantize().float()
+    assert (held[1] == 0).all()
+    assert (held[2, :8] == 0).all()
+    assert ((held - weight).norm(dim=1) <= 0.3 * weight.norm(dim=1)).all()
 
 
 def test_gptq_makes_smaller_errors_than_nearest_levels(cells: TinyCells) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.environment import cpu_features
+from qbench.cpu import cpu_features
 from qbench.job import Task
 from qbench.measures import measures
 from qbench.precisions import precisions

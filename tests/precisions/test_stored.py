@@ -321,6 +321,8 @@ def test_a_suite_measures_it_beside_its_original(tmp_path: Path) -> None:
             assert stored.value("perplexity") == on_loading.value("perplexity")
     assert records["quantized--stored", "weight_error"].status == "skipped"
     assert records["quantized--stored", "quality"].reference
+    assert records["quantized--stored", "quality"].item.held_against == "stored"
+    assert records["original--nf4-dq", "quality"].item.held_against == "fp32"
     assert records["original--fp32", "quality"].reference
     static = records["quantized--stored", "footprint"].value("memory.static")
     assert f"{static:,.0f}" in planned.output
