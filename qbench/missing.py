@@ -1,0 +1,94 @@
+"""What of a plan a run must take: what has no record, what is tried again, and what those need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.finetune.artifact import has_artifact
+from qbench.measures.reference_states import has_states
+from qbench.plan import record_on_disk
+
+if TYPE_CHECKING:
+    from qbench.job import Job, Task
+    from qbench.plan import Plan
+    from qbench.record import Record, Status
+
+
+def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Job]:
+    """What is missing, or is to be taken again, and what that needs; `fresh` for everything."""
+    missing = {
+        task.key
+        for task in plan.tasks
+        if task.skip is None
+        and (
+            fresh
+            or is_missing(record := record_on_disk(task), retry)
+            or _lacks_reference(task, record)
+        )
+    }
+    missing |= _states_to_make(plan, missing, retry)
+    missing |= _artifacts_to_make(plan, missing, retry)
+    return plan.jobs(lambda task: task.key in missing)
+
+
+def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
+    """Whether a task of a cell that can run must be taken.
+
+    It has no record, one whose status is tried again, or one from when the cell could not run.
+    """
+    return record is None or record.status in retry or record.status == "skipped"
+
+
+def _lacks_reference(task: Task, record: Record | None) -> bool:
+    """Whether a record holds nothing against a record that was taken since."""
+    return (
+        record is not None
+        and record.status == "ok"
+        and task.item.states_key is not None
+        and task.item.params.get("divergence", False)
+        and record.value("kl.mean") is None
+        and has_states(task.item.states_key)
+    )
+
+
+def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
+    """Keys of the references' records to take again, since others need states that are gone.
+
+    A reference whose own record is a failure that stands is left alone.
+    """
+    needed = {
+        task.item.states_key
+        for task in plan.tasks
+        if task.key in missing
+        and task.item.states_key is not None
+        and not has_states(task.item.states_key)
+    }
+    return {
+        task.key
+        for cell in (*plan.prerequisites, *plan.cells)
+        for task in cell.tasks
+        if task.key in needed
+        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+    }
+
+
+def _artifacts_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
+    """Keys of the trainings to take again, since a cell needs a tuned model that is gone.
+
+    A training whose own record is a failure that stands is left alone.
+    """
+    needed = {
+        cell.artifact_key
+        for cell in plan.every
+        if cell.artifact_key is not None
+        and any(task.key in missing for task in cell.tasks)
+        and not has_artifact(cell.artifact_key)
+    }
+    return {
+        key
+        for key in needed
+        for cell in plan.every
+        for task in cell.tasks
+        if task.key == key
+        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+    }
