@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +40,20 @@ class TestUsage:
         finished = workplace.call("--version")
         assert finished.code == 0
         assert re.fullmatch(r"qbench \d+\.\d+\.\d+\n", finished.output)
+
+    def test_as_a_module_it_is_the_same(self, workplace: Workplace) -> None:
+        command = [sys.executable, "-m", "qbench", "plan", "nothing.yaml"]
+        as_module = subprocess.run(
+            command,
+            cwd=workplace.folder,
+            env=workplace.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        as_command = workplace.call("plan", "nothing.yaml")
+        assert as_module.returncode == as_command.code == 2
+        assert as_module.stderr == as_command.errors
 
     def test_help_names_every_command(self, workplace: Workplace) -> None:
         finished = workplace.call("--help")
