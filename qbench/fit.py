@@ -14,6 +14,7 @@ from rich.text import Text
 
 from qbench.environment import visible_gpus
 from qbench.errors import DeviceError, UsageError
+from qbench.finetune.adapter_bytes import unknown_target
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
@@ -41,7 +42,6 @@ _NO_CHOICE = frozenset({"stored", "integer"})
 """What a checkpoint is, and not what a model can be held in; what says nothing without options."""
 
 _SETS_OF_LAYERS = frozenset({"default", "all-linear"})
-_MATRICES = frozenset({"linear", "head", "embedding"})
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,9 @@ def make_table(
 
 def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
     names = tuple(name.strip() for name in target.split(","))
-    tensors = () if model.shape is None else model.shape.tensors
-    modules = [t.name.removesuffix(".weight") for t in tensors if t.role in _MATRICES]
-    for name in names:
-        if not any(f".{module}".endswith(f".{name}") for module in modules):
-            known = dict.fromkeys(module.rpartition(".")[2] for module in modules)
-            raise UsageError(
-                f"--target {name!r}: no layer of the model has that name;"
-                f" {did_you_mean(name, known)}; or give default or all-linear"
-            )
+    wrong = unknown_target(model.shape, names)
+    if wrong is not None:
+        raise UsageError(f"--target {wrong}; or give default or all-linear")
     return names
 
 

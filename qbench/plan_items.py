@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
+from qbench.finetune.adapter_bytes import unknown_target
 from qbench.precisions import precisions, stored
 from qbench.precisions.integer_misfit import integer_misfit
 from qbench.precisions.stored import stored_misfit
@@ -162,8 +163,14 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
     method = methods()[tuning.method]
     return (
         method.conflicts(tuning.precision, tuning.options)
+        or _unknown_target(tuning, model)
         or method.unavailable(tuning.options, environment)
         or precisions()[tuning.precision.name].unavailable(environment)
         or integer_misfit(tuning.precision, model)
         or reason
     )
+
+
+def _unknown_target(tuning: TuningRef, model: ResolvedModel) -> str | None:
+    wrong = unknown_target(model.shape, tuning.options.get("target", "default"))
+    return None if wrong is None else f"target {wrong}; or give default or all-linear"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.finetune.deploy import WHOLE_MODELS, compute_type
 from qbench.precisions.storage import ITEM_BYTES
+from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,8 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 """PEFT's own choice by `model_type`: a part of its table, whose import would take seconds."""
 
 _MAGNITUDE_BYTES = 4
+_TIED_HEAD = "lm_head"
+"""A layer without a tensor of its own, where the head is the embedding."""
 
 
 def adapter_static_bytes(
@@ -87,6 +90,20 @@ def targeted(
         return None
     every = {tensor.name: tensor for matches in found.values() for tensor in matches}
     return tuple(every.values())
+
+
+def unknown_target(shape: ModelShape | None, target: str | Sequence[str]) -> str | None:
+    """What is wrong with layers that are named; None if each is there, or nothing is known."""
+    if shape is None or isinstance(target, str):
+        return None
+    modules = [_module(tensor) for tensor in shape.tensors if len(tensor.shape) > 1]
+    if all(tensor.role != "head" for tensor in shape.tensors):
+        modules.append(_TIED_HEAD)
+    for name in target:
+        if not any(f".{module}".endswith(f".{name}") for module in modules):
+            known = dict.fromkeys(module.rpartition(".")[2] for module in modules)
+            return f"{name!r}: no layer of the model has that name; {did_you_mean(name, known)}"
+    return None
 
 
 def _module(tensor: TensorShape) -> str:

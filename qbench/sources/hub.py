@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.errors import ModelError, QbenchError
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.headers import (
     INDEX_FILE,
@@ -238,8 +238,11 @@ def _explain(
 ) -> tuple[type[ModelError], str] | None:
     """What happened and what to do; None for what is neither the hub's fault nor the user's."""
     chain = [error]
-    # The library wraps what really happened in errors of its cache.
+    # The library wraps what really happened in errors of its cache. An error of qbench's own is
+    # another matter, which was being handled when the hub was asked.
     while isinstance(cause := chain[-1].__cause__ or chain[-1].__context__, Exception):
+        if isinstance(cause, QbenchError):
+            break
         chain.append(cause)
     for name, message in _REMEDIES.items():
         kind = getattr(errors, name)

@@ -118,10 +118,16 @@ def resolve_model(ref: ModelRef) -> ResolvedModel:
         return _describe_folder(ref, snapshot, commit=snapshot.name)
     try:
         return _describe_remote(ref, hub.describe_remote(ref.location, ref.revision))
-    except (hub.HubUnreachableError, hub.GatedModelError):
+    except (hub.HubUnreachableError, hub.GatedModelError) as error:
         known = HUB_IDS.get(ref.location)
-        if known is None or not _COMMIT.fullmatch(ref.revision or ""):
+        if known is None:
             raise
+        if not _COMMIT.fullmatch(ref.revision or ""):
+            # Which weights these are is not known, and records are named by it.
+            raise type(error)(
+                f"{error}; its shape is known, so it can be planned without the hub: as"
+                f" {ref.location}@<commit>, of 40 digits, or as {RANDOM_PREFIX}{known}"
+            ) from error
         return _describe_unreached(ref, known_configs()[known])
 
 

@@ -144,7 +144,7 @@ def _read_file(path: Path, source: str) -> tuple[str, str]:
             " text; convert the file, for instance with iconv"
         ) from error
     if not text.strip():
-        raise TextError(f"{source}: the file is empty; expected text to evaluate on")
+        raise TextError(f"{source}: the file is empty; expected some text")
     return text, hashlib.sha256(contents).hexdigest()
 
 

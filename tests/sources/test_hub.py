@@ -15,6 +15,8 @@ from tests.sources.loopback_hub import COMMIT, loopback_hub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.workplace import Workplace
+
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., list[Any]]:
@@ -106,6 +108,20 @@ def test_no_network(ask: Callable[..., list[Any]]) -> None:
     assert answer.startswith("someone/tiny: ")
     assert f"{endpoint} cannot be reached" in answer
     assert "give a folder or bundled:tiny-mistral" in answer
+
+
+def test_another_problem_of_the_suite_is_not_taken_for_the_cause(workplace: Workplace) -> None:
+    """The models that could be read are still looked at while the others' problems are told."""
+    models = "models: ['someone/tiny', 'bundled:tiny-mistrel']\nprecisions: [nf4]\n"
+    workplace.write("suite.yaml", models + "measure: [footprint]\n")
+    offline = workplace.with_environment(HF_ENDPOINT=closed_port(), HF_HOME="hub")
+    finished = offline.call("plan", "suite.yaml")
+    assert finished.code == 2
+    lines = finished.errors.splitlines()
+    assert [line.count("tiny-mistrel") for line in lines if "models[1]" in line] == [1]
+    (unreached,) = (line for line in lines if "models[0]" in line)
+    assert "cannot be reached" in unreached
+    assert "models[1]" not in unreached
 
 
 def test_offline_by_choice(ask: Callable[..., list[Any]]) -> None:

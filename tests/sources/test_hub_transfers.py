@@ -164,6 +164,8 @@ def test_a_known_model_at_a_commit_is_described_without_the_hub(client: HubClien
     assert pinned[0]["context_tokens"] == 32768
     for message in (*unpinned, unknown):
         assert "HF_HUB_OFFLINE forbids the network" in message
+    for message in unpinned:
+        assert message.endswith(f"{known}@<commit>, of 40 digits, or as random:{known[10:]}")
 
 
 def test_a_checkpoint_that_is_already_quantized_is_described_by_its_header(
