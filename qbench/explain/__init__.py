@@ -64,7 +64,7 @@ def explain(
         near = nearest(precision, EXPLAINERS)
         raise UsageError(f"{message}; {near}" if near else message)
     options = read_assignments(precision, assignments)
-    weight = read_weight(model, tensor, base=base)
+    weight = read_weight(model, tensor, base=base, group=options.get("group"))
     made = explainer(weight, options)
     subject = {
         "precision": precision,

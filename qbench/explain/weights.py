@@ -78,17 +78,18 @@ def rounded(weight: Weight, dtype: str, reason: str) -> torch.Tensor:
     return values
 
 
-def read_weight(source: str, name: str | None, *, base: Path) -> Weight:
+def read_weight(source: str, name: str | None, *, base: Path, group: int | None = None) -> Weight:
     """Reads a tensor: the one of this name, or else the first weight of an MLP.
 
-    `source` is a model as in a suite; of a hub model only what is downloaded is read. Raises
+    `source` is a model as in a suite; of a hub model only what is downloaded is read. Weights that
+    are as wide as whole groups of `group` go before others, which stay unquantized. Raises
     `ModelError` for a model that is not there, `UsageError` for a tensor that is not or that holds
     no finite floating numbers.
     """
     folder = _folder(parse_model(source, base=base))
     tensors = read_headers(weight_files(folder))
     architecture = _architecture(folder)
-    chosen = _first_of_mlp(tensors, architecture, source) if name is None else name
+    chosen = _first_of_mlp(tensors, architecture, source, group) if name is None else name
     if chosen not in tensors:
         raise UsageError(_unknown_tensor(chosen, list(tensors), source))
     stored = tensors[chosen]
@@ -163,9 +164,15 @@ def _is_linear(name: str, stored: StoredTensor, architecture: Architecture | Non
 
 
 def _first_of_mlp(
-    tensors: Mapping[str, StoredTensor], architecture: Architecture | None, source: str
+    tensors: Mapping[str, StoredTensor],
+    architecture: Architecture | None,
+    source: str,
+    group: int | None,
 ) -> str:
-    """The first by layer, then by name; the first linear layer where no name tells of an MLP."""
+    """The first by layer, then by name; the first linear layer where no name tells of an MLP.
+
+    Of those alone that the group divides, if there are any.
+    """
     names = [
         name
         for name, stored in tensors.items()
@@ -176,7 +183,9 @@ def _first_of_mlp(
             f"{source}: found no weight of a linear layer in {', '.join(STORED)}; name a tensor"
             f" with --tensor. {_holdings(list(tensors))}"
         )
-    return min(names, key=lambda name: (_MLP.search(name) is None, _by_number(name)))
+    inputs = 0 if architecture is not None and architecture.transposed else 1
+    whole = [name for name in names if not group or not tensors[name].shape[inputs] % group]
+    return min(whole or names, key=lambda name: (_MLP.search(name) is None, _by_number(name)))
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -47,4 +47,4 @@ def fitting_group(widths: Collection[int]) -> str:
     common = math.gcd(*widths)
     if common == 1:
         return "no group fits every layer; set granularity: channel"
-    return f"set a group that divides {common} to quantize every layer"
+    return f"set a group that divides {common}, or granularity: channel, to quantize every layer"

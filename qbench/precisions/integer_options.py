@@ -205,7 +205,10 @@ def short_options(name: str) -> type[IntegerOptions]:
         value = getattr(fixed, field)
         fields[field] = (
             Literal[value] if value is not None else None,
-            Field(value, description=f"Part of {name}; for another value write `integer` with its options."),
+            Field(
+                value,
+                description=f"Part of {name}; for another value write `integer` with its options.",
+            ),
         )
     made = create_model(
         "".join(part.capitalize() for part in name.split("-")) + "Options",

@@ -32,6 +32,24 @@ def test_the_first_weight_of_an_mlp_is_taken(
     assert (weight.name, tuple(weight.values.shape), weight.linear) == (name, shape, True)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("llama", "model.layers.0.mlp.gate_proj.weight"),
+        ("gpt2", "transformer.h.0.mlp.c_fc.weight"),
+        ("opt", "model.decoder.layers.0.fc1.weight"),
+    ],
+)
+def test_without_a_name_a_weight_of_whole_groups_is_taken(
+    tmp_path: Path, architecture: str, name: str
+) -> None:
+    make_tiny_model(tmp_path / "model", architecture, hidden=48, intermediate=104)
+    weight = read_weight("model", None, base=tmp_path, group=16)
+    assert (weight.name, weight.values.shape[1]) == (name, 48)
+    assert read_weight("model", None, base=tmp_path, group=13).values.shape[1] == 104
+    assert read_weight("model", None, base=tmp_path, group=7).linear  # none: the caller refuses it
+
+
 def test_a_norm_is_taken_as_one_row_that_no_linear_layer_has(tiny_model: Path) -> None:
     weight = read_weight(str(tiny_model), "model.norm.weight", base=tiny_model)
     assert (tuple(weight.values.shape), weight.linear) == ((1, 64), False)
