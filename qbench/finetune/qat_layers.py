@@ -41,25 +41,34 @@ class Grid:
     """`channel`: the last dimension shares a scale; of inputs that is a token."""
     group: int | None = None
     dtype: str | None = None
-    """Type that weights are served in: rounded to it first, as they are before conversion."""
+    """Type of what is served: values are rounded to it first, as they are before conversion."""
+    holds_scales: bool = False
+    """Whether scales are held in `dtype`, too: codes are chosen with those in fp32, and stand for
+    levels of these."""
+    is_computed_in_dtype: bool = False
+    """Whether scales and codes are computed in `dtype`, too, as torchao computes those of inputs to
+    weights that it dequantizes; else in fp32."""
     smallest_scale: float | None = None
     """Of torchao's int8 kernels; None for the smallest normal number of fp32."""
     config: None = None
     """Where torchao's conversion looks for learned ranges; there are none."""
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The rounded values, in the type of the given ones; computed in fp32."""
+        """The rounded values, in the type of the given ones."""
         import torch
         from torchao.quantization.quant_primitives import (
             MappingType,
-            _fake_quantize_affine,
+            ZeroPointDomain,
+            _do_fake_quantize_affine,
             choose_qparams_affine,
+            dequantize_affine,
         )
 
         own = values.dtype
-        if self.dtype is not None:
-            values = values.to(getattr(torch, TORCH_DTYPE[self.dtype]))
-        values = values.float()
+        held = torch.float32 if self.dtype is None else getattr(torch, TORCH_DTYPE[self.dtype])
+        values = values.to(held)
+        if not self.is_computed_in_dtype:
+            values = values.float()
         block = self._block(tuple(values.shape))
         low, high = -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
         scale, zero_point = choose_qparams_affine(
@@ -72,10 +81,23 @@ class Grid:
             eps=self.smallest_scale,
             zero_point_dtype=torch.int32,
         )
-        rounded: torch.Tensor = _fake_quantize_affine(
-            values, block, scale, zero_point, torch.int32, low, high
+        codes, rounded = _do_fake_quantize_affine(
+            values, block, scale, zero_point, torch.int32, low, high, ZeroPointDomain.INT
         )
-        return rounded.to(own)
+        if self.holds_scales and held != torch.float32:
+            levels = dequantize_affine(
+                codes.detach().to(torch.int8),
+                block,
+                scale.detach().to(held),
+                zero_point,
+                torch.int8,
+                low,
+                high,
+                output_dtype=held,
+            )
+            rounded = rounded + (levels.float() - rounded).detach()
+        found: torch.Tensor = rounded.to(own)
+        return found
 
     def _block(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The part of a tensor that shares a scale."""
@@ -92,7 +114,8 @@ def weight_grid(options: IntegerOptions) -> Grid:
         options.granularity,
         options.group,
         options.dtype,
-        _smallest_scale(options),
+        holds_scales=not options.uses_int8_kernel,
+        smallest_scale=_smallest_scale(options),
     )
 
 
@@ -101,7 +124,14 @@ def input_grid(options: IntegerOptions) -> Grid | None:
     if options.activations == "none":
         return None
     mapping: Mapping = "symmetric" if options.uses_int8_kernel else "asymmetric"
-    return Grid(_ACTIVATION_BITS, mapping, "channel", smallest_scale=_smallest_scale(options))
+    return Grid(
+        _ACTIVATION_BITS,
+        mapping,
+        "channel",
+        dtype=options.dtype,
+        is_computed_in_dtype=not options.uses_int8_kernel,
+        smallest_scale=_smallest_scale(options),
+    )
 
 
 def fake_quantize(model: PreTrainedModel, options: IntegerOptions) -> tuple[str, ...]:

@@ -234,6 +234,34 @@ def test_in_bf16_the_codes_are_those_that_were_trained_with(base: Path) -> None:
         assert torch.equal(codes, held.qdata.float()), name
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"granularity": "group", "group": 32},
+        {"granularity": "group", "group": 32, "mapping": "asymmetric"},
+        {"granularity": "channel"},
+        {"granularity": "group", "group": 32, "activations": "dynamic"},
+    ],
+    ids=lambda chosen: "-".join(map(str, chosen.values())),
+)
+def test_in_bf16_each_layer_computes_the_same_before_and_after(
+    base: Path, chosen: dict[str, Any]
+) -> None:
+    """To the bit: the levels that it trains with are those of the scales that are held."""
+    precision = integer("bf16", bits=4, **chosen)
+    qat(base, precision, steps=2)
+    before, after = (served(base, precision, rung) for rung in ("fake-quantized", "quantized"))
+    compared = 0
+    for name, layer in before.named_modules():
+        if isinstance(layer, FakeQuantizedLinear):
+            generator = torch.Generator().manual_seed(0)
+            inputs = torch.randn(7, layer.in_features, generator=generator).bfloat16()
+            assert torch.equal(after.get_submodule(name)(inputs), layer(inputs)), name
+            compared += 1
+    assert compared
+    assert torch.equal(logits(after), logits(before))
+
+
 @pytest.mark.parametrize("name", ["symmetric groups", "asymmetric groups", "int8 products"])
 def test_torchao_converts_the_trained_model_to_the_same(base: Path, name: str) -> None:
     precision = integer(**FORMATS[name])
