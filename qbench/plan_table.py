@@ -70,7 +70,7 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
             name + (" (reference)" if cell.reference else ""),
             f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else ""),
             *_predicted(cell),
-            *_peak(need, scale),
+            *_peak(cell, need, scale),
         )
     done = sum(record is not None for record in records.values())
     missing = {key for key, record in records.items() if record is None}
@@ -225,11 +225,13 @@ def _disk_line(needs: Sequence[DiskNeed]) -> Text:
     return Text(told + remedy, style="yellow" if short else "")
 
 
-def _peak(need: CellNeed, scale: Scale) -> tuple[str, Text]:
-    """The highest peak of a cell, and whether it fits."""
+def _peak(cell: PlannedCell, need: CellNeed, scale: Scale) -> tuple[str, Text]:
+    """The highest peak of a cell, and whether it fits; `skip` for what is skipped all the same."""
     if need.bytes is None:
-        return "–", Text("–")
+        return "–", Text("skip" if cell.skip else "–")
     word = "–" if need.fit is None else "yes" if need.fit.fits else "no"
+    if cell.skip and word != "no":
+        word = "skip"
     return scale.with_unit(need.bytes), Text(word, style="red" if word == "no" else "")
 
 
@@ -271,7 +273,7 @@ def _kind(cell: PlannedCell) -> str:
         return "each cell"
     if cell.cell.deploy is None:
         return "each training"
-    return f"each tuned model, {cell.cell.deploy}:"
+    return f"each model tuned by {cell.cell.tuning.method}, {cell.cell.deploy}:"
 
 
 def _measurements(cell: PlannedCell) -> str:
