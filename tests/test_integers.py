@@ -131,6 +131,13 @@ def test_what_is_tuned_on_is_no_calibration_text(place: str, tmp_path: Path) -> 
     assert "rows.jsonl is the data of finetune, whose test split is scored" in str(found)
 
 
+def test_wikitext_is_calibrated_on_by_its_train_split(tmp_path: Path) -> None:
+    wrong = problem(tmp_path, "{w8a8-static: {calibration_text: wikitext-2}}", text="wikitext-2")
+    assert "is the text that quality is measured on" in wrong
+    right = "{w8a8-static: {calibration_text: wikitext-2-train}}"
+    assert plan(tmp_path, right, text="wikitext-2").cells[1].skip is None
+
+
 def keys(folder: Path, precision: str) -> list[str]:
     """The keys of the records of the second cell."""
     _, cell = plan(folder, precision).cells

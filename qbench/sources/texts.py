@@ -30,7 +30,7 @@ class ResolvedText(Frozen):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where a well-known evaluation text lies on the hub, and how its rows are joined."""
+    """Where a well-known text lies on the hub, and how its rows are joined."""
 
     repo: str
     config: str
@@ -51,6 +51,15 @@ DATASETS = {
         repo="Salesforce/wikitext",
         config="wikitext-2-raw-v1",
         split="test",
+        column="text",
+        separator="\n\n",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+    ),
+    # To calibrate on, where the test split above is evaluated on.
+    "wikitext-2-train": Dataset(
+        repo="Salesforce/wikitext",
+        config="wikitext-2-raw-v1",
+        split="train",
         column="text",
         separator="\n\n",
         revision="b08601e04326c79dfdd32d625aee71d232d685c3",
