@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from qbench.finetune.lora import FOUR_BIT
 from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, is_integer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.finetune.training_shape import Floating, Format
     from qbench.spec import PrecisionRef
 
@@ -28,6 +30,22 @@ class Formats:
     """Type that 4-bit weights are multiplied in."""
     integer: IntegerOptions | None = None
     """Of integer weights: what shares a scale."""
+
+
+_SHORT: dict[str, Floating] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def stored_formats(config: Mapping[str, Any]) -> Formats | None:
+    """Those of a checkpoint that bitsandbytes quantized, by its configuration; else None."""
+    quantized = config.get("quantization_config") or {}
+    rest = _SHORT.get(str(config.get("dtype") or config.get("torch_dtype")))
+    stated = str(quantized.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+    compute = _SHORT.get(stated)
+    if rest is None or compute is None:
+        return None
+    if quantized.get("load_in_8bit"):
+        return Formats("int8", rest, rest)
+    return Formats("4bit", rest, compute) if quantized.get("load_in_4bit") else None
 
 
 def read_formats(precision: PrecisionRef) -> Formats | None:

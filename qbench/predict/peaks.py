@@ -10,11 +10,11 @@ from qbench.finetune import methods
 from qbench.finetune.adapter_bytes import targeted
 from qbench.finetune.deploy import compute_type
 from qbench.finetune.options import sequence_tokens
-from qbench.precisions import precisions
+from qbench.precisions import precisions, stored
 from qbench.precisions.integer_options import is_integer
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.decoders import config_of, decoder_of, sliding_window
-from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
+from qbench.predict.formats import UNKNOWN_LAYERS, read_formats, stored_formats
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
 from qbench.predict.inference_tape import Adapter, Kernels
 from qbench.predict.static import predicted_bytes
@@ -82,7 +82,11 @@ def predicted_peak(
     phase = "scoring" if item.measurement in _SCORED else "prefill"
     decoder, reason = decoder_of(model)
     static = predicted_bytes(cell, model)
-    formats = read_formats(cell.precision)
+    config, _ = config_of(model)
+    if cell.precision.name == stored.NAME:
+        formats = stored_formats(config or {})
+    else:
+        formats = read_formats(cell.precision)
     if decoder is None or static is None or formats is None:
         if formats is None:
             reason = UNKNOWN_LAYERS
@@ -91,7 +95,6 @@ def predicted_peak(
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
     if item.params.get("attention") == "eager":
         return Peak(phase, reason="eager attention is not gone through", device=kind)
-    config, _ = config_of(model)
     held = HeldModel(
         decoder,
         formats,

@@ -14,6 +14,7 @@ from qbench.errors import ModelError
 from qbench.plan_items import why_not_taken, why_skipped
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
+from qbench.predict.peaks import Peak, predicted_peak
 from qbench.sources.models import parse_model, resolve_model
 from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
 from tests.precisions.tiny_cells import load_fresh, make_job, resolve
@@ -91,6 +92,24 @@ def test_the_same_bytes_logits_and_verification(
     shape = stored.resolved.shape
     assert shape is not None
     assert shape.weights == logical_weights(stored.model) == logical_weights(loaded.model)
+
+
+@pytest.mark.parametrize("case", ["llama-nf4-dq", "llama-fp4", "llama-int8", "gpt2-nf4-dq"])
+def test_its_peaks_are_those_of_the_same_precision(
+    case: str, saved: dict[str, tuple[Path, LoadedModel]]
+) -> None:
+    folder, loaded = saved[case]
+    sizes = {"batch": 2, "prompt_tokens": 32, "new_tokens": 2}
+    item = Item(measurement="memory", slug="x", params=sizes)
+
+    def peak(model: ResolvedModel, precision: PrecisionRef) -> Peak | None:
+        return predicted_peak(Cell(model=model.ref, precision=precision), model, item)
+
+    expected = peak(loaded.resolved, loaded.cell.precision)
+    assert expected is not None
+    assert expected.total
+    name = PrecisionRef(label="stored", name="stored", options={})
+    assert peak(resolve(folder), name) == expected
 
 
 def test_a_layer_that_was_left_out_is_counted_and_named(tmp_path: Path) -> None:
