@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qbench.environment import visible_gpus
-from qbench.errors import DeviceError, UsageError
+from qbench.errors import DeviceError, ModelError, UsageError
 from qbench.finetune.adapter_bytes import unknown_target
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
@@ -21,7 +22,7 @@ from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
 from qbench.report.markdown_parts import bullets, words_table
 from qbench.sources.bundled import did_you_mean
-from qbench.sources.known_configs import known_name
+from qbench.sources.known_configs import known_configs, known_name
 from qbench.sources.models import parse_model, resolve_model
 from qbench.sources.random_models import RANDOM_PREFIX
 
@@ -69,7 +70,13 @@ def find_model(source: str) -> ResolvedModel:
     known = known_name(source)
     if known is not None and not Path(source).exists():
         source = f"{RANDOM_PREFIX}{known}"
-    model = resolve_model(parse_model(source, base=Path.cwd()))
+    try:
+        model = resolve_model(parse_model(source, base=Path.cwd()))
+    except ModelError as error:
+        close = difflib.get_close_matches(source, known_configs(), n=1)
+        if not close:
+            raise
+        raise UsageError(f"{source}: did you mean {close[0]}? As a hub id: {error}") from error
     if model.shape is None:
         raise UsageError(f"{source}: what it takes cannot be predicted: {model.shape_unknown}")
     return model
