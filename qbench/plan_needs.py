@@ -6,6 +6,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.precisions import precisions
+from qbench.precisions.integer import Integer
+from qbench.precisions.integer_options import IntegerOptions
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.training import trained_bytes
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")
 """Rungs that are loaded from a checkpoint of their own; in 16 bits, or what they are served in."""
 _HALF = 2
+_STORED_BITS = 8
+"""Of an integer code, whatever its width."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,17 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
     if highest is None or highest.resident is None:
         return CellNeed(unknown=unknown)
     return CellNeed(highest, None if memory is None else fits(highest, memory.bytes), unknown)
+
+
+def packed_bits(planned: PlannedCell) -> float | None:
+    """Bits a weight if codes took the bits that they have; None where they do, or nobody knows."""
+    precision, shape = precisions()[planned.cell.precision.name], planned.model.shape
+    if planned.predicted is None or shape is None or not isinstance(precision, Integer):
+        return None
+    options = planned.cell.precision.options
+    if IntegerOptions.model_validate(options).bits == _STORED_BITS:
+        return None
+    return 8 * precision.packed_bytes(shape, options) / shape.weights
 
 
 def _bytes(peak: Peak) -> int:

@@ -14,7 +14,7 @@ from qbench.estimate import Estimate
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan import record_on_disk
-from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs
+from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bits
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
 from qbench.predict.devices import RESERVED_BYTES
@@ -196,6 +196,15 @@ def _need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Text]:
     if any(need.bytes is not None for need in needs):
         free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
         text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
+        lines.append(Text(text, style="dim"))
+    packed = {
+        cell.cell.precision.label: f"{bits:.2f}"
+        for cell in plan.cells
+        if (bits := packed_bits(cell)) is not None
+    }
+    if packed:
+        listed = ", ".join(f"{label} {bits}" for label, bits in packed.items())
+        text = f"bits/weight are of codes in bytes, as torchao keeps them; packed: {listed}"
         lines.append(Text(text, style="dim"))
     unknown: dict[str, list[str]] = {}
     for cell, need in zip(plan.cells, needs, strict=True):

@@ -73,6 +73,18 @@ class Integer:
 
         return static_bytes(shape, item, linear)
 
+    def packed_bytes(self, shape: ModelShape, options: dict[str, Any]) -> float:
+        """Static bytes if codes, and zero points that are not all 0, took their `bits`."""
+        chosen = IntegerOptions.model_validate(options)
+        saved = 0.0
+        for tensor in shape.tensors:
+            fits = chosen.group is None or tensor.in_features % chosen.group == 0
+            if tensor.role == "linear" and fits:
+                zero_points = scale_count(chosen, tensor.out_features, tensor.in_features)
+                kept = chosen.bits / 8 if chosen.mapping == "asymmetric" else 0
+                saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
+        return self.storage(shape, options).total - saved
+
     def load(
         self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
     ) -> PreTrainedModel:

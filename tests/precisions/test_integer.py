@@ -13,6 +13,7 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.footprint import FOOTPRINT
 from qbench.measures.weight_error import WEIGHT_ERROR, held_weight
 from qbench.precisions import precisions
+from qbench.precisions.integer import Integer
 from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions
 from qbench.precisions.verification import linear_layers
 from qbench.spec import Item
@@ -137,6 +138,18 @@ def test_bytes_by_hand(cells: TinyCells) -> None:
     asymmetric = cells.load(LLAMA, "int4-g32-asym")
     assert metric(asymmetric, FOOTPRINT, "bits_per_weight.linear") == 8 + 24 / 32
     assert metric(asymmetric, FOOTPRINT, "bits_per_weight.linear.nominal") == 4 + 20 / 32
+
+
+@pytest.mark.parametrize("name", ["int8-wo", "int4-g32", "int4-g32-asym"])
+def test_what_packed_codes_would_take_is_known_from_shapes(cells: TinyCells, name: str) -> None:
+    loaded = cells.load(LLAMA, name)
+    shape, precision = loaded.resolved.shape, precisions()[name]
+    assert shape is not None
+    assert isinstance(precision, Integer)
+    packed = precision.packed_bytes(shape, loaded.cell.precision.options)
+    assert 8 * packed / shape.weights == pytest.approx(
+        metric(loaded, FOOTPRINT, "bits_per_weight.nominal"), rel=1e-12
+    )
 
 
 def test_bytes_of_int8_products_by_hand(cells: TinyCells) -> None:
