@@ -230,6 +230,8 @@ def _won(one: WonBack) -> str:
         return f": {one.share.value:.0%} of the damage was won back"
     if one.against.verdict == "worse":
         return f": nothing was won back, the damage grew by {-one.share.value:.0%}"
+    if one.against.mark.high is not None and one.against.mark.high < 0:
+        return f": {one.share.value:.0%} of the damage was won back, by less than the margin"
     return ": nothing is shown to be won back"
 
 

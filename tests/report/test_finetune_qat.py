@@ -108,6 +108,13 @@ def test_conversion_that_changes_nothing_is_equal() -> None:
     assert before.value == after.value
 
 
+def test_what_is_won_back_within_the_margin_is_told_with_both() -> None:
+    little = DAMAGE - 0.012
+    rows, _ = compared([one for s in (0, 1, 2) for one in full_arm(s, INT4) + qat_arm(s, little)])
+    assert rows[0].against.verdict == "equivalent"
+    assert "of the damage was won back, by less than the margin" in won_back_words(rows)
+
+
 def test_qat_that_does_harm_is_told() -> None:
     rows, _ = compared([one for s in (0, 1, 2) for one in full_arm(s, INT4) + qat_arm(s, 0.3)])
     assert rows[0].against.verdict == "worse"
