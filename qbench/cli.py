@@ -339,7 +339,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
         console.print(f"report: {path}", markup=False, highlight=False)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     console.print(
-        f"{len(result.records)} records ({counts}), {result.taken} of them taken now",
+        f"{len(result.records)} records ({counts}), {result.taken} taken now",
         markup=False,
         highlight=False,
     )

@@ -107,9 +107,12 @@ def run_suite(
     if jobs and len(devices) > 1:
         taken = _run_on_all(jobs, devices, suite.timeout_s, watcher, retry, planned_at)
     elif jobs:
+        unfetched: dict[str, Record] = {}
         with LocalExecutor(plan.device, jobs) as executor:
             for job in jobs:
-                taken += _run_alone(job, suite.timeout_s, executor, watcher, retry, planned_at)
+                taken += _run_alone(
+                    job, suite.timeout_s, executor, watcher, retry, planned_at, unfetched
+                )
     others = [task for cell in plan.unselected for task in cell.tasks]
     return RunResult(plan, _on_disk(plan.tasks), _on_disk(others), taken)
 
@@ -163,12 +166,15 @@ def _run_on_all(
 ) -> int:
     """Runs jobs side by side, one a device; returns records taken."""
     shared = OneAtATime(watcher)
+    unfetched: dict[str, Record] = {}
     with ExitStack() as stack:
         executors = {name: stack.enter_context(LocalExecutor(name, jobs)) for name in devices}
 
         def run_one(job: Job, name: str) -> int:
             there = job.model_copy(update={"device": name})
-            return _run_alone(there, timeout_s, executors[name], shared, retry, planned_at)
+            return _run_alone(
+                there, timeout_s, executors[name], shared, retry, planned_at, unfetched
+            )
 
         def interrupt() -> None:
             for executor in executors.values():
@@ -184,8 +190,13 @@ def _run_alone(
     watcher: Watcher,
     retry: frozenset[Status],
     planned_at: str,
+    unfetched: dict[str, Record],
 ) -> int:
-    """Runs what of the job is still missing once the device is free; returns records taken."""
+    """Runs what of the job is still missing once the device is free; returns records taken.
+
+    `unfetched` gets, by the model's name, the record of a model that could not be fetched: its
+    other jobs in this run are told so without being tried, as each try waits for the hub.
+    """
     lock = FileLock(device_lock(job.device))
     try:
         lock.acquire(timeout=0)
@@ -207,9 +218,26 @@ def _run_alone(
                 left.append(task)
             else:
                 watcher.recorded(job, record)
-        return run_job(job.model_copy(update={"tasks": tuple(left)}), timeout_s, executor, watcher)
+        rest = job.model_copy(update={"tasks": tuple(left)})
+        name = job.model.ref.name
+        if name in unfetched:
+            return _record_unfetched(rest, unfetched[name], watcher)
+        taken = run_job(rest, timeout_s, executor, watcher)
+        last = record_on_disk(left[-1]) if left else None
+        if last is not None and (last.status, last.phase) == ("error", "fetch"):
+            unfetched[name] = last
+        return taken
     finally:
         lock.release()
+
+
+def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> int:
+    """Writes of each task what is known of the model; returns the records."""
+    for task in job.tasks:
+        record = job.record(task, known.status, reason=known.reason, phase=known.phase)
+        write_record(_path(task), record)
+        watcher.recorded(job, record)
+    return len(job.tasks)
 
 
 def device_lock(device: str) -> Path:

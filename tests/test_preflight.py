@@ -235,3 +235,22 @@ def test_yes_goes_on_and_says_what_was_found(workplace: Workplace) -> None:
     assert "note: network: " in done.output
     statuses = {one.item.measurement: one.status for one in workplace.records().values()}
     assert statuses == {"footprint": "ok", "quality": "error"}
+
+
+def test_a_model_that_cannot_be_fetched_is_tried_once(workplace: Workplace) -> None:
+    commit = "3ad372fc79158a2148299e3318516c786aeded6c"
+    workplace.write(
+        "suite.yaml",
+        f"models: [mistralai/Mistral-7B-Instruct-v0.2@{commit}]\n"
+        "precisions: [nf4-dq, nf4]\nmeasure: {footprint: {}, weight_error: {}}\n",
+    )
+    offline = workplace.with_environment(HF_HUB_OFFLINE="1")
+    done = offline.call("run", "suite.yaml", "--yes")
+    assert done.code == 1
+    records = workplace.records().values()
+    assert [(one.status, one.phase) for one in records] == [("error", "fetch")] * 4
+    (reason,) = {one.reason for one in records}
+    assert reason is not None
+    assert "not downloaded" in reason
+    assert len(workplace.logs()) == 1
+    assert "4 records (4 error), 4 taken now" in done.output

@@ -137,7 +137,7 @@ class TestFirstRun:
         path = first.place.folder / "reports" / f"suite-{kind}.md"
         assert f"report: reports/{path.name}" in first.finished.output
         assert path.is_file()
-        assert "8 records (8 ok), 8 of them taken now" in first.finished.output
+        assert "8 records (8 ok), 8 taken now" in first.finished.output
         assert first.finished.errors == ""
 
     def test_nothing_else_is_left(self, first: Step) -> None:
@@ -151,7 +151,7 @@ def test_a_second_run_takes_nothing_and_starts_no_worker(again: Step) -> None:
     assert again.taken == set()
     assert again.logs_after == again.logs_before
     assert "8 measurements, 8 already on disk" in again.finished.output
-    assert "8 records (8 ok), 0 of them taken now" in again.finished.output
+    assert "8 records (8 ok), 0 taken now" in again.finished.output
 
 
 class TestOnePrecisionMore:
@@ -179,7 +179,7 @@ def test_a_changed_option_takes_its_measurement_and_keeps_the_old(one_option_cha
     assert one_option_changed.finished.code == 0
     assert one_option_changed.taken_items == cell("latency", "latency", label="bf16")
     assert set(one_option_changed.before) < set(one_option_changed.after)
-    assert "4 records (4 ok), 2 of them taken now" in one_option_changed.finished.output
+    assert "4 records (4 ok), 2 taken now" in one_option_changed.finished.output
 
 
 class TestFresh:
@@ -190,7 +190,7 @@ class TestFresh:
 
     def test_quiet_shows_the_summary_only(self, fresh: Step) -> None:
         assert "[1/4]" not in fresh.finished.output
-        assert "4 records (4 ok), 4 of them taken now" in fresh.finished.output
+        assert "4 records (4 ok), 4 taken now" in fresh.finished.output
 
 
 class Listener:

@@ -107,7 +107,7 @@ class TestTwoAtOnce:
 
     def test_each_item_is_taken_once(self, two_at_once: tuple[Workplace, list[Finished]]) -> None:
         _, finished = two_at_once
-        counts = [re.search(r"(\d+) of them taken now", one.output) for one in finished]
+        counts = [re.search(r"(\d+) taken now", one.output) for one in finished]
         assert sum(int(count[1]) for count in counts if count) == 8
 
 
