@@ -38,7 +38,8 @@ def kinds(suite: Suite) -> list[str]:
             held = "full" if width(tuning.precision.name) == "full" else "quantized"
             kind = (tuning.method, held, cell.deploy or "training")
             of_arm = chosen.get((*kind[:2], "training"), cell.slug)
-            if not cell.slug.startswith(of_arm):
+            # Merged into the original weights, QLoRA's adapter is one like LoRA's.
+            if not cell.slug.startswith(of_arm) or kind == ("lora", "quantized", "merged"):
                 continue
         chosen.setdefault(kind, cell.slug)
     return list(chosen.values())
