@@ -165,7 +165,7 @@ def test_what_the_starter_shows_in_comments_is_valid_too() -> None:
     assert {"int8-threshold=5", "nf4-compute_dtype=fp32", "nf4-exact"} < set(labels)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "finetune"])
+@pytest.mark.parametrize("name", ["quickstart", "finetune", "integers"])
 def test_the_published_report_is_made_from_the_published_records(name: str) -> None:
     from qbench.report.markdown import render
     from qbench.store import read_folder
