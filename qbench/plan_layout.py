@@ -72,16 +72,20 @@ def references_first(suite: Suite, models: Mapping[str, ResolvedModel]) -> list[
     """The suite's cells, model by model, each model's reference before the others."""
     order = list(models)
 
-    def place(cell: Cell) -> tuple[int, bool]:
+    def place(cell: Cell) -> tuple[bool, int, bool]:
         name = cell.model.name
-        return order.index(name), cell.label != _reference_of(suite, models[name])
+        of_other = cell.model.original is not None
+        return of_other, order.index(name), cell.label != _reference_of(suite, models[name])
 
     return sorted(suite.cells(), key=place)
 
 
 def _reference_of(suite: Suite, model: ResolvedModel) -> str:
-    """What the model's cells are compared with; a quantized checkpoint has nothing but itself."""
-    if model.quantization is None:
+    """What the model's cells are compared with.
+
+    A quantized checkpoint has nothing but itself, unless its original is named.
+    """
+    if model.quantization is None or model.ref.original is not None:
         return suite.reference
     labels = [one.label for one in suite.precisions if one.name == stored.NAME]
     return labels[0] if labels else suite.reference
@@ -106,7 +110,8 @@ class Layout:
 
     def __call__(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> PlannedCell:
         """One cell, after all that its keys hold."""
-        reference = cell.label == _reference_of(self._suite, model)
+        of_other = cell.model.original is not None
+        reference = not of_other and cell.label == _reference_of(self._suite, model)
         tasks = tuple(self._task(cell, model, item, reference=reference) for item in items)
         return PlannedCell(
             cell=cell,
@@ -148,17 +153,20 @@ class Layout:
         identity = _identity(cell, model, item, self._environment)
         if cell.deploy is not None:
             identity |= {"tuning": self._artifact_key(cell), "deploy": cell.deploy}
-        place: tuple[str, ...] = (model.ref.name, item.measurement, item.slug)
+        of_model = model.ref.original or model.ref.name
+        place: tuple[str, ...] = (of_model, item.measurement, item.slug)
         makes_states = reference
         held_against = _reference_of(self._suite, model)
         if item.params.get("against") == MERGED and cell.tuning is not None:
             place = (*place, cell.tuning.label)
             makes_states = cell.deploy == MERGED
             held_against = MERGED
-        if item.against_reference and not makes_states:
+        # An original may be measured on other windows, or lack the reference.
+        is_held = item.against_reference and (makes_states or place in self._states_keys)
+        if is_held and not makes_states:
             identity["reference"] = self._states_keys[place]
         key = content_key(identity)
-        if item.against_reference:
+        if is_held:
             if makes_states:
                 self._states_keys[place] = key
             states = {"states_key": self._states_keys[place], "makes_states": makes_states}

@@ -40,6 +40,9 @@ class ModelRef(Frozen):
     trust_remote_code: bool = False
     device_map: Literal["auto"] | None = None
     """`auto` lays the model's layers over all GPUs; None puts all of it on one device."""
+    original: str | None = None
+    """Name of the suite's model that a quantized checkpoint was made of: its predictions are held
+    against that one's reference."""
 
 
 class TensorShape(Frozen):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.errors import ModelError
 from qbench.precisions import stored
+from qbench.sources.bundled import did_you_mean
 from qbench.spec import ModelRef, PrecisionRef, slugify
 from qbench.suite_options import owners, read_options, read_sweep
 from qbench.suite_problems import amendment, in_words
 from qbench.yaml_lines import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from qbench.measures import Measurement
@@ -32,7 +33,8 @@ LONGEST_NAME = 80
 
 T = TypeVar("T")
 
-_MODEL_KEYS = ("source", "name", "trust_remote_code", "device_map")
+_ORIGINAL = "the name or source of a model of the suite that has no `original` itself"
+_MODEL_KEYS = ("source", "name", "trust_remote_code", "device_map", "original")
 
 
 def read_name(findings: Findings, node: Node) -> str | None:
@@ -57,7 +59,9 @@ def read_models(findings: Findings, node: Node, base: Path) -> tuple[ModelRef, .
         if (model := _read_model(findings, entry, base))
     ]
     remedy = "give one another name: {source: …, name: …}"
-    return unique(findings, made, "model", remedy)
+    entries = {name: entry for name, _, entry in made}
+    models = unique(findings, made, "model", remedy)
+    return tuple(_with_originals(findings, [(model, entries[model.name]) for model in models]))
 
 
 def read_precisions(
@@ -171,7 +175,7 @@ def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
     for key, child in fields.items():
         if key not in _MODEL_KEYS:
             findings.add_unknown(child, "key of a model", key, _MODEL_KEYS)
-    source, named, trusted, placed = (fields.get(key) for key in _MODEL_KEYS)
+    source, named, trusted, placed, _ = (fields.get(key) for key in _MODEL_KEYS)
     if source is None:
         remedy = "write {source: bundled:tiny-mistral}, for one"
         findings.add(entry, "a model with its `source`", remedy=remedy)
@@ -205,6 +209,28 @@ def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
         findings.add(source, f"a name of at most {LONGEST_NAME}", found=found, remedy=remedy)
         return None
     return model
+
+
+def _with_originals(
+    findings: Findings, models: Sequence[tuple[ModelRef, Node]]
+) -> Iterator[ModelRef]:
+    """The models, each `original` by the name of the model that it means."""
+    stated = {model.name: node for model, entry in models if (node := _original(entry))}
+    plain = [model for model, _ in models if model.name not in stated]
+    names = {model.source: model.name for model in plain} | {one.name: one.name for one in plain}
+    for model, _ in models:
+        node = stated.get(model.name)
+        if node is None:
+            yield model
+        elif isinstance(node.value, str) and node.value in names:
+            yield model.model_copy(update={"original": names[node.value]})
+        else:
+            near = did_you_mean(str(node.value), names)
+            findings.add(node, _ORIGINAL, remedy=f"list it under models; {near}")
+
+
+def _original(entry: Node) -> Node | None:
+    return entry.value.get("original") if isinstance(entry.value, dict) else None
 
 
 def _check_switches(findings: Findings, trusted: Node | None, placed: Node | None) -> None:

@@ -157,6 +157,11 @@ def _model() -> Schema:
                 "description": "Lay the model's layers over all GPUs, for one that is too large for"
                 " one of them. The record says what went where.",
             },
+            "original": {
+                "type": "string",
+                "description": "Of a checkpoint that is already quantized: name or source of the"
+                " suite's model that it was made of, against whose reference it is held.",
+            },
         },
         required=["source"],
     )

@@ -199,6 +199,16 @@ class TestProblems:
             ("models: ['']\n", "models[0]", ["an empty text"]),
             ("models: ['random:mistral-7c']\n", "models[0]", ["did you mean Mistral-7B"]),
             ("models: [{source: ./a, device_map: cpu}]\n", "models[0].device_map", ["auto"]),
+            (
+                "models: [./model, {source: ./q, original: ./modl}]\n",
+                "models[1].original",
+                ["./modl", "did you mean ./model?"],
+            ),
+            (
+                "models: [{source: ./model, original: ./model}]\n",
+                "models[0].original",
+                ["that has no `original` itself"],
+            ),
             ("models: [bundled:tiny-mistrl]\n", "models[0]", ["bundled:tiny-mistrl"]),
             ("models: [a b]\n", "models[0]", ["'a b'", "hub id"]),
             ("models: [{name: x}]\n", "models[0]", ["`source`"]),

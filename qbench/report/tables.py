@@ -44,6 +44,7 @@ class Decision:
 def decision_table(records: TableRecords) -> Decision:
     """The decision table of one model's cells."""
     reference = records.reference
+    held_against = reference.label if reference else _original_of(records)
     latency_point = first_point(records.cells, "latency")
     memory_point = first_point(records.cells, "memory")
     texts = items(records, "quality")
@@ -54,7 +55,7 @@ def decision_table(records: TableRecords) -> Decision:
     columns = [
         *_memory_columns(memory_point, stored_wider=stored_wider),
         *_latency_columns(latency_point),
-        *_quality_columns(texts, reference.label if reference else None, diverged),
+        *_quality_columns(texts, reference.label if reference else None, held_against, diverged),
     ]
     rows = []
     for cell in records.cells:
@@ -70,7 +71,7 @@ def decision_table(records: TableRecords) -> Decision:
             figures.append(_figure(cell, "quality", text, "perplexity"))
             if reference:
                 figures.append(_change_figure(cell, reference, text.item.slug))
-            if reference and text.item.slug in diverged:
+            if held_against and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
     table = mark_best(Table(records.model, "precision", tuple(columns), tuple(rows)))
@@ -84,6 +85,12 @@ def decision_table(records: TableRecords) -> Decision:
         memory_point=memory_point,
         texts=tuple(texts),
     )
+
+
+def _original_of(records: TableRecords) -> str | None:
+    """The model that a quantized checkpoint was made of, and held against, if it is stated."""
+    found = (record.cell.model.original for cell in records.cells for record in cell.records)
+    return next((original for original in found if original is not None), None)
 
 
 def text_change(cell: CellRecords, reference: CellRecords | None, slug: str) -> Change:
@@ -177,7 +184,7 @@ def _latency_columns(point: Record | None) -> list[Column]:
 
 
 def _quality_columns(
-    texts: dict[str, Record], reference: str | None, diverged: set[str]
+    texts: dict[str, Record], reference: str | None, held_against: str | None, diverged: set[str]
 ) -> list[Column]:
     titles = text_titles(texts)
     columns = []
@@ -203,14 +210,14 @@ def _quality_columns(
                     f"perplexity ÷ that of {reference}, less 1",
                 )
             )
-        if reference and slug in diverged:
+        if held_against and slug in diverged:
             columns.append(
                 Column(
                     f"kl:{slug}",
                     f"KL{named}",
                     "number",
                     "lower",
-                    f"mean divergence a token of the predictions from {reference}'s, in nats:"
+                    f"mean divergence a token of the predictions from {held_against}'s, in nats:"
                     " damage that perplexity can hide",
                     decimals=5,
                 )
