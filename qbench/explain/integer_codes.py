@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import UsageError
 from qbench.explain.weights import rounded
 from qbench.precisions.integer_layers import (
-    group_fits,
     library_codes_weight,
     quantize_layer,
 )
+from qbench.precisions.integer_options import group_fits
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
 from qbench.precisions.integer_options import (
     SHORT_NAMES,
     IntegerOptions,
+    group_fits,
     scale_count,
     short_options,
 )
@@ -61,7 +62,7 @@ class Integer:
         item = ITEM_BYTES[chosen.dtype]
 
         def linear(tensor: TensorShape) -> tuple[int, int]:
-            if chosen.group is not None and tensor.in_features % chosen.group:
+            if not group_fits(chosen, tensor.in_features):
                 return tensor.numel * item, 0
             scales = scale_count(chosen, tensor.out_features, tensor.in_features)
             if not chosen.uses_int8_kernel:
@@ -78,8 +79,7 @@ class Integer:
         chosen = IntegerOptions.model_validate(options)
         saved = 0.0
         for tensor in shape.tensors:
-            fits = chosen.group is None or tensor.in_features % chosen.group == 0
-            if tensor.role == "linear" and fits:
+            if tensor.role == "linear" and group_fits(chosen, tensor.in_features):
                 zero_points = scale_count(chosen, tensor.out_features, tensor.in_features)
                 kept = chosen.bits / 8 if chosen.mapping == "asymmetric" else 0
                 saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
@@ -134,8 +134,7 @@ class Integer:
             model,
             nn.Linear,
             is_left_out=lambda layer: (
-                not integer_layers.is_quantized(layer)
-                and not integer_layers.group_fits(chosen, layer.in_features)
+                not integer_layers.is_quantized(layer) and not group_fits(chosen, layer.in_features)
             ),
             state_fault=state_fault,
             naive=integer_layers.naive_codes_weight,
@@ -214,7 +213,6 @@ def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float:
 
 def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[str, ...]:
     """Which layers the group left unquantized, and which groups would divide them all."""
-    from qbench.precisions.integer_layers import group_fits
     from qbench.precisions.verification import linear_layers
 
     widths = {name: layer.in_features for name, layer in linear_layers(model)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.integer_config import torchao_config
+from qbench.precisions.integer_options import group_fits
 from qbench.precisions.inventory import output_head
 
 if TYPE_CHECKING:
@@ -51,11 +52,6 @@ def layers_to_quantize(model: PreTrainedModel, options: IntegerOptions) -> dict[
         and module is not head
         and group_fits(options, module.in_features)
     }
-
-
-def group_fits(options: IntegerOptions, in_features: int) -> bool:
-    """Whether a row of that width falls into whole groups."""
-    return options.group is None or in_features % options.group == 0
 
 
 def quantize_layer(layer: Any, options: IntegerOptions, dtype: torch.dtype) -> None:

@@ -187,6 +187,11 @@ def is_integer(precision: str) -> bool:
     return precision == "integer" or precision in SHORT_NAMES
 
 
+def group_fits(options: IntegerOptions, in_features: int) -> bool:
+    """Whether a row of that width falls into whole groups."""
+    return options.group is None or in_features % options.group == 0
+
+
 def scale_count(options: IntegerOptions, out_features: int, in_features: int) -> int:
     """Number of scales of one layer."""
     if options.granularity == "tensor":

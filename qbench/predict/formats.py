@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qbench.finetune.lora import FOUR_BIT
 from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, is_integer
+from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ class Formats:
     """Of integer weights: what shares a scale."""
 
 
-_SHORT: dict[str, Floating] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_SHORT = {name: cast("Floating", own) for own, name in TORCH_DTYPE.items()}
 
 
 def stored_formats(config: Mapping[str, Any]) -> Formats | None:

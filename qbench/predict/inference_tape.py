@@ -16,7 +16,7 @@ from qbench.finetune.byte_blocks import Decoder
 from qbench.finetune.byte_linear import FP32, HALF, Linears
 from qbench.finetune.byte_tape import BATCH, Bytes, Storage, Tape
 from qbench.finetune.training_shape import TrainingSetup
-from qbench.precisions.integer_options import scale_count
+from qbench.precisions.integer_options import group_fits, scale_count
 
 if TYPE_CHECKING:
     from qbench.finetune.byte_tape import Ledger
@@ -239,7 +239,7 @@ class _InferenceLinears(Linears):
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
         """Of integers, the layers that a group divides hold codes."""
         options = self._integer
-        if options is None or (options.group is not None and linear.inputs % options.group):
+        if options is None or not group_fits(options, linear.inputs):
             return super()._base(given, weight, bias, linear)
         item, ledger = given.item_bytes, self.tape.ledger
         weights = linear.inputs * linear.outputs * item
