@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from qbench.atomic import write_atomically
 from qbench.errors import MeasurementError
 from qbench.sources.cache import cache_folder
+from qbench.sources.tokenizer_files import tokenizer_files
 from qbench.spec import Frozen
 
 if TYPE_CHECKING:
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "artifact.json"
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-)
 
 
 class ArtifactInfo(Frozen):
@@ -132,9 +124,9 @@ def checkpoint_folder(key: str) -> Path:
 
 def copy_tokenizer(base: Path, target: Path) -> None:
     """Puts the base's tokenizer beside tuned weights: to quantize them by calibration needs it."""
-    for pattern in _TOKENIZER_FILES:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    for name in tokenizer_files(base):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(base / name, target / name)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import MeasurementError
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.record import MetricDefinition
+from qbench.sources.headers import weight_files
 from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def held_weight(layer: Any) -> torch.Tensor:
 
 
 class _Checkpoint:
-    """The weights of a folder's safetensors files, read one at a time."""
+    """The weights that are loaded from a folder, read one at a time."""
 
     def __init__(self, folder: str, prefix: str) -> None:
         from safetensors import safe_open
@@ -147,7 +148,7 @@ class _Checkpoint:
         open_file: Any = safe_open  # untyped in safetensors
         self._prefix = prefix
         self._files: dict[str, Any] = {}
-        for path in sorted(Path(folder).glob("*.safetensors")):
+        for path in weight_files(Path(folder)):
             file = open_file(path, framework="pt")
             self._files.update(dict.fromkeys(file.keys(), file))
 

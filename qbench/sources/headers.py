@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from qbench.errors import ModelError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 
 _LENGTH_BYTES = 8
@@ -103,11 +102,33 @@ def no_weights_message(place: str, names: list[str]) -> str:
     )
 
 
+def adapter_message(place: str) -> str:
+    """Why whole weights with an adapter beside them are not loaded, with the remedy."""
+    return (
+        f"{place}: found {ADAPTER_CONFIG} beside a model's own config.json; transformers would"
+        " apply that adapter to the weights, once more if it is merged into them already; expected"
+        " the weights of one model; remove the adapter's files where it is merged, else merge it"
+        " and save the model without them"
+    )
+
+
 def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
-    """All tensors of the files by name; every file's length is checked against its header."""
+    """All tensors of the files by name; every file's length is checked against its header.
+
+    Raises `ModelError` for a tensor that two files hold with different values: the loader takes
+    the last file's, whatever the index says.
+    """
     tensors: dict[str, StoredTensor] = {}
     for path in files:
-        tensors.update(read_header(path))
+        for name, tensor in read_header(path).items():
+            other = tensors.get(name)
+            if other is not None and not same_values(other, tensor):
+                raise ModelError(
+                    f"{path.parent}: {name} stands in {Path(other.file).name} and, with other"
+                    f" values, in {path.name}; expected each tensor once; save the model again, or"
+                    " download it again, completely"
+                )
+            tensors[name] = tensor
     return tensors
 
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import ModelError, QbenchError
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.headers import (
+    ADAPTER_CONFIG,
     INDEX_FILE,
     SINGLE_FILE,
     StoredTensor,
+    adapter_message,
     no_weights_message,
     weight_files,
 )
@@ -125,6 +127,8 @@ def describe_remote(repo: str, revision: str | None) -> RemoteModel:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if SINGLE_FILE not in sizes and INDEX_FILE not in sizes:
             raise ModelError(no_weights_message(_written(repo, revision), sorted(sizes)))
+        if ADAPTER_CONFIG in sizes:
+            raise ModelError(adapter_message(_written(repo, revision)))
         files = _remote_headers(api, repo, commit)
     return RemoteModel(
         commit=commit,

@@ -62,6 +62,12 @@ def check_config(config: dict[str, Any], place: str) -> str:
             f"{place}: config.json has no model_type; expected the architecture's name, such as"
             " llama; save the model with a current version of transformers"
         )
+    if config.get("transformers_weights") is not None:
+        raise ModelError(
+            f"{place}: config.json names its file of weights itself (transformers_weights);"
+            " expected the weights where save_pretrained writes them; rename the file to"
+            " model.safetensors and remove the key"
+        )
     return architecture
 
 

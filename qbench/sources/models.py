@@ -11,7 +11,13 @@ from qbench.errors import ModelError
 from qbench.sources.bundled import PREFIX, bundled_models, did_you_mean
 from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.fingerprint import files_sha256
-from qbench.sources.headers import INDEX_FILE, read_headers, weight_files
+from qbench.sources.headers import (
+    ADAPTER_CONFIG,
+    INDEX_FILE,
+    adapter_message,
+    read_headers,
+    weight_files,
+)
 from qbench.sources.known_configs import HUB_IDS, known_configs, known_name
 from qbench.sources.model_config import check_config, context_tokens, read_config
 from qbench.sources.random_models import (
@@ -22,26 +28,13 @@ from qbench.sources.random_models import (
 )
 from qbench.sources.shapes import read_shape, shape_from_headers, shape_from_meta
 from qbench.sources.stored_shapes import quantization_method, stored_shape
+from qbench.sources.tokenizer_files import tokenizer_files
 from qbench.spec import ModelRef, ResolvedModel, slugify
 
 if TYPE_CHECKING:
     from qbench.sources.headers import StoredTensor
     from qbench.sources.hub import RemoteModel
     from qbench.spec import ModelShape
-
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files that decide how text becomes tokens; a model has some of them."""
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -188,6 +181,8 @@ def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> 
     try:
         config = read_config(folder)
         architecture = check_config(config, str(folder))
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise ModelError(adapter_message(str(folder)))
         quantization = quantization_method(config, str(folder))
         weights = weight_files(folder)
         if quantization is None:
@@ -298,6 +293,11 @@ def _describe_unreached(ref: ModelRef, folder: Path) -> ResolvedModel:
 
 
 def _small_files(folder: Path, *, with_code: bool) -> list[Path]:
-    names = ["config.json", "generation_config.json", INDEX_FILE, *TOKENIZER_FILES]
+    """What decides, beside the weights, which numbers come out of the folder."""
+    names = ["config.json", "generation_config.json", INDEX_FILE]
     files = [folder / name for name in names if (folder / name).is_file()]
-    return files + sorted(folder.glob("*.py")) if with_code else files
+    files += [folder / name for name in tokenizer_files(folder)]
+    if with_code:
+        # transformers takes a `generate` of the model's own from the second.
+        files += sorted(folder.glob("*.py")) + sorted(folder.glob("custom_generate/*.py"))
+    return files

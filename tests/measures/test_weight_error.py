@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qbench.measures.weight_error import WEIGHT_ERROR, WeightErrorOptions
-from tests.precisions.tiny_cells import TinyCells, Variant
+from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,3 +80,18 @@ def test_without_error_there_is_no_ratio(cells: TinyCells) -> None:
     [snr] = [metric for metric in outcome.metrics if metric.name == "weight_error.snr"]
     assert snr.value is None
     assert snr.reason == "there is no error: the weights equal the checkpoint's"
+
+
+def test_files_that_are_not_loaded_do_not_count(cells: TinyCells, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(cells.folder(VARIANTS[0]), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    others = {name: values + 1 for name, values in tensors.items()}
+    save_file(others, folder / "optimizer.safetensors", metadata={"format": "pt"})
+    outcome = measure(load_fresh(folder, "fp32"))
+    assert {metric.name: metric.value for metric in outcome.metrics} == {
+        "weight_error.relative": 0.0,
+        "weight_error.snr": None,
+        "weight_error.worst": 0.0,
+    }

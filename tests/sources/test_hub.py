@@ -82,6 +82,9 @@ def test_refusals_each_with_its_remedy(
     corrupt = tmp_path / "corrupt"
     shutil.copytree(llama_folder, corrupt)
     (corrupt / "model.safetensors").write_bytes(b"\xff" * 4000)
+    merged = tmp_path / "merged"
+    shutil.copytree(llama_folder, merged)
+    (merged / "adapter_config.json").write_text("{}")
     expected = {
         "refused/gated": "accept its terms",
         "refused/absent": "no such model, or it is private",
@@ -91,9 +94,16 @@ def test_refusals_each_with_its_remedy(
         "someone/pickles": "safe_serialization=True",
         "someone/bare": "choose another",
         "someone/corrupt": "no valid safetensors",
+        "someone/merged": "apply that adapter to the weights",
         "a--b/c": "not a valid hub id",
     }
-    folders = {"tiny": llama_folder, "pickles": pickles, "bare": bare, "corrupt": corrupt}
+    folders = {
+        "tiny": llama_folder,
+        "pickles": pickles,
+        "bare": bare,
+        "corrupt": corrupt,
+        "merged": merged,
+    }
     with loopback_hub({f"someone/{name}": path for name, path in folders.items()}) as hub:
         answers = ask(hub.endpoint, *expected)
     for (source, part), answer in zip(expected.items(), answers, strict=True):

@@ -184,6 +184,64 @@ def test_folder_without_config(copy: Path) -> None:
         resolve(copy)
 
 
+def test_adapter_beside_the_weights(copy: Path) -> None:
+    """transformers would apply it, whether it is merged into the weights already or not."""
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ModelError, match=r"adapter_config\.json beside .*remove the adapter's files"
+    ):
+        resolve(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/tool.jinja",
+        "generation_config.json",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "tokenizer.4.0.0.json",
+        "tokenizer.model.v3",
+        "tokenizer_config.json",
+    ],
+)
+def test_what_decides_the_numbers_is_in_the_fingerprint(copy: Path, name: str) -> None:
+    path = copy / name
+    path.parent.mkdir(exist_ok=True)
+    found = [resolve(copy).fingerprint]
+    for contents in ("{}", '{"a": 1}'):
+        path.write_text(contents)
+        found.append(resolve(copy).fingerprint)
+    assert len(set(found)) == 3
+    for aside in ("README.md", "stray.safetensors", "notes.json"):
+        (copy / aside).write_text("aside")
+    assert resolve(copy).fingerprint == found[-1]
+
+
+def test_code_of_the_models_own_is_in_the_fingerprint(copy: Path) -> None:
+    def fingerprint(*, trusted: bool) -> str:
+        source = parse_model(str(copy), base=Path("/"), trust_remote_code=trusted)
+        return resolve_model(source).fingerprint
+
+    before = [fingerprint(trusted=trusted) for trusted in (False, True)]
+    (copy / "custom_generate").mkdir()
+    (copy / "custom_generate" / "generate.py").write_text("def generate(model): ...")
+    assert fingerprint(trusted=False) == before[0]
+    assert fingerprint(trusted=True) != before[1]
+
+
+def test_fingerprint_of_the_bundled_model() -> None:
+    """It is part of the keys of all records of the bundled model, published ones too."""
+    model = resolve_model(parse_model("bundled:tiny-mistral", base=Path("/")))
+    assert model.fingerprint == ("1b24bc89f056ce1974c3c81341b41377a614bb1cf6c228d1cc88db94a32fc050")
+
+
+def test_weights_under_a_name_of_their_own(copy: Path) -> None:
+    edit_config(copy, transformers_weights="other.safetensors")
+    with pytest.raises(ModelError, match=r"transformers_weights.*rename the file"):
+        resolve(copy)
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -274,6 +332,21 @@ def test_missing_shard(tmp_path: Path) -> None:
         resolve(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ModelError, match="found no weight_map"):
+        resolve(folder)
+
+
+def test_two_shards_hold_one_tensor(tmp_path: Path) -> None:
+    """transformers takes the last shard's, whatever the index says."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = make_tiny_model(tmp_path, "llama", max_shard_size="100KB")
+    first, *_, last = sorted(folder.glob("model-*.safetensors"))
+    name, values = next(iter(load_file(first).items()))
+    held = load_file(last)
+    save_file({**held, name: values}, last, metadata={"format": "pt"})
+    resolve(folder)  # the same twice is no choice
+    save_file({**held, name: values + 1}, last, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{name} stands in {first.name} and.*in {last.name}"):
         resolve(folder)
 
 
