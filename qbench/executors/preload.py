@@ -2,7 +2,9 @@
 
 A bare import of torch, transformers and bitsandbytes costs 6 to 10 seconds. The fork server pays
 for it once; each worker is a copy of it. Nothing here may touch CUDA, whose state does not survive
-a fork: importing bitsandbytes does where there is a GPU, so there it is left to the worker.
+a fork. Libraries ask for the GPU's capability while they are imported (torchao's MX kernels,
+bitsandbytes, whatever looks for triton), which initialises it: so no GPU is visible meanwhile, and
+what decides by the GPU once and for all at its import, as bitsandbytes does, is left to the worker.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import _lru_cache_wrapper
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _ALWAYS = (
     # Before torch: making pydantic's classes takes longer the more modules there are.
@@ -75,8 +79,16 @@ class _Once(logging.Filter):
 
 
 def preload(device: str, measurements: Sequence[str] = ()) -> None:
-    """Imports what workers on this device need; a package that is missing is left out."""
+    """Imports what workers on this device need; a package that is missing is left out.
+
+    No GPU is visible meanwhile; afterwards those that were are visible again.
+    """
     prepare_process()
+    with _no_visible_gpu():
+        _import_all(device, measurements)
+
+
+def _import_all(device: str, measurements: Sequence[str]) -> None:
     names = list(_ALWAYS)
     if not device.startswith("cuda"):
         names += _WITHOUT_CUDA
@@ -91,3 +103,30 @@ def preload(device: str, measurements: Sequence[str] = ()) -> None:
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
         get_checkpoint_conversion_mapping("llama")  # makes the table of all, which takes 0.3 s
+
+
+@contextmanager
+def _no_visible_gpu() -> Iterator[None]:
+    """Hides all GPUs from what runs within, and lets no answer of that time stay behind."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        if visible is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        _forget_answers()
+
+
+def _forget_answers() -> None:
+    """Empties the caches of all functions that are questions (`is_…`, `has_…`).
+
+    Asked while no GPU was visible, `is_flash_attn_2_available` or `has_triton` say no for good.
+    """
+    for module in list(sys.modules.values()):
+        # Not by getattr: a lazy module would import what it only names.
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if isinstance(value, _lru_cache_wrapper) and re.match(r"_?(is|has)_", name):
+                value.cache_clear()

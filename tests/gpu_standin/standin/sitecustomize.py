@@ -1,0 +1,62 @@
+"""Python runs this file first: it puts the stand-in in place as torch is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+
+def _driver(extension: Any) -> None:
+    import gpu_driver
+
+    gpu_driver.install(extension)
+
+
+def _version(module: Any) -> None:
+    """A torch that was built with CUDA."""
+    module.cuda = "13.0"
+    module.__version__ = module.__version__.partition("+")[0]
+
+
+def _nvml(module: Any) -> None:
+    """What torch asks NVML for by itself."""
+    import gpu_driver
+
+    gpu_driver.answer_for_nvml(module)
+
+
+_AFTER = {"torch._C": _driver, "torch.version": _version, "torch.cuda": _nvml}
+
+
+class _Finder(MetaPathFinder):
+    """Changes a module right after it was run."""
+
+    def __init__(self) -> None:
+        self._under_way: set[str] = set()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in _AFTER or name in self._under_way:
+            return None
+        self._under_way.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._under_way.discard(name)
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def run_and_change(module: Any) -> None:
+            run(module)
+            _AFTER[name](module)
+
+        spec.loader.exec_module = run_and_change  # type: ignore[method-assign]
+        return spec
+
+
+# Where this process is to see no GPU (qbench hides them from some), torch stays as it is.
+if os.environ.get("GPU_STANDIN") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    sys.meta_path.insert(0, _Finder())
