@@ -1,5 +1,6 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need and runs them
+# make test-slow    the tests that make test leaves out: whole suites rehearsed, kills at random
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter
 # make bench        benchmarks of qbench itself
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: install quickstart test rehearse lint bench clean
+.PHONY: install quickstart test test-slow rehearse lint bench clean
 
 install: $(VENV)/.installed
 
@@ -20,7 +21,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/qbench run suites/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m slow
 
 rehearse: $(VENV)/.installed
 	for suite in $$(find suites -name "*.yaml" | sort); do $(BIN)/qbench run "$$suite" --rehearse --fresh --quiet || exit 1; done

@@ -125,6 +125,7 @@ def test_the_rules_hold_for_any_library(tokenizer: Tokenizer) -> None:
     assert instruct_rows(Corpus(train=train, held_out={}), tokenizer, count=1) == found[:1]
 
 
+@pytest.mark.slow
 def test_it_is_what_the_script_makes_of_the_library(tmp_path: Path) -> None:
     readme = (bundled_instruct()["stdlib-instruct"].parent / "README.md").read_text()
     [stated] = re.findall(r"[0-9a-f]{64}", readme)

@@ -55,6 +55,7 @@ def test_the_suites_that_it_runs_are_there() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_every_step_is_rehearsed_without_a_gpu(workplace: Workplace) -> None:
     suite = workplace.write("small.yaml", SUITE)
     out = workplace.folder / "out"

@@ -46,6 +46,7 @@ def place(workplace: Workplace, tmp_path: Path) -> Workplace:
     return workplace
 
 
+@pytest.mark.slow
 def test_planned_and_run_with_what_it_cannot_tell_skipped(place: Workplace) -> None:
     planned = place.call("plan", "suite.yaml")
     assert planned.code == 0

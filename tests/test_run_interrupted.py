@@ -37,6 +37,7 @@ def wait_for_records(process: subprocess.Popen[str], count: int) -> None:
         seen += line.startswith("[")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_records(workplace: Workplace) -> None:
     suite = workplace.write_suite("fp32", "nf4")
     chance = random.Random(20)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
@@ -46,6 +48,7 @@ def test_states_are_made_first_and_again_when_missing(workplace: Workplace) -> N
     assert not (place.folder / "cache" / "states").exists()
 
 
+@pytest.mark.slow
 def test_another_reference_is_another_record(workplace: Workplace) -> None:
     place = workplace
     suite = place.write_suite("fp32", "bf16", "nf4")
