@@ -107,7 +107,7 @@ def continue_greedily(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=greedy,
-            logits_processor=[_refuse_nonfinite],
+            logits_processor=[refuse_nonfinite],
         )
     new_ids: list[int] = out[0, len(prompt_ids) :].tolist()
     return Continuation(
@@ -135,9 +135,13 @@ def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def _refuse_nonfinite(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """A processor of logits that changes none; minus infinity rules a token out and may stay."""
-    if not bool((scores < float("inf")).all()):
+def refuse_nonfinite(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A processor of logits (batch, vocabulary) that changes none, for transformers' `generate`.
+
+    Raises `NonFiniteError` where no token of a row is the likeliest: the largest of numbers that
+    are none is still given as one. Minus infinity rules a token out and may stay.
+    """
+    if not bool(scores.amax(-1).isfinite().all()):
         raise NonFiniteError(
             f"the logits after {input_ids.shape[1]} tokens are infinite or not numbers, so that no"
             " token is the likeliest; hold the model in a type with a wider range"

@@ -165,14 +165,23 @@ def _item_ids(samples: dict[str, Rows]) -> list[str]:
 
 
 def _check_likelihoods(name: str, samples: dict[str, Rows]) -> None:
-    """Raises `NonFiniteError`: the largest of numbers that are none is still given as an answer."""
+    """Raises `NonFiniteError`: the largest of numbers that are none is still given as an answer.
+
+    Minus infinity is the likelihood of what a model rules out; where it rules out every answer,
+    none is the likeliest.
+    """
     bad = sum(
-        any(math.isnan(number) for number in _numbers(row["resps"]))
-        for rows in samples.values()
-        for row in rows
+        _is_unknown(list(_numbers(row["resps"]))) for rows in samples.values() for row in rows
     )
     if bad:
-        raise NonFiniteError(f"task {name}: the likelihoods of {bad} items are not a number")
+        raise NonFiniteError(f"task {name}: the likelihoods of {bad} items are not finite numbers")
+
+
+def _is_unknown(likelihoods: list[float]) -> bool:
+    """Whether no answer can be chosen by these; False for an item without any."""
+    if any(math.isnan(number) for number in likelihoods):
+        return True
+    return bool(likelihoods) and not math.isfinite(max(likelihoods))
 
 
 def _numbers(nested: Any) -> Iterator[float]:

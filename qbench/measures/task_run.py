@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError
+from qbench.errors import MeasurementError, NonFiniteError
+from qbench.measures.continuation import refuse_nonfinite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +43,8 @@ def run_task(
     """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
 
     `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
-    when the task or its data cannot be had, or is not of a kind that can be put to this model.
+    when the task or its data cannot be had, or is not of a kind that can be put to this model, and
+    `NonFiniteError` where the model's next token is not known for the lack of finite logits.
     """
     import numpy as np
     import torch
@@ -68,6 +71,8 @@ def run_task(
         # Said outright: by default it would be what the tokenizer does, which is the same.
         add_bos_token=bool(special),
     )
+    # lm-eval takes the largest of numbers that are none for an answer.
+    lm._model_generate = partial(lm._model_generate, logits_processor=[refuse_nonfinite])  # noqa: SLF001
     tasks = _load(name, yaml_files)
     for task_name, task in tasks["tasks"].items():
         _check_fit(task_name, task)
@@ -75,16 +80,19 @@ def run_task(
         task.set_fewshot_seed(seeds[3])
     # Without this lm-eval would start a process for every core to resample in.
     os.environ["DISABLE_MULTIPROC"] = "1"
-    results = evaluate(
-        lm=lm,
-        task_dict=tasks,
-        limit=limit,
-        bootstrap_iters=BOOTSTRAP_RESAMPLES,
-        log_samples=True,
-        cache_requests=False,
-        apply_chat_template=chat_template,
-        fewshot_as_multiturn=chat_template,
-    )
+    try:
+        results = evaluate(
+            lm=lm,
+            task_dict=tasks,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_RESAMPLES,
+            log_samples=True,
+            cache_requests=False,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+    except NonFiniteError as error:
+        raise NonFiniteError(f"task {name}: {error}") from error
     prompts = {
         "special_token_ids": special,
         "context_tokens": lm.max_length,

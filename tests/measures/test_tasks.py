@@ -398,14 +398,32 @@ def test_prompts_as_a_conversation(cells: TinyCells, tmp_path: Path) -> None:
     assert put.details["config_hash"] == plain.details["config_hash"]
 
 
-def test_likelihoods_that_are_no_numbers(tmp_path: Path) -> None:
-    import torch
+@pytest.mark.parametrize("columns", [slice(5, None), slice(-1, None)], ids=["most", "last"])
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("stdlib-choice", "the likelihoods of 4 items are not finite numbers"),
+        ("stdlib-completion", "no token is the likeliest"),
+    ],
+)
+def test_answers_of_logits_that_are_no_numbers(
+    tmp_path: Path, task: str, words: str, columns: slice
+) -> None:
+    def spoil(_head: Any, _inputs: Any, logits: Any) -> None:
+        logits[..., columns] = float("nan")
 
     broken = load_fresh(bundled_models()["tiny-mistral"], "fp32")
-    with torch.no_grad():
-        broken.model.get_input_embeddings().weight[5:] = torch.nan
-    with pytest.raises(NonFiniteError, match="the likelihoods of 4 items are not a number"):
-        take(broken, tmp_path, names="stdlib-choice", limit=4)
+    broken.model.get_output_embeddings().register_forward_hook(spoil)
+    with pytest.raises(NonFiniteError, match=f"task {task}: .*{words}"):
+        take(broken, tmp_path, names=task, limit=4)
+
+
+def test_items_of_which_every_answer_is_ruled_out() -> None:
+    from qbench.measures.task_results import make_outcome
+
+    row = {"resps": [[(float("-inf"), False)], [(float("-inf"), False)]]}
+    with pytest.raises(NonFiniteError, match="the likelihoods of 1 items"):
+        make_outcome("choices", {"samples": {"choices": [row]}})
 
 
 # ---------------------------------------------------------------- lm-eval's own command
