@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from qbench.errors import TextError
 from qbench.sources.bundled import did_you_mean
+from qbench.sources.rows import JsonRow
 from qbench.spec import Frozen
 
 if TYPE_CHECKING:
@@ -146,21 +147,21 @@ def render(
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(*, of_json: bool = False) -> ImmutableSandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
-        finalize=_written,
+        finalize=_written_as_json if of_json else _written,
         keep_trailing_newline=True,
         autoescape=False,  # the text goes to a model, not into a page
     )
 
 
 @cache
-def _compiled(template: str) -> Template:
-    return _environment().from_string(template)
+def _compiled(template: str, *, of_json: bool) -> Template:
+    return _environment(of_json=of_json).from_string(template)
 
 
 def _written(value: Any) -> Any:
@@ -170,6 +171,11 @@ def _written(value: Any) -> Any:
     if isinstance(value, dict | list | tuple):
         raise TypeError(f"it writes a whole {type(value).__name__}, not text; name a part of it")
     return value
+
+
+def _written_as_json(value: Any) -> Any:
+    """The same for rows of a JSON file, which writes its truths another way than Python."""
+    return str(value).lower() if isinstance(value, bool) else _written(value)
 
 
 def _syntax_error(template: str) -> str | None:
@@ -186,7 +192,8 @@ def _fill(template: str, recipe: RecipeName | Templates, row: Mapping[str, Any],
     from jinja2 import TemplateError, UndefinedError
 
     try:
-        return _compiled(template).render({ROW: dict(row), **row})
+        filled = _compiled(template, of_json=isinstance(row, JsonRow))
+        return filled.render({ROW: dict(row), **row})
     except UndefinedError as error:
         raise TextError(f"{place}: {_missing(template, recipe, row, error)}") from error
     # A template's own arithmetic, tests and filters raise what Python raises.

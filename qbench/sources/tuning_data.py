@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -15,9 +15,13 @@ from qbench.record import content_key
 from qbench.sources.bundled import PREFIX, bundled_instruct, did_you_mean
 from qbench.sources.fingerprint import file_sha256
 from qbench.sources.recipes import Recipe, recipe_text, render
+from qbench.sources.retyped import once_retyped
 from qbench.sources.rows import SUFFIXES, open_file, open_hub, peek, suffixes_in_words
 from qbench.sources.splits import Example, Sizes, Splits, check_overlap, make_splits
 from qbench.spec import Frozen, slugify
+
+if TYPE_CHECKING:
+    from qbench.sources.rows import Peek
 
 __all__ = [
     "Example",
@@ -124,7 +128,7 @@ def load_splits(data: ResolvedTuningData, tokenizer: Any | None = None) -> Split
         opened = open_hub(data.location, data.revision, options.config, options.split, source)
     else:
         path = _bundled(source) if data.kind == "bundled" else Path(data.location)
-        if _file_fingerprint(path, options) != data.fingerprint:
+        if _look_at(path, options, data.kind)[0] != data.fingerprint:
             raise TextError(
                 f"{source}: the file has changed since the run was planned; start the run again"
             )
@@ -161,8 +165,7 @@ def _resolve_file(
             f"{source}: config and split are for data on the hub; a file is taken whole; remove"
             " them"
         )
-    fingerprint = _file_fingerprint(path, options)
-    seen = peek(path, source)
+    fingerprint, seen = _look_at(path, options, kind)
     if seen is not None:
         render(options.recipe, seen.first, f"{source}: row 1")
         together = sum(asdict(options.sizes).values())
@@ -179,8 +182,13 @@ def _resolve_file(
     )
 
 
-def _file_fingerprint(path: Path, options: TuningDataOptions) -> str:
-    """What the splits follow from. Raises `TextError` for a file that cannot be read."""
+def _look_at(
+    path: Path, options: TuningDataOptions, kind: Literal["bundled", "file"]
+) -> tuple[str, Peek | None]:
+    """What the splits follow from, and the first rows.
+
+    Raises `TextError` for a file that cannot be read.
+    """
     source, expected = options.dataset, f"expected a {suffixes_in_words()} file"
     if path.suffix.lower() not in SUFFIXES:
         found = "a folder" if path.is_dir() else f"a file of kind '{path.suffix}'"
@@ -200,4 +208,8 @@ def _file_fingerprint(path: Path, options: TuningDataOptions) -> str:
         ) from error
     if empty:
         raise TextError(f"{source}: the file is empty; expected rows to tune on")
-    return _fingerprint({"sha256": contents}, options)
+    seen = peek(path, source)
+    where = {"sha256": contents}
+    if kind == "file" and once_retyped(path, seen):
+        where["values"] = "as written"
+    return _fingerprint(where, options), seen

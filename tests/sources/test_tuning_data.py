@@ -158,6 +158,165 @@ def test_a_column_that_only_other_rows_have(tmp_path: Path) -> None:
     assert "q8 " in found
 
 
+VALUES = (
+    "2021-05-03", "12", "3.10", "0042", "12345678901234567890123", "1e5", "true", "True", "NA",
+    "null", "None", "nan", "N/A", "-0", " 7 ", "Infinity", "line\u2028break", "a\x0bb\x1cc", "\r\n",
+    '"', "x,y", "#N/A",
+)  # fmt: skip
+"""Texts that look like something else."""
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+@pytest.mark.parametrize("blank", [True, False])
+def test_text_stays_as_it_is_written(tmp_path: Path, name: str, *, blank: bool) -> None:
+    """In a column of nothing but such a text, beside a blank, and among others."""
+    alike = {f"c{at}": value for at, value in enumerate(VALUES)}
+    rows = [{"ask": f"q{at}", "mixed": value, **alike} for at, value in enumerate(VALUES)]
+    if blank:
+        rows[3].update(dict.fromkeys(alike, ""))
+    write_rows(tmp_path, rows, name)
+    recipe = {
+        "prompt": "{{ ask }}",
+        "completion": f"{{{{ [mixed, {', '.join(alike)}] | join(';') }}}}",
+    }
+    splits = load(tmp_path, name, recipe=recipe, train=len(VALUES) - 7)
+    found = {
+        one.prompt: one.completion for one in (*splits.train, *splits.validation, *splits.test)
+    }
+    assert found == {row["ask"]: ";".join((row["mixed"], *(row[c] for c in alike))) for row in rows}
+
+
+def test_cells_that_are_blank_or_missing_are_empty(tmp_path: Path) -> None:
+    lines = [f"q{at},{at if at % 2 else ''},say {at}" for at in range(13)]
+    (tmp_path / "d.csv").write_text("\n".join(["ask,hint,say", *lines, "", "q13", "q14,,x"]))
+    recipe = {**RECIPE, "prompt": "{{ ask }}{% if hint %} ({{ hint }}){% endif %}"}
+    splits = load(tmp_path, "d.csv", recipe=recipe, train=7)
+    assert (splits.rows, splits.empty) == (15, 1)
+    found = {one.prompt for one in (*splits.train, *splits.validation, *splits.test)}
+    assert found == {f"q{at} ({at})" if at % 2 else f"q{at}" for at in (*range(13), 14)}
+
+
+def test_numbers_and_truths_of_json_are_written_as_the_file_writes_them(tmp_path: Path) -> None:
+    written = [
+        "3.10",
+        "true",
+        "false",
+        "1e5",
+        "0",
+        "-0",
+        "12345678901234567890123",
+        "1.0",
+        "9" * 5000,
+    ]
+    lines = [f'{{"ask": "q{at}", "say": {text}}}' for at, text in enumerate(written)]
+    lines += [f'{{"ask": "n{at}", "say": {empty}}}' for at, empty in enumerate(["null", "NaN"])]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    splits = load(tmp_path, "d.jsonl", train=7, validation=1, test=1)
+    found = {
+        one.prompt: one.completion for one in (*splits.train, *splits.validation, *splits.test)
+    }
+    assert found == {f"q{at}": text for at, text in enumerate(written)}
+    assert splits.empty == 2
+    nested = "".join(
+        f'{{"ask": {{"n": {at}.50, "on": true, "many": [1.0, 2]}}, "say": "a"}}\n'
+        for at in range(9)
+    )
+    (tmp_path / "n.jsonl").write_text(nested)
+    template = "{{ ask.n }} {{ ask.n * 2 }} {{ ask.on }} {{ ask.many | join(' ') }}"
+    splits = load(
+        tmp_path, "n.jsonl", recipe={**RECIPE, "prompt": template}, train=7, validation=1, test=1
+    )
+    assert {one.prompt for one in (*splits.train, *splits.validation, *splits.test)} == {
+        f"{at}.50 {2 * at + 1}.0 true 1.0 2" for at in range(9)
+    }
+
+
+def test_rows_of_different_kinds(tmp_path: Path) -> None:
+    rows: list[Row] = [*make_rows(14), {"ask": {"a": 1}, "say": "x"}, {"ask": 5, "say": [1]}]
+    write_rows(tmp_path, rows)
+    recipe = {"prompt": "{{ ask }}", "completion": "{{ say[0] }}"}
+    with pytest.raises(TextError, match=r"row 15: .* writes a whole dict"):
+        load(tmp_path, recipe=recipe)
+    write_rows(tmp_path, [rows[0], rows[15], *rows[1:14]])
+    splits = load(tmp_path, recipe=recipe)
+    assert "5" in prompts(splits.train + splits.validation + splits.test)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ('ask,say\nq,"a', "d.csv:2: found no valid CSV"),
+        ('ask,say\nq,"a"b', "d.csv:2: found no valid CSV"),
+        ("ask,say\nq,a,b", "d.csv:2: found 3 cells where the first line names 2 columns"),
+        ("ask,ask\nq,a", "names the column ask twice"),
+    ],
+)
+def test_csv_that_is_none(tmp_path: Path, contents: str, message: str) -> None:
+    (tmp_path / "d.csv").write_text(contents)
+    with pytest.raises(TextError, match=message):
+        resolve(tmp_path, "d.csv")
+
+
+def test_long_cells(tmp_path: Path) -> None:
+    """Longer than the package csv takes by itself, and than what is looked at in the plan."""
+    for name in ("d.csv", "d.jsonl"):
+        rows = make_rows(15)
+        rows[0]["say"], rows[7]["ask"] = "a" * 5_000_000, "b" * 140_000
+        write_rows(tmp_path, rows, name)
+        splits = load(tmp_path, name)
+        found = [*splits.train, *splits.validation, *splits.test]
+        assert sorted(len(one.prompt + one.completion) for one in found)[-2:] == [
+            140_002,
+            5_000_002,
+        ]
+
+
+@pytest.mark.parametrize(
+    ("contents", "changed"),
+    [
+        ('{"ask": "2021", "say": "2021-05-03 and more"}\n{"ask": "q", "say": "NA"}', False),
+        ('{"ask": "q", "say": 5, "id": 3}', False),
+        ('{"ask": "q", "say": 5.25}\n{"ask": "r", "say": null}', False),
+        ('{"ask": {"text": "q"}, "say": ["a"]}', False),
+        ('{"ask": "q", "say": "2021-05-03"}', True),
+        ('{"ask": {"day": "2021-05-03"}, "say": ""}', True),
+        ('{"ask": "q", "say": 5.250}', True),
+        ('{"ask": "q", "say": true}', True),
+        ("ask,say\nq,a\nr,\ns,5", False),
+        ("ask,say\n1,a\n2,b", False),
+        ("ask,say\n1,a\n,b", True),
+        ("ask,say\nq,1.50", True),
+        ("ask,say\nq,true", True),
+        ("ask,say\nq,NA\nr,b", True),
+    ],
+)
+def test_records_of_values_that_were_once_guessed_are_not_found_again(
+    tmp_path: Path, contents: str, *, changed: bool
+) -> None:
+    """What the file held was read as other values; the key of all other data stays as it was."""
+    from qbench.record import content_key
+    from qbench.sources.fingerprint import file_sha256
+    from qbench.sources.recipes import recipe_text
+
+    path = tmp_path / ("d.csv" if contents.startswith("ask") else "d.jsonl")
+    first, *others = contents.split("\n")
+    lines = [first, *others * 3] if path.suffix == ".csv" else [first, *others] * 3
+    path.write_text("\n".join(lines))
+    recipe = {"prompt": "p {{ ask is defined }}", "completion": "c"}
+    data = resolve(tmp_path, path.name, recipe=recipe, train=1, validation=1, test=1)
+    before = content_key(
+        {
+            "sha256": file_sha256(path),
+            "train": 1,
+            "validation": 1,
+            "test": 1,
+            "seed": 0,
+            "recipe": recipe_text(data.options.recipe),
+        }
+    )
+    assert (data.fingerprint != before) is changed
+
+
 def parts_of(train: str, validation: str, test: str) -> Splits:
     """Splits of one example each, told apart by the prompt alone."""
     first, second, third = ([Example(name, name, "a")] for name in (train, validation, test))
@@ -351,6 +510,8 @@ def test_the_defaults_are_the_bundled_data() -> None:
     assert (data.kind, data.name) == ("bundled", "stdlib-instruct")
     splits = load_splits(data)
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [1000, 100, 100]
+    # It is part of the keys of published records.
+    assert data.fingerprint == "7b24dd111dcac2c8"
 
 
 def test_chat_needs_a_tokenizer(tmp_path: Path) -> None:
