@@ -73,10 +73,8 @@ def divergence_metrics(
     values: dict[str, float | None] = dict.fromkeys(
         definition.name for definition in DIVERGENCE_METRICS
     )
-    if scores.kl:
-        import torch
-
-        token_kl = torch.cat(scores.token_kl).sort().values
+    if scores.token_kl is not None:
+        token_kl = scores.token_kl.sort().values
         values = {
             "kl.mean": math.fsum(scores.kl) / tokens,
             **{

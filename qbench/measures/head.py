@@ -31,17 +31,24 @@ class OutputHead:
     route: Literal["head", "stub"]
     """`head`: its output layer alone. `stub`: its whole forward with the body replaced."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where states and logits lie: of a model on several GPUs, on that of the output layer."""
+        device: torch.device = self.model.get_output_embeddings().weight.device
+        return device
+
     def states(self, ids: torch.Tensor) -> torch.Tensor:
         """Final hidden states, (batch, tokens, hidden), of ids (batch, tokens)."""
         states: torch.Tensor = _body(self.model)(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+        return states.to(self.device)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits in fp32, (positions, vocabulary), of states (positions, hidden)."""
         if self.route == "head":
             logits: torch.Tensor = self.model.get_output_embeddings()(states)
-            return logits.float()
-        return _stub_logits(self.model, states).float()
+        else:
+            logits = _stub_logits(self.model, states)
+        return logits.to(self.device).float()
 
 
 def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:
@@ -50,6 +57,7 @@ def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:
     Raises `MeasurementError` when neither does.
     """
     own = model(input_ids=ids, use_cache=False).logits[0].float()
+    own = own.to(model.get_output_embeddings().weight.device)
     routes: tuple[Literal["head", "stub"], ...] = ("head", "stub")
     for route in routes:
         head = OutputHead(model, route)

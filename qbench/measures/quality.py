@@ -167,7 +167,7 @@ class Quality:
         with torch.inference_mode(), attention_kernel(loaded.model, params.get("attention")):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
-            reference, unknown = _find_reference(loaded, item, head, ids_sha256)
+            reference, unknown = _find_reference(item, head, ids_sha256)
             scores = score_windows(head, windows, params["batch"], vocabulary, reference)
             floor: tuple[float | None, str | None] = (None, "divergence was not asked for")
             if params["divergence"]:
@@ -224,7 +224,7 @@ class Quality:
 
 
 def _find_reference(
-    loaded: LoadedModel, item: Item, head: OutputHead, ids_sha256: str
+    item: Item, head: OutputHead, ids_sha256: str
 ) -> tuple[Reference | None, str | None]:
     """What the cell is held against, or why it is not."""
     if not item.params["divergence"] or item.states_key is None:
@@ -232,7 +232,7 @@ def _find_reference(
     if item.makes_states:
         return OwnStates(head), None
     try:
-        return CachedStates(item.states_key, loaded.model, ids_sha256), None
+        return CachedStates(item.states_key, head, ids_sha256), None
     except MeasurementError as error:
         return None, str(error)
 

@@ -62,7 +62,8 @@ class OwnStates:
 
     def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
         """The reference's logits are its own."""
-        self._collected.append(own_states.cpu())
+        # Into pinned memory, while the device goes on; whole once its sums have been read.
+        self._collected.append(own_states.to("cpu", non_blocking=True))
         return self.head.logits(own_states)
 
     def save(self, key: str, ids_sha256: str) -> None:
@@ -97,8 +98,8 @@ class OwnStates:
 class CachedStates:
     """The reference's states and head, read from the cache as they are needed."""
 
-    def __init__(self, key: str, model: PreTrainedModel, ids_sha256: str) -> None:
-        """Opens the states; `model` is the cell's, on whose device the head is put.
+    def __init__(self, key: str, head: OutputHead, ids_sha256: str) -> None:
+        """Opens the states; `head` is the cell's, on whose device the reference's is put.
 
         Raises `MeasurementError` when there are none, or they are of other token ids.
         """
@@ -117,19 +118,20 @@ class CachedStates:
         if metadata["ids_sha256"] != ids_sha256:
             raise MeasurementError("the reference was scored on other token ids than this cell")
         self._states = self._file.get_slice("states")
-        self._device = model.device
+        self._device = head.device
         weight = self._file.get_tensor("head.weight").to(self._device)
         bias = None
         if "head.bias" in self._file.keys():  # noqa: SIM118 - it is no mapping
             bias = self._file.get_tensor("head.bias").to(self._device)
         self._weight, self._bias = weight, bias
-        self._stub = _bodyless(model, weight, bias) if metadata["route"] == "stub" else None
+        self._stub = _bodyless(head.model, weight, bias) if metadata["route"] == "stub" else None
 
     def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
         """The reference's head applied to its states of the same tokens."""
         from torch.nn.functional import linear
 
-        states = self._states[start : start + len(own_states)].to(self._device)
+        states = self._states[start : start + len(own_states)]
+        states = states.to(self._device, non_blocking=True)
         if self._stub is not None:
             return self._stub.logits(states)
         return linear(states, self._weight, self._bias).float()

@@ -1,8 +1,11 @@
 """One pass over the windows: each token's loss, and its divergence from the reference.
 
 The body of the model runs once a window; logits exist for `CHUNK_TOKENS` positions at a time, the
-reference's beside the cell's. Softmax and sums are in fp64 of fp32 logits, `BLOCK_LOGITS` of them
-at a time: of 8 bytes each, they would otherwise be the peak.
+reference's beside the cell's. Softmax and sums are in fp64 of fp32 logits, a block of them at a
+time (`block_rows`): of 8 bytes each, they would otherwise be the peak.
+
+Sums stay on the device until all windows are done: a GPU that is asked for a number waits for all
+that was begun, and has nothing to do while the next is being prepared.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError
-from qbench.predict.inference import CHUNK_TOKENS
+from qbench.predict.inference import CHUNK_TOKENS, block_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
 
 NOISE_TOKENS = 1024
 """The noise floor is taken on the first windows that hold as many tokens."""
-BLOCK_LOGITS = 2**18
-"""Logits that exist in fp64 at once: 2 MiB, which also keeps them within a CPU's cache."""
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Scores:
     """Tokens of each window with the same most likely next token, the lowest id of tied ones."""
     squared_change: list[float] = field(default_factory=list)
     """Summed squared change of the true token's probability of each window."""
-    token_kl: list[torch.Tensor] = field(default_factory=list)
-    """KL of each token, in the text's order, a tensor a chunk."""
+    token_kl: torch.Tensor | None = None
+    """KL of each token, (scored tokens,), in the text's order; None without a reference."""
     nonfinite: int = 0
     logits: int = 0
 
@@ -60,21 +61,24 @@ def score_windows(
     `vocabulary` is the tokenizer's size: columns beyond it pad the model's head and are left out
     of the divergence.
     """
-    import torch
-
-    scores = Scores()
-    start = 0
+    sums: list[torch.Tensor] = []
+    token_kl: list[torch.Tensor] = []
+    logits = start = 0
     for group in in_groups(windows, batch):
-        ids = torch.tensor([window.ids for window in group], device=head.model.device)
+        ids = ids_of(group, head.model.device)
         states = head.states(ids)
+        targets = ids.to(head.device)
         for row, window in enumerate(group):
             first = window.first_scored
-            _add_window(
-                scores, head, states[row, first - 1 : -1], ids[row, first:],
+            found = _score_window(
+                head, states[row, first - 1 : -1], targets[row, first:],
                 vocabulary=vocabulary, reference=reference, start=start,
             )  # fmt: skip
+            sums.append(found.sums)
+            token_kl += found.token_kl
+            logits += found.logits
             start += window.scored
-    return scores
+    return _gather(sums, token_kl, logits)
 
 
 def noise_floor(
@@ -89,9 +93,9 @@ def noise_floor(
     model = head.model
     own = model.config._attn_implementation  # noqa: SLF001 - there is no public name for it
     other = "sdpa" if own == "eager" else "eager"
-    total, tokens = 0.0, 0
+    total, tokens = torch.zeros((), dtype=torch.float64, device=head.device), 0
     for group in in_groups(windows, batch):
-        ids = torch.tensor([window.ids for window in group], device=model.device)
+        ids = ids_of(group, model.device)
         states = head.states(ids)
         try:
             with attention_kernel(model, other):
@@ -100,13 +104,13 @@ def noise_floor(
             return None, str(error)
         for row, window in enumerate(group):
             for chunk in _slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
-                targets = ids[row, chunk.start + 1 : chunk.stop + 1]
+                targets = ids[row, chunk.start + 1 : chunk.stop + 1].to(head.device)
                 wanted, found = head.logits(states[row, chunk]), head.logits(changed[row, chunk])
-                total += float(_compare(found, wanted, targets, vocabulary).kl.sum())
+                total += _compare(found, wanted, targets, vocabulary).kl.sum()
                 tokens += len(targets)
         if tokens >= NOISE_TOKENS:
             break
-    return total / tokens, None
+    return float(total) / tokens, None
 
 
 @contextmanager
@@ -128,8 +132,18 @@ def attention_kernel(model: PreTrainedModel, kernel: str | None) -> Iterator[Non
         model.set_attn_implementation(own)
 
 
-def _add_window(
-    scores: Scores,
+@dataclass(frozen=True)
+class _Window:
+    """What one window gives, still on the device."""
+
+    sums: torch.Tensor
+    """(5,), fp64: nll, kl, same_top, squared_change and nonfinite, as in `Scores`."""
+    token_kl: list[torch.Tensor]
+    """KL of each position, a tensor a chunk; empty without a reference."""
+    logits: int
+
+
+def _score_window(
     head: OutputHead,
     states: torch.Tensor,
     targets: torch.Tensor,
@@ -137,57 +151,75 @@ def _add_window(
     vocabulary: int,
     reference: Reference | None,
     start: int,
-) -> None:
-    """Adds one window: states (n, hidden) that predict targets (n,), from scored token `start`."""
+) -> _Window:
+    """Scores states (n, hidden) that predict targets (n,), the first of them token `start`."""
     import torch
 
-    nll = kl = squared = 0.0
-    same = 0
+    nll, kl, same, squared, nonfinite = torch.zeros(5, dtype=torch.float64, device=targets.device)
+    token_kl: list[torch.Tensor] = []
+    counted = 0
     for chunk in _slices(0, len(targets), CHUNK_TOKENS):
         logits = head.logits(states[chunk])
-        # One sum tells that all are finite; they are counted one by one only when it is not.
-        if not torch.isfinite(logits.sum()):
-            scores.nonfinite += int((~torch.isfinite(logits)).sum())
-        scores.logits += logits.numel()
+        nonfinite = nonfinite + _nonfinite(logits)
+        counted += logits.numel()
         if reference is None:
-            nll += _loss(logits, targets[chunk])
+            nll = nll + _loss(logits, targets[chunk])
             continue
         wanted = reference.logits(start + chunk.start, states[chunk])
         found = _compare(logits, wanted, targets[chunk], vocabulary)
         padded = logits.shape[1] > vocabulary
-        nll += _loss(logits, targets[chunk]) if padded else found.loss
-        scores.token_kl.append(found.kl.cpu())
-        kl += float(found.kl.sum())
-        same += found.same_top
-        squared += found.squared_change
-    scores.nll.append(nll)
-    if reference is not None:
-        scores.kl.append(kl)
-        scores.same_top.append(float(same))
-        scores.squared_change.append(squared)
+        nll = nll + (_loss(logits, targets[chunk]) if padded else found.loss)
+        token_kl.append(found.kl)
+        kl = kl + found.kl.sum()
+        same = same + found.same_top
+        squared = squared + found.squared_change
+    return _Window(torch.stack([nll, kl, same, squared, nonfinite]), token_kl, counted)
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
+def _gather(sums: list[torch.Tensor], token_kl: list[torch.Tensor], logits: int) -> Scores:
+    """Asks the device for all that it has summed up, once."""
+    import torch
+
+    nll, kl, same, squared, nonfinite = torch.stack(sums, dim=1).tolist()
+    scores = Scores(nll=nll, nonfinite=int(sum(nonfinite)), logits=logits)
+    if token_kl:
+        scores.kl, scores.same_top, scores.squared_change = kl, same, squared
+        scores.token_kl = torch.cat(token_kl).cpu()
+    return scores
+
+
+def _nonfinite(logits: torch.Tensor) -> torch.Tensor:
+    """How many of the logits are infinite or not a number."""
+    import torch
+
+    # What is finite less itself is zero, all else is no number, which is not zero.
+    blocks = (logits[block] for block in _blocks(logits))
+    return torch.stack([torch.count_nonzero(block - block) for block in blocks]).sum()
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood of targets (n,) under logits (n, columns), in nats."""
+    import torch
     from torch.nn.functional import cross_entropy
 
-    return sum(
-        float(cross_entropy(logits[block].double(), targets[block], reduction="sum"))
+    losses = [
+        cross_entropy(logits[block].double(), targets[block], reduction="sum")
         for block in _blocks(logits)
-    )
+    ]
+    return torch.stack(losses).sum()
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """What one chunk of positions gives against the reference."""
+    """What one chunk of positions gives against the reference; sums are fp64, of no dimension."""
 
-    loss: float
+    loss: torch.Tensor
     """Summed negative log-likelihood of the true tokens, in nats."""
     kl: torch.Tensor
     """KL(reference ‖ cell) of each position, (n,), in fp64 nats."""
-    same_top: int
+    same_top: torch.Tensor
     """Positions with the same most likely token."""
-    squared_change: float
+    squared_change: torch.Tensor
     """Summed squared change of the true token's probability."""
 
 
@@ -198,37 +230,47 @@ def _compare(
     import torch
 
     logits, wanted = logits[:, :vocabulary], wanted[:, :vocabulary]
-    same = int((logits.argmax(1) == wanted.argmax(1)).sum())
-    kl, loss, squared = [], 0.0, 0.0
+    same = (logits.argmax(1) == wanted.argmax(1)).sum()
+    kl = []
+    loss, squared = torch.zeros(2, dtype=torch.float64, device=logits.device)
     for block in _blocks(logits):
         own = logits[block].double().log_softmax(-1)
         expected = wanted[block].double().log_softmax(-1)
         true = targets[block, None]
         likelihood = own.gather(1, true)
-        loss -= float(likelihood.sum())
-        squared += float((likelihood.exp() - expected.gather(1, true).exp()).square().sum())
+        loss = loss - likelihood.sum()
+        change = likelihood.exp() - expected.gather(1, true).exp()
+        squared = squared + change.square().sum()
         own.sub_(expected).neg_()
         kl.append(_expectation(expected.exp_(), own))
     return _Compared(loss, torch.cat(kl), same, squared)
 
 
 def _expectation(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Mean of each row of values under its row of probabilities; what has none counts nothing."""
-    import torch
+    """Mean of each row of values under its row of probabilities; what has none counts nothing.
 
-    sums: torch.Tensor = torch.linalg.vecdot(probabilities, values)
-    if sums.isfinite().all():
-        return sums
-    return (probabilities * values).where(probabilities > 0, 0.0).sum(-1)
+    Both are overwritten.
+    """
+    values.mul_(probabilities)
+    # Nothing times infinity is no number.
+    return values.masked_fill_(probabilities == 0, 0.0).sum(-1)
 
 
 def _blocks(logits: torch.Tensor) -> list[slice]:
     """Rows of logits (n, vocabulary) that are taken to fp64 together."""
-    return _slices(0, len(logits), max(1, BLOCK_LOGITS // logits.shape[1]))
+    return _slices(0, len(logits), block_rows(logits.shape[1], logits.device.type))
 
 
 def _slices(first: int, end: int, length: int) -> list[slice]:
     return [slice(at, min(at + length, end)) for at in range(first, end, length)]
+
+
+def ids_of(group: list[Window], device: torch.device) -> torch.Tensor:
+    """The token ids of windows of equal length, (windows, tokens), on a device."""
+    import torch
+
+    # Copied beside the computing: `torch.tensor(…, device=…)` would wait for the device.
+    return torch.tensor([window.ids for window in group]).to(device, non_blocking=True)
 
 
 def in_groups(windows: list[Window], batch: int) -> list[list[Window]]:

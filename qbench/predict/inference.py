@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 256
 """Positions whose logits exist at once where a text is scored. The same in every cell: other sizes
 round differently."""
+BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**23}
+"""Logits that are taken to fp64 at once: on a CPU 2 MiB, which stay in its cache; on a GPU 64 MiB,
+enough for its kernels to take longer than their launch."""
 _FP32 = 4
+_FP64 = 8
 _ENOUGH_LAYERS = 3
 
 
@@ -119,15 +123,21 @@ def predict_inference(
     return max(prefill, decode, key=lambda phase: phase.total)
 
 
+def block_rows(vocabulary: int, device: str) -> int:
+    """Positions whose logits are taken to fp64 together on a kind of device."""
+    return max(1, BLOCK_LOGITS["cuda" if device == "cuda" else "cpu"] // vocabulary)
+
+
 def predict_scoring(
     model: HeldModel, *, batch: int, tokens: int, compared: bool = True
 ) -> InferenceBytes:
     """The peak of scoring a text: the body on a batch of windows, then logits chunk by chunk.
 
     Of `CHUNK_TOKENS` positions at once there are the logits in the cell's own type and in fp32;
-    where cells are `compared` the reference's in fp32 besides, and the body runs once more under
-    the plain attention kernel, with all of its scores, beside the final states of the first run.
-    (Softmax is in fp64, of a few MiB at once, which are not counted.)
+    where cells are `compared` the reference's in fp32 besides, its head (counted in the cell's own
+    type), and the body runs once more under the plain attention kernel, with all of its scores,
+    beside the final states of the first run. Of a block of positions there are the logits and their
+    log-softmax in fp64, and where cells are compared the other side's log-softmax.
     """
 
     def run(part: HeldModel) -> InferenceBytes:
@@ -139,12 +149,22 @@ def predict_scoring(
             )
             return decoder.states()
 
+        vocabulary, sides = part.shape.vocabulary, 2 if compared else 1
         first = states("sdpa")
+        reference = part.shape.hidden * vocabulary * first.item_bytes if compared else 0
+        _head = Storage(ledger, LOGITS, reference)
         again = states("eager") if compared else None
-        chunk = min(tokens, CHUNK_TOKENS) * part.shape.vocabulary
+        _ids = Storage(ledger, BATCH, batch * tokens * 8)
+        positions = min(tokens - 1, CHUNK_TOKENS)
         own = 0 if part.formats.rest == "fp32" else first.item_bytes
-        logits = Storage(ledger, LOGITS, chunk * (own + (2 if compared else 1) * _FP32))
-        del logits, first, again
+        narrow = Storage(ledger, LOGITS, positions * vocabulary * own)
+        logits = Storage(ledger, LOGITS, positions * vocabulary * sides * _FP32)
+        del narrow
+        rows = min(positions, block_rows(vocabulary, part.kernels.device))
+        # Without a reference the log-softmax is within one operation, the cross entropy.
+        copies = 3 if compared else 1 + part.kernels.unseen
+        block = Storage(ledger, LOGITS, rows * vocabulary * copies * _FP64)
+        del logits, block, first, again
         return _by_part("scoring", part, ledger)
 
     return _over_layers(model, run)

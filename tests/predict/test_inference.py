@@ -11,13 +11,14 @@ import torch
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.training_shape import TrainingShape, training_shape
 from qbench.measures.head import OutputHead
-from qbench.measures.scoring import attention_kernel
+from qbench.measures.reference_states import CachedStates, OwnStates
+from qbench.measures.scoring import noise_floor, score_windows
+from qbench.measures.windows import Window
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.predict.decoders import sliding_window
 from qbench.predict.formats import Formats, read_formats
 from qbench.predict.inference import (
-    CHUNK_TOKENS,
     HeldModel,
     InferenceBytes,
     predict_decode,
@@ -146,20 +147,23 @@ def test_prefill_and_decode(case: _Case, loaded: Callable[[_Case], Any]) -> None
 @pytest.mark.parametrize("compared", [False, True])
 @pytest.mark.parametrize("case", SCORED, ids=str)
 def test_scoring(case: _Case, loaded: Callable[[_Case], Any], compared: bool) -> None:  # noqa: FBT001
-    """The body on a batch of windows, once more by plain attention, then the logits of a chunk."""
+    """The body on a batch of windows, the logits of a chunk, and the plain attention's at last."""
     model = loaded(case)
     ids = torch.randint(200, (case.batch, case.tokens), generator=torch.Generator().manual_seed(0))
+    windows = [Window(tuple(row), 1, case.tokens) for row in ids.tolist()]
+    vocabulary = model.config.vocab_size
     with torch.inference_mode():
         model(input_ids=ids[:, :1])
         head = OutputHead(model, "head")
+        own = OwnStates(head)
+        score_windows(head, windows, case.batch, vocabulary, own)
+        own.save("scored", "ids")
         held = [one.tensor for one in inventory(model)]
         with LivePeak("cpu", held) as peak:
-            states = [head.states(ids)]
+            reference = CachedStates("scored", head, "ids") if compared else None
+            score_windows(head, windows, case.batch, vocabulary, reference)
             if compared:
-                with attention_kernel(model, "eager"):
-                    states.append(head.states(ids))
-            logits = [head.logits(each[0, :CHUNK_TOKENS]) for each in states]
-    assert len(logits) == 1 + compared
+                noise_floor(head, windows, case.batch, vocabulary)
     predicted = _held(case, model)
     found = predict_scoring(predicted, batch=case.batch, tokens=case.tokens, compared=compared)
     # Plain attention copies one hidden state of GPT-2 more than is gone through.
