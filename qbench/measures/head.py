@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.errors import MeasurementError
 
@@ -61,7 +61,10 @@ def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:
     routes: tuple[Literal["head", "stub"], ...] = ("head", "stub")
     for route in routes:
         head = OutputHead(model, route)
-        rebuilt = head.logits(head.states(ids)[0])
+        states = head.states(ids)[0]
+        if route == "head" and not _takes(model.get_output_embeddings(), states):
+            continue
+        rebuilt = head.logits(states)
         if ((own == rebuilt) | (own.isnan() & rebuilt.isnan())).all():
             return head
     raise MeasurementError(
@@ -70,10 +73,33 @@ def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:
     )
 
 
-def _body(model: PreTrainedModel) -> torch.nn.Module:
-    """The model below its output head."""
-    body: torch.nn.Module = model.base_model
-    return body
+def _takes(output: Any, states: torch.Tensor) -> bool:
+    """Whether a plain layer multiplies states of this type, which Mamba's are cast to first."""
+    from torch import nn
+
+    return type(output) is not nn.Linear or bool(output.weight.dtype == states.dtype)
+
+
+def _body(model: Any) -> torch.nn.Module:
+    """The model below its output head; raises `MeasurementError` where it is no module of its own.
+
+    Some language models are named as their own base, such as the text model of Llama 4: there it is
+    the part that reads the token ids.
+    """
+    embedding = model.get_input_embeddings()
+    readers = [
+        part
+        for part in model.children()
+        if part is not embedding and any(module is embedding for module in part.modules())
+    ]
+    bodies: list[torch.nn.Module] = [model.base_model, *readers]
+    for body in bodies:
+        if body is not model:
+            return body
+    raise MeasurementError(
+        f"{type(model).__name__} has no part of its own below its output head; qbench cannot score"
+        " this architecture"
+    )
 
 
 def _stub_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
@@ -85,15 +111,27 @@ def _stub_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+@dataclass(frozen=True)
+class _BodyOutput:
+    """Final states, and None for what else some models hand on, such as Mamba's cache."""
+
+    last_hidden_state: torch.Tensor
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
 @contextmanager
 def _replaced_body(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
     body = _body(model)
     own_forward = body.forward
 
-    def stub(*_: object, **__: object) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=states)
+    def stub(*_: object, **__: object) -> _BodyOutput:
+        return _BodyOutput(states)
 
     body.forward = stub
     try:

@@ -93,6 +93,36 @@ def test_divergence_equals_a_naive_one(
     assert found["rms_probability_change"] == pytest.approx(math.sqrt((change**2).mean()), abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("variant", "route"),
+    [
+        # Its final states stay in fp32, and are cast before the head multiplies them.
+        (Variant("mamba", "mamba", {"state_size": 8}), "stub"),
+        # It is named as its own base.
+        (
+            Variant(
+                "llama4-text",
+                "llama4_text",
+                {"intermediate_size_mlp": 128, "head_dim": 16, "num_local_experts": 2},
+            ),
+            "head",
+        ),
+    ],
+    ids=lambda given: getattr(given, "label", given),
+)
+def test_bodies_that_are_not_found_by_their_name(
+    cells: TinyCells, tmp_path: Path, variant: Variant, route: str
+) -> None:
+    text = make_text(100)
+    path = write_text(tmp_path, text)
+    reference, cell = cells.load(variant, "fp32"), cells.load(variant, "bf16")
+    measure(reference, path, reference=True)
+    outcome = QUALITY.measure(cell, make_item(cell, path, batch=1))
+    assert outcome.details["head_route"] == route
+    kl, _, _ = naive_divergence(reference, cell, text)
+    assert values(outcome)["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
+
+
 def test_the_reference_against_itself_is_exactly_zero(cells: TinyCells, tmp_path: Path) -> None:
     path = write_text(tmp_path, make_text(200))
     reference = cells.load(ARCHITECTURES[0], "fp32")
