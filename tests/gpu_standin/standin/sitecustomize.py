@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 
@@ -28,7 +29,31 @@ def _nvml(module: Any) -> None:
     gpu_driver.answer_for_nvml(module)
 
 
-_AFTER = {"torch._C": _driver, "torch.version": _version, "torch.cuda": _nvml}
+def _tensors(_: Any) -> None:
+    import gpu_tensors
+
+    gpu_tensors.start()
+
+
+def _library(module: Any) -> None:
+    """bitsandbytes' library for CPUs: its operators find their tensors there."""
+    module.get_cuda_specs = lambda: None
+
+
+def _rates(module: Any) -> None:
+    """A product of a GPU's size takes minutes on a CPU."""
+    module.MATRIX_SIDE = dict.fromkeys(module.MATRIX_SIDE, 128)
+    module.COPY_BYTES = 2**20
+
+
+_AFTER = {
+    "torch._C": _driver,
+    "torch.version": _version,
+    "torch.cuda": _nvml,
+    "torch": _tensors,
+    "bitsandbytes.cuda_specs": _library,
+    "qbench.measures.roofline_rates": _rates,
+}
 
 
 class _Finder(MetaPathFinder):
@@ -60,3 +85,5 @@ class _Finder(MetaPathFinder):
 # Where this process is to see no GPU (qbench hides them from some), torch stays as it is.
 if os.environ.get("GPU_STANDIN") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
     sys.meta_path.insert(0, _Finder())
+    sys.modules["bitsandbytes.backends.cuda.ops"] = ModuleType("bitsandbytes.backends.cuda.ops")
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # torch's modes are of one thread

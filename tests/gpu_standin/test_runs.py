@@ -1,0 +1,91 @@
+"""Suites on GPUs of four generations: every cell ends, each on the GPU that it was given."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gpu_standin.machines import with_gpus
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+SUITE = """\
+models: [{model}]
+precisions: [{precisions}]
+reference: {reference}
+measure:
+  footprint:
+  memory: {{prompt_tokens: 8, new_tokens: 2}}
+  latency: {{prompt_tokens: 8, new_tokens: 2, repeats: 1, min_iterations: 1, min_seconds: 0.01}}
+  quality: {{text: text.txt, window: 32}}
+"""
+TUNING = """\
+finetune:
+  data:
+    dataset: rows.jsonl
+    recipe: {prompt: "{{ name }} is", completion: " {{ kind }}"}
+    train: 8
+    validation: 2
+    test: 4
+  methods:
+    - {method: full, steps: 2, batch: 2}
+    - {method: lora, precision: nf4-dq, steps: 2, batch: 2}
+  deploy: [attached]
+"""
+SECOND = "GPU-00000001-1111-2222-3333-444444444444"
+
+
+def run(place: Workplace, device: str = "cuda", tuning: str = "", *precisions: str) -> None:
+    """Runs the suite to its end; every record must be `ok`, with the allocator's figures."""
+    text = SUITE.format(
+        model=place.model, precisions=", ".join(precisions), reference=precisions[0]
+    )
+    place.write("suite.yaml", text + tuning)
+    done = place.call("run", "suite.yaml", "--device", device)
+    records = place.records().values()
+    reasons = {record.cell.slug: record.reason for record in records if record.status != "ok"}
+    assert (done.code, reasons) == (0, {}), done.output + done.errors
+    memory = [record for record in records if record.item.measurement == "memory"]
+    assert {record.details["method"] for record in memory} == {"torch.cuda allocator"}
+    assert {record.item.measurement for record in records} >= {"footprint", "latency", "quality"}
+
+
+def device_of(place: Workplace) -> str:
+    (device,) = {record.environment.device for record in place.records().values()}
+    return device
+
+
+def test_capability_7_5(workplace: Workplace) -> None:
+    place = with_gpus(workplace, "t4")
+    run(place, "cuda", "", "fp32", "fp16")
+    assert device_of(place) == "Tesla T4"
+
+
+@pytest.mark.timeout(600)
+def test_capability_8_0_with_tuning(workplace: Workplace) -> None:
+    rows = [{"name": f"number {at}", "kind": ("even", "odd")[at % 2]} for at in range(20)]
+    workplace.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    place = with_gpus(workplace, "a100")
+    run(place, "cuda", TUNING, "bf16", "nf4-dq")
+    assert device_of(place) == "NVIDIA A100-SXM4-80GB"
+
+
+def test_capability_8_6_the_second_gpu_by_its_id(workplace: Workplace) -> None:
+    log = workplace.folder / "who-initialised"
+    place = with_gpus(
+        workplace, "t4", "3090", CUDA_VISIBLE_DEVICES=SECOND, GPU_STANDIN_LOG=str(log)
+    )
+    run(place, "cuda", "", "bf16", "int8")
+    assert device_of(place) == "NVIDIA GeForce RTX 3090"
+    # Each cell's worker initialises CUDA; what they are forked from never does.
+    processes = [line.partition(" ")[0] for line in log.read_text().splitlines()]
+    assert len(processes) == len(set(processes)) == 2
+
+
+def test_capability_9_0_the_second_of_two_gpus(workplace: Workplace) -> None:
+    place = with_gpus(workplace, "t4", "h100")
+    run(place, "cuda:1", "", "bf16")
+    assert device_of(place) == "NVIDIA H100 80GB HBM3"
