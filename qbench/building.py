@@ -43,6 +43,8 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     device_used_before_bytes = device_used_bytes(job.device)
     if job.device.startswith("cuda"):
         torch.cuda.set_device(job.device)  # for kernels that ask which one is current
+    if job.artifact_key is not None and job.cell.deploy is not None:
+        phase("prepare")
     source = _source(job, folder)
     if job.device.startswith("cuda"):
         gc.collect()

@@ -1,6 +1,7 @@
 """The command line: suite → plan → run → records → report. The only place that prints and exits.
 
-Exit codes: 0 fine, 1 cells failed, 2 the user can mend it, 3 a bug in qbench, 130 interrupted.
+Exit codes: 0 fine, 1 cells failed or records lack, 2 the user can mend it, 3 a bug in qbench, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -338,11 +339,14 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
         path = write_report([*result.records, *result.others], reports, "markdown")
         console.print(f"report: {path}", markup=False, highlight=False)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(
-        f"{len(result.records)} records ({counts}), {result.taken} taken now",
+        f"{len(result.records)} records ({counts}), {result.taken} taken now{beside}",
         markup=False,
         highlight=False,
     )
+    for sentence in result.what_is_not_there():
+        console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:

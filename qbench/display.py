@@ -35,7 +35,12 @@ STATUS_STYLE = {
     "crash": "red",
     "error": "red",
 }
-_PHASE_WORDS = {"fetch": "finding the model", "load": "loading", "verify": "verifying"}
+_PHASE_WORDS = {
+    "fetch": "finding the model",
+    "prepare": "preparing the tuned model",
+    "load": "loading",
+    "verify": "verifying",
+}
 
 
 class RunDisplay:

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from qbench.plan import Plan
     from qbench.record import Record, Status
 
+_DIVERGENCE = "kl.mean"
+_IDS = "ids_sha256"
+"""In the details of a record: hash of the token ids that were scored."""
+
 
 def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Job]:
     """What is missing, or is to be taken again, and what that needs; `fresh` for everything."""
     missing = {
         task.key
         for task in plan.tasks
-        if task.skip is None
-        and (
-            fresh
-            or is_missing(record := record_on_disk(task), retry)
-            or _lacks_reference(task, record)
-        )
+        if task.skip is None and (fresh or is_missing(record_on_disk(task), retry))
     }
+    missing |= {record.key for record in lacking(plan, retry)}
     missing |= _states_to_make(plan, missing, retry)
     missing |= _artifacts_to_make(plan, missing, retry)
     return plan.jobs(lambda task: task.key in missing)
@@ -39,16 +39,55 @@ def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
     return record is None or record.status in retry or record.status == "skipped"
 
 
-def _lacks_reference(task: Task, record: Record | None) -> bool:
-    """Whether a record holds nothing against a record that was taken since."""
+def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
+    """Records of the selected cells that are not held against the reference, but can be.
+
+    Its states were gone or could not be kept, or its own measurement failed in a way that is tried
+    again: what passes. Where the reference cannot be measured, or was measured on other token ids,
+    what is missing stays missing.
+    """
+    makers = {
+        task.key: task
+        for cell in plan.every
+        if cell.skip is None
+        for task in cell.tasks
+        if task.item.makes_states and task.skip is None
+    }
+    return [
+        record
+        for task in plan.tasks
+        if task.skip is None
+        and (record := record_on_disk(task)) is not None
+        and _lacks_divergence(task, record)
+        and task.item.states_key in makers
+        and _can_be_held_against(record, makers[task.item.states_key], retry)
+    ]
+
+
+def why_lacking(record: Record) -> str:
+    """What a record lacks, and why, in words."""
+    metric = record.metric(_DIVERGENCE)
+    reason = "it has no such figure" if metric is None else metric.reason
+    return f"not held against {record.item.held_against or 'the reference'}: {reason}"
+
+
+def _lacks_divergence(task: Task, record: Record) -> bool:
     return (
-        record is not None
-        and record.status == "ok"
+        record.status == "ok"
         and task.item.states_key is not None
         and task.item.params.get("divergence", False)
-        and record.value("kl.mean") is None
-        and has_states(task.item.states_key)
+        and record.value(_DIVERGENCE) is None
     )
+
+
+def _can_be_held_against(record: Record, maker: Task, retry: frozenset[Status]) -> bool:
+    """Whether the reference's states, made by `maker`, are there or can be, and are of its ids."""
+    of_reference = record_on_disk(maker)
+    if of_reference is None or is_missing(of_reference, retry):
+        return True
+    if of_reference.status != "ok":
+        return has_states(maker.key)
+    return bool(of_reference.details.get(_IDS) == record.details.get(_IDS))
 
 
 def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:

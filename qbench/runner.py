@@ -6,7 +6,7 @@ suite → plan → the jobs that are missing → one worker each → records →
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,18 +18,18 @@ from qbench.errors import StoreError, UsageError
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor, RunStoppedError
 from qbench.executors.side_by_side import run_side_by_side
-from qbench.job import now
-from qbench.missing import is_missing, jobs_to_run
+from qbench.missing import is_missing, jobs_to_run, lacking, why_lacking
 from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
 from qbench.preflight import check, obstacles
 from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
+from qbench.report.units import counted
 from qbench.sources.cache import cache_folder
-from qbench.store import check_writable, write_record
+from qbench.store import check_writable, file_stamp, write_record
 from qbench.supervision import OneAtATime, run_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qbench.job import Job, Task
     from qbench.plan import Plan
@@ -50,7 +50,13 @@ class RunResult:
     others: tuple[Record, ...]
     """Of the suite's cells that were not selected, as far as they are on disk."""
     taken: int
-    """Records taken by this run; the others were on disk."""
+    """Of `records`, those that this run took; the others were on disk."""
+    taken_beside: int
+    """Records of cells that were not selected, taken because selected ones need what they make."""
+    lost: tuple[Task, ...]
+    """What was planned and has no record now: files that vanished while the run went on."""
+    lacking: tuple[Record, ...]
+    """Of `records`, those that lack what was asked for and the next run can take: see `lacking`."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -59,8 +65,30 @@ class RunResult:
 
     @property
     def failed(self) -> bool:
-        """Whether a record has a status other than `ok` and `skipped`."""
-        return any(record.status not in {"ok", "skipped"} for record in self.records)
+        """Whether something that was asked for is not there, but for what is skipped."""
+        return (
+            any(record.status not in {"ok", "skipped"} for record in self.records)
+            or bool(self.lost)
+            or bool(self.lacking)
+        )
+
+    def what_is_not_there(self) -> list[str]:
+        """A sentence each of what no record says, with what to do."""
+        sentences = []
+        if self.lost:
+            sentences.append(
+                f"planned but not on disk: {counted(len(self.lost), 'record')}, such as"
+                f" {self.lost[0].path}; something removed or damaged them while the run went on:"
+                " run again, and only they are measured"
+            )
+        if self.lacking:
+            record = self.lacking[0]
+            sentences.append(
+                f"without all that was asked for: {counted(len(self.lacking), 'record')}, such as"
+                f" {record.cell.slug} {record.item.measurement} {record.item.slug}"
+                f" ({why_lacking(record)}); run again to take it"
+            )
+        return sentences
 
 
 def run_suite(
@@ -83,13 +111,12 @@ def run_suite(
     longer be written. `gpus`, instead of `device`, are those that independent cells run on side by
     side: see `choose_gpus`.
     """
-    planned_at = now()
     devices = _side_by_side(suite, gpus, device) if gpus is not None else ()
     first = devices[0] if devices else device
     plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
     check_writable(results)
-    for damage in damaged_records(plan):
-        watcher.note(f"{damage}; it is measured again now")
+    for sentence in _measured_again(plan, retry):
+        watcher.note(sentence)
     jobs = jobs_to_run(plan, retry, fresh=fresh)
     if go_on:
         for obstacle in obstacles(plan, jobs, results):
@@ -103,18 +130,36 @@ def run_suite(
         _delete_records(plan)
     _record_skips(plan)
     watcher.planned(plan, jobs)
-    taken = 0
+    run = _Run(suite.timeout_s, retry, jobs)
     if jobs and len(devices) > 1:
-        taken = _run_on_all(jobs, devices, suite.timeout_s, watcher, retry, planned_at)
+        run.side_by_side(jobs, devices, watcher)
     elif jobs:
-        unfetched: dict[str, Record] = {}
-        with LocalExecutor(plan.device, jobs) as executor:
-            for job in jobs:
-                taken += _run_alone(
-                    job, suite.timeout_s, executor, watcher, retry, planned_at, unfetched
-                )
+        run.one_by_one(jobs, plan.device, watcher)
+    return _result(plan, run.taken, retry)
+
+
+def _measured_again(plan: Plan, retry: frozenset[Status]) -> list[str]:
+    """A sentence each of the records that say that they are good, and are measured again."""
+    return [f"{damage}; it is measured again now" for damage in damaged_records(plan)] + [
+        f"{record.cell.slug} {record.item.measurement} {record.item.slug}: {why_lacking(record)};"
+        " it is measured again now"
+        for record in lacking(plan, retry)
+    ]
+
+
+def _result(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:
+    """What is on disk now, whatever the run believes to have written."""
+    selected = {task.key for task in plan.tasks}
     others = [task for cell in plan.unselected for task in cell.tasks]
-    return RunResult(plan, _on_disk(plan.tasks), _on_disk(others), taken)
+    return RunResult(
+        plan=plan,
+        records=_on_disk(plan.tasks),
+        others=_on_disk(others),
+        taken=len(taken & selected),
+        taken_beside=len(taken - selected),
+        lost=tuple(task for task in plan.tasks if record_on_disk(task) is None),
+        lacking=tuple(lacking(plan, retry)),
+    )
 
 
 def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
@@ -156,52 +201,77 @@ def _side_by_side(suite: Suite, gpus: str, device: str | None) -> tuple[str, ...
     return chosen
 
 
-def _run_on_all(
-    jobs: list[Job],
-    devices: tuple[str, ...],
-    timeout_s: float,
-    watcher: Watcher,
-    retry: frozenset[Status],
-    planned_at: str,
-) -> int:
-    """Runs jobs side by side, one a device; returns records taken."""
-    shared = OneAtATime(watcher)
-    unfetched: dict[str, Record] = {}
-    with ExitStack() as stack:
-        executors = {name: stack.enter_context(LocalExecutor(name, jobs)) for name in devices}
+class _Run:
+    """What the jobs of one run share."""
 
-        def run_one(job: Job, name: str) -> int:
-            there = job.model_copy(update={"device": name})
-            return _run_alone(
-                there, timeout_s, executors[name], shared, retry, planned_at, unfetched
-            )
+    def __init__(self, timeout_s: float, retry: frozenset[Status], jobs: list[Job]) -> None:
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._planned = {task.key: file_stamp(_path(task)) for job in jobs for task in job.tasks}
+        """The record files that the plan saw: another one was written by another run since."""
+        self._unfetched: dict[str, Record] = {}
+        """By the model's name, a record of one that could not be fetched: its other jobs are told
+        so without being tried, as each try waits for the hub."""
+        self.taken: set[str] = set()
+        """Keys of the records that this run took."""
 
-        def interrupt() -> None:
-            for executor in executors.values():
-                executor.stop()
+    def one_by_one(self, jobs: list[Job], device: str, watcher: Watcher) -> None:
+        """Runs the jobs in order."""
+        with LocalExecutor(device, jobs) as executor:
+            for job in jobs:
+                self._alone(job, executor, watcher)
 
-        return run_side_by_side(jobs, devices, run_one, interrupt)
+    def side_by_side(self, jobs: list[Job], devices: tuple[str, ...], watcher: Watcher) -> None:
+        """Runs jobs side by side, one a device."""
+        shared = OneAtATime(watcher)
+        with ExitStack() as stack:
+            executors = {name: stack.enter_context(LocalExecutor(name, jobs)) for name in devices}
+
+            def run_one(job: Job, name: str) -> None:
+                self._alone(job.model_copy(update={"device": name}), executors[name], shared)
+
+            def interrupt() -> None:
+                for executor in executors.values():
+                    executor.stop()
+
+            run_side_by_side(jobs, devices, run_one, interrupt)
+
+    def _alone(self, job: Job, executor: LocalExecutor, watcher: Watcher) -> None:
+        """Runs what of the job is still missing once the device is free."""
+        with _device_held(job.device, executor, watcher):
+            left = []
+            for task in job.tasks:
+                record = record_on_disk(task)
+                if (
+                    record is None
+                    or file_stamp(_path(task)) == self._planned[task.key]
+                    or is_missing(record, self._retry)
+                ):
+                    left.append(task)
+                else:
+                    watcher.recorded(job, record)
+            if not left:
+                return
+            rest = job.model_copy(update={"tasks": tuple(left)})
+            name = job.model.ref.name
+            if name in self._unfetched:
+                _record_unfetched(rest, self._unfetched[name], watcher)
+                self.taken |= {task.key for task in left}
+                return
+            self.taken |= run_job(rest, self._timeout_s, executor, watcher)
+            last = record_on_disk(left[-1])
+            if last is not None and (last.status, last.phase) == ("error", "fetch"):
+                self._unfetched[name] = last
 
 
-def _run_alone(
-    job: Job,
-    timeout_s: float,
-    executor: LocalExecutor,
-    watcher: Watcher,
-    retry: frozenset[Status],
-    planned_at: str,
-    unfetched: dict[str, Record],
-) -> int:
-    """Runs what of the job is still missing once the device is free; returns records taken.
-
-    `unfetched` gets, by the model's name, the record of a model that could not be fetched: its
-    other jobs in this run are told so without being tried, as each try waits for the hub.
-    """
-    lock = FileLock(device_lock(job.device))
+@contextmanager
+def _device_held(device: str, executor: LocalExecutor, watcher: Watcher) -> Iterator[None]:
+    """Waits until no other run uses the device, and keeps it for the block."""
+    lock = FileLock(device_lock(device))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        watcher.waiting(job.device)
+        watcher.waiting(device)
         while not lock.is_locked:
             if executor.stopped:
                 raise RunStoppedError from None
@@ -210,34 +280,17 @@ def _run_alone(
     except OSError as error:
         raise _cache_error(Path(lock.lock_file), error) from error
     try:
-        # Another run may have taken some of this job since the plan was made.
-        left = []
-        for task in job.tasks:
-            record = record_on_disk(task)
-            if record is None or record.started_at < planned_at or is_missing(record, retry):
-                left.append(task)
-            else:
-                watcher.recorded(job, record)
-        rest = job.model_copy(update={"tasks": tuple(left)})
-        name = job.model.ref.name
-        if name in unfetched:
-            return _record_unfetched(rest, unfetched[name], watcher)
-        taken = run_job(rest, timeout_s, executor, watcher)
-        last = record_on_disk(left[-1]) if left else None
-        if last is not None and (last.status, last.phase) == ("error", "fetch"):
-            unfetched[name] = last
-        return taken
+        yield
     finally:
         lock.release()
 
 
-def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> int:
-    """Writes of each task what is known of the model; returns the records."""
+def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> None:
+    """Writes of each task what is known of the model."""
     for task in job.tasks:
         record = job.record(task, known.status, reason=known.reason, phase=known.phase)
         write_record(_path(task), record)
         watcher.recorded(job, record)
-    return len(job.tasks)
 
 
 def device_lock(device: str) -> Path:

@@ -68,6 +68,18 @@ def write_record(path: Path, record: Record) -> None:
         ) from error
 
 
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """What tells one file of that name from the next; None where there is none.
+
+    A record's own time does not: another machine wrote it, whose clock may be ahead.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
     """Raises `StoreError` when records could not be written under `results`."""
     probe = results / f".writable.{os.getpid()}.part"

@@ -6,13 +6,14 @@ Whatever a worker's end is the end of becomes records with its reason and the ta
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.errors import StoreError
 from qbench.job import now
 from qbench.plan import record_on_disk
-from qbench.store import write_record
+from qbench.store import file_stamp, write_record
 
 if TYPE_CHECKING:
     from qbench.executors.local import JobEnd, LocalExecutor
@@ -92,12 +93,13 @@ class OneAtATime:
             self._watcher.note(message)
 
 
-def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> int:
+def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> set[str]:
     """Runs a job's tasks, with a new worker for the rest when one ends before its time.
 
-    Returns the records taken. Raises `StoreError` when records can no longer be written.
+    Each worker leaves at least one record, so that there is an end to it. Returns the keys of the
+    records taken. Raises `StoreError` when records can no longer be written.
     """
-    taken = 0
+    taken: set[str] = set()
     left = job.tasks
     while left:
         part = job.model_copy(update={"tasks": left})
@@ -105,19 +107,18 @@ def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watche
         _open_log(log, part)
         progress = _Progress(part, watcher)
         watcher.started(part)
-        end = executor.run(part, log, timeout_s, progress)
+        end = progress.judged(executor.run(part, log, timeout_s, progress))
         watcher.ended(part, end)
-        taken += progress.recorded
         if progress.store_error is not None:
             raise StoreError(progress.store_error)
         if end.how == "finished":
-            break
+            return taken | {task.key for task in left}
         failed = progress.failed(end)
-        if failed and _was_written(failed[0], progress.started_at):
+        done = progress.recorded + len(failed)
+        taken |= {task.key for task in left[:done]}
+        if failed and progress.was_written(failed[0]):
             # The worker ended between writing this record and telling of it.
-            left = left[progress.recorded + 1 :]
-            taken += 1
-            continue
+            done, failed = progress.recorded + 1, ()
         for task in failed:
             record = part.record(
                 task,
@@ -129,8 +130,7 @@ def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watche
             )
             write_record(Path(task.path), record)
             watcher.recorded(part, record)
-            taken += 1
-        left = left[progress.recorded + len(failed) :]
+        left = left[done:]
     return taken
 
 
@@ -141,6 +141,7 @@ class _Progress:
         self._job = job
         self._watcher = watcher
         self._begun = False
+        self._before = {task.key: file_stamp(Path(task.path)) for task in job.tasks}
         self.phase = "start"
         self.recorded = 0
         self.store_error: str | None = None
@@ -160,6 +161,17 @@ class _Progress:
         elif event["event"] == "store_error":
             self.store_error = event["message"]
 
+    def judged(self, end: JobEnd) -> JobEnd:
+        """The worker's end; one that calls itself finished before it was is none."""
+        if end.how != "finished" or self.recorded == len(self._job.tasks):
+            return end
+        return replace(
+            end,
+            how="crash",
+            reason="the worker ended with exit code 0 before it was done: something that it called"
+            " ended the process; its log may say what",
+        )
+
     def failed(self, end: JobEnd) -> tuple[Task, ...]:
         """The tasks that the worker's end is the end of.
 
@@ -169,10 +181,10 @@ class _Progress:
         left = self._job.tasks[self.recorded :]
         return left[:1] if self._begun and end.how != "timeout" else left
 
-
-def _was_written(task: Task, since: str) -> bool:
-    record = record_on_disk(task)
-    return record is not None and record.started_at >= since
+    def was_written(self, task: Task) -> bool:
+        """Whether the task's record file is of this worker."""
+        path = Path(task.path)
+        return record_on_disk(task) is not None and file_stamp(path) != self._before[task.key]
 
 
 def log_path(job: Job) -> Path:

@@ -193,7 +193,7 @@ def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
     together = threading.Barrier(2, timeout=30)
     lock, seen, busy = threading.Lock(), [], set[str]()
 
-    def run_one(job: Job, device: str) -> int:
+    def run_one(job: Job, device: str) -> None:
         with lock:
             assert device not in busy
             busy.add(device)
@@ -202,9 +202,8 @@ def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
             together.wait()  # neither ends before the other has begun
         with lock:
             busy.remove(device)
-        return 10
 
-    assert run_side_by_side(jobs, ["cuda:0", "cuda:1"], run_one, lambda: None) == 40
+    run_side_by_side(jobs, ["cuda:0", "cuda:1"], run_one, lambda: None)
     assert [label for label, _ in seen[:2]] == ["a", "b"]
     assert {device for _, device in seen[:2]} == {"cuda:0", "cuda:1"}
     assert sorted(label for label, _ in seen) == ["a", "a", "b", "c"]
@@ -222,7 +221,7 @@ def test_what_one_raises_ends_the_others(place: Workplace) -> None:
     ended = threading.Event()
     interrupted: list[bool] = []
 
-    def run_one(job: Job, device: str) -> int:
+    def run_one(job: Job, device: str) -> None:
         if job is one:
             raise StoreError("no space left")
         assert ended.wait(30)
@@ -312,11 +311,11 @@ def test_real_workers_side_by_side(place: Workplace) -> None:
     with LocalExecutor("cpu") as one, LocalExecutor("cpu:0") as other:
         executors = {"cpu": one, "cpu:0": other}
 
-        def run_one(job: Job, device: str) -> int:
+        def run_one(job: Job, device: str) -> None:
             there = job.model_copy(update={"device": device})
-            return run_job(there, 120.0, executors[device], shared)
+            assert run_job(there, 120.0, executors[device], shared) == {job.tasks[0].key}
 
-        assert run_side_by_side(jobs, list(executors), run_one, lambda: None) == 2
+        run_side_by_side(jobs, list(executors), run_one, lambda: None)
     assert sorted(watcher.recorded_cells) == ["bf16 on cpu:0: ok", "fp32 on cpu: ok"]
     assert place.survivors() == []
 

@@ -235,6 +235,40 @@ def test_from_python_the_same_records_are_given(fresh: Step) -> None:
     }
 
 
+class Remover(Listener):
+    """Removes the first record that it is told of, as a person does who clears up too early."""
+
+    def __init__(self, results: Path) -> None:
+        super().__init__()
+        self._results = results
+        self.removed: list[str] = []
+
+    def recorded(self, job: Job, record: Record) -> None:
+        if not self.removed:
+            (path,) = self._results.rglob(f"*-{record.key}.json")
+            path.unlink()
+            self.removed.append(record.key)
+
+
+def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    suite = load_suite(workplace.folder / "suite.yaml")
+    results = workplace.folder / "results"
+    remover = Remover(results)
+    result = run_suite(suite, results, remover, device="cpu")
+    assert [task.key for task in result.lost] == remover.removed
+    assert len(result.records) == 3
+    assert dict(result.counts) == {"ok": 3}
+    assert result.failed
+    (sentence,) = result.what_is_not_there()
+    assert sentence.startswith(f"planned but not on disk: 1 record, such as {result.lost[0].path}")
+
+    result = run_suite(suite, results, Listener(), device="cpu")
+    assert (len(result.records), result.taken, result.lost) == (4, 1, ())
+    assert not result.failed
+    assert result.what_is_not_there() == []
+
+
 def test_from_python_by_the_package_as_often_as_wanted(fresh: Step) -> None:
     import qbench
 

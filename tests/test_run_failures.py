@@ -34,6 +34,7 @@ ACTS = {
     "segfault": ("crash", "SIGSEGV"),
     "exits": ("crash", "exit code 3"),
     "leaves": ("crash", "exit code"),
+    "leaves-well": ("crash", "exit code 0 before it was done"),
     "killed": ("crash", r"killed \(SIGKILL\)"),
     "loud": ("ok", ""),
     "loud-exits": ("crash", "exit code 3"),

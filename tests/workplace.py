@@ -68,7 +68,9 @@ class Workplace:
 
     def with_plugins(self, name: str) -> Workplace:
         """The same place with a plug-in package of `tests/plugins` installed."""
-        return self.with_environment(PYTHONPATH=str(PLUGINS / name))
+        before = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join(filter(None, [str(PLUGINS / name), before]))
+        return self.with_environment(PYTHONPATH=path)
 
     @property
     def environment(self) -> dict[str, str]:

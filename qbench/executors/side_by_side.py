@@ -35,10 +35,10 @@ def needs(jobs: Sequence[Job]) -> list[frozenset[int]]:
 def run_side_by_side(
     jobs: Sequence[Job],
     devices: Sequence[str],
-    run_one: Callable[[Job, str], int],
+    run_one: Callable[[Job, str], None],
     interrupt: Callable[[], None],
-) -> int:
-    """Runs each job on a device that is free, the first ones first; returns what they add up to.
+) -> None:
+    """Runs each job on a device that is free, the first ones first.
 
     `run_one` is called in threads, never twice at once for one device. When one raises, or the user
     interrupts, `interrupt` must make the others end; then the exception is raised.
@@ -46,8 +46,7 @@ def run_side_by_side(
     needed = needs(jobs)
     waiting = list(range(len(jobs)))
     free, ended = list(devices), set[int]()
-    under_way: dict[Future[int], tuple[int, str]] = {}
-    taken = 0
+    under_way: dict[Future[None], tuple[int, str]] = {}
     with ThreadPoolExecutor(len(devices)) as threads:
         try:
             while waiting or under_way:
@@ -59,8 +58,7 @@ def run_side_by_side(
                     at, device = under_way.pop(future)
                     ended.add(at)
                     free.append(device)
-                    taken += future.result()
+                    future.result()  # raises what it raised
         except BaseException:
             interrupt()
             raise
-    return taken

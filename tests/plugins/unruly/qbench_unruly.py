@@ -93,6 +93,7 @@ ACTS: dict[str, Callable[[], None]] = {
     "segfault": _segfault,
     "exits": lambda: os._exit(3),
     "leaves": lambda: sys.exit(5),
+    "leaves-well": lambda: os._exit(0),
     "killed": _be_killed,
     "loud": _be_loud,
     "loud-exits": _be_loud_and_exit,

@@ -1,0 +1,56 @@
+"""A tuned model that cannot be made, or merged, concerns what needs it and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.tiny_models import make_tiny_model
+from tests.workplace import Workplace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUITE = """\
+models: [{model}]
+precisions: [fp32]
+finetune:
+  data:
+    dataset: rows.jsonl
+    recipe: {{prompt: "{{{{ name }}}} is", completion: " {{{{ kind }}}}"}}
+    train: 8
+    validation: 2
+    test: 4
+  methods:
+    - {{method: lora, name: diverges, precision: fp32, target: [q_proj], learning_rate: 1.0e+18,
+       clip: null, rank: 2, batch: 4, steps: 6}}
+    - {{method: lora, name: no-merge, precision: fp32, target: [q_proj, lm_head],
+       rank: 2, batch: 4, steps: 1}}
+    - {{method: lora, name: good, precision: fp32, rank: 2, batch: 4, steps: 1}}
+  deploy: [attached, merged]
+measure: {{footprint: }}
+"""
+
+
+def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model", "llama", tied=True)
+    place = Workplace(tmp_path, model)
+    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
+    place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    place.write("suite.yaml", SUITE.format(model=model))
+    assert place.call("run", "suite.yaml").code == 1
+    found: dict[str, set[tuple[str, str | None]]] = {}
+    for record in place.records().values():
+        found.setdefault(record.cell.label, set()).add((record.status, record.phase))
+    assert found == {
+        "fp32": {("ok", None)},
+        "diverges-fp32": {("nan", "measure")},
+        "diverges-fp32--attached": {("error", "prepare")},
+        "diverges-fp32--merged": {("error", "prepare")},
+        "no-merge-fp32": {("ok", None)},
+        "no-merge-fp32--attached": {("ok", None)},
+        "no-merge-fp32--merged": {("error", "prepare")},
+        "good-fp32": {("ok", None)},
+        "good-fp32--attached": {("ok", None)},
+        "good-fp32--merged": {("ok", None)},
+    }
