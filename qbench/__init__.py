@@ -46,10 +46,9 @@ def run(
     `qbench.errors.UsageError`
     for what the caller can mend; a cell that fails is a record with its reason.
     """
-    from rich.console import Console
-
     from qbench.display import RunDisplay
     from qbench.plan import load_checked_suite
+    from qbench.report.console import make_console
     from qbench.runner import parse_retry, run_suite
 
     chosen = load_checked_suite(Path(suite))
@@ -57,7 +56,7 @@ def run(
         from qbench.rehearsal import rehearse as made_of
 
         chosen = made_of(chosen)
-    with RunDisplay(Console(stderr=True), quiet=quiet) as display:
+    with RunDisplay(make_console(stderr=True), quiet=quiet) as display:
         return run_suite(
             chosen,
             Path(results),

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from qbench.runner import RunResult
     from qbench.suite import Suite
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
-
 app = typer.Typer(
     name="qbench",
     no_args_is_help=True,
@@ -172,6 +169,7 @@ def report(
     """Render records as a table on the terminal and as a file."""
     from qbench.errors import StoreError, UsageError
     from qbench.report import FORMATS
+    from qbench.report.console import tell
     from qbench.report.files import by_suite, write_report
     from qbench.report.terminal import render
     from qbench.store import read_folder
@@ -183,7 +181,7 @@ def report(
         raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
     console = _console()
     if output == Path("-"):
-        typer.echo(FORMATS[format_name].render(records), nl=False)
+        tell(FORMATS[format_name].render(records))
     else:
         for part in by_suite(records):
             console.print(render(part))
@@ -269,51 +267,13 @@ app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format mar
 def main() -> None:
     """Runs the command line; every error becomes one message and an exit code."""
     import gc
-    import signal
 
-    from qbench.errors import QbenchError
+    from qbench.cli_end import run_app
 
     gc.set_threshold(
         100_000, 20
     )  # imports and plans leave little garbage, and much to look through
-    # Being told to end is being interrupted: the worker is ended and the user told how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = app(standalone_mode=False)
-    except QbenchError as error:
-        _complain(str(error))
-        code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug, told without a traceback
-        code = _handle_other(error)
-    if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
-        _complain("interrupted; the same command goes on from the records on disk")
-    sys.exit(code or 0)
-
-
-def _handle_other(error: Exception) -> int:
-    """Wrong usage of the command line: 2. Anything else is a bug: its traceback goes to a file."""
-    show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
-    if callable(show) and isinstance(exit_code, int):  # typer's own, whichever click it carries
-        show()
-        return exit_code
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="qbench-bug-", suffix=".log", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(f"{' '.join(sys.argv)}\n\n")
-        traceback.print_exception(error, file=file)
-    _complain(
-        f"a bug in qbench ({type(error).__name__}: {error}); records on disk are safe."
-        f" Please report it with {file.name}"
-    )
-    return 3
+    sys.exit(run_app(app))
 
 
 def _load(path: Path, *, rehearse: bool) -> Suite:
@@ -350,16 +310,9 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from qbench.report.console import make_console
 
-    return Console()
-
-
-def _complain(message: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text.assemble(("qbench: ", "bold red"), message), soft_wrap=True)
+    return make_console()
 
 
 if __name__ == "__main__":

@@ -31,18 +31,17 @@ def compare(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown.")] = False,
 ) -> None:
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
-    from rich.console import Console
-
     from qbench.comparison.compare import compare_records
     from qbench.comparison.sides import load_side
     from qbench.report.comparison import markdown, render
+    from qbench.report.console import make_console, tell
 
     sides = load_side(new, results), load_side(old, results)
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
     if as_markdown:
-        typer.echo(markdown(made), nl=False)
+        tell(markdown(made))
     else:
-        Console().print(render(made, everything=everything))
+        make_console().print(render(made, everything=everything))
     _tell_notes(*sides)
 
 
@@ -64,8 +63,6 @@ def gate(
     ] = False,
 ) -> None:
     """Hold a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
-    from rich.console import Console
-
     from qbench.atomic import write_atomically
     from qbench.comparison.gate import run_gate
     from qbench.comparison.sides import load_baseline, load_side
@@ -74,6 +71,7 @@ def gate(
     from qbench.report import gate_table, workflow_commands
     from qbench.report import junit as junit_page
     from qbench.report import step_summary as summary_page
+    from qbench.report.console import make_console
     from qbench.suite import load_suite
 
     loaded = load_suite(suite)
@@ -91,7 +89,7 @@ def gate(
     outcome = run_gate(
         loaded.gate, records, old.records if old else None, expected=expected, only=only or ()
     )
-    Console().print(gate_table.render(outcome))
+    make_console().print(gate_table.render(outcome))
     if annotations:
         typer.echo(workflow_commands.render(outcome, str(suite)))
     try:
@@ -117,13 +115,12 @@ def baseline(
     ] = None,
 ) -> None:
     """Write a compact baseline file from a suite's records, and say what changed."""
-    from rich.console import Console
-
     from qbench.comparison.baseline import write_baseline
     from qbench.comparison.compare import compare_records
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError
     from qbench.report.comparison import render
+    from qbench.report.console import make_console
     from qbench.suite import load_suite
 
     name = load_suite(suite).name
@@ -136,12 +133,15 @@ def baseline(
     path = write_baseline(target, side.records)
     if old is not None:
         made = compare_records(side.records, old.records, names=("new baseline", "old baseline"))
-        Console().print(render(made, undecided=False))
+        make_console().print(render(made, undecided=False))
     typer.echo(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
     _tell_notes(side)
 
 
 def _tell_notes(*sides: Side) -> None:
+    from qbench.foreign import as_message
+    from qbench.report.console import tell
+
     for side in sides:
         for note in side.notes:
-            typer.echo(f"note: {note}", err=True)
+            tell(f"note: {as_message(note)}\n", stderr=True)

@@ -33,12 +33,11 @@ def explain(
     """Show how a precision holds numbers, and the error it makes on a real tensor."""
     import logging
 
-    from rich.console import Console
-
     from qbench.errors import UsageError
     from qbench.executors.preload import prepare_process
     from qbench.explain import explain as explain_precision
     from qbench.explain.render import PAGES, render
+    from qbench.report.console import make_console, tell
 
     if format_name not in {"text", *PAGES}:
         expected = ", ".join(("text", *PAGES))
@@ -51,7 +50,7 @@ def explain(
         precision, model, tensor, assignments=assignments or (), base=Path.cwd()
     )
     if format_name == "text":
-        console = Console()
+        console = make_console()
         console.print(render(made, console.width))
     else:
-        typer.echo(PAGES[format_name](made), nl=False)
+        tell(PAGES[format_name](made))

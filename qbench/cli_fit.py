@@ -57,11 +57,10 @@ def fit(
     ] = None,
 ) -> None:
     """Show the largest batch and sequence length that fit, by precision and method, from shapes."""
-    from rich.console import Console
-
     from qbench import fit as fitting
     from qbench.atomic import write_atomically
     from qbench.errors import UsageError
+    from qbench.report.console import make_console, tell
 
     if format_name is not None and format_name not in fitting.FORMATS:
         raise UsageError(
@@ -79,11 +78,11 @@ def fit(
         optimizer=optimizer,
     )
     if format_name is None and output is None:
-        Console().print(fitting.render(table))
+        make_console().print(fitting.render(table))
         return
     text = fitting.as_json(table) if format_name == "json" else fitting.as_markdown(table)
     if output is None or output == Path("-"):
-        typer.echo(text, nl=False)
+        tell(text)
         return
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from qbench.foreign import as_message, cleaned, visible
 from qbench.record import Environment, Record, Status
 from qbench.spec import Cell, Frozen, Item, ResolvedModel, StaticBytes
+
+_SAID = ("reason", "log_tail", "warnings")
 
 
 class Task(Frozen):
@@ -44,7 +47,14 @@ class Job(Frozen):
     def record(
         self, task: Task, status: Status, *, started_at: str | None = None, **fields: Any
     ) -> Record:
-        """The record of one of this job's tasks; `fields` are the rest of the record's own."""
+        """The record of one of this job's tasks; `fields` are the rest of the record's own.
+
+        What libraries, tasks and models said is cleaned here, as where a record is read.
+        """
+        said = {name: fields[name] for name in _SAID if fields.get(name)}
+        fields |= {name: cleaned(value, as_message) for name, value in said.items()}
+        if "details" in fields:
+            fields["details"] = cleaned(fields["details"], visible)
         return Record(
             key=task.key,
             identity=task.identity,

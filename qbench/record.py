@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from qbench.spec import Cell, Frozen, Item
 
@@ -22,6 +22,8 @@ PROTOCOL_VERSION = "1"
 Status = Literal["ok", "skipped", "oom", "timeout", "nan", "crash", "error"]
 STATUSES: tuple[Status, ...] = ("ok", "skipped", "oom", "timeout", "nan", "crash", "error")
 Better = Literal["lower", "higher", "neither"]
+FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=-]*$")]
+"""Letters, digits, `.`, `_`, `=` and `-`: names no place outside the folder it is put in."""
 
 
 class MetricDefinition(Frozen):
@@ -59,7 +61,7 @@ class Environment(Frozen):
     """Operating system and machine type, such as `Linux-x86_64`."""
     device: str
     """Readable device name with its cores or memory: `Intel Xeon (2 cores)`, `NVIDIA H200`."""
-    device_kind: str
+    device_kind: FolderName
     """The device as a folder name: `cpu-intel-xeon-2c`, `nvidia-h200`. Never a host name."""
     device_type: Literal["cpu", "cuda"]
     device_memory_bytes: int | None

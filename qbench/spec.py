@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LONGEST_NAME = 80
+"""Letters in a name; file systems allow 255 in a file's name, which holds several."""
+
 ModelKind = Literal["bundled", "folder", "hub", "random"]
 
 

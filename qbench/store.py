@@ -5,7 +5,6 @@ results/<suite>/<device>/<cell>/<measurement>-<item>-<key>.json
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from qbench.atomic import write_atomically
 from qbench.errors import StoreError
+from qbench.foreign import cleaned, in_one_line, parse_json, read_bounded
 from qbench.record import SCHEMA_VERSION, Record
 from qbench.spec import Item, slugify
 
@@ -27,6 +27,8 @@ BASELINES = "baselines"
 """Folder under the results that holds baseline files, which are no records."""
 REHEARSALS = "rehearsal"
 """Folder under the results that rehearsals go to."""
+LARGEST_RECORD_BYTES = 256 * 2**20
+"""A file beyond this is no record: raw rows of the longest texts are some megabytes."""
 
 
 class DamagedRecordError(StoreError):
@@ -111,14 +113,16 @@ def read_record(path: Path) -> Record | None:
     one of a newer version, and `StoreError` for one that cannot be read at all.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        contents = read_bounded(path, LARGEST_RECORD_BYTES)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the record cannot be read ({error.strerror}); mend or delete the file"
+        ) from error
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(contents)
+    except ValueError as error:
         raise DamagedRecordError(
             f"{path}: the record is cut short or damaged (not JSON: {error}); delete the file,"
             " and `qbench run` measures it again"
@@ -130,14 +134,21 @@ def read_record(path: Path) -> Record | None:
             " upgrade qbench, or move the file away"
         )
     try:
-        return Record.model_validate(data)
+        record = Record.model_validate(cleaned(data))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        place = in_one_line(".".join(map(str, first["loc"]))) or "the whole"
         raise DamagedRecordError(
             f"{path}: not a qbench record ({place}: {first['msg']}, {error.error_count()} such"
             " problems); delete the file, and `qbench run` measures it again"
         ) from error
+    if not path.name.endswith(f"-{record.key}.json"):
+        raise DamagedRecordError(
+            f"{path}: the record's key is {record.key}, which its file's name does not end with:"
+            " it is a copy of another, or was renamed; give it its own name back, or delete it, and"
+            " `qbench run` measures it again"
+        )
+    return record
 
 
 def read_folder(folder: Path) -> tuple[list[Record], list[UnreadableFile]]:
@@ -169,9 +180,3 @@ def _record_files(folder: Path) -> Iterator[Path]:
         # Baselines are files of many records each, read by `qbench gate`.
         if not path.name.startswith(".") and BASELINES not in path.relative_to(folder).parts:
             yield path
-
-
-def _unreadable(path: Path, error: Exception) -> StoreError:
-    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-    kind = StoreError if isinstance(error, OSError) else DamagedRecordError
-    return kind(f"{path}: the record cannot be read ({reason}); mend or delete the file")

@@ -12,11 +12,10 @@ from pydantic import Field, SerializeAsAny
 from qbench.comparison.gate_rules import GateRule, parse_rules
 from qbench.errors import Problem, SuiteError, UsageError
 from qbench.selectors import Selector, check_selection, read_selectors, selected
-from qbench.spec import Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.suite_finetune import FineTuning, read_finetune
 from qbench.suite_options import owners
 from qbench.suite_parts import (
-    LONGEST_NAME,
     default_measures,
     default_precisions,
     read_measures,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qbench.errors import ModelError
 from qbench.precisions import stored
 from qbench.sources.bundled import did_you_mean
-from qbench.spec import ModelRef, PrecisionRef, slugify
+from qbench.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.suite_options import owners, read_options, read_sweep
 from qbench.suite_problems import amendment, in_words
 from qbench.yaml_lines import shortened
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 NAME_PATTERN = r"^[A-Za-z0-9_=]([A-Za-z0-9._=-]*[A-Za-z0-9_=])?$"
 """What a name may look like: it becomes the name of a file or folder as it is."""
-LONGEST_NAME = 80
-"""Letters in a name; file systems allow 255 in a file's name, which holds several."""
 
 T = TypeVar("T")
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.gate_rules import rules_schema
 from qbench.selectors import Selector
+from qbench.spec import LONGEST_NAME
 from qbench.suite import DEFAULT_TIMEOUT_S
 from qbench.suite_options import is_list, options_schema
-from qbench.suite_parts import LONGEST_NAME, NAME_PATTERN
+from qbench.suite_parts import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

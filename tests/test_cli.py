@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ from qbench.store import read_folder
 from qbench.suite import load_suite
 from qbench.suite_schema import suite_schema
 from tests.record_factory import footprint_record, make_environment, quickstart_records
-from tests.workplace import keep
+from tests.workplace import QBENCH, keep
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
@@ -285,3 +286,32 @@ class TestReport:
 def test_what_init_writes_is_valid(workplace: Workplace) -> None:
     workplace.call("init")
     assert load_suite(workplace.folder / "suite.yaml").cells()
+
+
+class TestOutput:
+    """Where standard output is not what it is on a terminal of today."""
+
+    @pytest.mark.parametrize("name", ["PYTHONIOENCODING", "LC_ALL"])
+    def test_a_terminal_of_letters_alone(self, workplace: Workplace, name: str) -> None:
+        value = "ascii" if name == "PYTHONIOENCODING" else "C"
+        place = workplace.with_environment(
+            **{name: value, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        )
+        finished = place.call("list")
+        assert finished.code == 0, finished
+        assert "nf4" in finished.output
+
+    @pytest.mark.parametrize("arguments", [["list"], ["schema"], ["--help"]], ids=" ".join)
+    def test_a_full_disk(self, workplace: Workplace, arguments: list[str]) -> None:
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            finished = subprocess.run(
+                [QBENCH, *arguments],
+                env=workplace.environment,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert finished.returncode == 2
+        assert "standard output cannot be written (No space left on device)" in finished.stderr
+        assert len(finished.stderr.splitlines()) == 1

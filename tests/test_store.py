@@ -52,7 +52,7 @@ class TestPaths:
 
 class TestWriting:
     def test_what_is_written_is_read_back_equal(self, tmp_path: Path) -> None:
-        failure = make_failure("nf4", "memory", "crash", "Sörry\nit “died”\x00", log_tail="é\t")
+        failure = make_failure("nf4", "memory", "crash", "Sörry\nit “died”", log_tail="é\t")
         for record in [*quickstart_records(), failure]:
             assert read_record(keep(tmp_path, record)) == record
 

@@ -12,7 +12,9 @@ files on the machine are left out. A name that ends in `.gz` makes a compressed 
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -20,6 +22,7 @@ from pydantic import ValidationError
 from qbench.atomic import write_atomically
 from qbench.comparison.paired_series import ITEM_IDS, WEIGHTS
 from qbench.errors import StoreError
+from qbench.foreign import cleaned, parse_json, read_bounded
 from qbench.record import Environment, Metric, Record
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ BASELINE_VERSION = 2
 """Version of the file's form; one of another version is refused."""
 LARGEST_PLAIN_BYTES = 256 * 1024
 """A file beyond this is compressed where its name is not given."""
+LARGEST_BYTES = 2**30
+"""What a baseline may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _SERIES_PREFIXES = ("window_", "item_")
 _DETAILS = ("ids_sha256", "task_hash", "task_version")
 _TEXT_KEYS = ("name", "source", "fingerprint")
@@ -212,18 +217,27 @@ def _unpack(packed: dict[str, Any], data: dict[str, Any]) -> Record:
 
 def _read(path: Path) -> Any:
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST_BYTES)
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return json.loads(content)
+            content = _unpacked(content)
+        return cleaned(parse_json(content))
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such baseline; {_REMEDY}") from error
-    except (EOFError, ValueError, gzip.BadGzipFile) as error:
+    except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         raise StoreError(f"{path}: the baseline is cut short or damaged; {_REMEDY}") from error
     except OSError as error:
         raise StoreError(
-            f"{path}: the baseline cannot be read ({error.strerror}); mend its permissions"
+            f"{path}: the baseline cannot be read ({error.strerror}); name a file that can, or mend"
+            " its permissions"
         ) from error
+
+
+def _unpacked(content: bytes) -> bytes:
+    with gzip.open(io.BytesIO(content)) as file:
+        unpacked = file.read(LARGEST_BYTES + 1)
+    if len(unpacked) > LARGEST_BYTES:
+        raise ValueError("it unpacks to more than a baseline holds")
+    return unpacked
 
 
 def _compact(value: Any) -> str:

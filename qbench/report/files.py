@@ -8,7 +8,7 @@ from qbench.atomic import write_atomically
 from qbench.errors import StoreError
 from qbench.report import FORMATS
 from qbench.report.rehearsals import is_rehearsal
-from qbench.spec import slugify
+from qbench.spec import LONGEST_NAME, slugify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,8 @@ def write_report(
     first = records[0]
     if path is None:
         mark = "-rehearsal" if is_rehearsal(records) else ""
-        name = f"{slugify(first.suite)}{mark}-{first.environment.device_kind}{form.suffix}"
+        suite, kind = slugify(first.suite), first.environment.device_kind
+        name = f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
         path = folder / name
     try:
         write_atomically(path, form.render(records))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import statistics
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.foreign import visible
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
 from qbench.report.items import items, text_titles
 from qbench.report.markdown_parts import escape
@@ -165,22 +165,6 @@ def side_by_side(
     if others:
         blocks.append(f"Not shown, since they continued other prompts: {', '.join(others)}.")
     return blocks
-
-
-def visible(text: str) -> str:
-    """The text with its control and invisible characters written as escapes.
-
-    Line feeds and tabs stay; a text cannot move a terminal's cursor or turn its direction.
-    """
-    return "".join(
-        letter
-        if letter in "\n\t" or unicodedata.category(letter) not in _UNSEEN
-        else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
-
-
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def _figures(records: TableRecords, cell: CellRecords, slug: str) -> tuple[Figure, ...]:

@@ -15,8 +15,12 @@ def escape(text: str) -> str:
     line = re.sub(r"([\\`*|])", r"\\\1", line)
     line = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
     line = re.sub(r"&(?=#|\w+;)", "&amp;", line)
+    line = re.sub(r"~(?=~)", r"\\~", line)
+    line = re.sub(r"^(?=#{1,6}(?: |$)|>)", r"\\", line)
     # only what could open a tag: "<0.001" is shown as it is
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)
+    # a link, one that is named elsewhere, and such a name
+    return re.sub(r"\](?=\[|:)", r"\\]", line.replace("](", "]\\("))
 
 
 def words_table(
