@@ -10,6 +10,7 @@ from qbench.comparison.comparability import Obstacle
 from qbench.comparison.compare import compare_records
 from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import Allowance, one_change
+from qbench.report.comparison import markdown
 from qbench.report.difference_table import difference_table
 from qbench.report.selection import select
 from tests.paired_records import (
@@ -199,6 +200,20 @@ def test_the_report_marks_each_difference_from_the_reference() -> None:
     assert words["fp4"] == "worse"
     assert words["nf4"] == "undecided"
     assert words["int8"] == "-"
+
+
+def test_a_few_answers_that_are_the_same_are_nowhere_called_equal() -> None:
+    few = [1.0] * 7 + [0.0]
+    new = [task("nf4", few), footprint("nf4", 10)]
+    comparison = compare(new, new)
+    assert row_of(comparison, "accuracy").mark.finding == "undecided"
+    assert row_of(comparison, "memory.static").mark.finding == "equivalent"
+    verdicts = [line.split("|")[-2].strip() for line in markdown(comparison).split("\n|")[3:]]
+    assert verdicts == ["undecided", "equal"]
+    reference = task("fp32", few).model_copy(update={"reference": True})
+    table = difference_table(select([reference, task("nf4", few)]).tables[0])
+    assert table is not None
+    assert [row.figures[0].word for row in table.rows] == ["0 undecided"]
 
 
 def test_within_a_run_other_weights_are_not_compared() -> None:

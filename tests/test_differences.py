@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from scipy import stats
 
+from qbench.comparison.binary import Share
 from qbench.comparison.differences import Sampling, difference, level
-from qbench.comparison.statistics import Exact
+from qbench.comparison.statistics import Exact, two_sided
 from tests.paired_records import (
     TOKENS,
     divergence,
@@ -80,7 +81,7 @@ def test_scores_are_paired_by_item_whatever_their_order() -> None:
         found = change([task("nf4", own)], [old], "accuracy", relative=False)
         assert found.estimate is not None
         assert found.estimate.value == pytest.approx(-6 / 400)
-        assert found.mcnemar_p == pytest.approx(stats.binomtest(4, 14).pvalue)
+        assert two_sided(found.estimate) == pytest.approx(stats.binomtest(4, 14).pvalue)
 
 
 def test_a_few_items_that_flip_do_not_make_a_certain_difference() -> None:
@@ -89,6 +90,86 @@ def test_a_few_items_that_flip_do_not_make_a_certain_difference() -> None:
     found = change([task("nf4", own)], [task("nf4", base)], "accuracy", relative=False)
     assert found.estimate is not None
     assert found.estimate.limit(0.05) < 0 < found.estimate.limit(0.95)
+
+
+def with_scores(name: str, each: Sequence[float]) -> Record:
+    """A record of a score that is neither right nor wrong, such as a share of words."""
+    record = task("nf4", each)
+    (metric,) = (one for one in record.metrics if one.name == "accuracy")
+    scored = metric.model_copy(update={"name": name})
+    series = {f"item_{name}": list(each)}
+    return record.model_copy(update={"metrics": (scored,), "series": series})
+
+
+@pytest.mark.parametrize("items", [3, 8, 100])
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_same_answers_to_some_items_are_not_the_same_answers(
+    items: int,
+    *,
+    relative: bool,
+) -> None:
+    records = [task("nf4", [1.0] * (items - 1) + [0.0])]
+    found = change(records, records, "accuracy", relative=relative)
+    assert not found.equal
+    assert found.estimate is not None
+    assert found.estimate.value == 0
+    # a drop that would go unseen in so many items with a chance of 5 %
+    base = (items - 1) / items if relative else 1.0
+    unseen = (1 - 0.05 ** (1 / items)) / base
+    assert found.shown(found.estimate.limit(0.05)) == pytest.approx(max(-unseen, -1), abs=1e-6)
+
+
+@pytest.mark.parametrize(("items", "span"), [(25, 1.0), (25, 100.0)])
+def test_the_same_scores_of_some_items_are_not_the_same_scores(items: int, span: float) -> None:
+    scores = [span * (index % 5) / 4 for index in range(items)]
+    records = [with_scores("overlap", scores)]
+    found = change(records, records, "overlap", relative=False)
+    assert not found.equal
+    assert found.estimate is not None
+    unseen = span * (1 - 0.05 ** (1 / items))
+    assert found.estimate.limit(0.95) == pytest.approx(unseen, rel=1e-6)
+    few = [with_scores("overlap", scores[:8])]
+    assert change(few, few, "overlap", relative=False).short_by == 12
+
+
+def test_a_few_scores_that_differ_do_not_make_a_narrow_interval() -> None:
+    # of 50 items, 2 lose half a point: with a chance of 8 % all of 4 times as many go unseen
+    base = [0.2 + 0.1 * (index % 7) for index in range(50)]
+    own = [*base[:-2], base[-2] - 0.1, base[-1] - 0.5]
+    found = change(
+        [with_scores("overlap", own)], [with_scores("overlap", base)], "overlap", relative=False
+    )
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(-0.6 / 50)
+    assert found.estimate.limit(0.05) < -0.04
+    assert found.estimate.limit(0.95) > 0
+
+
+def test_top_tokens_that_always_agree_may_not_always() -> None:
+    windows = 240
+    record = quality("nf4", losses(0.0)).model_copy(
+        update={
+            "metrics": (
+                task("nf4", [1.0]).metrics[-1].model_copy(update={"name": "top1_agreement"}),
+            )
+        }
+    )
+    series = {**record.series, "window_same_top": [float(TOKENS)] * windows}
+    record = record.model_copy(update={"series": series})
+    unseen = 1 - 0.05 ** (1 / (windows * TOKENS))
+    same = change([record], [record], "top1_agreement", relative=False)
+    assert not same.equal
+    assert same.estimate is not None
+    assert same.estimate.limit(0.05) == pytest.approx(-unseen, rel=1e-3)
+    found = level([record], "top1_agreement", sampling=SAMPLING)
+    assert found.estimate is not None
+    assert found.estimate.limit(0.05) == pytest.approx(1 - unseen, abs=1e-8)
+
+
+def test_a_share_of_right_answers_has_exact_limits_however_few() -> None:
+    found = level([task("nf4", [1.0] * 8)], "accuracy", sampling=SAMPLING)
+    assert found.estimate == Share(8.0, 8)
+    assert found.estimate.limit(0.05) == pytest.approx(0.05 ** (1 / 8))
 
 
 def test_other_items_are_not_paired() -> None:
@@ -131,6 +212,7 @@ def test_windows_that_are_all_the_same_are_equal_however_few() -> None:
     record = quality("nf4", losses(0.0, windows=7))
     found = change([record], [record], "perplexity")
     assert found.estimate == Exact(0.0)
+    assert found.equal
 
 
 def test_bytes_are_exact() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.comparison.gate import Check, GateOutcome
+    from qbench.comparison.gate_power import Power
     from qbench.record import Record
 
 SAMPLING = Sampling(resamples=2000)
@@ -79,6 +81,31 @@ def test_a_rerun_that_differs_by_rounding_passes(seed: int) -> None:
     ]
     rules = {"perplexity": RULES["perplexity"], "tasks.*": RULES["tasks.*"]}
     assert gate(rules, rerun, before).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("items", "name"), [(3, "inconclusive"), (20, "inconclusive"), (400, "holds")]
+)
+def test_a_task_holds_only_with_items_enough_to_have_shown_a_drop(items: int, name: str) -> None:
+    records = [task("nf4", [1.0] * (items - 1) + [0.0])]
+    check = only(gate({"tasks.*": {"max_drop": 0.01}}, records, records))
+    assert check.verdict.name == name
+    if name == "inconclusive":
+        assert check.verdict.low == pytest.approx(-(1 - 0.05 ** (1 / items)), abs=1e-6)
+        assert check.verdict.units_needed is not None
+        assert 299 <= check.verdict.units_needed <= 600
+        assert f"items would decide, {items} are there" in check.verdict.reason
+
+
+@pytest.mark.parametrize("items", [20, 50, 100])
+def test_a_drop_beyond_the_margin_passes_in_at_most_5_per_cent_of_runs(items: int) -> None:
+    drawn = random.Random(items)
+    passed = 0
+    for _ in range(60):
+        new = [float(drawn.random() >= 0.02) for _ in range(items)]
+        rules = {"tasks.*": {"max_drop": 0.01}}
+        passed += gate(rules, [task("nf4", new)], [task("nf4", [1.0] * items)]).exit_code == 0
+    assert passed <= 3
 
 
 def test_damage_is_caught() -> None:
@@ -265,3 +292,26 @@ def test_the_power_of_the_rules_is_told_before_anything_is_measured_anew() -> No
     assert narrow.needed > 100_000
     assert "80 % chance" in str(wide)
     assert gate_power(rules, []) == []
+
+
+def test_the_power_of_a_rule_for_answers_that_were_all_the_same_is_that_of_their_number() -> None:
+    rules, _ = parse_rules({"tasks.*": {"max_drop": 0.05}})
+
+    def power(items: int) -> Power:
+        (found,) = gate_power(rules, [task(name, [1.0] * items) for name in ("fp32", "nf4")])
+        return found
+
+    few, some = power(3), power(100)
+    assert few.needed is not None
+    assert "finds no change at all with 3 items" in str(few)
+    assert "would take about" in str(few)
+    # 5 losses and no gain are what McNemar's test finds at 5 %; seen with 80 % chance of 6.7
+    assert some.detectable == pytest.approx(0.067, rel=0.1)
+
+
+def test_the_power_of_a_rule_is_not_told_from_losses_that_are_the_same_to_the_last_bit() -> None:
+    records = [quality(name, losses(0.0)) for name in ("fp32", "nf4")]
+    rules, _ = parse_rules({"perplexity": {"max_increase": "1%"}})
+    (found,) = gate_power(rules, records)
+    assert found.detectable is None
+    assert "no spread is known" in str(found)

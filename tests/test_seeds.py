@@ -14,7 +14,7 @@ from qbench.comparison.comparability import Obstacle
 from qbench.comparison.differences import Difference, Sampling, difference
 from qbench.comparison.seeds import difference_over_seeds
 from qbench.comparison.statistics import Exact
-from tests.paired_records import losses, quality
+from tests.paired_records import losses, quality, task
 from tests.record_factory import make_failure, make_metric, make_record
 
 if TYPE_CHECKING:
@@ -198,3 +198,20 @@ def test_too_few_items_say_so() -> None:
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         difference_over_seeds([], LOSS, relative=False, sampling=SAMPLING)
+
+
+@pytest.mark.parametrize("items", [20, 100])
+def test_seeds_that_answer_all_alike_have_an_interval_as_open_as_one_seed(items: int) -> None:
+    record = task("nf4", [1.0] * (items // 2) + [0.0] * (items // 2))
+    found = pooled([([record], [record])] * 3, "accuracy")
+    assert found.estimate is not None
+    assert not found.equal
+    assert found.estimate.value == 0
+    unseen = 1 - 0.05 ** (1 / items)
+    assert unseen <= found.estimate.limit(0.95) <= 1.3 * unseen
+
+
+def test_seeds_whose_losses_are_the_same_to_the_last_bit_are_equal() -> None:
+    own, tokens = drawn(1, 0.0)
+    records = [completion(own, tokens)]
+    assert pooled([(records, records)] * 2).equal

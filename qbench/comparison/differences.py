@@ -3,7 +3,8 @@
 | what is measured | unit of sampling | method |
 |---|---|---|
 | perplexity, divergence | the window of text, paired | bootstrap of the ratio of sums |
-| scores of tasks | the item, paired by its id | bootstrap, McNemar's exact test beside it |
+| right or wrong | the item, paired by its id | exact limits, at 0 McNemar's test |
+| other scores | the item, paired by its id | bootstrap |
 | times and rates | the process | Welch's t on the logarithms of the processes' medians |
 | bytes, counts | none: they are exact | the difference itself |
 
@@ -16,15 +17,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.comparison.binary import PairedShares, Share
+from qbench.comparison.bootstrap import RESAMPLES, SEED, bootstrap, sparse
 from qbench.comparison.paired_series import align, find_series
 from qbench.comparison.statistics import (
     FEWEST_PROCESSES,
     FEWEST_UNITS,
-    RESAMPLES,
-    SEED,
     Exact,
-    bootstrap,
-    mcnemar,
+    Student,
     one_sample,
     welch,
 )
@@ -32,8 +32,9 @@ from qbench.comparison.statistics import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.comparison.bootstrap import Floats, Statistic
     from qbench.comparison.paired_series import Series, Unit
-    from qbench.comparison.statistics import Estimate, Floats, Statistic
+    from qbench.comparison.statistics import Estimate
     from qbench.record import Metric, Record
 
 _EXACT = ("footprint", "memory")
@@ -69,7 +70,11 @@ class Difference:
     """Why there is no estimate, with the remedy."""
     short_by: int | None = None
     """Units that are lacking before there can be an estimate; None where that is not known."""
-    mcnemar_p: float | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two sides are the same, not only found so in what was scored."""
+        return isinstance(self.estimate, Exact) and self.estimate.value == 0
 
     def shown(self, value: float) -> float:
         """A value of the estimate's scale as a ratio less 1 where it is relative."""
@@ -128,14 +133,28 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
     own = find_series(good[0], metric, value)
     if own is None:
         return _unknown(value, None, relative=False)
-    lacking = FEWEST_UNITS - len(own.sums)
-    if lacking > 0:
-        return _too_few(value, None, own.unit, len(own.sums), lacking, relative=False)
-    pseudo = [(1.0, 1.0), (0.0, 1.0)] if own.binary else []
+    return _of_series(own, value, sampling)
+
+
+def _of_series(own: Series, value: float, sampling: Sampling) -> Difference:
+    """The level of what is computed from windows or items."""
+    units = len(own.sums)
+    if own.binary:
+        method = f"exact limits of a share of {units} {own.unit}"
+        return _of_level(value, Share(math.fsum(own.sums), units), method, own.unit, units)
+    if units < FEWEST_UNITS:
+        return _too_few(value, None, own.unit, units, FEWEST_UNITS - units, relative=False)
+    right, tokens = math.fsum(own.sums), math.fsum(own.weights)
+    if own.unit == "windows" and own.scores and min(right, tokens - right) < FEWEST_UNITS:
+        method = "exact limits of a share of tokens, few of which are other than the rest"
+        return _of_level(value, Share(right, tokens), method, own.unit, units)
 
     def statistic(sums: list[Floats]) -> Floats:
         return own.figure(sums[0] / sums[1])
 
+    method = f"bootstrap over {own.unit}"
+    alike = own.scores and len(set(own.sums)) == 1
+    pseudo = [(value + own.span, 1.0), (value - own.span, 1.0)] * 2 if alike else []
     estimate = bootstrap(
         [own.sums, own.weights],
         statistic,
@@ -143,8 +162,7 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
         seed=sampling.seed,
         pseudo_units=pseudo,
     )
-    method = f"bootstrap over {own.unit}"
-    return _of_level(value, estimate, method, own.unit, len(own.sums))
+    return _of_level(value, estimate, method, own.unit, units)
 
 
 def _of_level(
@@ -164,19 +182,15 @@ def _of_level(
 def _of_pairs(
     own: Series, base: Series, values: tuple[float, float], *, relative: bool, sampling: Sampling
 ) -> Difference:
+    """The change of what is computed from windows or items that both sides share."""
     units = len(own.sums)
-    columns = (own.sums, base.sums, own.weights)
     method = f"paired bootstrap over {own.unit}"
-    p_value = None
-    if own.binary and base.binary:
-        pairs = list(zip(own.sums, base.sums, strict=True))
-        p_value = mcnemar(pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0)))
     if not all(map(math.isfinite, (*own.sums, *base.sums))):
         reason = f"some {own.unit} have no finite value"
         return Difference(*values, relative, None, method, own.unit, units, reason)
-    if own.sums == base.sums:
-        method = f"the same in each of {units} {own.unit}"
-        return Difference(*values, relative, Exact(0.0), method, own.unit, units, mcnemar_p=p_value)
+    exact = _exact_pairs(own, base, relative=relative)
+    if exact is not None:
+        return Difference(*values, relative, *exact, own.unit, units)
     if units < FEWEST_UNITS:
         lacking = FEWEST_UNITS - units
         return _too_few(values[0], values[1], own.unit, units, lacking, relative=relative)
@@ -187,23 +201,44 @@ def _of_pairs(
             return own.logarithm(means[0]) - base.logarithm(means[1])
         return own.figure(means[0]) - base.figure(means[1])
 
-    pseudo = [(1.0, 0.0, 1.0), (0.0, 1.0, 1.0)] if p_value is not None else []
-    estimate = _resampled(columns, statistic, pseudo, sampling)
+    estimate = _resampled(own, base, statistic, sampling)
     if estimate is None:
         reason = "a relative change of what can be 0; state the margin as a number, without %"
         return Difference(*values, relative, None, method, own.unit, units, reason)
-    return Difference(*values, relative, estimate, method, own.unit, units, mcnemar_p=p_value)
+    return Difference(*values, relative, estimate, method, own.unit, units)
+
+
+def _exact_pairs(own: Series, base: Series, *, relative: bool) -> tuple[Estimate, str] | None:
+    """The estimate and its method where nothing need be resampled; None where it must be."""
+    units = len(own.sums)
+    if own.sums == base.sums and not own.scores:
+        return Exact(0.0), f"the same to the last bit in each of {units} {own.unit}"
+    right = math.fsum(base.sums)
+    if own.binary and base.binary and (right or not relative):
+        pairs = list(zip(own.sums, base.sums, strict=True))
+        gained, lost = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
+        shares = PairedShares(gained, lost, units, base=right / units if relative else None)
+        return shares, f"exact limits of paired shares of {units} {own.unit}"
+    if own.sums == base.sums and not relative and units >= FEWEST_UNITS:
+        shares = PairedShares(0, 0, math.fsum(own.weights), own.span)
+        return shares, f"exact limits of what differs in none of {units} {own.unit}"
+    return None
 
 
 def _resampled(
-    columns: Sequence[Sequence[float]],
-    statistic: Statistic,
-    pseudo: Sequence[Sequence[float]],
-    sampling: Sampling,
+    own: Series, base: Series, statistic: Statistic, sampling: Sampling
 ) -> Estimate | None:
+    """By bootstrap; None where the statistic is not finite for every resample."""
+    apart = [mine - theirs for mine, theirs in zip(own.sums, base.sums, strict=True)]
+    few = sparse(apart, max(own.span, base.span))
+    pseudo = []
+    if few is not None:
+        weight = math.fsum(own.weights) / len(own.weights)
+        middle = math.fsum(base.sums) / len(base.sums)
+        pseudo = [(middle + few.size, middle, weight), (middle, middle + few.size, weight)] * 2
     try:
-        return bootstrap(
-            columns,
+        found = bootstrap(
+            (own.sums, base.sums, own.weights),
             statistic,
             resamples=sampling.resamples,
             seed=sampling.seed,
@@ -211,6 +246,7 @@ def _resampled(
         )
     except ValueError:
         return None
+    return found if few is None else Student(found.value, found.standard_error, few.degrees)
 
 
 def _of_processes(new: list[float], old: list[float], *, relative: bool) -> Difference:

@@ -141,8 +141,9 @@ class GateOutcome:
         """How it was decided, for those who read the outcome."""
         share = 100 * (1 - self.sampling.alpha)
         return (
-            f"One-sided limits of {share:g} %; {self.sampling.resamples:,} bootstrap resamples"
-            f" (BCa), seed {self.sampling.seed}. A rule holds when the whole"
+            f"One-sided limits of {share:g} %: exact ones for right and wrong answers, else"
+            f" {self.sampling.resamples:,} bootstrap resamples (BCa), seed {self.sampling.seed}."
+            " A rule holds when the whole"
             f" {100 - 2 * (100 - share):g} % interval lies inside its margin; it is broken or"
             " improved when the interval lies outside after Holm's adjustment over"
             f" the {self.tests} checks that had an interval."

@@ -7,13 +7,15 @@ so that a mere rerun is found equal with far fewer items than this says.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.comparison.comparability import Obstacle
 from qbench.comparison.differences import Sampling
 from qbench.comparison.gate_field import LEVELS, Field, look
-from qbench.comparison.statistics import POWER, Exact, detectable_change
+from qbench.comparison.power import POWER, detectable_change, units_to_find
+from qbench.comparison.statistics import Exact
 from qbench.comparison.verdict import amount_text
 
 if TYPE_CHECKING:
@@ -48,13 +50,19 @@ class Power:
         place = f"{self.cell.label}: {self.metric} on {self.item.slug}"
         if self.detectable is None:
             return f"{place}: {self.reason}"
-        if self.unit is None or self.detectable == 0:
+        if self.unit is None:
             return f"{place}: exact, any change beyond the margin is found"
+        if math.isinf(self.detectable):
+            return f"{place}: finds no change at all with {self.units:,} {self.unit}" + self._more
         change = amount_text(self.detectable, relative=self.relative, signed=False)
         text = f"{place}: finds {change} with {100 * POWER:g} % chance ({self.units:,} {self.unit})"
-        if self.needed is not None and self.needed > self.units:
-            text += f"; the margin itself would take about {self.needed:,} {self.unit}"
-        return text
+        return text + self._more
+
+    @property
+    def _more(self) -> str:
+        if self.needed is None or self.needed <= self.units:
+            return ""
+        return f"; the margin itself would take about {self.needed:,} {self.unit}"
 
 
 def gate_power(
@@ -109,10 +117,11 @@ def _estimated(
     if seen.estimate is None:
         return None, seen.units, seen.unit, None, seen.reason
     if isinstance(seen.estimate, Exact):
-        return 0.0, seen.units, seen.unit, None, None
+        reason = None if seen.unit is None else f"{seen.method}, so that no spread is known"
+        return 0.0 if reason is None else None, seen.units, seen.unit, None, reason
     change = detectable_change(seen.estimate, alpha=sampling.alpha)
     distance = abs(seen.bound(margin)) if seen.old is not None else _distance(seen.estimate, margin)
-    needed = None if distance == 0 else round(seen.units * (change / distance) ** 2)
+    needed = units_to_find(seen.estimate, seen.units, distance, alpha=sampling.alpha)
     return seen.shown(change), seen.units, seen.unit, needed, None
 
 

@@ -53,8 +53,7 @@ def mark_all(
         if isinstance(found, Obstacle) or estimate is None:
             continue
         low, high = (found.bound(end) for end in (-allowance.amount, allowance.amount))
-        equal = estimate.value == 0 == estimate.standard_error
-        same.append(0.0 if equal else equivalence(estimate, low, high))
+        same.append(0.0 if found.equal else equivalence(estimate, low, high))
         differs.append(two_sided(estimate))
     adjusted = iter(zip(holm(same), holm(differs), strict=True))
     marks = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from qbench.comparison.statistics import Floats
+    from qbench.comparison.bootstrap import Floats
     from qbench.record import Record
 
 Link = Literal["mean", "exp", "root"]
@@ -28,13 +28,15 @@ class Paired(NamedTuple):
     """The metric is the mean of the series a token, its exponential or its square root."""
     weights: str = WEIGHTS
     """The series with the tokens of each window or item."""
+    counts: bool = False
+    """Whether the series counts tokens that are so or not."""
 
 
 PAIRED_SERIES = {
     "perplexity": Paired("window_nll", "exp"),
     "bits_per_byte": Paired("window_nll"),
     "kl.mean": Paired("window_kl_sum"),
-    "top1_agreement": Paired("window_same_top"),
+    "top1_agreement": Paired("window_same_top", counts=True),
     "rms_probability_change": Paired("window_squared_change", "root"),
     "completion.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
     "completion.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
@@ -58,6 +60,15 @@ class Series:
     """From the mean to the metric's own unit."""
     unit: Unit
     ids: tuple[str, ...] | None = None
+    scores: bool = False
+    """Whether its values are scores, which can come out alike by chance: right or wrong, counts,
+    shares of words. Losses and divergences are the same to the last bit only if the model is."""
+
+    @property
+    def span(self) -> float:
+        """How far one of its values a token can be from another, as far as they show: from 0."""
+        values = [own / weight for own, weight in zip(self.sums, self.weights, strict=True)]
+        return max(1.0, *values) - min(0.0, *values)
 
     @property
     def binary(self) -> bool:
@@ -99,13 +110,16 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         factor = 1.0
         if metric == "bits_per_byte" and mean:
             factor = value / mean
-        made = Series(tuple(sums), tuple(weights), paired.link, factor, unit, named)
+        made = Series(
+            tuple(sums), tuple(weights), paired.link, factor, unit, named, scores=paired.counts
+        )
         return made if _agrees(made, mean, value) else None
     for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
         scores = record.series.get(name)
         if not scores or (named is not None and len(named) != len(scores)):
             continue
-        made = Series(tuple(scores), (1.0,) * len(scores), "mean", 1.0, "items", named)
+        ones = (1.0,) * len(scores)
+        made = Series(tuple(scores), ones, "mean", 1.0, "items", named, scores=True)
         if _agrees(made, math.fsum(scores) / len(scores), value):
             return made
     return None

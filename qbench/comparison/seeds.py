@@ -18,17 +18,18 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.comparison.bootstrap import bootstrap, sparse
 from qbench.comparison.comparability import Obstacle, find_obstacle
 from qbench.comparison.differences import Difference, difference
 from qbench.comparison.paired_series import align, find_series
-from qbench.comparison.statistics import Exact, Student, bootstrap
+from qbench.comparison.statistics import Exact, Student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.comparison.bootstrap import Floats
     from qbench.comparison.differences import Sampling
     from qbench.comparison.paired_series import Series
-    from qbench.comparison.statistics import Floats
     from qbench.record import Record
 
 Pair = tuple["Sequence[Record]", "Sequence[Record]"]
@@ -80,30 +81,44 @@ def _pooled(
     value = statistics.fmean(changes)
     made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(pairs)} seeds")
     seeds_variance = statistics.variance(changes) / len(changes)
-    items_variance = _items_variance(pairs, sampling)
+    items_variance, degrees = _of_items(pairs, sampling)
     total = items_variance + seeds_variance
     if total == 0:
         return replace(made, estimate=Exact(value))
-    shares = items_variance**2 / (len(weights) - 1) + seeds_variance**2 / (len(changes) - 1)
+    shares = items_variance**2 / degrees + seeds_variance**2 / (len(changes) - 1)
     return replace(made, estimate=Student(value, math.sqrt(total), total**2 / shares))
 
 
-def _items_variance(pairs: Sequence[tuple[Series, Series]], sampling: Sampling) -> float:
-    """Of the seeds' mean change, if other items had been drawn: the change is linear in sums."""
-    differences = [
+def _of_items(pairs: Sequence[tuple[Series, Series]], sampling: Sampling) -> tuple[float, float]:
+    """Variance of the seeds' mean change, were other items drawn, and its degrees of freedom.
+
+    The change is linear in sums. It is 0 where all is the same to the last bit.
+    """
+    own, _ = pairs[0]
+    changes = [
         statistics.fmean(one)
         for one in zip(*(_changes(own, base) for own, base in pairs), strict=True)
     ]
-    weights = pairs[0][0].weights
-    factor = pairs[0][0].factor
+    if not own.scores and all(mine.sums == theirs.sums for mine, theirs in pairs):
+        return 0.0, 1.0
+    few = sparse(changes, max(side.span for pair in pairs for side in pair))
+    pseudo = []
+    if few is not None:
+        weight = math.fsum(own.weights) / len(own.weights)
+        pseudo = [(few.size, weight), (-few.size, weight)] * 2
 
     def statistic(sums: list[Floats]) -> Floats:
-        return factor * sums[0] / sums[1]
+        return own.factor * sums[0] / sums[1]
 
     estimate = bootstrap(
-        [differences, weights], statistic, resamples=sampling.resamples, seed=sampling.seed
+        [changes, own.weights],
+        statistic,
+        resamples=sampling.resamples,
+        seed=sampling.seed,
+        pseudo_units=pseudo,
     )
-    return estimate.standard_error**2
+    degrees = len(changes) - 1.0 if few is None else few.degrees
+    return estimate.standard_error**2, degrees
 
 
 def _changes(own: Series, base: Series) -> list[float]:

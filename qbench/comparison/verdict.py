@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qbench.comparison.comparability import Obstacle
-from qbench.comparison.statistics import Exact, detectable_change, holm, units_needed
+from qbench.comparison.power import detectable_change, units_needed
+from qbench.comparison.statistics import Exact, holm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -107,12 +107,13 @@ def method(comparison: Comparison) -> str:
     sampling = comparison.sampling
     share = 100 * sampling.alpha
     return (
-        f"Intervals of {100 - share:g} %, of which windows and items by paired bootstrap"
-        f" (BCa, {sampling.resamples:,} resamples, seed {sampling.seed}), times by Welch's t over"
-        " processes. Better, worse or changed: the difference is not 0, two-sided. Equivalent: the"
-        f" whole {100 - 2 * share:g} % interval lies inside the stated margin (±). Claims"
-        f" of each kind are adjusted by Holm over all {comparison.tests} differences: that any of"
-        f" them is false has a chance of at most {share:g} %."
+        f"Intervals of {100 - share:g} %: right and wrong answers exactly (McNemar's test at 0),"
+        f" windows and other items by paired bootstrap (BCa, {sampling.resamples:,} resamples, seed"
+        f" {sampling.seed}), times by Welch's t over processes. Better, worse or changed: the"
+        f" difference is not 0, two-sided. Equivalent: the whole {100 - 2 * share:g} % interval"
+        " lies inside the stated margin (±). Claims of each kind are adjusted by Holm over all"
+        f" {comparison.tests} differences: that any of them is false has a chance of at most"
+        f" {share:g} %."
     )
 
 
@@ -167,7 +168,7 @@ def _texts(row: Row) -> list[str]:
     verdict = row.direction or mark.finding
     if mark.finding == "equivalent":
         amount = amount_text(row.allowance.amount, relative=row.allowance.relative, signed=False)
-        verdict = "equal" if value == 0 else f"equivalent (±{amount})"
+        verdict = "equal" if found.equal else f"equivalent (±{amount})"
     return [
         row.cell.label,
         metric,

@@ -92,9 +92,10 @@ def how_decided() -> str:
     return (
         "Better or worse: the difference is not chance (two-sided). Equivalent: the whole"
         f" {100 - 2 * share:g} % interval lies inside the margin of the last column. Undecided:"
-        " neither is shown. Windows and items by paired bootstrap, times by Welch's t over"
-        " processes, bytes exactly. Claims of each kind are adjusted by Holm over the whole table:"
-        f" that any of them is false has a chance of at most {share:g} %."
+        " neither is shown. Right and wrong answers by exact limits (McNemar's test at 0), windows"
+        " and other items by paired bootstrap, times by Welch's t over processes, bytes exactly."
+        " Claims of each kind are adjusted by Holm over the whole table: that any of them is false"
+        f" has a chance of at most {share:g} %."
     )
 
 
@@ -143,7 +144,7 @@ def _figure(
         mark=mark,
     )
     value = difference.shown(difference.estimate.value)
-    if value == 0 and mark.finding == "equivalent":
+    if difference.equal:
         return Figure(word="equal")
     return Figure(word=f"{_amount(value, line, signed=True)} {row.direction or mark.finding}")
 

@@ -53,7 +53,8 @@ class Judged(NamedTuple):
         if value is None or self.mark.finding == "undecided":
             return "undecided"
         if self.mark.finding == "equivalent":
-            return "equal" if value == 0 else "equivalent"
+            equal = not isinstance(self.found, Obstacle) and self.found.equal
+            return "equal" if equal else "equivalent"
         return "better" if value < 0 else "worse"
 
     @property
