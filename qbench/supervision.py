@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qbench.executors.local import JobEnd, LocalExecutor
     from qbench.job import Job, Task
     from qbench.plan import Plan
-    from qbench.record import Record
+    from qbench.record import Record, Status
 
 LOG_TAIL_LINES = 20
 
@@ -111,59 +111,72 @@ def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watche
         watcher.ended(part, end)
         if progress.store_error is not None:
             raise StoreError(progress.store_error)
-        if end.how == "finished":
-            return taken | {task.key for task in left}
-        failed = progress.failed(end)
-        done = progress.recorded + len(failed)
+        done = progress.recorded
+        if end.how != "finished":
+            done += _record_end(end.how, end.reason, progress, log, watcher)
         taken |= {task.key for task in left[:done]}
-        if failed and progress.was_written(failed[0]):
-            # The worker ended between writing this record and telling of it.
-            done, failed = progress.recorded + 1, ()
-        for task in failed:
-            record = part.record(
-                task,
-                end.how,
-                reason=end.reason,
-                phase=progress.phase,
-                log_tail=log_tail(log),
-                started_at=progress.started_at,
-            )
-            write_record(Path(task.path), record)
-            watcher.recorded(part, record)
         left = left[done:]
     return taken
+
+
+def _record_end(
+    status: Status, reason: str | None, progress: _Progress, log: Path, watcher: Watcher
+) -> int:
+    """Gives the tasks that a worker's end is the end of their records; returns how many."""
+    job, failed = progress.job, progress.failed(status)
+    if failed and progress.was_written(failed[0]):
+        return 1  # the worker ended between writing this record and telling of it
+    for task in failed:
+        record = job.record(
+            task,
+            status,
+            reason=reason,
+            phase=progress.phase,
+            log_tail=log_tail(log),
+            started_at=progress.started_at,
+        )
+        write_record(Path(task.path), record)
+        watcher.recorded(job, record)
+    return len(failed)
 
 
 class _Progress:
     """Follows one worker's events, so that its end can be told to the task that caused it."""
 
     def __init__(self, job: Job, watcher: Watcher) -> None:
-        self._job = job
+        self.job = job
         self._watcher = watcher
         self._begun = False
         self._before = {task.key: file_stamp(Path(task.path)) for task in job.tasks}
         self.phase = "start"
         self.recorded = 0
+        self._device_lost = False
         self.store_error: str | None = None
         self.started_at = now()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self._watcher.happened(self._job, event)
+        self._watcher.happened(self.job, event)
         if event["event"] == "phase":
             self.phase = event["phase"]
         elif event["event"] == "task":
             self._begun = True
         elif event["event"] == "record":
             self.recorded += 1
-            record = record_on_disk(self._job.tasks[event["index"]])
+            record = record_on_disk(self.job.tasks[event["index"]])
             if record is not None:
-                self._watcher.recorded(self._job, record)
+                self._watcher.recorded(self.job, record)
+        elif event["event"] == "device_lost":
+            self._device_lost = True
         elif event["event"] == "store_error":
             self.store_error = event["message"]
 
     def judged(self, end: JobEnd) -> JobEnd:
-        """The worker's end; one that calls itself finished before it was is none."""
-        if end.how != "finished" or self.recorded == len(self._job.tasks):
+        """The worker's end; one that calls itself finished before it was has crashed.
+
+        But for one that lost its GPU with the last record that it wrote.
+        """
+        done = self._device_lost and self.recorded > 0
+        if end.how != "finished" or done or self.recorded == len(self.job.tasks):
             return end
         return replace(
             end,
@@ -172,14 +185,14 @@ class _Progress:
             " ended the process; its log may say what",
         )
 
-    def failed(self, end: JobEnd) -> tuple[Task, ...]:
+    def failed(self, status: Status) -> tuple[Task, ...]:
         """The tasks that the worker's end is the end of.
 
         The one under way; but all that are left when the model was not yet loaded, which would
         fail again, or when the cell's time is used up.
         """
-        left = self._job.tasks[self.recorded :]
-        return left[:1] if self._begun and end.how != "timeout" else left
+        left = self.job.tasks[self.recorded :]
+        return left[:1] if self._begun and status != "timeout" else left
 
     def was_written(self, task: Task) -> bool:
         """Whether the task's record file is of this worker."""

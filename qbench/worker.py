@@ -5,14 +5,17 @@ It tells its parent what it does through `emit`, one small dictionary an event:
     {"event": "phase", "phase": "load"}
     {"event": "task", "index": 0}            this item is begun
     {"event": "record", "index": 0, "status": "ok"}
+    {"event": "device_lost"}                 this process cannot use its GPU any more, and ends
     {"event": "store_error", "message": "…"} records cannot be written: the run must end
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +45,21 @@ TRACEBACK_LINES = 20
 """Last lines of a failure's traceback that its record keeps; the log has all of it."""
 MOST_FAULTS_NAMED = 3
 """Faulty layers named in a reason; the record's details have them all."""
+
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Of messages of a RuntimeError: memory that another allocator than torch's asked for."""
+_LOST_CONTEXT = re.compile(
+    r"illegal memory access|device-side assert|unspecified launch failure|misaligned address"
+    r"|illegal instruction was encountered|invalid program counter|hardware stack error"
+    r"|uncorrectable (ECC|NVLink) error|launch timed out|(CUBLAS|CUDNN)_STATUS_EXECUTION_FAILED"
+)
+"""Of messages, whoever raises them: torch, triton, cuBLAS, bitsandbytes."""
 
 
 def run_job(job: Job, emit: Emit) -> None:
@@ -74,11 +92,17 @@ def _run_job(job: Job, emit: Emit) -> None:
     for index, task in enumerate(job.tasks):
         emit({"event": "task", "index": index})
         phase("measure")
-        _write(task, _take(job, task, loaded, environment), index, emit)
+        record, failure = _take(job, task, loaded, environment)
+        _write(task, record, index, emit)
+        if failure is not None and _has_lost_device(failure, loaded.device):
+            emit({"event": "device_lost"})
+            return
 
 
-def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -> Record:
-    """Takes one item and makes its record, whatever becomes of it."""
+def _take(
+    job: Job, task: Task, loaded: LoadedModel, environment: Environment
+) -> tuple[Record, Exception | None]:
+    """Takes one item and makes its record, whatever becomes of it; with what was raised."""
     started_at, started = now(), time.perf_counter()
     measurement = measures()[task.item.measurement]
     faults = loaded.verification.faults
@@ -88,12 +112,13 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
         if faults and measurement.trusts_kernels:
             raise WrongKernelError(_describe(faults))  # noqa: TRY301 - one way to fail
         outcome = measurement.measure(loaded, task.item)
+        _synchronize(loaded.device)  # an error of its last kernels is its own, not the next one's
         _check_finite(outcome)
     except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
         status, reason = classify(error)
         if status == "oom":
             _free_device(loaded.device)
-        return job.record(
+        record = job.record(
             task,
             status,
             reason=reason,
@@ -103,7 +128,8 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
             duration_s=time.perf_counter() - started,
             **common,
         )
-    return job.record(
+        return record, error
+    record = job.record(
         task,
         "ok",
         metrics=outcome.metrics,
@@ -118,6 +144,7 @@ def _take(job: Job, task: Task, loaded: LoadedModel, environment: Environment) -
         duration_s=time.perf_counter() - started,
         **common,
     )
+    return record, None
 
 
 def _check_finite(outcome: Outcome) -> None:
@@ -138,8 +165,7 @@ def classify(error: Exception) -> tuple[Status, str]:
     if isinstance(error, OutOfMemoryError):
         return "oom", text
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in text for words in ("can't allocate memory", "not enough memory"))
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
     ):
         first = text.splitlines()[0] if text else "no memory left"
         return "oom", f"{first}; use a smaller batch, shorter lengths or a smaller precision"
@@ -148,7 +174,35 @@ def classify(error: Exception) -> tuple[Status, str]:
     if isinstance(error, QbenchError):
         return "error", text
     first = text.splitlines()[0] if text else "no message"
-    return "error", f"{type(error).__name__}: {first}"
+    remedy = ""
+    if _LOST_CONTEXT.search(text):
+        remedy = "; CUDA_LAUNCH_BLOCKING=1 in the environment shows in the log which kernel it was"
+    return "error", f"{type(error).__name__}: {first}{remedy}"
+
+
+def _has_lost_device(error: Exception, device: str) -> bool:
+    """Whether whatever this process asks of its GPU from now on fails with the same error.
+
+    An illegal access or a failed assertion in a kernel destroys the process's CUDA context
+    (https://docs.nvidia.com/cuda/cuda-runtime-api/, `cudaErrorIllegalAddress` and its like).
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if _LOST_CONTEXT.search(str(link)):
+            return True
+        link = link.__cause__ or link.__context__
+    try:
+        _synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _synchronize(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def _traceback_tail(error: Exception) -> str:
@@ -197,4 +251,5 @@ def _free_device(device: str) -> None:
 
     gc.collect()
     if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # of a GPU that is lost: the failure is recorded as what it is
+            torch.cuda.empty_cache()

@@ -31,6 +31,8 @@ ACTS = {
     "device-memory": ("oom", "CUDA out of memory. Tried to allocate 3.00 GiB; use a smaller batch"),
     "not-finite": ("nan", "3 of 7 values are not finite"),
     "raises": ("error", "ZeroDivisionError: nothing to divide by"),
+    "loses-gpu": ("error", "illegal memory access was encountered; CUDA_LAUNCH_BLOCKING=1"),
+    "uses-gpu": ("ok", ""),
     "segfault": ("crash", "SIGSEGV"),
     "exits": ("crash", "exit code 3"),
     "leaves": ("crash", "exit code"),

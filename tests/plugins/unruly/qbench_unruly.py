@@ -59,6 +59,23 @@ def _raise() -> None:
     raise ZeroDivisionError("nothing to divide by")
 
 
+def _lose_the_gpu() -> None:
+    import torch
+
+    error = torch.AcceleratorError if hasattr(torch, "AcceleratorError") else RuntimeError
+    _lost.append(True)
+    raise error("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+
+
+def _use_the_gpu() -> None:
+    """Fails as everything does in a process that has lost its GPU."""
+    if _lost:
+        _lose_the_gpu()
+
+
+_lost: list[bool] = []
+
+
 def _segfault() -> None:
     ctypes.string_at(0)
 
@@ -90,6 +107,8 @@ ACTS: dict[str, Callable[[], None]] = {
     "device-memory": _device_memory,
     "not-finite": _not_finite,
     "raises": _raise,
+    "loses-gpu": _lose_the_gpu,
+    "uses-gpu": _use_the_gpu,
     "segfault": _segfault,
     "exits": lambda: os._exit(3),
     "leaves": lambda: sys.exit(5),
