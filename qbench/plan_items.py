@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
 from qbench.finetune.adapter_bytes import unknown_target
+from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
 from qbench.precisions import precisions, stored
 from qbench.precisions.integer_misfit import integer_misfit
 from qbench.precisions.stored import stored_misfit
@@ -126,6 +127,8 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
             "the checkpoint holds codes alone, no weights to hold them against; measure the"
             " original model in this format"
         )
+    if item.measurement == "adapters" and cell.tuning is not None:
+        return why_one_alone(cell.tuning.options)
     return None
 
 
@@ -164,6 +167,7 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
     return (
         method.conflicts(tuning.precision, tuning.options)
         or _unknown_target(tuning, model)
+        or adapter_misfit(tuning, cell.deploy, model.shape, model.architecture)
         or method.unavailable(tuning.options, environment)
         or precisions()[tuning.precision.name].unavailable(environment)
         or integer_misfit(tuning.precision, model)

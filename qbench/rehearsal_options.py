@@ -43,6 +43,14 @@ _TRAINING_MOST: dict[str, float] = {
     "validate_every": 1,
     "rank": 64,
 }
+_OF_THE_MODEL = (
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+)
+"""LoRA's further arguments that a rehearsal leaves out."""
 _TRAINING_SET = ("steps", "max_tokens")
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
@@ -78,9 +86,8 @@ def shorten_training(method: Method, options: dict[str, Any]) -> tuple[dict[str,
     if isinstance(target, list | tuple):
         made["target"] = [name for name in target if name in _layer_names()] or "all-linear"
     if made.get("extra"):
-        # They count the layers of the real model.
-        layered = {"layers_to_transform", "layers_pattern"}
-        made["extra"] = {key: one for key, one in made["extra"].items() if key not in layered}
+        # They count and name the layers and the tokens of the real model.
+        made["extra"] = {key: one for key, one in made["extra"].items() if key not in _OF_THE_MODEL}
     whole = method.options.model_validate(made).model_dump(mode="json")
     return whole, _in_words("trainings", options, whole)
 

@@ -7,14 +7,15 @@ arXiv 2402.09353.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.finetune.deploy import WHOLE_MODELS, compute_type
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qbench.spec import Deployment, ModelShape, PrecisionRef, TensorShape, TuningRef
 
@@ -37,8 +38,9 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 """PEFT's own choice by `model_type`: a part of its table, whose import would take seconds."""
 
 _MAGNITUDE_BYTES = 4
-_TIED_HEAD = "lm_head"
+TIED_HEAD = "lm_head"
 """A layer without a tensor of its own, where the head is the embedding."""
+_OF_POSITIONS = re.compile(r"wpe|pos")
 
 
 def adapter_static_bytes(
@@ -54,9 +56,9 @@ def adapter_static_bytes(
     is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
     are.
     """
-    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
-        return 0
     options = tuning.options
+    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
+        return None if _unties(shape, options.get("extra") or {}) else 0
     chosen = targeted(shape, architecture, options["target"])
     if chosen is None or options.get("extra"):
         return None
@@ -84,7 +86,7 @@ def targeted(
     if names is None:
         return None
     found: dict[str, list[TensorShape]] = {
-        name: [t for t in matrices if f".{_module(t)}".endswith(f".{name}")] for name in names
+        name: [t for t in matrices if f".{module_name(t)}".endswith(f".{name}")] for name in names
     }
     if not all(found.values()):
         return None
@@ -96,9 +98,9 @@ def unknown_target(shape: ModelShape | None, target: str | Sequence[str]) -> str
     """What is wrong with layers that are named; None if each is there, or nothing is known."""
     if shape is None or isinstance(target, str):
         return None
-    modules = [_module(tensor) for tensor in shape.tensors if len(tensor.shape) > 1]
+    modules = [module_name(tensor) for tensor in shape.tensors if len(tensor.shape) > 1]
     if all(tensor.role != "head" for tensor in shape.tensors):
-        modules.append(_TIED_HEAD)
+        modules.append(TIED_HEAD)
     for name in target:
         if not any(f".{module}".endswith(f".{name}") for module in modules):
             known = dict.fromkeys(module.rpartition(".")[2] for module in modules)
@@ -106,5 +108,40 @@ def unknown_target(shape: ModelShape | None, target: str | Sequence[str]) -> str
     return None
 
 
-def _module(tensor: TensorShape) -> str:
-    return tensor.name.removesuffix(".weight")
+def module_name(tensor: TensorShape) -> str:
+    """The module that a tensor belongs to."""
+    return tensor.name.rpartition(".")[0]
+
+
+def is_tied(shape: ModelShape) -> bool:
+    """Whether the output head is the embedding's matrix."""
+    return all(tensor.role != "head" for tensor in shape.tensors)
+
+
+def token_embeddings(shape: ModelShape) -> list[TensorShape]:
+    """The embedding of tokens, without that of positions."""
+    return [
+        tensor
+        for tensor in shape.tensors
+        if tensor.role == "embedding" and not _OF_POSITIONS.search(tensor.name)
+    ]
+
+
+def under(module: str, name: str) -> bool:
+    """Whether a module, or one that it lies in, has a name that ends so: PEFT's own rule."""
+    parts = module.split(".")
+    return any(".".join(parts[:end]).endswith(name) for end in range(1, len(parts) + 1))
+
+
+def _unties(shape: ModelShape, extra: Mapping[str, Any]) -> bool:
+    """Whether a tied head and its embedding become two matrices, of which one was trained."""
+    matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
+    return (
+        is_tied(shape)
+        and not extra.get("ensure_weight_tying")
+        and any(
+            under(matrix, name)
+            for name in extra.get("modules_to_save") or ()
+            for matrix in matrices
+        )
+    )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 """PEFT's name for the first adapter of a model."""
 
+_WRAPPER = "base_model.model."
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Initialisations that take a part out of the base: PEFT would take it out of any base again."""
@@ -37,6 +38,8 @@ _EXPECTED_WARNINGS = (
     "fan_in_fan_out is set to",  # PEFT mends it by itself
     "Already found a `peft_config` attribute",  # several adapters on one base are asked for
     "Model has `tie_word_embeddings=True`",  # attached it is right; merged it is refused
+    "Input and output embeddings are no longer tied",  # as the merged configuration says
+    ".*lora_bias=True.* was passed but",  # merged it is refused
 )
 
 
@@ -94,7 +97,9 @@ def attach_adapter(model: PreTrainedModel, adapter: Adapter, name: str = ADAPTER
             tuner = LoraModel(model, config, name)
             # PEFT makes the factors in the base's type; loading would round them to it.
             cast_adapter_dtype(model, name)
-            loaded = set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)
+            # Saved from PEFT's wrapper; what it keeps of whole modules is looked up without it.
+            own = {key.removeprefix(_WRAPPER): one for key, one in adapter.tensors.items()}
+            loaded = set_peft_model_state_dict(model, own, adapter_name=name)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, KeyError, RuntimeError) as error:
@@ -126,10 +131,10 @@ def adapter_bytes(model: PreTrainedModel, name: str = ADAPTER) -> int:
     """Bytes of the tensors of one attached adapter."""
     brought = adapter_modules(model)
     return sum(
-        parameter.numel() * parameter.element_size()
-        for parameter_name, parameter in model.named_parameters()
+        tensor.numel() * tensor.element_size()
+        for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers())
         # A factor is `…lora_A.<name>.weight`; in an embedding `…lora_embedding_A.<name>`.
-        if parameter_name.rpartition(".")[0] in brought and name in parameter_name.split(".")[-2:]
+        if tensor_name.rpartition(".")[0] in brought and name in tensor_name.split(".")[-2:]
     )
 
 

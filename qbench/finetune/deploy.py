@@ -164,6 +164,7 @@ def load_deployed(
             str(source), precision.options, device, trust_remote_code=trust_remote_code
         )
     from qbench.finetune.attach import attach_adapter, cast_adapter, read_adapter
+    from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
     from qbench.finetune.merge import merge_attached
 
     adapter = read_adapter(artifact)
@@ -175,10 +176,7 @@ def load_deployed(
     tuner = attach_adapter(model, adapter)
     if deploy == "merged-in-place":
         if adapter.config.lora_bias:
-            raise MeasurementError(
-                "PEFT merges the bias of lora_bias into quantized layers without its scale; leave"
-                " merged-in-place out, or lora_bias"
-            )
+            raise MeasurementError(NO_SCALE_IN_PLACE)
         return merge_attached(model, tuner)
     cast_adapter(model, compute_type(precision))
     return model

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError
+from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
@@ -41,7 +42,15 @@ _INIT: dict[str, bool | str] = {
     "olora": "olora",
     "loftq": True,  # put in after PEFT's own, which expects a base that is not quantized
 }
-_REFUSALS = (ImportError, KeyError, NotImplementedError, TypeError, ValueError)
+_REFUSALS = (
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 """What PEFT raises for options that do not go together, or not with the model."""
 
 
@@ -62,7 +71,7 @@ class Lora:
                 " that: adapters below would learn nothing; train on weights alone (int8-wo,"
                 " int4-g32), or use method: qat"
             )
-        return self._wrong_options(precision, options)
+        return self._wrong_options(precision, options) or argument_conflict(precision, options)
 
     def _wrong_options(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         init = options["init"]
@@ -136,6 +145,7 @@ class Lora:
         from peft import get_peft_model, replace_lora_weights_loftq
 
         _check_targets(model, options)
+        _check_saved_modules(model, options)
         try:
             config = _config(model, options)
             torch.manual_seed(seed)
@@ -210,6 +220,17 @@ def _check_targets(model: PreTrainedModel, options: LoraOptions) -> None:
             raise MeasurementError(
                 f"target: no layer of this model is named {wanted!r}; {did_you_mean(wanted, there)}"
             )
+
+
+def _check_saved_modules(model: PreTrainedModel, options: LoraOptions) -> None:
+    """As in the plan, for models whose shapes were not known there."""
+    holds_codes = {
+        name: any(not one.is_floating_point() for one in module.parameters(recurse=False))
+        for name, module in model.named_modules()
+    }
+    fault = saved_modules_fault(options.extra.get("modules_to_save"), holds_codes)
+    if fault is not None:
+        raise MeasurementError(fault)
 
 
 def _save(tuned: PeftModel, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from qbench.finetune.lora_extra import SERVED, refused_argument
 from qbench.finetune.options import PositiveNumber, TrainingOptions
 from qbench.sources.bundled import did_you_mean
 
@@ -52,13 +53,14 @@ class LoraOptions(TrainingOptions):
     """How A and B begin. `pissa` and `olora` take them from the weights, and save the difference
     as a plain adapter of twice the rank; `loftq` from what a 4-bit base lost."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """More arguments of PEFT's `LoraConfig`, as they are."""
+    """More arguments of PEFT's `LoraConfig`, as they are: those that a tuned model can be served
+    with. A module of `modules_to_save` is trained in the type that its base holds it in."""
 
     @field_validator("extra")
     @classmethod
     def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
         known = lora_arguments()
-        for name in extra:
+        for name, value in extra.items():
             if name in OWN_OPTIONS:
                 raise ValueError(f"`{OWN_OPTIONS[name]}` beside `extra` in place of '{name}'")
             if known and name not in known:
@@ -66,6 +68,8 @@ class LoraOptions(TrainingOptions):
                     f"arguments of peft's LoraConfig, which has no '{name}';"
                     f" {did_you_mean(name, [*known, *OWN_OPTIONS])}"
                 )
+            if name not in SERVED and value:
+                raise ValueError(f"no '{name}', which {refused_argument(name)}; leave it out")
         return extra
 
     @property

@@ -10,6 +10,7 @@ that its load time, its memory and its quantization are those of a checkpoint th
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,8 +23,10 @@ from pydantic import ValidationError
 from qbench.errors import MeasurementError
 from qbench.finetune.adapter_storage import WEIGHTS_FILE
 from qbench.finetune.artifact import ArtifactInfo
-from qbench.finetune.attach import attach_adapter, expected_warnings, read_adapter
+from qbench.finetune.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
+from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
 from qbench.precisions import precisions
+from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.record import content_key
 from qbench.sources.cache import cache_folder
@@ -89,18 +92,30 @@ def merge_attached(model: PreTrainedModel, tuner: LoraModel) -> PreTrainedModel:
     A quantized layer is dequantized by PEFT, and what is merged is quantized again in the same
     format. Raises `MeasurementError` where the merged model would not be the attached one.
     """
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    targeted = any(hasattr(layer, "base_layer") for layer in (head, embedding))
-    if targeted and head is not None and head.weight.data_ptr() == embedding.weight.data_ptr():
-        raise MeasurementError(
-            "the adapter is on the embedding or the output head, which share one matrix: merged,"
-            " each would change the other; serve it attached, or leave them out of `target`"
-        )
+    config = tuner.peft_config[ADAPTER]
+    if _divides_tied(model):
+        raise MeasurementError(TIED_MERGE)
+    if config.lora_bias:
+        for name, layer in model.named_modules():
+            if hasattr(layer, "lora_B") and getattr(layer.base_layer, "bias", None) is None:
+                raise MeasurementError(NO_BIAS_TO_MERGE.format(layer=name))
     with expected_warnings():
         merged: PreTrainedModel = tuner.merge_and_unload()
     merged.eval()
     merged.requires_grad_(requires_grad=False)
     return merged
+
+
+def _divides_tied(model: PreTrainedModel) -> bool:
+    """Whether an adapter is on one of two layers that share a matrix, and not on the other."""
+    head, embedding = output_head(model), inside(model.get_input_embeddings())
+    if head is None or embedding is None or not _same_matrix(head, embedding):
+        return False
+    around = (model.get_output_embeddings(), model.get_input_embeddings())
+    if any(hasattr(layer, "base_layer") for layer in around):
+        return True
+    rows = [getattr(layer, "token_adapter", None) for layer in around]
+    return rows[0] is not None and rows[0].tied_adapter is None
 
 
 def _fingerprints(artifact: Path) -> tuple[str, str]:
@@ -214,7 +229,20 @@ def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
         for path in base.iterdir():
             if path.suffix in _COPIED_SUFFIXES and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, waiting / path.name)
+        _note_untied(model, waiting / "config.json")
         waiting.replace(made)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(waiting, ignore_errors=True)
         raise _no_place(made, error) from error
+
+
+def _note_untied(model: PreTrainedModel, config: Path) -> None:
+    """Says in the configuration that a head which was tied has a matrix of its own now."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    if told.get("tie_word_embeddings") and not model.config.tie_word_embeddings:
+        config.write_text(json.dumps({**told, "tie_word_embeddings": False}), encoding="utf-8")
+
+
+def _same_matrix(head: Any, embedding: Any) -> bool:
+    same: bool = head.weight.data_ptr() == embedding.weight.data_ptr()
+    return same

@@ -27,8 +27,8 @@ Kind = Literal[
 ]
 
 _PACKED_CODES = ("qweight", "weight_packed")
-_WRAPPED = ".base_layer"
-"""How PEFT names the layer inside the one that it puts in its place."""
+_WRAPPED = (".base_layer", ".token_adapter", ".original_module")
+"""How PEFT names the layer inside the one that it puts in its place, and what lies between."""
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,44 @@ def state_tensors(weight: Any) -> list[torch.Tensor]:
 
 def adapter_modules(model: PreTrainedModel) -> frozenset[str]:
     """Names of the modules that attached adapters brought along, such as LoRA's two factors."""
-    from torch import nn
-
     brought = [
         f"{name}.{inner}"
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "base_layer", None), nn.Module)
+        for kept in _kept_of(module)
         for inner, _ in module.named_modules()
-        if inner and inner.partition(".")[0] != "base_layer"
+        if inner and inner.partition(".")[0] not in kept
     ]
     return frozenset(brought)
 
 
+def _kept_of(module: torch.nn.Module) -> list[tuple[str, ...]]:
+    """Where in a layer of PEFT's the base's own layer lies; nothing for any other layer."""
+    from torch import nn
+
+    if isinstance(getattr(module, "base_layer", None), nn.Module):
+        return [("base_layer",)]
+    if hasattr(module, "original_module"):  # around a module, or an embedding, that is trained too
+        return [("original_module", "token_adapter")]
+    return []
+
+
 def own_name(module: str) -> str:
     """The name that a module of the base model has in its checkpoint, adapter or not."""
-    return module.removesuffix(_WRAPPED)
+    for around in _WRAPPED:
+        module = module.removesuffix(around)
+    return module
 
 
 def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
     """The layer that makes the logits, without an adapter that may be attached to it."""
-    head = model.get_output_embeddings()
-    inside: torch.nn.Module | None = getattr(head, "base_layer", head)
-    return inside
+    return inside(model.get_output_embeddings())
+
+
+def inside(layer: Any) -> torch.nn.Module | None:
+    """The base's own layer within what PEFT may have put in its place."""
+    layer = getattr(layer, "original_module", layer)
+    found: torch.nn.Module | None = getattr(layer, "base_layer", layer)
+    return found
 
 
 def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
@@ -113,7 +129,7 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
                 continue
             yield Held(name, kind, parameter, _logical(parameter))
         for _, buffer in module.named_buffers(recurse=False):
-            yield Held(name, "buffers", buffer, 0)
+            yield Held(name, "adapters" if full_name in adapters else "buffers", buffer, 0)
         if hasattr(module, "base_layer"):
             continue  # PEFT's layer shows the weight of the one inside, which has its own turn
         for tensor in _quantization_state(module):

@@ -89,7 +89,12 @@ def state(loaded: LoadedModel) -> dict[str, Any]:
             for name, p in model.named_parameters()
         ],
         "active": [
-            (name, list(module.active_adapters), sorted(module.r), sorted(module.scaling))
+            (
+                name,
+                list(module.active_adapters),
+                sorted(getattr(module, "r", ())),
+                sorted(getattr(module, "scaling", ())),
+            )
             for name, module in model.named_modules()
             if hasattr(module, "active_adapters") and hasattr(module, "base_layer")
         ],
@@ -112,6 +117,16 @@ def test_bytes_are_those_of_the_tensors_and_files(name: str, tiny_model: Path) -
     assert found["adapters.file_bytes_nf4"] == len(store_adapter(folder, "nf4"))
 
 
+def test_modules_and_rows_count_with_each_further_adapter(tiny_model: Path) -> None:
+    whole = {"modules_to_save": ["lm_head"], "trainable_token_indices": [3, 5]}
+    loaded = serve(tiny_model, "bf16", **whole)
+    head: Any = loaded.model.get_output_embeddings()
+    factors = 2 * RANK * ((64 + 64) + (64 + 32)) * 2
+    rows = 2 * 64 * (4 + 4)  # each with what it was before, in fp32
+    expected = factors + head.weight.numel() * 2 + rows
+    assert values(measure(loaded))["adapters.bytes_each"] == expected
+
+
 def test_every_switch_is_timed_and_every_metric_recorded(tiny_model: Path) -> None:
     outcome = measure(serve(tiny_model, "bf16"), count=3)
     assert {metric.name for metric in outcome.metrics} == {one.name for one in ADAPTERS.metrics}
@@ -125,8 +140,14 @@ def test_every_switch_is_timed_and_every_metric_recorded(tiny_model: Path) -> No
 @pytest.mark.parametrize("name", ["bf16", "int8", "nf4-dq"])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"use_dora": True}, {"target_modules": "all-linear", "lora_dropout": 0.1}],
-    ids=["plain", "dora", "dropout"],
+    [
+        {},
+        {"use_dora": True},
+        {"target_modules": "all-linear", "lora_dropout": 0.1},
+        {"modules_to_save": ["lm_head", "norm"]},
+        {"trainable_token_indices": [3, 5]},
+    ],
+    ids=["plain", "dora", "dropout", "modules", "token rows"],
 )
 def test_the_model_is_left_as_it_was(name: str, config: dict[str, Any], tiny_model: Path) -> None:
     if name == "int8" and "use_dora" in config:
