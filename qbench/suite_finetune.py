@@ -149,13 +149,17 @@ def _read_method(findings: Findings, entry: Node) -> list[TuningRef]:
         remedy = f"add `method: lora`; there are {', '.join(table)}"
         findings.add(entry, "an entry with its `method`", remedy=remedy)
         return []
-    if chosen.value not in table:
-        hint = None
-        if str(chosen.value).lower() == "qlora":
-            hint = "QLoRA is LoRA on a quantized base: {method: lora, precision: nf4}"
-        findings.add_unknown(chosen, "method", str(chosen.value), table, hint)
+    if not isinstance(chosen.value, str):
+        remedy = "write an entry for each, its options beside it: {method: lora, rank: 8}"
+        findings.add(chosen, f"one of {', '.join(table)}", remedy=remedy)
         return []
-    method = str(chosen.value)
+    method = chosen.value
+    if method not in table:
+        hint = None
+        if method.lower() == "qlora":
+            hint = "QLoRA is LoRA on a quantized base: {method: lora, precision: nf4}"
+        findings.add_unknown(chosen, "method", method, table, hint)
+        return []
     held = [PrecisionRef(label=DEFAULT_PRECISION, name=DEFAULT_PRECISION)]
     if (place := entry.value.get("precision")) is not None:
         held = list(read_precisions(findings, place, precisions()))
@@ -222,8 +226,10 @@ def _read_deploy(findings: Findings, node: Node | None) -> tuple[Deployment, ...
     chosen: list[Deployment] = []
     for entry in entries_of(findings, node, "one way to serve a tuned model", "attached, merged"):
         found = next((rung for rung in DEPLOYMENTS if rung == entry.value), None)
-        if found is None:
-            findings.add_unknown(entry, "way to serve", str(entry.value), DEPLOYMENTS)
-        else:
+        if found is not None:
             chosen.append(found)
+        elif isinstance(entry.value, str):
+            findings.add_unknown(entry, "way to serve", entry.value, DEPLOYMENTS)
+        else:
+            findings.add(entry, f"one of {', '.join(DEPLOYMENTS)}")
     return tuple(dict.fromkeys(chosen)) or DEFAULT_DEPLOY

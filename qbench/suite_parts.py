@@ -223,7 +223,7 @@ def _with_originals(
         elif isinstance(node.value, str) and node.value in names:
             yield model.model_copy(update={"original": names[node.value]})
         else:
-            near = did_you_mean(str(node.value), names)
+            near = did_you_mean(node.text, names)
             findings.add(node, _ORIGINAL, remedy=f"list it under models; {near}")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.text import Text
 
+from qbench.report import FORMATS
 from qbench.report.console import harmless, make_console
 from qbench.results import load_results
 from tests.command import call
@@ -22,6 +23,7 @@ from tests.record_factory import (
     make_record,
     quality_record,
 )
+from tests.tuned_records import tuned_arm
 from tests.workplace import keep
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 HOSTILE = "\x1b]0;owned\x07\u202e\n::error::gone | [/red] [x]: y ![a](b) <img src=x> \ud800 =1+1"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
-FORMATS = ("markdown", "csv", "json", "benchmark-json")
 
 
 def put(folder: Path, change: Callable[[dict[str, Any]], object], precision: str = "nf4") -> Path:
@@ -114,6 +115,33 @@ class TestTexts:
         assert len(finished.output) < 10_000
         (page,) = tmp_path.joinpath("reports").iterdir()
         assert 4_000 < len(page.read_text(encoding="utf-8")) < 30_000
+
+
+class TestDetails:
+    """Their form is no one's promise: what a report cannot read of them is left out."""
+
+    @pytest.mark.parametrize("value", [True, 3, "text", [1, [2]], {"a": {"b": 1}}])
+    def test_of_any_kind(self, value: Any) -> None:
+        told = (
+            "loaded", "chance", "items", "layers", "adapters_on", "steps", "tokens", "item_ids",
+            "prompts", "generated", "generated_ids", "references", "ids_sha256",
+        )  # fmt: skip
+        within = ("faults", "calibration", "layers", "left_out")
+        measured = [
+            make_record(precision, measurement, metrics)
+            for precision in ("fp32", "nf4")
+            for measurement, metrics in (
+                ("footprint", {"memory.static": 1.0}),
+                ("tasks", {"tasks.accuracy": 0.5}),
+                ("weight_error", {"weight_error.relative": 0.1}),
+                ("generation", {"generation.tokens": 3.0}),
+            )
+        ]
+        measured += tuned_arm("qlora-nf4")
+        for details in (dict.fromkeys(told, value), {"loaded": dict.fromkeys(within, value)}):
+            records = [record.model_copy(update={"details": details}) for record in measured]
+            for form in FORMATS.values():
+                assert form.render(records)
 
 
 class TestPlaces:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qbench.report.figures import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.report.lookup import mapping, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,15 +22,13 @@ def calibration_table(loaded: Mapping[str, Mapping[str, Any]]) -> Table:
     columns = tuple(Column(name, name, "text") for name in _COLUMNS)
     rows = []
     for label, found in loaded.items():
-        about = found.get("calibration")
-        if isinstance(about, dict):
+        about = mapping(found.get("calibration"))
+        if about:
+            asked = ("text", "windows", "window_tokens", "seed")
             words = (
-                str(about["text"]),
-                str(about["windows"]),
-                str(about["window_tokens"]),
-                str(about["seed"]),
+                *(str(about.get(name)) for name in asked),
                 _method(found, about),
-                _findings(list(about["layers"].values())),
+                _findings([mapping(layer) for layer in mapping(about.get("layers")).values()]),
             )
             rows.append(
                 Row(label, reference=False, figures=tuple(Figure(word=word) for word in words))
@@ -39,29 +38,36 @@ def calibration_table(loaded: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _method(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """How the text decided: the range of static activations, or the choice of codes."""
-    if about["method"] is None:
+    method = about.get("method")
+    if method is None:
         return str(found.get("weights"))
-    share = about.get("percentile")
-    return f"{about['method']} {share:g}" if share is not None else str(about["method"])
+    share = number(about.get("percentile"))
+    return f"{method} {share:g}" if share is not None else str(method)
 
 
-def _findings(layers: list[dict[str, float]]) -> str:
+def _findings(layers: list[dict[str, Any]]) -> str:
     """The middle layer's figures in words."""
 
-    def middle(name: str) -> float:
-        return median(layer[name] for layer in layers)
+    def figures(name: str) -> list[float]:
+        return [value for layer in layers if (value := number(layer.get(name))) is not None]
+
+    def middle(name: str, factor: float = 1.0) -> str:
+        found = figures(name)
+        return f"{factor * median(found):.3g}" if found else NOT_MEASURED
 
     if not layers:
         return ""
     if "output_error" in layers[0]:
         return (
-            f"median error of the outputs {middle('output_error'):.3g},"
-            f" of nearest levels {middle('output_error_nearest'):.3g}"
+            f"median error of the outputs {middle('output_error')},"
+            f" of nearest levels {middle('output_error_nearest')}"
         )
     if "factor_min" in layers[0]:
-        return f"factors {middle('factor_min'):.3g} to {middle('factor_max'):.3g} (medians)"
+        return f"factors {middle('factor_min')} to {middle('factor_max')} (medians)"
+    lowest, highest = min(figures("min"), default=None), max(figures("max"), default=None)
+    if lowest is None or highest is None:
+        return NOT_MEASURED
     return (
-        f"inputs {min(layer['min'] for layer in layers):.3g} to"
-        f" {max(layer['max'] for layer in layers):.3g}; median limit {middle('limit'):.3g},"
-        f" {100 * middle('clipped_share'):.3g} % clipped"
+        f"inputs {lowest:.3g} to {highest:.3g}; median limit {middle('limit')},"
+        f" {middle('clipped_share', 100)} % clipped"
     )

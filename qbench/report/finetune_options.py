@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
 from qbench.report.items import describe_params
+from qbench.report.lookup import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,5 +71,5 @@ def _option(options: dict[str, Any], key: str) -> Figure:
 
 def _adapted(arm: Arm) -> str:
     records = [record for cell in arm.trainings for record in cell.records]
-    layers = next((found for one in records if (found := one.details.get("adapters_on"))), None)
-    return ", ".join(map(str, layers)) if layers else NOT_MEASURED
+    named = (listed(one.details.get("adapters_on")) for one in records)
+    return ", ".join(map(str, next(filter(None, named), []))) or NOT_MEASURED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Column, Figure, Row, Table
 from qbench.report.finetune_arms import is_quantized, over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN, judge_all, loss_change
+from qbench.report.lookup import shared_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -283,11 +284,5 @@ def _unlike(arm: Arm, plain: Arm) -> str | None:
 
 def _trained(arm: Arm, key: str) -> int | None:
     """What all seeds of an arm share, such as their steps; None where no record says."""
-    found = {
-        record.details.get(key)
-        for cell in arm.trainings
-        for record in cell.of("training")
-        if record.status == "ok"
-    }
-    value = next(iter(found), None)
-    return value if len(found) == 1 and isinstance(value, int) else None
+    trainings = (record for cell in arm.trainings for record in cell.of("training"))
+    return shared_count([one.details.get(key) for one in trainings if one.status == "ok"])

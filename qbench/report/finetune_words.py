@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.report.finetune_arms import over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN
 from qbench.report.items import text_titles
+from qbench.report.lookup import shared_count
 from qbench.report.units import choose_scale, counted
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def _data_name(record: Record) -> str | None:
 
 
 def _common(records: Sequence[Record], key: str) -> int | None:
-    values: set[Any] = {record.details.get(key) for record in records}
-    value = next(iter(values), None)
-    return value if len(values) == 1 and isinstance(value, int) else None
+    return shared_count([record.details.get(key) for record in records])
 
 
 def _arm(one: ArmResult, results: Results) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
 from qbench.report.items import against_merged, items, text_titles
+from qbench.report.lookup import listed, mapping, number
 from qbench.report.tables import REFERENCE_WORD, text_change
 
 if TYPE_CHECKING:
@@ -76,13 +77,14 @@ def _task_table(records: TableRecords, slug: str, name: str) -> Table:
             and figure.value is not None
         ):
             change = Figure(figure.value - base.figure.value)
-        chance = (found[0].details.get("chance") or {}).get(name.rsplit(".", 1)[-1])
-        items_scored = found[0].details.get("items")
+        chances = mapping(found[0].details.get("chance"))
+        chance = number(chances.get(name.rsplit(".", 1)[-1]))
+        items_scored = number(found[0].details.get("items"))
         figures = (
             figure,
             change,
-            Figure(float(items_scored)) if items_scored else Figure(word=NOT_MEASURED),
-            Figure(float(chance)) if chance is not None else Figure(word=NOT_MEASURED),
+            Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
+            Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
         )
         rows.append(Row(cell.label, cell.reference, figures))
     columns = (
@@ -133,9 +135,9 @@ def weight_error_table(records: TableRecords) -> Table:
         if not found or found[0].metric("weight_error.relative") is None:
             continue
         worst = [
-            f"{layer['name']} {layer['relative_error']:.2%}"
-            for layer in found[0].details.get("layers", [])[:WORST_LAYERS]
-            if layer["relative_error"]
+            f"{layer.get('name')} {error:.2%}"
+            for layer in map(mapping, listed(found[0].details.get("layers"))[:WORST_LAYERS])
+            if (error := number(layer.get("relative_error")))
         ]
         figures = (
             *(pool(found, column.key).figure for column in columns[:2]),

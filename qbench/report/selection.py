@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from qbench.report.lookup import mapping
 from qbench.spec import Deployment
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class CellRecords:
     @property
     def faulty(self) -> bool:
         """Whether layers of the loaded model do not compute what they hold."""
-        return any(record.details.get("loaded", {}).get("faults") for record in self.records)
+        return any(mapping(one.details.get("loaded")).get("faults") for one in self.records)
 
     def of(self, measurement: str, item: str | None = None) -> list[Record]:
         """The records of a measurement (of one of its items), by repeat, else as they came."""
