@@ -1,7 +1,9 @@
 """Examples as token ids, with what of them is scored.
 
-A completion is encoded apart from its prompt and put behind it: no token spans both, so that
-masking the prompt is exact, and the completion's tokens are the same whatever comes before.
+An example has the ids of its whole text, where they begin with the prompt's: so a chat template's
+are its own, and no space is put in that only begins a text. Where a token would span prompt and
+completion, the completion is encoded as it follows the prompt: masking the prompt stays exact, and
+the model is asked to go on from the ids that it is given when it generates.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Encoded:
     ids: list[int]
     labels: list[int]
     """As long as `ids`, not shifted: the id itself where it is scored, else `NOT_SCORED`."""
+    altered: bool = False
+    """Whether they say another text than the example's."""
 
     @property
     def scored(self) -> int:
@@ -41,6 +45,7 @@ class Encoded:
         return Encoded(
             [one % vocabulary for one in self.ids],
             [one if one == NOT_SCORED else one % vocabulary for one in self.labels],
+            self.altered,
         )
 
 
@@ -54,9 +59,9 @@ def encode_examples(
     """The examples that have at most `max_tokens`, in their order.
 
     Longer ones are left out, never cut: compare the lengths to count them. So is one that has
-    nothing to score, a single token without `<s>` and `</s>`. `<s>` stands at the
-    start, once, where the tokenizer has one, and `</s>` at the end of the completion; an example's
-    first token is never scored, as nothing of its own comes before it.
+    nothing to score, a single token without `<s>` and `</s>`. `<s>` stands at the start, once,
+    where the tokenizer has one and no chat template wrote the text, and `</s>` at the end of the
+    completion; an example's first token is never scored, as nothing of its own comes before it.
 
     Raises `MeasurementError` when none is left.
     """
@@ -79,20 +84,75 @@ def encode_all(
     loss_on: Literal["completion", "all"],
 ) -> list[Encoded]:
     """All examples, whatever their length; see `encode_examples`."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
     prompts = _encode(tokenizer, [example.prompt for example in examples])
-    completions = _encode(tokenizer, [example.completion for example in examples])
+    wholes = _encode(tokenizer, [example.prompt + example.completion for example in examples])
     made = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        # A chat template writes `<s>` and `</s>` into the text itself.
-        head = (
-            [bos, *(prompt[1:] if prompt[:1] == [bos] else prompt)] if bos is not None else prompt
-        )
-        tail = completion if eos is None or completion[-1:] == [eos] else [*completion, eos]
+    for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
+        head = _head(prompt, tokenizer, templated=example.templated)
+        follows, altered = _completion_ids(prompt, whole, example.completion, tokenizer)
+        # A chat template writes `</s>` into the text itself.
+        tail = follows if eos is None or follows[-1:] == [eos] else [*follows, eos]
         ids = [*head, *tail]
         first = max(1, len(head)) if loss_on == "completion" else 1
-        made.append(Encoded(ids, [NOT_SCORED] * first + ids[first:]))
+        made.append(Encoded(ids, [NOT_SCORED] * first + ids[first:], altered))
     return made
+
+
+def prompt_ids(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a model that learned from examples is given to go on from: all before a completion."""
+    [prompt] = _encode(tokenizer, [example.prompt])
+    return _head(prompt, tokenizer, templated=example.templated)
+
+
+def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a text of its own accord, such as `<s>`."""
+    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    for at in range(len(full) - len(plain) + 1 if plain else 0):
+        if full[at : at + len(plain)] == plain:
+            return full[:at], full[at + len(plain) :]
+    return [], []
+
+
+def _head(prompt: list[int], tokenizer: PreTrainedTokenizerBase, *, templated: bool) -> list[int]:
+    """The prompt's ids behind what begins a text, once."""
+    if templated:  # the template writes it, where it belongs there
+        return prompt
+    before, _ = added_ids(tokenizer)
+    if not before and tokenizer.bos_token_id is not None:
+        before = [tokenizer.bos_token_id]
+    return prompt if before and prompt[: len(before)] == before else [*before, *prompt]
+
+
+def _completion_ids(
+    prompt: list[int], whole: list[int], completion: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], bool]:
+    """The completion's ids behind the prompt's, and whether both say another text than `whole`."""
+    if whole[: len(prompt)] == prompt:
+        return whole[len(prompt) :], False
+    [apart, anchor, anchored] = _encode(tokenizer, [completion, "\n", f"\n{completion}"])
+    found = [apart]
+    if anchored[: len(anchor)] == anchor:
+        # Behind a line break no tokenizer puts in the space that begins a text.
+        found.append(anchored[len(anchor) :])
+    text = _decode(tokenizer, whole)
+    same = (ids for ids in found if _decode(tokenizer, [*prompt, *ids]) == text)
+    chosen = next(same, None)
+    return (apart, True) if chosen is None else (chosen, False)
+
+
+def altered_warning(encoded: Sequence[Encoded]) -> tuple[str, ...]:
+    """A sentence on examples whose ids say another text than theirs, if there are any."""
+    count = sum(one.altered for one in encoded)
+    if not count:
+        return ()
+    words = (
+        f"in {count} of {len(encoded)} examples a token spans the end of the prompt, and the"
+        " tokenizer has no ids for the completion alone that keep the text: white space between"
+        " them differs; end the prompt, or begin the completion, with a line break"
+    )
+    return (words,)
 
 
 def pack(encoded: Sequence[Encoded], max_tokens: int) -> list[Encoded]:
@@ -145,3 +205,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
         "input_ids"
     ]
     return encoded
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return text

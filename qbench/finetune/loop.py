@@ -48,6 +48,8 @@ class Course:
     """Tokens that each sequence of the training is padded to."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Examples that were longer than a sequence may be, by split."""
+    warnings: tuple[str, ...] = ()
+    """On how the examples became token ids."""
     _orders: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def step_batches(self, step: int) -> list[list[Encoded]]:

@@ -14,7 +14,7 @@ from qbench.finetune.artifact import (
     replacing_artifact,
 )
 from qbench.finetune.checkpoint import CheckpointRule, Progress, load_checkpoint, save_checkpoint
-from qbench.finetune.examples import encode_examples, pack
+from qbench.finetune.examples import altered_warning, encode_examples, pack
 from qbench.finetune.loop import Course, train
 from qbench.finetune.optimizers import fallback_reason, make_optimizer
 from qbench.finetune.options import count_steps, sequence_tokens
@@ -96,6 +96,7 @@ def prepare_course(
         pad_id=pad_id if pad_id is not None and pad_id < vocabulary else 0,
         length=max(len(sequence.ids) for sequence in sequences),
         left_out=left_out,
+        warnings=altered_warning(encoded["train"]),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveInt
 
 from qbench.errors import MeasurementError, NonFiniteError
-from qbench.finetune.examples import encode_all
+from qbench.finetune.examples import altered_warning, encode_all
 from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.quality import LARGEST_MEAN_LOSS
@@ -134,7 +134,11 @@ class Completion:
                 "rows_duplicate": splits.duplicates,
                 "head_route": head.route,
             },
-            warnings=(_too_long_warning(too_long, len(encoded), context),) if too_long else (),
+            warnings=(
+                *splits.warnings,
+                *altered_warning([encoded[at] for at in kept]),
+                *((_too_long_warning(too_long, len(encoded), context),) if too_long else ()),
+            ),
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError, NonFiniteError
+from qbench.finetune.examples import added_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +32,16 @@ class Continuation:
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> list[int]:
     """The prompt's ids as the model is used: with `<s>` if its tokenizer puts it there, once.
 
+    What a tokenizer puts behind a text is left out: nothing goes on after an end.
+
     `chat`: as a user's message in the tokenizer's chat template. Raises `MeasurementError` where
     there is none that takes it.
     """
     text = _as_chat(tokenizer, prompt) if chat else prompt
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     # A chat template writes the special tokens itself.
-    ids = list(tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
-    bos = tokenizer.bos_token_id
-    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+    before = [] if chat else added_ids(tokenizer)[0]
+    return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.errors import MeasurementError
+from qbench.finetune.examples import prompt_ids
 from qbench.measures import references as scoring
 from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
 from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name
@@ -136,11 +137,8 @@ class Generation:
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Generates one prompt after another and scores the texts."""
         params = item.params
-        prompts = _prompts(params, loaded)
         tokenizer = loaded.tokenizer
-        encoded = [
-            encode(tokenizer, prompt.text, chat=params["chat_template"]) for prompt in prompts
-        ]
+        prompts, encoded, warnings = _prompts(params, loaded)
         _check(encoded, loaded, params["new_tokens"])
         stop_ids = find_stop_ids(loaded.model, tokenizer)
         made = [
@@ -182,6 +180,7 @@ class Generation:
                 "ids_sha256": hashlib.sha256(repr(encoded).encode()).hexdigest(),
                 "stop_token_ids": stop_ids,
             },
+            warnings=warnings,
         )
 
 
@@ -205,12 +204,22 @@ def test_split_item(
     return Item(measurement="generation", slug=slug, params=params)
 
 
-def _prompts(params: dict[str, Any], loaded: LoadedModel) -> list[Prompt]:
-    """The prompts of the item: of a file, of the suite, or of the test split."""
+def _prompts(
+    params: dict[str, Any], loaded: LoadedModel
+) -> tuple[list[Prompt], list[list[int]], tuple[str, ...]]:
+    """The prompts of the item: of a file, of the suite, or of the test split; and their ids."""
+    tokenizer = loaded.tokenizer
     if "data" not in params:
-        return read_prompts(ResolvedPrompts(**params["text"]))
-    examples = load_splits(ResolvedTuningData(**params["data"]), loaded.tokenizer).test
-    return [Prompt(one.prompt, one.completion) for one in examples[: params["count"]]]
+        prompts = read_prompts(ResolvedPrompts(**params["text"]))
+        chat = params["chat_template"]
+        return prompts, [encode(tokenizer, prompt.text, chat=chat) for prompt in prompts], ()
+    splits = load_splits(ResolvedTuningData(**params["data"]), tokenizer)
+    examples = splits.test[: params["count"]]
+    return (
+        [Prompt(one.prompt, one.completion) for one in examples],
+        [prompt_ids(one, tokenizer) for one in examples],
+        splits.warnings,
+    )
 
 
 def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:

@@ -21,6 +21,7 @@ from qbench.measures.reference_states import CachedStates, OwnStates
 from qbench.measures.scoring import attention_kernel, noise_floor, score_windows
 from qbench.measures.windows import FIXED_WINDOW, Protocol, Window, cut_windows
 from qbench.record import MetricDefinition
+from qbench.sources.control_tokens import written_out
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
 from qbench.spec import Frozen, Item
 
@@ -163,7 +164,9 @@ class Quality:
         _check(windows, tokens, loaded, params)
         ids_sha256 = _ids_hash(windows)
         counts = [window.scored for window in windows]
-        vocabulary = min(len(tokenizer), loaded.model.get_output_embeddings().weight.shape[0])
+        rows = loaded.model.get_output_embeddings().weight.shape[0]
+        # Ids may have gaps: what lies beyond the highest pads the model's head.
+        vocabulary = min(max(tokenizer.get_vocab().values()) + 1, rows)
         with torch.inference_mode(), attention_kernel(loaded.model, params.get("attention")):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
@@ -182,6 +185,7 @@ class Quality:
                 " not finite"
             )
         warnings = [f"{nonfinite:.2%} of the logits are not finite"] if nonfinite else []
+        warnings += written_out(tokenizer, tokens)
         if isinstance(reference, OwnStates) and item.states_key is not None:
             try:
                 reference.save(item.states_key, ids_sha256)

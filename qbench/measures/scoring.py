@@ -58,8 +58,8 @@ def score_windows(
 ) -> Scores:
     """Scores all windows, in the text's order, `batch` of equal length at once.
 
-    `vocabulary` is the tokenizer's size: columns beyond it pad the model's head and are left out
-    of the divergence.
+    `vocabulary` is one more than the tokenizer's highest id: columns beyond it pad the model's head
+    and are left out of the divergence.
     """
     sums: list[torch.Tensor] = []
     token_kl: list[torch.Tensor] = []

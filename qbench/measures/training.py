@@ -5,7 +5,7 @@ It is no measurement that a suite asks for: the plan makes its item for each tun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -211,7 +211,8 @@ class TrainingMeasurement:
         held = PrecisionRef(label=name, name=name, options=chosen)
         limits = training_limits(training, options, loaded, held, watch)
         predicted = predict_step(training, params["method"], options, loaded)
-        return _outcome(training, options, loaded, held, base_weights, limits, predicted)
+        outcome = _outcome(training, options, loaded, held, base_weights, limits, predicted)
+        return replace(outcome, warnings=(*splits.warnings, *course.warnings, *outcome.warnings))
 
 
 def _outcome(

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from qbench.errors import TextError
 from qbench.sources.bundled import did_you_mean
+from qbench.sources.chat import Taken, read_messages, write_chat
 from qbench.sources.rows import JsonRow
 from qbench.spec import Frozen
 
@@ -73,6 +74,8 @@ _TEMPLATES: dict[str, Templates] = {
     ),
     "text": Templates(prompt="", completion="{{ text }}"),
 }
+_CHAT_FORM = "its tokens alone"
+"""Changes when other token ids follow from the same messages and the same tokenizer."""
 _COLUMNS = {
     "instruction": "instruction and output, and perhaps input",
     "reverse-instruction": "instruction and output",
@@ -116,12 +119,14 @@ class Rendered:
     prompt: str
     completion: str
     """Empty for a row that has nothing to learn."""
+    taken: Taken | None = None
+    """Of a chat that was written by a template: where the two come from."""
 
 
 def recipe_text(recipe: RecipeName | Templates) -> list[str]:
     """Everything that the texts follow from beside the rows."""
     templates = _TEMPLATES.get(recipe) if isinstance(recipe, str) else recipe
-    return ["chat"] if templates is None else [templates.prompt, templates.completion]
+    return ["chat", _CHAT_FORM] if templates is None else [templates.prompt, templates.completion]
 
 
 def render(
@@ -232,7 +237,9 @@ def _shortened(text: str) -> str:
 
 
 def _render_chat(row: Mapping[str, Any], place: str, tokenizer: Any | None) -> Rendered:
-    messages = _messages(row, place)
+    if "messages" not in row:
+        raise TextError(f"{place}: {_missing('', 'chat', row, KeyError('messages'))}")
+    messages = read_messages(row["messages"], place)
     last = max(
         (at for at, message in enumerate(messages) if message["role"] == "assistant"), default=None
     )
@@ -243,50 +250,7 @@ def _render_chat(row: Mapping[str, Any], place: str, tokenizer: Any | None) -> R
     key = asked if before else answer["content"]
     if tokenizer is None:
         return Rendered(key=key, prompt=asked, completion=answer["content"])
-    prompt = _chat_text(tokenizer, before, place, ask=True)
-    whole = _chat_text(tokenizer, [*before, answer], place, ask=False)
-    # The template's own text holds what ends the turn. Some write a turn that is answered
-    # differently from one that is asked: then the answer alone follows.
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else answer["content"]
-    return Rendered(key=key, prompt=prompt, completion=completion.rstrip("\n"))
-
-
-def _messages(row: Mapping[str, Any], place: str) -> list[dict[str, str]]:
-    if "messages" not in row:
-        raise TextError(f"{place}: {_missing('', 'chat', row, KeyError('messages'))}")
-    expected = (
-        "the recipe chat needs a list of messages, each with role and content; correct the row"
+    written = write_chat(tokenizer, before, answer, place)
+    return Rendered(
+        key=key, prompt=written.prompt, completion=written.completion, taken=written.taken
     )
-    messages = row["messages"]
-    if not isinstance(messages, list | tuple):
-        found = "nothing" if messages is None else f"a value of type {type(messages).__name__}"
-        raise TextError(f"{place}: found {found} under messages; {expected}")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(part), str) for part in ("role", "content")
-        ):
-            raise TextError(
-                f"{place}: message {number} has no text under role or content; {expected}"
-            )
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _chat_text(tokenizer: Any, messages: list[dict[str, str]], place: str, *, ask: bool) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise TextError(
-            f"{place}: the recipe chat needs a chat template, and the model's tokenizer has none;"
-            " save one with the tokenizer, or write a recipe with the templates prompt and"
-            " completion"
-        )
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask
-        )
-    except (TemplateError, LookupError, TypeError, ValueError) as error:
-        raise TextError(
-            f"{place}: the tokenizer's chat template does not take these messages ({error});"
-            " correct the row, or leave it out"
-        ) from error
-    return text

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import TextError
-from qbench.sources.recipes import render
+from qbench.sources.control_tokens import control_tokens
+from qbench.sources.recipes import recipe_text, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qbench.sources.chat import Taken
     from qbench.sources.recipes import RecipeName, Templates
 
 _ID_DIGITS = 12
@@ -32,6 +35,8 @@ class Example:
     """What the model is given; may be empty."""
     completion: str
     """What it learns to write after it."""
+    templated: bool = False
+    """Whether a chat template wrote both, with the control tokens that belong there."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Splits:
     """Rows left out because their completion is empty."""
     duplicates: int
     """Rows left out because an earlier one gives the same prompt and completion."""
+    warnings: tuple[str, ...] = ()
+    """What in them is read otherwise than it may be meant, with counts."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,9 @@ def make_splits(
     found = sum(map(len, chosen))
     if found < sum(wanted):
         raise TextError(f"{source}: {draft.in_words(found)}; {sizes}")
+    reader = _Reader(recipe, source, tokenizer)
     test, validation, train = (
-        [_example(rows[at], recipe, f"{source}: row {at + 1}", tokenizer) for at in places]
-        for places in chosen
+        [reader.example(rows[at], at + 1) for at in places] for places in chosen
     )
     splits = Splits(
         train=train,
@@ -96,6 +103,7 @@ def make_splits(
         rows=draft.rows,
         empty=draft.empty,
         duplicates=draft.duplicates,
+        warnings=reader.warnings(found),
     )
     check_overlap(splits, source)
     return splits
@@ -186,15 +194,58 @@ def _digest(text: str, before: bytes = b"") -> bytes:
     return hashlib.sha256(before + " ".join(text.split()).encode(errors="replace")).digest()
 
 
-def _example(
-    row: Mapping[str, Any], recipe: RecipeName | Templates, place: str, tokenizer: Any | None
-) -> Example:
-    plain = render(recipe, row, place)
-    identity = json.dumps([plain.prompt, plain.completion])
-    # Of a chat the contents name it, not what a model's template makes of them.
-    shown = render(recipe, row, place, tokenizer) if recipe == "chat" else plain
-    return Example(
-        id=hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS],
-        prompt=shown.prompt,
-        completion=shown.completion,
-    )
+class _Reader:
+    """Makes examples of rows, and counts what is read otherwise than it may be meant."""
+
+    def __init__(self, recipe: RecipeName | Templates, source: str, tokenizer: Any | None) -> None:
+        self.recipe = recipe
+        self.source = source
+        self.tokenizer = tokenizer
+        self.taken: Counter[Taken | None] = Counter()
+        own = "".join(recipe_text(recipe))
+        control = [] if tokenizer is None else sorted(control_tokens(tokenizer).values())
+        self.control = [token for token in control if token not in own]
+        """Control tokens that the recipe itself does not write."""
+        self.with_control: Counter[str] = Counter()
+
+    def example(self, row: Mapping[str, Any], number: int) -> Example:
+        """The example of the row of that number."""
+        place = f"{self.source}: row {number}"
+        plain = render(self.recipe, row, place)
+        identity = json.dumps([plain.prompt, plain.completion])
+        # Of a chat the contents name it, not what a model's template makes of them.
+        chat = self.recipe == "chat"
+        shown = render(self.recipe, row, place, self.tokenizer) if chat else plain
+        self.taken[shown.taken] += 1
+        text = f"{plain.prompt}\n{plain.completion}"
+        written = next((token for token in self.control if token in text), None)
+        if written is not None:
+            self.with_control[written] += 1
+        return Example(
+            id=hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS],
+            prompt=shown.prompt,
+            completion=shown.completion,
+            templated=chat,
+        )
+
+    def warnings(self, examples: int) -> tuple[str, ...]:
+        """Sentences for the records of what is made with the examples."""
+        found = []
+        if count := self.taken["answered"]:
+            found.append(
+                f"in {count} of {examples} examples the chat template does not write an answered"
+                " turn behind what it writes to ask for one, such as a thinking block that it"
+                " opens: the prompts end where the answers begin"
+            )
+        if count := self.taken["bare"]:
+            found.append(
+                f"in {count} of {examples} examples the chat template does not write the answer as"
+                " it is: the bare answer is learned, without what ends a turn"
+            )
+        if count := self.with_control.total():
+            found.append(
+                f"{count} of {examples} examples write control tokens of the tokenizer out"
+                f" ({', '.join(self.with_control)}), which are read as control tokens, not as text;"
+                " take them out of the data if they are no part of the format"
+            )
+        return tuple(found)

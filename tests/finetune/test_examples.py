@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qbench.errors import MeasurementError
-from qbench.finetune.examples import NOT_SCORED, Encoded, collate, encode_examples, pack
+from qbench.finetune.examples import (
+    NOT_SCORED,
+    Encoded,
+    added_ids,
+    altered_warning,
+    collate,
+    encode_examples,
+    pack,
+    prompt_ids,
+)
+from qbench.measures import continuation
 from qbench.sources.tuning_data import Example
 from tests.tiny_models import make_tiny_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 EXAMPLES = [
     Example("a", "def add(first", ", second):\n    return first"),
@@ -130,3 +143,118 @@ def test_rows_are_padded_on_the_right(length: int | None, width: int) -> None:
 def test_a_row_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="3 tokens does not fit into 2"):
         collate(made(1, 3), pad_id=0, length=2)
+
+
+def spaced_tokenizer(*, breaks: bool = True) -> PreTrainedTokenizerFast:
+    """As of Llama 2: a space begins each text, and stands for the space before a word."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "▁abcdefghijklmnopqrstuvwxyz:.?ANSWERQ"
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{at:02X}>" for at in range(256)), *letters]
+    merges = [("▁", "y"), ("▁y", "e"), ("▁ye", "s"), ("y", "e"), ("ye", "s"), ("s", ":")]
+    tokens += [first + second for first, second in merges]
+    made = Tokenizer(
+        models.BPE(
+            vocab={token: at for at, token in enumerate(tokens)},
+            merges=merges,
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [
+            *([] if breaks else [normalizers.Replace("\n", "")]),
+            normalizers.Prepend("▁"),
+            normalizers.Replace(" ", "▁"),
+        ]
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "tail"),
+    [
+        ("Q: a", "yes", ["yes"]),
+        ("Q: a", " yes", ["▁yes"]),
+        ("Q: a\n", "yes", ["yes"]),
+        ("Q: a ", "yes", ["yes"]),  # the whole has one token for the space and the word
+        ("", "yes", ["▁yes"]),
+        ("Qs", ": yes", [":", "▁yes"]),  # the whole has one token for both sides
+    ],
+)
+def test_no_space_is_put_between_prompt_and_completion(
+    prompt: str, completion: str, tail: list[str]
+) -> None:
+    tokenizer = spaced_tokenizer()
+    examples = [Example("a", prompt, completion)]
+    [found] = encode_examples(examples, tokenizer, max_tokens=99, loss_on="completion")
+    assert tokenizer.convert_ids_to_tokens(found.ids[-found.scored :]) == [*tail, "</s>"]
+    assert tokenizer.decode(found.ids, skip_special_tokens=True) == prompt + completion
+    assert found.ids[: -found.scored] == prompt_ids(examples[0], tokenizer)
+    assert prompt_ids(examples[0], tokenizer) == [
+        1,
+        *tokenizer(prompt, add_special_tokens=False)["input_ids"],
+    ]
+    assert not found.altered
+
+
+def test_a_text_that_cannot_be_kept_is_counted() -> None:
+    tokenizer = spaced_tokenizer(breaks=False)
+    examples = [Example("a", "Q: a ", "yes"), Example("b", "Q: a", "yes")]
+    found = encode_examples(examples, tokenizer, max_tokens=99, loss_on="completion")
+    assert [one.altered for one in found] == [True, False]
+    [warning] = altered_warning(found)
+    assert warning.startswith("in 1 of 2 examples a token spans the end of the prompt")
+    assert altered_warning(found[1:]) == ()
+
+
+def test_a_chat_has_the_ids_of_its_template() -> None:
+    """Without what else begins a text; where the template writes it, it stands there once."""
+    from qbench.sources.recipes import render
+
+    messages = [{"role": "user", "content": "Q: a"}, {"role": "assistant", "content": "yes"}]
+    body = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}"
+        "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    )
+    for template in ("{{ bos_token }}" + body, body):
+        tokenizer = spaced_tokenizer()
+        tokenizer.chat_template = template
+        shown = render("chat", {"messages": messages}, "row 1", tokenizer)
+        example = Example("a", shown.prompt, shown.completion, templated=True)
+        [found] = encode_examples([example], tokenizer, max_tokens=99, loss_on="completion")
+        whole = tokenizer.apply_chat_template(messages, return_dict=False)
+        asked = tokenizer.apply_chat_template(
+            messages[:1], add_generation_prompt=True, return_dict=False
+        )
+        assert found.ids == whole
+        assert found.ids[: -found.scored] == asked == prompt_ids(example, tokenizer)
+
+
+def test_what_a_tokenizer_adds_of_its_own_accord() -> None:
+    from tokenizers import processors
+
+    tokenizer = spaced_tokenizer()
+    assert added_ids(tokenizer) == ([], [])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> <unk> $A </s>", special_tokens=[("<s>", 1), ("<unk>", 0), ("</s>", 2)]
+    )
+    assert added_ids(tokenizer) == ([1, 0], [2])
+    example = Example("a", "Q", "yes")
+    [found] = encode_examples([example], tokenizer, max_tokens=99, loss_on="completion")
+    expected = ["<s>", "<unk>", "▁", "Q", "yes", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(found.ids) == expected
+    # What is given to a model to go on from has no end.
+    assert continuation.encode(tokenizer, "Q", chat=False) == prompt_ids(example, tokenizer)
+    assert prompt_ids(example, tokenizer) == found.ids[:4]

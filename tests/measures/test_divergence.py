@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +54,7 @@ def naive_divergence(
     import torch
 
     tokens = reference.tokenizer(text, add_special_tokens=False)["input_ids"]
-    size = len(reference.tokenizer)
+    size = max(reference.tokenizer.get_vocab().values()) + 1
     kl, same, change = [], [], []
     for window in cut_windows(tokens, "default", WINDOW, reference.tokenizer.bos_token_id):
         ids = torch.tensor([window.ids])
@@ -91,6 +93,31 @@ def test_divergence_equals_a_naive_one(
         assert found[f"kl.{name}"] == pytest.approx(np.quantile(kl, share), abs=1e-6)
     assert found["top1_agreement"] == pytest.approx(same.mean())
     assert found["rms_probability_change"] == pytest.approx(math.sqrt((change**2).mean()), abs=1e-7)
+
+
+def test_token_ids_with_a_gap(cells: TinyCells, tmp_path: Path) -> None:
+    """Real tokens beyond the gap count; the rows after the last of them pad the head."""
+    from transformers import AutoModelForCausalLM
+
+    folder = shutil.copytree(cells.folder(ARCHITECTURES[0]), tmp_path / "model")
+    written = json.loads((folder / "tokenizer.json").read_text())
+    vocab = written["model"]["vocab"]
+    beyond = {token: at if at < 270 else at + 90 for token, at in vocab.items()}
+    written["model"]["vocab"] = beyond
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(420, mean_resizing=False)
+    model.save_pretrained(folder)
+    text = make_text(200)
+    path = write_text(tmp_path, text)
+    reference, cell = load_fresh(folder, "fp32"), load_fresh(folder, "nf4")
+    ids = reference.tokenizer(text)["input_ids"]
+    assert max(ids) > len(reference.tokenizer)
+    measure(reference, path, reference=True)
+    outcome = QUALITY.measure(cell, make_item(cell, path, batch=1))
+    kl, _, _ = naive_divergence(reference, cell, text)
+    assert values(outcome)["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
+    assert outcome.details["vocabulary"] == max(beyond.values()) + 1
 
 
 @pytest.mark.parametrize(

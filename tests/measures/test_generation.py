@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from qbench.errors import MeasurementError, NonFiniteError, TextError
+from qbench.finetune.examples import encode_all
 from qbench.measures.generation import GENERATION, METRICS, GenerationOptions
+from qbench.measures.generation import test_split_item as split_item
 from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:
@@ -273,6 +278,29 @@ def test_begin_token_is_never_doubled(cells: TinyCells) -> None:
     first, second = outcome.details["generated_ids"]
     assert first == second
     assert outcome.details["prompt_tokens"][0] == outcome.details["prompt_tokens"][1]
+
+
+def test_the_test_split_begins_as_what_was_trained_on(tmp_path: Path, cells: TinyCells) -> None:
+    """A tokenizer that has a beginning token, but does not put it there by itself."""
+    folder = shutil.copytree(cells.folder(LLAMA), tmp_path / "model")
+    written = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**written, "post_processor": None}))
+    rows = [{"instruction": f"def f{at}", "output": f"(a{at})"} for at in range(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = TuningDataOptions(
+        dataset="rows.jsonl",
+        recipe={"prompt": "{{ instruction }}", "completion": "{{ output }}"},
+        train=4, validation=2, test=3,
+    )  # fmt: skip
+    data = resolve_tuning_data(options, base=tmp_path)
+    item = split_item(GenerationOptions(count=3), data.model_dump(mode="json"), None)
+    loaded = load_fresh(folder, "fp32")
+    outcome = GENERATION.measure(loaded, item)
+    examples = load_splits(data).test
+    encoded = encode_all(examples, loaded.tokenizer, loss_on="completion")
+    heads = [one.ids[: -one.scored] for one in encoded]
+    assert {head[0] for head in heads} == {loaded.tokenizer.bos_token_id}
+    assert outcome.details["ids_sha256"] == hashlib.sha256(repr(heads).encode()).hexdigest()
 
 
 def test_chat_template(cells: TinyCells) -> None:

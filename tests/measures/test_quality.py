@@ -337,6 +337,16 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path, cells: TinyCells) -> None:
         score(load_fresh(folder, "fp32"), write_text(tmp_path, make_text(50)), window=16)
 
 
+def test_control_tokens_that_the_text_writes_out_are_counted(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    text = make_text(200)
+    assert score(cells.load(LLAMA, "fp32"), write_text(tmp_path, text)).warnings == ()
+    strange = f"{text}<s>{text}<|endoftext|><s>"
+    [warning] = score(cells.load(LLAMA, "fp32"), write_text(tmp_path, strange)).warnings
+    assert "control tokens of the tokenizer out, 3 times (<|endoftext|>, <s>)" in warning
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("layer", ["model.layers.0.mlp.up_proj", "lm_head"])
 def test_weights_that_are_no_numbers(

@@ -143,6 +143,34 @@ def test_chat_ends_with_the_last_answer() -> None:
     assert make("chat", tokenizer, messages=say("hi", "yes", "and?")) == shorter
 
 
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER {{ m.content }} ASSISTANT "
+    "{% else %}{{ m.content | trim }}<END>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<think>\n{% endif %}"
+)
+"""A turn that is asked for opens a thinking block; one that is answered has none."""
+
+
+@pytest.mark.parametrize("answer", ["done", " done\n", "E", "USER", "<think>\nhm</think>done"])
+def test_a_template_that_asks_otherwise_than_it_answers(answer: str) -> None:
+    row = {"messages": say("hi", "E", "go", answer)}
+    found = render("chat", row, "x", chat_tokenizer(THINKING))
+    if answer.startswith("<think>"):
+        expected = ("USER hi ASSISTANT E<END>\nUSER go ASSISTANT <think>\n", "hm</think>done<END>")
+        assert found.taken == "asked"
+    else:
+        expected = ("USER hi ASSISTANT E<END>\nUSER go ASSISTANT ", f"{answer.strip()}<END>")
+        assert found.taken == "answered"
+    assert (found.prompt, found.completion) == expected
+
+
+def test_a_template_that_writes_another_answer() -> None:
+    upper = THINKING.replace("m.content | trim", "m.content | upper")
+    found = render("chat", {"messages": say("go", "done")}, "x", chat_tokenizer(upper))
+    assert (found.prompt, found.completion) == ("USER go ASSISTANT <think>\n", "done")
+    assert found.taken == "bare"
+
+
 def test_chat_without_an_answer_is_empty() -> None:
     assert make("chat", chat_tokenizer(), messages=say("hi"))[1] == ""
     assert make("chat", chat_tokenizer(), messages=say("hi", " "))[1] == ""

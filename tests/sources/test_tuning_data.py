@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -526,6 +527,62 @@ def test_chat_needs_a_tokenizer(tmp_path: Path) -> None:
         load_splits(data)
     with pytest.raises(TextError, match="tokenizer has none"):
         load_splits(data, make_tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ messages[-1].content }}{% if add_generation_prompt %}!{% endif %}", "asked"),
+        (
+            "{{ messages[-1].content }}|{% if add_generation_prompt %}<think>{% endif %}",
+            "in 15 of 15 examples the chat template does not write an answered turn behind",
+        ),
+        (
+            "{{ messages[-1].content | upper }}{% if add_generation_prompt %}<think>{% endif %}",
+            "in 15 of 15 examples the chat template does not write the answer as it is",
+        ),
+    ],
+)
+def test_chat_templates_that_are_read_otherwise_are_told(
+    tmp_path: Path, template: str, words: str
+) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"q{at}"},
+                {"role": "assistant", "content": f"a{at}"},
+            ]
+        }
+        for at in range(15)
+    ]
+    if words == "asked":
+        for row in rows:
+            row["messages"][1]["content"] = row["messages"][0]["content"] + "!!"
+    write_rows(tmp_path, rows)
+    tokenizer = copy.copy(make_tiny_tokenizer())
+    tokenizer.chat_template = template
+    splits = load_splits(resolve(tmp_path, recipe="chat"), tokenizer)
+    assert all(one.templated for one in splits.test)
+    if words == "asked":
+        assert splits.warnings == ()
+    else:
+        [warning] = splits.warnings
+        assert warning.startswith(words)
+
+
+def test_control_tokens_written_out_in_the_data_are_counted(tmp_path: Path) -> None:
+    rows = make_rows(15)
+    rows[3]["say"] = "the tag <s> strikes through"
+    rows[5]["ask"] = rows[6]["ask"] = "what is <|endoftext|>?"
+    write_rows(tmp_path, rows)
+    data, tokenizer = resolve(tmp_path), make_tiny_tokenizer()
+    [warning] = load_splits(data, tokenizer).warnings
+    assert warning.startswith("3 of 15 examples write control tokens of the tokenizer out (")
+    assert "<s>" in warning
+    assert "<|endoftext|>" in warning
+    # What the recipe writes itself is meant so.
+    meant = {**RECIPE, "prompt": "<s>{{ ask }}", "completion": "{{ say }}<|endoftext|>"}
+    assert load_splits(resolve(tmp_path, recipe=meant), tokenizer).warnings == ()
 
 
 def test_reading_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
