@@ -18,6 +18,9 @@ A message names the place, what was found, what was expected and what to do.
 
 from __future__ import annotations
 
+import errno
+import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -106,3 +109,52 @@ class NonFiniteError(MeasurementError):
 
 class WrongKernelError(MeasurementError):
     """A quantized layer computes something else than its codes and constants say."""
+
+
+LITTLE_BYTES = 2**29
+"""Free memory of a GPU below which a library that cannot begin there has found too little."""
+
+_NO_MEMORY = re.compile(
+    r"""
+    out[ ]of[ ]memory | OUT_OF_MEMORY            # torch's allocator, CUDA's runtime, its driver
+    | _STATUS_ALLOC_FAILED                       # cuBLAS, cuDNN, cuSOLVER, cuSPARSE
+    | ALLOCATION_FAILED | INSUFFICIENT_RESOURCES # cuDNN 9, cuSPARSE
+    | NVML_SUCCESS[ ]==.*INTERNAL[ ]ASSERT       # torch asks NVML when its allocator finds nothing
+    | (?:can't|cannot|unable[ ]to)[ ]allocate(?!.*static[ ]TLS) | not[ ]enough[ ]memory
+    | bad_alloc | bad[ ]allocation
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_CANNOT_BEGIN = re.compile(r"_STATUS_NOT_INITIALIZED|unable to find an engine", re.IGNORECASE)
+
+
+def names_no_memory(text: str) -> bool:
+    """Whether a library's message says that memory was lacking."""
+    return _NO_MEMORY.search(text) is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device or the machine had no memory left.
+
+    Libraries raise it as many types, or as a message alone; where they find no room for themselves
+    on a GPU, cuBLAS and cuDNN say that they are not initialized.
+    """
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(error, QbenchError):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error)
+    return names_no_memory(text) or (_CANNOT_BEGIN.search(text) is not None and _gpu_is_full())
+
+
+def _gpu_is_full() -> bool:
+    """Whether the GPU in use has next to nothing free, as far as it still answers."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        return bool(torch.cuda.mem_get_info()[0] < LITTLE_BYTES)
+    except RuntimeError:
+        return False

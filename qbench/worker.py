@@ -23,10 +23,10 @@ from qbench.building import load
 from qbench.errors import (
     MeasurementError,
     NonFiniteError,
-    OutOfMemoryError,
     QbenchError,
     StoreError,
     WrongKernelError,
+    is_out_of_memory,
 )
 from qbench.job import Job, Task, now
 from qbench.measures import measures
@@ -46,14 +46,6 @@ TRACEBACK_LINES = 20
 MOST_FAULTS_NAMED = 3
 """Faulty layers named in a reason; the record's details have them all."""
 
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""Of messages of a RuntimeError: memory that another allocator than torch's asked for."""
 _LOST_CONTEXT = re.compile(
     r"illegal memory access|device-side assert|unspecified launch failure|misaligned address"
     r"|illegal instruction was encountered|invalid program counter|hardware stack error"
@@ -159,18 +151,12 @@ def _check_finite(outcome: Outcome) -> None:
 def classify(error: Exception) -> tuple[Status, str]:
     """The status that a failure gets, and its reason in words; the traceback goes to the log."""
     traceback.print_exception(error)
-    import torch
-
     text = str(error).strip()
-    if isinstance(error, OutOfMemoryError):
-        return "oom", text
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
-    ):
-        first = text.splitlines()[0] if text else "no memory left"
-        return "oom", f"{first}; use a smaller batch, shorter lengths or a smaller precision"
     if isinstance(error, MeasurementError):
         return error.status, text or type(error).__name__
+    if is_out_of_memory(error):
+        first = text.splitlines()[0] if text else "no memory left"
+        return "oom", f"{first}; use a smaller batch, shorter lengths or a smaller precision"
     if isinstance(error, QbenchError):
         return "error", text
     first = text.splitlines()[0] if text else "no message"

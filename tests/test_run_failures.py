@@ -29,6 +29,8 @@ ACTS = {
     "refuses": ("error", "the moon is not full; wait a fortnight"),
     "machine-memory": ("oom", "no memory left; use a smaller batch"),
     "device-memory": ("oom", "CUDA out of memory. Tried to allocate 3.00 GiB; use a smaller batch"),
+    "accelerator-memory": ("oom", "CUDA error: out of memory; use a smaller batch"),
+    "native-memory": ("oom", "a library ended the worker: Error out of memory at line 380"),
     "not-finite": ("nan", "3 of 7 values are not finite"),
     "raises": ("error", "ZeroDivisionError: nothing to divide by"),
     "loses-gpu": ("error", "illegal memory access was encountered; CUDA_LAUNCH_BLOCKING=1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from qbench.child import python_command, python_environment
+from qbench.errors import names_no_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from qbench.job import Job
 
     OnEvent = Callable[[dict[str, Any]], None]
+
+
+_NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
+"""How bitsandbytes' library, and C++, begin their last line."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class LocalExecutor:
         if self.stopped:
             raise RunStoppedError
         killed_before = _oom_kills()
+        log_begins = log.stat().st_size if log.exists() else 0
         self._send({"job": job.model_dump(mode="json"), "log": str(log)})
         # The clock of a job's timeout starts with its worker, not with the server's imports.
         deadline: float | None = None
@@ -96,6 +103,9 @@ class LocalExecutor:
                 deadline = time.monotonic() + timeout_s
             elif event["event"] == "ended":
                 self._worker_pid = None
+                complaint = _memory_complaint(log, log_begins) if event["exit_code"] else None
+                if complaint is not None:
+                    return JobEnd("oom", f"a library ended the worker: {complaint}")
                 return _end(event["exit_code"], killed_before)
             elif event["event"] == "server_ended":
                 said = self._last_words()
@@ -167,6 +177,20 @@ class LocalExecutor:
         line, self._buffer = self._buffer.split(b"\n", 1)
         event: dict[str, Any] = json.loads(line)
         return event
+
+
+def _memory_complaint(log: Path, begins: int) -> str | None:
+    """What native code last wrote to a worker's log, if it says that memory was lacking.
+
+    bitsandbytes ends the process where CUDA has no memory for paged states; so does C++ for an
+    exception that nobody catches.
+    """
+    try:
+        text = log.read_bytes()[begins:].decode(errors="replace")
+    except OSError:
+        return None
+    said = [line.strip() for line in text.splitlines() if _NATIVE_END.match(line)]
+    return next((line for line in reversed(said) if names_no_memory(line)), None)
 
 
 def _end(exit_code: int, killed_before: int | None) -> JobEnd:

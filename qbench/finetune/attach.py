@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError
+from qbench.errors import MeasurementError, is_out_of_memory
 from qbench.finetune.adapter_storage import read_adapter_tensors
 from qbench.precisions.inventory import adapter_modules
 from qbench.precisions.loading import TORCH_DTYPE
@@ -83,7 +83,6 @@ def attach_adapter(model: PreTrainedModel, adapter: Adapter, name: str = ADAPTER
     Returns PEFT's handle, which can merge it; the model itself is changed in place. Raises
     `MeasurementError` for an adapter of another base.
     """
-    import torch
     from peft import LoraModel
     from peft.functional import cast_adapter_dtype, set_peft_model_state_dict
     from transformers.pytorch_utils import Conv1D
@@ -100,9 +99,9 @@ def attach_adapter(model: PreTrainedModel, adapter: Adapter, name: str = ADAPTER
             # Saved from PEFT's wrapper; what it keeps of whole modules is looked up without it.
             own = {key.removeprefix(_WRAPPER): one for key, one in adapter.tensors.items()}
             loaded = set_peft_model_state_dict(model, own, adapter_name=name)
-        except torch.OutOfMemoryError:
-            raise
         except (ValueError, KeyError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise _of_another_base(adapter, _first_line(error)) from error
     lacking = [key for key in loaded.missing_keys if "lora_" in key and f".{name}" in key]
     foreign = list(loaded.unexpected_keys)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import NonFiniteError, OutOfMemoryError
+from qbench.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
 from qbench.finetune.examples import NOT_SCORED, collate
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors
@@ -238,16 +238,10 @@ def _explained_memory(
     step: int, course: Course, options: TrainingOptions, what: str = ""
 ) -> Iterator[None]:
     """Turns running out of memory into an error that names the step and what to lower."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and not any(
-            words in text for words in ("can't allocate memory", "not enough memory")
-        ):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         place = f"{what} step {step}" if what else f"step {step + 1}"
         remedies = [

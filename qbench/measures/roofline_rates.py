@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qbench.errors import is_out_of_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,9 +99,9 @@ def _rate(work: int, start: Callable[[], Callable[[], Any]], device: str) -> Rat
                     call()
                 _wait_for(device)
                 best_s = min(best_s, time.perf_counter() - started)
-    except torch.OutOfMemoryError:
-        return Rate(None, "no memory was left beside the model to measure the device's rates in")
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            return Rate(None, "no memory was left beside the model to measure the rates in")
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return Rate(None, f"this device and torch cannot compute it ({first})")
     return Rate(calls * work / best_s)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
 from qbench.sources.random_models import is_random
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -30,8 +34,8 @@ def load_pretrained(
     `dtype` is `fp32`, `bf16` or `fp16`: the type of everything that is not quantized; `auto` takes
     what config.json states. The whole model goes to one device, or with the device `auto` over all
     GPUs: no layer is ever offloaded. A folder that is marked so gets random weights. Raises
-    `ModelError` for a checkpoint that lacks tensors of the model, and `OutOfMemoryError` for a
-    model that all GPUs together cannot hold.
+    `ModelError` for a checkpoint that lacks tensors of the model, `OutOfMemoryError` for a model
+    that the GPUs cannot hold, and `MeasurementError` for a tensor that cannot be converted.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -48,7 +52,7 @@ def load_pretrained(
     if quantization is not None:
         arguments["quantization_config"] = quantization
     model: PreTrainedModel
-    with refusing_offload(device):
+    with refusing_offload(device), _said_of_conversions():
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             output_loading_info=True,
@@ -71,3 +75,30 @@ def load_pretrained(
     model.eval()
     model.requires_grad_(requires_grad=False)
     return model
+
+
+@contextmanager
+def _said_of_conversions() -> Iterator[None]:
+    """Raises what went wrong as a tensor was quantized.
+
+    transformers keeps the error's text, logs it among its report, and raises that there was one.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        loading = next(
+            (f.f_locals["loading_info"] for f in reversed(frames) if "loading_info" in f.f_locals),
+            None,
+        )
+        failures: dict[str, str] = getattr(loading, "conversion_errors", None) or {}
+        if not failures:
+            raise
+        tensor, text = next(iter(failures.items()))
+        lines = [line for line in text.splitlines() if line and not line.startswith(("Error", " "))]
+        said = f"{tensor}: {lines[-1] if lines else text}"
+        if names_no_memory(text):
+            raise OutOfMemoryError(
+                f"{said}; use a smaller precision, or a device with more memory"
+            ) from error
+        raise MeasurementError(f"{said}; the tensor cannot be converted") from error

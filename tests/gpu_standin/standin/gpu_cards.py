@@ -38,6 +38,11 @@ def uuid_of(index: int) -> str:
     return f"GPU-{index:08x}-1111-2222-3333-444444444444"
 
 
+def used_by_others_bytes() -> int:
+    """What other processes hold of each card."""
+    return int(os.environ.get("GPU_STANDIN_USED", "0"))
+
+
 def faults() -> set[str]:
     """What is wrong with the machine: words of `GPU_STANDIN_FAULTS`, with commas.
 

@@ -12,7 +12,7 @@ import time
 from types import SimpleNamespace
 from typing import Any, Self
 
-from gpu_cards import Card, cards, faults, uuid_of
+from gpu_cards import Card, cards, faults, used_by_others_bytes, uuid_of
 
 
 class _Driver:
@@ -70,12 +70,17 @@ class Memory:
 
     block, segment = 512, 2 * 2**20
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self._index = index
         self.now = self.peak = self.reserved = self.reserved_peak = 0
 
     def take(self, nbytes: int) -> int:
         """Bytes that a request of this size takes."""
         size = -(-nbytes // self.block) * self.block
+        if size > free_bytes(self._index) + self.reserved - self.now:
+            raise sys.modules["torch"].OutOfMemoryError(
+                f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB."
+            )
         self.now += size
         self.peak = max(self.peak, self.now)
         self.reserved = max(self.reserved, self._segments())
@@ -95,7 +100,7 @@ class Memory:
         return -(-self.now // self.segment) * self.segment
 
 
-memories = [Memory() for _ in cards()]
+memories = [Memory(index) for index, _ in enumerate(cards())]
 
 
 class _Event:
@@ -199,9 +204,15 @@ def _properties(index: int) -> SimpleNamespace:
     )
 
 
-def _free_and_total(index: int) -> tuple[int, int]:
+def free_bytes(index: int) -> int:
+    """What the driver has left of a visible GPU."""
     card = driver.begin()[index]
-    return card.memory_bytes - card.reserved_bytes - memories[index].reserved, card.memory_bytes
+    others = used_by_others_bytes()
+    return card.memory_bytes - card.reserved_bytes - others - memories[index].reserved
+
+
+def _free_and_total(index: int) -> tuple[int, int]:
+    return free_bytes(index), driver.begin()[index].memory_bytes
 
 
 def _statistics(index: int) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from types import SimpleNamespace
 
-from gpu_cards import Card, cards, faults, uuid_of
+from gpu_cards import Card, cards, faults, used_by_others_bytes, uuid_of
 
 NVML_CLOCK_SM = 1
 NVML_CLOCK_MEM = 2
@@ -80,7 +79,7 @@ def nvmlDeviceGetName(handle: int) -> str:
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:
     """The first version counts what the driver keeps for itself as used."""
     card = _card(handle)
-    used = int(os.environ.get("GPU_STANDIN_USED", "0"))
+    used = used_by_others_bytes()
     if version is None:
         used += card.reserved_bytes
         return SimpleNamespace(total=card.memory_bytes, used=used, free=card.memory_bytes - used)

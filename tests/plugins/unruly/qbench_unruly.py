@@ -51,6 +51,19 @@ def _device_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
 
 
+def _accelerator_memory() -> None:
+    import torch
+
+    raise torch.AcceleratorError("CUDA error: out of memory")
+
+
+def _native_memory() -> None:
+    """As bitsandbytes' library does."""
+    sys.stderr.write("Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _not_finite() -> None:
     raise NonFiniteError("3 of 7 values are not finite")
 
@@ -105,6 +118,8 @@ ACTS: dict[str, Callable[[], None]] = {
     "refuses": _refuse,
     "machine-memory": _machine_memory,
     "device-memory": _device_memory,
+    "accelerator-memory": _accelerator_memory,
+    "native-memory": _native_memory,
     "not-finite": _not_finite,
     "raises": _raise,
     "loses-gpu": _lose_the_gpu,
