@@ -6,7 +6,6 @@ model as one of its rungs.
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.gpu_state import device_used_bytes
+from qbench.gpu_state import used_bytes_by_device
 from qbench.measures.loaded import LoadedModel
-from qbench.measures.peaks import PeakMeter
+from qbench.measures.peaks import PeakMeter, release_cached
 from qbench.precisions import precisions
-from qbench.precisions.placement import describe_placement
+from qbench.precisions.placement import describe_placement, every_gpu
+from qbench.precisions.workspaces import make_workspaces
 from qbench.sources.models import fetch_model
 from qbench.spec import PrecisionRef
 
@@ -39,26 +39,28 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
 
     phase("fetch")
     folder = str(fetch_model(job.model))
+    is_cuda = job.device.startswith("cuda")
+    is_spread = is_cuda and job.cell.model.device_map is not None
+    devices = every_gpu() if is_spread else (job.device,)
     # Before anything of this process is on the GPU: making merged weights may be.
-    device_used_before_bytes = device_used_bytes(job.device)
-    if job.device.startswith("cuda"):
+    used_before_bytes = used_bytes_by_device(devices)
+    if is_cuda:
         torch.cuda.set_device(job.device)  # for kernels that ask which one is current
     if job.artifact_key is not None and job.cell.deploy is not None:
         phase("prepare")
     source = _source(job, folder)
-    if job.device.startswith("cuda"):
-        gc.collect()
-        torch.cuda.empty_cache()  # what that left would count as reserved by the model
+    if is_cuda:
+        make_workspaces(devices)
     torch.manual_seed(0)
     _drop_from_page_cache(source.checkpoint)
-    meter = PeakMeter(job.device, every_gpu=job.cell.model.device_map is not None)
+    meter = PeakMeter(*devices)
     meter.boundary()
     level_before_bytes = meter.level_bytes()
     phase("load")
     started = time.perf_counter()
     model = source.build()
-    if job.device.startswith("cuda"):
-        torch.cuda.synchronize(job.device)
+    for device in devices if is_cuda else ():
+        torch.cuda.synchronize(device)
     load_time_s = time.perf_counter() - started
     load_peak = meter.read()
     phase("verify")
@@ -66,6 +68,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     if job.cell.model.device_map is not None:
         placement = {"placement": describe_placement(model)}
         verification = replace(verification, details={**verification.details, **placement})
+    release_cached(job.device)
     return LoadedModel(
         model=model,
         cell=job.cell,
@@ -76,7 +79,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         predicted=job.predicted,
         meter=meter,
         level_before_bytes=level_before_bytes,
-        device_used_before_bytes=device_used_before_bytes,
+        used_before_bytes=used_before_bytes,
         load_peak=load_peak,
         load_time_s=load_time_s,
         artifact_key=job.artifact_key,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.environment import nvml, visible_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Answer = TypeVar("Answer")
 
@@ -111,6 +111,21 @@ def device_used_bytes(device: str) -> int | None:
     """
     with gpu_probe(device) as probe:
         return None if probe is None else probe.used_bytes()
+
+
+def used_bytes_by_device(devices: Iterable[str]) -> dict[str, int]:
+    """`device_used_bytes` of each device; without those that NVML does not tell of."""
+    used = {device: device_used_bytes(device) for device in devices}
+    return {device: size for device, size in used.items() if size is not None}
+
+
+@contextmanager
+def gpu_probes(devices: Iterable[str]) -> Iterator[dict[str, GpuProbe]]:
+    """NVML's view of all of these devices; empty where it is silent of one."""
+    with ExitStack() as stack:
+        found = {device: stack.enter_context(gpu_probe(device)) for device in devices}
+        known = {device: probe for device, probe in found.items() if probe is not None}
+        yield known if len(known) == len(found) else {}
 
 
 def _throttle_reasons(library: Any, handle: Any) -> tuple[str, ...]:

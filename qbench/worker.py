@@ -30,6 +30,7 @@ from qbench.errors import (
 )
 from qbench.job import Job, Task, now
 from qbench.measures import measures
+from qbench.measures.peaks import release_cached
 from qbench.plan_items import falsified
 from qbench.store import write_record
 
@@ -109,7 +110,8 @@ def _take(
     except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
         status, reason = classify(error)
         if status == "oom":
-            _free_device(loaded.device)
+            with suppress(RuntimeError):  # of a GPU that is lost: recorded as what it is
+                release_cached(loaded.device)
         record = job.record(
             task,
             status,
@@ -228,14 +230,3 @@ def _with_threads(environment: Environment) -> Environment:
     import torch
 
     return environment.model_copy(update={"threads": torch.get_num_threads()})
-
-
-def _free_device(device: str) -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        with suppress(RuntimeError):  # of a GPU that is lost: the failure is recorded as what it is
-            torch.cuda.empty_cache()

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.optimizers import restore_optimizer
-from qbench.finetune.trainable import trained_weights
+from qbench.finetune.trainable import gpus_of, trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,8 @@ class Progress:
     """Bytes by kind, and at the peak, of the one step that they were measured in."""
     memory_step: int | None = None
     """That step, from 0."""
+    memory_by_device: dict[str, int] = field(default_factory=dict)
+    """Its peak on each of several GPUs; empty else."""
 
     @property
     def step(self) -> int:
@@ -137,7 +139,7 @@ def save_checkpoint(
         {
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "random": _random_state(_device(model)),
+            "random": _random_state(gpus_of(model)),
         },
         waiting / "state.pt",
     )
@@ -179,7 +181,7 @@ def load_checkpoint(
         with torch.no_grad():
             for name, weight in trained_weights(model).items():
                 weight.copy_(weights[name])
-        _set_random_state(random, _device(model))
+        _set_random_state(random)
         return progress
     return None
 
@@ -198,22 +200,21 @@ def _check_fits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> Non
         raise ValueError("the checkpoint is of another training")
 
 
-def _device(model: torch.nn.Module) -> torch.device:
-    return next(iter(trained_weights(model).values())).device
-
-
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+def _random_state(gpus: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Of the CPU, and of each GPU that draws: a model may lie on several."""
     import torch
 
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+    return {
+        "cpu": torch.get_rng_state(),
+        **{gpu: torch.cuda.get_rng_state(gpu) for gpu in gpus},
+    }
 
 
-def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
     import torch
 
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+    for device, drawn in state.items():
+        if device == "cpu":
+            torch.set_rng_state(drawn)
+        else:
+            torch.cuda.set_rng_state(drawn, device)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
+from qbench.precisions.workspaces import workspace_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
@@ -27,9 +29,10 @@ class LivePeak:
             one_step()
         peak.peak_bytes
 
-    On CUDA it is the allocator's `max_memory_allocated`, all tensors of the process included, plus
-    what of `held` bitsandbytes keeps in pages of its own, which the allocator knows nothing of and
-    which may lie in the machine's memory instead.
+    On CUDA it is the allocator's `max_memory_allocated`, all tensors of the process included but
+    cuBLAS' workspaces, plus what of `held` bitsandbytes keeps in pages of its own, which the
+    allocator knows nothing of and which may lie in the machine's memory instead. Of the GPUs that
+    `held` lies on it is the sum: each has its highest level at a moment of its own.
 
     On a CPU it is the sum over the storages passed as `held` and those that an operation reads or
     writes; a storage that is first met as an input was there from the start. What a kernel takes
@@ -43,8 +46,12 @@ class LivePeak:
         import torch
 
         self.peak_bytes = 0
+        self.by_device: dict[str, int] = {}
+        """Of each GPU, pages apart; empty on a CPU."""
         self._device = torch.device(device)
         self._held: tuple[torch.Tensor, ...] = tuple(held)
+        places = {self._device, *(tensor.device for tensor in self._held)}
+        self._gpus = sorted(str(place) for place in places if place.type == "cuda")
         self._paged_bytes = 0
         self._count = StorageCount()
         self._mode = _counting_mode(self._count)
@@ -53,8 +60,9 @@ class LivePeak:
         import torch
 
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
+            for gpu in self._gpus:
+                torch.cuda.synchronize(gpu)
+                torch.cuda.reset_peak_memory_stats(gpu)
             self._paged_bytes = sum(
                 tensor.nbytes for tensor in self._held if getattr(tensor, "is_paged", False)
             )
@@ -74,8 +82,10 @@ class LivePeak:
         import torch
 
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            self.peak_bytes = torch.cuda.max_memory_allocated(self._device) + self._paged_bytes
+            for gpu in self._gpus:
+                torch.cuda.synchronize(gpu)
+                self.by_device[gpu] = torch.cuda.max_memory_allocated(gpu) - workspace_bytes([gpu])
+            self.peak_bytes = sum(self.by_device.values()) + self._paged_bytes
             return
         self._mode.__exit__(kind, error, trace)
         self.peak_bytes = self._count.peak_bytes

@@ -19,7 +19,7 @@ from qbench.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
 from qbench.finetune.examples import NOT_SCORED, collate
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors
-from qbench.finetune.trainable import trained_weights
+from qbench.finetune.trainable import gpus_of, trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -149,7 +149,7 @@ def _take_step(
         for batch in rows
     ]
     scored = sum(row.scored for batch in rows for row in batch)
-    times = _Times(device)
+    times = _Times(gpus_of(model))
     losses = []
     peak = LivePeak(device, held_tensors(model, optimizer)) if measured else nullcontext()
     with peak:
@@ -174,6 +174,7 @@ def _take_step(
     if isinstance(peak, LivePeak) and kinds is not None:
         progress.memory = {**kinds, "peak": peak.peak_bytes}
         progress.memory_step = step
+        progress.memory_by_device = peak.by_device if len(peak.by_device) > 1 else {}
     progress.losses.append(total)
     progress.learning_rates.append(float(learning_rate))
     progress.tokens.append(sum(len(row.ids) for batch in rows for row in batch))
@@ -260,9 +261,9 @@ def _explained_memory(
 
 @dataclass
 class _Times:
-    """Adds up the time of each part of a step, the device's work included."""
+    """Adds up the time of each part of a step, the GPUs' work included."""
 
-    device: torch.device
+    gpus: tuple[str, ...]
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -272,8 +273,8 @@ class _Times:
         self.spent_s[part] = self.spent_s.get(part, 0.0) + self._now() - started
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            import torch
+        import torch
 
-            torch.cuda.synchronize(self.device)
+        for gpu in self.gpus:
+            torch.cuda.synchronize(gpu)
         return time.perf_counter()

@@ -27,6 +27,12 @@ def trained_weights(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+def gpus_of(model: torch.nn.Module) -> tuple[str, ...]:
+    """The GPUs that a model's weights lie on, as torch names them; none on a CPU."""
+    places = {weight.device for weight in model.parameters()}
+    return tuple(sorted(str(place) for place in places if place.type == "cuda"))
+
+
 def count_trained(model: torch.nn.Module) -> int:
     """Number of weights that are trained."""
     return sum(weight.numel() for weight in trained_weights(model).values())

@@ -114,7 +114,7 @@ class Adapters:
             )
         folder = artifact_folder(loaded.artifact_key)
         further = [f"further_{number}" for number in range(1, item.params["count"])]
-        clock = Clock(loaded.device)
+        clock = Clock(*loaded.devices)
         meter = loaded.meter
         meter.boundary()
         level_before_bytes = meter.level_bytes()

@@ -1,4 +1,4 @@
-"""Clocks, temperature and throttling of a GPU around what is timed, and when they spoil it."""
+"""Clocks, temperature and throttling of GPUs around what is timed, and when they spoil it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qbench.gpu_state import GpuState
+    from collections.abc import Mapping
+
+    from qbench.gpu_state import GpuProbe, GpuState
 
 CLOCK_DROP = 0.1
 """A clock that falls by more than this share while something is timed marks it."""
@@ -14,13 +16,39 @@ TEMPERATURE_RISE_C = 10
 """So does a rise of at least as much: the clock follows the temperature."""
 
 
-def clock_warnings(before: GpuState | None, after: GpuState | None) -> tuple[str, ...]:
+def gpu_states(probes: Mapping[str, GpuProbe]) -> dict[str, GpuState]:
+    """How each GPU runs now, by its name; none on a CPU and where NVML is silent."""
+    return {device: probe.state() for device, probe in probes.items()}
+
+
+def clock_warnings(
+    before: Mapping[str, GpuState], after: Mapping[str, GpuState]
+) -> tuple[str, ...]:
     """Why what was timed between two states is unstable, each with its remedy.
 
-    `before` is the state after the warm-up: an idle GPU's clock is low. None on a CPU.
+    `before` are the states after the warm-up: an idle GPU's clock is low.
     """
-    if before is None or after is None:
-        return ()
+    return tuple(
+        f"{device}: {warning}" if len(before) > 1 else warning
+        for device in before
+        if device in after
+        for warning in _warnings(before[device], after[device])
+    )
+
+
+def clock_details(
+    before: Mapping[str, GpuState], after: Mapping[str, GpuState]
+) -> dict[str, Any] | None:
+    """Both states for the record, by device where there are several; None where none is known."""
+    states = {
+        device: {"before": asdict(before[device]), "after": asdict(after[device])}
+        for device in before
+        if device in after
+    }
+    return next(iter(states.values()), None) if len(states) < 2 else states
+
+
+def _warnings(before: GpuState, after: GpuState) -> list[str]:
     warnings = []
     reasons = dict.fromkeys((*(before.throttled_by or ()), *(after.throttled_by or ())))
     if reasons:
@@ -40,14 +68,7 @@ def clock_warnings(before: GpuState | None, after: GpuState | None) -> tuple[str
                 f"the GPU went from {before.temperature_c} to {after.temperature_c} °C while it was"
                 " timed: cool it, or warm it up before"
             )
-    return tuple(warnings)
-
-
-def clock_details(before: GpuState | None, after: GpuState | None) -> dict[str, Any] | None:
-    """Both states for the record; None on a CPU and where NVML is silent."""
-    if before is None or after is None:
-        return None
-    return {"before": asdict(before), "after": asdict(after)}
+    return warnings
 
 
 def _lowest(before: GpuState, after: GpuState) -> int | str:

@@ -1,7 +1,8 @@
-"""Energy that a GPU draws between two moments: by its own counter, else from samples of its power.
+"""Energy that GPUs draw between two moments: by their counters, else from samples of their power.
 
-Both are of the whole GPU, memory and idle draw included, and of whatever else runs on it. The
-counter moves every 20 to 100 ms, so that short times are not told apart.
+Both are of the whole GPU, or of all that a model lies on, memory and idle draw included, and of
+whatever else runs there. The counter moves every 20 to 100 ms, so that short times are not told
+apart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from qbench.gpu_state import GpuProbe
 
@@ -50,26 +51,43 @@ class EnergyMeter:
 
 @contextmanager
 def open_energy_meter(
-    probe: GpuProbe | None, *, interval_s: float = SAMPLE_INTERVAL_S
+    probes: Collection[GpuProbe], *, interval_s: float = SAMPLE_INTERVAL_S
 ) -> Iterator[EnergyMeter]:
-    """Begins to measure; where there is only the power, a thread asks for it every `interval_s`."""
-    if probe is None:
+    """Begins to measure GPUs together; none: nothing is known.
+
+    Where there is only the power, a thread asks for it every `interval_s`.
+    """
+    if not probes:
         yield EnergyMeter(lambda: None, "", "NVML tells the energy of NVIDIA GPUs only")
         return
-    begun_j = probe.energy_j()
+    begun_j = _energy_j(probes)
     if begun_j is not None:
         start_j: float = begun_j
-        yield EnergyMeter(lambda: _since(start_j, probe.energy_j()), "NVML's energy counter", "")
+        yield EnergyMeter(lambda: _since(start_j, _energy_j(probes)), "NVML's energy counter", "")
         return
-    if probe.power_w() is None:
+    if _power_w(probes) is None:
         yield EnergyMeter(lambda: None, "", "this GPU tells neither its energy nor its power")
         return
-    sampler = _PowerSampler(probe, interval_s)
+    sampler = _PowerSampler(probes, interval_s)
     sampler.start()
     try:
         yield EnergyMeter(sampler.read_j, f"NVML's power, every {1000 * interval_s:g} ms", "")
     finally:
         sampler.stop()
+
+
+def _energy_j(probes: Collection[GpuProbe]) -> float | None:
+    return _sum(probe.energy_j() for probe in probes)
+
+
+def _power_w(probes: Collection[GpuProbe]) -> float | None:
+    return _sum(probe.power_w() for probe in probes)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """None where one is not known."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 def _since(start_j: float, now_j: float | None) -> float | None:
@@ -79,9 +97,9 @@ def _since(start_j: float, now_j: float | None) -> float | None:
 class _PowerSampler(threading.Thread):
     """Adds up power over time, each stretch at the mean of the powers at its ends."""
 
-    def __init__(self, probe: GpuProbe, interval_s: float) -> None:
+    def __init__(self, probes: Collection[GpuProbe], interval_s: float) -> None:
         super().__init__(daemon=True)
-        self._probe = probe
+        self._probes = probes
         self._interval_s = interval_s
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -107,7 +125,7 @@ class _PowerSampler(threading.Thread):
 
     def _sample(self) -> None:
         with self._lock:
-            watts, at = self._probe.power_w(), time.perf_counter()
+            watts, at = _power_w(self._probes), time.perf_counter()
             if watts is None:
                 return  # a gap: the next sample spans it
             if self._last is not None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from qbench.gpu_state import gpu_probe
+from qbench.gpu_state import gpu_probes
 from qbench.measures import roofline_latency
-from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
@@ -166,13 +166,13 @@ class Latency:
             new_tokens=params["new_tokens"],
             seed=params["seed"],
         )
-        clock = Clock(loaded.device)
+        clock = Clock(*loaded.devices)
         warmup = warm_up(loaded, workload, clock)
         samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         cache_bytes = 0
-        with gpu_probe(loaded.device) as probe, open_energy_meter(probe) as energy:
-            before = None if probe is None else probe.state()
+        with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
+            before = gpu_states(probes)
             started_j, started = energy.read_j(), time.perf_counter()
             while (
                 len(samples["decode"]) < params["min_iterations"]
@@ -184,7 +184,7 @@ class Latency:
                 for step, seconds in device_times.items():
                     device_samples[step].append(seconds)
             spent_s, ended_j = time.perf_counter() - started, energy.read_j()
-            after = None if probe is None else probe.state()
+            after = gpu_states(probes)
         new_tokens = params["new_tokens"]
         made_tokens = params["batch"] * new_tokens * len(samples["decode"])
         joules = None if started_j is None or ended_j is None else ended_j - started_j

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError
+from qbench.precisions.placement import devices_of
 from qbench.record import Metric
 from qbench.sources.bundled import bundled_models
 from qbench.sources.random_models import TOKENIZER_MODEL
@@ -37,8 +38,9 @@ class LoadedModel:
     meter: PeakMeter
     level_before_bytes: int
     """Memory in use just before the model was loaded: of the process on a CPU, else torch's."""
-    device_used_before_bytes: int | None
-    """Memory of the GPU that anyone held before the job used it; None on a CPU."""
+    used_before_bytes: dict[str, int]
+    """Memory of each GPU that anyone held before the job used it; without those of which NVML does
+    not tell, such as a CPU."""
     load_peak: Peak
     load_time_s: float
     artifact_key: str | None = None
@@ -73,6 +75,11 @@ class LoadedModel:
     def has_random_weights(self) -> bool:
         """Whether only the shape is the model's own."""
         return self.cell.model.kind == "random"
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """Where the model lies, as torch names it: the job's device, or several GPUs."""
+        return (self.device,) if self.cell.model.device_map is None else devices_of(self.model)
 
     @property
     def torch_device(self) -> torch.device:

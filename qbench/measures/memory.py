@@ -1,21 +1,24 @@
 """Peak memory by phase: load, idle, prefill, decode.
 
-CUDA: what the allocator's tensors took at most. CPU: the peak resident size of the process, whose
-libraries come before any model; `memory.peak` takes the level before loading off, on both.
+CUDA: what the allocator's tensors took at most, cuBLAS' workspaces in every phase alike. CPU: the
+peak resident size of the process, whose libraries come before any model; `memory.peak` takes the
+level before loading off, on both. Of a model on several GPUs all figures are sums over them; the
+details have each GPU's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.live_bytes import LivePeak
-from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
+from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive
 from qbench.measures.workload import grid_slug, make_workload, misfit
 from qbench.precisions.inventory import inventory
+from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.inference_tape import FLASH_CAPABILITY
 from qbench.predict.peaks import predicted_peak
 from qbench.record import MetricDefinition
@@ -43,7 +46,8 @@ METRICS = (
         unit="B",
         better="lower",
         title="peak memory",
-        formula="highest memory.peak.<phase> less the level just before the model was loaded",
+        formula="highest memory.peak.<phase> less the level just before the model was loaded, of"
+        " which cuBLAS' workspaces are a part",
     ),
     *(
         MetricDefinition(
@@ -51,8 +55,9 @@ METRICS = (
             unit="B",
             better="lower",
             title=f"peak while {phase}" if phase == "idle" else f"peak of {phase}",
-            formula="CUDA: max_memory_allocated of the phase. CPU: high-water mark of the"
-            " process's resident size in the phase",
+            formula="CUDA: max_memory_allocated of the phase, summed over the model's GPUs, cuBLAS'"
+            " workspaces included. CPU: high-water mark of the process's resident size in the"
+            " phase",
         )
         for phase in PHASES
     ),
@@ -62,7 +67,8 @@ METRICS = (
             unit="B",
             better="lower",
             title=f"peak reserved, {phase}",
-            formula="CUDA: max_memory_reserved of the phase",
+            formula="CUDA: max_memory_reserved of the phase, before which what the allocator kept"
+            " is given back; summed over the model's GPUs",
         )
         for phase in PHASES
     ),
@@ -86,8 +92,8 @@ METRICS = (
         unit="B",
         better="lower",
         title="memory of the device",
-        formula="NVML: what the device holds after decode, cached blocks and the CUDA context"
-        " included, less what it held before the job",
+        formula="NVML: what the model's GPUs hold after decode, the blocks that it left cached and"
+        " the CUDA context included, less what they held before the job",
     ),
 )
 
@@ -150,11 +156,14 @@ class Memory:
             meter.boundary()
             workload.decode(loaded.model, cache)
             peaks["decode"] = meter.read()
-        used_bytes = device_used_bytes(loaded.device)
-        before_bytes = loaded.device_used_before_bytes
-        device_bytes = None
-        if used_bytes is not None and before_bytes is not None:
-            device_bytes = used_bytes - before_bytes
+        after = used_bytes_by_device(loaded.devices)
+        before = {
+            device: loaded.used_before_bytes[device]
+            for device in after
+            if device in loaded.used_before_bytes
+        }
+        on_device = {device: after[device] - size for device, size in before.items()}
+        known = len(on_device) == len(loaded.devices)
         highest = max(peak.used_bytes for peak in peaks.values())
         inference = _inference_bytes(loaded, workload, peaks)
         retries = sum(peak.allocation_retries or 0 for peak in peaks.values())
@@ -171,7 +180,7 @@ class Memory:
                 make_metric(
                     METRICS,
                     "memory.device",
-                    device_bytes,
+                    sum(on_device.values()) if known else None,
                     reason="NVML tells it of NVIDIA GPUs only",
                 ),
             ),
@@ -179,19 +188,39 @@ class Memory:
                 "method": meter.method,
                 "level_before_bytes": loaded.level_before_bytes,
                 "allocation_retries": retries,
-                "device_used_before_bytes": before_bytes,
+                "device_used_before_bytes": sum(before.values()) if known else None,
+                "workspace_bytes": workspace_bytes(loaded.devices),
+                **_by_device(loaded, peaks, on_device),
             },
-            warnings=_warnings(retries, before_bytes),
+            warnings=_warnings(retries, before),
         )
 
 
-def _warnings(retries: int, used_before_bytes: int | None) -> tuple[str, ...]:
+def _by_device(
+    loaded: LoadedModel, peaks: dict[str, Peak], on_device: dict[str, int]
+) -> dict[str, Any]:
+    """What each of several GPUs holds at most in a phase, and by NVML; nothing for a single one."""
+    if len(loaded.devices) < 2:
+        return {}
+    return {
+        "by_device": {
+            device: {
+                "peak_bytes": {phase: peak.by_device[device] for phase, peak in peaks.items()},
+                "device_bytes": on_device.get(device),
+            }
+            for device in loaded.devices
+        }
+    }
+
+
+def _warnings(retries: int, used_before: dict[str, int]) -> tuple[str, ...]:
     warnings = [_RETRIED] if retries else []
-    if used_before_bytes is not None and used_before_bytes > IN_USE_BYTES:
-        warnings.append(
-            f"the device was in use: {used_before_bytes / 2**30:.1f} GiB were held before the job;"
-            " free it for peaks and timings that can be trusted"
-        )
+    warnings += [
+        f"{'the device' if len(used_before) < 2 else device} was in use: {size / 2**30:.1f} GiB"
+        " were held before the job; free it for peaks and timings that can be trusted"
+        for device, size in used_before.items()
+        if size > IN_USE_BYTES
+    ]
     return tuple(warnings)
 
 

@@ -1,5 +1,8 @@
 """Peak memory between two moments, on CUDA by its allocator, on a CPU by the resident size.
 
+On CUDA what the allocator keeps for later is given back at each boundary, so that nothing of an
+earlier phase counts as reserved in the next.
+
 On Linux the kernel keeps the high-water mark of a process's resident size; writing 5 to
 `/proc/self/clear_refs` resets it. Where that is not allowed the resident size is sampled.
 """
@@ -30,16 +33,27 @@ class Peak:
     """CUDA: reserved by the allocator. None on a CPU, where nothing reserves."""
     allocation_retries: int | None
     """CUDA: times the allocator had to give back its cache and try again."""
+    by_device: dict[str, int] = field(default_factory=dict)
+    """`used_bytes` of each GPU, where there are several: each has its highest level at a moment of
+    its own. Empty else."""
+
+
+def release_cached(device: str) -> None:
+    """Frees what nothing refers to any more; on CUDA, what the allocator keeps for later too."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 class PeakMeter:
-    """Reads the level and the peak of memory on one device (`cpu`, `cuda:0`), or all GPUs."""
+    """Reads the level and the peak of memory on one device (`cpu`, `cuda:0`), or several GPUs."""
 
-    def __init__(self, device: str, *, every_gpu: bool = False) -> None:
-        self.device = device
+    def __init__(self, *devices: str) -> None:
         self._meter: _CudaMeter | _HighWaterMark | _Sampler
-        if device.startswith("cuda"):
-            self._meter = _CudaMeter(_every_gpu() if every_gpu else (device,))
+        if devices[0].startswith("cuda"):
+            self._meter = _CudaMeter(devices)
         elif _can_reset_high_water_mark():
             self._meter = _HighWaterMark()
         else:
@@ -83,6 +97,7 @@ class _CudaMeter:
         import torch
 
         self._synchronize()
+        torch.cuda.empty_cache()
         for device in self.devices:
             torch.cuda.reset_peak_memory_stats(device)
         self._retries = self._count_retries()
@@ -91,10 +106,12 @@ class _CudaMeter:
         import torch
 
         self._synchronize()
+        used = {device: torch.cuda.max_memory_allocated(device) for device in self.devices}
         return Peak(
-            sum(map(torch.cuda.max_memory_allocated, self.devices)),
+            sum(used.values()),
             sum(map(torch.cuda.max_memory_reserved, self.devices)),
             self._count_retries() - self._retries,
+            used if len(used) > 1 else {},
         )
 
     def _synchronize(self) -> None:
@@ -147,12 +164,6 @@ class _Sampler:
         pause = threading.Event()
         while not pause.wait(_SAMPLE_INTERVAL_S):
             self._highest_bytes = max(self._highest_bytes, self.level_bytes())
-
-
-def _every_gpu() -> tuple[str, ...]:
-    import torch
-
-    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
 def _can_reset_high_water_mark() -> bool:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.lora_options import LoraOptions
-from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.roofline import sizes_of, step_operations
 from qbench.measures.roofline_rates import matrix_rate
@@ -16,6 +16,8 @@ from qbench.measures.training_memory import adapted_layers
 from qbench.record import MetricDefinition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.finetune.checkpoint import Progress
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
@@ -63,19 +65,19 @@ _LEAST_STEPS = 4
 
 
 class StepWatch:
-    """Notes after each step what the GPU has drawn for it, and how it runs."""
+    """Notes after each step what the GPUs have drawn for it, and how they run."""
 
-    def __init__(self, steps: int, probe: GpuProbe | None, energy: EnergyMeter) -> None:
+    def __init__(self, steps: int, probes: Mapping[str, GpuProbe], energy: EnergyMeter) -> None:
         """`steps`: of the whole training, the last of which is watched too."""
         self._steps = steps
-        self._probe = probe
+        self._probes = probes
         self._energy = energy
         self._last: tuple[float, float] | None = None
         self.spent: dict[int, tuple[float, float]] = {}
         """Joules and seconds of each step, from 0, since the one before it ended."""
-        self.before: GpuState | None = None
+        self.before: dict[str, GpuState] = {}
         """After the first step that was taken here, which warms the GPU up."""
-        self.after: GpuState | None = None
+        self.after: dict[str, GpuState] = {}
 
     def __call__(self, progress: Progress) -> None:
         """A step has ended."""
@@ -85,10 +87,9 @@ class StepWatch:
                 last_joules, last_at = self._last
                 self.spent[progress.step - 1] = joules - last_joules, at - last_at
             self._last = joules, at
-        if self._probe is not None and self.before is None:
-            self.before = self._probe.state()
-        if self._probe is not None and progress.step == self._steps:
-            self.after = self._probe.state()
+        self.before = self.before or gpu_states(self._probes)
+        if progress.step == self._steps:
+            self.after = gpu_states(self._probes)
 
     def energy(self, progress: Progress) -> tuple[float | None, str | None]:
         """Joules a token, or None and the reason."""

@@ -22,11 +22,15 @@ UNSTABLE_SPREAD = 0.15
 
 
 class Clock:
-    """Wall-clock seconds around work that is really finished; on CUDA the device's own too."""
+    """Wall-clock seconds around work that is really finished; on CUDA the device's own too.
 
-    def __init__(self, device: str) -> None:
-        self._cuda = device.startswith("cuda")
-        self._device = device
+    Of several GPUs that a model lies on, all are waited for; the seconds are those of the current
+    one, which work begins on and comes back to.
+    """
+
+    def __init__(self, *devices: str) -> None:
+        self._cuda = devices[0].startswith("cuda")
+        self._devices = devices
 
     def time(self, work: Callable[[], Any]) -> tuple[Any, float, float | None]:
         """Runs `work()`; returns its result, wall seconds, and CUDA's seconds or None."""
@@ -38,14 +42,20 @@ class Clock:
 
         make_event: Any = torch.cuda.Event  # untyped in torch
         before, after = make_event(enable_timing=True), make_event(enable_timing=True)
-        torch.cuda.synchronize(self._device)
+        self._wait()
         started = time.perf_counter()
         before.record()
         result = work()
         after.record()
-        torch.cuda.synchronize(self._device)
+        self._wait()
         seconds = time.perf_counter() - started
         return result, seconds, float(before.elapsed_time(after)) / 1000
+
+    def _wait(self) -> None:
+        import torch
+
+        for device in self._devices:
+            torch.cuda.synchronize(device)
 
 
 def iterate(

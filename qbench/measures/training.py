@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from qbench.errors import MeasurementError
 from qbench.finetune import methods
 from qbench.finetune.make import make_artifact, prepare_course
-from qbench.gpu_state import gpu_probe
+from qbench.gpu_state import gpu_probes
 from qbench.measures import roofline_training
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
@@ -45,8 +45,8 @@ _MEMORY_FORMULAS = {
     "activations_predicted": "from shapes, operation by operation: what the step takes at its"
     " highest moment beside the other kinds",
     "unexplained": "the peak less all the other kinds",
-    "peak": "of one step after the first, evaluation apart; CUDA: the allocator's, CPU: live bytes"
-    " of all tensors",
+    "peak": "of one step after the first, evaluation apart; CUDA: the allocator's less cuBLAS'"
+    " workspaces, summed over the model's GPUs, CPU: live bytes of all tensors",
 }
 _TIMES = {
     "step_time": ("step", "forward, backward and optimizer"),
@@ -194,8 +194,8 @@ class TrainingMeasurement:
             fold_ids=loaded.has_random_weights,
         )
         base_weights = logical_weights(loaded.model)
-        with gpu_probe(loaded.device) as probe, open_energy_meter(probe) as energy:
-            watch = StepWatch(course.steps, probe, energy)
+        with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
+            watch = StepWatch(course.steps, probes, energy)
             training = make_artifact(
                 loaded.model,
                 method,
@@ -274,6 +274,7 @@ def _outcome(
             "adapters_on": adapted_layers(training.trained_names),
             "activations": memory.activations,
             "memory_step": progress.memory_step,
+            **({"memory_by_device": by_device} if (by_device := progress.memory_by_device) else {}),
             "untimed_steps": progress.untimed,
             "resumed_at": progress.resumed_at,
             **limits.details,

@@ -23,6 +23,23 @@ EVERY_GPU = "auto"
 _OFFLOADED = ("cpu", "disk")
 
 
+def every_gpu() -> tuple[str, ...]:
+    """All GPUs that torch sees, as it names them."""
+    import torch
+
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
+def devices_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """The devices that a model's tensors lie on, as torch names them, in the order of its GPUs."""
+    return tuple(sorted({str(held.tensor.device) for held in inventory(model)}, key=_by_index))
+
+
+def _by_index(device: str) -> tuple[str, int]:
+    kind, _, index = device.partition(":")
+    return kind, int(index or 0)
+
+
 @contextmanager
 def refusing_offload(device: str) -> Iterator[None]:
     """Turns what libraries raise rather than offload into `OutOfMemoryError`."""

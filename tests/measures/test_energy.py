@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from qbench.gpu_state import GpuProbe, device_used_bytes, gpu_probe
-from qbench.measures.clocks import clock_details, clock_warnings
+from qbench.gpu_state import (
+    GpuProbe,
+    GpuState,
+    device_used_bytes,
+    gpu_probe,
+    gpu_probes,
+    used_bytes_by_device,
+)
+from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.energy import SHORTEST_S, open_energy_meter
 from qbench.measures.roofline_training import StepWatch
 from tests.measures.fake_nvml import FakeNvml
@@ -19,10 +26,14 @@ def probe(gpu: FakeNvml) -> GpuProbe:
     return GpuProbe(gpu, "the GPU")
 
 
+def states(*gpus: FakeNvml) -> dict[str, GpuState]:
+    return gpu_states({f"cuda:{index}": probe(gpu) for index, gpu in enumerate(gpus)})
+
+
 def test_the_counter_is_read_from_where_it_stood() -> None:
     gpu = FakeNvml()
     gpu.energy_mj = 7_000_000
-    with open_energy_meter(probe(gpu)) as meter:
+    with open_energy_meter([probe(gpu)]) as meter:
         assert meter.read_j() == 0
         gpu.energy_mj = 7_012_500
         assert meter.read_j() == pytest.approx(12.5)
@@ -33,7 +44,7 @@ def test_the_counter_is_read_from_where_it_stood() -> None:
 def test_without_a_counter_power_is_added_up_over_time() -> None:
     gpu = FakeNvml()
     gpu.energy_mj, gpu.power_mw = None, 300_000
-    with open_energy_meter(probe(gpu), interval_s=0.005) as meter:
+    with open_energy_meter([probe(gpu)], interval_s=0.005) as meter:
         first, begun = meter.read_j(), time.perf_counter()
         time.sleep(0.05)
         last, spent = meter.read_j(), time.perf_counter() - begun
@@ -47,7 +58,7 @@ def test_without_a_counter_power_is_added_up_over_time() -> None:
 def test_a_gap_in_the_power_is_spanned_by_the_next_sample() -> None:
     gpu = FakeNvml()
     gpu.energy_mj, gpu.power_mw = None, 100_000
-    with open_energy_meter(probe(gpu), interval_s=60.0) as meter:
+    with open_energy_meter([probe(gpu)], interval_s=60.0) as meter:
         time.sleep(0.01)
         before, begun = meter.read_j(), time.perf_counter()
         gpu.power_mw = None
@@ -63,21 +74,56 @@ def test_a_gap_in_the_power_is_spanned_by_the_next_sample() -> None:
 def test_unknown_energy_has_its_reason() -> None:
     silent = FakeNvml()
     silent.energy_mj = silent.power_mw = None
-    with open_energy_meter(probe(silent)) as meter:
+    with open_energy_meter([probe(silent)]) as meter:
         assert meter.read_j() is None
         value, reason = meter.per(None, 10, 5.0)
         assert value is None
         assert "neither" in (reason or "")
-    with open_energy_meter(None) as meter:
+    with open_energy_meter([]) as meter:
         assert meter.method is None
         assert "NVIDIA" in (meter.per(meter.read_j(), 10, 5.0)[1] or "")
-    with open_energy_meter(probe(FakeNvml())) as meter:
+    with open_energy_meter([probe(FakeNvml())]) as meter:
         value, reason = meter.per(3.0, 10, SHORTEST_S / 2)
         assert value is None
         assert "too short" in (reason or "")
 
 
+@pytest.mark.parametrize("counter", [True, False])
+def test_the_gpus_of_a_model_are_added_up(*, counter: bool) -> None:
+    first, second = FakeNvml(), FakeNvml()
+    first.power_mw, second.power_mw = 200_000, 100_000
+    if not counter:
+        first.energy_mj = None  # one that has only the power: then the power of both is taken
+    with open_energy_meter([probe(first), probe(second)], interval_s=60.0) as meter:
+        before, begun = meter.read_j(), time.perf_counter()
+        if counter:
+            first.energy_mj, second.energy_mj = 4_000, 3_000
+        time.sleep(0.02)
+        after, spent = meter.read_j(), time.perf_counter() - begun
+        second.energy_mj = second.power_mw = None
+        assert counter is (meter.read_j() is None)  # of power, a gap is spanned
+    assert before is not None
+    assert after is not None
+    assert after - before == pytest.approx(7.0 if counter else 300 * spent, rel=0.2)
+
+
+def test_each_of_several_gpus_is_looked_at() -> None:
+    first, second = FakeNvml(), FakeNvml()
+    before = states(first, second)
+    second.temperature_c = 55
+    after = states(first, second)
+    (warning,) = clock_warnings(before, after)
+    assert warning.startswith("cuda:1: the GPU went from 40 to 55 °C")
+    details = clock_details(before, after)
+    assert details is not None
+    assert details["cuda:1"]["after"]["temperature_c"] == 55
+    assert details["cuda:0"]["after"]["temperature_c"] == 40
+
+
 def test_a_cpu_has_no_probe() -> None:
+    with gpu_probes(["cpu"]) as none:
+        assert none == {}
+    assert used_bytes_by_device(["cpu"]) == {}
     with gpu_probe("cpu") as found:
         assert found is None
     assert device_used_bytes("cpu") is None
@@ -95,15 +141,15 @@ def test_what_a_gpu_does_not_tell_is_none_and_the_rest_is_told() -> None:
 
 def test_a_steady_gpu_gets_no_warning() -> None:
     gpu = FakeNvml()
-    before = probe(gpu).state()
+    before = states(gpu)
     gpu.temperature_c, gpu.sm_mhz = 49, 1800
-    after = probe(gpu).state()
+    after = states(gpu)
     assert clock_warnings(before, after) == ()
-    assert clock_warnings(None, None) == ()
+    assert clock_warnings({}, {}) == ()
     details = clock_details(before, after)
     assert details is not None
     assert (details["before"]["sm_mhz"], details["after"]["sm_mhz"]) == (1980, 1800)
-    assert clock_details(None, None) is None
+    assert clock_details({}, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -119,10 +165,10 @@ def test_what_makes_a_timing_unstable_is_told_with_a_remedy(
     changes: dict[str, int], words: str
 ) -> None:
     gpu = FakeNvml()
-    before = probe(gpu).state()
+    before = states(gpu)
     for name, value in changes.items():
         setattr(gpu, name, value)
-    (warning,) = clock_warnings(before, probe(gpu).state())
+    (warning,) = clock_warnings(before, states(gpu))
     assert words in warning
     assert ";" in warning or ":" in warning
 
@@ -130,9 +176,9 @@ def test_what_makes_a_timing_unstable_is_told_with_a_remedy(
 def test_throttling_before_counts_too() -> None:
     gpu = FakeNvml()
     gpu.reasons = 0x8
-    before = probe(gpu).state()
+    before = states(gpu)
     gpu.reasons = 0x4
-    (warning,) = clock_warnings(before, probe(gpu).state())
+    (warning,) = clock_warnings(before, states(gpu))
     assert "hardware slowdown, power cap" in warning
 
 
@@ -142,8 +188,8 @@ def test_steps_that_were_measured_or_evaluated_do_not_count() -> None:
     progress: Any = SimpleNamespace(
         step=0, tokens=[100] * 6, untimed=[0, 1], validation={0: 3.0, 4: 2.0, 6: 1.5}
     )
-    with open_energy_meter(probe(gpu)) as meter:
-        watch = StepWatch(6, probe(gpu), meter)
+    with open_energy_meter([probe(gpu)]) as meter:
+        watch = StepWatch(6, {"cuda:0": probe(gpu)}, meter)
         for step in range(6):
             assert gpu.energy_mj is not None
             gpu.energy_mj += 900_000 if step + 1 in progress.validation else 50_000
