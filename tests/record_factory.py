@@ -45,6 +45,8 @@ _UNITS: dict[str, tuple[str, Better]] = {
     "memory": ("B", "lower"),
     "disk_bytes": ("B", "lower"),
     "load_time": ("s", "lower"),
+    "latency.decode.read_share": ("1", "higher"),
+    "latency.decode.read_floor": ("s", "neither"),
     "latency.decode.floor_share": ("1", "higher"),
     "latency.decode.floor": ("s", "neither"),
     "latency": ("s", "lower"),
@@ -227,8 +229,8 @@ def latency_record(precision: str, repeat: int = 0, batch: int = 1, **changes: A
         "latency.decode.iqr": decode_s * 0.02,
         "throughput.prefill": batch * 128 / prefill_s,
         "throughput.decode": batch / decode_s,
-        "latency.decode.floor": decode_s * 0.21,
-        "latency.decode.floor_share": 0.21,
+        "latency.decode.read_floor": decode_s * 0.21,
+        "latency.decode.read_share": 0.21,
     }
     values: dict[str, Any] = {
         "slug": f"b{batch}-p128-n32",

@@ -1,8 +1,12 @@
 """How near prefill and decode come to what the device can do.
 
-Decode at a small batch is bound by memory: each new token has to read all weights and the cache.
-Prefill is bound by the products of matrices. Both limits are of the device as measured, see
-`qbench.measures.roofline_rates`. A model that fits into the device's caches can pass the first.
+Decode at a small batch is bound by memory: each new token has to read all weights and the cache, of
+a mixture's experts those that it is sent to. Prefill is bound by the products of matrices. Both
+limits are of the device as measured, see `qbench.measures.roofline_rates`.
+
+Records of before have a floor of another kind, `latency.decode.floor`: all weights, experts that no
+token reads and tables of positions too, at the bandwidth of copies, which write half of what they
+move. Reading alone can be faster, so that a share of that floor could pass 100 %.
 """
 
 from __future__ import annotations
@@ -12,22 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.measures.loaded import make_metric
 from qbench.measures.roofline import forward_operations, sizes_of
-from qbench.measures.roofline_rates import copy_bandwidth, matrix_rate
+from qbench.measures.roofline_rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
+from qbench.precisions.inventory import inside
 from qbench.record import MetricDefinition
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
     from qbench.measures.loaded import LoadedModel
+    from qbench.precisions.inventory import Held
     from qbench.record import Metric
 
 METRICS = (
     MetricDefinition(
-        name="latency.copy_bandwidth",
+        name="latency.read_bandwidth",
         unit="B/s",
         better="neither",
-        title="copy bandwidth",
-        formula="bytes read and written a second, best of 5 rounds of copies of 256 MiB on the"
-        " device, in the same process",
+        title="read bandwidth",
+        formula="bytes read a second by the best of 5 rounds of sums and of products with a vector,"
+        " of a block of the size of latency.decode.read_bytes (the next smaller power of two, 1 to"
+        " 256 MiB) on the device, in the same process",
     ),
     MetricDefinition(
         name="latency.matrix_rate",
@@ -38,26 +47,27 @@ METRICS = (
         " type that the layers multiply in (LLM.int8: int8), best of 5 rounds, in the same process",
     ),
     MetricDefinition(
-        name="latency.decode.bytes",
+        name="latency.decode.read_bytes",
         unit="B",
         better="neither",
-        title="bytes a decode step reads",
-        formula="all weights as stored, quantization state included, but an untied input embedding,"
-        " and the cache at half its growth",
+        title="bytes a decode step reads at least",
+        formula="all weights as stored, quantization state included, but embeddings that are looked"
+        " up, and the cache at half its growth; of a mixture's experts as many as one token is sent"
+        " to, which is what a batch reads when all its tokens are sent to the same",
     ),
     MetricDefinition(
-        name="latency.decode.floor",
+        name="latency.decode.read_floor",
         unit="s",
         better="neither",
         title="decode floor",
-        formula="latency.decode.bytes / latency.copy_bandwidth",
+        formula="latency.decode.read_bytes / latency.read_bandwidth",
     ),
     MetricDefinition(
-        name="latency.decode.floor_share",
+        name="latency.decode.read_share",
         unit="1",
         better="higher",
         title="share of the decode floor reached",
-        formula="latency.decode.floor / latency.decode",
+        formula="latency.decode.read_floor / latency.decode",
     ),
     MetricDefinition(
         name="latency.prefill.operations",
@@ -76,6 +86,10 @@ METRICS = (
         formula="latency.prefill.operations / latency.prefill / latency.matrix_rate",
     ),
 )
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN_EXPERTS = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
+_MATRIX = 2
+"""Dimensions of one expert's weight."""
 _TORCH_NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
@@ -102,20 +116,24 @@ def latency_limits(
     """
     prompt, new = params["prompt_tokens"], params["new_tokens"]
     dtype = multiplied_in(loaded)
-    bandwidth = copy_bandwidth(loaded.device)
     rate = matrix_rate(loaded.device, dtype)
-    read_bytes = _weight_bytes_read(loaded) + cache_bytes * (prompt + new / 2) / (prompt + new)
-    floor_s = None if bandwidth.per_s is None else read_bytes / bandwidth.per_s
+    weight_bytes, not_known = weight_bytes_read(loaded.model)
+    read_bytes = floor_s = None
+    bandwidth = Rate(None, not_known)
+    if weight_bytes is not None:
+        read_bytes = weight_bytes + cache_bytes * (prompt + new / 2) / (prompt + new)
+        bandwidth = read_bandwidth(loaded.device, read_bytes)
+        floor_s = None if bandwidth.per_s is None else read_bytes / bandwidth.per_s
     operations, unknown = _prefill_operations(loaded, params["batch"], prompt)
     share = None
     if operations is not None and rate.per_s is not None:
         share = operations / prefill_s / rate.per_s
     found = {
-        "copy_bandwidth": (bandwidth.per_s, bandwidth.reason),
+        "read_bandwidth": (bandwidth.per_s, bandwidth.reason),
         "matrix_rate": (rate.per_s, rate.reason),
-        "decode.bytes": (read_bytes, None),
-        "decode.floor": (floor_s, bandwidth.reason),
-        "decode.floor_share": (None if floor_s is None else floor_s / decode_s, bandwidth.reason),
+        "decode.read_bytes": (read_bytes, not_known),
+        "decode.read_floor": (floor_s, bandwidth.reason),
+        "decode.read_share": (None if floor_s is None else floor_s / decode_s, bandwidth.reason),
         "prefill.operations": (operations, unknown),
         "prefill.matrix_share": (share, unknown or rate.reason),
     }
@@ -150,16 +168,55 @@ def _prefill_operations(
     return done.total, None
 
 
-def _weight_bytes_read(loaded: LoadedModel) -> int:
-    """Bytes of all the tensors that one new token has to read once."""
+def weight_bytes_read(model: PreTrainedModel) -> tuple[int | None, str | None]:
+    """Bytes of all the tensors that one new token has to read once; or None and the reason."""
     from qbench.precisions.inventory import inventory
 
-    model = loaded.model
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    tied = head is not None and head.weight.data_ptr() == embedding.data_ptr()
-    return sum(
-        held.tensor.untyped_storage().nbytes()
-        for held in inventory(model)
-        if tied or held.tensor.data_ptr() != embedding.data_ptr()
-    )
+    experts, chosen = _experts(model.config)
+    unread = _unread(model)
+    total = 0
+    for held in inventory(model):
+        if held.tensor.data_ptr() in unread:
+            continue
+        size = held.tensor.untyped_storage().nbytes()
+        if _is_of_experts(held, experts):
+            if not chosen or not experts:
+                return None, "the configuration does not say how many of its experts a token reads"
+            size = size * chosen // experts
+        total += size
+    return total, None
+
+
+def _unread(model: PreTrainedModel) -> set[int]:
+    """Addresses of what no step reads as a whole: tables that are looked up, replaced modules."""
+    from torch import nn
+
+    modules: list[Any] = list(model.modules())
+    unread = {layer.weight.data_ptr() for layer in modules if isinstance(layer, nn.Embedding)}
+    for module in modules:
+        if hasattr(module, "modules_to_save"):  # PEFT's, around a module that was trained whole
+            unread |= {tensor.data_ptr() for tensor in module.original_module.parameters()}
+    head: Any = model.get_output_embeddings()
+    if head is not None:
+        matrix: Any = inside(head) if hasattr(head, "token_adapter") else head
+        unread.discard(matrix.weight.data_ptr())  # it may share an embedding's matrix
+    return unread
+
+
+def _experts(config: PretrainedConfig) -> tuple[int | None, int | None]:
+    """Experts of a layer, and how many of them a token is sent to, as configurations name them."""
+
+    def first(names: tuple[str, ...]) -> int | None:
+        inner = getattr(config, "ffn_config", None)
+        found = (getattr(place, name, None) for place in (config, inner) for name in names)
+        return next((one for one in found if isinstance(one, int) and one > 0), None)
+
+    return first(_EXPERTS), first(_CHOSEN_EXPERTS)
+
+
+def _is_of_experts(held: Held, experts: int | None) -> bool:
+    """Whether a tensor holds experts: all of a layer, stacked, or one that has a module."""
+    path = held.module.split(".")
+    if "experts" in path:
+        return True
+    return experts is not None and held.tensor.dim() > _MATRIX and len(held.tensor) == experts

@@ -1,4 +1,4 @@
-"""What a device reaches at best: measured copy bandwidth and matrix rate.
+"""What a device reaches at best: measured read bandwidth and matrix rate.
 
 Every computation moves bytes and multiplies numbers; it takes at least as long as the slower of the
 two takes at the device's best (Williams, Waterman, Patterson 2009, the roofline model). Both are
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
     import torch
 
-COPY_BYTES = 256 * 2**20
-"""Far above the caches of any device."""
+READ_BYTES = (2**20, 2**28)
+"""The smallest and the largest that is read to measure a bandwidth: the largest is far above the
+caches of any device, below the smallest a call's start is most of its time."""
 MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
 """Large enough to keep all multiprocessors or cores busy, small enough to take milliseconds."""
 _ROUNDS = 5
 _CALLS_A_ROUND = {"cuda": 8, "cpu": 1}
-"""A call takes microseconds to start on a GPU, a copy hardly more than a hundred."""
+"""A call takes microseconds to start on a GPU, a read hardly more than a hundred."""
+_READ_A_ROUND = 2**26
+"""The least that is read in a round, however little is read at once."""
+_ROW = 1024
+"""Numbers in a row of the matrix that a vector is multiplied by."""
 _TORCH_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 
@@ -38,17 +43,37 @@ class Rate:
     reason: str | None = None
 
 
+def read_bandwidth(device: str, size_bytes: float) -> Rate:
+    """Bytes a second that the device reads at best of a block of about this size.
+
+    What fits into the device's caches is read from there, in a model as here. The block is the next
+    smaller power of two, so that it fits wherever the size itself does, within `READ_BYTES`. The
+    best round of sums and of products with a vector: nothing is written, which a copy does, and
+    which takes half of a memory's bandwidth.
+    """
+    least, most = READ_BYTES
+    return _read_bandwidth(device, min(max(least, 1 << (int(size_bytes).bit_length() - 1)), most))
+
+
 @cache
-def copy_bandwidth(device: str) -> Rate:
-    """Bytes a second, read and written, of the best of a few rounds of copies of 256 MiB."""
+def _read_bandwidth(device: str, block_bytes: int) -> Rate:
     import torch
 
-    def start() -> Callable[[], Any]:
-        source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
-        target = torch.ones_like(source)
-        return lambda: target.copy_(source)
+    def block() -> torch.Tensor:
+        # What is zero everywhere would be one page that all addresses stand for.
+        return torch.ones(block_bytes // 4 // _ROW, _ROW, device=device)
 
-    return _rate(2 * COPY_BYTES, start, device)
+    def sums() -> Callable[[], Any]:
+        return block().view(torch.int64).sum
+
+    def products() -> Callable[[], Any]:
+        matrix = block()
+        vector = torch.ones(_ROW, device=device)
+        return lambda: torch.mv(matrix, vector)
+
+    calls = max(_CALLS_A_ROUND[_kind(device)], _READ_A_ROUND // block_bytes)
+    rates = [_rate(block_bytes, start, device, calls) for start in (sums, products)]
+    return max(rates, key=lambda rate: rate.per_s or 0.0)
 
 
 @cache
@@ -80,14 +105,13 @@ def matrix_rate(device: str, dtype: str) -> Rate:
         pair = torch.randn(shape, device=device, generator=generator).to(torch_type)
         return lambda: torch.mm(pair[0], pair[1].t())
 
-    return _rate(2 * side**3, start, device)
+    return _rate(2 * side**3, start, device, _CALLS_A_ROUND[_kind(device)])
 
 
-def _rate(work: int, start: Callable[[], Callable[[], Any]], device: str) -> Rate:
+def _rate(work: int, start: Callable[[], Callable[[], Any]], device: str, calls: int) -> Rate:
     """Work a second of the best round; the first round warms up."""
     import torch
 
-    calls = _CALLS_A_ROUND[_kind(device)]
     best_s = float("inf")
     try:
         with torch.inference_mode():

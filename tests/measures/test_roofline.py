@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from qbench.finetune.training_shape import TrainingShape
 from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.roofline import forward_operations, sizes_of, step_operations
-from qbench.measures.roofline_latency import latency_limits, multiplied_in
-from qbench.measures.roofline_rates import copy_bandwidth, matrix_rate
+from qbench.measures.roofline_latency import latency_limits, multiplied_in, weight_bytes_read
+from qbench.measures.roofline_rates import READ_BYTES, matrix_rate, read_bandwidth
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -151,11 +151,14 @@ def test_an_unknown_architecture_has_its_reason() -> None:
 
 
 def test_rates_are_measured_once_and_plausible() -> None:
-    bandwidth = copy_bandwidth("cpu")
+    bandwidth = read_bandwidth("cpu", 2**22)
     assert bandwidth.reason is None
     assert bandwidth.per_s is not None
     assert 1e8 < bandwidth.per_s < 1e13
-    assert copy_bandwidth("cpu") is bandwidth
+    # A block of the next smaller power of two, within what tells anything.
+    assert read_bandwidth("cpu", 2**23 - 1) is bandwidth
+    least, _ = READ_BYTES
+    assert read_bandwidth("cpu", 5) is read_bandwidth("cpu", least)
     for dtype in ("fp32", "bf16", "fp16", "int8"):
         rate = matrix_rate("cpu", dtype)
         assert rate.per_s is not None, rate.reason
@@ -190,18 +193,19 @@ def test_the_shares_of_a_latency_record(cells: TinyCells) -> None:
     (item,) = LATENCY.items(options, loaded.resolved, Path())
     limits = latency_limits(loaded, item.params, prefill_s=0.5, decode_s=0.01, cache_bytes=1200)
     found = {one.name.removeprefix("latency."): one.value for one in limits.metrics}
-    bandwidth, rate = copy_bandwidth("cpu").per_s, matrix_rate("cpu", "bf16").per_s
-    assert bandwidth is not None
+    rate = matrix_rate("cpu", "bf16").per_s
     assert rate is not None
-    assert found["copy_bandwidth"] == bandwidth
     assert found["matrix_rate"] == rate
     assert loaded.predicted is not None
     vocabulary = loaded.model.config.vocab_size
     # Without the input embedding; the cache holds 8 of 12 tokens at first and all at the end.
     read = loaded.predicted.total - vocabulary * 64 * 2 + 1200 * 10 / 12
-    assert found["decode.bytes"] == pytest.approx(read)
-    assert found["decode.floor"] == pytest.approx(read / bandwidth)
-    assert found["decode.floor_share"] == pytest.approx(read / bandwidth / 0.01)
+    assert found["decode.read_bytes"] == pytest.approx(read)
+    bandwidth = read_bandwidth("cpu", read).per_s
+    assert bandwidth is not None
+    assert found["read_bandwidth"] == bandwidth
+    assert found["decode.read_floor"] == pytest.approx(read / bandwidth)
+    assert found["decode.read_share"] == pytest.approx(read / bandwidth / 0.01)
     block = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128
     operations = 2 * 2 * 8 * 2 * block + 2 * 2 * 64 * vocabulary + 4 * 2 * 36 * 64 * 2
     assert found["prefill.operations"] == operations
@@ -209,12 +213,59 @@ def test_the_shares_of_a_latency_record(cells: TinyCells) -> None:
     assert limits.details["multiplied_in"] == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "chosen", "experts"),
+    [
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, 2, 4),
+        ("qwen3_moe", {"num_experts": 8, "num_experts_per_tok": 3, "head_dim": 16}, 3, 8),
+        (
+            "granitemoe",
+            {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size": 96},
+            1,
+            4,
+        ),
+    ],
+)
+def test_of_experts_those_that_a_token_is_sent_to_are_read(
+    architecture: str, sizes: dict[str, int], chosen: int, experts: int
+) -> None:
+    from transformers import AutoConfig
+
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        architecture, **shape, **sizes, num_key_value_heads=2, vocab_size=64
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    weights = {name: 4 * weight.numel() for name, weight in model.named_parameters()}
+    buffers = {one.data_ptr(): 4 * one.numel() for one in model.buffers()}
+    stacked = {name: size for name, size in weights.items() if model.get_parameter(name).dim() == 3}
+    assert len(stacked) == 4  # two in each of the two layers
+    head = 0 if config.tie_word_embeddings else weights["model.embed_tokens.weight"]
+    unread = sum(stacked.values()) * (experts - chosen) // experts + head
+    expected = sum(weights.values()) + sum(buffers.values()) - unread
+    assert weight_bytes_read(model) == (expected, None)
+    config.num_experts_per_tok = 0  # as good as not told
+    read, reason = weight_bytes_read(model)
+    assert read is None
+    assert "how many of its experts" in (reason or "")
+
+
+def test_tables_of_positions_are_looked_up_and_tied_embeddings_read(cells: TinyCells) -> None:
+    model = cells.load(Variant("gpt2", "gpt2"), "fp32").model
+    weights = {name: 4 * weight.numel() for name, weight in model.named_parameters()}
+    looked_up = ["transformer.wpe.weight"]
+    if not model.config.tie_word_embeddings:
+        looked_up.append("transformer.wte.weight")
+    expected = sum(weights.values()) - sum(weights[name] for name in looked_up)
+    assert weight_bytes_read(model) == (expected, None)
+
+
 def test_what_is_not_known_of_a_model_is_left_out_with_its_reason(cells: TinyCells) -> None:
     loaded = cells.load(Variant("qwen3", "qwen3"), "fp32")
     params = {"batch": 1, "prompt_tokens": 4, "new_tokens": 2}
     limits = latency_limits(loaded, params, prefill_s=0.1, decode_s=0.1, cache_bytes=64)
     metrics = {one.name.removeprefix("latency."): one for one in limits.metrics}
-    assert metrics["decode.floor_share"].value is not None
+    assert metrics["decode.read_share"].value is not None
     for name in ("prefill.operations", "prefill.matrix_share"):
         assert metrics[name].value is None
         assert "qwen3" in (metrics[name].reason or "")

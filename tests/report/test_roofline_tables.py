@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from qbench.report.figures import Table
 
 LIMITS = {
-    "latency.copy_bandwidth": 3.2e12,
+    "latency.read_bandwidth": 3.2e12,
     "latency.matrix_rate": 8.1e14,
-    "latency.decode.bytes": 4.0e9,
+    "latency.decode.read_bytes": 4.0e9,
     "latency.prefill.operations": 7.1e12,
     "latency.prefill.matrix_share": 0.42,
 }
@@ -32,6 +32,20 @@ def with_limits(precision: str, energy_j: float | None = None, batch: int = 1) -
     metrics.append(make_metric("latency.energy", energy_j, reason="NVML tells GPUs only"))
     record = latency_record(precision, batch=batch)
     return record.model_copy(update={"metrics": (*record.metrics, *metrics)})
+
+
+def of_before(precision: str) -> Record:
+    """A record whose floor is at the bandwidth of copies."""
+    record = latency_record(precision)
+    kept = [one for one in record.metrics if ".read_" not in one.name]
+    old = {
+        "latency.copy_bandwidth": 3.2e12,
+        "latency.decode.bytes": 4.0e9,
+        "latency.decode.floor": 0.001,
+        "latency.decode.floor_share": 1.02,
+    }
+    made = [make_metric(name, value) for name, value in old.items()]
+    return record.model_copy(update={"metrics": (*kept, *made)})
 
 
 def tables(records: list[Record]) -> list[Table]:
@@ -46,25 +60,32 @@ def test_a_table_for_each_point_in_readable_units() -> None:
     assert [row.label for row in small.rows] == ["fp32", "nf4"]
     assert [row.label for row in large.rows] == ["nf4"]
     shown = {key: small.column(key)[1].value for key in LIMITS}
-    assert shown["latency.copy_bandwidth"] == pytest.approx(3200)
+    assert shown["latency.read_bandwidth"] == pytest.approx(3200)
     assert shown["latency.matrix_rate"] == pytest.approx(810_000)
     assert shown["latency.prefill.operations"] == pytest.approx(7100)
-    assert shown["latency.decode.bytes"] == LIMITS["latency.decode.bytes"]
+    assert shown["latency.decode.read_bytes"] == LIMITS["latency.decode.read_bytes"]
     assert shown["latency.prefill.matrix_share"] == 0.42
-    assert small.column("latency.decode.floor_share")[1].value == 0.21
+    assert small.column("latency.decode.read_share")[1].value == 0.21
     assert [figure.value for figure in small.column("latency.energy")] == [0.5, 0.75]
 
 
 def test_what_no_record_holds_has_no_column() -> None:
-    """Records of an earlier qbench hold the floor alone; those of a CPU no energy."""
+    """Records of an earlier qbench hold other floors; those of a CPU no energy."""
 
     def columns(record: Record) -> set[str]:
         (selected,) = select([footprint_record("fp32"), record]).tables
         (table,) = (one for one in detail_tables(selected) if one.title.startswith(TITLE))
         return {column.key for column in table.columns}
 
-    floor = {"latency.decode", "latency.decode.floor", "latency.decode.floor_share"}
+    floor = {"latency.decode", "latency.decode.read_floor", "latency.decode.read_share"}
     assert columns(latency_record("fp32")) == floor
+    assert columns(of_before("fp32")) == {
+        "latency.decode",
+        "latency.copy_bandwidth",
+        "latency.decode.bytes",
+        "latency.decode.floor",
+        "latency.decode.floor_share",
+    }
     assert columns(with_limits("fp32")) == floor | set(LIMITS)
     assert columns(with_limits("fp32", 0.5)) == floor | set(LIMITS) | {"latency.energy"}
 
