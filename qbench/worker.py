@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.precisions.verification import Verification
     from qbench.record import Environment, Record, Status
 
     Emit = Callable[[dict[str, Any]], None]
@@ -103,7 +104,7 @@ def _take(
     details = {"loaded": {**loaded.verification.details, "faults": list(faults)}}
     try:
         if faults and measurement.trusts_kernels:
-            raise WrongKernelError(_describe(faults))  # noqa: TRY301 - one way to fail
+            raise WrongKernelError(_describe(loaded.verification))  # noqa: TRY301 - one way to fail
         outcome = measurement.measure(loaded, task.item)
         _synchronize(loaded.device)  # an error of its last kernels is its own, not the next one's
         _check_finite(outcome)
@@ -132,7 +133,7 @@ def _take(
         warnings=(
             *outcome.warnings,
             *loaded.verification.warnings,
-            *([f"not as asked for: {_describe(faults)}"] if faults else []),
+            *([f"not as asked for: {_describe(loaded.verification)}"] if faults else []),
             *falsified(job.cell, task.item),
         ),
         duration_s=time.perf_counter() - started,
@@ -211,14 +212,10 @@ class _Phase:
         self._emit({"event": "phase", "phase": name})
 
 
-def _describe(faults: tuple[str, ...]) -> str:
-    named = "; ".join(faults[:MOST_FAULTS_NAMED])
-    more = len(faults) - MOST_FAULTS_NAMED
-    return (
-        f"{named}{f'; and {more} more layers' if more > 0 else ''}."
-        " What is computed with these layers is not this precision: run the cell on another"
-        " device, or leave it out"
-    )
+def _describe(found: Verification) -> str:
+    named = "; ".join(found.faults[:MOST_FAULTS_NAMED])
+    more = len(found.faults) - MOST_FAULTS_NAMED
+    return f"{named}{f'; and {more} more layers' if more > 0 else ''}. {found.remedy}"
 
 
 def _write(task: Task, record: Record, index: int, emit: Emit) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.explain.explanation import Grid, Section
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
-from qbench.precisions.verification import relative_error
+from qbench.precisions.layer_probe import relative_error
 
 if TYPE_CHECKING:
     from qbench.explain.four_bit_codes import FourBitCodes

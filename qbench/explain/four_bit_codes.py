@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.bnb4bit import BLOCK
-from qbench.precisions.verification import relative_error
+from qbench.precisions.layer_probe import relative_error
 
 if TYPE_CHECKING:
     import torch

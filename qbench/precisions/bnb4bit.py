@@ -10,6 +10,7 @@ from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.precisions.int8 import missing_packages
+from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
@@ -126,9 +127,9 @@ class FourBit:
         return verify_quantized(
             model,
             Linear4bit,
+            Format(naive=naive_weight, library=_library_weight),
             state_fault=self._state_fault,
-            naive=naive_weight,
-            library=_library_weight,
+            shape_of=_shape_of,
             # The weights are dequantized to the type of the rest, then cast to the compute type.
             dequantized_tolerance=_WEIGHT_TOLERANCE[_rest_dtype(options)],
             forward_tolerance=max(
@@ -173,33 +174,73 @@ def keep_codes(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def naive_weight(layer: Any) -> torch.Tensor:
-    """Code book [code] · block maximum, weight by weight: the definition, (out, in) in fp32.
+def naive_weight(layer: Any, rows: slice | None = None) -> torch.Tensor:
+    """Code book [code] · block maximum, weight by weight: the definition, (rows, in) in fp32.
 
     The first of the two codes in a byte is its upper half. Under double quantization a block
-    maximum is itself nested code book [code] · nested maximum + offset.
+    maximum is itself nested code book [code] · nested maximum + offset. All rows unless some are
+    asked for.
     """
     import torch
 
     state = layer.weight.quant_state
-    maxima = state.absmax
+    first, end = _span(state, rows)
+    blocks = torch.arange(
+        first // state.blocksize, _ceil(end, state.blocksize), device=state.absmax.device
+    )
+    maxima = state.absmax[blocks]
     if state.nested:
         nested = state.state2
-        spread = nested.absmax.repeat_interleave(nested.blocksize)[: maxima.numel()]
-        maxima = nested.code[maxima.long()] * spread + state.offset
-    packed = layer.weight.data.view(torch.uint8).reshape(-1)
+        maxima = nested.code[maxima.long()] * nested.absmax[blocks // nested.blocksize]
+        maxima = maxima + state.offset
+    packed = _bytes_of(layer, first, end)
     codes = torch.stack([packed >> 4, packed & 0xF], dim=1).reshape(-1)
-    count = state.shape.numel()
-    values = state.code[codes[:count].int()]
-    weight: torch.Tensor = values * maxima.repeat_interleave(state.blocksize)[:count]
-    return weight.reshape(state.shape)
+    values = state.code[codes[first % 2 :][: end - first].int()]
+    spread = maxima.repeat_interleave(state.blocksize)[first % state.blocksize :]
+    weight: torch.Tensor = values * spread[: end - first]
+    return weight.reshape(-1, state.shape[1])
 
 
-def _library_weight(layer: Any) -> torch.Tensor:
-    from bitsandbytes.functional import dequantize_4bit
+def _library_weight(layer: Any, rows: slice) -> torch.Tensor:
+    """The same rows as bitsandbytes dequantizes them; they begin with a block and a byte."""
+    import torch
+    from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
 
-    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    state = layer.weight.quant_state
+    first, end = _span(state, rows)
+    maxima = state.absmax
+    if state.nested:
+        maxima = dequantize_blockwise(maxima, state.state2) + state.offset
+    part = QuantState(
+        absmax=maxima[first // state.blocksize : _ceil(end, state.blocksize)],
+        shape=torch.Size((rows.stop - rows.start, state.shape[1])),
+        code=state.code,
+        blocksize=state.blocksize,
+        quant_type=state.quant_type,
+        dtype=state.dtype,
+    )
+    weight: torch.Tensor = dequantize_4bit(_bytes_of(layer, first, end).reshape(-1, 1), part)
     return weight
+
+
+def _shape_of(layer: Any) -> tuple[int, ...] | None:
+    state = getattr(layer.weight, "quant_state", None)
+    return None if state is None else tuple(state.shape)
+
+
+def _span(state: Any, rows: slice | None) -> tuple[int, int]:
+    """The first weight of some rows, or of all, and the one behind their last."""
+    if rows is None:
+        return 0, int(state.shape.numel())
+    return rows.start * state.shape[1], rows.stop * state.shape[1]
+
+
+def _bytes_of(layer: Any, first: int, end: int) -> torch.Tensor:
+    """The bytes that hold the codes of a stretch of weights, two in each."""
+    import torch
+
+    packed: torch.Tensor = layer.weight.data.view(torch.uint8).reshape(-1)
+    return packed[first // 2 : _ceil(end, 2)]
 
 
 def _rest_dtype(options: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
@@ -82,9 +83,9 @@ class Int8:
         return verify_quantized(
             model,
             Linear8bitLt,
+            Format(naive=_naive_weight, library=library_weight),
             state_fault=_state_fault,
-            naive=_naive_weight,
-            library=library_weight,
+            shape_of=lambda layer: tuple(_codes(layer).shape),
             dequantized_tolerance=1e-5,
             forward_tolerance=_OUTPUT_TOLERANCE,
             details={
@@ -133,19 +134,20 @@ def _state_fault(layer: Any) -> str | None:
     return None
 
 
-def _naive_weight(layer: Any) -> torch.Tensor:
-    """Code · scale / 127, row by row: the definition of absmax quantization, (out, in) in fp32."""
+def _naive_weight(layer: Any, rows: slice) -> torch.Tensor:
+    """Code · scale / 127, row by row: the definition of absmax quantization, (rows, in) in fp32."""
     scales = _scales(layer)
     if scales is None:
         raise ValueError("the layer holds no scales")
-    return _codes(layer).float() * (scales.float() / 127)[:, None]
+    return _codes(layer)[rows].float() * (scales[rows].float() / 127)[:, None]
 
 
-def library_weight(layer: Any) -> torch.Tensor:
-    """The layer's weights as bitsandbytes dequantizes them, (out, in)."""
+def library_weight(layer: Any, rows: slice = slice(None)) -> torch.Tensor:
+    """Rows of the layer's weights as bitsandbytes dequantizes them, (rows, in); all by default."""
     from bitsandbytes.functional import int8_vectorwise_dequant
 
-    weight: torch.Tensor = int8_vectorwise_dequant(_codes(layer), _scales(layer))
+    scales: Any = _scales(layer)
+    weight: torch.Tensor = int8_vectorwise_dequant(_codes(layer)[rows], scales[rows])
     return weight
 
 

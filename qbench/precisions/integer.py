@@ -7,7 +7,7 @@ a record are those, and `bits_per_weight.nominal` says what packed codes would t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
@@ -20,6 +20,7 @@ from qbench.precisions.integer_options import (
     scale_count,
     short_options,
 )
+from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
@@ -133,14 +134,17 @@ class Integer:
         found = verify_quantized(
             model,
             nn.Linear,
+            Format(
+                naive=integer_layers.naive_codes_weight,
+                library=integer_layers.library_codes_weight,
+                naive_output=integer_layers.naive_output,
+                library_output=integer_layers.library_output,
+            ),
             is_left_out=lambda layer: (
                 not integer_layers.is_quantized(layer) and not group_fits(chosen, layer.in_features)
             ),
             state_fault=state_fault,
-            naive=integer_layers.naive_codes_weight,
-            library=integer_layers.library_codes_weight,
-            naive_output=integer_layers.naive_output,
-            library_output=integer_layers.library_output,
+            shape_of=lambda layer: tuple(layer.weight.shape),
             dequantized_tolerance=_WEIGHT_TOLERANCE[chosen.dtype],
             forward_tolerance=_OUTPUT_TOLERANCE[chosen.dtype]
             if chosen.activations == "none"
@@ -161,9 +165,7 @@ class Integer:
                 "calibration": getattr(model, "calibration", None),
             },
         )
-        return Verification(
-            found.details, found.faults, (*_group_warnings(model, chosen), *found.warnings)
-        )
+        return replace(found, warnings=(*_group_warnings(model, chosen), *found.warnings))
 
 
 def _state_fault(layer: Any, options: IntegerOptions) -> str | None:

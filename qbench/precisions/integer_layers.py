@@ -95,20 +95,19 @@ def is_quantized(layer: Any) -> bool:
     return hasattr(layer.weight, "qdata")
 
 
-def naive_codes_weight(layer: Any) -> torch.Tensor:
-    """(code - zero point) · scale, group by group: the definition, (out, in) in fp32."""
+def naive_codes_weight(layer: Any, rows: slice = slice(None)) -> torch.Tensor:
+    """(code - zero point) · scale, group by group: the definition, (rows, in) in fp32."""
     weight = layer.weight
-    rows, columns = weight.qdata.shape
-    scale = _spread(weight.scale, rows, columns)
-    codes: torch.Tensor = weight.qdata.float()
+    codes: torch.Tensor = weight.qdata[rows].float()
     if weight.zero_point is not None:
-        codes = codes - _spread(weight.zero_point, rows, columns)
-    return codes * scale
+        codes = codes - _spread(weight.zero_point, rows, codes.shape)
+    return codes * _spread(weight.scale, rows, codes.shape)
 
 
-def library_codes_weight(layer: Any) -> torch.Tensor:
-    """The same as torchao dequantizes it."""
-    weight: torch.Tensor = layer.weight.dequantize()
+def library_codes_weight(layer: Any, rows: slice | None = None) -> torch.Tensor:
+    """The same as torchao dequantizes it, whose tensors cannot be sliced in inference mode."""
+    held = layer.weight if rows is None else layer.weight[rows]
+    weight: torch.Tensor = held.dequantize()
     return weight
 
 
@@ -155,8 +154,10 @@ def library_output(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     return shaped.reshape(len(inputs), -1)
 
 
-def _spread(values: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """One constant a group repeated for each weight of its group."""
+def _spread(values: torch.Tensor, rows: slice, shape: torch.Size) -> torch.Tensor:
+    """One constant a group repeated for each weight of its group, of some rows, to their shape."""
     whole = values.float()
-    whole = whole.repeat_interleave(rows // whole.shape[0], dim=0)
-    return whole.repeat_interleave(columns // whole.shape[1], dim=1)
+    if len(whole) > 1:  # else one for all rows
+        whole = whole[rows]
+    whole = whole.repeat_interleave(shape[0] // whole.shape[0], dim=0)
+    return whole.repeat_interleave(shape[1] // whole.shape[1], dim=1)

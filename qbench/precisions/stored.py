@@ -7,7 +7,7 @@ against the definition of their format, and the record says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.bnb4bit import FourBit, keep_codes
@@ -97,8 +97,7 @@ class Stored:
             found = Int8().verify(model, {"dtype": rest, "threshold": config["llm_int8_threshold"]})
         else:
             found = _by_class(model, method, rest)
-        details = {**found.details, "stored": method}
-        return Verification(details, found.faults, found.warnings)
+        return replace(found, details={**found.details, "stored": method})
 
 
 def stored_misfit(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:

@@ -3,7 +3,7 @@
 A suite that trusts its libraries measures their bugs: a quantized layer can be there unquantized,
 left out silently, or be computed by a kernel that is wrong for its shape. So every quantized layer
 is dequantized by the naive definition of its format, from its own codes and constants, and held
-against what the library's kernels make of it.
+against what the library's kernels make of it (`qbench.precisions.layer_probe`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from qbench.precisions.inventory import (
     output_head,
     own_name,
 )
+from qbench.precisions.layer_probe import probe_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,22 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.precisions.layer_probe import Format
+
 MOST_NAMED = 3
 """Layers named in a warning; the record's details have them all."""
-OUTLIER = 10.0
-"""An activation above LLM.int8's threshold."""
-PROBE_ROWS = (1, 3)
-"""Rows of the inputs a layer is tried with: one row takes another kernel than several."""
+WRONG_KERNEL = (
+    "What is computed with these layers is not this precision: run the cell on another device, or"
+    " leave it out"
+)
+NOT_AS_ASKED = "What is computed with these layers is not this precision: leave the cell out"
+NO_MACHINE = "No machine can hold the model in this precision: choose fp32, bf16 or fp16"
+WRONG_CHECKPOINT = "Give a whole copy of the checkpoint, one that matches its config.json"
+"""What a reader can do about faults of a kind."""
+OWN_CLASSES = (
+    "transformers converts plain Linear and Conv1D layers alone, and those of this model are of a"
+    " class of its own,"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,10 @@ class Verification:
     """One sentence a layer that is not what it should be, with its name and shape."""
     warnings: tuple[str, ...] = ()
     """What a reader must know, such as linear layers that stayed unquantized."""
+    remedy: str = WRONG_KERNEL
+    """What to do about the faults."""
+    nonfinite: bool = False
+    """Whether layers hold weights that are infinite or not a number."""
 
 
 def linear_layers(model: PreTrainedModel) -> list[tuple[str, Any]]:
@@ -71,53 +86,60 @@ def attention_backend(model: PreTrainedModel) -> str | None:
 def verify_quantized(
     model: PreTrainedModel,
     layer_class: type[torch.nn.Module],
+    held: Format,
     *,
     state_fault: Callable[[Any], str | None],
-    naive: Callable[[Any], torch.Tensor],
-    library: Callable[[Any], torch.Tensor],
+    shape_of: Callable[[Any], tuple[int, ...] | None],
     dequantized_tolerance: float,
     forward_tolerance: float,
     details: dict[str, Any],
     is_left_out: Callable[[Any], bool] | None = None,
-    naive_output: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    library_output: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
 ) -> Verification:
     """Checks every linear layer of a model whose layers should be of `layer_class`.
 
-    `state_fault` says what is wrong with a layer's quantization state; `naive` and `library`
-    dequantize a layer to (out, in), by definition and by the library. The library's weights must
-    equal the naive ones to `dequantized_tolerance`, and the layer's own forward a matrix product
-    with the naive weights to `forward_tolerance` (both relative, by Frobenius norm).
-
-    `is_left_out` tells of layers of that class which are meant to stay unquantized. For formats
-    that round inputs too, `naive_output` (layer, naive weights, inputs) is the product by
-    definition, without the bias, and `library_output` the layer's own.
+    `state_fault` says what is wrong with a layer's quantization state, `shape_of` which shape its
+    weights have by it, if it has one. The library's weights must equal the naive ones to
+    `dequantized_tolerance`, and the layer's own forward a product with the naive weights to
+    `forward_tolerance` (both relative, by Frobenius norm). `is_left_out` tells of layers of that
+    class which are meant to stay unquantized.
     """
-    import torch
 
-    faults: list[str] = []
-    left_out: list[str] = []
-    quantized_weights = 0
-    quantized_modules = 0
+    def is_meant(layer: Any) -> bool:
+        return isinstance(layer, layer_class) and not (is_left_out and is_left_out(layer))
+
+    faults: list[tuple[str, str]] = []
+    left_out: list[tuple[str, Any]] = []
+    quantized_weights = quantized_modules = nonfinite = 0
     tolerances = {"weights": dequantized_tolerance, "output": forward_tolerance}
     worst = dict.fromkeys(tolerances, 0.0)
     for name, layer in linear_layers(model):
         place = f"{name} ({_features(layer)})"
-        if not isinstance(layer, layer_class) or (is_left_out is not None and is_left_out(layer)):
-            left_out.append(name)
+        if not is_meant(layer):
+            left_out.append((name, layer))
+            continue
+        shape = shape_of(layer)
+        if shape not in (None, (layer.out_features, layer.in_features)):
+            found = "×".join(map(str, shape or ()))
+            faults.append(
+                (f"{place}: the checkpoint holds its weights as {found}", WRONG_CHECKPOINT)
+            )
             continue
         fault = state_fault(layer)
         if fault is not None:
-            faults.append(f"{place}: {fault}")
+            faults.append((f"{place}: {fault}", NOT_AS_ASKED))
             continue
-        with torch.inference_mode():
-            weight = naive(layer)
-            errors = {
-                "weights": relative_error(library(layer), weight),
-                "output": _forward_error(
-                    layer, weight, model.dtype, naive_output or _product, library_output or _call
-                ),
-            }
+        probed = probe_layer(layer, held, model.dtype)
+        quantized_modules += 1
+        if probed.nonfinite:
+            nonfinite += 1
+            faults.append(
+                (
+                    f"{place}: {probed.nonfinite} of its weights are infinite or not numbers",
+                    WRONG_CHECKPOINT,
+                )
+            )
+            continue
+        errors = {"weights": probed.weights_error, "output": probed.output_error}
         worst = {kind: max(worst[kind], errors[kind]) for kind in errors}
         wrong = [
             f"{kind} off by {errors[kind]:.2g} where {tolerance:g} is rounding"
@@ -125,15 +147,16 @@ def verify_quantized(
             if not errors[kind] <= tolerance
         ]
         if wrong:
-            faults.append(
+            words = (
                 f"{place}: the library's kernel does not compute what the layer's codes say"
                 f" (relative error: {', '.join(wrong)})"
             )
+            faults.append((words, WRONG_KERNEL))
         else:
-            quantized_weights += weight.numel()
-        quantized_modules += 1
+            quantized_weights += layer.out_features * layer.in_features
     if not quantized_modules and not faults:
-        faults.append("no linear layer of the model was quantized")
+        faults.append(_nothing_quantized(left_out))
+    names = [name for name, _ in left_out]
     return Verification(
         details={
             **details,
@@ -141,14 +164,28 @@ def verify_quantized(
             "quantized_modules": quantized_modules,
             "quantized_weights": quantized_weights,
             "quantized_share": quantized_weights / logical_weights(model),
-            "left_out": [*left_out, *_head_name(model)],
+            "left_out": [*names, *_head_name(model)],
             "largest_weight_error": worst["weights"],
             "largest_output_error": worst["output"],
             "attention": attention_backend(model),
         },
-        faults=tuple(faults),
-        warnings=_left_out_warnings([*left_out, *_unquantized_matrices(model)]),
+        faults=tuple(words for words, _ in faults),
+        warnings=_left_out_warnings([*names, *_unquantized_matrices(model)]),
+        remedy=faults[0][1] if faults else WRONG_KERNEL,
+        nonfinite=nonfinite > 0,
     )
+
+
+def _nothing_quantized(left_out: list[tuple[str, Any]]) -> tuple[str, str]:
+    """The fault of a model without a quantized layer, and what to do about it."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    words = "no linear layer of the model was quantized"
+    own = {type(layer).__name__ for _, layer in left_out if type(layer) not in (nn.Linear, Conv1D)}
+    if not own:
+        return words, NOT_AS_ASKED
+    return f"{words}: {OWN_CLASSES} {', '.join(sorted(own))}", NO_MACHINE
 
 
 def _left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
@@ -169,49 +206,6 @@ def _unquantized_matrices(model: PreTrainedModel) -> list[str]:
         for held in inventory(model)
         if held.kind == "other" and held.tensor.dim() > 1 and held.logical_weights
     ]
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Frobenius norm of the difference over that of `expected`; 0 when both are zero."""
-    difference = float((found.float() - expected.float()).norm())
-    scale = float(expected.float().norm())
-    if scale:
-        return difference / scale
-    return 0.0 if difference == 0.0 else float("inf")
-
-
-def _product(_layer: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    return inputs.float() @ weight.T
-
-
-def _call(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = layer(inputs)
-    return output
-
-
-def _forward_error(
-    layer: Any,
-    weight: torch.Tensor,
-    activation_dtype: torch.dtype,
-    naive_output: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor],
-    library_output: Callable[[Any, torch.Tensor], torch.Tensor],
-) -> float:
-    """The larger relative error of the layer's outputs for the two kinds of input."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for rows in PROBE_ROWS:
-        inputs = torch.randn(rows, weight.shape[1], generator=generator)
-        if rows > 1:
-            inputs[:, 0] = OUTLIER  # LLM.int8 computes such a column in floating point
-        inputs = inputs.to(weight.device, activation_dtype)
-        found = library_output(layer, inputs).float()
-        expected = naive_output(layer, weight, inputs)
-        if layer.bias is not None:
-            expected = expected + layer.bias.float()
-        errors.append(relative_error(found, expected))
-    return max(errors)
 
 
 def _features(layer: Any) -> str:

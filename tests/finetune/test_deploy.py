@@ -14,7 +14,8 @@ from qbench.finetune.deploy import deployed_folder, load_deployed, served_precis
 from qbench.measures.weight_error import held_weight
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
-from qbench.precisions.verification import linear_layers, relative_error
+from qbench.precisions.layer_probe import relative_error
+from qbench.precisions.verification import linear_layers
 from tests.finetune.made_adapters import (
     MadeAdapter,
     load_by_hand,

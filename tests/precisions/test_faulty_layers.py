@@ -131,7 +131,7 @@ def test_a_lost_quantization_state(damaged: LoadedModel) -> None:
 @pytest.mark.parametrize("damaged", ["fp4", "nf4"], indirect=True)
 def test_a_block_maximum_that_is_no_number(damaged: LoadedModel) -> None:
     damaged.model.get_submodule(LAYER).weight.quant_state.absmax[3] = float("nan")
-    assert_names_only(verify_again(damaged), "does not compute what the layer's codes say")
+    assert_names_only(verify_again(damaged), "64 of its weights are infinite or not numbers")
 
 
 @pytest.mark.parametrize("damaged", ["fp4", "nf4"], indirect=True)
@@ -211,3 +211,25 @@ def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path: Path, cells: TinyC
     records = run_all(folder, tmp_path, "bf16")
     assert {record.status for record in records.values()} == {"error"}
     assert all(f"{LAYER}.weight" in str(record.reason) for record in records.values())
+
+
+@pytest.mark.parametrize("precision", ["nf4", "nf4-dq", "int8"])
+def test_a_tensor_that_lies_the_other_way_round(
+    tmp_path: Path, cells: TinyCells, precision: str
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "turned"
+    shutil.copytree(cells.folder(TINY), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{LAYER}.weight"] = tensors[f"{LAYER}.weight"].T.contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    records = run_all(folder, tmp_path, precision)
+    for name in ("memory", "latency", "quality"):
+        assert records[name].status == "error"
+        reason = str(records[name].reason)
+        assert f"{LAYER} (128×64): the checkpoint holds its weights as 64×128" in reason
+        assert "one that matches its config.json" in reason
+        assert "another device" not in reason
