@@ -19,7 +19,7 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.reference_states import CachedStates, OwnStates
 from qbench.measures.scoring import attention_kernel, noise_floor, score_windows
-from qbench.measures.windows import FIXED_WINDOW, Protocol, Window, cut_windows
+from qbench.measures.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
 from qbench.record import MetricDefinition
 from qbench.sources.control_tokens import written_out
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
@@ -143,6 +143,8 @@ class Quality:
                     "window": window,
                     "protocol": options.protocol,
                     "batch": options.batch,
+                    # Apart from records that put one there whatever the tokenizer does.
+                    **({"bos": "as encoded"} if options.protocol == LLAMACPP else {}),
                     **({"attention": options.attention} if options.attention else {}),
                     "divergence": options.divergence,
                 },
@@ -159,7 +161,7 @@ class Quality:
         text = read_text(ResolvedText(**params["text"]))
         tokenizer = loaded.tokenizer
         tokens, ends = _tokenize(tokenizer, text)
-        bos = tokenizer.bos_token_id
+        bos = _start(tokenizer, params["protocol"])
         windows = cut_windows(tokens, params["protocol"], params["window"], bos)
         _check(windows, tokens, loaded, params)
         ids_sha256 = _ids_hash(windows)
@@ -215,7 +217,7 @@ class Quality:
             },
             details={
                 "windows": len(windows),
-                "bos": bos if params["protocol"] in {"default", "llamacpp-512-half"} else None,
+                "bos": bos,
                 "text_tokens": len(tokens),
                 "text_bytes": len(text.encode()),
                 "scored_bytes": scored_bytes,
@@ -239,6 +241,18 @@ def _find_reference(
         return CachedStates(item.states_key, head, ids_sha256), None
     except MeasurementError as error:
         return None, str(error)
+
+
+def _start(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> int | None:
+    """The id that the protocol puts before a window; None where it puts none."""
+    bos: int | None = tokenizer.bos_token_id
+    if protocol == "default":
+        return bos
+    if protocol != LLAMACPP or bos is None:
+        return None
+    # What is written into a model's GGUF file: whether its tokenizer puts one before a text.
+    first = tokenizer("a", verbose=False)["input_ids"][:1]
+    return bos if first == [bos] else None
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int] | None]:

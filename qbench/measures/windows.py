@@ -6,8 +6,9 @@
   each is scored; the rest of the text is dropped. As the GPTQ authors' script computes it
   (arXiv 2210.17323), whose figures most papers quote, but for the one `<s>` that some tokenizers
   put before the whole text there.
-- `llamacpp-512-half`: windows of 512 whose first token is replaced by `<s>`; the second half is
-  scored; the rest of the text is dropped. As llama.cpp's `perplexity` tool computes it.
+- `llamacpp-512-half`: windows of 512 whose first token is replaced by `<s>`, where the tokenizer
+  puts one before a text (GPT-2's has one and does not); the second half is scored; the rest of the
+  text is dropped. As llama.cpp's `perplexity` tool computes it.
 - `strided`: windows that overlap by half and have no `<s>`; each scores what none before it did.
   As the guide "Perplexity of fixed-length models" of transformers cuts them; the mean is over
   tokens, where the guide's older form weighed windows.
@@ -20,7 +21,8 @@ from typing import Literal
 
 Protocol = Literal["default", "gptq-2048-nobos", "llamacpp-512-half", "strided"]
 
-FIXED_WINDOW: dict[str, int] = {"gptq-2048-nobos": 2048, "llamacpp-512-half": 512}
+LLAMACPP: Protocol = "llamacpp-512-half"
+FIXED_WINDOW: dict[str, int] = {"gptq-2048-nobos": 2048, LLAMACPP: 512}
 """Protocols that state their own window."""
 
 

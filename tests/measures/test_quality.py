@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import random
 import shutil
@@ -275,6 +276,23 @@ def test_the_start_token_is_recorded_where_it_is_used(cells: TinyCells, tmp_path
     assert score(loaded, path, protocol="llamacpp-512-half").details["bos"] == start
     assert score(loaded, path, protocol="strided", window=64).details["bos"] is None
     assert score(cells.load(LLAMA_NOBOS, "fp32"), path, window=64).details["bos"] is None
+
+
+def test_llamacpp_has_no_start_where_the_tokenizer_puts_none(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    text = make_text(1000)
+    quiet = tmp_path / "quiet"
+    shutil.copytree(cells.folder(LLAMA), quiet)
+    # As GPT-2's: there is a start token, and nothing puts it before a text.
+    whole = json.loads((quiet / "tokenizer.json").read_text())
+    (quiet / "tokenizer.json").write_text(json.dumps({**whole, "post_processor": None}))
+    loaded = load_fresh(quiet, "fp32")
+    assert loaded.tokenizer.bos_token_id == naive.bos_id(quiet) is not None
+    expected = naive.llamacpp(loaded.model, naive.text_ids(quiet, text), 512, None)
+    outcome = score(loaded, write_text(tmp_path, text), protocol="llamacpp-512-half")
+    assert outcome.details["bos"] is None
+    assert_equals(outcome, expected, quiet)
 
 
 def test_the_hash_of_the_ids_follows_text_window_and_protocol(
