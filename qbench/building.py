@@ -115,7 +115,8 @@ def _source(job: Job, folder: str) -> _Source:
             "device": job.cell.model.device_map or job.device,
             "trust_remote_code": trust,
         }
-        return _Source(held, deployed_folder(**served), partial(load_deployed, **served))
+        source = deployed_folder(**served)
+        return _Source(held, source, partial(load_deployed, **served, source=source))
     if tuning is not None:
         name, options = methods()[tuning.method].load_precision(held, tuning.options)
         held = PrecisionRef(label=name, name=name, options=options)

@@ -11,7 +11,8 @@
     └── MeasurementError        a measurement that failed: becomes a record, the others go on
         ├── OutOfMemoryError    status `oom`
         ├── NonFiniteError      status `nan`
-        └── WrongKernelError    status `error`: a loaded layer does not hold what its codes say
+        ├── WrongKernelError    status `error`: a loaded layer does not hold what its codes say
+        └── NotKeptError        status `error`: what others need cannot be written to the cache
 
 A message names the place, what was found, what was expected and what to do.
 """
@@ -109,6 +110,10 @@ class NonFiniteError(MeasurementError):
 
 class WrongKernelError(MeasurementError):
     """A quantized layer computes something else than its codes and constants say."""
+
+
+class NotKeptError(MeasurementError):
+    """Something that other cells need, or a rerun, cannot be written to the cache."""
 
 
 LITTLE_BYTES = 2**29

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.finetune.artifact import has_artifact
+from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.reference_states import has_states
-from qbench.plan import record_on_disk
+from qbench.plan import damaged_records, record_on_disk
 
 if TYPE_CHECKING:
     from qbench.job import Job, Task
@@ -71,6 +71,25 @@ def why_lacking(record: Record) -> str:
     return f"not held against {record.item.held_against or 'the reference'}: {reason}"
 
 
+def made_again(plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> list[str]:
+    """A sentence each of what seemed to be there and is made again."""
+    return [
+        *(f"{damage}; it is measured again now" for damage in damaged_records(plan)),
+        *(
+            f"{record.cell.slug} {record.item.measurement} {record.item.slug}:"
+            f" {why_lacking(record)}; it is measured again now"
+            for record in lacking(plan, retry)
+        ),
+        *(
+            f"the tuned model of {job.cell.slug} in the cache is not what its training left:"
+            f" {damage}; it is trained again now"
+            for job in jobs
+            if job.cell.deploy is None and job.artifact_key is not None
+            if (damage := damage_of_artifact(job.artifact_key)) is not None
+        ),
+    ]
+
+
 def _lacks_divergence(task: Task, record: Record) -> bool:
     return (
         record.status == "ok"
@@ -95,18 +114,13 @@ def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> 
 
     A reference whose own record is a failure that stands is left alone.
     """
-    needed = {
-        task.item.states_key
-        for task in plan.tasks
-        if task.key in missing
-        and task.item.states_key is not None
-        and not has_states(task.item.states_key)
-    }
+    needed = {task.item.states_key for task in plan.tasks if task.key in missing}
+    gone = {key for key in needed if key is not None and not has_states(key)}
     return {
         task.key
         for cell in (*plan.prerequisites, *plan.cells)
         for task in cell.tasks
-        if task.key in needed
+        if task.key in gone
         and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
     }
 
@@ -119,15 +133,13 @@ def _artifacts_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) 
     needed = {
         cell.artifact_key
         for cell in plan.every
-        if cell.artifact_key is not None
-        and any(task.key in missing for task in cell.tasks)
-        and not has_artifact(cell.artifact_key)
+        if cell.artifact_key is not None and any(task.key in missing for task in cell.tasks)
     }
+    gone = {key for key in needed if not has_artifact(key)}
     return {
-        key
-        for key in needed
+        task.key
         for cell in plan.every
         for task in cell.tasks
-        if task.key == key
+        if task.key in gone
         and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
     }

@@ -18,8 +18,8 @@ from qbench.errors import StoreError, UsageError
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor, RunStoppedError
 from qbench.executors.side_by_side import run_side_by_side
-from qbench.missing import is_missing, jobs_to_run, lacking, why_lacking
-from qbench.plan import RETRIED, damaged_records, make_plan, record_on_disk
+from qbench.missing import is_missing, jobs_to_run, lacking, made_again, why_lacking
+from qbench.plan import RETRIED, make_plan, record_on_disk
 from qbench.preflight import check, obstacles
 from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
@@ -115,9 +115,9 @@ def run_suite(
     first = devices[0] if devices else device
     plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
     check_writable(results)
-    for sentence in _measured_again(plan, retry):
-        watcher.note(sentence)
     jobs = jobs_to_run(plan, retry, fresh=fresh)
+    for sentence in made_again(plan, jobs, retry):
+        watcher.note(sentence)
     if go_on:
         for obstacle in obstacles(plan, jobs, results):
             watcher.note(str(obstacle))
@@ -136,15 +136,6 @@ def run_suite(
     elif jobs:
         run.one_by_one(jobs, plan.device, watcher)
     return _result(plan, run.taken, retry)
-
-
-def _measured_again(plan: Plan, retry: frozenset[Status]) -> list[str]:
-    """A sentence each of the records that say that they are good, and are measured again."""
-    return [f"{damage}; it is measured again now" for damage in damaged_records(plan)] + [
-        f"{record.cell.slug} {record.item.measurement} {record.item.slug}: {why_lacking(record)};"
-        " it is measured again now"
-        for record in lacking(plan, retry)
-    ]
 
 
 def _result(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:

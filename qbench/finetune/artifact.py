@@ -5,7 +5,8 @@ Each has a folder, `<cache>/tuned/<key of the training's record>/`:
     adapter_config.json, adapter_model.safetensors    LoRA, as PEFT saves it
     config.json, model.safetensors, …                 full tuning and QAT, by transformers,
                                                       with the base's tokenizer
-    artifact.json                                     written last: the artifact is whole
+    artifact.json                                     what it is
+    seal.json                                         written last: the artifact is whole
     checkpoint/                                       of a training that is not done yet
 
 and beside it `<key>.lock`, held by whoever makes the artifact.
@@ -17,17 +18,18 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from pydantic import ValidationError
 
-from qbench.atomic import write_atomically
+from qbench.atomic import waiting_folder, write_atomically
 from qbench.errors import MeasurementError
 from qbench.sources.cache import cache_folder
+from qbench.sources.sealed import SEAL, broken_seal, keeping, one_maker, seal
 from qbench.sources.tokenizer_files import tokenizer_files
 from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 _FILE = "artifact.json"
@@ -55,15 +57,21 @@ def artifact_folder(key: str) -> Path:
 
 
 def has_artifact(key: str) -> bool:
-    """Whether the artifact is there and whole."""
-    return (artifact_folder(key) / _FILE).is_file()
+    """Whether the artifact is there, and is what its training left."""
+    return broken_seal(artifact_folder(key), key) is None
+
+
+def damage_of_artifact(key: str) -> str | None:
+    """Why what lies in the artifact's place is not believed; None if it is, or nothing is there."""
+    folder = artifact_folder(key)
+    return broken_seal(folder, key) if (folder / _FILE).exists() else None
 
 
 def read_artifact(key: str, *, base_fingerprint: str | None = None) -> ArtifactInfo:
-    """What the artifact is.
+    """What the artifact is; its files are held against what was written.
 
-    Raises `MeasurementError` when it is missing, cannot be read, or (where `base_fingerprint` is
-    given) was made from another base.
+    Raises `MeasurementError` when it is missing, is not what its training left, or (where
+    `base_fingerprint` is given) was made from another base.
     """
     path = artifact_folder(key) / _FILE
     try:
@@ -79,6 +87,12 @@ def read_artifact(key: str, *, base_fingerprint: str | None = None) -> ArtifactI
             f"{path}: cannot be read ({str(error).splitlines()[0]}); delete the folder and run the"
             " training again"
         ) from error
+    damage = broken_seal(path.parent, key)
+    if damage is not None:
+        raise MeasurementError(
+            f"{path.parent}: not the tuned model that its training left there: {damage}; run the"
+            " suite again, which trains it again"
+        )
     if base_fingerprint is not None and info.base_fingerprint != base_fingerprint:
         raise MeasurementError(
             f"the tuned model {key} was made from another base: found the fingerprint"
@@ -88,32 +102,24 @@ def read_artifact(key: str, *, base_fingerprint: str | None = None) -> ArtifactI
     return info
 
 
-def write_artifact(info: ArtifactInfo) -> None:
-    """Declares the artifact whole: to be called when all its other files are in place."""
-    write_atomically(artifact_folder(info.key) / _FILE, info.model_dump_json(indent=2) + "\n")
-
-
 @contextmanager
 def replacing_artifact(info: ArtifactInfo) -> Iterator[Path]:
     """Gives an empty folder; what lies in it when the block ends is the artifact from then on.
 
     What was there before, and the checkpoints, are deleted. A block that fails changes nothing.
+    Raises `NotKeptError` when the artifact cannot be written.
     """
     folder = artifact_folder(info.key)
-    fresh = folder / "new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with keeping(folder), waiting_folder(folder / "new") as fresh:
         yield fresh
-        (folder / _FILE).unlink(missing_ok=True)
+        write_atomically(fresh / _FILE, info.model_dump_json(indent=2) + "\n")
+        seal(fresh, info.key)
+        (folder / SEAL).unlink(missing_ok=True)
         for old in folder.iterdir():
             if old not in {fresh, checkpoint_folder(info.key)}:
                 _remove(old)
-        for path in fresh.iterdir():
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name == SEAL):
             path.rename(folder / path.name)
-        write_artifact(info)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(checkpoint_folder(info.key), ignore_errors=True)
 
 
@@ -129,13 +135,9 @@ def copy_tokenizer(base: Path, target: Path) -> None:
         shutil.copyfile(base / name, target / name)
 
 
-@contextmanager
-def lock_artifact(key: str) -> Iterator[None]:
+def lock_artifact(key: str) -> AbstractContextManager[None]:
     """Waits until no one else makes this artifact; the lock of a killed process is free."""
-    path = artifact_folder(key).with_name(f"{key}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
-        yield
+    return one_maker(artifact_folder(key))
 
 
 def _remove(path: Path) -> None:

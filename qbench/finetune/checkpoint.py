@@ -4,6 +4,7 @@
         weights.safetensors    the weights that are trained
         state.pt               optimizer, schedule and random generators
         progress.json          losses, times and evaluations so far
+        seal.json              whose they are, and their hashes
 
 Each is written under another name and renamed when it is whole; the one before it is deleted then.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.optimizers import restore_optimizer
 from qbench.finetune.trainable import gpus_of, trained_weights
+from qbench.sources.sealed import broken_seal, making
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,30 +124,29 @@ def save_checkpoint(
     scheduler: Any,
     progress: Progress,
 ) -> None:
-    """Writes a whole checkpoint and deletes older ones. Raises `OSError` when that cannot be."""
+    """Writes a whole checkpoint and deletes older ones; raises `NotKeptError` when that cannot be.
+
+    `folder` lies in that of the artifact, whose name says whose checkpoint it is.
+    """
     import torch
     from safetensors.torch import save_file
 
     target = folder / f"step-{progress.step:08d}"
-    waiting = folder / f".{target.name}.part"
-    shutil.rmtree(waiting, ignore_errors=True)
-    waiting.mkdir(parents=True)
     weights = {name: weight.detach() for name, weight in trained_weights(model).items()}
-    save_file(
-        {name: weight.contiguous() for name, weight in weights.items()},
-        waiting / "weights.safetensors",
-    )
-    torch.save(
-        {
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "random": _random_state(gpus_of(model)),
-        },
-        waiting / "state.pt",
-    )
-    (waiting / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    waiting.rename(target)
+    with making(target, folder.parent.name) as waiting:
+        save_file(
+            {name: weight.contiguous() for name, weight in weights.items()},
+            waiting / "weights.safetensors",
+        )
+        torch.save(
+            {
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "random": _random_state(gpus_of(model)),
+            },
+            waiting / "state.pt",
+        )
+        (waiting / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     for other in folder.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
@@ -159,13 +160,17 @@ def load_checkpoint(
 ) -> Progress | None:
     """Puts everything back as it was at the last checkpoint; None where there is none to be used.
 
-    One that cannot be read or fits another training is deleted, and nothing is changed.
+    One that is not what was written, or that fits another training, is deleted, and nothing is
+    changed.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for path in sorted(folder.glob("step-*"), reverse=True):
+        if broken_seal(path, folder.parent.name) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            continue
         try:
             weights = load_file(path / "weights.safetensors")
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)

@@ -130,12 +130,14 @@ def load_deployed(
     artifact: Path,
     device: str,
     trust_remote_code: bool,
+    source: Path | None = None,
 ) -> PreTrainedModel:
     """Loads a tuned model as it is served: a plain transformers model, frozen, in eval mode.
 
     `folder` is the base's, `precision` what the model is held in: `served_precision`, or for merged
-    weights and full tuning any other. Raises `MeasurementError` for an artifact that is missing,
-    damaged or of another base, and for a rung that the method does not have.
+    weights and full tuning any other. `source` is what `deployed_folder` gave, where that was
+    called before. Raises `MeasurementError` for an artifact that is missing, damaged or of another
+    base, and for a rung that the method does not have.
     """
     if tuning.method in WHOLE_MODELS and deploy not in WHOLE_MODELS[tuning.method]:
         expected = " or ".join(WHOLE_MODELS[tuning.method])
@@ -143,7 +145,7 @@ def load_deployed(
             f"{tuning.method} tuning leaves no adapter: found {deploy}, expected {expected}, its"
             " own weights"
         )
-    source = deployed_folder(
+    source = source or deployed_folder(
         folder=folder,
         tuning=tuning,
         deploy=deploy,

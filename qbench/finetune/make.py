@@ -191,12 +191,11 @@ def _train(
             try:
                 with rule.writing():
                     save_checkpoint(checkpoints, model, optimizer, scheduler, progress)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training can go on
                 rule.stop()
                 notes.append(
-                    f"no checkpoint could be written after step {progress.step}"
-                    f" ({error.strerror or error}): a training that is stopped begins anew; free"
-                    " space in the cache"
+                    f"no checkpoint could be written after step {progress.step}, so that a training"
+                    f" that is stopped begins anew: {str(error) or type(error).__name__}"
                 )
         if after_step is not None:
             after_step(progress)

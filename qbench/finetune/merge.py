@@ -11,13 +11,12 @@ that its load time, its memory and its quantization are those of a checkpoint th
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from pydantic import ValidationError
 
 from qbench.errors import MeasurementError
@@ -31,16 +30,16 @@ from qbench.precisions.loading import TORCH_DTYPE
 from qbench.record import content_key
 from qbench.sources.cache import cache_folder
 from qbench.sources.fingerprint import files_sha256
+from qbench.sources.sealed import broken_seal, making, one_maker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from peft import LoraModel
     from transformers import PreTrainedModel
 
     from qbench.spec import PrecisionRef
 
+_LOG = logging.getLogger(__name__)
 _DECIDING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 _COPIED_SUFFIXES = {".json", ".py"}
 
@@ -72,8 +71,11 @@ def merged_checkpoint(
         "versions": {package: version(package) for package in _DECIDING_PACKAGES},
     }
     made = cache_folder() / "merged" / content_key(identity)
-    with _locked(made):
-        if not made.is_dir():
+    with one_maker(made):
+        damage = broken_seal(made, made.name)
+        if damage is not None:
+            if made.exists():
+                _LOG.warning("%s: not what was merged: %s; it is merged again", made, damage)
             model = _merged_model(
                 folder,
                 trained_in,
@@ -129,28 +131,6 @@ def _fingerprints(artifact: Path) -> tuple[str, str]:
             " folder and run the training again"
         ) from error
     return info.base_fingerprint, adapter
-
-
-@contextmanager
-def _locked(made: Path) -> Iterator[None]:
-    """Waits until no one else makes this checkpoint; the lock of a killed process is free."""
-    lock = FileLock(made.with_suffix(".lock"))
-    try:
-        made.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise _no_place(made, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _no_place(made: Path, error: Exception) -> MeasurementError:
-    return MeasurementError(
-        f"{made}: the merged weights cannot be kept ({error}); free space, or name another folder"
-        " with the environment variable QBENCH_CACHE"
-    )
 
 
 def _merged_model(
@@ -215,25 +195,18 @@ def dequantized_weight(layer: Any, name: str) -> torch.Tensor:
 def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
     """Writes the checkpoint beside its place and moves it there whole."""
     import torch
-    from safetensors import SafetensorError
     from transformers import GenerationConfig
 
     model.to(getattr(torch, TORCH_DTYPE[dtype]))
     # The base's own may hold settings that transformers refuses to save; it is copied below.
     model.generation_config = GenerationConfig()
-    waiting = made.with_suffix(".part")
-    try:
-        shutil.rmtree(waiting, ignore_errors=True)
+    with making(made, made.name) as waiting:
         model.save_pretrained(waiting)
         # The base's small files as they are: its configuration, and code of its own if any.
         for path in base.iterdir():
             if path.suffix in _COPIED_SUFFIXES and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, waiting / path.name)
         _note_untied(model, waiting / "config.json")
-        waiting.replace(made)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(waiting, ignore_errors=True)
-        raise _no_place(made, error) from error
 
 
 def _note_untied(model: PreTrainedModel, config: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.errors import MeasurementError, NonFiniteError, NotKeptError
 from qbench.measures.divergence import DIVERGENCE_METRICS, divergence_metrics, divergence_series
 from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
@@ -191,7 +191,7 @@ class Quality:
         if isinstance(reference, OwnStates) and item.states_key is not None:
             try:
                 reference.save(item.states_key, ids_sha256)
-            except MeasurementError as error:  # its own figures are good all the same
+            except NotKeptError as error:  # its own figures are good all the same
                 warnings.append(f"no cell can be held against this one: {error}")
         divergence: tuple[Metric, ...] = ()
         if params["divergence"]:

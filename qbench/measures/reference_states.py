@@ -3,7 +3,7 @@
 For Mistral-7B they take 8 KB a token in 16 bits, against 64 KB of 16-bit logits, and lose nothing:
 the reference's own head, kept beside them, turns them back into its logits chunk by chunk.
 
-    <cache>/states/<key of the reference's quality record>.safetensors
+    <cache>/states/<key of the reference's quality record>/states.safetensors
         states       (scored tokens, hidden), in the order of the windows, in the model's type
         head.weight  (vocabulary, hidden); head.bias where there is one
 """
@@ -11,14 +11,13 @@ the reference's own head, kept beside them, turns them back into its logits chun
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.errors import MeasurementError, ModelError
+from qbench.errors import MeasurementError
 from qbench.measures.head import OutputHead
 from qbench.sources.cache import cache_folder
-from qbench.sources.headers import read_header
+from qbench.sources.sealed import broken_seal, making
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,18 +38,12 @@ class Reference(Protocol):
 
 def states_path(key: str) -> Path:
     """Where the states of the reference's record of that key lie, if they are there."""
-    return cache_folder() / "states" / f"{key}.safetensors"
+    return cache_folder() / "states" / key / "states.safetensors"
 
 
 def has_states(key: str) -> bool:
-    """Whether the states are there and whole; what is damaged is removed, to be made again."""
-    path = states_path(key)
-    try:
-        return path.exists() and bool(read_header(path))
-    except ModelError:
-        with suppress(OSError):
-            path.unlink()
-        return False
+    """Whether the states are there, and are what the reference's measurement left."""
+    return broken_seal(states_path(key).parent, key) is None
 
 
 @dataclass
@@ -67,9 +60,8 @@ class OwnStates:
         return self.head.logits(own_states)
 
     def save(self, key: str, ids_sha256: str) -> None:
-        """Writes the states and the head; raises `MeasurementError` when that is not possible."""
+        """Writes the states and the head; raises `NotKeptError` when that is not possible."""
         import torch
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         output = self.head.model.get_output_embeddings()
@@ -79,20 +71,11 @@ class OwnStates:
         }
         if getattr(output, "bias", None) is not None:
             tensors["head.bias"] = output.bias.detach().cpu()
-        path = states_path(key)
-        waiting = path.with_name(f".{path.name}.part")
         metadata = {"route": self.head.route, "ids_sha256": ids_sha256}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({n: t.contiguous() for n, t in tensors.items()}, waiting, metadata=metadata)
-            waiting.replace(path)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            with suppress(OSError):
-                waiting.unlink()
-            raise MeasurementError(
-                f"{path}: the reference's states cannot be cached ({error}); free space, or name"
-                " another folder with the environment variable QBENCH_CACHE"
-            ) from error
+        path = states_path(key)
+        with making(path.parent, key) as waiting:
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, waiting / path.name, metadata=metadata)
 
 
 class CachedStates:
@@ -101,19 +84,25 @@ class CachedStates:
     def __init__(self, key: str, head: OutputHead, ids_sha256: str) -> None:
         """Opens the states; `head` is the cell's, on whose device the reference's is put.
 
-        Raises `MeasurementError` when there are none, or they are of other token ids.
+        Raises `MeasurementError` when there are none, they are not what was written, or they are of
+        other token ids.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
         path = states_path(key)
-        try:
-            open_file: Any = safe_open  # untyped in safetensors
-            self._file = open_file(path, framework="pt")
-        except (OSError, SafetensorError) as error:
+        damage = broken_seal(path.parent, key)
+        if not path.exists():
             raise MeasurementError(
-                f"the reference's states are not in the cache as {path.name}: its own quality was"
-                " not measured, as its record says, or they could not be kept"
-            ) from error
+                f"the reference's states are not in the cache as {key}: its own quality was not"
+                " measured, as its record says, or they could not be kept"
+            )
+        if damage is not None:
+            raise MeasurementError(
+                f"{path.parent}: not the states that the reference left there: {damage}; run again,"
+                " and they are made again"
+            )
+        open_file: Any = safe_open  # untyped in safetensors
+        self._file = open_file(path, framework="pt")
         metadata = self._file.metadata()
         if metadata["ids_sha256"] != ids_sha256:
             raise MeasurementError("the reference was scored on other token ids than this cell")

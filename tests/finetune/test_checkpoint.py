@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from qbench.errors import NotKeptError
 from qbench.finetune.artifact import artifact_folder, checkpoint_folder, has_artifact
 from qbench.finetune.checkpoint import CheckpointRule
 from tests.finetune.trainings import KEY, Done, StoppedHereError, train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 ARMS: list[tuple[str, str, dict[str, Any]]] = [
@@ -94,7 +100,7 @@ def test_without_a_checkpoint_it_begins_anew(base: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "state.pt", "progress.json"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "flipped"])
 def test_a_damaged_checkpoint_is_not_believed(base: Path, file: str, damage: str) -> None:
     through = train(base, key="through")
     with pytest.raises(StoppedHereError):
@@ -104,11 +110,57 @@ def test_a_damaged_checkpoint_is_not_believed(base: Path, file: str, damage: str
         path.unlink()
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "flipped":
+        contents = bytearray(path.read_bytes())
+        contents[-5] ^= 1
+        path.write_bytes(contents)
     else:
         path.write_text("{}")
     again = train(base)
     assert again.training.progress.resumed_at == []
     check_equal(through, again)
+
+
+def test_the_checkpoint_of_another_training_is_not_believed(base: Path) -> None:
+    through = train(base, key="through")
+    with pytest.raises(StoppedHereError):
+        train(base, key="other", seed=1, every_steps=2, stop_after=4)
+    checkpoint_folder(KEY).parent.mkdir(parents=True)
+    checkpoint_folder("other").rename(checkpoint_folder(KEY))
+    again = train(base)
+    assert again.training.progress.resumed_at == []
+    check_equal(through, again)
+
+
+@contextmanager
+def no_file_beyond(limit_bytes: int) -> Iterator[None]:
+    """Like a disk that is full at some size, but for the name of the error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_without_room_for_a_checkpoint_the_training_goes_on(base: Path) -> None:
+    through = train(base, key="through")
+    weights = artifact_folder("through") / "adapter_model.safetensors"
+    # Adam's two moments, in torch's file, take twice what the weights do.
+    with no_file_beyond(int(1.5 * weights.stat().st_size)):
+        tight = train(base, every_steps=2)
+    check_equal(through, tight)
+    (note,) = tight.training.warnings
+    assert note.startswith("no checkpoint could be written after step 2")
+    assert "cannot be kept in the cache" in note
+    assert has_artifact(KEY)
+
+
+def test_without_room_for_the_weights_it_is_told_so(base: Path) -> None:
+    with no_file_beyond(4000), pytest.raises(NotKeptError, match="free space"):
+        train(base)
+    assert not has_artifact(KEY)
+    assert not list(artifact_folder(KEY).glob("*.safetensors"))
 
 
 def test_a_checkpoint_of_other_adapters_is_not_believed(base: Path) -> None:

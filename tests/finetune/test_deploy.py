@@ -454,10 +454,16 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
     assert (merged / "model.safetensors").stat().st_mtime_ns == written
     assert (merged / "config.json").read_text() == (adapter.base / "config.json").read_text()
     shutil.rmtree(merged)
-    # What a killed process left behind is no checkpoint.
-    merged.with_suffix(".part").mkdir()
     assert (folder("merged") / "model.safetensors").is_file()
-    assert not merged.with_suffix(".part").exists()
+    # One bit, another merge's folder: not what was merged.
+    right = (merged / "model.safetensors").read_bytes()
+    (merged / "model.safetensors").write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    assert (folder("merged") / "model.safetensors").read_bytes() == right
+    shutil.rmtree(merged)
+    folder("merged-dequantized").rename(merged)
+    assert (merged / "model.safetensors").read_bytes() != right
+    assert (folder("merged") / "model.safetensors").read_bytes() == right
+    assert not list(merged.parent.glob(".*"))
 
 
 # --- stored adapters

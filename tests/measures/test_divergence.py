@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qbench.measures.quality import QUALITY, QualityOptions
-from qbench.measures.reference_states import states_path
+from qbench.measures.reference_states import has_states, states_path
 from qbench.measures.windows import cut_windows
 from tests.measures.test_quality import STUBBED, make_text, write_text
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
@@ -235,3 +235,35 @@ def test_states_are_kept_in_the_models_own_type(cells: TinyCells, tmp_path: Path
     states = load_file(states_path(KEY))["states"]
     assert str(states.dtype) == "torch.bfloat16"
     assert len(states) == values(outcome)["tokens"]
+
+
+@pytest.mark.parametrize("how", ["a bit", "another reference", "gone"])
+def test_states_that_are_not_what_was_written_are_not_believed(
+    cells: TinyCells, tmp_path: Path, how: str
+) -> None:
+    text = write_text(tmp_path, make_text(100))
+    measure(cells.load(ARCHITECTURES[0], "fp32"), text, reference=True)
+    assert has_states(KEY)
+    path = states_path(KEY)
+    if how == "a bit":
+        contents = path.read_bytes()
+        path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+        words = "states.safetensors is not what was written; run again"
+    elif how == "another reference":
+        # Of the same text, so of the same token ids.
+        other = states_path("0" * 16)
+        path.parent.rename(other.parent)
+        measure(cells.load(ARCHITECTURES[0], "bf16"), text, reference=True)
+        path.parent.rename(tmp_path / "aside")
+        other.parent.rename(path.parent)
+        seal = path.parent / "seal.json"
+        seal.write_text(seal.read_text().replace(KEY, "0" * 16))
+        words = f"it was made for {'0' * 16}"
+    else:
+        path.unlink()
+        words = "not in the cache"
+    assert not has_states(KEY)
+    outcome = measure(cells.load(ARCHITECTURES[0], "nf4"), text)
+    [metric] = [metric for metric in outcome.metrics if metric.name == "kl.mean"]
+    assert metric.value is None
+    assert words in str(metric.reason)
