@@ -90,7 +90,7 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
 
 def render_power(plan: Plan) -> RenderableType:
     """What each rule of the gate can find, judged by the records on disk."""
-    from qbench.comparison.differences import Sampling
+    from qbench.comparison.bootstrap import Sampling
     from qbench.comparison.gate_power import gate_power
 
     records = [record for task in plan.tasks if (record := record_on_disk(task)) is not None]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
 from qbench.comparison.compare import compare_records
-from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import Allowance, one_change
 from qbench.report.comparison import markdown
 from qbench.report.difference_table import difference_table

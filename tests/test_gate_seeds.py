@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.differences import Sampling
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_rules import parse_rules
 from qbench.spec import PrecisionRef, TuningRef

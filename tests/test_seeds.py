@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import Difference, Sampling, difference
+from qbench.comparison.differences import Difference, difference
 from qbench.comparison.seeds import difference_over_seeds
 from qbench.comparison.statistics import Exact
 from tests.paired_records import losses, quality, task

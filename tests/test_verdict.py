@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import Sampling, difference
+from qbench.comparison.differences import difference
 from qbench.comparison.statistics import Exact, Student
 from qbench.comparison.verdict import Margin, amount_text, judge
 from tests.paired_records import footprint, latency, losses, quality

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from qbench.comparison.blocks import block_length
 from qbench.comparison.statistics import FEWEST_UNITS, Exact
 
 if TYPE_CHECKING:
@@ -25,20 +26,37 @@ RESAMPLES = 10_000
 SEED = 0
 """Seed of the resampling: the same data give the same interval."""
 
+
+@dataclass(frozen=True)
+class Sampling:
+    """How intervals are made."""
+
+    alpha: float = 0.05
+    """Error of each one-sided limit: 0.05 makes limits of 95 % and intervals of 90 %."""
+    resamples: int = RESAMPLES
+    seed: int = SEED
+
+
 _NORMAL = NormalDist()
 _MOST_NUMBERS = 2_000_000
 """Resampled numbers held at once: 16 MB."""
 _FEW_CATEGORIES = 16
 """Distinct units up to which their counts are drawn rather than the units."""
+_FARTHEST = 3.0
+"""Standard errors up to which the resamples tell how far a limit is: 13 of 10,000 lie beyond."""
+_FLATTEST = 0.1
+"""Least slope of BCa's correction, which turns back for figures that a few units make."""
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """A figure with its resamples, corrected for bias and skewness (BCa).
+    """A figure with its resamples, corrected for bias, skewness (BCa) and few units (Student's t).
 
     BCa (Efron, Better Bootstrap Confidence Intervals, JASA 1987) rather than plain percentiles,
     because verdicts rest on one-sided limits: BCa's are off by O(1/n) where percentiles are off by
-    O(1/sqrt n), which shows for skewed sums such as a divergence's.
+    O(1/sqrt n), which shows for skewed sums such as a divergence's. Of few units, or blocks of
+    units, the spread is itself uncertain: a normal quantile becomes Student's.
     """
 
     value: float
@@ -49,34 +67,43 @@ class Bootstrap:
     """z0: the normal quantile of the share of resamples below the figure they resample."""
     acceleration: float
     """A sixth of the skewness of the jackknife's values."""
+    degrees: float
+    """Degrees of freedom: the units, or blocks of them, less 1."""
 
     def limit(self, share: float) -> float:
-        """The resamples' quantile at the corrected share."""
-        import numpy as np
+        """The resamples' quantile at the corrected share; a straight line beyond 3 errors."""
+        from scipy.special import stdtrit
 
-        w = self.bias + _NORMAL.inv_cdf(share)
-        slope = 1 - self.acceleration * w
-        corrected = _NORMAL.cdf(self.bias + w / slope) if slope > 0 else float(w > 0)
-        return float(np.quantile(self.resamples, corrected))
+        z = float(stdtrit(self.degrees, share))
+        if abs(z) <= _FARTHEST:
+            return self._at(z)
+        end = self._at(math.copysign(_FARTHEST, z))
+        return self.value + (end - self.value) * abs(z) / _FARTHEST
 
     def confidence_below(self, bound: float) -> float:
-        """The share at which `limit` is the bound.
+        """The share at which `limit` is the bound."""
+        import numpy as np
+        from scipy.special import stdtr
 
-        Beyond all resamples the normal approximation takes over, at most one in their number.
-        """
+        ends = self._at(-_FARTHEST), self._at(_FARTHEST)
+        if ends[0] < bound < ends[1]:
+            left, right = (np.searchsorted(self.resamples, bound, side) for side in _SIDES)
+            share = float(left + right) / 2 / len(self.resamples)
+            w = _NORMAL.inv_cdf(share) - self.bias
+            z = w / max(1 + self.acceleration * w, _FLATTEST) - self.bias
+            z = min(max(z, -_FARTHEST), _FARTHEST)
+        else:
+            end = ends[0] if bound <= ends[0] else ends[1]
+            z = _FARTHEST * (bound - self.value) / (abs(end - self.value) or self.standard_error)
+        return float(stdtr(self.degrees, z))
+
+    def _at(self, z: float) -> float:
+        """The resamples' quantile that BCa puts so many standard errors away."""
         import numpy as np
 
-        count = len(self.resamples)
-        left = int(np.searchsorted(self.resamples, bound, side="left"))
-        right = int(np.searchsorted(self.resamples, bound, side="right"))
-        share = (left + right) / 2 / count
-        if not 0 < share < 1:
-            tail = math.erfc(abs(bound - self.value) / self.standard_error / math.sqrt(2)) / 2
-            tail = min(tail, 1 / (count + 1))
-            return tail if share == 0 else 1 - tail
-        w = _NORMAL.inv_cdf(share) - self.bias
-        slope = 1 + self.acceleration * w
-        return _NORMAL.cdf(w / slope - self.bias) if slope > 0 else float(w > 0)
+        w = self.bias + z
+        slope = max(1 - self.acceleration * w, _FLATTEST)
+        return float(np.quantile(self.resamples, _NORMAL.cdf(self.bias + w / slope)))
 
 
 def bootstrap(
@@ -86,12 +113,17 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     pseudo_units: Sequence[Sequence[float]] = (),
+    ordered: bool = False,
 ) -> Estimate:
     """Resamples whole units, such as windows, and computes a statistic of the columns' sums.
 
     `columns` are k sequences of n numbers, one a unit; a pair of measurements of one unit is two
     columns, so that pairing is kept. `statistic` takes k arrays of sums, of shape (m,), and gives m
     values: it works on m resamples at once.
+
+    `ordered` units follow each other, as the windows of a text do: blocks of neighbours are
+    resampled, the last unit being the first one's neighbour (Politis and Romano, A Circular Block
+    Resampling Procedure for Stationary Data, 1992), their length chosen from the series.
 
     `pseudo_units` are m sequences of k numbers that are resampled beside the real units and left
     out of the figure itself: see `Sparse`.
@@ -110,35 +142,60 @@ def bootstrap(
         sums = data.sum(axis=1, keepdims=True)
         centre = float(statistic(list(sums))[0])
         jackknife = statistic(list(sums - data))
-        drawn = np.sort(np.concatenate([statistic(part) for part in _sums(data, resamples, seed)]))
-    if not (math.isfinite(value) and np.isfinite(drawn).all() and np.isfinite(jackknife).all()):
+        if not (math.isfinite(value) and np.isfinite(jackknife).all()):
+            raise ValueError("the statistic is not finite for every resample")
+        length = 1
+        if ordered:
+            length = block_length(jackknife)
+            data = _blocks(data, length)
+            jackknife = statistic(list(sums - data))
+        units = data.shape[1]
+        count = math.ceil(units / length)
+        parts = _sums(data, count, resamples, seed)
+        drawn = np.sort(np.concatenate([statistic(part) for part in parts]))
+    if not (np.isfinite(drawn).all() and np.isfinite(jackknife).all()):
         raise ValueError("the statistic is not finite for every resample")
-    spread = float(drawn.std(ddof=1))
-    if spread <= 1e-14 * max(1.0, abs(value)):
+    if drawn[-1] - drawn[0] <= 1e-14 * max(1.0, abs(value)):
         return Exact(value)
     below = (np.searchsorted(drawn, centre, "left") + np.searchsorted(drawn, centre, "right")) / 2
     bias = _NORMAL.inv_cdf(min(max(float(below), 0.5), resamples - 0.5) / resamples)
     away = jackknife.mean() - jackknife
-    squares = float((away**2).sum())
-    acceleration = float((away**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
+    squares = float((away**2).sum()) / length
+    cubes = float((away**3).sum()) / length
+    acceleration = cubes / (6 * squares**1.5) if squares > 0 else 0.0
+    # Whole blocks are drawn, which may be a few units more than there are, and the spread about a
+    # mean of so few is too small by one of them.
+    blocks = units / length
+    stretch = math.sqrt(count / blocks * blocks / (blocks - 1))
     # The figure of the real units keeps its place: what pseudo units shift is taken off again.
-    return Bootstrap(value, spread, drawn + (value - centre), bias, acceleration)
+    placed = value + stretch * (drawn - centre)
+    return Bootstrap(value, float(placed.std(ddof=1)), placed, bias, acceleration, blocks - 1)
 
 
-def _sums(data: Floats, resamples: int, seed: int) -> list[list[Floats]]:
-    """The columns' sums over each resample, in parts that fit into memory."""
+def _blocks(data: Floats, length: int) -> Floats:
+    """The sums over each run of so many neighbours, by its first; of the same shape."""
+    import numpy as np
+
+    around = np.concatenate([data, data[:, : length - 1]], axis=1)
+    up_to = np.concatenate([np.zeros((len(data), 1)), np.cumsum(around, axis=1)], axis=1)
+    found: Floats = up_to[:, length:] - up_to[:, :-length]
+    return found
+
+
+def _sums(data: Floats, count: int, resamples: int, seed: int) -> list[list[Floats]]:
+    """The columns' sums over each resample of so many units or blocks, in parts that fit memory."""
     import numpy as np
 
     random = np.random.default_rng(seed)
     units = data.shape[1]
     kinds, counts = np.unique(data, axis=1, return_counts=True)
     if len(counts) <= _FEW_CATEGORIES:
-        drawn = random.multinomial(units, counts / units, size=resamples)
+        drawn = random.multinomial(count, counts / units, size=resamples)
         return [[drawn @ kind for kind in kinds]]
     parts: list[list[Floats]] = []
-    step = max(1, _MOST_NUMBERS // units)
+    step = max(1, _MOST_NUMBERS // count)
     for start in range(0, resamples, step):
-        chosen = random.integers(0, units, (min(step, resamples - start), units))
+        chosen = random.integers(0, units, (min(step, resamples - start), count))
         parts.append([column[chosen].sum(axis=1) for column in data])
     return parts
 

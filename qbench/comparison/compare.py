@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle, condition_changes, find_gap, parameter_changes
-from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import default_allowance, mark_all, one_change
 from qbench.record import Metric
 

@@ -2,7 +2,7 @@
 
 | what is measured | unit of sampling | method |
 |---|---|---|
-| perplexity, divergence | the window of text, paired | bootstrap of the ratio of sums |
+| perplexity, divergence | the window of text, paired | block bootstrap of the ratio of sums |
 | right or wrong | the item, paired by its id | exact limits, at 0 McNemar's test |
 | other scores | the item, paired by its id | bootstrap |
 | times and rates | the process | Welch's t on the logarithms of the processes' medians |
@@ -17,39 +17,22 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.comparison.binary import PairedShares, Share
-from qbench.comparison.bootstrap import RESAMPLES, SEED, bootstrap, sparse
 from qbench.comparison.paired_series import align, find_series
-from qbench.comparison.statistics import (
-    FEWEST_PROCESSES,
-    FEWEST_UNITS,
-    Exact,
-    Student,
-    one_sample,
-    welch,
-)
+from qbench.comparison.series_estimates import of_change, of_level
+from qbench.comparison.statistics import FEWEST_PROCESSES, Exact, one_sample, welch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats, Statistic
+    from qbench.comparison.bootstrap import Sampling
     from qbench.comparison.paired_series import Series, Unit
+    from qbench.comparison.series_estimates import Estimated
     from qbench.comparison.statistics import Estimate
     from qbench.record import Metric, Record
 
 _EXACT = ("footprint", "memory")
 _COUNTS = ("tokens", "nonfinite_share")
 _TIME_UNITS = ("s", "tokens/s")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How intervals are made."""
-
-    alpha: float = 0.05
-    """Error of each one-sided limit: 0.05 makes limits of 95 % and intervals of 90 %."""
-    resamples: int = RESAMPLES
-    seed: int = SEED
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,8 @@ def difference(
     if base is None or own.weights != base.weights:
         reason = f"the {own.unit} of the two sides are not the same ones"
         return Difference(*values, relative, None, "paired", own.unit, reason=reason)
-    return _of_pairs(own, base, values, relative=relative, sampling=sampling)
+    change = of_change(own, base, relative=relative, sampling=sampling)
+    return _made(change, values[0], values[1], own, relative=relative)
 
 
 def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Difference:
@@ -133,36 +117,18 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
     own = find_series(good[0], metric, value)
     if own is None:
         return _unknown(value, None, relative=False)
-    return _of_series(own, value, sampling)
+    return _made(of_level(own, value, sampling), value, None, own, relative=False)
 
 
-def _of_series(own: Series, value: float, sampling: Sampling) -> Difference:
-    """The level of what is computed from windows or items."""
-    units = len(own.sums)
-    if own.binary:
-        method = f"exact limits of a share of {units} {own.unit}"
-        return _of_level(value, Share(math.fsum(own.sums), units), method, own.unit, units)
-    if units < FEWEST_UNITS:
-        return _too_few(value, None, own.unit, units, FEWEST_UNITS - units, relative=False)
-    right, tokens = math.fsum(own.sums), math.fsum(own.weights)
-    if own.unit == "windows" and own.scores and min(right, tokens - right) < FEWEST_UNITS:
-        method = "exact limits of a share of tokens, few of which are other than the rest"
-        return _of_level(value, Share(right, tokens), method, own.unit, units)
-
-    def statistic(sums: list[Floats]) -> Floats:
-        return own.figure(sums[0] / sums[1])
-
-    method = f"bootstrap over {own.unit}"
-    alike = own.scores and len(set(own.sums)) == 1
-    pseudo = [(value + own.span, 1.0), (value - own.span, 1.0)] * 2 if alike else []
-    estimate = bootstrap(
-        [own.sums, own.weights],
-        statistic,
-        resamples=sampling.resamples,
-        seed=sampling.seed,
-        pseudo_units=pseudo,
+def _made(
+    found: Estimated, new: float, old: float | None, series: Series, *, relative: bool
+) -> Difference:
+    units = len(series.sums)
+    if found.short_by is not None:
+        return _too_few(new, old, series.unit, units, found.short_by, relative=relative)
+    return Difference(
+        new, old, relative, found.estimate, found.method, series.unit, units, found.reason
     )
-    return _of_level(value, estimate, method, own.unit, units)
 
 
 def _of_level(
@@ -177,76 +143,6 @@ def _of_level(
         unit=unit,
         units=units,
     )
-
-
-def _of_pairs(
-    own: Series, base: Series, values: tuple[float, float], *, relative: bool, sampling: Sampling
-) -> Difference:
-    """The change of what is computed from windows or items that both sides share."""
-    units = len(own.sums)
-    method = f"paired bootstrap over {own.unit}"
-    if not all(map(math.isfinite, (*own.sums, *base.sums))):
-        reason = f"some {own.unit} have no finite value"
-        return Difference(*values, relative, None, method, own.unit, units, reason)
-    exact = _exact_pairs(own, base, relative=relative)
-    if exact is not None:
-        return Difference(*values, relative, *exact, own.unit, units)
-    if units < FEWEST_UNITS:
-        lacking = FEWEST_UNITS - units
-        return _too_few(values[0], values[1], own.unit, units, lacking, relative=relative)
-
-    def statistic(sums: list[Floats]) -> Floats:
-        means = [part / sums[2] for part in sums[:2]]
-        if relative:
-            return own.logarithm(means[0]) - base.logarithm(means[1])
-        return own.figure(means[0]) - base.figure(means[1])
-
-    estimate = _resampled(own, base, statistic, sampling)
-    if estimate is None:
-        reason = "a relative change of what can be 0; state the margin as a number, without %"
-        return Difference(*values, relative, None, method, own.unit, units, reason)
-    return Difference(*values, relative, estimate, method, own.unit, units)
-
-
-def _exact_pairs(own: Series, base: Series, *, relative: bool) -> tuple[Estimate, str] | None:
-    """The estimate and its method where nothing need be resampled; None where it must be."""
-    units = len(own.sums)
-    if own.sums == base.sums and not own.scores:
-        return Exact(0.0), f"the same to the last bit in each of {units} {own.unit}"
-    right = math.fsum(base.sums)
-    if own.binary and base.binary and (right or not relative):
-        pairs = list(zip(own.sums, base.sums, strict=True))
-        gained, lost = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
-        shares = PairedShares(gained, lost, units, base=right / units if relative else None)
-        return shares, f"exact limits of paired shares of {units} {own.unit}"
-    if own.sums == base.sums and not relative and units >= FEWEST_UNITS:
-        shares = PairedShares(0, 0, math.fsum(own.weights), own.span)
-        return shares, f"exact limits of what differs in none of {units} {own.unit}"
-    return None
-
-
-def _resampled(
-    own: Series, base: Series, statistic: Statistic, sampling: Sampling
-) -> Estimate | None:
-    """By bootstrap; None where the statistic is not finite for every resample."""
-    apart = [mine - theirs for mine, theirs in zip(own.sums, base.sums, strict=True)]
-    few = sparse(apart, max(own.span, base.span))
-    pseudo = []
-    if few is not None:
-        weight = math.fsum(own.weights) / len(own.weights)
-        middle = math.fsum(base.sums) / len(base.sums)
-        pseudo = [(middle + few.size, middle, weight), (middle, middle + few.size, weight)] * 2
-    try:
-        found = bootstrap(
-            (own.sums, base.sums, own.weights),
-            statistic,
-            resamples=sampling.resamples,
-            seed=sampling.seed,
-            pseudo_units=pseudo,
-        )
-    except ValueError:
-        return None
-    return found if few is None else Student(found.value, found.standard_error, few.degrees)
 
 
 def _of_processes(new: list[float], old: list[float], *, relative: bool) -> Difference:

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle, condition_changes
-from qbench.comparison.differences import Sampling
 from qbench.comparison.gate_field import LEVELS, Field, look, look_over_seeds
 from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
 from qbench.errors import UsageError
@@ -142,7 +142,8 @@ class GateOutcome:
         share = 100 * (1 - self.sampling.alpha)
         return (
             f"One-sided limits of {share:g} %: exact ones for right and wrong answers, else"
-            f" {self.sampling.resamples:,} bootstrap resamples (BCa), seed {self.sampling.seed}."
+            f" {self.sampling.resamples:,} bootstrap resamples (BCa; of windows in blocks of"
+            f" neighbours), seed {self.sampling.seed}."
             " A rule holds when the whole"
             f" {100 - 2 * (100 - share):g} % interval lies inside its margin; it is broken or"
             " improved when the interval lies outside after Holm's adjustment over"

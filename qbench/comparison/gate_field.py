@@ -13,8 +13,9 @@ from qbench.comparison.seeds import difference_over_seeds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.comparison.bootstrap import Sampling
     from qbench.comparison.compare import Index
-    from qbench.comparison.differences import Difference, Sampling
+    from qbench.comparison.differences import Difference
     from qbench.comparison.gate_rules import GateRule
     from qbench.record import Metric, Record
     from qbench.spec import Cell, Item

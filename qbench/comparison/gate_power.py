@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import Sampling
 from qbench.comparison.gate_field import LEVELS, Field, look
 from qbench.comparison.power import POWER, detectable_change, units_to_find
 from qbench.comparison.statistics import Exact

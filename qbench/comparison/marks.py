@@ -18,7 +18,8 @@ from qbench.comparison.statistics import equivalence, holm, two_sided
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.differences import Difference, Sampling
+    from qbench.comparison.bootstrap import Sampling
+    from qbench.comparison.differences import Difference
     from qbench.record import Metric, Record
 
 Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]

@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from qbench.comparison.binary import Outcomes
+from qbench.comparison.bootstrap import Bootstrap
 from qbench.comparison.statistics import Student
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def detectable_change(estimate: Estimate, *, alpha: float, power: float = POWER)
     """How far from a bound the true value must lie for `power` chance of a decision.
 
     (z(1 - alpha) + z(power)) standard errors: so much margin lets an unchanged model hold, and so
-    much beyond the margin breaks it. Where the figure follows Student's t, so do the quantiles;
+    much beyond the margin breaks it. Quantiles are Student's where there are degrees of freedom;
     outcomes of right and wrong have limits of their own, and infinity where there are too few.
     """
     if isinstance(estimate, Outcomes):
@@ -79,7 +80,7 @@ def _fewest(units: int, enough: Callable[[float], bool]) -> int | None:
 
 
 def _quantile(estimate: Estimate, share: float) -> float:
-    if isinstance(estimate, Student):
+    if isinstance(estimate, Student | Bootstrap):
         from scipy.special import stdtrit
 
         return float(stdtrit(estimate.degrees, share))

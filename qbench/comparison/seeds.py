@@ -18,17 +18,17 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.comparison.bootstrap import bootstrap, sparse
+from qbench.comparison.bootstrap import Bootstrap, sparse
 from qbench.comparison.comparability import Obstacle, find_obstacle
 from qbench.comparison.differences import Difference, difference
 from qbench.comparison.paired_series import align, find_series
+from qbench.comparison.series_estimates import resample
 from qbench.comparison.statistics import Exact, Student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats
-    from qbench.comparison.differences import Sampling
+    from qbench.comparison.bootstrap import Floats, Sampling
     from qbench.comparison.paired_series import Series
     from qbench.record import Record
 
@@ -110,14 +110,12 @@ def _of_items(pairs: Sequence[tuple[Series, Series]], sampling: Sampling) -> tup
     def statistic(sums: list[Floats]) -> Floats:
         return own.factor * sums[0] / sums[1]
 
-    estimate = bootstrap(
-        [changes, own.weights],
-        statistic,
-        resamples=sampling.resamples,
-        seed=sampling.seed,
-        pseudo_units=pseudo,
-    )
-    degrees = len(changes) - 1.0 if few is None else few.degrees
+    estimate = resample([changes, own.weights], statistic, own, pseudo, sampling)
+    degrees = len(changes) - 1.0
+    if few is not None:
+        degrees = few.degrees
+    elif isinstance(estimate, Bootstrap):
+        degrees = estimate.degrees
     return estimate.standard_error**2, degrees
 
 

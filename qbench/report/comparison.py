@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
 from qbench.report.markdown_parts import bullets, escape, words_table
 
@@ -108,8 +109,9 @@ def method(comparison: Comparison) -> str:
     share = 100 * sampling.alpha
     return (
         f"Intervals of {100 - share:g} %: right and wrong answers exactly (McNemar's test at 0),"
-        f" windows and other items by paired bootstrap (BCa, {sampling.resamples:,} resamples, seed"
-        f" {sampling.seed}), times by Welch's t over processes. Better, worse or changed: the"
+        " windows by paired bootstrap in blocks of neighbours, other items by paired bootstrap"
+        f" (BCa, {sampling.resamples:,} resamples, seed {sampling.seed}), times by Welch's t over"
+        f" processes. They are about {WHAT_INTERVALS_ARE_ABOUT}. Better, worse or changed: the"
         f" difference is not 0, two-sided. Equivalent: the whole {100 - 2 * share:g} % interval"
         " lies inside the stated margin (±). Claims of each kind are adjusted by Holm over all"
         f" {comparison.tests} differences: that any of them is false has a chance of at most"

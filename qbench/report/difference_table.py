@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
 from qbench.comparison.compare import CellName, ItemName
 from qbench.comparison.compare import Row as Compared
-from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import default_allowance, mark_all, one_change
+from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
 from qbench.report.items import describe_point, items, text_titles
@@ -93,9 +94,10 @@ def how_decided() -> str:
         "Better or worse: the difference is not chance (two-sided). Equivalent: the whole"
         f" {100 - 2 * share:g} % interval lies inside the margin of the last column. Undecided:"
         " neither is shown. Right and wrong answers by exact limits (McNemar's test at 0), windows"
-        " and other items by paired bootstrap, times by Welch's t over processes, bytes exactly."
-        " Claims of each kind are adjusted by Holm over the whole table: that any of them is false"
-        f" has a chance of at most {share:g} %."
+        " by paired bootstrap in blocks of neighbours, other items by paired bootstrap, times by"
+        " Welch's t over processes, bytes exactly. Intervals are about"
+        f" {WHAT_INTERVALS_ARE_ABOUT}. Claims of each kind are adjusted by Holm over the whole"
+        f" table: that any of them is false has a chance of at most {share:g} %."
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import Sampling
 from qbench.comparison.marks import Allowance, mark_all
 from qbench.comparison.seeds import difference_over_seeds
 from qbench.comparison.verdict import amount_text

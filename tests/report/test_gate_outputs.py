@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from qbench.comparison.differences import Sampling
+from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_rules import parse_rules
 from qbench.report import gate_table, junit, step_summary, workflow_commands

@@ -1,0 +1,129 @@
+"""What windows and items say of a figure, or of its change, and how surely.
+
+Windows follow each other in a text and are resampled in blocks of neighbours; items are drawn one
+by one. The interval is about more of the same: other stretches of such a text, other items of such
+a task. Of another kind of text, or task, it says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from qbench.comparison.binary import PairedShares, Share
+from qbench.comparison.bootstrap import bootstrap, sparse
+from qbench.comparison.statistics import FEWEST_UNITS, Exact, Student
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.comparison.bootstrap import Floats, Sampling, Statistic
+    from qbench.comparison.paired_series import Series
+    from qbench.comparison.statistics import Estimate
+
+WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
+
+
+class Estimated(NamedTuple):
+    """An estimate with the method that it was made by, or why there is none."""
+
+    estimate: Estimate | None
+    method: str
+    reason: str | None = None
+    short_by: int | None = None
+    """Units that are lacking, where that is the reason."""
+
+
+def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
+    """The figure itself, which was recorded as `value`."""
+    units = len(own.sums)
+    if own.binary:
+        method = f"exact limits of a share of {units} {own.unit}"
+        return Estimated(Share(math.fsum(own.sums), units), method)
+    if units < FEWEST_UNITS:
+        return Estimated(None, "none", short_by=FEWEST_UNITS - units)
+    right, tokens = math.fsum(own.sums), math.fsum(own.weights)
+    if own.unit == "windows" and own.scores and min(right, tokens - right) < FEWEST_UNITS:
+        method = "exact limits of a share of tokens, few of which are other than the rest"
+        return Estimated(Share(right, tokens), method)
+
+    def statistic(sums: list[Floats]) -> Floats:
+        return own.figure(sums[0] / sums[1])
+
+    alike = own.scores and len(set(own.sums)) == 1
+    pseudo = [(value + own.span, 1.0), (value - own.span, 1.0)] * 2 if alike else []
+    estimate = resample((own.sums, own.weights), statistic, own, pseudo, sampling)
+    return Estimated(estimate, _method(own))
+
+
+def of_change(own: Series, base: Series, *, relative: bool, sampling: Sampling) -> Estimated:
+    """How far `own` is from `base`, which is of the same units in the same order."""
+    units = len(own.sums)
+    if not all(map(math.isfinite, (*own.sums, *base.sums))):
+        return Estimated(None, "none", f"some {own.unit} have no finite value")
+    exact = _exact(own, base, relative=relative)
+    if exact is not None:
+        return exact
+    if units < FEWEST_UNITS:
+        return Estimated(None, "none", short_by=FEWEST_UNITS - units)
+
+    def statistic(sums: list[Floats]) -> Floats:
+        means = [part / sums[2] for part in sums[:2]]
+        if relative:
+            return own.logarithm(means[0]) - base.logarithm(means[1])
+        return own.figure(means[0]) - base.figure(means[1])
+
+    changes = [mine - theirs for mine, theirs in zip(own.sums, base.sums, strict=True)]
+    few = sparse(changes, max(own.span, base.span))
+    pseudo = []
+    if few is not None:
+        weight = math.fsum(own.weights) / units
+        middle = math.fsum(base.sums) / units
+        pseudo = [(middle + few.size, middle, weight), (middle, middle + few.size, weight)] * 2
+    try:
+        found = resample((own.sums, base.sums, own.weights), statistic, own, pseudo, sampling)
+    except ValueError:
+        reason = "a relative change of what can be 0; state the margin as a number, without %"
+        return Estimated(None, "none", reason)
+    if few is not None:
+        found = Student(found.value, found.standard_error, few.degrees)
+    return Estimated(found, f"paired {_method(own)}")
+
+
+def resample(
+    columns: Sequence[Sequence[float]],
+    statistic: Statistic,
+    series: Series,
+    pseudo: Sequence[Sequence[float]],
+    sampling: Sampling,
+) -> Estimate:
+    """The bootstrap for columns of a series' units; raises ValueError as `bootstrap` does."""
+    return bootstrap(
+        columns,
+        statistic,
+        resamples=sampling.resamples,
+        seed=sampling.seed,
+        pseudo_units=pseudo,
+        ordered=series.unit == "windows" and not pseudo,
+    )
+
+
+def _exact(own: Series, base: Series, *, relative: bool) -> Estimated | None:
+    """What need not be resampled; None where it must be."""
+    units = len(own.sums)
+    if own.sums == base.sums and not own.scores:
+        return Estimated(Exact(0.0), f"the same to the last bit in each of {units} {own.unit}")
+    right = math.fsum(base.sums)
+    if own.binary and base.binary and (right or not relative):
+        pairs = list(zip(own.sums, base.sums, strict=True))
+        gained, lost = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
+        shares = PairedShares(gained, lost, units, base=right / units if relative else None)
+        return Estimated(shares, f"exact limits of paired shares of {units} {own.unit}")
+    if own.sums == base.sums and not relative and units >= FEWEST_UNITS:
+        shares = PairedShares(0, 0, math.fsum(own.weights), own.span)
+        return Estimated(shares, f"exact limits of what differs in none of {units} {own.unit}")
+    return None
+
+
+def _method(own: Series) -> str:
+    return f"block bootstrap over {own.unit}" if own.unit == "windows" else "bootstrap over items"
