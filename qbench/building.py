@@ -83,6 +83,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         load_peak=load_peak,
         load_time_s=load_time_s,
         artifact_key=job.artifact_key,
+        trust_code=job.trust_code,
     )
 
 

@@ -41,6 +41,8 @@ class Job(Frozen):
     tasks: tuple[Task, ...]
     artifact_key: str | None = None
     """Key of the training's record, which names the tuned model; None for an untuned cell."""
+    trust_code: bool = False
+    """Whether the suite lets Python of its tasks and metrics run."""
     rehearsal: tuple[str, ...] = ()
     """What the suite's rehearsal replaced and shortened; empty where it is none."""
 

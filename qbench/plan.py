@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from qbench.finetune.options import misfit
 from qbench.job import Job, Task
 from qbench.measures import measures
 from qbench.plan_calibration import resolve_calibrations
+from qbench.plan_code import code_problems
 from qbench.plan_items import CellItems
 from qbench.plan_layout import Layout, PlannedCell, references_first
 from qbench.predict.devices import as_if_on
@@ -109,6 +111,7 @@ class Plan:
             tasks=tasks,
             artifact_key=cell.artifact_key,
             rehearsal=self.suite.rehearsal,
+            trust_code=self.suite.trust_code,
         )
 
 
@@ -154,8 +157,10 @@ def make_plan(
     items, item_problems = _resolve_items(suite, models)
     data, data_problems = _resolve_data(suite, models)
     suite, text_problems = resolve_calibrations(suite, items, data)
-    if problems or item_problems or data_problems or text_problems:
-        raise SuiteError([*problems, *item_problems, *data_problems, *text_problems])
+    untrusted = code_problems(suite, chain.from_iterable(items.values()))
+    every = [*problems, *item_problems, *data_problems, *text_problems, *untrusted]
+    if every:
+        raise SuiteError(every)
     selected = suite.select(only)
     place = results / REHEARSALS if suite.rehearsal else results
     lay_out = Layout(suite, environment, place, unfit_too=unfit_too)

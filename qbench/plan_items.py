@@ -81,7 +81,7 @@ class CellItems:
         if options is not None:
             from qbench.measures.generation import test_split_item
 
-            made.append(test_split_item(options, data, self._scores()))
+            made.append(test_split_item(options, data, self._scores(), self.suite.base))
         return made
 
     def _scores(self) -> tuple[str, ...] | None:

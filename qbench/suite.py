@@ -24,6 +24,7 @@ from qbench.suite_parts import (
     read_precisions,
     read_reference,
     read_seconds,
+    read_switch,
 )
 from qbench.suite_problems import Findings, nearest
 from qbench.yaml_lines import Node, read_yaml
@@ -46,6 +47,7 @@ KEYS = (
     "exclude",
     "gate",
     "timeout_s",
+    "trust_code",
 )
 """The keys of a suite's file."""
 
@@ -73,6 +75,8 @@ class Suite(Frozen):
     """No cell that matches one of these."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Seconds one process of a cell may take."""
+    trust_code: bool = False
+    """Whether Python of its tasks and metrics runs, which did not come installed."""
     gate: tuple[GateRule, ...] = ()
     """Margins that `qbench gate` holds the results against."""
     rehearsal: tuple[str, ...] = ()
@@ -162,6 +166,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     timeout_s: float | None = DEFAULT_TIMEOUT_S
     if "timeout_s" in entries:
         timeout_s = read_seconds(findings, entries["timeout_s"])
+    trust_code = "trust_code" in entries and read_switch(findings, entries["trust_code"])
 
     rules: tuple[GateRule, ...] = ()
     if "gate" in entries:
@@ -179,6 +184,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
         include=tuple(selector for selector, _ in include),
         exclude=tuple(selector for selector, _ in exclude),
         timeout_s=timeout_s or DEFAULT_TIMEOUT_S,
+        trust_code=trust_code,
         gate=rules,
         lines=top.lines(),
     )

@@ -152,6 +152,13 @@ def read_seconds(findings: Findings, node: Node) -> float | None:
     return None
 
 
+def read_switch(findings: Findings, node: Node) -> bool:
+    """True or false; false for anything else, which is noted."""
+    if not isinstance(node.value, bool):
+        findings.add(node, "true or false", remedy=amendment(node, {"type": "boolean"}))
+    return node.value is True
+
+
 def entries_of(
     findings: Findings, node: Node, what: str, default: str | None = None
 ) -> tuple[Node, ...]:
@@ -233,8 +240,8 @@ def _original(entry: Node) -> Node | None:
 
 def _check_switches(findings: Findings, trusted: Node | None, placed: Node | None) -> None:
     """Notes what is wrong with a model's `trust_remote_code` and `device_map`."""
-    if trusted is not None and not isinstance(trusted.value, bool):
-        findings.add(trusted, "true or false", remedy=amendment(trusted, {"type": "boolean"}))
+    if trusted is not None:
+        read_switch(findings, trusted)
     if placed is not None and placed.value != "auto":
         remedy = "leave it out to keep the model on one device"
         findings.add(placed, "auto, which lays the model over all GPUs", remedy=remedy)

@@ -73,6 +73,12 @@ def suite_schema() -> Schema:
                 "default": DEFAULT_TIMEOUT_S,
                 "description": "Seconds that one process of a cell may take.",
             },
+            "trust_code": {
+                "type": "boolean",
+                "default": False,
+                "description": "Run the Python that tasks of your own name, and scripts of metrics."
+                " Read it first.",
+            },
         },
         required=["models"],
         description="Which models qbench measures, in which precisions, and how.",

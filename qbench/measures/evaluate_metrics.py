@@ -1,7 +1,8 @@
 """Any metric of the package `evaluate` by name, beside the scores that need no script of a hub.
 
 A name is a folder or file with a metric script (relative to the suite), or a metric on the hub:
-`meteor`, `owner/name`. Without a network only folders, and what was fetched before, can be loaded.
+`meteor`, `owner/name`. A script is Python: it runs only where the suite says `trust_code: true`,
+and none is fetched, so that of the hub's only those can be used that `evaluate` has loaded before.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator
 
 from qbench.errors import MeasurementError
+from qbench.measures.foreign_code import nothing_fetched
 from qbench.measures.references import SCORES
 from qbench.record import Metric
 from qbench.sources.bundled import did_you_mean
@@ -50,11 +52,13 @@ def resolve_name(name: str, base: Path) -> str:
     return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
 
 
-def evaluated(name: str, texts: Sequence[str], references: Sequence[str]) -> list[Metric]:
+def evaluated(
+    name: str, texts: Sequence[str], references: Sequence[str], *, trusted: bool
+) -> list[Metric]:
     """Every number that the metric gives, as `generation.<metric>.<key>`; or why there is none."""
     label = f"generation.{Path(name).stem if is_path(name) else name.replace('/', '.')}"
     try:
-        found = _compute(name, texts, references)
+        found = _compute(name, texts, references, trusted=trusted)
     except MeasurementError as error:
         return [Metric(name=label, unit="1", better="neither", value=None, reason=str(error))]
     return [
@@ -72,7 +76,9 @@ def evaluated(name: str, texts: Sequence[str], references: Sequence[str]) -> lis
     ]
 
 
-def _compute(name: str, texts: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+def _compute(
+    name: str, texts: Sequence[str], references: Sequence[str], *, trusted: bool
+) -> dict[str, Any]:
     try:
         import evaluate
     except ImportError as error:
@@ -81,15 +87,18 @@ def _compute(name: str, texts: Sequence[str], references: Sequence[str]) -> dict
             " evaluate, or leave it out of scores"
         ) from error
     try:
-        metric = evaluate.load(name)
-        found: dict[str, Any] | None = metric.compute(
-            predictions=list(texts), references=list(references)
-        )
+        with nothing_fetched(trusted=trusted):
+            metric = evaluate.load(name)
+            found: dict[str, Any] | None = metric.compute(
+                predictions=list(texts), references=list(references)
+            )
+    except MeasurementError:
+        raise
     except Exception as error:  # whatever a foreign script raises
         first = str(error).strip().splitlines()
         raise MeasurementError(
             f"evaluate's metric {name} cannot be computed ({type(error).__name__}:"
-            f" {first[0] if first else 'no message'}); without a network name a folder with its"
-            " script, or leave it out of scores"
+            f" {first[0] if first else 'no message'}); no script is fetched: name a folder with it,"
+            " or leave it out of scores"
         ) from error
     return found or {}

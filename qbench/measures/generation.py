@@ -72,7 +72,7 @@ class GenerationOptions(Frozen):
     """Tokens to generate, unless the model ends before."""
     scores: tuple[EvaluateName, ...] = SCORES
     """What to compute where the prompts have references: these, or metrics of `evaluate` by name or
-    folder."""
+    folder, which need the suite's `trust_code: true`."""
     scored: Scored = "whole"
     """How much of each text is scored, from its first character that is no white space: all, up to
     the first blank line, or up to the end of the line. A model that never ends needs it; what is
@@ -157,7 +157,7 @@ class Generation:
                     make_metric(METRICS, METRIC_OF_SCORE[name], found.value, reason=found.reason)
                     for name, found in scored.items()
                 ),
-                *_evaluated(texts, prompts, params["scores"]),
+                *_evaluated(texts, prompts, params["scores"], trusted=loaded.trust_code),
             ),
             series={
                 "item_tokens": [float(count) for count in tokens],
@@ -185,17 +185,17 @@ class Generation:
 
 
 def test_split_item(
-    options: GenerationOptions, data: dict[str, Any], scores: Sequence[str] | None
+    options: GenerationOptions, data: dict[str, Any], scores: Sequence[str] | None, base: Path
 ) -> Item:
     """The item for the prompts of the test split of what is tuned on, scored by its completions.
 
-    `scores` are those of the data's own recipe, None for the suite's.
+    `scores` are those of the data's own recipe, None for the suite's; paths start at `base`.
     """
     params: dict[str, Any] = {
         "data": data,
         "count": options.count,
         "new_tokens": options.new_tokens,
-        "scores": list(scores or options.scores),
+        "scores": [resolve_name(name, base) for name in scores or options.scores],
         "scored": options.scored,
         "chat_template": False,
         "batch": BATCH,
@@ -266,7 +266,9 @@ def _score(
     return found
 
 
-def _evaluated(texts: list[str], prompts: list[Prompt], wanted: Sequence[str]) -> list[Metric]:
+def _evaluated(
+    texts: list[str], prompts: list[Prompt], wanted: Sequence[str], *, trusted: bool
+) -> list[Metric]:
     """The scores that `evaluate` computes; none where the prompts have no references."""
     references = [prompt.reference for prompt in prompts if prompt.reference is not None]
     if not references:
@@ -275,7 +277,7 @@ def _evaluated(texts: list[str], prompts: list[Prompt], wanted: Sequence[str]) -
         metric
         for name in wanted
         if name not in SCORES
-        for metric in evaluated(name, texts, references)
+        for metric in evaluated(name, texts, references, trusted=trusted)
     ]
 
 

@@ -43,6 +43,8 @@ class LoadedModel:
     not tell, such as a CPU."""
     load_peak: Peak
     load_time_s: float
+    trust_code: bool = False
+    """Whether the suite lets Python of its tasks and metrics run."""
     artifact_key: str | None = None
     """Of the tuned model that the cell is, or that its training makes; None for an untuned one."""
 

@@ -155,7 +155,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
     """
     files: dict[Path, None] = {}
     for path in paths:
-        chain = _with_includes(path)
+        chain = with_includes(path)
         files.update(dict.fromkeys(chain))
         for folder in dict.fromkeys(one.parent for one in chain):
             files.update(dict.fromkeys(sorted(folder.glob("*.py"))))
@@ -193,7 +193,7 @@ def _members(listed: object) -> Iterator[str]:
             yield str(member.get("group") or member.get("task"))
 
 
-def _with_includes(path: Path) -> list[Path]:
+def with_includes(path: Path) -> list[Path]:
     """The file and those that it includes, each once."""
     found: dict[Path, None] = {}
     waiting = [path]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError, NonFiniteError
 from qbench.measures.continuation import refuse_nonfinite
+from qbench.measures.foreign_code import nothing_fetched, templates_within_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,12 +40,14 @@ def run_task(
     limit: int | None,
     few_shot: int | None,
     chat_template: bool,
+    trust_code: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
 
     `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
     when the task or its data cannot be had, or is not of a kind that can be put to this model, and
     `NonFiniteError` where the model's next token is not known for the lack of finite logits.
+    Unless `trust_code`, templates are confined and no metric's script is loaded; none is fetched.
     """
     import numpy as np
     import torch
@@ -73,24 +76,27 @@ def run_task(
     )
     # lm-eval takes the largest of numbers that are none for an answer.
     lm._model_generate = partial(lm._model_generate, logits_processor=[refuse_nonfinite])  # noqa: SLF001
-    tasks = _load(name, yaml_files)
+    with nothing_fetched(trusted=trust_code), templates_within_bounds(trusted=trust_code):
+        tasks = _load(name, yaml_files)
     for task_name, task in tasks["tasks"].items():
         _check_fit(task_name, task)
+        _check_metrics(task_name, task)
         _set_few_shot(task, few_shot)
         task.set_fewshot_seed(seeds[3])
     # Without this lm-eval would start a process for every core to resample in.
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        results = evaluate(
-            lm=lm,
-            task_dict=tasks,
-            limit=limit,
-            bootstrap_iters=BOOTSTRAP_RESAMPLES,
-            log_samples=True,
-            cache_requests=False,
-            apply_chat_template=chat_template,
-            fewshot_as_multiturn=chat_template,
-        )
+        with templates_within_bounds(trusted=trust_code):
+            results = evaluate(
+                lm=lm,
+                task_dict=tasks,
+                limit=limit,
+                bootstrap_iters=BOOTSTRAP_RESAMPLES,
+                log_samples=True,
+                cache_requests=False,
+                apply_chat_template=chat_template,
+                fewshot_as_multiturn=chat_template,
+            )
     except NonFiniteError as error:
         raise NonFiniteError(f"task {name}: {error}") from error
     prompts = {
@@ -150,6 +156,19 @@ def _check_fit(name: str, task: Any) -> None:
         raise MeasurementError(
             f"task {name} asks about images or sound; qbench measures text models: leave it out"
         )
+
+
+def _check_metrics(name: str, task: Any) -> None:
+    """Raises `MeasurementError` for a metric that lm-eval found nowhere, and would call."""
+    if getattr(task.config, "process_results", None) is not None:
+        return  # the task's own function gives the figures
+    for metric, function in getattr(task, "_metric_fn_list", {}).items():
+        if function is None:
+            raise MeasurementError(
+                f"task {name}: the metric {metric} is none of lm-eval's, and a script of the"
+                " package evaluate is fetched by no run; with `trust_code: true` in the suite one"
+                " that evaluate has loaded on this machine before is used; or leave the task out"
+            )
 
 
 def _set_few_shot(task: Any, few_shot: int | None) -> None:

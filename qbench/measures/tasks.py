@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeInt, PositiveInt
 
 from qbench.errors import MeasurementError, TextError
+from qbench.measures.foreign_code import REMEDY, code_of
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.task_index import (
     bundled_tasks,
@@ -37,7 +38,8 @@ class TasksOptions(Frozen):
     names: OneOrMoreText = ("stdlib-choice", "stdlib-completion")
     """Tasks, groups or tags: the bundled ones, those in `include`, and all that lm-eval has."""
     include: str | None = None
-    """A folder with task YAML files of your own; its path starts at the suite's folder."""
+    """A folder with task YAML files of your own; its path starts at the suite's folder. Python that
+    they name runs only with the suite's `trust_code: true`."""
     limit: PositiveInt | None = None
     """Only the first so many items of each task."""
     few_shot: NonNegativeInt | None = None
@@ -113,7 +115,16 @@ class Tasks:
                 f"task {task.name}: its files have changed since the run was planned; start the"
                 " run again"
             )
-        results, prompts = run_task(loaded, task.name, yaml_files_of(task.name, index), **params)
+        code = () if loaded.trust_code else code_of(item)
+        if code:
+            raise MeasurementError(f"task {task.name}: found {'; '.join(code)}; {REMEDY}")
+        results, prompts = run_task(
+            loaded,
+            task.name,
+            yaml_files_of(task.name, index),
+            trust_code=loaded.trust_code,
+            **params,
+        )
         outcome = make_outcome(task.name, results)
         warnings = []
         if prompts["truncated_items"]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,12 +160,12 @@ def test_a_metric_script_of_evaluate_scores_the_texts(cells: TinyCells, tmp_path
     ]
     lines = "\n".join(map(json.dumps, prompts))
     (tmp_path / "prompts.jsonl").write_text(lines, encoding="utf-8")
-    found = generate(
-        cells.load(LLAMA, "fp32"),
-        tmp_path,
-        prompts="prompts.jsonl",
-        scores=("exact_match", "./longer", "./missing"),
-    )
+    loaded = cells.load(LLAMA, "fp32")
+    asked: Any = {"prompts": "prompts.jsonl", "scores": ("exact_match", "./longer", "./missing")}
+    refused = generate(loaded, tmp_path, **asked)
+    assert values(refused)["generation.longer"] is None
+    assert "trust_code: true" in str(refused.metrics[-2].reason)
+    found = generate(replace(loaded, trust_code=True), tmp_path, **asked)
     assert values(found)["generation.longer.share"] == 0.5
     missing = next(one for one in found.metrics if one.name == "generation.missing")
     assert missing.value is None

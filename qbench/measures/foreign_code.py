@@ -1,0 +1,114 @@
+"""Python of a user's tasks and metrics: it runs only where the suite says `trust_code: true`.
+
+A task's YAML may name functions of files beside it, a metric of the package `evaluate` is a
+script, and a task's templates could reach anything from within Jinja. The tasks of lm-eval, and the
+bundled ones, came installed: they may name functions of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from qbench.errors import MeasurementError
+from qbench.measures.references import SCORES
+from qbench.measures.task_index import (
+    BUNDLED_TASKS_FOLDER,
+    known_tasks,
+    with_includes,
+    yaml_files_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from qbench.spec import Item
+
+REMEDY = "read it, then add `trust_code: true` to the suite; or leave it out"
+
+
+def code_of(item: Item) -> tuple[str, ...]:
+    """What of an item would run as Python that did not come installed, each in words."""
+    found = script_of(item.params.get("scores", ()))
+    task = item.params.get("task")
+    if isinstance(task, dict):
+        own = task["location"]
+        index = known_tasks([task["name"]], None if own is None else Path(own))
+        found += _of_tasks(yaml_files_of(task["name"], index))
+    return tuple(dict.fromkeys(found))
+
+
+def script_of(scores: Iterable[str]) -> list[str]:
+    """The scores that are scripts, each in words."""
+    return [f"the score {name}, a script of Python" for name in scores if name not in SCORES]
+
+
+def _of_tasks(paths: Sequence[Path]) -> Iterator[str]:
+    installed = [BUNDLED_TASKS_FOLDER.resolve(), *_lm_eval_folders()]
+    for path in dict.fromkeys(one for file in paths for one in with_includes(file)):
+        if any(path.is_relative_to(folder) for folder in installed):
+            continue
+        for tag, value in _scalars(path):
+            if tag == "!function":
+                place = path.parent / f"{value.rpartition('.')[0].replace('.', '/')}.py"
+                yield f"{path}, which names the Python function {value} ({place})"
+
+
+def _scalars(path: Path) -> Iterator[tuple[str | None, str]]:
+    with path.open("rb") as file:
+        for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.ScalarEvent):
+                yield event.tag, str(event.value)
+
+
+def _lm_eval_folders() -> list[Path]:
+    spec = importlib.util.find_spec("lm_eval")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return [Path(folder).resolve() for folder in folders]
+
+
+@contextmanager
+def nothing_fetched(*, trusted: bool) -> Iterator[None]:
+    """Within it `evaluate` fetches no script, and unless trusted loads none.
+
+    Raises `MeasurementError` where an untrusted one is asked for.
+    """
+    import evaluate
+
+    def refuse(name: str, *_: object, **__: object) -> None:
+        raise MeasurementError(f"the metric {name} is a script that nobody vouched for; {REMEDY}")
+
+    config: Any = evaluate.config
+    before = config.HF_EVALUATE_OFFLINE, evaluate.load
+    config.HF_EVALUATE_OFFLINE = True
+    if not trusted:
+        evaluate.load = refuse
+    try:
+        yield
+    finally:
+        config.HF_EVALUATE_OFFLINE, evaluate.load = before
+
+
+@contextmanager
+def templates_within_bounds(*, trusted: bool) -> Iterator[None]:
+    """Within it the templates of lm-eval's tasks reach nothing but their row, unless trusted."""
+    import lm_eval.utils
+    from jinja2.sandbox import SandboxedEnvironment
+
+    module: Any = lm_eval.utils
+    before = module.env
+    if not trusted:
+        module.env = SandboxedEnvironment(
+            loader=before.loader,
+            undefined=before.undefined,
+            keep_trailing_newline=before.keep_trailing_newline,
+        )
+        module.env.filters.update(before.filters)
+    try:
+        yield
+    finally:
+        module.env = before

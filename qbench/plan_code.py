@@ -1,0 +1,34 @@
+"""Python that a suite's tasks and metrics would run: refused before anything is planned with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.foreign import visible
+from qbench.measures.foreign_code import code_of, script_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qbench.errors import Problem
+    from qbench.spec import Item
+    from qbench.suite import Suite
+
+_EXPECTED = "no Python that did not come installed"
+_REMEDY = "read it and add `trust_code: true` to the suite, which lets it run; or leave it out"
+
+
+def code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:
+    """Each piece of foreign Python that the suite does not vouch for, at the key that names it.
+
+    `items` are those that the suite's measurements ask for.
+    """
+    if suite.trust_code:
+        return []
+    found = [(f"measure.{item.measurement}", what) for item in items for what in code_of(item)]
+    recipe = None if suite.finetune is None else suite.finetune.data.recipe
+    found += [("finetune.data.recipe", what) for what in script_of(getattr(recipe, "scores", ()))]
+    return [
+        suite.problem(path, visible(what), _EXPECTED, _REMEDY)
+        for path, what in dict.fromkeys(found)
+    ]
