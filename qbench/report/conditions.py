@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qbench.report.changes import fingerprint
+from qbench.comparison.comparability import fingerprint
 from qbench.report.items import describe_params
 
 if TYPE_CHECKING:

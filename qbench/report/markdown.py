@@ -37,8 +37,9 @@ _HOW_TO_READ_DETAILS = (
     ),
     HOW_TO_READ,
     (
-        "The 95 % interval of a change of perplexity is paired over the windows of the text "
-        "(normal approximation): it says how far the change may stray on other text of this kind."
+        "The 95 % interval of a change of perplexity is that of the table of differences: paired, "
+        "over blocks of neighbouring windows. It says how far the change may stray on other text "
+        "of this kind."
     ),
 )
 _UNITS = (
