@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from qbench.plan_needs import cell_need
+from qbench.predict.peaks import training_tokens
 from qbench.report.units import choose_scale
 
 if TYPE_CHECKING:
@@ -41,16 +42,17 @@ def render_kinds(plan: Plan) -> RenderableType:
 
 def _lines(planned: PlannedCell, need: CellNeed) -> tuple[str, ...]:
     lines = []
-    is_training = planned.cell.tuning is not None and planned.cell.deploy is None
+    tuning = planned.cell.tuning if planned.cell.deploy is None else None
     static = planned.predicted
-    if static is not None and not is_training:
+    if static is not None and tuning is None:
         kinds = {name: f"{size:,}" for name, size in static.model_dump().items() if size}
         lines.append(f"static, {static.total:,} bytes: {_listed(kinds)}")
     peak = need.peak
     if peak is not None and peak.total is not None:
         sizes = {name: _size(size) for name, size in peak.kinds.items() if size}
         paged = f", of which {_size(peak.paged)} can be paged out" if peak.paged else ""
-        lines.append(f"{peak.phase}, {_size(peak.total)}: {_listed(sizes)}{paged}")
+        of = f" on {training_tokens(tuning, planned.model)} tokens a sequence" if tuning else ""
+        lines.append(f"{peak.phase}{of}, {_size(peak.total)}: {_listed(sizes)}{paged}")
     return tuple(lines)
 
 

@@ -18,6 +18,7 @@ from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bi
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
 from qbench.predict.devices import RESERVED_BYTES
+from qbench.predict.peaks import training_tokens
 from qbench.report.units import choose_scale, counted
 from qbench.spec import slugify
 from qbench.store import read_folder
@@ -196,6 +197,19 @@ def _need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Text]:
     if any(need.bytes is not None for need in needs):
         free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
         text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
+        lines.append(Text(text, style="dim"))
+    lengths = sorted(
+        {
+            training_tokens(cell.cell.tuning, cell.model)
+            for cell, need in zip(plan.cells, needs, strict=True)
+            if cell.cell.tuning is not None and cell.cell.deploy is None and need.bytes is not None
+        }
+    )
+    if lengths:
+        text = (
+            "peak of a training: of the longest sequences that its options allow"
+            f" ({' or '.join(map(str, lengths))} tokens); shorter data takes less"
+        )
         lines.append(Text(text, style="dim"))
     packed = {
         cell.cell.precision.label: f"{bits:.2f}"

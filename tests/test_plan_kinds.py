@@ -42,6 +42,7 @@ def test_static_bytes_and_peaks_by_kind(workplace: Workplace) -> None:
     # 27,262,976 weights of four bytes; two moments of each, all but small tensors' in pages.
     assert "adapters 104.00 MiB, gradients 104.00 MiB, optimizer state 208.00 MiB" in text
     assert "can be paged out" in text
+    assert "training on 512 tokens a sequence, " in text
     # A model that was merged holds what one that was never tuned does.
     assert "--qlora-nf4-dq--merged static, 14,483,464,704 bytes" in text
 

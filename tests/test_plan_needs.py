@@ -127,6 +127,10 @@ def test_the_table_says_what_fits_a_named_gpu(workplace: Workplace) -> None:
     assert "time: not known" in told
     larger = " ".join(workplace.call("plan", "suite.yaml", "--gpu", "h200").output.split())
     assert "disk: tuned weights 27.1 GiB, merged checkpoints 13.5 GiB" in larger
+    assert "sequences that its options allow (512 or 2048 tokens); shorter data takes" in told
+    untuned = MISTRAL.partition("finetune:")[0] + "measure: {memory: }\n"
+    workplace.write("untuned.yaml", untuned)
+    assert "peak of a training" not in workplace.call("plan", "untuned.yaml").output
 
 
 def test_a_gpu_that_is_not_known_is_told(workplace: Workplace) -> None:

@@ -3,7 +3,9 @@
 The forward pass of a linear layer rounds its weights (and, where the format does, its inputs) to
 the levels of the integer format; the backward pass takes the rounding for the identity, so that
 the weights behind it, in fp32, learn (Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018,
-arXiv 1712.05877). Conversion then rounds these weights to the very codes that were trained with.
+arXiv 1712.05877). A value that is clipped to the last level gets no gradient in that step: of
+symmetric formats that is the largest of a block where it is positive. Conversion then rounds these
+weights to the very codes that were trained with.
 
 With a rank, LoRA's adapters are trained in the place of all weights, through the same rounding.
 

@@ -32,7 +32,9 @@ class Grid:
     """Rounds a tensor to an integer format's levels; the gradient passes as if nothing was done.
 
     Scales are found anew at each call, from the smallest and largest value of each block, so that
-    no value lies beyond the last level by more than half a step.
+    no value lies beyond the last level by more than half a step. What does is clipped, and gets no
+    gradient from that pass: of a symmetric format a block's largest value where it is positive,
+    since the levels end half a step below it (at 7 of 7.5 in 4 bits); of an asymmetric one nothing.
     """
 
     bits: int

@@ -22,7 +22,7 @@ from qbench.predict.training import predict_training
 
 if TYPE_CHECKING:
     from qbench.predict.inference import InferenceBytes
-    from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel
+    from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
 
 _TIMED = frozenset({"memory", "latency"})
 _SCORED = frozenset({"quality"})
@@ -160,18 +160,23 @@ def training_peak(
     return Peak("training", kinds, paged=found.paged, device=device)
 
 
+def training_tokens(tuning: TuningRef, model: ResolvedModel) -> int:
+    """The longest sequence that a training's options allow, which its predicted peak is of."""
+    options = methods()[tuning.method].options.model_validate(tuning.options)
+    return sequence_tokens(options, model.context_tokens)
+
+
 def _training_peak(cell: Cell, model: ResolvedModel, item: Item | None, device: str) -> Peak | None:
     """At the longest sequence that the options allow, as the data's own is not known yet."""
     if cell.tuning is None or (item is not None and item.measurement != "training"):
         return None
     options = methods()[cell.tuning.method].options.model_validate(cell.tuning.options)
-    tokens = sequence_tokens(options, model.context_tokens)
     return training_peak(
         model,
         cell.tuning.method,
         cell.tuning.precision,
         cell.tuning.options,
-        tokens=tokens,
+        tokens=training_tokens(cell.tuning, model),
         padded=not options.packing,
         device=device,
     )

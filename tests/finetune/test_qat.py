@@ -136,6 +136,24 @@ def test_the_gradient_passes_the_rounding() -> None:
     assert weight.grad.tolist() == [[1.0, 2.0, 3.0, 4.0]]
 
 
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+def test_a_clipped_value_gets_no_gradient(mapping: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(200, 64, generator=generator).requires_grad_()
+    coming = torch.randn(200, 64, generator=generator)
+    options = IntegerOptions(bits=4, dtype="fp32", mapping=mapping, granularity="group", group=32)
+    (found,) = torch.autograd.grad(weight_grid(options)(weight), weight, coming)
+    # 15 steps from end to end: symmetric levels reach from -8 to 7, the largest value is at 7.5,
+    # which rounds to 8 or, by an error of fp32's, to 7.
+    blocks = weight.detach().reshape(-1, 32)
+    highest = (blocks == blocks.abs().amax(dim=1, keepdim=True)).reshape(weight.shape)
+    stopped = found == 0
+    assert not (stopped & ~highest).any()
+    share = (stopped & highest).sum() / highest.sum()
+    assert 0.5 < share < 1 if mapping == "symmetric" else share == 0
+    torch.testing.assert_close(found[~stopped], coming[~stopped])
+
+
 def test_every_weight_is_trained(base: Path) -> None:
     before = dict(load_fresh(base, "fp32").model.named_parameters())
     done = qat(base, integer(bits=4))
