@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from qbench.environment import hub_reachable
 from qbench.errors import ModelError
 from qbench.measures.task_index import known_tasks, yaml_files_of
 from qbench.preflight_obstacle import Obstacle
+from qbench.sources.hub import data_folder, hub_folder
 from qbench.sources.texts import DATASETS
 
 if TYPE_CHECKING:
@@ -145,13 +145,10 @@ def _read(file: Path) -> str:
 
 def _is_cached(repository: str) -> bool:
     """Whether the data set's rows, or its files, are in the caches of the hub's libraries."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    prepared = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
-    files = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     names = {repository.replace("/", "___").casefold()}
-    if any(one.name.casefold() in names for one in _folders(prepared)):
+    if any(one.name.casefold() in names for one in _folders(data_folder())):
         return True
-    snapshots = files / f"datasets--{repository.replace('/', '--')}" / "snapshots"
+    snapshots = hub_folder() / f"datasets--{repository.replace('/', '--')}" / "snapshots"
     return any(True for _ in _folders(snapshots))
 
 

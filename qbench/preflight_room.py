@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
@@ -16,9 +14,11 @@ from qbench.predict.static import predicted_bytes
 from qbench.preflight_obstacle import Obstacle
 from qbench.report.units import counted
 from qbench.sources.cache import cache_folder
+from qbench.sources.hub import hub_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from qbench.job import Job
     from qbench.plan import Plan
@@ -94,7 +94,7 @@ def disk_obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obsta
     """Disks without room for downloads, tuned and merged models, and reference states."""
     run = replace(plan, selected=frozenset(job.cell.slug for job in jobs))
     uses = [
-        _Use(cache_folder() if need.is_cache else _hub_folder(), need.what, need.bytes)
+        _Use(cache_folder() if need.is_cache else hub_folder(), need.what, need.bytes)
         for need in disk_needs(run)
     ]
     uses += [
@@ -166,11 +166,6 @@ def _states_bytes(job: Job) -> int:
     ]
     tokens = sum(_TEXT_TOKENS for text in texts if text.get("kind") == "hub")
     return 2 * decoder.hidden * tokens
-
-
-def _hub_folder() -> Path:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
 
 
 def _existing(folder: Path) -> Path:

@@ -152,6 +152,15 @@ def training_shape(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str
         return None, (
             f"the activations of {model_type} are not known, only those of {', '.join(MODEL_TYPES)}"
         )
+    try:
+        return _stated(config, model_type)
+    except KeyError as error:
+        return None, f"config.json does not state {error.args[0]}"
+    except (TypeError, ValueError, ArithmeticError) as error:
+        return None, f"config.json states sizes that do not go together ({error})"
+
+
+def _stated(config: Mapping[str, Any], model_type: str) -> tuple[TrainingShape | None, str | None]:
     if model_type == "gpt2":
         return _gpt2(config)
     if model_type == "opt":

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from qbench.errors import MeasurementError
+from qbench.errors import MeasurementError, TextError
 from qbench.measures.foreign_code import nothing_fetched
 from qbench.measures.references import SCORES
 from qbench.record import Metric
 from qbench.sources.bundled import did_you_mean
+from qbench.sources.paths import written_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +49,16 @@ def is_path(name: str) -> bool:
 
 
 def resolve_name(name: str, base: Path) -> str:
-    """The name, a path made absolute from `base`, the suite's folder."""
-    return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
+    """The name, a path made absolute from `base`, the suite's folder.
+
+    Raises `TextError` for a text that can be no path.
+    """
+    if not is_path(name):
+        return name
+    try:
+        return str(written_path(name, base, TextError).resolve())
+    except TextError as error:
+        raise TextError(f"scores: {error}") from error
 
 
 def evaluated(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from qbench.foreign import read_bounded
 from qbench.sources.bundled import BUNDLED_FOLDER
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.fingerprint import files_sha256
@@ -23,6 +24,8 @@ from qbench.sources.fingerprint import files_sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_LARGEST_BYTES = 2**24
+"""Of a task's YAML file."""
 BUNDLED_TASKS_FOLDER = BUNDLED_FOLDER / "tasks"
 
 
@@ -225,8 +228,11 @@ def _read_yaml(path: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     """A file's own keys; functions stay names."""
-    with path.open("rb") as file:
-        parsed = yaml.load(file, _Loader)  # noqa: S506 - a safe loader, with one more tag
+    contents = read_bounded(path, _LARGEST_BYTES)
+    try:
+        parsed = yaml.load(contents, _Loader)  # noqa: S506 - a safe loader, with one more tag
+    except RecursionError as error:
+        raise ValueError("values too deep within one another") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{path} holds no keys")  # noqa: TRY004 - the file, not a caller, is wrong
     return parsed

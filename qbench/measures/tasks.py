@@ -23,6 +23,7 @@ from qbench.measures.task_index import (
 )
 from qbench.measures.task_results import METRICS, make_outcome
 from qbench.measures.task_run import COMMAND_SEEDS, run_task
+from qbench.sources.paths import written_path
 from qbench.spec import Frozen, Item, slugify
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Tasks:
 def _own_folder(include: str | None, base: Path) -> Path | None:
     if include is None:
         return None
-    folder = (base / Path(include).expanduser()).resolve()
+    folder = written_path(include, base, TextError).resolve()
     if not folder.is_dir():
         raise TextError(
             f"include: {include}: no such folder ({folder}); expected a folder with task YAML"

@@ -13,17 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from qbench.atomic import write_atomically
+from qbench.errors import UsageError
 from qbench.record import content_key
+from qbench.sources.paths import written_path
 
 
 def cache_folder() -> Path:
-    """`$QBENCH_CACHE`, else the platform's cache folder for qbench; it need not exist yet."""
+    """`$QBENCH_CACHE`, else the platform's cache folder for qbench; it need not exist yet.
+
+    Raises `UsageError` where the variable names what can be no folder.
+    """
     chosen = os.environ.get("QBENCH_CACHE")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return _chosen_folder(chosen)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("qbench"))
+
+
+def _chosen_folder(chosen: str) -> Path:
+    try:
+        return written_path(chosen, Path.cwd(), UsageError)
+    except UsageError as error:
+        raise UsageError(f"QBENCH_CACHE: {error}") from error
 
 
 def cache_size_bytes() -> int:

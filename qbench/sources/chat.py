@@ -41,7 +41,21 @@ def read_messages(messages: Any, place: str) -> list[Message]:
             raise TextError(
                 f"{place}: message {number} has no text under role or content; {expected}"
             )
+        for part in ("role", "content"):
+            unicode_text(message[part], f"{place}: message {number}")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def unicode_text(text: str, place: str) -> str:
+    """The text itself; raises `TextError` for one that no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"{place}: holds half of a surrogate pair, which no UTF-8 file can hold; write the"
+            " whole character"
+        ) from error
+    return text
 
 
 def write_chat(tokenizer: Any, before: list[Message], answer: Message, place: str) -> ChatText:

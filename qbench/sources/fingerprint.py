@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,13 @@ _SETTLED_S = 2.0
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's contents; raises `OSError` when it cannot be read."""
+    """Hexadecimal sha256 of a file's contents; raises `OSError` when it cannot be read.
+
+    A pipe is not waited for, and a device that never ends is not read.
+    """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     if status.st_size < _BIG_BYTES:
         return _hash(path)
     identity = {

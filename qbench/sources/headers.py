@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qbench.errors import ModelError
+from qbench.foreign import in_one_line, read_bounded
+from qbench.sources.model_config import LARGEST_BYTES
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -63,9 +65,8 @@ def weight_files(folder: Path) -> list[Path]:
                 " copy or download the model again, completely"
             )
         return [folder / name for name in names]
-    raise ModelError(
-        no_weights_message(str(folder), [path.name for path in sorted(folder.iterdir())])
-    )
+    files = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
+    raise ModelError(no_weights_message(str(folder), files))
 
 
 def shard_names(index: object, place: str) -> list[str]:
@@ -76,7 +77,21 @@ def shard_names(index: object, place: str) -> list[str]:
             f"{place}: found no weight_map; expected an object from tensor names to file names;"
             " copy or download the model again"
         )
-    return sorted({str(name) for name in weight_map.values()})
+    names = set()
+    for name in weight_map.values():
+        # Names as they stand in files that others made: shown on terminals, opened as files.
+        if not isinstance(name, str) or not name.isprintable() or not _stays_inside(name):
+            raise ModelError(
+                f"{place}: names the file {in_one_line(json.dumps(name))}; expected names of files"
+                " beside it; copy or download the model again"
+            )
+        names.add(name)
+    return sorted(names)
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def no_weights_message(place: str, names: list[str]) -> str:
@@ -165,8 +180,8 @@ def parse_header(header: object, place: str, *, data_start: int) -> dict[str, St
         if name == "__metadata__":
             continue
         try:
-            dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-            start, end = (int(offset) for offset in entry["data_offsets"])
+            dtype, shape = str(entry["dtype"]), tuple(map(_whole, entry["shape"]))
+            start, end = map(_whole, entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(place, f"a header entry {name} without type, shape or place") from error
         bits = _BITS.get(dtype)
@@ -177,6 +192,12 @@ def parse_header(header: object, place: str, *, data_start: int) -> dict[str, St
             )
         tensors[name] = StoredTensor(dtype, shape, data_start + start, data_start + end, place)
     return tensors
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"found {value!r}; expected a whole number")
+    return value
 
 
 def same_values(first: StoredTensor, second: StoredTensor) -> bool:
@@ -200,7 +221,7 @@ def _total(shape: tuple[int, ...], bits: int | None) -> int:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, LARGEST_BYTES))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

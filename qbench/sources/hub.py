@@ -8,12 +8,14 @@ slow, and most runs are of local models. It reads its settings (`HF_ENDPOINT`, `
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError, QbenchError
+from qbench.foreign import read_bounded
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.headers import (
     ADAPTER_CONFIG,
@@ -24,7 +26,7 @@ from qbench.sources.headers import (
     no_weights_message,
     weight_files,
 )
-from qbench.sources.model_config import parse_config
+from qbench.sources.model_config import LARGEST_BYTES, parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,23 @@ _REMEDIES = {
     "HfHubHTTPError": "the hub answered {status} ({found}); try again later, or give a folder",
 }
 """Messages by the exceptions of `huggingface_hub.errors`, those derived before what they are."""
+
+
+def hub_folder() -> Path:
+    """Where the hub's library keeps what it downloads, as the environment says."""
+    return _folder("HF_HUB_CACHE", "hub")
+
+
+def data_folder() -> Path:
+    """Where the package datasets keeps the rows of data sets, as the environment says."""
+    return _folder("HF_DATASETS_CACHE", "datasets")
+
+
+def _folder(variable: str, name: str) -> Path:
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    chosen = os.environ.get(variable, os.path.join(home, name))  # noqa: PTH118 - as the library
+    # Leaves a user that is not known as it is written, as the library does.
+    return Path(os.path.expanduser(chosen))  # noqa: PTH111
 
 
 class HubUnreachableError(ModelError):
@@ -132,7 +151,7 @@ def describe_remote(repo: str, revision: str | None) -> RemoteModel:
         files = _remote_headers(api, repo, commit)
     return RemoteModel(
         commit=commit,
-        config=parse_config(config_path.read_bytes(), str(config_path)),
+        config=parse_config(read_bounded(config_path, LARGEST_BYTES), str(config_path)),
         config_folder=config_path.parent,
         tensors={name: tensor for tensors in files.values() for name, tensor in tensors.items()},
         disk_bytes=sum(sizes.get(name, 0) for name in files),

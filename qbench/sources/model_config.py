@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
+from qbench.foreign import in_one_line, read_bounded
+from qbench.sources.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +21,16 @@ _CONTEXT_KEYS = (
     "max_sequence_length",
     "seq_length",
 )
+_SIZES = (
+    "ffn_dim", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "n_embd",
+    "n_head", "n_inner", "n_layer", "n_positions", "num_attention_heads", "num_hidden_layers",
+    "num_key_value_heads", "vocab_size", "word_embed_proj_dim",
+)  # fmt: skip
+"""What is counted in architectures that qbench knows by heart."""
+_LARGEST_SIZE = 2**31
+_MOST_LAYERS = 10_000
+LARGEST_BYTES = 2**26
+"""Of a JSON file in a model's folder; the index of a thousand shards has a hundredth of it."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -34,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             else "; check the path, or save the model there with save_pretrained"
         )
         raise ModelError(f"{folder}: found no config.json; expected a model folder{hint}")
-    return parse_config(path.read_bytes(), str(path))
+    return parse_config(read_bounded(path, LARGEST_BYTES), str(path))
 
 
 def parse_config(contents: bytes, place: str) -> dict[str, Any]:
@@ -57,11 +70,14 @@ def parse_config(contents: bytes, place: str) -> dict[str, Any]:
 def check_config(config: dict[str, Any], place: str) -> str:
     """The architecture; raises `ModelError` for a model that qbench cannot take as it is."""
     architecture = config.get("model_type")
-    if not isinstance(architecture, str) or not architecture:
+    if not isinstance(architecture, str) or not re.fullmatch(r"[\w.-]{1,100}", architecture):
+        found = "no model_type" if not architecture else f"model_type {_shown(architecture)}"
         raise ModelError(
-            f"{place}: config.json has no model_type; expected the architecture's name, such as"
+            f"{place}: config.json has {found}; expected the architecture's name, such as"
             " llama; save the model with a current version of transformers"
         )
+    if architecture in ARCHITECTURES:
+        _check_sizes(config, place)
     if config.get("transformers_weights") is not None:
         raise ModelError(
             f"{place}: config.json names its file of weights itself (transformers_weights);"
@@ -69,6 +85,23 @@ def check_config(config: dict[str, Any], place: str) -> str:
             " model.safetensors and remove the key"
         )
     return architecture
+
+
+def _check_sizes(config: dict[str, Any], place: str) -> None:
+    """Raises `ModelError` for a size that is none, where each is one number for all layers."""
+    for key in _SIZES:
+        size = config.get(key)
+        most = _MOST_LAYERS if key in {"num_hidden_layers", "n_layer"} else _LARGEST_SIZE
+        if size is not None and not (type(size) is int and 0 < size <= most):
+            raise ModelError(
+                f"{place}: config.json has {key}: {_shown(size)}; expected a whole number from 1 to"
+                f" {most:,}; copy or download it again"
+            )
+
+
+def _shown(value: object) -> str:
+    """A value as JSON writes it, short enough for a message."""
+    return in_one_line(json.dumps(value))
 
 
 def context_tokens(config: dict[str, Any]) -> int | None:

@@ -20,6 +20,7 @@ from qbench.sources.headers import (
 )
 from qbench.sources.known_configs import HUB_IDS, known_configs, known_name
 from qbench.sources.model_config import check_config, context_tokens, read_config
+from qbench.sources.paths import written_path
 from qbench.sources.random_models import (
     RANDOM_PREFIX,
     config_folder,
@@ -171,7 +172,7 @@ def _nearest_case(wrong: str) -> str:
 
 def _local_folder(source: str, base: Path) -> Path | None:
     """The folder that a source means, whether it exists or not; None for a hub id."""
-    path = base / Path(source).expanduser()
+    path = written_path(source, base, ModelError)
     if source.startswith((".", "/", "~")) or (source and path.is_dir()):
         return path.resolve()
     return None

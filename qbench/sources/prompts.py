@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from qbench.errors import TextError
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX, did_you_mean
+from qbench.sources.paths import written_path
 from qbench.sources.texts import read_text, resolve_text
 from qbench.spec import Frozen, slugify
 
@@ -73,7 +74,7 @@ def resolve_prompts(source: str | tuple[str, ...], *, count: int, base: Path) ->
         kind, path = "bundled", _bundled(source)
         location = path.stem
     else:
-        path = (base / Path(source).expanduser()).resolve()
+        path = written_path(source, base, TextError)
         location = str(path)
         _check_suffix(source, path)
     prompts = _read_file(path, source)[:count]

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from qbench.errors import TextError
 from qbench.sources.bundled import did_you_mean
-from qbench.sources.chat import Taken, read_messages, write_chat
+from qbench.sources.chat import Taken, read_messages, unicode_text, write_chat
 from qbench.sources.rows import JsonRow
 from qbench.spec import Frozen
 
@@ -141,8 +141,8 @@ def render(
     if recipe == "chat":
         return _render_chat(row, place, tokenizer)
     templates = _TEMPLATES[recipe] if isinstance(recipe, str) else recipe
-    prompt = _fill(templates.prompt, recipe, row, place)
-    completion = _fill(templates.completion, recipe, row, place)
+    prompt = unicode_text(_fill(templates.prompt, recipe, row, place), place)
+    completion = unicode_text(_fill(templates.completion, recipe, row, place), place)
     return Rendered(
         key=prompt if prompt.strip() else completion,
         prompt=prompt,

@@ -37,10 +37,13 @@ def once_retyped(path: Path, seen: Peek | None) -> bool:
     if not seen.whole:
         return True
     columns: dict[str, list[Any]] = {}
-    for row in seen.rows:
-        for name, value in row.items():
-            for place, leaf in _leaves(name, value):
-                columns.setdefault(place, []).append(leaf)
+    try:
+        for row in seen.rows:
+            for name, value in row.items():
+                for place, leaf in _leaves(name, value):
+                    columns.setdefault(place, []).append(leaf)
+    except RecursionError:  # values so deep that they are best told apart
+        return True
     if SUFFIXES[path.suffix.lower()] == "csv":
         return len(seen.rows) > _CHUNK_ROWS or any(map(_of_csv, columns.values()))
     return any(map(_of_json, columns.values()))

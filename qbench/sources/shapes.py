@@ -218,7 +218,11 @@ def _tie(
 def _rotary_frequencies(config: Mapping[str, Any]) -> int | None:
     """Length of the rotary buffers, half the width of a head; None for partial or other kinds."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
+    if not isinstance(rope, dict):
+        return None
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(kind, str):
+        return None
     partial = config.get("partial_rotary_factor", rope.get("partial_rotary_factor"))
     if kind not in _FULL_ROTARY_TYPES or partial not in (None, 1, 1.0):
         return None

@@ -190,8 +190,7 @@ class _Draft:
 
 
 def _digest(text: str, before: bytes = b"") -> bytes:
-    # A file may hold halves of surrogate pairs, which have no UTF-8.
-    return hashlib.sha256(before + " ".join(text.split()).encode(errors="replace")).digest()
+    return hashlib.sha256(before + " ".join(text.split()).encode()).digest()
 
 
 class _Reader:

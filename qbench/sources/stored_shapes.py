@@ -9,6 +9,7 @@ Its tensors stand beside the shape that the model has unquantized:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
@@ -36,7 +37,7 @@ def quantization_method(config: Mapping[str, Any], place: str) -> str | None:
         return None
     if isinstance(quantized, dict):
         method = quantized.get("quant_method")
-        if isinstance(method, str) and method:
+        if isinstance(method, str) and re.fullmatch(r"[\w.-]{1,100}", method):
             return method.lower()
         if quantized.get("load_in_4bit") or quantized.get("load_in_8bit"):
             return "bitsandbytes"

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qbench.errors import TextError
+from qbench.foreign import read_bounded
 from qbench.sources.bundled import PREFIX, bundled_texts, did_you_mean
+from qbench.sources.paths import written_path
 from qbench.spec import Frozen, slugify
 
+LARGEST_BYTES = 2**31
+"""Of a text: it is held in memory whole."""
 _TEXT_SUFFIXES = (".txt", ".md", ".raw")
 
 
@@ -84,7 +88,7 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
         return ResolvedText(
             name=name, source=source, kind="bundled", location=name, fingerprint=fingerprint
         )
-    path = base / Path(source).expanduser()
+    path = written_path(source, base, TextError)
     looks_like_file = source.startswith((".", "/", "~")) or source.endswith(_TEXT_SUFFIXES)
     # A folder in the way must not hide a data set of the same name.
     if looks_like_file or path.is_file():
@@ -130,7 +134,7 @@ def read_text(text: ResolvedText) -> str:
 def _read_file(path: Path, source: str) -> tuple[str, str]:
     """The decoded text and the sha256 of the file."""
     try:
-        contents = path.read_bytes()
+        contents = read_bounded(path, LARGEST_BYTES)
     except FileNotFoundError as error:
         raise TextError(
             f"{source}: no such file ({path.absolute()}); expected a UTF-8 text file; check the"

@@ -14,6 +14,7 @@ from qbench.errors import TextError
 from qbench.record import content_key
 from qbench.sources.bundled import PREFIX, bundled_instruct, did_you_mean
 from qbench.sources.fingerprint import file_sha256
+from qbench.sources.paths import written_path
 from qbench.sources.recipes import Recipe, recipe_text, render
 from qbench.sources.retyped import once_retyped
 from qbench.sources.rows import SUFFIXES, open_file, open_hub, peek, suffixes_in_words
@@ -87,13 +88,13 @@ def resolve_tuning_data(options: TuningDataOptions, *, base: Path) -> ResolvedTu
     not have the recipe's columns or too few rows.
     """
     source = options.dataset
-    path = base / Path(source).expanduser()
+    path = written_path(source, base, TextError)
     if source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
         return _resolve_file(options, "bundled", _bundled(source), name)
     looks_like_file = source.startswith((".", "/", "~")) or path.suffix.lower() in SUFFIXES
     if looks_like_file or path.is_file():
-        return _resolve_file(options, "file", path.resolve(), str(path.resolve()))
+        return _resolve_file(options, "file", path, str(path))
     hub = _HUB_ID.fullmatch(source)
     if hub is None:
         names = [PREFIX + name for name in bundled_instruct()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -15,7 +16,10 @@ import pytest
 import qbench
 from qbench.errors import ModelError
 from qbench.sources.cache import cache_folder, cache_size_bytes, read_cached, write_cached
+from qbench.sources.headers import read_headers, weight_files
+from qbench.sources.model_config import read_config
 from qbench.sources.models import fetch_model, parse_model, resolve_model
+from qbench.sources.shapes import shape_from_headers
 from tests.tiny_models import ARCHITECTURES, make_tiny_model
 
 if TYPE_CHECKING:
@@ -249,7 +253,9 @@ def test_weights_under_a_name_of_their_own(copy: Path) -> None:
         ("\xff", "no valid JSON|model_type"),
         ("[]", "found a JSON list"),
         ("{}", "no model_type"),
-        ('{"model_type": 3}', "no model_type"),
+        ('{"model_type": 3}', "model_type 3"),
+        ('{"model_type": "\\u001b[31mllama"}', r'model_type "\\u001b.31mllama"'),
+        ("[" * 100_000, "no valid JSON"),
     ],
 )
 def test_unusable_config(copy: Path, contents: str, message: str) -> None:
@@ -257,6 +263,74 @@ def test_unusable_config(copy: Path, contents: str, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         resolve(copy)
     assert str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["head_dim", "intermediate_size", "num_hidden_layers", "vocab_size"]
+)
+@pytest.mark.parametrize("value", ["8", {"a": 1}, [8, 8], -1, 0, 8.5, True, float("inf"), 10**18])
+def test_a_size_that_is_none(copy: Path, key: str, value: Any) -> None:
+    edit_config(copy, **{key: value})
+    with pytest.raises(ModelError, match=rf"config\.json has {key}: .*; expected a whole number"):
+        resolve(copy)
+
+
+@pytest.mark.parametrize(
+    "value", [["llama3"], {"rope_type": {"a": 1}}, {"rope_type": ["a"]}, "linear", 3]
+)
+def test_a_rotary_scaling_that_is_none(llama_folder: Path, value: Any) -> None:
+    """The shape is not known by heart: transformers is asked for it, and says what is wrong."""
+    tensors = read_headers(weight_files(llama_folder))
+    config = {**read_config(llama_folder), "rope_parameters": value}
+    assert shape_from_headers(tensors, config, "here") is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_a_configuration_that_leaves_sizes_out(tmp_path: Path, architecture: str) -> None:
+    from qbench.finetune.training_shape import training_shape
+
+    path = make_tiny_model(tmp_path, architecture) / "config.json"
+    config = json.loads(path.read_text())
+    for key in list(config):
+        shorter = {name: value for name, value in config.items() if name != key}
+        shape, reason = training_shape(shorter)
+        assert shape is not None or reason is not None
+        if key in {"num_attention_heads", "n_head"}:
+            assert reason == f"config.json does not state {key}"
+            path.write_text(json.dumps(shorter))
+            assert resolve(tmp_path).fingerprint
+    for value in ("x", [1], {}):
+        shape, reason = training_shape({**config, "num_attention_heads": value, "n_head": value})
+        assert shape is None
+        assert reason is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\x1b[31mred", "a\nb", "../model.safetensors", "/etc/passwd", "", 3, None, ["a"], "a\u202eb"],
+)
+def test_an_index_that_names_what_is_no_file_beside_it(copy: Path, name: Any) -> None:
+    (copy / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"a": name}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"index\.json: names the file") as caught:
+        resolve(copy)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("device", [None, "/dev/zero"])
+def test_a_models_file_behind_what_is_no_file(copy: Path, name: str, device: str | None) -> None:
+    (copy / name).unlink()
+    if device is None:
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to(device)
+    if name == "tokenizer.json":
+        assert resolve(copy).shape is not None
+        return
+    with pytest.raises(ModelError, match=r"found no (config\.json|weights)"):
+        resolve(copy)
 
 
 def test_already_quantized(copy: Path) -> None:
@@ -298,6 +372,16 @@ def safetensors_file(header: bytes, data: bytes = b"") -> bytes:
         (safetensors_file(b"[1]"), "not a JSON object"),
         (safetensors_file(b'{"a": {"dtype": "F32"}}'), "entry a without"),
         (safetensors_file(b'{"a": 1}'), "entry a without"),
+        *(
+            (
+                safetensors_file(
+                    b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,%s]}}' % end, b"1234"
+                ),
+                "entry a without",
+            )
+            for end in (b"Infinity", b"NaN", b"4.0", b'"4"', b"true", b"null")
+        ),
+        (safetensors_file(b"[" * 100_000), "not JSON"),
         (
             safetensors_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"1234"),
             "a at bytes 0 to 4 for F32 of shape",
