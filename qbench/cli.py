@@ -121,7 +121,9 @@ def plan(
     only: Only = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="Plan for a GPU that is not here: 24GB, 24GiB, t4, a100-40gb, h100."),
+        typer.Option(
+            help="Plan for GPUs that are not here: 24GB, 24GiB, t4, a100-40gb, h100, 2xh100."
+        ),
     ] = None,
     kinds: Annotated[
         bool, typer.Option("--kinds", help="Also what the bytes and the peaks are made of.")

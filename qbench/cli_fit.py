@@ -26,7 +26,7 @@ def fit(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="A size (24GB, 24GiB) or a GPU: t4, 4090, a100-40gb, h100."
+            help="A size (24GB, 24GiB) or a GPU: t4, 4090, a100-40gb, h100; several: 2xh100."
             " [default: this machine's first]"
         ),
     ] = None,

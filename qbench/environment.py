@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
 from qbench.errors import DeviceError
@@ -54,6 +54,8 @@ class Gpu:
     name: str
     uuid: str
     memory_bytes: int | None
+    capability: tuple[int, int] | None = None
+    """CUDA's compute capability."""
 
 
 def find_device(wanted: str | None) -> str:
@@ -86,6 +88,8 @@ def find_device(wanted: str | None) -> str:
 
 def detect_environment(device: str) -> Environment:
     """The conditions that records are taken under, on a device that `find_device` has named."""
+    gpu = None
+    each: tuple[int, ...] = ()
     if device == "cpu":
         name, kind, memory_bytes = cpu_device(), cpu_kind(), machine_memory_bytes()
     else:
@@ -95,6 +99,8 @@ def detect_environment(device: str) -> Environment:
             raise DeviceError(f"device {device!r}: not on this machine; {_there_is()}")
         gpu = gpus[index]
         name, kind, memory_bytes = gpu.name, gpu_kind(gpu.name), gpu.memory_bytes
+        each = tuple(one.memory_bytes for one in gpus if one.memory_bytes is not None)
+        each = each if len(each) == len(gpus) else ()
     return Environment(
         qbench=_version("qbench") or "0+unknown",
         python=platform.python_version(),
@@ -103,6 +109,8 @@ def detect_environment(device: str) -> Environment:
         device_kind=kind,
         device_type="cpu" if device == "cpu" else "cuda",
         device_memory_bytes=memory_bytes,
+        gpus_memory_bytes=each,
+        capability=None if gpu is None else gpu.capability,
         versions=_versions(),
         git_revision=git_revision(Path.cwd()),
         cpu_features=cpu_features(),
@@ -137,8 +145,17 @@ def visible_gpus() -> tuple[Gpu, ...]:
                 memory_bytes = int(library.nvmlDeviceGetMemoryInfo(handle).total)
             except library.NVMLError:
                 memory_bytes = None
-            gpus.append(Gpu(str(library.nvmlDeviceGetName(handle)), uuid, memory_bytes))
+            name = str(library.nvmlDeviceGetName(handle))
+            gpus.append(Gpu(name, uuid, memory_bytes, _capability(library, handle)))
         return tuple(gpus)
+
+
+def _capability(library: Any, handle: Any) -> tuple[int, int] | None:
+    try:
+        major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+    except library.NVMLError:
+        return None
+    return int(major), int(minor)
 
 
 def select_visible(uuids: Sequence[str], setting: str | None) -> list[str]:

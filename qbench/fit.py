@@ -174,8 +174,12 @@ def as_json(table: FitTable) -> str:
         "model": table.model,
         "weights": table.weights,
         "context_tokens": table.context_tokens,
-        "gpu": {"name": table.device.name, "bytes": table.device.bytes},
-        "kept_free_bytes": RESERVED_BYTES,
+        "gpu": {
+            "name": table.device.name,
+            "bytes": table.device.bytes,
+            "count": table.device.gpus,
+        },
+        "kept_free_bytes": table.device.kept_free_bytes,
         "lora": {"rank": table.rank, "target": table.target},
         "optimizer": table.optimizer,
         "lengths": list(table.lengths),
@@ -235,12 +239,17 @@ def _notes(table: FitTable) -> list[str]:
     )
     what_is_kept = (
         f"Predicted from shapes, nothing measured; {RESERVED_BYTES / 2**20:.0f} MiB are kept free"
-        " for the CUDA context and the libraries."
+        f"{' on each GPU' if table.device.gpus > 1 else ''} for the CUDA context and the libraries."
     )
     unknown = [
         f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
     ]
     notes = [how_to_read, what_is_done, what_is_kept, *unknown]
+    if table.device.gpus > 1:
+        notes.append(
+            f"Laid over {table.device.gpus} GPUs (device_map: auto), held against their sum: whole"
+            " layers lie on one of them, so that somewhat less may fit."
+        )
     if any(is_integer(row.precision) for row in _known(table)):
         notes.append("Integers are made of the floating model, which must fit as a whole at first.")
     return notes

@@ -52,8 +52,8 @@ def why_item_does_not_fit(
 
 
 def _device(cell: Cell, environment: Environment) -> DeviceMemory | None:
-    """The device that the cell must fit; None where it is spread over several, or not known."""
-    return None if cell.model.device_map else memory_of(environment)
+    """The device that the cell must fit, or all GPUs that it is spread over; None if not known."""
+    return memory_of(environment, spread=cell.model.device_map is not None)
 
 
 def _why_not(
@@ -61,7 +61,7 @@ def _why_not(
 ) -> str | None:
     if peak is None or peak.resident is None:
         return None
-    fit = fits(peak, device.bytes)
+    fit = fits(peak, device.bytes, gpus=device.gpus)
     if fit.fits:
         return None
     needed, there = fit.needed_bytes, fit.available_bytes

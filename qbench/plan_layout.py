@@ -200,6 +200,7 @@ def _identity(
     cell: Cell, model: ResolvedModel, item: Item, environment: Environment
 ) -> dict[str, Any]:
     timed = item.measurement in {"latency", "memory", "training", "adapters"}
+    gpus = len(environment.gpus_memory_bytes)
     return {
         **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
         "model": {
@@ -207,6 +208,7 @@ def _identity(
             "revision": model.revision,
             "trust_remote_code": cell.model.trust_remote_code,
             **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
+            **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
         },
         "precision": {"name": cell.precision.name, "options": cell.precision.asked},
         "measurement": {

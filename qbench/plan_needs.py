@@ -59,8 +59,7 @@ class DiskNeed:
 
 def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
     """The highest peak of what is asked of a cell."""
-    # What is spread over several devices need not fit one.
-    memory = None if planned.cell.model.device_map else memory_of(environment)
+    memory = memory_of(environment, spread=planned.cell.model.device_map is not None)
     highest, unknown = None, None
     # A repeat takes the same.
     items = {(task.item.measurement, task.item.slug): task.item for task in planned.tasks}
@@ -80,7 +79,8 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         highest = max(highest, load, key=_bytes)
     if highest is None or highest.resident is None:
         return CellNeed(unknown=unknown)
-    return CellNeed(highest, None if memory is None else fits(highest, memory.bytes), unknown)
+    fit = None if memory is None else fits(highest, memory.bytes, gpus=memory.gpus)
+    return CellNeed(highest, fit, unknown)
 
 
 def packed_bits(planned: PlannedCell) -> float | None:

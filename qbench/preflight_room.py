@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.gpu_state import IN_USE_BYTES, device_used_bytes
+from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
 from qbench.plan_needs import disk_needs
 from qbench.predict.decoders import decoder_of
 from qbench.predict.peaks import predicted_peak
@@ -35,12 +35,15 @@ _TEXT_TOKENS = 300_000
 
 def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     """A GPU that others use, and a model that is far too large for a CPU."""
-    used = device_used_bytes(plan.device)
-    if used is not None and used > IN_USE_BYTES:
+    spread = any(job.cell.model.device_map is not None for job in jobs)
+    used = used_bytes_by_device(_gpus(plan, spread=spread))
+    in_use = {device: size for device, size in used.items() if size > IN_USE_BYTES}
+    if in_use:
+        held = " and ".join(f"{size / _GIB:.1f} GiB of {name}" for name, size in in_use.items())
         return [
             Obstacle(
                 "device",
-                f"others hold {used / _GIB:.1f} GiB of {plan.device} ({plan.environment.device}):"
+                f"others hold {held} ({plan.environment.device}):"
                 " peaks and latencies would be theirs too",
                 "end what runs there (`nvidia-smi` names it), or choose another GPU with --device"
                 " or CUDA_VISIBLE_DEVICES",
@@ -70,19 +73,30 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
 
 
 def memory_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
-    """Cells that fit the device, but not what is free of it now."""
-    free = _free_memory_bytes(plan)
-    if free is None:
-        return []
+    """Cells that fit the device, or all GPUs that they are laid over, but not what is free now."""
+    found = []
+    for spread in (False, True):
+        ours = [job for job in jobs if (job.cell.model.device_map is not None) is spread]
+        free = _free_memory_bytes(plan, spread=spread) if ours else None
+        if free is not None:
+            found += _memory_obstacles(plan, ours, free, spread=spread)
+    return found
+
+
+def _memory_obstacles(
+    plan: Plan, jobs: Sequence[Job], free: int, *, spread: bool
+) -> list[Obstacle]:
     needs = {job.cell.slug: _needed_bytes(job) for job in jobs}
     large = {name: size for name, size in needs.items() if size > free}
     if not large:
         return []
     name = max(large, key=lambda one: large[one])
+    gpus = len(_gpus(plan, spread=spread))
+    where = f"{gpus} GPUs together" if gpus > 1 else plan.environment.device
     return [
         Obstacle(
             "memory",
-            f"{free / _GIB:.1f} GiB are free of {plan.environment.device};"
+            f"{free / _GIB:.1f} GiB are free of {where};"
             f" {counted(len(large), 'cell')} would take more, most of all {name} with"
             f" {large[name] / _GIB:.1f} GiB",
             "end other programs, or leave these cells out with --only or `exclude`",
@@ -134,15 +148,24 @@ def _disk_obstacle(uses: list[_Use]) -> Obstacle | None:
     )
 
 
-def _free_memory_bytes(plan: Plan) -> int | None:
+def _gpus(plan: Plan, *, spread: bool) -> tuple[str, ...]:
+    """The plan's device, or all GPUs for what is laid over them (`device_map`)."""
+    count = len(plan.environment.gpus_memory_bytes)
+    return tuple(f"cuda:{at}" for at in range(count)) if spread and count else (plan.device,)
+
+
+def _free_memory_bytes(plan: Plan, *, spread: bool) -> int | None:
     total = plan.environment.device_memory_bytes
     if plan.environment.device_type == "cpu":
         import psutil
 
         free = int(psutil.virtual_memory().available)
         return free if total is None else min(free, total)
-    used = device_used_bytes(plan.device)
-    return None if total is None or used is None else total - used
+    gpus = _gpus(plan, spread=spread)
+    if len(gpus) > 1:
+        total = sum(plan.environment.gpus_memory_bytes)
+    used = used_bytes_by_device(gpus)
+    return None if total is None or len(used) < len(gpus) else total - sum(used.values())
 
 
 def _needed_bytes(job: Job) -> int:

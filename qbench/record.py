@@ -66,6 +66,11 @@ class Environment(Frozen):
     device_type: Literal["cpu", "cuda"]
     device_memory_bytes: int | None
     """Total memory of the device (of the machine or its container, for a CPU)."""
+    gpus_memory_bytes: tuple[int, ...] = ()
+    """Of each GPU that torch sees, which a model with `device_map` is laid over; empty where it is
+    not known."""
+    capability: tuple[int, int] | None = None
+    """CUDA's compute capability of the device, such as (9, 0); None where it is not known."""
     threads: int | None = None
     """Compute threads that torch used; set by the worker."""
     versions: dict[str, str | None] = Field(default_factory=dict)

@@ -43,6 +43,20 @@ def test_by_hub_id_in_any_case(workplace: Workplace) -> None:
     assert f"What fits of {MISTRAL} into t4" in finished.output
 
 
+def test_over_two_gpus(workplace: Workplace) -> None:
+    one, two = (
+        workplace.call("fit", MISTRAL, "--gpu", gpu, *FEW, "--format", "json")
+        for gpu in ("12GB", "2x12GB")
+    )
+    first, both = json.loads(one.output), json.loads(two.output)
+    assert both["gpu"] == {"name": "2x12GB", "bytes": 24 * 10**9, "count": 2}
+    assert both["kept_free_bytes"] == 2 * first["kept_free_bytes"] == 2 * RESERVED_BYTES
+    batches = [found["rows"][0]["batches"]["512"] for found in (first, both)]
+    assert batches[1] > 2 * batches[0] > 0
+    shown = workplace.call("fit", MISTRAL, "--gpu", "2x12GB", *FEW)
+    assert "Laid over 2 GPUs (device_map: auto)" in " ".join(shown.output.split())
+
+
 def test_of_a_folder_and_of_a_bundled_model(workplace: Workplace) -> None:
     for model in (str(workplace.model), "bundled:tiny-mistral"):
         finished = workplace.call(
@@ -57,7 +71,7 @@ def test_json_holds_bytes_and_counts(workplace: Workplace) -> None:
     found = json.loads(finished.output)
     assert found["model"] == MISTRAL
     assert found["weights"] == 7_241_732_096
-    assert found["gpu"] == {"name": "80GB", "bytes": 80 * 10**9}
+    assert found["gpu"] == {"name": "80GB", "bytes": 80 * 10**9, "count": 1}
     assert found["kept_free_bytes"] == RESERVED_BYTES
     inference = next(
         row for row in found["rows"] if (row["use"], row["precision"]) == ("inference", "bf16")

@@ -66,6 +66,32 @@ def test_a_training_is_a_need_of_its_own(tmp_path: Path) -> None:
     assert not need.fit.fits
 
 
+def test_what_is_laid_over_gpus_is_held_against_their_sum(tmp_path: Path) -> None:
+    text = """\
+models:
+  - random:Mistral-7B-Instruct-v0.2
+  - {name: spread, source: 'random:Mistral-7B-Instruct-v0.2', device_map: auto}
+precisions: [fp32, nf4-dq]
+measure: {footprint: {}, memory: {prompt_tokens: 512}}
+"""
+    # 28.97 GB of weights in fp32.
+    for gpu, fitting in (("2x24GB", True), ("2x12GB", False), ("48GB", True)):
+        made = _plan(tmp_path, gpu, text)
+        cells = {(cell.model.ref.name, cell.cell.label): cell for cell in made.cells}
+        spread, single = cells["spread", "fp32"], cells["random-Mistral-7B-Instruct-v0.2", "fp32"]
+        assert (spread.skip is None) is fitting
+        assert (single.skip is None) is (gpu == "48GB")
+        if spread.skip is not None:
+            assert "2x12GB has 22.4 GiB" in spread.skip
+            continue
+        need = cell_need(spread, made.environment)
+        assert need.fit is not None
+        gpus = 2 if gpu.startswith("2") else 1
+        assert need.fit.needed_bytes == (need.bytes or 0) + gpus * RESERVED_BYTES
+    keys = {gpu: _plan(tmp_path, gpu, text).cells[-1].tasks[0].key for gpu in ("24GB", "2x24GB")}
+    assert len(set(keys.values())) == 2  # on other GPUs it is another measurement
+
+
 @pytest.mark.parametrize(
     ("gpu", "running"),
     [("12GB", {"nf4-dq"}), ("t4", {"bf16", "nf4-dq"}), ("h200", {"fp32", "bf16", "nf4-dq"})],

@@ -84,9 +84,32 @@ def test_a_full_disk_is_told_with_what_is_wanted(
 
 def test_a_gpu_that_others_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, jobs = planned(TINY, tmp_path)
-    monkeypatch.setattr("qbench.preflight_room.device_used_bytes", lambda _: 5 * 2**30)
+    monkeypatch.setattr("qbench.gpu_state.device_used_bytes", lambda _: 5 * 2**30)
     text = found(plan, jobs, tmp_path)
     assert "others hold 5.0 GiB of cpu" in text["device"]
+
+
+def test_what_is_laid_over_all_gpus_is_held_against_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = TINY.replace(
+        "bundled:tiny-mistral", "{source: bundled:tiny-mistral, device_map: auto}"
+    )
+    plan, jobs = planned(spread, tmp_path)
+    used = {"cuda:0": 0, "cuda:1": 100_000}
+    monkeypatch.setattr("qbench.gpu_state.device_used_bytes", used.get)
+    # The model in fp32 has 11,805,824 bytes.
+    gpu = {"device_type": "cuda", "device": "H100", "device_memory_bytes": 8_000_000}
+    both = changed(plan, **gpu, gpus_memory_bytes=(8_000_000, 8_000_000))
+    assert "memory" not in found(replace(both, device="cuda:0"), jobs, tmp_path)
+    small = changed(plan, **gpu, gpus_memory_bytes=(4_000_000, 4_000_000))
+    text = found(replace(small, device="cuda:0"), jobs, tmp_path)["memory"]
+    assert "are free of 2 GPUs together; 1 cell would take more" in text
+    # Others' use of any of them counts.
+    used["cuda:1"] = 3 * 2**30
+    large = changed(plan, **gpu, gpus_memory_bytes=(2**34, 2**34))
+    text = found(replace(large, device="cuda:0"), jobs, tmp_path)["device"]
+    assert "others hold 3.0 GiB of cuda:1" in text
 
 
 def test_a_large_model_on_a_cpu_is_told_but_not_what_does_not_fit_it(tmp_path: Path) -> None:

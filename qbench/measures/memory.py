@@ -19,7 +19,7 @@ from qbench.measures.options import OneOrMorePositive
 from qbench.measures.workload import grid_slug, make_workload, misfit
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
-from qbench.predict.inference_tape import FLASH_CAPABILITY
+from qbench.predict.gpu_models import AMPERE
 from qbench.predict.peaks import predicted_peak
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
@@ -245,7 +245,7 @@ def _predicted(loaded: LoadedModel, item: Item) -> Metric:
     import torch
 
     is_cuda = loaded.device.startswith("cuda")
-    flash = not is_cuda or torch.cuda.get_device_capability(loaded.device) >= FLASH_CAPABILITY
+    flash = not is_cuda or torch.cuda.get_device_capability(loaded.device) >= AMPERE
     peak = predicted_peak(
         loaded.cell, loaded.resolved, item, device=loaded.device, flash=flash, counted=not is_cuda
     )

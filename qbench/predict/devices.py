@@ -1,13 +1,18 @@
-"""Memory of a GPU that is named or of which only the size is, and whether a peak fits into it."""
+"""Memory of GPUs that are named or of which only the size is, and whether a peak fits into it.
+
+A model with `device_map: auto` is laid over all GPUs and held against their sum; each of them keeps
+something free.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.environment import gpu_kind
 from qbench.errors import DeviceError
+from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
 from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
@@ -21,10 +26,7 @@ the libraries themselves."""
 _GIB = 2**30
 _UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": _GIB, "tb": 10**12, "tib": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", re.IGNORECASE)
-_OWN_PREFIX = re.compile(r"^(nvidia|geforce|tesla|quadro|rtx|gtx)+")
-_SOCKET = re.compile(r"sxm\d?|pcie|hbm\d\w?$")
-_SOLD_AS_LEAST = 0.9
-"""What CUDA tells in GiB, at least, of each GB that a card is sold with."""
+_SEVERAL = re.compile(r"(\d+)\s*[x×]\s*(\S.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,41 +36,19 @@ class DeviceMemory:
     name: str
     """As it is shown: `h100`, `24GB`, or a device's own name."""
     bytes: int
-    """All of its memory."""
+    """All of its memory; of several, the sum."""
     flash: bool = True
-    """Whether it has a flash attention for 16-bit types: compute capability 8.0 and later."""
+    """Whether it has a flash attention for 16-bit types: compute capability 8.0 and later. A GPU
+    that has none does not multiply bf16 either."""
     kind: str = "cuda"
     """`cuda` or `cpu`."""
+    gpus: int = 1
+    """GPUs that a model with `device_map` is laid over."""
 
-
-_GPUS_GIB: dict[str, tuple[float, bool]] = {
-    "p100": (15.8, False),
-    "v100-16gb": (15.7, False),
-    "v100-32gb": (31.7, False),
-    "t4": (14.7, False),
-    "2080ti": (10.7, False),
-    "3060": (11.6, True),
-    "3080": (9.7, True),
-    "3090": (23.6, True),
-    "4060ti-16gb": (15.6, True),
-    "4070": (11.6, True),
-    "4080": (15.6, True),
-    "4090": (23.6, True),
-    "5090": (31.3, True),
-    "a10": (22.0, True),
-    "a10g": (22.0, True),
-    "a6000": (47.4, True),
-    "6000ada": (47.4, True),
-    "l4": (22.0, True),
-    "l40s": (44.3, True),
-    "a100-40gb": (39.3, True),
-    "a100-80gb": (79.1, True),
-    "h100": (79.1, True),
-    "h200": (139.7, True),
-    "b200": (178.3, True),
-}
-"""Memory in GiB as CUDA tells it (the total capacity in torch's messages), rounded down, which is
-less than what the card is sold with; and whether there is a flash attention."""
+    @property
+    def kept_free_bytes(self) -> int:
+        """What no tensor may take."""
+        return self.gpus * RESERVED_BYTES
 
 
 @dataclass(frozen=True)
@@ -86,19 +66,25 @@ class Fit:
 
 def known_gpus() -> tuple[str, ...]:
     """Names that `parse_memory` takes."""
-    return tuple(_GPUS_GIB)
+    return tuple(GPUS_GIB)
 
 
 def parse_memory(text: str) -> DeviceMemory:
     """The memory that a size (`24GB`, `24GiB`) or the name of a GPU (`h100`, `RTX 4090`) means.
 
-    GB are 10⁹ bytes, GiB 2³⁰. Raises `DeviceError` for anything else, and for a name that several
-    sizes share.
+    A number before it means so many of them (`2xh100`). GB are 10⁹ bytes, GiB 2³⁰. Raises
+    `DeviceError` for anything else, and for a name that several sizes share.
     """
     wanted = text.strip()
-    name = _canonical(wanted)
-    if name in _GPUS_GIB:
-        gib, flash = _GPUS_GIB[name]
+    several = _SEVERAL.fullmatch(wanted)
+    if several is not None:
+        number, one = int(several[1]), parse_memory(several[2])
+        if number < 1 or one.gpus > 1:
+            raise DeviceError(f"--gpu {text!r}: expected a number of GPUs, such as 2xh100")
+        return replace(one, name=f"{number}x{one.name}", bytes=number * one.bytes, gpus=number)
+    name = canonical(wanted)
+    if name in GPUS_GIB:
+        gib, flash = GPUS_GIB[name]
         return DeviceMemory(name, round(gib * _GIB), flash)
     size = _SIZE.fullmatch(wanted)
     if size is not None and size[2]:
@@ -107,7 +93,7 @@ def parse_memory(text: str) -> DeviceMemory:
         if unit is None or count <= 0:
             raise DeviceError(f"--gpu {text!r}: expected a size such as 24GB or 24GiB")
         return DeviceMemory(wanted, round(count * unit))
-    sizes = [known for known in _GPUS_GIB if name and known.startswith(f"{name}-")]
+    sizes = [known for known in GPUS_GIB if name and known.startswith(f"{name}-")]
     if sizes:
         raise DeviceError(f"--gpu {text!r}: comes in several sizes; expected {' or '.join(sizes)}")
     if size is not None:
@@ -115,51 +101,66 @@ def parse_memory(text: str) -> DeviceMemory:
             f"--gpu {text!r}: a size without a unit; expected {wanted}GB or {wanted}GiB"
         )
     raise DeviceError(
-        f"--gpu {text!r}: no GPU of that name is known; {did_you_mean(name, _GPUS_GIB)}; or give"
+        f"--gpu {text!r}: no GPU of that name is known; {did_you_mean(name, GPUS_GIB)}; or give"
         " its memory, such as 24GB"
     )
 
 
-def device_here(name: str, memory_bytes: int, *, kind: str = "cuda") -> DeviceMemory:
-    """A device of this machine: the name and memory that it tells."""
-    canonical = _canonical(name)
-    flash = not any(
-        canonical.startswith(known.partition("-")[0])
-        for known, (_, has_flash) in _GPUS_GIB.items()
-        if not has_flash
-    )
-    return DeviceMemory(name, memory_bytes, flash, kind)
+def device_here(
+    name: str, memory_bytes: int, *, kind: str = "cuda", capability: tuple[int, int] | None = None
+) -> DeviceMemory:
+    """A device of this machine: the name and memory that it tells.
+
+    Where it does not tell its compute capability, its attention is known from its name.
+    """
+    flash = is_ampere_or_later(name) if capability is None else capability >= AMPERE
+    return DeviceMemory(name, memory_bytes, flash or kind == "cpu", kind)
 
 
-def memory_of(environment: Environment) -> DeviceMemory | None:
-    """The device that an environment describes; None where its memory is not known."""
+def memory_of(environment: Environment, *, spread: bool = False) -> DeviceMemory | None:
+    """The device that an environment describes; None where its memory is not known.
+
+    `spread`: all of its GPUs, for a model with `device_map`.
+    """
     if environment.device_memory_bytes is None:
         return None
-    return device_here(
-        environment.device, environment.device_memory_bytes, kind=environment.device_type
+    one = device_here(
+        environment.device,
+        environment.device_memory_bytes,
+        kind=environment.device_type,
+        capability=environment.capability,
     )
+    each = environment.gpus_memory_bytes
+    if not spread or len(each) < 2:
+        return one
+    return replace(one, name=f"{len(each)}x{one.name}", bytes=sum(each), gpus=len(each))
 
 
 def as_if_on(environment: Environment, device: DeviceMemory) -> Environment:
-    """The conditions on a GPU that is not here, with the packages of this machine."""
+    """The conditions on GPUs that are not here, with the packages of this machine."""
+    name = device.name.removeprefix(f"{device.gpus}x")
+    one_bytes = device.bytes // device.gpus
     return environment.model_copy(
         update={
-            "device": device.name,
-            "device_kind": gpu_kind(device.name),
+            "device": name,
+            "device_kind": gpu_kind(name),
             "device_type": "cuda",
-            "device_memory_bytes": device.bytes,
+            "device_memory_bytes": one_bytes,
+            "gpus_memory_bytes": (one_bytes,) * device.gpus,
+            "capability": None,
         }
     )
 
 
-def fits(peak: Peak, device_bytes: int) -> Fit:
+def fits(peak: Peak, device_bytes: int, *, gpus: int = 1) -> Fit:
     """Whether a predicted peak fits into so many bytes of a device, of which some are kept free.
 
-    What an optimizer can page out need not fit. Raises ValueError for a peak that is not known.
+    `gpus`: the bytes are the sum of so many, each of which keeps some free. What an optimizer can
+    page out need not fit. Raises ValueError for a peak that is not known.
     """
     if peak.resident is None:
         raise ValueError(f"the peak is not known: {peak.reason}")
-    needed = peak.resident + RESERVED_BYTES
+    needed = peak.resident + gpus * RESERVED_BYTES
     short = needed - device_bytes
     return Fit(
         fits=short <= 0,
@@ -204,17 +205,3 @@ _REMEDIES = {
     "activations": "use a smaller batch or shorter sequences",
     "logits": "use a smaller batch",
 }
-
-
-def _canonical(text: str) -> str:
-    """A GPU's name without maker, socket, spaces and case: `NVIDIA A100-SXM4-40GB` is `a100-40gb`.
-
-    A size that is the only one of its kind may stand there: `H100 80GB HBM3` is `h100`.
-    """
-    joined = re.sub(r"[\s_-]+", "", text.casefold())
-    joined = _SOCKET.sub("", _OWN_PREFIX.sub("", joined))
-    for known, (gib, _) in _GPUS_GIB.items():
-        size = re.fullmatch(rf"{known.replace('-', '')}(?:(\d+)gb)?", joined)
-        if size and (size[1] is None or _SOLD_AS_LEAST <= gib / max(1, int(size[1])) <= 1):
-            return known
-    return joined

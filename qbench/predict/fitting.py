@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.precisions import precisions
-from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
 from qbench.spec import Cell, Item, PrecisionRef, TuningRef
 
@@ -107,7 +106,7 @@ def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Seque
 
     def needed(tokens: int, batch: int) -> int:
         peak = _peak(model, way, device, batch, tokens).resident or 0
-        return max(peak, loaded) + RESERVED_BYTES
+        return max(peak, loaded) + device.kept_free_bytes
 
     context = model.context_tokens
     batches: list[int | None] = []
@@ -126,7 +125,7 @@ def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Seque
     longest = largest(lambda step: needed(step * LENGTH_STEP, 1), device.bytes, steps)
     return FitRow(
         *names,
-        max(first.resident, loaded) + RESERVED_BYTES,
+        max(first.resident, loaded) + device.kept_free_bytes,
         tuple(batches),
         longest * LENGTH_STEP,
     )

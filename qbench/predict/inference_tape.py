@@ -34,17 +34,14 @@ FUSED_ROWS = 8
 layer's weights are dequantized first. (By GPU and shape it may do so for more rows too.)"""
 
 
-FLASH_CAPABILITY = (8, 0)
-"""Compute capability from which on NVIDIA's GPUs have a flash attention."""
-
-
 @dataclass(frozen=True)
 class Kernels:
     """What decides how many bytes a device's kernels take."""
 
     device: str = "cuda"
     flash: bool = True
-    """Whether there is a flash attention for 16-bit types."""
+    """Whether there is a flash attention for 16-bit types. A GPU without one has no kernel at all
+    for attention in bf16."""
     unseen: bool = True
     """Whether to count what a kernel takes and gives back within one operation. The counting of
     live tensors on a CPU cannot see it; an allocator does."""
@@ -190,32 +187,46 @@ class _InferenceAttention(Attention):
         self._kernels = kernels
 
     def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
-        """As in training; by definition where CUDA has no kernel for shared keys and values.
+        """As in training; by definition where CUDA has no kernel for these types and heads.
 
         Of CUDA's kernels only flash attention takes fewer heads of keys than of queries, and it
-        takes 16-bit types alone. (torch's documentation of `scaled_dot_product_attention`.)
+        takes 16-bit types alone. (torch's documentation of `scaled_dot_product_attention`.) For
+        bf16 there is none before it.
         """
-        flash = self._kernels.flash and query.item_bytes == HALF
-        if self._kernels.device == "cuda" and self._groups > 1 and mask is None and not flash:
-            return self._math(query, key, value)
+        kernels = self._kernels
+        flash = kernels.flash and query.item_bytes == HALF
+        shares = self._groups > 1 and mask is None
+        bf16 = (self.setup.rest or self.setup.weights) == "bf16"
+        sdpa = kernels.device == "cuda" and self.setup.attention == "sdpa"
+        if sdpa and not flash and (shares or bf16):
+            return self._math(query, key, value, mask)
         return super().attend(query, key, value, mask)
 
-    def _math(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
+    def _math(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """In fp32: keys and values for each query head, all scores, and their softmax."""
-        tape, shape = self.tape, self.shape
+        tape, shape, own = self.tape, self.shape, query.item_bytes
         rows = query.elements // shape.head_dim
         seen = key.elements // (self.setup.batch * shape.kv_heads * shape.head_dim)
-        causal = self.setup.tokens > 1
-        _shown = tape.op(self.setup.tokens * seen if causal else 0, FP32)
-        wide = [
-            tape.cast(part, FP32) for part in (query, self._repeated(key), self._repeated(value))
-        ]
-        scaled = [tape.op(part.elements, FP32, [part]) for part in wide[:2]]
-        scores = tape.op(rows * seen, FP32, scaled)
+        if mask is not None:
+            if self._groups > 1:
+                key, value = self._repeated(key), self._repeated(value)
+            _shown = tape.op(self.setup.batch * mask.elements, own)
+        else:
+            _shown = tape.op(self.setup.tokens * seen if self.setup.tokens > 1 else 0, FP32)
+        wide = [tape.cast(part, FP32) for part in (query, key, value)]
+        wide[0] = tape.op(query.elements, FP32, [wide[0]])
+        if self._groups > 1 and mask is None:
+            wide += [self._repeated(part) for part in wide[1:]]
+        scaled = tape.op(wide[-2].elements, FP32, [wide[-2]])
+        scores = tape.op(rows * seen, FP32, [wide[0], scaled])
+        # The softmax looks besides for rows that see nothing, and copies the others.
+        unseen = (FP32 + 1) * rows * seen if self._kernels.unseen else 0
+        Storage(tape.ledger, ACTIVATIONS, unseen + scores.size)
         weights = tape.op(rows * seen, FP32, [scores])
         del scores, scaled
-        mixed = tape.op(query.elements, FP32, [weights, wide[2]])
-        return tape.cast(mixed, query.item_bytes)
+        mixed = tape.op(query.elements, FP32, [weights, wide[-1]])
+        _returned = tape.cast(weights, own)  # by the kernel, to no one
+        return tape.cast(mixed, own)
 
 
 class _InferenceLinears(Linears):

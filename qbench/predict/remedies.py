@@ -36,7 +36,11 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
         smaller = item.model_copy(update={"params": {**item.params, "batch": batch}})
         peak = predicted_peak(cell, model, smaller, device=device.kind, flash=device.flash)
         unknown = peak is None or peak.resident is None
-        return device.bytes + 1 if unknown or peak is None else fits(peak, 0).needed_bytes
+        return (
+            device.bytes + 1
+            if unknown or peak is None
+            else fits(peak, 0, gpus=device.gpus).needed_bytes
+        )
 
     batch = largest(needed, device.bytes, max(1, item.params.get("batch", 1)))
     if batch:
@@ -46,7 +50,11 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
     smaller = cell.model_copy(update={"precision": _with_defaults(_SMALLEST)})
     peak = predicted_peak(smaller, model, item, device=device.kind, flash=device.flash)
     known = peak is not None and peak.resident is not None
-    return f"fits in {_SMALLEST}" if known and peak and fits(peak, device.bytes).fits else None
+    return (
+        f"fits in {_SMALLEST}"
+        if known and peak and fits(peak, device.bytes, gpus=device.gpus).fits
+        else None
+    )
 
 
 def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:
@@ -64,7 +72,11 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
             padded=not parsed.packing,
             device=device.kind,
         )
-        return device.bytes + 1 if peak.resident is None else fits(peak, 0).needed_bytes
+        return (
+            device.bytes + 1
+            if peak.resident is None
+            else fits(peak, 0, gpus=device.gpus).needed_bytes
+        )
 
     with_checkpoints = "" if parsed.checkpointing else "checkpointing: true and "
     batch = largest(lambda size: needed(tuning, size), device.bytes, parsed.batch)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.training_shape import TrainingShape, training_shape
@@ -142,6 +143,54 @@ def test_prefill_and_decode(case: _Case, loaded: Callable[[_Case], Any]) -> None
     slack = 3 * 8 * case.batch * case.tokens if case.architecture == "opt" else 0
     assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE, abs=slack)
     assert decode.peak_bytes - static == pytest.approx(last, rel=TOLERANCE, abs=slack)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("llama", {}),
+        ("llama", {"kv_heads": 4}),
+        ("gpt2", {}),
+        ("mistral", {"sliding_window": 64}),
+    ],
+)
+@pytest.mark.parametrize(("batch", "tokens"), [(2, 96), (1, 300)])
+def test_attention_in_bf16_before_ampere(
+    architecture: str,
+    config: dict[str, Any],
+    batch: int,
+    tokens: int,
+    loaded: Callable[[_Case], Any],
+) -> None:
+    """By its definition, as on a GPU that has no other kernel for bf16."""
+    case = _Case(architecture, "bf16", batch, tokens, config)
+    model = loaded(case)
+    ids = torch.randint(200, (batch, tokens), generator=torch.Generator().manual_seed(0))
+    more = ids[:, :1].clone()
+    # Within inference mode, the kernel's parts would not be seen.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(input_ids=more)
+        held = [one.tensor for one in inventory(model)]
+        with LivePeak("cpu", held) as prefill:
+            cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        model(input_ids=more, past_key_values=cache, use_cache=True)
+        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        with LivePeak("cpu", [*held, *kept]) as decode:
+            del kept
+            model(input_ids=more, past_key_values=cache, use_cache=True)
+    old = Kernels(device="cuda", flash=False, unseen=False)
+    predicted = replace(_held(case, model), kernels=old)
+    static = predicted.static
+    first = _above(predict_prefill(predicted, batch=batch, tokens=tokens))
+    assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE)
+    last = _above(predict_decode(predicted, batch=batch, tokens=tokens + 2))
+    if "sliding_window" in config:
+        # With a mask, heads that share keys are rows of one query there, and nothing is copied.
+        assert decode.peak_bytes - static < last
+    else:
+        assert decode.peak_bytes - static == pytest.approx(last, rel=0.015)
+    newer = replace(predicted, kernels=Kernels(device="cuda", unseen=False))
+    assert first > 1.5 * _above(predict_prefill(newer, batch=batch, tokens=tokens))
 
 
 @pytest.mark.parametrize("compared", [False, True])

@@ -76,6 +76,10 @@ def nvmlDeviceGetName(handle: int) -> str:
     return _card(handle).name
 
 
+def nvmlDeviceGetCudaComputeCapability(handle: int) -> list[int]:
+    return list(_card(handle).capability)
+
+
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:
     """The first version counts what the driver keeps for itself as used."""
     card = _card(handle)
