@@ -63,6 +63,19 @@ def waiting_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(waiting, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """An empty folder of this user's where the system keeps what is temporary, removed at the end.
+
+    What killed processes left there under that name is removed first. Raises `OSError`.
+    """
+    temporary = Path(tempfile.gettempdir())
+    sweep(temporary, f".{name}.*.part")
+    with waiting_folder(temporary / name) as folder:
+        folder.chmod(0o700)
+        yield folder
+
+
 def sweep(folder: Path, pattern: str = ".*.part") -> None:
     """Removes what killed processes left directly in the folder: what of that name no one locks.
 

@@ -1,7 +1,7 @@
 """The command line: suite → plan → run → records → report. The only place that prints and exits.
 
 Exit codes: 0 fine, 1 cells failed or records lack, 2 the user can mend it, 3 a bug in qbench, 130
-interrupted.
+interrupted, 141 its output is read no more.
 """
 
 from __future__ import annotations
@@ -89,24 +89,26 @@ def run(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
 ) -> None:
     """Measure what is missing of a suite, cell by cell, and report."""
+    from qbench.cli_end import stopped_when_unread
     from qbench.display import RunDisplay
     from qbench.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
     console = _console()
-    with RunDisplay(console, quiet=quiet) as display:
-        result = run_suite(
-            _load(suite, rehearse=rehearse),
-            results,
-            display,
-            device=device,
-            only=only or (),
-            retry=statuses,
-            fresh=fresh,
-            go_on=yes,
-            gpus=gpus,
-        )
-    _summarize(console, result, reports)
+    with stopped_when_unread():
+        with RunDisplay(console, quiet=quiet) as display:
+            result = run_suite(
+                _load(suite, rehearse=rehearse),
+                results,
+                display,
+                device=device,
+                only=only or (),
+                retry=statuses,
+                fresh=fresh,
+                go_on=yes,
+                gpus=gpus,
+            )
+        _summarize(console, result, reports)
     raise typer.Exit(1 if result.failed else 0)
 
 
@@ -296,9 +298,9 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     from qbench.report.terminal import render
 
     if result.records:
-        console.print(render(result.records))
         # The file is the suite's: all its cells, whichever were selected now.
         path = write_report([*result.records, *result.others], reports, "markdown")
+        console.print(render(result.records))
         console.print(f"report: {path}", markup=False, highlight=False)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""

@@ -4,23 +4,73 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
+import stat
 import sys
 import tempfile
+import threading
 import traceback
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from qbench.errors import QbenchError
 from qbench.foreign import as_message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typer import Typer
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+UNREAD = 141
+"""Exit code when no one reads standard output any more: 128 and the number of SIGPIPE."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What writing to a stream, which has no name, fails with."""
+
+
+class UnreadError(Exception):
+    """Work was stopped because no one reads any more what it says."""
+
+
+@contextmanager
+def stopped_when_unread() -> Iterator[None]:
+    """Stops the block as Ctrl-C does, by `UnreadError`, once standard output's reader is gone.
+
+    Without this a run that is piped into `head` would measure on, for hours, until it has something
+    to say.
+    """
+    ended = threading.Event()
+    if _is_pipe():
+        threading.Thread(target=_end_when_unread, args=(ended,), daemon=True).start()
+    try:
+        yield
+    except (BrokenPipeError, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) or (_is_pipe() and _is_unread(0)):
+            raise UnreadError from error
+        raise
+    finally:
+        ended.set()
+
+
+def _end_when_unread(ended: threading.Event) -> None:
+    if _is_unread(None) and not ended.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_pipe() -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+
+
+def _is_unread(wait_ms: int | None) -> bool:
+    """Whether the pipe's reader is gone; waits for it without an end where `wait_ms` is None."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)  # an error is told whatever is asked for
+    return bool(waiting.poll(wait_ms))
 
 
 def run_app(app: Typer) -> int:
@@ -48,9 +98,16 @@ def _call(app: Typer) -> int | None:
         code = 2
     except (KeyboardInterrupt, Abort):
         code = INTERRUPTED
+    except UnreadError:
+        _leave_output_alone()
+        _complain(
+            "stopped, as no one reads standard output any more; the same command goes on from the"
+            " records on disk"
+        )
+        code = UNREAD
     except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
+        _leave_output_alone()
+        code = UNREAD
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told without a traceback
         code = _handle_other(error)
     return code

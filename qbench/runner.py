@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from qbench.atomic import sweep
 from qbench.environment import visible_gpus
 from qbench.errors import StoreError, UsageError
 from qbench.executors.gpus import choose_gpus
@@ -24,7 +25,7 @@ from qbench.preflight import check, obstacles
 from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
 from qbench.report.units import counted
-from qbench.sources.cache import cache_folder
+from qbench.sources.cache import cache_folder, sweep_cache
 from qbench.store import check_writable, file_stamp, write_record
 from qbench.supervision import OneAtATime, run_job
 
@@ -115,6 +116,7 @@ def run_suite(
     first = devices[0] if devices else device
     plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
     check_writable(results)
+    _sweep(plan, results)
     jobs = jobs_to_run(plan, retry, fresh=fresh)
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)
@@ -299,6 +301,14 @@ def _cache_error(place: Path, error: OSError) -> StoreError:
         f"{place}: the cache folder cannot be written ({error.strerror}); mend it, or name another"
         " with the environment variable QBENCH_CACHE"
     )
+
+
+def _sweep(plan: Plan, results: Path) -> None:
+    """Removes what runs that were killed left half written."""
+    sweep_cache()
+    folders = {_path(task).parent for cell in plan.every for task in cell.tasks}
+    for folder in (results, *folders):
+        sweep(folder)
 
 
 def _record_skips(plan: Plan) -> None:

@@ -88,7 +88,7 @@ def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
     try:
         results.mkdir(parents=True, exist_ok=True)
         probe.write_text("x", encoding="utf-8")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         with suppress(OSError):
             probe.unlink(missing_ok=True)

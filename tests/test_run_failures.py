@@ -40,6 +40,7 @@ ACTS = {
     "leaves": ("crash", "exit code"),
     "leaves-well": ("crash", "exit code 0 before it was done"),
     "killed": ("crash", r"killed \(SIGKILL\)"),
+    "leaves-children": ("ok", ""),
     "loud": ("ok", ""),
     "loud-exits": ("crash", "exit code 3"),
     "sleeps": ("timeout", "10 s"),
@@ -72,6 +73,8 @@ def named(record: Record) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Step:
     place = Workplace(tmp_path_factory.mktemp("failures"), tiny_model).with_plugins("unruly")
+    (place.folder / "temporary").mkdir()
+    place = place.with_environment(TMPDIR=str(place.folder / "temporary"))
     place.write("suite.yaml", SUITE.format(model=tiny_model, acts=", ".join(ACTS)))
     return Step(place)
 
@@ -152,6 +155,9 @@ class TestFirstRun:
 
     def test_nothing_that_it_started_lives_on(self, first: Step) -> None:
         assert first.place.survivors() == []
+
+    def test_nothing_temporary_stays(self, first: Step) -> None:
+        assert list((first.place.folder / "temporary").iterdir()) == []
 
 
 def test_without_retries_all_stands_and_the_exit_code_still_says_so(not_again: Step) -> None:

@@ -40,6 +40,9 @@ def wait_for_records(process: subprocess.Popen[str], count: int) -> None:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_records(workplace: Workplace) -> None:
     suite = workplace.write_suite("fp32", "nf4")
+    temporary = workplace.folder / "temporary"
+    temporary.mkdir()
+    workplace = workplace.with_environment(TMPDIR=str(temporary))
     chance = random.Random(20)
     killed = 0
     for _ in range(KILLS):
@@ -58,6 +61,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_records(workplace: Workpla
     assert set(workplace.records()) == expected_files(workplace, suite)
     assert {record.status for record in workplace.records().values()} == {"ok"}
     assert read_folder(workplace.folder / "results")[1] == []
+    assert list(temporary.iterdir()) == []
+    assert not list(workplace.folder.rglob("*.part"))
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_running(workplace: Workplace) -> None:
@@ -72,6 +77,37 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_running(workplace: Workplac
     assert "the same command goes on" in errors
     assert len(errors.strip().splitlines()) == 1
     assert workplace.records()
+
+
+@pytest.mark.parametrize("how", ["its output is not read", "it is killed"])
+def test_a_measurement_that_takes_long_ends_with_the_run(workplace: Workplace, how: str) -> None:
+    place = workplace.with_plugins("unruly")
+    (place.folder / "temporary").mkdir()
+    place = place.with_environment(TMPDIR=str(place.folder / "temporary"))
+    suite = "models: [{}]\nprecisions: [fp32]\nmeasure: {{unruly: {{acts: [fine, sleeps]}}}}\n"
+    place.write("suite.yaml", suite.format(place.model))
+    process = place.start("run", "suite.yaml")
+    wait_for_records(process, 1)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    if how == "it is killed":
+        while len(place.survivors()) < 6:  # the run, its server, the worker and what it started
+            pass
+        process.kill()
+    else:
+        process.stdout.close()
+    process.wait(timeout=60)
+    errors = process.stderr.read()
+    process.stderr.close()
+    process.stdout.close()
+    assert place.survivors() == []
+    assert [record.status for record in place.records().values()] == ["ok"]
+    if how == "it is killed":
+        return
+    assert process.returncode == 141
+    assert errors.split("\n")[1:] == [""]
+    assert "no one reads standard output any more; the same command goes on" in errors
+    assert list((place.folder / "temporary").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

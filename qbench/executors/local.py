@@ -10,10 +10,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
+from qbench.atomic import scratch_folder
 from qbench.child import python_command, python_environment
 from qbench.errors import names_no_memory
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
 """How bitsandbytes' library, and C++, begin their last line."""
+
+_PATIENCE_S = 5.0
+"""For the server to end what a worker left running."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class LocalExecutor:
         self._worker_pid: int | None = None
         self._buffer = b""
         self._errors: IO[bytes] | None = None
+        self._scratch = ExitStack()
+        """Holds the folder for what libraries put aside; it goes with the server."""
         self.stopped = False
         """Whether `stop` was called."""
 
@@ -75,7 +81,7 @@ class LocalExecutor:
             with suppress(ProcessLookupError):
                 os.killpg(worker_pid, signal.SIGKILL)
         if server is not None:
-            server.kill()  # a worker that it has just started dies with it
+            server.terminate()  # ends a worker that it has just started, too
 
     def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:
         """Runs a job to its end, sleeping meanwhile; `on_event` gets each of its events.
@@ -118,6 +124,7 @@ class LocalExecutor:
     def _start(self) -> None:
         self._buffer = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the server is stopped
+        scratch = self._scratch.enter_context(scratch_folder("qbench-run"))
         self._server = subprocess.Popen(
             python_command(
                 "qbench.executors.server", str(os.getpid()), self._device, *self._measurements
@@ -125,7 +132,10 @@ class LocalExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=python_environment(gpu=self._device.startswith("cuda")),
+            env={
+                **python_environment(gpu=self._device.startswith("cuda")),
+                "TMPDIR": str(scratch),
+            },
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the worker
         )
 
@@ -135,8 +145,12 @@ class LocalExecutor:
                 os.killpg(self._worker_pid, signal.SIGKILL)
             self._worker_pid = None
         if self._server is not None:
-            self._server.kill()
-            self._server.wait()
+            self._server.terminate()
+            try:
+                self._server.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
             for pipe in (self._server.stdin, self._server.stdout):
                 if pipe is not None:
                     with suppress(OSError):
@@ -145,6 +159,7 @@ class LocalExecutor:
         if self._errors is not None:
             self._errors.close()
             self._errors = None
+        self._scratch.close()
 
     def _last_words(self) -> str:
         """The last line that the server, not a worker, printed."""

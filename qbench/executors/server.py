@@ -13,16 +13,23 @@ import faulthandler
 import gc
 import json
 import os
+import shutil
+import signal
 import sys
-from typing import Any
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from qbench.executors.lifeline import die_with_parent
+from qbench.executors.lifeline import adopt_orphans, die_with_parent, end_children
 from qbench.executors.preload import preload
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main() -> None:
     """Serves until the standard input is closed."""
-    die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]), signal.SIGTERM)
     # Libraries may print; only this module writes events.
     events = os.dup(1)
     os.dup2(2, 1)
@@ -32,26 +39,45 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    adopt_orphans()
+    signal.signal(signal.SIGTERM, _end)
     for line in sys.stdin:
         _serve(json.loads(line), events)
 
 
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Ends the worker under way, all that it started, and the server."""
+    end_children()
+    os._exit(128 + number)
+
+
 def _serve(request: dict[str, Any], events: int) -> None:
-    """Forks a worker for the request and waits for its end."""
+    """Forks a worker for the request and waits for its end, and ends what it left running.
+
+    What libraries put aside for the time being lies in a folder of the worker's own, which goes
+    with it.
+    """
     server = os.getpid()
+    scratch = tempfile.mkdtemp()
     pid = os.fork()
     if pid == 0:
-        _become_worker(request, events, server)
+        _become_worker(request, events, server, scratch)
     _send(events, {"event": "started", "pid": pid})
     _, status = os.waitpid(pid, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    end_children()
+    shutil.rmtree(scratch, ignore_errors=True)
     _send(events, {"event": "ended", "exit_code": os.waitstatus_to_exitcode(status)})
 
 
-def _become_worker(request: dict[str, Any], events: int, server: int) -> None:
+def _become_worker(request: dict[str, Any], events: int, server: int, scratch: str) -> None:
     """Runs the job in the forked child, its output in the cell's log, and never returns."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch
         die_with_parent(server)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -22,10 +22,17 @@ def harmless(text: str) -> str:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints harmless lines; a width and colours as the terminal has them."""
+    """A console that prints harmless lines; a width and colours as the terminal has them.
+
+    Where no one reads any more, printing raises `BrokenPipeError`, as it does without rich.
+    """
     from rich.console import Console
 
-    return Console(file=cast("TextIO", _HarmlessStream(stderr=stderr)), stderr=stderr)
+    class Harmless(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Harmless(file=cast("TextIO", _HarmlessStream(stderr=stderr)), stderr=stderr)
 
 
 def tell(text: str, *, stderr: bool = False) -> None:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qbench.atomic import write_atomically
+from qbench.atomic import sweep, write_atomically
 from qbench.errors import UsageError
 from qbench.record import content_key
 from qbench.sources.paths import written_path
@@ -47,6 +47,12 @@ def cache_size_bytes() -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118 (os.walk)
     return total
+
+
+def sweep_cache() -> None:
+    """Removes what killed processes left half written."""
+    for folder, _, _ in os.walk(cache_folder()):
+        sweep(Path(folder))
 
 
 def read_cached(kind: str, identity: dict[str, Any]) -> Any | None:

@@ -10,11 +10,11 @@ import csv
 import io
 import json
 import re
-import tempfile
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from qbench.atomic import scratch_folder
 from qbench.errors import TextError
 
 if TYPE_CHECKING:
@@ -209,13 +209,13 @@ def open_file(path: Path, source: str) -> Iterator[Sequence[Mapping[str, Any]]]:
         yield _filled(_read(path, source, None).rows)
         return
     # The library keeps a copy of every file it reads: here no longer than it is needed.
-    with tempfile.TemporaryDirectory(prefix="qbench-data-") as folder:
+    with scratch_folder("qbench-data") as folder:
         rows, failure = _load(
             source,
             path="parquet",
             data_files=str(path),
             split="train",
-            cache_dir=folder,
+            cache_dir=str(folder),
             keep_in_memory=True,
         )
         if rows is None:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ def _segfault() -> None:
 
 
 def _be_killed() -> None:
+    tempfile.mkdtemp(prefix="unruly-")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -108,8 +110,17 @@ def _be_loud_and_exit() -> None:
     os._exit(3)
 
 
+def _leave_children() -> None:
+    """One of this process's group, one that has gone its own way, one whose parent has ended."""
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen(sleeping)
+    subprocess.Popen(sleeping, start_new_session=True)
+    starting = f"import subprocess; subprocess.Popen({sleeping!r}, start_new_session=True)"
+    subprocess.run([sys.executable, "-c", starting], check=True)
+
+
 def _sleep_with_a_child() -> None:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    _leave_children()
     time.sleep(600)
 
 
@@ -131,6 +142,7 @@ ACTS: dict[str, Callable[[], None]] = {
     "killed": _be_killed,
     "loud": _be_loud,
     "loud-exits": _be_loud_and_exit,
+    "leaves-children": _leave_children,
     "infinite-series": lambda: None,
     "sleeps": _sleep_with_a_child,
     "late": lambda: None,
