@@ -17,6 +17,7 @@ from qbench.gpu_state import used_bytes_by_device
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
 from qbench.precisions import precisions
+from qbench.precisions.first_pass import constants_of
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
 from qbench.sources.models import fetch_model
@@ -84,6 +85,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         load_time_s=load_time_s,
         artifact_key=job.artifact_key,
         trust_code=job.trust_code,
+        constants=constants_of(model),
     )
 
 

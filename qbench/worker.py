@@ -32,6 +32,9 @@ from qbench.job import Job, Task, now
 from qbench.measures import measures
 from qbench.measures.peaks import release_cached
 from qbench.plan_items import falsified
+from qbench.precisions.first_pass import changed_layers
+from qbench.precisions.nonfinite import describe_nonfinite
+from qbench.precisions.verification import NOT_AS_ASKED
 from qbench.store import write_record
 
 if TYPE_CHECKING:
@@ -104,12 +107,17 @@ def _take(
     details = {"loaded": {**loaded.verification.details, "faults": list(faults)}}
     try:
         if faults and measurement.trusts_kernels:
-            raise WrongKernelError(_describe(loaded.verification))  # noqa: TRY301 - one way to fail
+            raise _refusal(loaded.verification)  # noqa: TRY301 - one way to fail
         outcome = measurement.measure(loaded, task.item)
         _synchronize(loaded.device)  # an error of its last kernels is its own, not the next one's
         _check_finite(outcome)
+        changed = changed_layers(loaded.constants, loaded.model)
+        if changed and measurement.trusts_kernels:
+            raise WrongKernelError(_describe_changed(changed))  # noqa: TRY301 - as above
     except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
         status, reason = classify(error)
+        if status == "nan" and loaded.nonfinite_tensors:
+            reason = f"{describe_nonfinite(loaded.nonfinite_tensors)} ({reason})"
         if status == "oom":
             with suppress(RuntimeError):  # of a GPU that is lost: recorded as what it is
                 release_cached(loaded.device)
@@ -117,7 +125,9 @@ def _take(
             task,
             status,
             reason=reason,
-            phase="verify" if isinstance(error, WrongKernelError) else "measure",
+            phase="verify"
+            if isinstance(error, WrongKernelError | _NonFiniteLayersError)
+            else "measure",
             log_tail=_traceback_tail(error),
             details=details,
             duration_s=time.perf_counter() - started,
@@ -134,6 +144,7 @@ def _take(
             *outcome.warnings,
             *loaded.verification.warnings,
             *([f"not as asked for: {_describe(loaded.verification)}"] if faults else []),
+            *([f"not as asked for: {_describe_changed(changed)}"] if changed else []),
             *falsified(job.cell, task.item),
         ),
         duration_s=time.perf_counter() - started,
@@ -212,10 +223,29 @@ class _Phase:
         self._emit({"event": "phase", "phase": name})
 
 
+class _NonFiniteLayersError(NonFiniteError):
+    """Verified layers hold values that are infinite or not numbers."""
+
+
+def _refusal(found: Verification) -> Exception:
+    """Why nothing is measured that trusts the layers."""
+    error = _NonFiniteLayersError if found.nonfinite else WrongKernelError
+    return error(_describe(found))
+
+
 def _describe(found: Verification) -> str:
     named = "; ".join(found.faults[:MOST_FAULTS_NAMED])
     more = len(found.faults) - MOST_FAULTS_NAMED
     return f"{named}{f'; and {more} more layers' if more > 0 else ''}. {found.remedy}"
+
+
+def _describe_changed(layers: list[str]) -> str:
+    named = ", ".join(layers[:MOST_FAULTS_NAMED])
+    more = len(layers) - MOST_FAULTS_NAMED
+    return (
+        f"{named}{f' and {more} more layers' if more > 0 else ''}: the model or a library changed"
+        f" their codes or constants after they were verified. {NOT_AS_ASKED}"
+    )
 
 
 def _write(task: Task, record: Record, index: int, emit: Emit) -> None:

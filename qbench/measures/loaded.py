@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError
+from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
 from qbench.record import Metric
 from qbench.sources.bundled import bundled_models
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from qbench.measures.peaks import Peak, PeakMeter
+    from qbench.precisions.first_pass import Constants
     from qbench.precisions.verification import Verification
     from qbench.record import MetricDefinition
     from qbench.spec import Cell, ResolvedModel, StaticBytes
@@ -47,6 +49,8 @@ class LoadedModel:
     """Whether the suite lets Python of its tasks and metrics run."""
     artifact_key: str | None = None
     """Of the tuned model that the cell is, or that its training makes; None for an untuned one."""
+    constants: Constants = field(default_factory=dict)
+    """Of the quantized layers as they were verified, to be held against what they are later."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -72,6 +76,11 @@ class LoadedModel:
                 f" ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
             ) from error
         return tokenizer
+
+    @cached_property
+    def nonfinite_tensors(self) -> list[str]:
+        """The checkpoint's tensors that hold NaN or infinity; all of it is read to know them."""
+        return nonfinite_tensors(self.folder)
 
     @property
     def has_random_weights(self) -> bool:

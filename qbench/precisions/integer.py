@@ -141,7 +141,8 @@ class Integer:
                 library_output=integer_layers.library_output,
             ),
             is_left_out=lambda layer: (
-                not integer_layers.is_quantized(layer) and not group_fits(chosen, layer.in_features)
+                not integer_layers.is_quantized(layer)
+                and not (type(layer) is nn.Linear and group_fits(chosen, layer.in_features))
             ),
             state_fault=state_fault,
             shape_of=lambda layer: tuple(layer.weight.shape),

@@ -41,14 +41,17 @@ def replace_conv1d(model: PreTrainedModel) -> None:
 
 
 def layers_to_quantize(model: PreTrainedModel, options: IntegerOptions) -> dict[str, Any]:
-    """Every linear layer but the head whose width the group divides, by name."""
+    """Every plain linear layer but the head whose width the group divides, by name.
+
+    One of a model's own class multiplies in its own way, which torchao's tensors may not know.
+    """
     import torch
 
     head = output_head(model)
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if type(module) is torch.nn.Linear
         and module is not head
         and group_fits(options, module.in_features)
     }

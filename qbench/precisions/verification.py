@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.precisions.first_pass import first_pass
 from qbench.precisions.inventory import (
     adapter_modules,
     inventory,
@@ -38,6 +39,7 @@ NOT_AS_ASKED = "What is computed with these layers is not this precision: leave 
 NO_MACHINE = "No machine can hold the model in this precision: choose fp32, bf16 or fp16"
 WRONG_CHECKPOINT = "Give a whole copy of the checkpoint, one that matches its config.json"
 """What a reader can do about faults of a kind."""
+OWN_PRODUCT = "the model's own code multiplies with its weight, past the layer that holds codes"
 OWN_CLASSES = (
     "transformers converts plain Linear and Conv1D layers alone, and those of this model are of a"
     " class of its own,"
@@ -112,8 +114,13 @@ def verify_quantized(
     quantized_weights = quantized_modules = nonfinite = 0
     tolerances = {"weights": dequantized_tolerance, "output": forward_tolerance}
     worst = dict.fromkeys(tolerances, 0.0)
-    for name, layer in linear_layers(model):
+    layers = linear_layers(model)
+    # What changes when a model computes must be seen.
+    own_products = first_pass(model, {name: one for name, one in layers if is_meant(one)})
+    for name, layer in layers:
         place = f"{name} ({_features(layer)})"
+        if name in own_products:
+            faults.append((f"{place}: {OWN_PRODUCT}", NO_MACHINE))
         if not is_meant(layer):
             left_out.append((name, layer))
             continue
@@ -135,7 +142,7 @@ def verify_quantized(
             faults.append(
                 (
                     f"{place}: {probed.nonfinite} of its weights are infinite or not numbers",
-                    WRONG_CHECKPOINT,
+                    NOT_AS_ASKED,
                 )
             )
             continue

@@ -10,6 +10,7 @@ from qbench.cpu import cpu_features
 from qbench.job import Task
 from qbench.measures import measures
 from qbench.precisions import precisions
+from qbench.precisions.layer_probe import relative_error
 from qbench.record import Record, content_key
 from qbench.worker import run_job
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, make_job, resolve
@@ -124,7 +125,9 @@ def assert_names_only(faults: tuple[str, ...], what: str) -> None:
 
 @pytest.mark.parametrize("damaged", ["fp4", "nf4", "nf4-dq"], indirect=True)
 def test_a_lost_quantization_state(damaged: LoadedModel) -> None:
-    damaged.model.get_submodule(LAYER).weight.quant_state = None
+    layer = damaged.model.get_submodule(LAYER)
+    # Else bitsandbytes takes the one from the other when the layer computes.
+    layer.weight.quant_state = layer.quant_state = None
     assert_names_only(verify_again(damaged), "holds no quantization state")
 
 
@@ -233,3 +236,98 @@ def test_a_tensor_that_lies_the_other_way_round(
         assert f"{LAYER} (128×64): the checkpoint holds its weights as 64×128" in reason
         assert "one that matches its config.json" in reason
         assert "another device" not in reason
+
+
+RWKV = Variant("rwkv", "rwkv", {"rescale_every": 1, "attention_hidden_size": 64})
+
+
+def test_layers_that_become_another_format_in_the_first_forward_pass(cells: TinyCells) -> None:
+    """RWKV rescales what its blocks give, and quantizes anew: to fp4, whatever it was."""
+    found = cells.load(RWKV, "nf4").verification
+    assert [fault.partition(" (")[0] for fault in found.faults] == [
+        f"rwkv.blocks.{block}.{layer}"
+        for block in (0, 1)
+        for layer in ("attention.output", "feed_forward.value")
+    ]
+    assert all("holds the code book" in fault for fault in found.faults)
+    assert found.remedy.endswith("leave the cell out")
+
+
+def test_layers_that_are_rescaled_in_the_first_forward_pass(cells: TinyCells) -> None:
+    """RWKV divides the scales of int8, which must lie where it looks for them."""
+    import torch
+
+    cell, reference = cells.load(RWKV, "int8"), cells.load(RWKV, "fp32")
+    assert cell.verification.faults == ()
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        found, expected = (one.model(input_ids=ids).logits.float() for one in (cell, reference))
+    assert relative_error(found, expected) < 0.05
+
+
+@pytest.mark.parametrize("precision", ["nf4", "nf4-dq", "int8", "int4-g32", "w8a8"])
+def test_what_changes_while_it_is_measured(
+    tmp_path: Path, cells: TinyCells, precision: str
+) -> None:
+    """Layers that are sound when verified, and have other constants after so many passes."""
+    import torch
+
+    from qbench.building import load
+    from qbench.precisions.inventory import inventory
+    from qbench.worker import _take
+
+    job = make_job(resolve(cells.folder(TINY)), precision)
+    loaded = load(job, lambda phase: None)
+    assert loaded.verification.faults == ()
+    layer = loaded.model.get_submodule(LAYER)
+
+    def spoil(*_: Any) -> None:
+        held = [one for one in inventory(loaded.model) if one.module == LAYER]
+        state = next(one.tensor for one in held if one.kind == "quantization_state")
+        with torch.no_grad():
+            state.mul_(2)
+
+    tasks = {task.item.measurement: task for task in tasks_of(cells.folder(TINY), tmp_path)}
+    before, _ = _take(job, tasks["latency"], loaded, job.environment)
+    assert before.status == "ok"
+    handle = layer.register_forward_hook(spoil)
+    record, _ = _take(job, tasks["memory"], loaded, job.environment)
+    handle.remove()
+    assert record.status == "error"
+    assert record.reason is not None
+    assert record.reason.startswith(f"{LAYER}: the model or a library changed their codes")
+    footprint, _ = _take(job, tasks["footprint"], loaded, job.environment)
+    assert footprint.status == "ok"
+    assert any(f"{LAYER}: the model or a library changed" in one for one in footprint.warnings)
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8", "int8-wo"])
+def test_a_model_that_multiplies_with_packed_codes_itself(cells: TinyCells, precision: str) -> None:
+    mamba = Variant("mamba", "mamba", {"state_size": 8})
+    found = cells.load(mamba, precision).verification
+    assert "backbone.layers.0.mixer.dt_proj" in found.faults[0]
+    assert "the model's own code multiplies with its weight" in found.faults[0]
+    assert found.remedy.startswith("No machine can hold the model in this precision")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4", "nf4-dq", "int8", "int8-wo", "w8a8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_that_holds_no_numbers(
+    tmp_path: Path, cells: TinyCells, precision: str, value: float
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "spoilt"
+    shutil.copytree(cells.folder(TINY), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{LAYER}.weight"][3, 5] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    records = run_all(folder, tmp_path, precision)
+    quality = records["quality"]
+    assert quality.status == "nan"
+    assert f"{LAYER}.weight (1 of 8192 values)" in str(quality.reason)
+    assert "a sound copy of the checkpoint" in str(quality.reason)
+    assert "kernel" not in str(quality.reason)
+    assert records["footprint"].status == "ok"

@@ -1,0 +1,44 @@
+"""Which tensors of a checkpoint hold NaN or infinity, so that no one else is blamed for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qbench.errors import ModelError
+from qbench.sources.headers import weight_files
+
+MOST_NAMED = 3
+
+
+def nonfinite_tensors(folder: str) -> list[str]:
+    """Names of the checkpoint's tensors with values that are no finite numbers, with their count.
+
+    Reads every tensor, one at a time; for when such values have turned up.
+    """
+    from safetensors import safe_open
+
+    try:
+        files = weight_files(Path(folder))
+    except ModelError:  # random weights come without a file
+        return []
+    found = []
+    for path in files:
+        open_file: Any = safe_open  # untyped in safetensors
+        with open_file(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                tensor = file.get_tensor(name)
+                bad = int((~tensor.isfinite()).sum()) if tensor.dtype.is_floating_point else 0
+                if bad:
+                    found.append(f"{name} ({bad} of {tensor.numel()} values)")
+    return found
+
+
+def describe_nonfinite(tensors: list[str]) -> str:
+    """A sentence for a reader of the record."""
+    more = len(tensors) - MOST_NAMED
+    return (
+        "the checkpoint's own weights hold NaN or infinity:"
+        f" {', '.join(tensors[:MOST_NAMED])}{f' and {more} more tensors' if more > 0 else ''};"
+        " no precision mends that: give a sound copy of the checkpoint"
+    )
