@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
-from qbench.precisions.calibration_inputs import observe
-from qbench.precisions.calibration_ranges import InputRange
+from qbench.precisions.calibration_ranges import find_ranges
 from qbench.precisions.calibration_windows import draw_windows
 from qbench.precisions.integer_layers import hold_in
 from qbench.precisions.loading import TORCH_DTYPE
@@ -73,10 +72,7 @@ def _quantize_with_ranges(
     )
 
     over = PerTensor() if options.granularity == "tensor" else PerRow()
-    ranges: dict[str, InputRange] = {}
-    for group in observe(model, layers, windows):
-        for name, inputs in group.items():
-            ranges[name] = InputRange.of(inputs, options)
+    ranges = find_ranges(model, layers, windows, options)
     for name, layer in layers.items():
         if name not in ranges:
             raise unreached(name)

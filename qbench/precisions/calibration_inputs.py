@@ -12,26 +12,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def observe(
-    model: PreTrainedModel, layers: dict[str, Any], windows: list[torch.Tensor]
-) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """All inputs of the layers of one block by the layers' names, block by block.
-
-    A layer that no window reaches is left out. What is done to a block before the next one is
-    asked for, such as quantizing it, is there when the next one's inputs are taken.
-    """
-    for group in in_blocks(layers):
-        kept: dict[str, list[torch.Tensor]] = {}
-
-        def keep(
-            name: str, inputs: torch.Tensor, kept: dict[str, list[torch.Tensor]] = kept
-        ) -> None:
-            kept.setdefault(name, []).append(inputs)
-
-        run(model, group, windows, keep)
-        yield kept
-
-
 def in_blocks(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The layers by the block that they stand in: up to the first number in their names."""
     for _, group in groupby(layers.items(), key=lambda item: _block(item[0])):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qbench.errors import ModelError, TextError
-from qbench.precisions.calibration_ranges import choose_limit
+from qbench.finetune.live_bytes import LivePeak
+from qbench.precisions.calibration_ranges import Errors, Extremes, Largest
 from qbench.precisions.integer_options import IntegerOptions
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.precisions.verification import linear_layers
@@ -122,8 +123,40 @@ def test_recorded_ranges_equal_naive_ones(
 def test_inputs_that_are_all_zero_have_a_range() -> None:
     import torch
 
-    for method in ("minmax", "percentile", "mse"):
-        assert choose_limit(torch.zeros(5, dtype=torch.float64), method, percentile=99.9) == 0
+    extremes = Extremes()
+    extremes.see(torch.zeros(5))
+    for chosen in (Errors(extremes), Largest(extremes, 99.9)):
+        chosen.see(torch.zeros(5))
+        assert chosen.choose() == (0.0, 0)
+    assert extremes.range(0.0, 0).scale > 0
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse"])
+def test_what_was_seen_is_not_kept(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many windows there are, and in parts of any size, the limit is the same."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    windows = [torch.randn(1, 64, 256, generator=generator) for _ in range(64)]
+    extremes = Extremes()
+    for window in windows:
+        extremes.see(window)
+    found = []
+    for size in (2**11, 2**22):
+        monkeypatch.setattr("qbench.precisions.calibration_ranges.VALUES_AT_ONCE", size)
+        chosen = Errors(extremes) if method == "mse" else Largest(extremes, 99.5)
+        with LivePeak("cpu", windows) as peak:
+            for window in windows:
+                chosen.see(window)
+        found.append(chosen.choose())
+        given = sum(window.nbytes for window in windows)
+        # Of one window's values in fp64, sorted and summed, there are some copies; not of all.
+        assert peak.peak_bytes - given < given  # half of all in fp64
+    values = torch.cat([window.reshape(-1) for window in windows]).numpy()
+    naive = naive_mse(values) if method == "mse" else float(np.percentile(np.abs(values), 99.5))
+    for limit, clipped in found:
+        assert limit == pytest.approx(naive, rel=1e-6)
+        assert clipped == (np.abs(values.astype(np.float64)) > limit).sum()
 
 
 def naive_gptq(
