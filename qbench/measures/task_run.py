@@ -1,7 +1,13 @@
 """Puts one task of lm-eval to a model that is already loaded.
 
 The same steps as the `lm_eval` command takes, in the same order and with the same seeds, so that
-its scores for the same saved checkpoint are the same.
+its scores for the same saved checkpoint are the same, under two conditions:
+
+- On a CPU with AVX512-BF16 bitsandbytes repacks 4-bit weights into another format at their first
+  use, and computes other numbers with it. That is kept off here, and is not in the command.
+- LLM.int8 finds its outlier columns over a whole batch, so that an item's score depends on those
+  beside it. The command puts the items of all its `--tasks` into batches together, here a task is
+  alone: the same scores need one task a command, and the same batch size and limit.
 """
 
 from __future__ import annotations

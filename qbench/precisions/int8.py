@@ -47,6 +47,9 @@ class Int8:
     summary: str = "LLM.int8(): 8-bit weights and activations, outlier columns in 16 bits"
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
     options: type[Frozen] = Int8Options
+    pools_batch: bool = True
+    """A column with an outlier in any row is computed in floating point for all rows: what comes
+    out for one sequence depends on those beside it."""
 
     def unavailable(self, environment: Environment) -> str | None:
         """Needs its packages; runs on CPU and CUDA alike."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from qbench.precisions import precisions
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -77,6 +79,20 @@ def text_titles(texts: dict[str, Record]) -> dict[str, str]:
     names = {slug: text_name(record) for slug, record in texts.items()}
     times = Counter(names.values())
     return {slug: name if times[name] == 1 else slug for slug, name in names.items()}
+
+
+def batch_told(table: TableRecords, record: Record) -> str:
+    """The batch of an item, where figures in the table depend on it; else nothing."""
+    batch = record.item.params.get("batch")
+    pooled = [cell.label for cell in table.cells if _pools_a_batch(cell)]
+    if not isinstance(batch, int) or not pooled:
+        return ""
+    return f", batches of {batch} (figures of {', '.join(pooled)} depend on them)"
+
+
+def _pools_a_batch(cell: CellRecords) -> bool:
+    precision = precisions().get(cell.records[0].cell.precision.name)
+    return bool(getattr(precision, "pools_batch", False))
 
 
 def describe_params(params: dict[str, Any]) -> str:

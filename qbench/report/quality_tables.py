@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
-from qbench.report.items import against_merged, items, text_titles
+from qbench.report.items import against_merged, batch_told, items, text_titles
 from qbench.report.lookup import listed, mapping, number
 from qbench.report.tables import REFERENCE_WORD, text_change
 
@@ -49,19 +49,20 @@ def quality_table(records: TableRecords, slug: str) -> Table:
         Column("windows", "windows", "exact"),
         Column("nonfinite_share", "non-finite", "percent"),
     )
-    return Table(f"Quality: {text_titles(texts)[slug]}", "precision", columns, tuple(rows))
+    title = f"Quality: {text_titles(texts)[slug]}{batch_told(records, texts[slug])}"
+    return Table(title, "precision", columns, tuple(rows))
 
 
 def task_tables(records: TableRecords) -> list[Table]:
     """A table for each metric of each task: score, difference and chance."""
     return [
-        _task_table(records, slug, metric.name)
+        _task_table(records, slug, metric.name, batch_told(records, record))
         for slug, record in items(records, "tasks").items()
         for metric in record.metrics
     ]
 
 
-def _task_table(records: TableRecords, slug: str, name: str) -> Table:
+def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table:
     base = pool(records.reference.of("tasks", slug), name) if records.reference else None
     rows = []
     for cell in records.cells:
@@ -93,7 +94,8 @@ def _task_table(records: TableRecords, slug: str, name: str) -> Table:
         Column("items", "items", "exact"),
         Column("chance", "chance", "number"),
     )
-    return Table(f"Task: {slug}, {name.rsplit('.', 1)[-1]}", "precision", columns, tuple(rows))
+    title = f"Task: {slug}, {name.rsplit('.', 1)[-1]}{told}"
+    return Table(title, "precision", columns, tuple(rows))
 
 
 def divergence_table(records: TableRecords, slug: str) -> Table:
@@ -118,7 +120,8 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
         rows.append(Row(cell.label, cell.reference, figures))
     found = items(records, "quality")
     base = "" if against_merged(found[slug]) else " from the reference"
-    title = f"Divergence{base}, nats a token: {text_titles(found)[slug]}"
+    told = batch_told(records, found[slug])
+    title = f"Divergence{base}, nats a token: {text_titles(found)[slug]}{told}"
     return Table(title, "precision", columns, tuple(rows))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.report.changes import Change, perplexity_change
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, mark_best, pool
-from qbench.report.items import describe_point, first_point, items, text_titles
+from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.record import Record
@@ -55,7 +55,7 @@ def decision_table(records: TableRecords) -> Decision:
     columns = [
         *_memory_columns(memory_point, stored_wider=stored_wider),
         *_latency_columns(latency_point),
-        *_quality_columns(texts, reference.label if reference else None, held_against, diverged),
+        *_quality_columns(records, texts, held_against, diverged),
     ]
     rows = []
     for cell in records.cells:
@@ -184,9 +184,10 @@ def _latency_columns(point: Record | None) -> list[Column]:
 
 
 def _quality_columns(
-    texts: dict[str, Record], reference: str | None, held_against: str | None, diverged: set[str]
+    records: TableRecords, texts: dict[str, Record], held_against: str | None, diverged: set[str]
 ) -> list[Column]:
     titles = text_titles(texts)
+    reference = records.reference.label if records.reference else None
     columns = []
     for slug, record in texts.items():
         named = f" {titles[slug]}" if len(texts) > 1 else ""
@@ -196,7 +197,8 @@ def _quality_columns(
                 f"perplexity{named}",
                 "number",
                 "lower",
-                f"exp of the mean loss a token{_on(record, titles[slug])}",
+                f"exp of the mean loss a token{_on(record, titles[slug])}"
+                f"{batch_told(records, record)}",
                 decimals=4,
             )
         )

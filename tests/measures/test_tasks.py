@@ -448,7 +448,10 @@ def test_scores_are_those_of_the_lm_eval_command(
     models = {
         "fp32": loaded,
         "nf4": load_fresh(bundled_models()["tiny-mistral"], "nf4", compute_dtype="fp32"),
+        "int8": load_fresh(bundled_models()["tiny-mistral"], "int8", dtype="fp32"),
     }
+    # The command's batches mix the items of its tasks, which changes LLM.int8's outlier columns.
+    alone = {"int8": "stdlib-choice"}
     both = tmp_path / "tasks"
     shutil.copytree(BUNDLED_TASKS_FOLDER, both / "bundled")
     shutil.copytree(own_folder, both / "own")
@@ -461,7 +464,8 @@ def test_scores_are_those_of_the_lm_eval_command(
             [
                 *("run", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32"),
                 *("--include_path", str(both), "--num_fewshot", "2", "--limit", str(LIMIT)),
-                *("--tasks", "stdlib-choice,stdlib-completion,small-sums", "--batch_size", "4"),
+                *("--tasks", alone.get(precision, "stdlib-choice,stdlib-completion,small-sums")),
+                *("--batch_size", "4"),
                 *("--device", "cpu", "--output_path", f"{folder}-out", "--log_samples"),
             ]
         )
@@ -483,8 +487,10 @@ def test_scores_are_those_of_the_lm_eval_command(
             {"names": "stdlib-completion"},
             {"names": "small-sums", "include": ".", "few_shot": 2},
         ):
-            mine = take(cell, own_folder, limit=LIMIT, **asked)
             name = asked["names"]
+            if alone.get(precision, name) != name:
+                continue
+            mine = take(cell, own_folder, limit=LIMIT, **asked)
             samples = next(out.rglob(f"samples_{name}_*.jsonl"))
             rows = [json.loads(line) for line in samples.read_text().splitlines()]
             rows.sort(key=lambda row: row["doc_id"])

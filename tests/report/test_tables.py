@@ -342,6 +342,18 @@ class TestDetails:
         (mark,) = [row.mark for row in compared.rows if row.metric == "perplexity"]
         assert ends == [mark.low, mark.high]
 
+    def test_the_batch_stands_beside_figures_that_depend_on_it(self) -> None:
+        records = [quality_record("fp32"), quality_record("nf4")]
+        told = ", batches of 4 (figures of int8 depend on them)"
+        assert "Quality: stdlib-heldout" in self.details(records)
+        assert f"Quality: stdlib-heldout{told}" in self.details([*records, quality_record("int8")])
+        for with_int8, expected in ((False, ""), (True, told)):
+            shown = [*records, *([quality_record("int8")] if with_int8 else [])]
+            (table,) = select(shown).tables
+            columns = {one.key: one for one in decision_table(table).table.columns}
+            definition = columns["perplexity:stdlib-heldout-w256-default"].definition
+            assert definition.endswith(f"protocol default{expected}")
+
     def test_what_was_loaded_is_shown(self) -> None:
         table = self.details(quickstart_records())["What was loaded, verified"]
         nf4 = next(row for row in table.rows if row.label == "nf4")
