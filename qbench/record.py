@@ -22,6 +22,12 @@ PROTOCOL_VERSION = "1"
 Status = Literal["ok", "skipped", "oom", "timeout", "nan", "crash", "error"]
 STATUSES: tuple[Status, ...] = ("ok", "skipped", "oom", "timeout", "nan", "crash", "error")
 Better = Literal["lower", "higher", "neither"]
+VariesBy = Literal["nothing", "sample", "process"]
+"""What would make a number another one, were it taken again: nothing; other windows or items;
+another process."""
+
+_EXACT_UNITS = ("B", "FLOP")
+_PROCESS_UNITS = ("s", "tokens/s", "J", "B/s", "FLOP/s")
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=-]*$")]
 """Letters, digits, `.`, `_`, `=` and `-`: names no place outside the folder it is put in."""
 
@@ -37,6 +43,8 @@ class MetricDefinition(Frozen):
     """A few words for tables."""
     formula: str
     """How it is computed, and the source of the formula."""
+    varies_by: VariesBy | None = None
+    """None for what is usual of its unit: see `usual_variation`."""
 
 
 class Metric(Frozen):
@@ -50,6 +58,8 @@ class Metric(Frozen):
     """Why there is no value; set if and only if `value` is None."""
     samples: tuple[float, ...] | None = None
     """The raw samples that the value was computed from, in the order they were taken."""
+    varies_by: VariesBy | None = None
+    """As it is defined; None in records of before it was kept, and of plug-ins that leave it."""
 
 
 class Environment(Frozen):
@@ -125,6 +135,13 @@ class Record(Frozen):
         """The metric's value; None if there is no such metric or it has no value."""
         metric = self.metric(name)
         return None if metric is None else metric.value
+
+
+def usual_variation(unit: str) -> VariesBy:
+    """Bytes and operations vary by nothing, times and rates by process, all else by sample."""
+    if unit in _EXACT_UNITS:
+        return "nothing"
+    return "process" if unit in _PROCESS_UNITS else "sample"
 
 
 def content_key(identity: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from tests.paired_records import (
     quality,
     task,
 )
+from tests.record_factory import make_environment, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -252,3 +253,38 @@ def test_a_relative_change_from_0_asks_for_an_absolute_margin() -> None:
     assert found.estimate is None
     assert "without %" in str(found.reason)
     assert change([some], [zero], "kl.mean", relative=False).estimate is not None
+
+
+def peaks(values: Sequence[float], **changes: Any) -> list[Record]:
+    """Peak memory in a process each."""
+    return [
+        make_record("nf4", "memory", {"memory.peak": value}, repeat=at, **changes)
+        for at, value in enumerate(values)
+    ]
+
+
+def test_the_resident_size_of_a_process_is_another_in_each() -> None:
+    once = change(peaks([43e6]), peaks([44e6]), "memory.peak")
+    assert once.estimate is None
+    assert once.short_by == 4
+    several = [43.0e6, 44.1e6, 43.6e6, 42.9e6, 44.4e6]
+    again = change(peaks(several), peaks(several[::-1]), "memory.peak")
+    assert again.estimate is not None
+    assert not again.equal
+    assert again.estimate.limit(0.05) < 0 < again.estimate.limit(0.95)
+
+
+def test_what_tensors_take_is_exact_on_a_cpu_as_on_a_gpu() -> None:
+    gpu = make_environment(device_type="cuda")
+    found = change(peaks([43], environment=gpu), peaks([44], environment=gpu), "memory.peak")
+    assert found.estimate == Exact(math.log(43 / 44))
+    counted = [make_record("nf4", "memory", {"memory.peak.inference": 7})]
+    assert change(counted, counted, "memory.peak.inference").equal
+
+
+def test_what_a_record_says_of_its_metric_goes_before_what_its_unit_has() -> None:
+    record = footprint("nf4", 1000)
+    metric = record.metrics[0].model_copy(update={"varies_by": "process"})
+    told = [record.model_copy(update={"metrics": (metric,)})]
+    assert change(told, told, "memory.static").short_by == 4
+    assert change([record], [record], "memory.static").equal

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from qbench.comparison.variation import variation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,7 +22,6 @@ FREE_PARAMS = ("batch", "batch_size", "attention", "divergence")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
 _DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
 """Metrics that say how far a cell is from the reference, whichever that was."""
-_TIME_UNITS = ("s", "tokens/s", "J", "B/s", "FLOP/s")
 _DETAILS = {
     "ids_sha256": "token ids (another tokenizer, or another way to cut the text)",
     "task_hash": "the task's definition or data",
@@ -89,9 +90,8 @@ def find_gap(records: Sequence[Record], metric: str, side: str) -> Obstacle | No
 def is_device_bound(record: Record, metric: str) -> bool:
     """Whether the metric compares on one device model only."""
     found = record.metric(metric)
-    timed = found is not None and found.unit in _TIME_UNITS
-    timed = timed or metric == "training.matrix_share"
-    return timed or record.item.measurement in DEVICE_BOUND
+    of_process = found is not None and variation(record, found) == "process"
+    return of_process or record.item.measurement in DEVICE_BOUND
 
 
 def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[ConditionChange]:

@@ -5,7 +5,7 @@
 | perplexity, divergence | the window of text, paired | block bootstrap of the ratio of sums |
 | right or wrong | the item, paired by its id | exact limits, at 0 McNemar's test |
 | other scores | the item, paired by its id | bootstrap |
-| times and rates | the process | Welch's t on the logarithms of the processes' medians |
+| times, rates, resident size | the process | Welch's t on the logarithms of their medians |
 | bytes, counts | none: they are exact | the difference itself |
 
 A relative change is estimated as the difference of logarithms; `shown` turns it into a ratio.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from qbench.comparison.paired_series import align, find_series
 from qbench.comparison.series_estimates import of_change, of_level
 from qbench.comparison.statistics import FEWEST_PROCESSES, Exact, one_sample, welch
+from qbench.comparison.variation import variation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from qbench.comparison.series_estimates import Estimated
     from qbench.comparison.statistics import Estimate
     from qbench.record import Metric, Record
-
-_EXACT = ("footprint", "memory")
-_COUNTS = ("tokens", "nonfinite_share")
-_TIME_UNITS = ("s", "tokens/s")
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,10 @@ def difference(
     mine, theirs = _good(new, metric), _good(old, metric)
     values = _value(mine[0], metric), _value(theirs[0], metric)
     found = _metric(mine[0], metric)
-    if _is_timed(mine[0], found):
+    varies_by = variation(mine[0], found)
+    if varies_by == "process":
         return _of_processes(_values(mine, metric), _values(theirs, metric), relative=relative)
-    if _is_exact(mine[0], found):
+    if varies_by == "nothing":
         estimate = Exact(_exact_change(values[0], values[1], relative=relative))
         return Difference(values[0], values[1], relative, estimate, "exact")
     own = find_series(mine[0], metric, values[0])
@@ -103,7 +101,8 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
     """The metric itself, with the certainty that its windows, items or processes give it."""
     good = _good(records, metric)
     found, value = _metric(good[0], metric), _value(good[0], metric)
-    if _is_timed(good[0], found):
+    varies_by = variation(good[0], found)
+    if varies_by == "process":
         values = _values(good, metric)
         lacking = FEWEST_PROCESSES - len(values)
         if lacking > 0:
@@ -112,7 +111,7 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
         method = "Student's t over processes"
         mean = sum(values) / len(values)
         return _of_level(mean, estimate, method, "processes", len(values))
-    if _is_exact(good[0], found):
+    if varies_by == "nothing":
         return _of_level(value, Exact(value), "exact")
     own = find_series(good[0], metric, value)
     if own is None:
@@ -164,7 +163,7 @@ def _too_few(
     new: float, old: float | None, unit: Unit, units: int, lacking: int, *, relative: bool
 ) -> Difference:
     remedy = (
-        "raise the measurement's `repeats`"
+        "raise the measurement's `repeats`, where it has them"
         if unit == "processes"
         else "take a longer text or a smaller window"
         if unit == "windows"
@@ -188,14 +187,6 @@ def _exact_change(new: float, old: float, *, relative: bool) -> float:
     if new <= 0 or old <= 0:
         return math.inf if new > old else -math.inf
     return math.log(new / old)
-
-
-def _is_timed(record: Record, metric: Metric) -> bool:
-    return metric.unit in _TIME_UNITS or record.item.measurement == "latency"
-
-
-def _is_exact(record: Record, metric: Metric) -> bool:
-    return metric.unit == "B" or record.item.measurement in _EXACT or metric.name in _COUNTS
 
 
 def _good(records: Sequence[Record], metric: str) -> list[Record]:

@@ -51,6 +51,7 @@ METRICS = (
     MetricDefinition(
         name="completion.tokens",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="scored completion tokens",
         formula="tokens of the completions, end tokens included, whose likelihood was summed",

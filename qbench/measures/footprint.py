@@ -59,6 +59,7 @@ METRICS = (
     MetricDefinition(
         name="weights",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="logical weights",
         formula="elements of all parameters, tied ones once, packed ones unpacked",
@@ -66,6 +67,7 @@ METRICS = (
     MetricDefinition(
         name="bits_per_weight.linear",
         unit="bit",
+        varies_by="nothing",
         better="lower",
         title="bits per weight of the linear layers",
         formula="8 x (linear + quantization_state bytes) / logical weights of the linear layers",
@@ -73,6 +75,7 @@ METRICS = (
     MetricDefinition(
         name="bits_per_weight.model",
         unit="bit",
+        varies_by="nothing",
         better="lower",
         title="bits per weight of the whole model",
         formula="8 x memory.static / weights",
@@ -80,6 +83,7 @@ METRICS = (
     MetricDefinition(
         name="bits_per_weight.linear.nominal",
         unit="bit",
+        varies_by="nothing",
         better="neither",
         title="bits per weight of the linear layers, were the codes packed",
         formula="bits_per_weight.linear with each code, and each zero point that is not 0, at the"
@@ -88,6 +92,7 @@ METRICS = (
     MetricDefinition(
         name="bits_per_weight.nominal",
         unit="bit",
+        varies_by="nothing",
         better="neither",
         title="bits per weight of the whole model, were the codes packed",
         formula="bits_per_weight.model with the linear layers as in bits_per_weight.linear.nominal",
@@ -95,6 +100,7 @@ METRICS = (
     MetricDefinition(
         name="quantized_share",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="share of the weights that is quantized",
         formula="logical weights in verified quantized layers / weights",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import MeasurementError
 from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
-from qbench.record import Metric
+from qbench.record import Metric, usual_variation
 from qbench.sources.bundled import bundled_models
 from qbench.sources.random_models import TOKENIZER_MODEL
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qbench.measures.peaks import Peak, PeakMeter
     from qbench.precisions.first_pass import Constants
     from qbench.precisions.verification import Verification
-    from qbench.record import MetricDefinition
+    from qbench.record import MetricDefinition, VariesBy
     from qbench.spec import Cell, ResolvedModel, StaticBytes
 
 
@@ -116,8 +116,9 @@ def make_metric(
     *,
     reason: str | None = None,
     samples: list[float] | None = None,
+    varies_by: VariesBy | None = None,
 ) -> Metric:
-    """A metric with the unit and direction of its definition.
+    """A metric with the unit and direction of its definition; `varies_by` overrides that one.
 
     Raises ValueError for a missing value without a reason, and for one that is not finite.
     """
@@ -135,6 +136,7 @@ def make_metric(
         value=None if value is None else float(value),
         reason=reason,
         samples=None if samples is None else tuple(samples),
+        varies_by=varies_by or definition.varies_by or usual_variation(definition.unit),
     )
 
 

@@ -1,9 +1,10 @@
 """Peak memory by phase: load, idle, prefill, decode.
 
 CUDA: what the allocator's tensors took at most, cuBLAS' workspaces in every phase alike. CPU: the
-peak resident size of the process, whose libraries come before any model; `memory.peak` takes the
-level before loading off, on both. Of a model on several GPUs all figures are sums over them; the
-details have each GPU's own.
+peak resident size of the process, whose libraries come before any model, and which is another in
+every process: what is decided by there are the live tensors of `memory.peak.inference`.
+`memory.peak` takes the level before loading off, on both. Of a model on several GPUs all figures
+are sums over them; the details have each GPU's own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
 
 from qbench.finetune.live_bytes import LivePeak
 from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.peaks import Peak
     from qbench.measures.workload import Workload
-    from qbench.record import Metric
+    from qbench.record import Metric, VariesBy
     from qbench.spec import ResolvedModel
 
 _RETRIED = (
@@ -44,6 +47,7 @@ METRICS = (
     MetricDefinition(
         name="memory.peak",
         unit="B",
+        varies_by="process",
         better="lower",
         title="peak memory",
         formula="highest memory.peak.<phase> less the level just before the model was loaded, of"
@@ -53,6 +57,7 @@ METRICS = (
         MetricDefinition(
             name=f"memory.peak.{phase}",
             unit="B",
+            varies_by="process",
             better="lower",
             title=f"peak while {phase}" if phase == "idle" else f"peak of {phase}",
             formula="CUDA: max_memory_allocated of the phase, summed over the model's GPUs, cuBLAS'"
@@ -90,6 +95,7 @@ METRICS = (
     MetricDefinition(
         name="memory.device",
         unit="B",
+        varies_by="process",
         better="lower",
         title="memory of the device",
         formula="NVML: what the model's GPUs hold after decode, the blocks that it left cached and"
@@ -107,6 +113,8 @@ class MemoryOptions(Frozen):
     """Tokens of the prompt; a list makes a grid."""
     new_tokens: OneOrMorePositive = (32,)
     """Tokens decoded after it; a list makes a grid."""
+    repeats: PositiveInt = 1
+    """Processes that each point is taken in: 5 show the spread of a CPU's resident size."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Memory:
         )
 
     def items(self, options: MemoryOptions, model: ResolvedModel, base: Path) -> list[Item]:
-        """One item a grid point."""
+        """One item a grid point and repeat."""
         points = [
             {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, "seed": 0}
             for batch, prompt, new in product(
@@ -137,7 +145,9 @@ class Memory:
             )
         ]
         return [
-            Item(measurement=self.name, slug=grid_slug(point), params=point) for point in points
+            Item(measurement=self.name, slug=grid_slug(point), params=point, repeat=repeat)
+            for point in points
+            for repeat in range(options.repeats)
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
@@ -167,11 +177,17 @@ class Memory:
         highest = max(peak.used_bytes for peak in peaks.values())
         inference = _inference_bytes(loaded, workload, peaks)
         retries = sum(peak.allocation_retries or 0 for peak in peaks.values())
+        counted: VariesBy | None = "nothing" if loaded.device.startswith("cuda") else None
         return Outcome(
             metrics=(
-                make_metric(METRICS, "memory.peak", highest - loaded.level_before_bytes),
+                make_metric(
+                    METRICS,
+                    "memory.peak",
+                    highest - loaded.level_before_bytes,
+                    varies_by=counted,
+                ),
                 *(
-                    make_metric(METRICS, f"memory.peak.{phase}", peak.used_bytes)
+                    make_metric(METRICS, f"memory.peak.{phase}", peak.used_bytes, varies_by=counted)
                     for phase, peak in peaks.items()
                 ),
                 *(_reserved(phase, peak) for phase, peak in peaks.items()),

@@ -61,6 +61,7 @@ METRICS = (
     MetricDefinition(
         name="tokens",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="scored tokens",
         formula="tokens whose likelihood was summed",
@@ -68,6 +69,7 @@ METRICS = (
     MetricDefinition(
         name="nonfinite_share",
         unit="1",
+        varies_by="nothing",
         better="lower",
         title="share of non-finite logits",
         formula="logits that are infinite or not a number / all logits",

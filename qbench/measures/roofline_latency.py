@@ -65,6 +65,7 @@ METRICS = (
     MetricDefinition(
         name="latency.decode.read_share",
         unit="1",
+        varies_by="process",
         better="higher",
         title="share of the decode floor reached",
         formula="latency.decode.read_floor / latency.decode",
@@ -81,6 +82,7 @@ METRICS = (
     MetricDefinition(
         name="latency.prefill.matrix_share",
         unit="1",
+        varies_by="process",
         better="higher",
         title="share of the matrix rate reached by prefill",
         formula="latency.prefill.operations / latency.prefill / latency.matrix_rate",

@@ -46,6 +46,7 @@ METRICS = (
     MetricDefinition(
         name="training.matrix_share",
         unit="1",
+        varies_by="process",
         better="higher",
         title="share of the matrix rate reached by a step",
         formula="training.operations / training.step_time / training.matrix_rate",

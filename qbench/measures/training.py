@@ -78,6 +78,7 @@ METRICS = (
     MetricDefinition(
         name="training.trainable_weights",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="trainable weights",
         formula="weights that require a gradient",
@@ -85,6 +86,7 @@ METRICS = (
     MetricDefinition(
         name="training.trainable_share",
         unit="1",
+        varies_by="nothing",
         better="neither",
         title="trainable share",
         formula="trainable weights over the base's logical weights (4-bit ones counted unpacked)",
@@ -99,6 +101,7 @@ METRICS = (
     MetricDefinition(
         name="training.adapter_share",
         unit="1",
+        varies_by="nothing",
         better="lower",
         title="tuned weights, share",
         formula="of the bytes of the base's checkpoint",

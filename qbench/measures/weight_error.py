@@ -27,6 +27,7 @@ METRICS = (
     MetricDefinition(
         name="weight_error.relative",
         unit="1",
+        varies_by="nothing",
         better="lower",
         title="relative error of the linear weights",
         formula="Frobenius norm of (held - checkpoint) over that of the checkpoint's, all linear"
@@ -35,6 +36,7 @@ METRICS = (
     MetricDefinition(
         name="weight_error.snr",
         unit="dB",
+        varies_by="nothing",
         better="higher",
         title="signal-to-noise ratio of the linear weights",
         formula="10 log10(sum of the checkpoint's squares / sum of squared errors)",
@@ -42,6 +44,7 @@ METRICS = (
     MetricDefinition(
         name="weight_error.worst",
         unit="1",
+        varies_by="nothing",
         better="lower",
         title="relative error of the worst layer",
         formula="the largest relative error of a single layer; details.layers names them all",

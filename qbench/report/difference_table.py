@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HEADLINES = {
     "footprint": ("memory.static",),
-    "memory": ("memory.peak",),
+    "memory": ("memory.peak", "memory.peak.inference"),
     "latency": ("latency.prefill", "latency.decode"),
     "quality": ("perplexity", "kl.mean", "top1_agreement"),
     "completion": ("completion.loss",),

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from qbench.report.units import Scale, choose_scale
 
@@ -152,28 +152,46 @@ def _missing(records: Sequence[Record], metric_name: str) -> Figure:
     return Figure(word=NO_VALUE, reason=reason)
 
 
-def mark_best(table: Table) -> Table:
+class Apart(Protocol):
+    """What is known of the chance in the figures of a table, by column key and row index."""
+
+    def told(self, key: str, best: int, other: int) -> bool:
+        """Whether two figures of a column are told apart, and not by chance alone."""
+
+    def may_lead(self, key: str, row: int) -> bool:
+        """Whether a figure may be the best of its column."""
+
+
+def mark_best(table: Table, apart: Apart | None = None) -> Table:
     """Marks the best figures of each column that has a better direction.
 
-    All that are shown alike with the best are marked; none where all figures are shown alike.
+    All that are shown alike with the best, or not told apart from it, are marked; none where
+    nothing is told apart from the best. Without `apart` the figures have no chance in them.
     """
     marked = [list(row.figures) for row in table.rows]
     for index, column in enumerate(table.columns):
-        numbers = [
-            value
-            for row, figures in zip(table.rows, marked, strict=True)
-            if not row.faulty and (value := figures[index].value) is not None
-        ]
-        if column.better == "neither" or not numbers:
+        numbers = {
+            at: value
+            for at, row in enumerate(table.rows)
+            if not row.faulty and (value := row.figures[index].value) is not None
+        }
+        leaders = [at for at in numbers if apart is None or apart.may_lead(column.key, at)]
+        if column.better == "neither" or not leaders:
             continue
+        pick = min if column.better == "lower" else max
+        best = pick(leaders, key=lambda at: numbers[at])
         scale = table.scale(index)
-        best = scale.text(min(numbers) if column.better == "lower" else max(numbers))
-        if all(scale.text(value) == best for value in numbers):
+        texts = {at: scale.text(value) for at, value in numbers.items()}
+        behind = [
+            at
+            for at, text in texts.items()
+            if text != texts[best] and (apart is None or apart.told(column.key, best, at))
+        ]
+        if not behind:
             continue
-        for row, figures in zip(table.rows, marked, strict=True):
-            value = figures[index].value
-            if value is not None and scale.text(value) == best and not row.faulty:
-                figures[index] = replace(figures[index], best=True)
+        for at in leaders:
+            if at not in behind:
+                marked[at][index] = replace(marked[at][index], best=True)
     rows = tuple(
         replace(row, figures=tuple(figures))
         for row, figures in zip(table.rows, marked, strict=True)

@@ -49,7 +49,10 @@ def legend_of_marks(table: Table) -> list[str]:
     words = {figure.word for figure in figures}
     marks = []
     if any(figure.best for figure in figures):
-        marks.append("**bold**: the best of its column, with all that are shown alike")
+        marks.append(
+            "**bold**: the best of its column, with all that are shown alike or not told apart from"
+            " it; a perplexity that may be the reference's (≈) leaves that to the reference"
+        )
     if any(figure.uncertain for figure in figures):
         marks.append("≈: the 95 % interval of the change, paired over windows, includes no change")
     if any(figure.warned for figure in figures):

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.report.best import ByRecords
 from qbench.report.changes import Change, perplexity_change
 from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.record import Record
+    from qbench.report.best import Source
     from qbench.report.selection import CellRecords, TableRecords
 
 REFERENCE_WORD = "ref"
 """Stands where the reference would be compared with itself."""
+_PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 NOMINAL = "bits_per_weight.nominal"
 """Known of formats that are stored wider than they are."""
 
@@ -52,8 +55,10 @@ def decision_table(records: TableRecords) -> Decision:
     stored_wider = any(
         record.value(NOMINAL) is not None for cell in records.cells for record in cell.records
     )
+    peaks = _peaks(records, memory_point)
     columns = [
-        *_memory_columns(memory_point, stored_wider=stored_wider),
+        *_byte_columns(stored_wider=stored_wider),
+        *(_peak_column(name, memory_point) for name in peaks),
         *_latency_columns(latency_point),
         *_quality_columns(records, texts, held_against, diverged),
     ]
@@ -63,7 +68,7 @@ def decision_table(records: TableRecords) -> Decision:
             _figure(cell, "footprint", None, "bits_per_weight.model"),
             *([_figure(cell, "footprint", None, NOMINAL)] if stored_wider else []),
             _figure(cell, "footprint", None, "memory.static"),
-            _figure(cell, "memory", memory_point, "memory.peak"),
+            *(_figure(cell, "memory", memory_point, name) for name in peaks),
             _figure(cell, "latency", latency_point, "latency.prefill"),
             _figure(cell, "latency", latency_point, "latency.decode"),
         ]
@@ -74,7 +79,8 @@ def decision_table(records: TableRecords) -> Decision:
             if held_against and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
-    table = mark_best(Table(records.model, "precision", tuple(columns), tuple(rows)))
+    plain = Table(records.model, "precision", tuple(columns), tuple(rows))
+    table = mark_best(plain, _apart(records, plain, memory_point, latency_point))
     return Decision(
         suite=records.suite,
         device=records.device,
@@ -85,6 +91,35 @@ def decision_table(records: TableRecords) -> Decision:
         memory_point=memory_point,
         texts=tuple(texts),
     )
+
+
+def _apart(
+    records: TableRecords, table: Table, memory_point: Record | None, latency_point: Record | None
+) -> ByRecords:
+    """What is known of the chance in the table's figures."""
+    points = {"memory": memory_point, "latency": latency_point}
+    sources: dict[str, Source] = {}
+    for column in table.columns:
+        key, _, text = column.key.partition(":")
+        measurement = "quality" if text else key.partition(".")[0]
+        if key == "memory.static" or measurement not in {"quality", *points}:
+            measurement = "footprint"
+        point = points.get(measurement)
+        slug = text or (point.item.slug if point else None)
+        sources[column.key] = (measurement, slug, "kl.mean" if key == "kl" else key)
+
+    def change(cell: CellRecords, slug: str) -> Change:
+        return text_change(cell, records.reference, slug)
+
+    return ByRecords(records.cells, sources, change)
+
+
+def _peaks(records: TableRecords, point: Record | None) -> tuple[str, ...]:
+    """The peaks that are shown: on a CPU the one that is decided by, then the resident size."""
+    if point is None or point.environment.device_type == "cuda":
+        return (_PEAK,)
+    found = (one for cell in records.cells for one in cell.of("memory", point.item.slug))
+    return (_COUNTED, _PEAK) if any(one.metric(_COUNTED) for one in found) else (_PEAK,)
 
 
 def _original_of(records: TableRecords) -> str | None:
@@ -126,7 +161,7 @@ def _change_figure(cell: CellRecords, reference: CellRecords, slug: str) -> Figu
     return Figure(change.ratio, uncertain=change.uncertain)
 
 
-def _memory_columns(point: Record | None, *, stored_wider: bool) -> list[Column]:
+def _byte_columns(*, stored_wider: bool) -> list[Column]:
     packed = Column(
         NOMINAL,
         "if packed",
@@ -152,15 +187,21 @@ def _memory_columns(point: Record | None, *, stored_wider: bool) -> list[Column]
             "lower",
             "bytes that the loaded model keeps: parameters, buffers and quantization state",
         ),
-        Column(
-            "memory.peak",
-            "peak",
-            "bytes",
-            "lower",
-            "highest memory above the level before the model was loaded, over load, idle, prefill "
-            "and decode (of the process on a CPU, of the allocator on CUDA)" + _at(point),
-        ),
     ]
+
+
+def _peak_column(name: str, point: Record | None) -> Column:
+    if name == _COUNTED:
+        text = "live bytes of all tensors at the highest of prefill and decode"
+        return Column(name, "peak", "bytes", "lower", text + _at(point))
+    text = (
+        "highest memory above the level before the model was loaded, over load, idle, prefill"
+        " and decode"
+    )
+    if point is None or point.environment.device_type == "cuda":
+        return Column(name, "peak", "bytes", "lower", f"{text}, of the allocator{_at(point)}")
+    text += ", resident size of the process: another in each, so that nothing is decided by it"
+    return Column(name, "peak RSS", "bytes", "lower", text + _at(point))
 
 
 def _latency_columns(point: Record | None) -> list[Column]:

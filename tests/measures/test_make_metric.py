@@ -24,6 +24,16 @@ def test_unit_and_direction_are_those_of_the_definition() -> None:
     assert metric.reason is None
 
 
+def test_what_it_varies_by_is_the_definitions_or_what_is_usual_of_its_unit() -> None:
+    resident = MetricDefinition(
+        name="rss", unit="B", better="lower", title="rss", formula="VmHWM", varies_by="process"
+    )
+    definitions = (*DEFINITIONS, resident)
+    found = {one.name: make_metric(definitions, one.name, 1).varies_by for one in definitions}
+    assert found == {"size": "nothing", "speed": "process", "rss": "process"}
+    assert make_metric(definitions, "rss", 1, varies_by="nothing").varies_by == "nothing"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"size.*not a finite number"):

@@ -39,6 +39,28 @@ def test_the_peak_is_the_highest_phase_less_the_level_before(cells: TinyCells) -
     assert details["method"]
 
 
+def test_on_a_cpu_the_resident_size_varies_by_process_and_the_tensors_by_nothing(
+    cells: TinyCells,
+) -> None:
+    runs = [measure(cells, prompt_tokens=16, new_tokens=2)[0] for _ in range(2)]
+    assert {run["memory.peak.inference"].value for run in runs} == {
+        value(runs[0], "memory.peak.inference")
+    }
+    assert runs[0]["memory.peak.inference"].varies_by == "nothing"
+    for name in ("memory.peak", *(f"memory.peak.{phase}" for phase in PHASES)):
+        assert runs[0][name].varies_by == "process"
+
+
+def test_a_point_can_be_taken_in_several_processes(cells: TinyCells) -> None:
+    model = load_fresh(cells.folder(LONG), "fp32").resolved
+    once, several = (
+        MEMORY.items(MemoryOptions(batch=(1, 2), repeats=repeats), model, Path())
+        for repeats in (1, 3)
+    )
+    assert [item.repeat for item in several] == [0, 1, 2, 0, 1, 2]
+    assert [item for item in several if item.repeat == 0] == once
+
+
 def test_a_long_prompt_shows_in_its_phase_alone(cells: TinyCells) -> None:
     metrics, _ = measure(cells, prompt_tokens=4000, new_tokens=1, batch=16)
     idle, prefill = (value(metrics, f"memory.peak.{phase}") for phase in ("idle", "prefill"))

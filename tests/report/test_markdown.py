@@ -64,7 +64,8 @@ def test_numbers_have_human_units() -> None:
 def test_perplexities_keep_four_decimals() -> None:
     records = quickstart_records()
     fp32 = next(r.value("perplexity") for r in records if r.item.measurement == "quality")
-    assert tables(render(records))[0][1][6] == f"{fp32:.4f}"
+    # bf16's is lower within noise: see TestBest in test_tables
+    assert tables(render(records))[0][1][6] == f"**{fp32:.4f}**"
 
 
 def test_all_rows_of_a_table_have_as_many_cells_and_are_aligned() -> None:

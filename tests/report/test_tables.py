@@ -15,6 +15,7 @@ from qbench.report.failures import failures, valueless, warnings
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
+from tests.paired_records import latency, losses, quality
 from tests.record_factory import (
     DECODE_S,
     PRECISIONS,
@@ -169,6 +170,62 @@ class TestBest:
         bad = make_record("fp4", metrics={"memory.static": 1}, status="error", reason="wrong")
         assert best([*good, bad], "memory.static") == {"nf4"}
         assert figures([*good, bad], "memory.static")["fp4"].word == "error"
+
+    def test_a_perplexity_below_the_references_by_noise_leaves_it_to_the_reference(
+        self,
+    ) -> None:
+        records = quickstart_records()
+        found = figures(records, PERPLEXITY)
+        assert (found["bf16"].value or 0) < (found["fp32"].value or 0)
+        assert figures(records, CHANGE)["bf16"].uncertain
+        marked = best(records, PERPLEXITY)
+        assert "fp32" in marked
+        assert "bf16" not in marked
+
+    def test_a_perplexity_that_is_really_below_the_references_is_best(self) -> None:
+        lower = [quality("nf4", losses(-0.02, seed=3))]
+        reference = quality("fp32", losses(0.0)).model_copy(update={"reference": True})
+        (key,) = (c.key for c in decide([reference, *lower]).table.columns if "perplexity" in c.key)
+        assert best([reference, *lower], key) == {"nf4"}
+        # of two that are, which one is lower is chance: their windows differ by 1 % each
+        other = [quality("fp4", losses(-0.0201, seed=10))]
+        worse = [quality("int8", losses(0.05, seed=5))]
+        assert best([reference, *lower, *other, *worse], key) == {"nf4", "fp4"}
+
+    def test_where_nothing_is_told_from_the_reference_none_is_best(self) -> None:
+        near = [quality("nf4", losses(0.0, seed=7))]
+        reference = quality("fp32", losses(0.0)).model_copy(update={"reference": True})
+        (key,) = (c.key for c in decide([reference, *near]).table.columns if "perplexity" in c.key)
+        assert best([reference, *near], key) == set()
+
+    def test_times_are_best_as_far_as_their_processes_tell(self) -> None:
+        slow, quick = [0.0200, 0.0201, 0.0199, 0.0202, 0.0198], [0.010, 0.012, 0.011, 0.013, 0.010]
+        records = [*latency("fp32", slow), *latency("nf4", quick)]
+        records += latency("fp4", [one * 1.01 for one in quick])
+        assert best(records, "latency.decode") == {"nf4", "fp4"}
+        one_each = [*latency("fp32", slow[:1]), *latency("nf4", quick[:1])]
+        assert best(one_each, "latency.decode") == set()
+
+    def test_a_resident_size_is_shown_beside_the_counted_peak_and_never_best(self) -> None:
+        def peaks(precision: str, counted: float, resident: float, **changes: Any) -> Record:
+            metrics = {"memory.peak.inference": counted, "memory.peak": resident}
+            made = memory_record(precision, **changes)
+            more = tuple(make_metric(name, value) for name, value in metrics.items())
+            kept = tuple(one for one in made.metrics if one.name not in metrics)
+            return made.model_copy(update={"metrics": (*kept, *more)})
+
+        records = [peaks("fp32", 2e7, 4.3e7), peaks("nf4", 1e7, 4.1e7)]
+        titles = [column.title for column in decide(records).table.columns]
+        assert titles[2:4] == ["peak", "peak RSS"]
+        assert best(records, "memory.peak.inference") == {"nf4"}
+        assert best(records, "memory.peak") == set()
+        gpu = make_environment(device="NVIDIA H200", device_kind="nvidia-h200", device_type="cuda")
+        records = [peaks(p, 1e7, 1e7 * at, environment=gpu) for at, p in ((2, "fp32"), (1, "nf4"))]
+        assert [column.title for column in decide(records).table.columns][2:4] == [
+            "peak",
+            "prefill",
+        ]
+        assert best(records, "memory.peak") == {"nf4"}
 
 
 class TestMissing:
