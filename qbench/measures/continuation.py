@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError, NonFiniteError
 from qbench.finetune.examples import added_ids
+from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +55,12 @@ def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
         )
     message = [{"role": "user", "content": prompt}]
     try:
-        text: str = tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
+        text: str = within_limits(
+            lambda: tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True
+            )
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TemplateLimitError, SyntaxError, *FAULTS) as error:
         raise MeasurementError(
             f"the tokenizer's chat template does not take a single user message ({error}); set"
             " chat_template: false, or mend the template"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from qbench.errors import TextError
+from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
 
 Message = dict[str, str]
 Taken = Literal["asked", "answered", "bare"]
@@ -91,10 +92,12 @@ def _apply(tokenizer: Any, messages: list[Message], place: str, *, ask: bool) ->
             " completion"
         )
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask
+        text: str = within_limits(
+            lambda: tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=ask
+            )
         )
-    except (TemplateError, LookupError, TypeError, ValueError) as error:
+    except (TemplateError, TemplateLimitError, SyntaxError, *FAULTS) as error:
         raise TextError(
             f"{place}: the tokenizer's chat template does not take these messages ({error});"
             " correct the row, or leave it out"

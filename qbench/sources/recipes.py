@@ -17,6 +17,7 @@ from qbench.errors import TextError
 from qbench.sources.bundled import did_you_mean
 from qbench.sources.chat import Taken, read_messages, unicode_text, write_chat
 from qbench.sources.rows import JsonRow
+from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
 from qbench.spec import Frozen
 
 if TYPE_CHECKING:
@@ -187,22 +188,28 @@ def _syntax_error(template: str) -> str | None:
     from jinja2 import TemplateSyntaxError
 
     try:
-        _environment().parse(template)
+        within_limits(lambda: _compiled(template, of_json=False))
     except TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
+    # Python compiles it too, and nests less deep than Jinja does.
+    except (TemplateLimitError, SyntaxError, *FAULTS) as error:
+        return str(error)
     return None
 
 
 def _fill(template: str, recipe: RecipeName | Templates, row: Mapping[str, Any], place: str) -> str:
     from jinja2 import TemplateError, UndefinedError
 
+    def fill() -> str:
+        # Compiling computes what is constant, and so belongs within the limits too.
+        compiled = _compiled(template, of_json=isinstance(row, JsonRow))
+        return compiled.render({ROW: dict(row), **row})
+
     try:
-        filled = _compiled(template, of_json=isinstance(row, JsonRow))
-        return filled.render({ROW: dict(row), **row})
+        return within_limits(fill)
     except UndefinedError as error:
         raise TextError(f"{place}: {_missing(template, recipe, row, error)}") from error
-    # A template's own arithmetic, tests and filters raise what Python raises.
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (TemplateError, TemplateLimitError, *FAULTS) as error:
         raise TextError(
             f"{place}: the recipe's template {_shortened(template)!r} cannot be filled in"
             f" ({error}); there are the columns {', '.join(row)}; correct the template"

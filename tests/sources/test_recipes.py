@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import re
+import resource
+import signal
+import threading
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from qbench.errors import TextError
+from qbench.errors import MeasurementError, TextError
+from qbench.measures.continuation import encode
 from qbench.measures.references import ScoreName
 from qbench.sources.recipes import RECIPE_NAMES, Templates, render
+from qbench.sources.template_limits import TemplateLimitError, within_limits
 from qbench.sources.tuning_data import TuningDataOptions
 from tests.tiny_models import make_tiny_tokenizer
 
@@ -128,6 +133,73 @@ def test_what_a_template_cannot_do(template: str, words: str) -> None:
     assert "items" in str(caught.value)
 
 
+ENDLESS = [
+    ("{{ 'a' * 10**12 }}", "more than 1 GiB of memory"),
+    ("{{ 'a' * 10**10 }}", "more than 1 GiB of memory"),
+    ("{{ many * 10**11 }}", "more than 1 GiB of memory"),
+    ("{{ '%1000000000000s' % 1 }}", "more than 1 GiB of memory"),
+    ("{{ '{:>1000000000000}'.format(1) }}", "more than 1 GiB of memory"),
+    ("{{ 'a' | center(10**11) }}", "more than 1 GiB of memory"),
+    ("{{ 'a' * 20000000 }}", "more than 10,000,000 characters"),
+    (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "longer than",
+    ),
+    ("{{ 7 ** (10 ** 8) }}", "longer than"),
+    ("{{ range(10 ** 9) | list }}", "Range too big"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested too deep"),
+    ("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}", "nested too deep"),
+    ("{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}", "nested too deep"),
+    ("{% if 1 %}" * 3000 + "{% endif %}" * 3000, "nested too deep"),
+    ("{{ 10 ** 5000 }}", "4300 digits"),
+]
+
+
+@pytest.mark.parametrize(("template", "words"), ENDLESS)
+def test_templates_without_end(template: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qbench.sources.template_limits.LONGEST_S", 0.2)
+    with pytest.raises(TextError, match=words):
+        make(Templates(prompt=template, completion="x"), many=[1])
+    with pytest.raises(TextError, match=words):
+        make("chat", chat_tokenizer(f"{{% set many = [1] %}}{template}"), messages=say("a", "b"))
+    with pytest.raises(MeasurementError, match=words):
+        encode(chat_tokenizer(f"{{% set many = [1] %}}{template}"), "a", chat=True)
+    # The limits are gone behind it.
+    assert make(Templates(prompt="{{ 'a' * 1000 }}", completion="x"))[0] == "a" * 1000
+
+
+def test_limits_leave_the_process_as_it_was() -> None:
+    def limits() -> list[Any]:
+        handler = signal.getsignal(signal.SIGVTALRM)
+        timer = signal.getitimer(signal.ITIMER_VIRTUAL)
+        return [resource.getrlimit(resource.RLIMIT_DATA), handler, timer]
+
+    before = limits()
+    assert within_limits(lambda: "a") == "a"
+    with pytest.raises(TemplateLimitError, match="more than 1 GiB"):
+        within_limits(lambda: "a" * 2**40)
+    with pytest.raises(ZeroDivisionError):
+        within_limits(lambda: 1 // 0)
+    assert limits() == before
+
+
+def test_limits_in_another_thread() -> None:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(within_limits(lambda: "a")))
+    thread.start()
+    thread.join()
+    assert found == ["a"]
+
+
+def test_half_of_a_surrogate_pair_is_told() -> None:
+    recipe = Templates(prompt="{{ ask }}", completion="{{ say }}")
+    for row in ({"ask": "\ud800", "say": "b"}, {"ask": "a", "say": "b\udc00"}):
+        with pytest.raises(TextError, match="half of a surrogate pair"):
+            make(recipe, **row)
+    with pytest.raises(TextError, match="message 2: holds half of a surrogate pair"):
+        make("chat", messages=say("a", "\ud800"))
+
+
 def test_chat_is_written_by_the_tokenizer() -> None:
     prompt, completion = make("chat", chat_tokenizer(), messages=say("hi", "yes", "go", "done"))
     assert prompt == (
@@ -218,6 +290,8 @@ def test_a_chat_template_that_refuses() -> None:
         ({"prompt": "x", "completion": "y", "score": []}, "score"),
         ({"prompt": "{{ x", "completion": "y"}, "valid Jinja template under prompt .line 1"),
         ({"prompt": "x", "completion": "{% if %}"}, "valid Jinja template under completion"),
+        ({"prompt": "x", "completion": "{{ x | foo }}"}, "No filter named 'foo'"),
+        ({"prompt": "{% if 1 %}" * 3000, "completion": "x"}, "nested too deep"),
     ],
 )
 def test_wrong_recipes_are_told_in_words(recipe: object, words: str) -> None:
