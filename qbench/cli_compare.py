@@ -65,8 +65,10 @@ def gate(
     """Hold a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
     from qbench.atomic import write_atomically
     from qbench.comparison.gate import run_gate
+    from qbench.comparison.gate_field import place_of
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError, UsageError
+    from qbench.missing import why_absent
     from qbench.plan import make_plan, record_on_disk
     from qbench.report import gate_table, workflow_commands
     from qbench.report import junit as junit_page
@@ -86,8 +88,19 @@ def gate(
     # Records of other versions or another device than this one can be gated as well.
     records = found or load_side(str(suite), results).records
     old = load_baseline(baseline, loaded.name) if baseline else None
+    absent = {
+        place_of(cell.cell, task.item): why
+        for cell in made.cells
+        for task in cell.tasks
+        if found and (why := why_absent(task)) is not None
+    }
     outcome = run_gate(
-        loaded.gate, records, old.records if old else None, expected=expected, only=only or ()
+        loaded.gate,
+        records,
+        old.records if old else None,
+        expected=expected,
+        only=only or (),
+        absent=absent,
     )
     make_console().print(gate_table.render(outcome))
     if annotations:

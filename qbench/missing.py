@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from qbench.errors import StoreError
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.reference_states import has_states
 from qbench.plan import damaged_records, record_on_disk
+from qbench.store import read_record
 
 if TYPE_CHECKING:
     from qbench.job import Job, Task
@@ -88,6 +92,49 @@ def made_again(plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> list[st
             if (damage := damage_of_artifact(job.artifact_key)) is not None
         ),
     ]
+
+
+def why_absent(task: Task) -> str | None:
+    """Of a task without a record, what sets those that its cell has of the item apart, in words.
+
+    None where there are none, or the task has its record.
+    """
+    path = Path(task.path)
+    if path.exists():
+        return None
+    others = [
+        record
+        for other in sorted(path.parent.glob(f"{glob.escape(path.stem[: -len(task.key)])}*.json"))
+        if (record := _readable(other)) is not None
+        and (record.item.measurement, record.item.slug) == (task.item.measurement, task.item.slug)
+    ]
+    if not others:
+        return None
+    changes = [_changes(task.identity, record.identity) for record in others]
+    nearest = min(changes, key=len)
+    if set(nearest) != {"threads"}:
+        return f"there is one that was taken with other {', '.join(nearest)}; run the suite again"
+    now, then = nearest["threads"]
+    return (
+        f"there is one that was taken with {then} threads, and this call asks for one with {now},"
+        f" which it would take now: set OMP_NUM_THREADS={then}, or run the suite with {now}"
+    )
+
+
+def _readable(path: Path) -> Record | None:
+    try:
+        return read_record(path)
+    except StoreError:
+        return None
+
+
+def _changes(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of what differs between two identities."""
+    return {
+        name: (now.get(name), then.get(name))
+        for name in {**now, **then}
+        if now.get(name) != then.get(name)
+    }
 
 
 def _lacks_divergence(task: Task, record: Record) -> bool:

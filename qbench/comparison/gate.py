@@ -18,7 +18,7 @@ from qbench.errors import UsageError
 from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qbench.comparison.comparability import ConditionChange
     from qbench.comparison.compare import CellName, ItemName
@@ -158,13 +158,15 @@ def run_gate(
     *,
     expected: Sequence[tuple[Cell, Item]] = (),
     only: Sequence[str] = (),
+    absent: Mapping[Place, str] | None = None,
     sampling: Sampling | None = None,
 ) -> GateOutcome:
     """Holds the records against the rules.
 
     `records` and `baseline` are the newest of one suite and device each. `expected` are the items
     that the suite asks for: one without a record is missing, which fails. `only` keeps cells whose
-    slug, label or precision matches a pattern. Raises `UsageError` for no rules, and for a rule
+    slug, label or precision matches a pattern. `absent` says of items without a record why there is
+    none, where that is known. Raises `UsageError` for no rules, and for a rule
     against a baseline where there is none.
     """
     if not rules:
@@ -178,7 +180,7 @@ def run_gate(
         )
     field = Field(records, baseline or (), expected, only)
     sampling = sampling or Sampling()
-    drafts = [draft for rule in rules for draft in _drafts(rule, field, sampling)]
+    drafts = [draft for rule in rules for draft in _drafts(rule, field, sampling, absent or {})]
     verdicts = judge([(one.margin, one.found) for one in drafts], alpha=sampling.alpha)
     checks = tuple(
         Check(one.rule, one.cell, one.item, one.metric, one.margin, verdict)
@@ -198,7 +200,9 @@ class _Draft:
     found: Difference | Obstacle
 
 
-def _drafts(rule: GateRule, field: Field, sampling: Sampling) -> list[_Draft]:
+def _drafts(
+    rule: GateRule, field: Field, sampling: Sampling, absent: Mapping[Place, str]
+) -> list[_Draft]:
     kind, amount = rule.bound
     ceiling = rule.ceiling.value if rule.ceiling else None
     margin = Margin(kind, amount.value, amount.relative, ceiling)
@@ -216,14 +220,29 @@ def _drafts(rule: GateRule, field: Field, sampling: Sampling) -> list[_Draft]:
                     drafts.append(_Draft(rule, arm, name, metric.name, margin, pooled))
                 continue
             found = look(rule, field, (cell, name), metric.name, sampling)
+            if isinstance(found, Obstacle) and not field.records_of((cell, name)):
+                found = _with_reason(found, absent.get((cell, name)))
             if found is not None:
                 drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
     if not drafts:
         names = dict.fromkeys(name for known in field.metrics.values() for name in known)
         hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
-        reason = f"the rule matches no metric of the cells it picks; {hint}"
-        drafts.append(_Draft(rule, None, None, None, margin, Obstacle("missing", reason)))
+        nothing = Obstacle("missing", f"the rule matches no metric of the cells it picks; {hint}")
+        unseen = (
+            f"{place[1].measurement} {place[1].slug} has no record: {why}"
+            for place, why in absent.items()
+            if place in field.items and rule.picks(field.cells[place[0]], field.items[place])
+        )
+        drafts.append(
+            _Draft(rule, None, None, None, margin, _with_reason(nothing, next(unseen, None)))
+        )
     return drafts
+
+
+def _with_reason(obstacle: Obstacle, why: str | None) -> Obstacle:
+    if why is None or obstacle.kind != "missing":
+        return obstacle
+    return Obstacle("missing", f"{obstacle.reason}; {why}")
 
 
 def _over_seeds(
