@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.report.figures import NOT_MEASURED, Figure, pool
+from qbench.report.items import describe_params
 from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from qbench.report.selection import CellRecords, TableRecords
     from qbench.spec import Deployment, TuningRef
 
+_MOST_TOLD = 3
+"""Options by which an arm is told from others; beyond that its name says more."""
 _FLOATING = PRECISION_ORDER[:3]
 _FORMATS = {
     "fp4": "FP4",
@@ -51,6 +54,8 @@ class Arm:
     trainings: tuple[CellRecords, ...]
     served: tuple[CellRecords, ...]
     """Of all seeds and rungs."""
+    apart: str = ""
+    """What differs from the other arms of the same method and precision; empty for the only one."""
 
     @property
     def tuning(self) -> TuningRef:
@@ -68,8 +73,9 @@ class Arm:
 
     @property
     def words(self) -> str:
-        """What it is called in the field: `LoRA on bf16`, `QLoRA on NF4`."""
-        return describe_method(self.tuning)
+        """What it is called in the field, and what it differs by: `QLoRA on NF4 (rank 8)`."""
+        method = describe_method(self.tuning)
+        return f"{method} ({self.apart})" if self.apart else method
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -112,13 +118,31 @@ def arms_of(records: TableRecords) -> tuple[Arm, ...]:
     for cell in records.tuned:
         if cell.tuning is not None:
             grouped.setdefault(cell.tuning.arm, []).append(cell)
-    return tuple(
+    made = [
         Arm(
             name,
             tuple(cell for cell in cells if cell.is_training),
             tuple(cell for cell in cells if not cell.is_training),
         )
         for name, cells in grouped.items()
+    ]
+    return tuple(replace(arm, apart=_apart(arm, made)) for arm in made)
+
+
+def _apart(arm: Arm, arms: Sequence[Arm]) -> str:
+    """The options that tell an arm from others of its method; its name where they are many."""
+    alike = [one for one in arms if describe_method(one.tuning) == describe_method(arm.tuning)]
+    own = arm.tuning.options
+    others = [one.tuning.options for one in alike if one is not arm]
+    if not others:
+        return ""
+    keys = dict.fromkeys(key for options in (own, *others) for key in options)
+    differing = [key for key in keys if any(one.get(key) != own.get(key) for one in others)]
+    if own in others or len(differing) > _MOST_TOLD:
+        return arm.name
+    return ", ".join(
+        f"{key.replace('_', ' ')} {describe_params({key: own.get(key)}).partition('=')[2]}"
+        for key in differing
     )
 
 

@@ -77,7 +77,6 @@ def _common(records: Sequence[Record], key: str) -> int | None:
 def _arm(one: ArmResult, results: Results) -> str:
     arm = one.arm
     title = _capital(arm.words)
-    title += f" ({arm.name})" if _is_ambiguous(arm, results) else ""
     failed = _failed(arm)
     scored = one.gain.value is not None
     if failed is not None:
@@ -89,10 +88,6 @@ def _arm(one: ArmResult, results: Results) -> str:
     parts = [f"{title} {costs}" if costs else title]
     parts += [text for text in (_gain(one, results), _forgetting(one, results)) if text]
     return "; ".join(parts) + "."
-
-
-def _is_ambiguous(arm: Arm, results: Results) -> bool:
-    return sum(one.arm.words == arm.words for one in results.arms) > 1
 
 
 def _failed(arm: Arm) -> Figure | None:

@@ -459,6 +459,49 @@ class TestWords:
         assert "The intervals take in the items scored and the seeds." in self.words(SEEDS)
         assert "with seeds 0, 1, 2." in self.words(SEEDS)
 
+    @pytest.mark.parametrize(
+        ("second", "apart"),
+        [
+            ({"rank": 64}, ("rank 16", "rank 64")),
+            ({"target": "default"}, ("target all-linear", "target default")),
+            (
+                {"rank": 8, "learning_rate": 0.001},
+                ("rank 16, learning rate 0.0002", "rank 8, learning rate 0.001"),
+            ),
+            ({}, ("one", "two")),  # nothing but their names
+        ],
+    )
+    def test_arms_of_one_method_are_told_apart(
+        self, second: dict[str, object], apart: tuple[str, str]
+    ) -> None:
+        records = [
+            *untuned_records("fp32"),
+            *untuned_records("bf16"),
+            *renamed(tuned_arm("lora-bf16"), "one", LORA),
+            *renamed(tuned_arm("lora-bf16"), "two", LORA | second),
+            *tuned_arm("full-bf16"),
+        ]
+        results = results_of(table_of(records))
+        text = paragraph(results)
+        names = [f"LoRA on bf16 ({one})" for one in apart]
+        assert [text.count(f"{name} trained") for name in names] == [1, 1]
+        assert f"Against {names[0]}, with a margin" in text
+        assert "Full tuning in bf16 trained" in text
+        shown = by_row(arms_table(results), "method")
+        assert [shown[arm].word for arm in ("one", "two")] == names
+
+
+def renamed(records: list[Record], arm: str, options: dict[str, object]) -> list[Record]:
+    """The same records under the name of another arm."""
+    made = []
+    for record in records:
+        assert record.cell.tuning is not None
+        changed = {"label": arm, "arm": arm, "options": options}
+        tuning = record.cell.tuning.model_copy(update=changed)
+        cell = record.cell.model_copy(update={"tuning": tuning})
+        made.append(record.model_copy(update={"cell": cell}))
+    return made
+
 
 class TestOtherFormats:
     @pytest.mark.parametrize("name", FORMATS)
