@@ -153,7 +153,7 @@ def visible_gpus() -> tuple[Gpu, ...]:
 def _capability(library: Any, handle: Any) -> tuple[int, int] | None:
     try:
         major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
-    except library.NVMLError:
+    except (library.NVMLError, AttributeError):  # the latter: of what stands in for NVML
         return None
     return int(major), int(minor)
 

@@ -216,7 +216,11 @@ class Latency:
                 "energy_method": energy.method,
                 "gpu": clock_details(before, after),
             },
-            warnings=(*_instability(samples, len(warmup)), *clock_warnings(before, after)),
+            warnings=(
+                *limits.warnings,
+                *_instability(samples, len(warmup)),
+                *clock_warnings(before, after),
+            ),
         )
 
 

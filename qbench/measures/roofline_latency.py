@@ -18,6 +18,12 @@ from qbench.measures.loaded import make_metric
 from qbench.measures.roofline import forward_operations, sizes_of
 from qbench.measures.roofline_rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
+from qbench.precisions.integer_options import (
+    MOST_ROWS_IN_FP32,
+    IntegerOptions,
+    int8_product_type,
+    is_integer,
+)
 from qbench.precisions.inventory import inside
 from qbench.record import MetricDefinition
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
     from qbench.precisions.inventory import Held
     from qbench.record import Metric
+    from qbench.spec import PrecisionRef
 
 METRICS = (
     MetricDefinition(
@@ -44,7 +51,9 @@ METRICS = (
         better="neither",
         title="matrix rate",
         formula="operations a second of a square product (side 8192 on CUDA, 1024 on a CPU) in the"
-        " type that the layers multiply in (LLM.int8: int8), best of 5 rounds, in the same process",
+        " type that the layers multiply in at the rows of prefill (LLM.int8, and 8-bit weights and"
+        " activations: int8; of the latter up to 16 rows on CUDA: fp32), best of 5 rounds, in the"
+        " same process",
     ),
     MetricDefinition(
         name="latency.decode.read_bytes",
@@ -101,6 +110,7 @@ class Limits:
 
     metrics: tuple[Metric, ...]
     details: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def latency_limits(
@@ -117,7 +127,8 @@ def latency_limits(
     Measures the rates, so it must not run while anything is timed.
     """
     prompt, new = params["prompt_tokens"], params["new_tokens"]
-    dtype = multiplied_in(loaded)
+    dtype = multiplied_in(loaded, params["batch"] * prompt)
+    decoded = multiplied_in(loaded, params["batch"])
     rate = matrix_rate(loaded.device, dtype)
     weight_bytes, not_known = weight_bytes_read(loaded.model)
     read_bytes = floor_s = None
@@ -144,13 +155,41 @@ def latency_limits(
             make_metric(METRICS, f"latency.{name}", value, reason=reason)
             for name, (value, reason) in found.items()
         ),
-        {"multiplied_in": dtype, "cache_bytes": cache_bytes},
+        {"multiplied_in": dtype, "decode_multiplied_in": decoded, "cache_bytes": cache_bytes},
+        _fallback_warnings(loaded, params["batch"], dtype, decoded),
     )
 
 
-def multiplied_in(loaded: LoadedModel) -> str:
-    """The type that the linear layers multiply in: `fp32`, `bf16`, `fp16` or `int8`."""
+def _fallback_warnings(
+    loaded: LoadedModel, batch: int, prefill: str, decode: str
+) -> tuple[str, ...]:
+    """That the layers' int8 products are not what ran."""
+    if not _multiplies_codes(loaded.cell.precision):
+        return ()
+    steps = [name for name, found in (("prefill", prefill), ("decode", decode)) if found != "int8"]
+    if not steps:
+        return ()
+    words = (
+        f"{' and '.join(steps)} at batch {batch} multiplied in fp32, not int8: CUDA's kernel takes"
+        f" more than {MOST_ROWS_IN_FP32} rows, and for fewer torchao converts codes and inputs at"
+        f" each call; measure decode at batch {MOST_ROWS_IN_FP32 + 1} and more, or take weights"
+        " alone in integers"
+    )
+    return (words,)
+
+
+def _multiplies_codes(precision: PrecisionRef) -> bool:
+    """Whether 8-bit weights meet 8-bit activations."""
+    if not is_integer(precision.name):
+        return False
+    return IntegerOptions.model_validate(precision.options).uses_int8_kernel
+
+
+def multiplied_in(loaded: LoadedModel, rows: int) -> str:
+    """The type that the linear layers multiply so many rows in: `fp32`, `bf16`, `fp16`, `int8`."""
     precision = loaded.cell.precision
+    if _multiplies_codes(precision):
+        return int8_product_type(loaded.device, rows)
     if precision.name == "int8":
         return "int8"
     chosen = precision.options.get("compute_dtype")

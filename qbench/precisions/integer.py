@@ -14,6 +14,8 @@ from qbench.errors import ModelError
 from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
 from qbench.precisions.integer_options import (
+    KERNEL_MULTIPLE,
+    MOST_ROWS_IN_FP32,
     SHORT_NAMES,
     IntegerOptions,
     group_fits,
@@ -157,9 +159,7 @@ class Integer:
                     for name in ("mapping", "granularity", "group", "activations", "weights")
                 },
                 "dtype": chosen.dtype,
-                "compute_dtype": "int8 x int8, int32 sums"
-                if chosen.uses_int8_kernel
-                else chosen.dtype,
+                "compute_dtype": _computed_in(model, chosen),
                 "code_bits_nominal": chosen.bits,
                 "code_bits_stored": 8,
                 "nominal_linear_bytes": _nominal_bytes(model, chosen),
@@ -191,6 +191,26 @@ def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
         and weight.act_pre_scale is None,
     }
     return next((words for words, is_so in wrong.items() if is_so), None)
+
+
+def _computed_in(model: PreTrainedModel, options: IntegerOptions) -> str:
+    """What the layers multiply in on the device that they lie on, as torchao 0.18 does it."""
+    if not options.uses_int8_kernel:
+        return options.dtype
+    kernel = "int8 x int8, int32 sums"
+    if model.device.type != "cuda":
+        return kernel
+    from qbench.precisions.verification import linear_layers
+
+    odd = sum(
+        any(width % KERNEL_MULTIPLE for width in (layer.in_features, layer.out_features))
+        for _, layer in linear_layers(model)
+    )
+    words = (
+        f"{kernel}; up to {MOST_ROWS_IN_FP32} rows in fp32; the weight is copied at each call to"
+        " lie as the kernel wants it"
+    )
+    return f"{words}; {odd} layers of odd widths in int32 on the CPU" if odd else words
 
 
 def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float:

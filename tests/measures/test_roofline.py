@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,12 +178,32 @@ def test_rates_are_measured_once_and_plausible() -> None:
         ("int8", {}, "int8"),
         ("nf4", {}, "bf16"),
         ("nf4", {"compute_dtype": "fp32"}, "fp32"),
+        ("int8-wo", {}, "bf16"),
+        ("w8a8", {}, "int8"),
     ],
 )
 def test_the_rate_is_that_of_the_type_the_layers_multiply_in(
     precision: str, options: dict[str, Any], dtype: str, cells: TinyCells
 ) -> None:
-    assert multiplied_in(cells.load(Variant("llama", "llama"), precision, **options)) == dtype
+    loaded = cells.load(Variant("llama", "llama"), precision, **options)
+    assert multiplied_in(loaded, 1) == multiplied_in(loaded, 1000) == dtype
+
+
+def test_few_rows_of_8_bit_activations_are_multiplied_in_fp32_on_cuda(cells: TinyCells) -> None:
+    """`torch._int_mm` takes more than 16 rows there; a prompt has them, a decode step may not."""
+    loaded = cells.load(Variant("llama", "llama"), "w8a8")
+    on_gpu = replace(loaded, device="cuda:0")
+    assert [multiplied_in(on_gpu, rows) for rows in (1, 16, 17, 512)] == ["fp32"] * 2 + ["int8"] * 2
+    params = {"batch": 16, "prompt_tokens": 8, "new_tokens": 4}
+    times = {"prefill_s": 0.5, "decode_s": 0.01, "cache_bytes": 1200}
+    limits = latency_limits(loaded, params, **times)
+    assert (limits.details["multiplied_in"], limits.details["decode_multiplied_in"]) == (
+        "int8",
+        "int8",
+    )
+    assert limits.warnings == ()
+    weights_alone = cells.load(Variant("llama", "llama"), "int8-wo")
+    assert multiplied_in(replace(weights_alone, device="cuda:0"), 1) == "bf16"
 
 
 def test_the_shares_of_a_latency_record(cells: TinyCells) -> None:
