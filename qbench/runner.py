@@ -5,17 +5,17 @@ suite → plan → the jobs that are missing → one worker each → records →
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from qbench.atomic import sweep
 from qbench.environment import visible_gpus
-from qbench.errors import StoreError, UsageError
+from qbench.errors import UsageError
+from qbench.executors.device_locks import DeviceLocks, lock_names
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor, RunStoppedError
 from qbench.executors.side_by_side import run_side_by_side
@@ -25,7 +25,7 @@ from qbench.preflight import check, obstacles
 from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
 from qbench.report.units import counted
-from qbench.sources.cache import cache_folder, sweep_cache
+from qbench.sources.cache import sweep_cache
 from qbench.store import check_writable, file_stamp, write_record
 from qbench.supervision import OneAtATime, run_job
 
@@ -231,7 +231,7 @@ class _Run:
 
     def _alone(self, job: Job, executor: LocalExecutor, watcher: Watcher) -> None:
         """Runs what of the job is still missing once the device is free."""
-        with _device_held(job.device, executor, watcher):
+        with _device_held(job, executor, watcher):
             left = []
             for task in job.tasks:
                 record = record_on_disk(task)
@@ -258,24 +258,18 @@ class _Run:
 
 
 @contextmanager
-def _device_held(device: str, executor: LocalExecutor, watcher: Watcher) -> Iterator[None]:
-    """Waits until no other run uses the device, and keeps it for the block."""
-    lock = FileLock(device_lock(device))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        watcher.waiting(device)
-        while not lock.is_locked:
-            if executor.stopped:
-                raise RunStoppedError from None
-            with suppress(Timeout):
-                lock.acquire(timeout=_LOCK_POLL_S)
-    except OSError as error:
-        raise _cache_error(Path(lock.lock_file), error) from error
-    try:
+def _device_held(job: Job, executor: LocalExecutor, watcher: Watcher) -> Iterator[None]:
+    """Waits until no other run uses the job's devices, and keeps them for the block."""
+    with DeviceLocks(
+        lock_names(job.device, every_gpu=job.cell.model.device_map is not None)
+    ) as locks:
+        if not locks.acquired():
+            watcher.waiting(job.device)
+            while not locks.acquired():
+                if executor.stopped:
+                    raise RunStoppedError
+                time.sleep(_LOCK_POLL_S)
         yield
-    finally:
-        lock.release()
 
 
 def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> None:
@@ -284,23 +278,6 @@ def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> None:
         record = job.record(task, known.status, reason=known.reason, phase=known.phase)
         write_record(_path(task), record)
         watcher.recorded(job, record)
-
-
-def device_lock(device: str) -> Path:
-    """The file that is locked while a job uses the device: two timed cells never share one."""
-    folder = cache_folder() / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cache_error(folder, error) from error
-    return folder / f"{device.replace(':', '-')}.lock"
-
-
-def _cache_error(place: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{place}: the cache folder cannot be written ({error.strerror}); mend it, or name another"
-        " with the environment variable QBENCH_CACHE"
-    )
 
 
 def _sweep(plan: Plan, results: Path) -> None:

@@ -1,4 +1,4 @@
-"""A cache of its own for every test, and a place for those that use the command line."""
+"""A cache and locks of its own for every test, and a place for those that use the command line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", str(tmp_path_factory.mktemp("cache") / "qbench"))
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("QBENCH_CACHE", str(folder / "qbench"))
+    monkeypatch.setenv("QBENCH_LOCKS", str(folder / "locks"))  # tests side by side do not wait
 
 
 @pytest.fixture(scope="session")

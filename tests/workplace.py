@@ -78,6 +78,7 @@ class Workplace:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
             "QBENCH_CACHE": str(self.folder / "cache"),
+            "QBENCH_LOCKS": str(self.folder / "locks"),
             "HF_HOME": str(self.folder / "hub"),
             "HF_ENDPOINT": "http://127.0.0.1:9",
             "CUDA_VISIBLE_DEVICES": "",
