@@ -208,6 +208,15 @@ def test_too_few_processes_give_no_verdict_and_say_how_many_more() -> None:
     assert "2 more" in str(found.reason)
 
 
+def test_processes_that_do_not_vary_at_all_tell_nothing_of_their_chance() -> None:
+    same = latency("nf4", [0.01] * 5)
+    found = change(same, same, "latency.decode")
+    assert not found.equal
+    assert found.estimate is None
+    assert "chance in it is unknown" in str(found.reason)
+    assert level(same, "latency.decode", sampling=SAMPLING).estimate is None
+
+
 def test_too_few_windows_give_no_verdict() -> None:
     own, base = losses(0.0, seed=2, windows=7), losses(0.0, windows=7)
     found = change([quality("nf4", own)], [quality("nf4", base)], "perplexity")

@@ -3,6 +3,19 @@
 Windows of one text are not independent: a file of code, or a story, is as a whole easier or harder
 than the next. What is resampled is therefore a run of neighbours, long enough that one run tells
 little of the next.
+
+How often 95 % intervals of stretches held the figure of the whole, of a series of 3,000 windows in
+138 files of Python from 12 packages, in per cent (in brackets with windows taken for independent):
+
+| windows | perplexity | KL | change of perplexity |
+|---|---|---|---|
+| 60 | 67 (35) | 75 (43) | 72 (57) |
+| 120 | 75 (35) | 88 (46) | 78 (56) |
+| 246 | 86 (22) | 86 (46) | 96 (58) |
+| 500 | 86 (35) | 82 (44) | 100 (51) |
+
+A stretch of a few files does not show what the other files are like, and no resampling makes up for
+that: take longer texts.
 """
 
 from __future__ import annotations

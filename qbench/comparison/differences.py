@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from qbench.record import Metric, Record
 
 
+_NO_SPREAD = "no process differs from another, so that the chance in it is unknown"
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far one metric of one item is from where it was, or, for a level, from 0."""
@@ -107,10 +110,20 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
         lacking = FEWEST_PROCESSES - len(values)
         if lacking > 0:
             return _too_few(value, None, "processes", len(values), lacking, relative=False)
-        estimate = one_sample(values)
-        method = "Student's t over processes"
         mean = sum(values) / len(values)
-        return _of_level(mean, estimate, method, "processes", len(values))
+        method, count = "Student's t over processes", len(values)
+        if len(set(values)) == 1:
+            return Difference(
+                mean,
+                None,
+                relative=False,
+                estimate=None,
+                method=method,
+                unit="processes",
+                units=count,
+                reason=_NO_SPREAD,
+            )
+        return _of_level(mean, one_sample(values), method, "processes", count)
     if varies_by == "nothing":
         return _of_level(value, Exact(value), "exact")
     own = find_series(good[0], metric, value)
@@ -156,6 +169,8 @@ def _of_processes(new: list[float], old: list[float], *, relative: bool) -> Diff
     if fewest < FEWEST_PROCESSES:
         lacking = FEWEST_PROCESSES - fewest
         return _too_few(means[0], means[1], "processes", fewest, lacking, relative=relative)
+    if len(set(new)) == len(set(old)) == 1:
+        return Difference(*means, relative, None, method, "processes", fewest, _NO_SPREAD)
     return Difference(*means, relative, welch(new, old), method, "processes", fewest)
 
 
