@@ -17,6 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from qbench.gpu_state import gpu_probes
 from qbench.measures import roofline_latency
+from qbench.measures.attention import watching_attention
 from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
@@ -167,6 +168,8 @@ class Latency:
             seed=params["seed"],
         )
         clock = Clock(*loaded.devices)
+        with watching_attention() as attention:
+            iterate(loaded, workload, clock)
         warmup = warm_up(loaded, workload, clock)
         samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
@@ -209,6 +212,7 @@ class Latency:
                 f"{step}_device_s": values for step, values in device_samples.items() if values
             },
             details={
+                "attention_ran": sorted(attention),
                 "iterations": len(samples["decode"]),
                 "warmup_iterations": len(warmup),
                 "warmup_s": warmup,

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.errors import MeasurementError, NonFiniteError, NotKeptError
+from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.divergence import DIVERGENCE_METRICS, divergence_metrics, divergence_series
 from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import attention_kernel, noise_floor, score_windows
+from qbench.measures.scoring import ids_of, in_groups, rounding_kl, score_windows
 from qbench.measures.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
 from qbench.record import MetricDefinition
 from qbench.sources.control_tokens import written_out
@@ -176,9 +177,11 @@ class Quality:
             head = find_head(loaded.model, probe)
             reference, unknown = _find_reference(item, head, ids_sha256)
             scores = score_windows(head, windows, params["batch"], vocabulary, reference)
-            floor: tuple[float | None, str | None] = (None, "divergence was not asked for")
+            own_rounding: tuple[float | None, str | None] = (None, "divergence was not asked for")
             if params["divergence"]:
-                floor = noise_floor(head, windows, params["batch"], vocabulary)
+                own_rounding = rounding_kl(head, windows, params["batch"], vocabulary)
+            with watching_attention() as attention:
+                head.states(ids_of(in_groups(windows, params["batch"])[0], loaded.model.device))
             losses, nonfinite = scores.nll, scores.nonfinite / scores.logits
         total = math.fsum(losses)
         if not total / sum(counts) < LARGEST_MEAN_LOSS:
@@ -192,12 +195,14 @@ class Quality:
         warnings += written_out(tokenizer, tokens)
         if isinstance(reference, OwnStates) and item.states_key is not None:
             try:
-                reference.save(item.states_key, ids_sha256)
+                reference.save(item.states_key, ids_sha256, own_rounding[0])
             except NotKeptError as error:  # its own figures are good all the same
                 warnings.append(f"no cell can be held against this one: {error}")
         divergence: tuple[Metric, ...] = ()
         if params["divergence"]:
-            divergence = divergence_metrics(scores, sum(counts), floor, unknown)
+            divergence = divergence_metrics(
+                scores, sum(counts), _rounding(own_rounding, reference), unknown
+            )
         scored_bytes = _scored_bytes(text, ends, windows)
         return Outcome(
             metrics=(
@@ -225,6 +230,7 @@ class Quality:
                 "scored_bytes": scored_bytes,
                 "ids_sha256": ids_sha256,
                 "head_route": head.route,
+                "attention_ran": sorted(attention),
                 "vocabulary": vocabulary,
             },
             warnings=tuple(warnings),
@@ -255,6 +261,18 @@ def _start(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> int | None
     # What is written into a model's GGUF file: whether its tokenizer puts one before a text.
     first = tokenizer("a", verbose=False)["input_ids"][:1]
     return bos if first == [bos] else None
+
+
+def _rounding(
+    own: tuple[float | None, str | None], reference: Reference | None
+) -> tuple[float | None, str | None]:
+    """What rounding alone makes of the divergence from the reference, or why it is not known."""
+    if reference is None or isinstance(reference, OwnStates) or own[0] is None:
+        return own
+    theirs = getattr(reference, "rounding_kl", None)
+    if theirs is None:
+        return None, "what rounding makes in the reference is not among its states"
+    return own[0] + theirs, None
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int] | None]:

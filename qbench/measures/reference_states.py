@@ -59,8 +59,11 @@ class OwnStates:
         self._collected.append(own_states.to("cpu", non_blocking=True))
         return self.head.logits(own_states)
 
-    def save(self, key: str, ids_sha256: str) -> None:
-        """Writes the states and the head; raises `NotKeptError` when that is not possible."""
+    def save(self, key: str, ids_sha256: str, rounding_kl: float | None) -> None:
+        """Writes the states, the head, and the KL that rounding alone makes in the reference.
+
+        Raises `NotKeptError` when that is not possible.
+        """
         import torch
         from safetensors.torch import save_file
 
@@ -72,6 +75,8 @@ class OwnStates:
         if getattr(output, "bias", None) is not None:
             tensors["head.bias"] = output.bias.detach().cpu()
         metadata = {"route": self.head.route, "ids_sha256": ids_sha256}
+        if rounding_kl is not None:
+            metadata["rounding_kl"] = repr(rounding_kl)
         path = states_path(key)
         with making(path.parent, key) as waiting:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -106,6 +111,8 @@ class CachedStates:
         metadata = self._file.metadata()
         if metadata["ids_sha256"] != ids_sha256:
             raise MeasurementError("the reference was scored on other token ids than this cell")
+        self.rounding_kl = float(metadata["rounding_kl"]) if "rounding_kl" in metadata else None
+        """What rounding alone makes in the reference; None where it was not known."""
         self._states = self._file.get_slice("states")
         self._device = head.device
         weight = self._file.get_tensor("head.weight").to(self._device)

@@ -10,25 +10,28 @@ that was begun, and has nothing to do while the next is being prepared.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError
+from qbench.measures.attention import (
+    EAGER,
+    SDPA,
+    attention_kernel,
+    own_kernel,
+    watching_attention,
+)
 from qbench.predict.inference import CHUNK_TOKENS, block_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
-    from transformers import PreTrainedModel
 
     from qbench.measures.head import OutputHead
     from qbench.measures.reference_states import Reference
     from qbench.measures.windows import Window
 
-NOISE_TOKENS = 1024
-"""The noise floor is taken on the first windows that hold as many tokens."""
+ROUNDING_TOKENS = 1024
+"""The share of rounding is taken on the first windows that hold as many tokens."""
 
 
 @dataclass
@@ -81,55 +84,42 @@ def score_windows(
     return _gather(sums, token_kl, logits)
 
 
-def noise_floor(
+def rounding_kl(
     head: OutputHead, windows: list[Window], batch: int, vocabulary: int
 ) -> tuple[float | None, str | None]:
-    """Mean KL of the model against itself under the plain attention kernel, or why there is none.
+    """Mean KL that rounding alone makes in the model's own type, or why it is not known.
 
-    The first windows of `NOISE_TOKENS`, in the model's own type: what is below it is jitter.
+    Half of the KL between the model under its own attention kernel and under another, on the first
+    windows of `ROUNDING_TOKENS`. To second order a KL is half the variance, under p, of what the
+    log-probabilities differ by; two runs that round independently differ by the rounding of both,
+    so half of it is that of one: what the model's KL from exact arithmetic has of rounding.
     """
     import torch
 
     model = head.model
-    own = model.config._attn_implementation  # noqa: SLF001 - there is no public name for it
-    other = "sdpa" if own == "eager" else "eager"
+    other = SDPA if own_kernel(model) == EAGER else EAGER
     total, tokens = torch.zeros((), dtype=torch.float64, device=head.device), 0
     for group in in_groups(windows, batch):
         ids = ids_of(group, model.device)
-        states = head.states(ids)
+        with watching_attention() as own_ran:
+            states = head.states(ids)
         try:
-            with attention_kernel(model, other):
+            with attention_kernel(model, other), watching_attention() as other_ran:
                 changed = head.states(ids)
         except MeasurementError as error:
             return None, str(error)
+        if own_ran == other_ran:
+            ran = ", ".join(sorted(own_ran)) or "none"
+            return None, f"the attention kernel that runs is {ran}, whichever is asked for"
         for row, window in enumerate(group):
             for chunk in _slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
                 targets = ids[row, chunk.start + 1 : chunk.stop + 1].to(head.device)
                 wanted, found = head.logits(states[row, chunk]), head.logits(changed[row, chunk])
                 total += _compare(found, wanted, targets, vocabulary).kl.sum()
                 tokens += len(targets)
-        if tokens >= NOISE_TOKENS:
+        if tokens >= ROUNDING_TOKENS:
             break
-    return float(total) / tokens, None
-
-
-@contextmanager
-def attention_kernel(model: PreTrainedModel, kernel: str | None) -> Iterator[None]:
-    """The model under an attention kernel (None: its own), then under its own again.
-
-    Raises `MeasurementError` for one that it does not have.
-    """
-    own = model.config._attn_implementation  # noqa: SLF001 - there is no public name for it
-    try:
-        model.set_attn_implementation(kernel or own)
-    except (ValueError, ImportError, NotImplementedError) as error:
-        raise MeasurementError(
-            f"the model has no attention kernel {kernel}, only {own} ({error})"
-        ) from error
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(own)
+    return float(total) / tokens / 2, None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ _STYLES = {
 
 
 MOST_NAME_PARTS = 2
-_BESIDE = frozenset({"quantized_share", "nonfinite_share", "kl.noise_floor", "kl.max"})
+_BESIDE = frozenset(
+    {"quantized_share", "nonfinite_share", "kl.rounding", "kl.noise_floor", "kl.max"}
+)
 """Metrics of two parts or fewer that are shown only on request."""
 
 

@@ -18,6 +18,7 @@ from qbench.report.figures import (
 )
 from qbench.report.generations import generation_tables
 from qbench.report.items import against_merged, describe_point, items
+from qbench.report.lookup import listed
 from qbench.report.quality_tables import (
     divergence_table,
     quality_table,
@@ -50,6 +51,8 @@ TABLED = frozenset(
 )
 """Measurements with tables of their own; the others are listed metric by metric."""
 _LIST_SHOWN = 3
+_RAN = "attention_ran"
+"""Of the records of quality and latency: the attention kernels that were called."""
 _APART = frozenset({"calibration", "nominal_linear_bytes"})
 """What was loaded that has its place in another table."""
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
@@ -213,7 +216,8 @@ def loaded_details(cell: CellRecords) -> dict[str, Any]:
     for record in cell.records:
         loaded = record.details.get("loaded")
         if isinstance(loaded, dict) and loaded:
-            return loaded
+            ran = {name for one in cell.records for name in listed(one.details.get(_RAN))}
+            return {**loaded, **({_RAN: sorted(map(str, ran))} if ran else {})}
     return {}
 
 

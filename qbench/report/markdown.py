@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from qbench.record import Record
     from qbench.report.failures import Warned
+    from qbench.report.figures import Table
     from qbench.report.selection import Selection, TableRecords
     from qbench.report.tables import Decision
 
@@ -82,18 +83,23 @@ def _decision_blocks(records: TableRecords) -> list[str]:
     decision = decision_table(records)
     if not records.cells:
         return [f"## {escape(decision.title)}", "There is no record of the untuned model."]
-    legend = [
-        f"**{escape(column.title)}**: {escape(column.definition)}"
-        for column in decision.table.columns
-    ]
     return [
         f"## {escape(decision.title)}",
         escape(summarise(records, decision)),
         table_source(decision.table),
         bullets([*legend_of_marks(decision.table), *_missing_values(decision)]),
         "<details><summary>What the columns mean</summary>",
-        bullets([*legend, _UNITS]),
+        bullets([*_legend(decision.table), _UNITS]),
         "</details>",
+    ]
+
+
+def _legend(table: Table) -> list[str]:
+    """What the columns mean that have a definition."""
+    return [
+        f"**{escape(column.title)}**: {escape(column.definition)}"
+        for column in table.columns
+        if column.definition
     ]
 
 
@@ -181,6 +187,7 @@ def _detail_blocks(selection: Selection) -> list[str]:
         blocks += [f"### {escape(decision_table(table).title)}"] if several else []
         for detail in detail_tables(table):
             blocks += [f"{level} {escape(detail.title)}", table_source(detail)]
+            blocks.append(bullets(_legend(detail)))
         blocks += generation_blocks(table, level)
         blocks += finetune_detail_blocks(table, level)
     missing = valueless(selection)

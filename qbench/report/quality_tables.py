@@ -102,7 +102,7 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
     """How far each cell's predictions are from the reference's; empty where none were compared."""
     columns = (
         Column("kl.mean", "KL mean", "number", decimals=6),
-        Column("kl.noise_floor", "noise floor", "number", decimals=6),
+        _rounding_column(records, slug),
         Column("kl.median", "median", "number", decimals=6),
         Column("kl.p90", "p90", "number", decimals=5),
         Column("kl.p99", "p99", "number", decimals=4),
@@ -123,6 +123,24 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
     told = batch_told(records, found[slug])
     title = f"Divergence{base}, nats a token: {text_titles(found)[slug]}{told}"
     return Table(title, "precision", columns, tuple(rows))
+
+
+def _rounding_column(records: TableRecords, slug: str) -> Column:
+    """What of the divergence is rounding; earlier records have another figure in its place."""
+    found = [record for cell in records.cells for record in cell.of("quality", slug)]
+    if any(record.metric("kl.noise_floor") for record in found) and not any(
+        record.metric("kl.rounding") for record in found
+    ):
+        return Column("kl.noise_floor", "noise floor", "number", decimals=6)
+    return Column(
+        "kl.rounding",
+        "of it rounding",
+        "number",
+        decimals=6,
+        definition="what two runs of the same weights differ by because their arithmetic rounds"
+        " differently, of the cell and the reference; a KL mean not well above it is jitter, not"
+        " damage",
+    )
 
 
 def weight_error_table(records: TableRecords) -> Table:

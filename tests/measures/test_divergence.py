@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from qbench.errors import MeasurementError
 from qbench.measures.quality import QUALITY, QualityOptions
 from qbench.measures.reference_states import has_states, states_path
 from qbench.measures.windows import cut_windows
+from qbench.sources.bundled import bundled_models
 from tests.measures.test_quality import STUBBED, make_text, write_text
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from qbench.measures.loaded import LoadedModel, Outcome
     from qbench.spec import Item
 
 KEY = "0123456789abcdef"
+HELD_OUT = next(bundled_models()["tiny-mistral"].parent.glob("stdlib-heldout/*.txt"))
 WINDOW = 24
 ARCHITECTURES = [
     Variant("llama", "llama"),
@@ -211,20 +216,102 @@ def test_states_of_another_text_are_refused(cells: TinyCells, tmp_path: Path) ->
     assert "other token ids" in str(metric.reason)
 
 
-def test_the_noise_floor_is_small_and_of_the_cells_own_type(
-    cells: TinyCells, tmp_path: Path
+@pytest.fixture(scope="module")
+def trained() -> Callable[[str], LoadedModel]:
+    """The bundled model, loaded once a precision."""
+    return cache(lambda precision: load_fresh(bundled_models()["tiny-mistral"], precision))
+
+
+def rounding_and_kl(loaded: LoadedModel, path: Path) -> tuple[float, float]:
+    found = values(QUALITY.measure(loaded, make_item(loaded, path, window=128)))
+    assert found["kl.rounding"] is not None
+    assert found["kl.mean"] is not None
+    return found["kl.rounding"], found["kl.mean"]
+
+
+@pytest.mark.parametrize("reference", ["fp32", "bf16"])
+def test_rounding_is_a_part_of_the_divergence(
+    reference: str, trained: Callable[[str], LoadedModel], tmp_path: Path
 ) -> None:
-    path = write_text(tmp_path, make_text(200))
-    floors = {
-        precision: values(measure(cells.load(ARCHITECTURES[0], precision), path))["kl.noise_floor"]
-        for precision in ("fp32", "bf16")
-    }
-    assert floors["fp32"] is not None
-    assert floors["bf16"] is not None
-    assert 0 <= floors["fp32"] < 1e-9
-    assert floors["fp32"] < floors["bf16"] < 1e-2
-    model = cells.load(ARCHITECTURES[0], "bf16").model
-    assert model.config._attn_implementation == "sdpa"
+    """Most of it where only the type differs, a small part where weights were quantized."""
+    path = write_text(tmp_path, HELD_OUT.read_text()[:4000])
+    held = trained(reference)
+    item = make_item(held, path, window=128).model_copy(update={"makes_states": True})
+    own = values(QUALITY.measure(held, item))["kl.rounding"]
+    assert own is not None
+    if reference == "fp32":
+        assert own < 1e-9
+    for precision in ("bf16", "int8", "nf4"):
+        if precision == reference:
+            continue
+        rounding, kl = rounding_and_kl(trained(precision), path)
+        assert own < rounding < kl
+        assert (rounding > kl / 4) == (precision != "nf4")
+
+
+def test_rounding_is_half_of_what_two_runs_differ_by(
+    trained: Callable[[str], LoadedModel], tmp_path: Path
+) -> None:
+    import torch
+
+    text = HELD_OUT.read_text()[:1500]
+    path = write_text(tmp_path, text)
+    cell = trained("bf16")
+    item = make_item(cell, path, window=64, batch=1).model_copy(update={"makes_states": True})
+    found = values(QUALITY.measure(cell, item))["kl.rounding"]
+    ids = cell.tokenizer(text, add_special_tokens=False)["input_ids"]
+    total, count = 0.0, 0
+    for window in cut_windows(ids, "default", 64, cell.tokenizer.bos_token_id):
+        logs = []
+        for kernel in ("sdpa", "eager"):
+            cell.model.set_attn_implementation(kernel)
+            with torch.inference_mode():
+                logits = cell.model(input_ids=torch.tensor([window.ids])).logits[0]
+            logs.append(logits[:-1].double().log_softmax(-1)[:, : len(cell.tokenizer)])
+        cell.model.set_attn_implementation("sdpa")
+        total += float((logs[0].exp() * (logs[0] - logs[1])).sum())
+        count += len(logs[0])
+        if count >= 1024:
+            break
+    assert found == pytest.approx(total / count / 2, rel=1e-3)
+    assert cell.model.config._attn_implementation == "sdpa"
+
+
+FIXED_KERNEL = [
+    Variant("falcon", "falcon"),
+    Variant("bloom", "bloom"),
+    Variant("gptj", "gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}),
+    Variant("rwkv", "rwkv", {"attention_hidden_size": 64}),
+    Variant("mamba", "mamba", {"state_size": 8}),
+]
+
+
+@pytest.mark.parametrize("variant", FIXED_KERNEL, ids=lambda variant: variant.label)
+def test_a_kernel_that_is_not_changed_is_not_measured(
+    variant: Variant, cells: TinyCells, tmp_path: Path
+) -> None:
+    loaded = cells.load(variant, "fp32")
+    path = write_text(tmp_path, make_text(80))
+    outcome = measure(loaded, path, reference=True)
+    [rounding] = [metric for metric in outcome.metrics if metric.name == "kl.rounding"]
+    assert rounding.value is None
+    own = loaded.model.config._attn_implementation
+    assert own in str(rounding.reason)
+    # Falcon gives sdpa a mask, which torch's faster kernels for a CPU do not take.
+    expected = {"falcon": ["sdpa: math"], "rwkv": [], "mamba": []}.get(variant.label, ["eager"])
+    assert outcome.details["attention_ran"] == expected
+    other = "eager" if own == "sdpa" else "sdpa"
+    with pytest.raises(MeasurementError, match=f"{own}.*{other}|{other}.*{own}"):
+        QUALITY.measure(loaded, make_item(loaded, path, attention=other))
+
+
+@pytest.mark.parametrize(("kernel", "ran"), [("eager", "eager"), ("sdpa", "sdpa: flash")])
+def test_the_kernel_that_ran_is_told(
+    kernel: str, ran: str, cells: TinyCells, tmp_path: Path
+) -> None:
+    loaded = cells.load(ARCHITECTURES[0], "bf16")
+    item = make_item(loaded, write_text(tmp_path, make_text(80)), attention=kernel)
+    assert QUALITY.measure(loaded, item).details["attention_ran"] == [ran]
 
 
 def test_states_are_kept_in_the_models_own_type(cells: TinyCells, tmp_path: Path) -> None:

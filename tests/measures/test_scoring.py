@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbench.measures.head import find_head
 from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import Scores, noise_floor, score_windows
+from qbench.measures.scoring import Scores, rounding_kl, score_windows
 from qbench.measures.windows import Window
 from qbench.predict import inference
 from tests.precisions.tiny_cells import TinyCells, Variant
@@ -85,7 +85,7 @@ def reference(cells: TinyCells) -> OutputHead:
         found = find_head(loaded.model, torch.tensor([WINDOWS[0].ids]))
         own = OwnStates(found)
         score_windows(found, WINDOWS, 4, 300, own)
-        own.save(KEY, "ids")
+        own.save(KEY, "ids", None)
     return found
 
 
@@ -107,12 +107,12 @@ def test_nothing_waits_for_the_device(
     assert waits.seen == []
 
 
-def test_the_reference_and_the_noise_floor_wait_once(reference: OutputHead) -> None:
+def test_the_reference_and_the_share_of_rounding_wait_once(reference: OutputHead) -> None:
     with torch.inference_mode(), Waits(reference.model) as waits:
         score_windows(reference, WINDOWS, 4, 300, OwnStates(reference))
         assert waits.seen == []
-        floor, _ = noise_floor(reference, WINDOWS, 4, 300)
-    assert floor is not None
+        rounding, _ = rounding_kl(reference, WINDOWS, 4, 300)
+    assert rounding is not None
     assert waits.seen == ["aten::item"]
 
 

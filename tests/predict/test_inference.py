@@ -13,7 +13,7 @@ from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.training_shape import TrainingShape, training_shape
 from qbench.measures.head import OutputHead
 from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import noise_floor, score_windows
+from qbench.measures.scoring import rounding_kl, score_windows
 from qbench.measures.windows import Window
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
@@ -206,13 +206,13 @@ def test_scoring(case: _Case, loaded: Callable[[_Case], Any], compared: bool) ->
         head = OutputHead(model, "head")
         own = OwnStates(head)
         score_windows(head, windows, case.batch, vocabulary, own)
-        own.save("scored", "ids")
+        own.save("scored", "ids", None)
         held = [one.tensor for one in inventory(model)]
         with LivePeak("cpu", held) as peak:
             reference = CachedStates("scored", head, "ids") if compared else None
             score_windows(head, windows, case.batch, vocabulary, reference)
             if compared:
-                noise_floor(head, windows, case.batch, vocabulary)
+                rounding_kl(head, windows, case.batch, vocabulary)
     predicted = _held(case, model)
     found = predict_scoring(predicted, batch=case.batch, tokens=case.tokens, compared=compared)
     # Plain attention copies one hidden state of GPT-2 more than is gone through.
