@@ -232,14 +232,17 @@ def init(
     *,
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write a commented suite to start from."""
+    """Write a commented suite to start from; in fp16 where the GPU does not multiply bf16."""
+    from qbench.environment import detect_environment, find_device
     from qbench.errors import UsageError
-    from qbench.starter import STARTER
+    from qbench.predict.bf16 import has_bf16
+    from qbench.starter import starter_text
 
     if path.exists() and not force:
         raise UsageError(f"{path}: is there already; choose another name, or --force replaces it")
     try:
-        path.write_text(STARTER, encoding="utf-8")
+        bf16 = has_bf16(detect_environment(find_device(None)))
+        path.write_text(starter_text(bf16=bf16), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
     typer.echo(f"wrote {path}; next: qbench run {path}")

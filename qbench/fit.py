@@ -18,6 +18,7 @@ from qbench.errors import DeviceError, ModelError, UsageError
 from qbench.finetune.adapter_bytes import unknown_target
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
+from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
 from qbench.report.markdown_parts import bullets, words_table
@@ -126,7 +127,8 @@ def make_table(
     usual = tuple(length for length in LENGTHS if context is None or length <= context)
     shown = tuple(lengths) or usual or (context or LENGTHS[0],)
     layers = target if target in _SETS_OF_LAYERS else _named_layers(target, model)
-    found = ways(names, rank=rank, target=layers, optimizer=optimizer)
+    bf16 = multiplies_bf16(device)
+    found = ways(names, rank=rank, target=layers, optimizer=optimizer, bf16=bf16)
     return FitTable(
         model=model.ref.source.removeprefix(RANDOM_PREFIX),
         weights=0 if model.shape is None else model.shape.weights,
@@ -245,6 +247,12 @@ def _notes(table: FitTable) -> list[str]:
         f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
     ]
     notes = [how_to_read, what_is_done, what_is_kept, *unknown]
+    if not multiplies_bf16(table.device):
+        notes.append(
+            f"{table.device.name} does not multiply bf16: torch computes it in fp32, slowly, and"
+            " attention in it holds all scores. Take fp16: quantized weights in inference are shown"
+            " with fp16 beside them (dtype or compute_dtype: fp16)."
+        )
     if table.device.gpus > 1:
         notes.append(
             f"Laid over {table.device.gpus} GPUs (device_map: auto), held against their sum: whole"

@@ -17,6 +17,7 @@ from qbench.plan import record_on_disk
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bits
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
+from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
 from qbench.report.units import choose_scale, counted
@@ -167,8 +168,19 @@ def _notes(plan: Plan) -> list[Text]:
     once = dict.fromkeys(lines)
     skips = _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
+    skips += _bf16_lines(plan)
     notes = [Text(f"rehearsal: {note}", style="yellow") for note in plan.suite.rehearsal]
     return [*notes, *map(Text, once), *(Text(line, style="yellow") for line in skips)]
+
+
+def _bf16_lines(plan: Plan) -> list[str]:
+    """Cells that compute in bf16 on a GPU that does not multiply it, by what to take instead."""
+    found: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        warning = None if cell.skip else bf16_warning(cell.cell, plan.environment)
+        if warning is not None:
+            found.setdefault(warning, []).append(cell.cell.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {warning}" for warning, labels in found.items()]
 
 
 def _skips(plan: Plan) -> list[str]:

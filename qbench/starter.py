@@ -68,3 +68,17 @@ measure:
 # timeout_s: 3600
 """
 """Text of the starter suite."""
+
+_FOR_FP16 = {
+    "  - bf16\n": "  - fp16      # this GPU does not multiply bf16, which came with Ampere\n",
+    "  - int8\n": "  - int8: {dtype: fp16}\n",
+    "  - nf4\n": "  - nf4: {compute_dtype: fp16}\n",
+}
+
+
+def starter_text(*, bf16: bool) -> str:
+    """The starter suite, in fp16 where the device does not multiply bf16."""
+    text = STARTER
+    for line, instead in _FOR_FP16.items() if not bf16 else ():
+        text = text.replace(line, instead)
+    return text

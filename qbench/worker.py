@@ -35,6 +35,7 @@ from qbench.plan_items import falsified
 from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED
+from qbench.predict.bf16 import OF_DEVICE, bf16_warning
 from qbench.store import write_record
 
 if TYPE_CHECKING:
@@ -146,11 +147,20 @@ def _take(
             *([f"not as asked for: {_describe(loaded.verification)}"] if faults else []),
             *([f"not as asked for: {_describe_changed(changed)}"] if changed else []),
             *falsified(job.cell, task.item),
+            *_type_warnings(job, task),
         ),
         duration_s=time.perf_counter() - started,
         **common,
     )
     return record, None
+
+
+def _type_warnings(job: Job, task: Task) -> tuple[str, ...]:
+    """That the device does not multiply the type that it was given."""
+    if task.item.measurement not in OF_DEVICE:
+        return ()
+    warning = bf16_warning(job.cell, job.environment)
+    return () if warning is None else (warning,)
 
 
 def _check_finite(outcome: Outcome) -> None:

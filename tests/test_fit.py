@@ -57,6 +57,18 @@ def test_over_two_gpus(workplace: Workplace) -> None:
     assert "Laid over 2 GPUs (device_map: auto)" in " ".join(shown.output.split())
 
 
+def test_fp16_goes_before_bf16_where_nothing_multiplies_it(workplace: Workplace) -> None:
+    names = ("--precision", "bf16", "--precision", "fp16", "--precision", "nf4", "--length", "512")
+    found = {}
+    for gpu in ("t4", "a10"):
+        done = workplace.call("fit", MISTRAL, "--gpu", gpu, *names, "--format", "json")
+        rows = [row for row in json.loads(done.output)["rows"] if row["use"] == "inference"]
+        found[gpu] = [row["precision"] for row in rows]
+    assert found == {"t4": ["fp16", "nf4", "bf16"], "a10": ["bf16", "fp16", "nf4"]}
+    shown = workplace.call("fit", MISTRAL, "--gpu", "t4", *names)
+    assert "t4 does not multiply bf16" in " ".join(shown.output.split())
+
+
 def test_of_a_folder_and_of_a_bundled_model(workplace: Workplace) -> None:
     for model in (str(workplace.model), "bundled:tiny-mistral"):
         finished = workplace.call(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.precisions import precisions
+from qbench.predict.bf16 import in_fp16
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
 from qbench.spec import Cell, Item, PrecisionRef, TuningRef
 
@@ -62,14 +63,22 @@ class FitRow:
 
 
 def ways(
-    names: Sequence[str], *, rank: int, target: str | tuple[str, ...], optimizer: str
+    names: Sequence[str],
+    *,
+    rank: int,
+    target: str | tuple[str, ...],
+    optimizer: str,
+    bf16: bool = True,
 ) -> list[Way]:
     """The ways in these precisions: inference, then full tuning, then LoRA, each also checkpointed.
 
-    What a method does not do in a precision is left out.
+    What a method does not do in a precision is left out. Without `bf16`, for a GPU that does not
+    multiply it, fp16 stands before it, and beside quantized weights in inference.
     """
+    if not bf16:
+        names = sorted(names, key=lambda name: name == "bf16")
     held = [_with_defaults(name) for name in names]
-    found = [Way("inference", precision) for precision in held]
+    found = [Way("inference", one if bf16 else in_fp16(one)) for one in held]
     chosen: dict[str, list[dict[str, Any]]] = {
         "full": [{"master_weights": kind} for kind in ("fp32", "bf16")],
         "lora": [{"rank": rank, "target": target}],

@@ -1,0 +1,74 @@
+"""bf16 on GPUs that do not multiply it, those before Ampere (T4, V100, RTX 20).
+
+torch computes it there all the same: products in fp32, and attention by its definition, with all
+scores at once. So what is timed in bf16 says little of what the GPU can do, which fp16 shows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.predict.devices import device_here
+
+if TYPE_CHECKING:
+    from qbench.predict.devices import DeviceMemory
+    from qbench.record import Environment
+    from qbench.spec import Cell, PrecisionRef
+
+OF_DEVICE = frozenset({"latency", "memory", "training", "adapters"})
+"""Measurements of what the device makes of a cell."""
+_TYPES = ("dtype", "compute_dtype")
+"""Options of a precision that name a floating type."""
+
+
+def has_bf16(environment: Environment) -> bool:
+    """Whether the device multiplies bf16, or emulates it no worse than other types."""
+    found = device_here(
+        environment.device,
+        0,
+        kind=environment.device_type,
+        capability=environment.capability,
+    )
+    return multiplies_bf16(found)
+
+
+def multiplies_bf16(device: DeviceMemory) -> bool:
+    """As `has_bf16`: it came with flash attention."""
+    return device.kind != "cuda" or device.flash
+
+
+def bf16_warning(cell: Cell, environment: Environment) -> str | None:
+    """What to know of a cell that computes in bf16 where nothing multiplies it; None for others."""
+    if has_bf16(environment):
+        return None
+    instead = _instead(cell)
+    if instead is None:
+        return None
+    return (
+        f"{environment.device} does not multiply bf16, which came with compute capability 8.0:"
+        f" torch computes it in fp32, slowly, and attention in it holds all scores; {instead}"
+    )
+
+
+def in_fp16(precision: PrecisionRef) -> PrecisionRef:
+    """The precision with fp16 where its options say bf16."""
+    changed = dict.fromkeys(_bf16_options(precision), "fp16")
+    return precision.model_copy(update={"options": {**precision.options, **changed}})
+
+
+def _instead(cell: Cell) -> str | None:
+    """What to ask for instead; None where nothing is computed in bf16."""
+    tuning, options = cell.tuning, _bf16_options(cell.precision)
+    if tuning is not None and cell.deploy is None:
+        if tuning.options.get("compute") == "bf16":
+            return "train with compute: fp32, or on a newer GPU"
+        held = cell.precision.name == "bf16" or options
+        return "train on a base in fp32, or on a newer GPU" if held else None
+    if cell.precision.name == "bf16":
+        return "take the precision fp16"
+    return f"set {' and '.join(f'{name}: fp16' for name in options)}" if options else None
+
+
+def _bf16_options(precision: PrecisionRef) -> list[str]:
+    options: dict[str, Any] = precision.options
+    return [name for name in _TYPES if options.get(name) == "bf16"]
