@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,3 +298,40 @@ def test_what_a_record_says_of_its_metric_goes_before_what_its_unit_has() -> Non
     told = [record.model_copy(update={"metrics": (metric,)})]
     assert change(told, told, "memory.static").short_by == 4
     assert change([record], [record], "memory.static").equal
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 40])
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_numbers_there_is_an_interval_or_a_reason(seed: int, count: int) -> None:
+    drawn = random.Random(seed)
+    extremes = [0.0, 1.0, -1.0, 2.5, 255.0, 5e-324, 1e-300, 1e59, 1e300, -1e300, math.inf]
+    some = drawn.sample(extremes, drawn.choice([1, 2, 11]))
+    own, base = ([drawn.choice(some) for _ in range(count)] for _ in range(2))
+    tokens = [drawn.choice([255.0, 0.0, 1e-300]) for _ in range(count)]
+    for metric, series, weights in (
+        ("perplexity", "window_nll", "window_tokens"),
+        ("top1_agreement", "window_same_top", "window_tokens"),
+        ("accuracy", "item_correct", "item_tokens"),
+    ):
+        sides = []
+        for values in (own, base):
+            made = make_record("nf4", "quality", {metric: mean_or_1(values, tokens, metric)})
+            kept = {series: values, weights: tokens}
+            sides.append([made.model_copy(update={"series": kept})])
+        found = [change(sides[0], sides[1], metric, relative=way) for way in (True, False)]
+        found.append(level(sides[0], metric, sampling=SAMPLING))
+        for one in found:
+            assert (one.estimate is None) == (one.reason is not None)
+            if one.estimate is not None:
+                assert one.estimate.limit(0.05) <= one.estimate.limit(0.95)
+
+
+def mean_or_1(values: Sequence[float], tokens: Sequence[float], metric: str) -> float:
+    """What the series give, or 1 where that is no number."""
+    try:
+        if metric == "accuracy":
+            return math.fsum(values) / len(values)
+        mean = math.fsum(values) / math.fsum(tokens)
+        return math.exp(mean) if metric == "perplexity" else mean
+    except (ArithmeticError, ValueError):
+        return 1.0

@@ -54,7 +54,7 @@ def _politis_white(values: Floats) -> float:
 
     count = len(values)
     covariances = _autocovariances(values)
-    if covariances[0] <= 0:
+    if not 0 < covariances[0] < math.inf:
         return 1.0
     lags = _lags(covariances / covariances[0], count)
     lag = np.arange(1, lags + 1)

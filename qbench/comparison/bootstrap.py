@@ -160,6 +160,7 @@ def bootstrap(
     below = (np.searchsorted(drawn, centre, "left") + np.searchsorted(drawn, centre, "right")) / 2
     bias = _NORMAL.inv_cdf(min(max(float(below), 0.5), resamples - 0.5) / resamples)
     away = jackknife.mean() - jackknife
+    away = away / (np.abs(away).max() or 1.0)
     squares = float((away**2).sum()) / length
     cubes = float((away**3).sum()) / length
     acceleration = cubes / (6 * squares**1.5) if squares > 0 else 0.0
@@ -220,5 +221,5 @@ def sparse(changes: Sequence[float], span: float) -> Sparse | None:
     if differing >= FEWEST_UNITS:
         return None
     if not differing:
-        return Sparse(span, len(changes) - 1.0)
+        return Sparse(span, max(1.0, len(changes) - 1.0))
     return Sparse(max(map(abs, changes)), float(differing))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.comparison.bootstrap import Floats
     from qbench.record import Record
 
@@ -45,6 +47,7 @@ PAIRED_SERIES = {
 
 Bits per byte is that mean in another unit, a factor that is the same in both of a pair.
 """
+_LARGEST = 1e60
 ITEM_IDS = "item_ids"
 """Key of a record's details with the ids of its items, in the order of its `item_…` series."""
 
@@ -67,7 +70,8 @@ class Series:
     @property
     def span(self) -> float:
         """How far one of its values a token can be from another, as far as they show: from 0."""
-        values = [own / weight for own, weight in zip(self.sums, self.weights, strict=True)]
+        pairs = zip(self.sums, self.weights, strict=True)
+        values = [own / weight for own, weight in pairs if weight]
         return max(1.0, *values) - min(0.0, *values)
 
     @property
@@ -99,7 +103,9 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
     named = tuple(str(one) for one in ids) if isinstance(ids, list | tuple) else None
     if paired is not None:
         sums, weights = record.series.get(paired.series), record.series.get(paired.weights)
-        if not sums or not weights or len(sums) != len(weights) or not sum(weights):
+        if not sums or not weights or len(sums) != len(weights) or _absurd(sums, weights):
+            return None
+        if not (min(weights) >= 0 and 1 / _LARGEST < sum(weights) < math.inf):
             return None
         unit: Unit = "windows" if paired.weights == WEIGHTS else "items"
         if unit == "windows":
@@ -116,13 +122,19 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         return made if _agrees(made, mean, value) else None
     for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
         scores = record.series.get(name)
-        if not scores or (named is not None and len(named) != len(scores)):
+        if not scores or _absurd(scores) or (named is not None and len(named) != len(scores)):
             continue
         ones = (1.0,) * len(scores)
         made = Series(tuple(scores), ones, "mean", 1.0, "items", named, scores=True)
         if _agrees(made, math.fsum(scores) / len(scores), value):
             return made
     return None
+
+
+def _absurd(*columns: Sequence[float]) -> bool:
+    """Whether their squares would be 0 or infinite: no loss, score or count of tokens is such."""
+    sizes = [abs(one) for values in columns for one in values]
+    return any(_LARGEST < one < math.inf or 0 < one < 1 / _LARGEST for one in sizes)
 
 
 def _agrees(series: Series, mean: float, value: float) -> bool:

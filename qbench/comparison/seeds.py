@@ -81,11 +81,14 @@ def _pooled(
     value = statistics.fmean(changes)
     made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(pairs)} seeds")
     seeds_variance = statistics.variance(changes) / len(changes)
-    items_variance, degrees = _of_items(pairs, sampling)
+    try:
+        items_variance, degrees = _of_items(pairs, sampling)
+    except ValueError:
+        return replace(made, estimate=None, reason=f"some resamples of the {first.unit} are empty")
     total = items_variance + seeds_variance
-    if total == 0:
-        return replace(made, estimate=Exact(value))
     shares = items_variance**2 / degrees + seeds_variance**2 / (len(changes) - 1)
+    if shares == 0:
+        return replace(made, estimate=Exact(value))
     return replace(made, estimate=Student(value, math.sqrt(total), total**2 / shares))
 
 

@@ -42,8 +42,11 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
         return Estimated(Share(math.fsum(own.sums), units), method)
     if units < FEWEST_UNITS:
         return Estimated(None, "none", short_by=FEWEST_UNITS - units)
+    if not all(map(math.isfinite, own.sums)):
+        return Estimated(None, "none", f"some {own.unit} have no finite value")
     right, tokens = math.fsum(own.sums), math.fsum(own.weights)
-    if own.unit == "windows" and own.scores and min(right, tokens - right) < FEWEST_UNITS:
+    rare = min(right, tokens - right)
+    if own.unit == "windows" and own.scores and 0 <= rare < FEWEST_UNITS:
         method = "exact limits of a share of tokens, few of which are other than the rest"
         return Estimated(Share(right, tokens), method)
 
@@ -52,7 +55,10 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
 
     alike = own.scores and len(set(own.sums)) == 1
     pseudo = [(value + own.span, 1.0), (value - own.span, 1.0)] * 2 if alike else []
-    estimate = resample((own.sums, own.weights), statistic, own, pseudo, sampling)
+    try:
+        estimate = resample((own.sums, own.weights), statistic, own, pseudo, sampling)
+    except ValueError:
+        return Estimated(None, "none", f"some resamples of the {own.unit} have no finite value")
     return Estimated(estimate, _method(own))
 
 
@@ -85,7 +91,7 @@ def of_change(own: Series, base: Series, *, relative: bool, sampling: Sampling) 
     except ValueError:
         reason = "a relative change of what can be 0; state the margin as a number, without %"
         return Estimated(None, "none", reason)
-    if few is not None:
+    if few is not None and not isinstance(found, Exact):
         found = Student(found.value, found.standard_error, few.degrees)
     return Estimated(found, f"paired {_method(own)}")
 
