@@ -1,4 +1,4 @@
-"""Rows of JSON, CSV, Parquet and hub data: a quick look when planning, all of them when running.
+"""Rows of JSON, CSV and Parquet files: a quick look when planning, all of them when running.
 
 What a JSON or CSV file holds stays as it is written there: no cell becomes a date, a number or
 nothing because of how it looks.
@@ -62,7 +62,7 @@ class Peek(NamedTuple):
     @property
     def first(self) -> dict[str, Any]:
         """The first row. What only others have is empty in it, as it is when all are read."""
-        return _filled(self.rows)[0]
+        return filled(self.rows)[0]
 
 
 def suffixes_in_words() -> str:
@@ -79,6 +79,11 @@ def peek(path: Path, source: str) -> Peek | None:
     if SUFFIXES[path.suffix.lower()] == "parquet":
         return None
     return _read(path, source, PEEK_CHARACTERS)
+
+
+def read_rows(path: Path, source: str) -> list[dict[str, Any]]:
+    """All rows of a JSON or CSV file as they stand there, each with the columns that it has."""
+    return _read(path, source, None).rows
 
 
 def _read(path: Path, source: str, most: int | None) -> Peek:
@@ -101,7 +106,7 @@ def _read(path: Path, source: str, most: int | None) -> Peek:
     return Peek(rows, whole)
 
 
-def _filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with every column: what only others have is empty in it."""
     names = {name: None for row in rows for name in row}
     return [row if len(row) == len(names) else type(row)({**names, **row}) for row in rows]
@@ -206,11 +211,11 @@ def open_file(path: Path, source: str) -> Iterator[Sequence[Mapping[str, Any]]]:
     Raises `TextError` for a file that cannot be parsed.
     """
     if SUFFIXES[path.suffix.lower()] != "parquet":
-        yield _filled(_read(path, source, None).rows)
+        yield filled(read_rows(path, source))
         return
     # The library keeps a copy of every file it reads: here no longer than it is needed.
     with scratch_folder("qbench-data") as folder:
-        rows, failure = _load(
+        rows, failure = load(
             source,
             path="parquet",
             data_files=str(path),
@@ -226,26 +231,8 @@ def open_file(path: Path, source: str) -> Iterator[Sequence[Mapping[str, Any]]]:
         yield rows
 
 
-@contextmanager
-def open_hub(
-    repo: str, revision: str | None, config: str | None, split: str, source: str
-) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """All rows of hub data, fetched where they are not in the library's own cache.
-
-    Raises `TextError` for data that cannot be had.
-    """
-    rows, failure = _load(source, path=repo, name=config, split=split, revision=revision)
-    if rows is None:
-        raise TextError(
-            f"{source}: the data set cannot be had ({failure}); check its name, revision, config"
-            " and split, the network and HF_HUB_OFFLINE, or give a file or"
-            " bundled:stdlib-instruct"
-        )
-    yield rows
-
-
-def _load(source: str, **arguments: Any) -> tuple[Sequence[Mapping[str, Any]] | None, str]:
-    """The rows, or None and the reason."""
+def load(source: str, **arguments: Any) -> tuple[Sequence[Mapping[str, Any]] | None, str]:
+    """The rows as the package datasets loads them, or None and the reason."""
     try:
         import datasets
     except ImportError as error:

@@ -14,10 +14,11 @@ from qbench.errors import TextError
 from qbench.record import content_key
 from qbench.sources.bundled import PREFIX, bundled_instruct, did_you_mean
 from qbench.sources.fingerprint import file_sha256
+from qbench.sources.hub_rows import open_hub
 from qbench.sources.paths import written_path
 from qbench.sources.recipes import Recipe, recipe_text, render
 from qbench.sources.retyped import once_retyped
-from qbench.sources.rows import SUFFIXES, open_file, open_hub, peek, suffixes_in_words
+from qbench.sources.rows import SUFFIXES, open_file, peek, suffixes_in_words
 from qbench.sources.splits import Example, Sizes, Splits, check_overlap, make_splits
 from qbench.spec import Frozen, slugify
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -200,6 +201,44 @@ def test_a_text_and_rows_to_tune_on_are_read_then_found_offline(
     assert "the data set cannot be had" in message
     assert client.read(closed_port(), "text", "wikitext-2", offline=True) == [text]
     assert client.read(closed_port(), "rows", source, offline=True) == [rows]
+
+
+@pytest.mark.parametrize(
+    "name", ["train.csv", pytest.param("data/rows.jsonl", marks=pytest.mark.slow)]
+)
+def test_rows_are_as_the_files_on_the_hub_write_them(
+    tmp_path: Path, client: HubClient, name: str
+) -> None:
+    values = ["007", "NA", "2021-05-03", "true", "3.10", "1e5", "none of it"]
+    rows = [
+        {"instruction": f"q{at}", "input": "2021-05-03", "output": values[at % 7]}
+        for at in range(14)
+    ]
+    path = tmp_path / "repository" / name
+    path.parent.mkdir(parents=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    expected = {(f"q{at}", values[at % 7]) for at in range(14)}
+    with loopback_hub({}, datasets={"someone/rows": tmp_path / "repository"}) as hub:
+        [found] = client.read(hub.endpoint, "rows", "someone/rows")
+    assert not isinstance(found, str), found
+    shown = {
+        (prompt.partition("### Instruction:\n")[2].partition("\n")[0], completion)
+        for prompt, completion in found
+    }
+    assert len(shown) == 10
+    assert shown < expected
+    assert all("### Input:\n2021-05-03\n" in prompt for prompt, _ in found)
+    assert client.read(closed_port(), "rows", "someone/rows", offline=True) == [found]
+    # Without the files themselves what was guessed is refused.
+    shutil.rmtree(client.folder / "cache")
+    [message] = client.read(closed_port(), "rows", "someone/rows", offline=True)
+    assert "took its text for something else" in message
 
 
 def test_what_is_not_there_offline_says_so(client: HubClient) -> None:
