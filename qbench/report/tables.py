@@ -198,7 +198,9 @@ def _peak_column(name: str, point: Record | None) -> Column:
         "highest memory above the level before the model was loaded, over load, idle, prefill"
         " and decode"
     )
-    if point is None or point.environment.device_type == "cuda":
+    if point is None:
+        return Column(name, "peak", "bytes", "lower", text)
+    if point.environment.device_type == "cuda":
         return Column(name, "peak", "bytes", "lower", f"{text}, of the allocator{_at(point)}")
     text += ", resident size of the process: another in each, so that nothing is decided by it"
     return Column(name, "peak RSS", "bytes", "lower", text + _at(point))
