@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from qbench.runner import RunResult
+    from qbench.run_result import RunResult
 
 __all__ = ["load_results", "run"]
 

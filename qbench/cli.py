@@ -17,7 +17,7 @@ from qbench import cli_compare, cli_explain, cli_fit
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qbench.runner import RunResult
+    from qbench.run_result import RunResult
     from qbench.suite import Suite
 
 app = typer.Typer(

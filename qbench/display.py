@@ -86,7 +86,7 @@ class RunDisplay:
         for job, task in self._left.values():
             self._cells[job.cell.slug].missing += 1
             del task
-        there = len(plan.tasks) - self._total
+        there = sum(task.key not in self._left for task in plan.tasks)
         self._say(
             f"{'rehearsal of ' if plan.suite.rehearsal else ''}{plan.suite.name}:"
             f" {counted(len(plan.cells), 'cell')} on {plan.environment.device},"

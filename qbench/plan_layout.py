@@ -64,8 +64,12 @@ class PlannedCell:
     @property
     def is_needed_by_others(self) -> bool:
         """Whether other cells need what it leaves in the cache."""
-        is_training = self.cell.tuning is not None and self.cell.deploy is None
-        return is_training or any(task.item.makes_states for task in self.tasks)
+        return self.is_training or any(task.item.makes_states for task in self.tasks)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it makes a tuned model, rather than serve one."""
+        return self.cell.tuning is not None and self.cell.deploy is None
 
 
 def references_first(suite: Suite, models: Mapping[str, ResolvedModel]) -> list[Cell]:

@@ -13,7 +13,8 @@ from qbench.display import format_seconds
 from qbench.estimate import Estimate
 from qbench.finetune import methods
 from qbench.measures import measures
-from qbench.plan import record_on_disk
+from qbench.missing import lacking
+from qbench.plan import RETRIED, record_on_disk
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bits
 from qbench.precisions import precisions
 from qbench.precisions.int8 import missing_packages
@@ -64,9 +65,11 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
     scale = choose_scale(
         [need.bytes for need in needs if need.bytes is not None], "bytes", decimals=2
     )
+    incomplete = {record.key for record in lacking(plan, RETRIED)}
     for cell, need in zip(plan.cells, needs, strict=True):
         there = [found.status for task in cell.tasks if (found := records[task.key]) is not None]
-        failed = sorted({status for status in there if status != "ok"})
+        failed: list[str] = sorted({status for status in there if status != "ok"})
+        failed += ["incomplete"] if any(task.key in incomplete for task in cell.tasks) else []
         name = cell.cell.label if one_model else cell.cell.slug
         table.add_row(
             name + (" (reference)" if cell.reference else ""),
@@ -75,7 +78,7 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
             *_peak(cell, need, scale),
         )
     done = sum(record is not None for record in records.values())
-    missing = {key for key, record in records.items() if record is None}
+    missing = incomplete | {key for key, record in records.items() if record is None}
     jobs = plan.jobs(lambda task: task.key in missing)
     return Group(
         Text(_title(plan, one_model=one_model), style="italic"),

@@ -6,9 +6,8 @@ suite → plan → the jobs that are missing → one worker each → records →
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,13 @@ from qbench.executors.device_locks import DeviceLocks, lock_names
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor, RunStoppedError
 from qbench.executors.side_by_side import run_side_by_side
-from qbench.missing import is_missing, jobs_to_run, lacking, made_again, why_lacking
+from qbench.finetune.artifact import has_artifact
+from qbench.missing import is_missing, jobs_to_run, made_again
 from qbench.plan import RETRIED, make_plan, record_on_disk
 from qbench.preflight import check, obstacles
 from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
-from qbench.report.units import counted
+from qbench.run_result import RunResult, result_of
 from qbench.sources.cache import sweep_cache
 from qbench.store import check_writable, file_stamp, write_record
 from qbench.supervision import OneAtATime, run_job
@@ -39,57 +39,6 @@ if TYPE_CHECKING:
     from qbench.supervision import Watcher
 
 _LOCK_POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run left: the plan and the records of all its tasks."""
-
-    plan: Plan
-    records: tuple[Record, ...]
-    """Of the selected cells, in the plan's order; tasks that were never reached have none."""
-    others: tuple[Record, ...]
-    """Of the suite's cells that were not selected, as far as they are on disk."""
-    taken: int
-    """Of `records`, those that this run took; the others were on disk."""
-    taken_beside: int
-    """Records of cells that were not selected, taken because selected ones need what they make."""
-    lost: tuple[Task, ...]
-    """What was planned and has no record now: files that vanished while the run went on."""
-    lacking: tuple[Record, ...]
-    """Of `records`, those that lack what was asked for and the next run can take: see `lacking`."""
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Records by status."""
-        return Counter(record.status for record in self.records)
-
-    @property
-    def failed(self) -> bool:
-        """Whether something that was asked for is not there, but for what is skipped."""
-        return (
-            any(record.status not in {"ok", "skipped"} for record in self.records)
-            or bool(self.lost)
-            or bool(self.lacking)
-        )
-
-    def what_is_not_there(self) -> list[str]:
-        """A sentence each of what no record says, with what to do."""
-        sentences = []
-        if self.lost:
-            sentences.append(
-                f"planned but not on disk: {counted(len(self.lost), 'record')}, such as"
-                f" {self.lost[0].path}; something removed or damaged them while the run went on:"
-                " run again, and only they are measured"
-            )
-        if self.lacking:
-            record = self.lacking[0]
-            sentences.append(
-                f"without all that was asked for: {counted(len(self.lacking), 'record')}, such as"
-                f" {record.cell.slug} {record.item.measurement} {record.item.slug}"
-                f" ({why_lacking(record)}); run again to take it"
-            )
-        return sentences
 
 
 def run_suite(
@@ -132,32 +81,12 @@ def run_suite(
         _delete_records(plan)
     _record_skips(plan)
     watcher.planned(plan, jobs)
-    run = _Run(suite.timeout_s, retry, jobs)
+    run = _Run(plan, jobs, retry)
     if jobs and len(devices) > 1:
         run.side_by_side(jobs, devices, watcher)
     elif jobs:
         run.one_by_one(jobs, plan.device, watcher)
-    return _result(plan, run.taken, retry)
-
-
-def _result(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:
-    """What is on disk now, whatever the run believes to have written."""
-    selected = {task.key for task in plan.tasks}
-    others = [task for cell in plan.unselected for task in cell.tasks]
-    return RunResult(
-        plan=plan,
-        records=_on_disk(plan.tasks),
-        others=_on_disk(others),
-        taken=len(taken & selected),
-        taken_beside=len(taken - selected),
-        lost=tuple(task for task in plan.tasks if record_on_disk(task) is None),
-        lacking=tuple(lacking(plan, retry)),
-    )
-
-
-def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
-    found = map(record_on_disk, tasks)
-    return tuple(record for record in found if record is not None)
+    return result_of(plan, run.taken, retry)
 
 
 def parse_retry(text: str) -> frozenset[Status]:
@@ -197,8 +126,11 @@ def _side_by_side(suite: Suite, gpus: str, device: str | None) -> tuple[str, ...
 class _Run:
     """What the jobs of one run share."""
 
-    def __init__(self, timeout_s: float, retry: frozenset[Status], jobs: list[Job]) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> None:
+        self._timeout_s = plan.suite.timeout_s
+        self._trainings = {
+            task.key: task for cell in plan.every for task in cell.tasks if cell.is_training
+        }
         self._retry = retry
         self._planned = {task.key: file_stamp(_path(task)) for job in jobs for task in job.tasks}
         """The record files that the plan saw: another one was written by another run since."""
@@ -246,15 +178,28 @@ class _Run:
             if not left:
                 return
             rest = job.model_copy(update={"tasks": tuple(left)})
-            name = job.model.ref.name
-            if name in self._unfetched:
-                _record_unfetched(rest, self._unfetched[name], watcher)
+            why = self._why_in_vain(rest)
+            if why is not None:
+                _record_in_vain(rest, why, watcher)
                 self.taken |= {task.key for task in left}
                 return
             self.taken |= run_job(rest, self._timeout_s, executor, watcher)
             last = record_on_disk(left[-1])
             if last is not None and (last.status, last.phase) == ("error", "fetch"):
-                self._unfetched[name] = last
+                self._unfetched[job.model.ref.name] = last
+
+    def _why_in_vain(self, job: Job) -> tuple[str, str | None] | None:
+        """The phase that the job would fail in, and the reason, where that is known; else None."""
+        unfetched = self._unfetched.get(job.model.ref.name)
+        if unfetched is not None:
+            return "fetch", unfetched.reason
+        training = self._trainings.get(job.artifact_key or "")
+        if job.cell.deploy is None or training is None or has_artifact(training.key):
+            return None
+        record = record_on_disk(training)
+        if record is None or record.status == "ok":
+            return None
+        return "prepare", f"its training failed ({record.status}): {record.reason}"
 
 
 @contextmanager
@@ -272,10 +217,11 @@ def _device_held(job: Job, executor: LocalExecutor, watcher: Watcher) -> Iterato
         yield
 
 
-def _record_unfetched(job: Job, known: Record, watcher: Watcher) -> None:
-    """Writes of each task what is known of the model."""
+def _record_in_vain(job: Job, why: tuple[str, str | None], watcher: Watcher) -> None:
+    """Writes of each task what is known without trying it."""
+    phase, reason = why
     for task in job.tasks:
-        record = job.record(task, known.status, reason=known.reason, phase=known.phase)
+        record = job.record(task, "error", reason=reason, phase=phase)
         write_record(_path(task), record)
         watcher.recorded(job, record)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
+from qbench.display import RunDisplay
 from qbench.measures.divergence import DIVERGENCE_METRICS
 from qbench.measures.loaded import make_metric
 from qbench.measures.reference_states import states_path
 from qbench.missing import jobs_to_run, lacking
 from qbench.plan import RETRIED, Plan, make_plan
+from qbench.plan_table import render_plan
 from qbench.store import write_record
 from qbench.suite import load_suite_text
 from tests.workplace import write_text
@@ -63,11 +68,25 @@ def test_what_is_whole_is_not_taken_though_the_states_are_gone(plan: Plan) -> No
 
 
 @pytest.mark.parametrize("status", ["crash", "timeout", "error"])
-def test_it_is_taken_with_the_reference_that_is_tried_again(plan: Plan, status: Status) -> None:
+def test_it_is_taken_with_the_reference_that_is_tried_again(
+    plan: Plan, status: Status, tmp_path: Path
+) -> None:
     keep(plan, "fp32", status, metrics=())
     keep(plan, "bf16", metrics=NO_VALUE)
     assert [record.cell.label for record in lacking(plan, RETRIED)] == ["bf16"]
     assert taken(plan) == {"fp32", "bf16"}
+    file = io.StringIO()
+    Console(file=file, width=200).print(render_plan(plan, tmp_path / "results"))
+    assert "1/1 (incomplete)" in file.getvalue()
+    assert f"1/1 ({status})" in file.getvalue()
+
+
+def test_what_is_taken_beside_is_not_counted_as_there(plan: Plan) -> None:
+    file = io.StringIO()
+    only = replace(plan, selected=frozenset({of(plan, "bf16")[0].cell.slug}))
+    with RunDisplay(Console(file=file, width=200)) as display:
+        display.planned(only, jobs_to_run(only, RETRIED, fresh=False))
+    assert file.getvalue().strip().endswith("1 measurement, 0 already on disk")
 
 
 def test_a_reference_without_a_record_is_taken_first(plan: Plan) -> None:

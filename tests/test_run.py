@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.plan import make_plan
-from qbench.runner import RunResult, parse_retry, run_suite
+from qbench.runner import parse_retry, run_suite
 from qbench.suite import load_suite
 from tests.workplace import Finished, Workplace, taken, write_text
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qbench.job import Job
     from qbench.plan import Plan
     from qbench.record import Record
+    from qbench.run_result import RunResult
 
 
 class Step:

@@ -49,3 +49,10 @@ def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
         "good-fp32--attached": {("ok", None)},
         "good-fp32--merged": {("ok", None)},
     }
+    reasons = {r.reason for r in place.records().values() if r.phase == "prepare"}
+    (reason,) = reasons
+    assert reason is not None
+    assert reason.startswith("its training failed (nan): the loss became")
+    # What is known to be in vain starts no worker.
+    assert {name.rpartition("--")[0] for name in place.logs()} >= {"model--good-fp32"}
+    assert not any("diverges-fp32--" in name for name in place.logs())

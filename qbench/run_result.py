@@ -1,0 +1,89 @@
+"""What a run left: its records, and what of the plan has none or is incomplete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.missing import lacking, why_lacking
+from qbench.plan import record_on_disk
+from qbench.report.units import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.job import Task
+    from qbench.plan import Plan
+    from qbench.record import Record, Status
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left: the plan and the records of all its tasks."""
+
+    plan: Plan
+    records: tuple[Record, ...]
+    """Of the selected cells, in the plan's order; tasks that were never reached have none."""
+    others: tuple[Record, ...]
+    """Of the suite's cells that were not selected, as far as they are on disk."""
+    taken: int
+    """Of `records`, those that this run took; the others were on disk."""
+    taken_beside: int
+    """Records of cells that were not selected, taken because selected ones need what they make."""
+    lost: tuple[Task, ...]
+    """What was planned and has no record now: files that vanished while the run went on."""
+    lacking: tuple[Record, ...]
+    """Of `records`, those that lack what was asked for and the next run can take: see `lacking`."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Records by status."""
+        return Counter(record.status for record in self.records)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that was asked for is not there, but for what is skipped."""
+        return (
+            any(record.status not in {"ok", "skipped"} for record in self.records)
+            or bool(self.lost)
+            or bool(self.lacking)
+        )
+
+    def what_is_not_there(self) -> list[str]:
+        """A sentence each of what no record says, with what to do."""
+        sentences = []
+        if self.lost:
+            sentences.append(
+                f"planned but not on disk: {counted(len(self.lost), 'record')}, such as"
+                f" {self.lost[0].path}; something removed or damaged them while the run went on:"
+                " run again, and only they are measured"
+            )
+        if self.lacking:
+            record = self.lacking[0]
+            sentences.append(
+                f"without all that was asked for: {counted(len(self.lacking), 'record')}, such as"
+                f" {record.cell.slug} {record.item.measurement} {record.item.slug}"
+                f" ({why_lacking(record)}); run again to take it"
+            )
+        return sentences
+
+
+def result_of(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:
+    """What is on disk now, whatever the run believes to have written."""
+    selected = {task.key for task in plan.tasks}
+    others = [task for cell in plan.unselected for task in cell.tasks]
+    return RunResult(
+        plan=plan,
+        records=_on_disk(plan.tasks),
+        others=_on_disk(others),
+        taken=len(taken & selected),
+        taken_beside=len(taken - selected),
+        lost=tuple(task for task in plan.tasks if record_on_disk(task) is None),
+        lacking=tuple(lacking(plan, retry)),
+    )
+
+
+def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
+    found = map(record_on_disk, tasks)
+    return tuple(record for record in found if record is not None)
