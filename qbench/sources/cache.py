@@ -62,7 +62,7 @@ def read_cached(kind: str, identity: dict[str, Any]) -> Any | None:
     """
     try:
         entry = json.loads(_entry_path(kind, identity).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     # The identity is kept beside the value, so that a damaged or foreign file is not believed.
     if not isinstance(entry, dict) or entry.get("identity") != identity:

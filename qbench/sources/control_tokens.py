@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
     """Control tokens by id, as they are written in a text; the unknown token is none of them."""
-    added = tokenizer.added_tokens_decoder.items()
-    found = {token: str(one) for token, one in added if one.special}
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # not every kind of tokenizer has them
+    found = {token: str(one) for token, one in added.items() if one.special}
     found |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     found.pop(tokenizer.unk_token_id, None)
     return found

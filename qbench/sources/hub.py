@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 5.0
 """How long the hub may stay silent before it counts as out of reach."""
 
-_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_DOWNLOADED = [
+    *("*.json", "*.txt", "*.jinja", "*.safetensors"),
+    *("*.model", "tokenizer.*", "*.tiktoken", "*.spm"),
+]
 _NOT_DOWNLOADED = ["*/*", "consolidated*"]
 """Folders of other formats, and the second copy of the weights that some repositories carry."""
 

@@ -448,7 +448,7 @@ def test_cache_keeps_and_forgets(tmp_path: Path) -> None:
     assert read_cached("kind", {**identity, "size": 4}) is None
     [entry] = (tmp_path / "cache" / "kind").iterdir()
     assert cache_size_bytes() == entry.stat().st_size
-    for damaged in (entry.read_bytes()[:-3], b"", b"[]", b"\xff\xfe"):
+    for damaged in (entry.read_bytes()[:-3], b"", b"[]", b"\xff\xfe", b"[" * 100_000):
         entry.write_bytes(damaged)
         assert read_cached("kind", identity) is None
 
