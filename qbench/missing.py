@@ -113,7 +113,8 @@ def why_absent(task: Task) -> str | None:
     changes = [_changes(task.identity, record.identity) for record in others]
     nearest = min(changes, key=len)
     if set(nearest) != {"threads"}:
-        return f"there is one that was taken with other {', '.join(nearest)}; run the suite again"
+        parts = (f"{name} {then!s:.40}, now {now!s:.40}" for name, (now, then) in nearest.items())
+        return f"there is one of {', '.join(parts)}; run the suite again"
     now, then = nearest["threads"]
     return (
         f"there is one that was taken with {then} threads, and this call asks for one with {now},"
@@ -129,12 +130,16 @@ def _readable(path: Path) -> Record | None:
 
 
 def _changes(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of what differs between two identities."""
-    return {
-        name: (now.get(name), then.get(name))
-        for name in {**now, **then}
-        if now.get(name) != then.get(name)
-    }
+    """Both values of what differs between two identities, by its dotted name."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in {**now, **then}:
+        mine, other = now.get(name), then.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            inner = _changes(mine, other).items()
+            found.update({f"{name}.{part}": values for part, values in inner})
+        elif mine != other:
+            found[name] = (mine, other)
+    return found
 
 
 def _lacks_divergence(task: Task, record: Record) -> bool:

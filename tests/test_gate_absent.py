@@ -10,6 +10,7 @@ from qbench.measures.latency import METRICS as LATENCY
 from qbench.measures.loaded import make_metric
 from qbench.missing import why_absent
 from qbench.plan import Plan, make_plan
+from qbench.record import PROTOCOL_VERSION
 from qbench.store import write_record
 from qbench.suite import load_suite
 
@@ -66,12 +67,12 @@ def test_what_else_differs_is_named(workplace: Workplace, monkeypatch: pytest.Mo
     monkeypatch.setattr("qbench.plan_layout.PROTOCOL_VERSION", "0")
     (footprint, *latencies) = planned(workplace).tasks
     assert why_absent(footprint) == (
-        "there is one that was taken with other protocol; run the suite again"
+        f"there is one of protocol {PROTOCOL_VERSION}, now 0; run the suite again"
     )
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     (_, *latencies) = planned(workplace).tasks
     assert {why_absent(task) for task in latencies} == {
-        "there is one that was taken with other threads, protocol; run the suite again"
+        f"there is one of threads 3, now 2, protocol {PROTOCOL_VERSION}, now 0; run the suite again"
     }
 
 
