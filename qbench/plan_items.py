@@ -63,6 +63,9 @@ class CellItems:
             "options": tuning.options,
             "seed": tuning.seed,
         }
+        if tuning.options.get("packing"):
+            # Apart from records whose packed examples saw those before them.
+            params["packed"] = "apart"
         return Item(measurement="training", slug="training", params=params)
 
     def _of_test_split(self) -> list[Item]:

@@ -34,6 +34,8 @@ class Encoded:
     """As long as `ids`, not shifted: the id itself where it is scored, else `NOT_SCORED`."""
     altered: bool = False
     """Whether they say another text than the example's."""
+    lengths: tuple[int, ...] = ()
+    """Of the examples in a block, one behind the other; empty for a single one."""
 
     @property
     def scored(self) -> int:
@@ -46,6 +48,7 @@ class Encoded:
             [one % vocabulary for one in self.ids],
             [one if one == NOT_SCORED else one % vocabulary for one in self.labels],
             self.altered,
+            self.lengths,
         )
 
 
@@ -158,8 +161,8 @@ def altered_warning(encoded: Sequence[Encoded]) -> tuple[str, ...]:
 def pack(encoded: Sequence[Encoded], max_tokens: int) -> list[Encoded]:
     """Blocks of at most `max_tokens`, each of as many whole examples, in order, as fit.
 
-    A block is one sequence: an example sees those before it, behind their `</s>`. Raises ValueError
-    for an example that is longer than a block.
+    The examples of a block are kept apart by their positions, see `qbench.finetune.packing`. Raises
+    ValueError for an example that is longer than a block.
     """
     blocks: list[Encoded] = []
     for one in encoded:
@@ -167,7 +170,8 @@ def pack(encoded: Sequence[Encoded], max_tokens: int) -> list[Encoded]:
             raise ValueError(f"an example of {len(one.ids)} tokens is longer than {max_tokens}")
         last = blocks[-1] if blocks else None
         if last is not None and len(last.ids) + len(one.ids) <= max_tokens:
-            blocks[-1] = Encoded(last.ids + one.ids, last.labels + one.labels)
+            lengths = (*(last.lengths or (len(last.ids),)), len(one.ids))
+            blocks[-1] = Encoded(last.ids + one.ids, last.labels + one.labels, lengths=lengths)
         else:
             blocks.append(Encoded(list(one.ids), list(one.labels)))
     return blocks
@@ -179,7 +183,9 @@ def collate(
     """`input_ids`, `attention_mask` and `labels`, each (batch, tokens), int64, padded on the right.
 
     `length` is the number of tokens of each row; None for the longest's. What is padded has mask 0
-    and is not scored. Raises ValueError for a sequence that is longer than `length`.
+    and is not scored. Where a row has several examples there are `position_ids` in the place of the
+    mask, which begin at 0 for each of them, and for what is padded. Raises ValueError for a
+    sequence that is longer than `length`.
     """
     import torch
 
@@ -191,9 +197,17 @@ def collate(
     def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
         return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
+    if any(one.lengths for one in batch):
+        counted = [
+            [at for size in one.lengths or (len(one.ids),) for at in range(size)] for one in batch
+        ]
+        rows = [[*row, *range(width - len(row))] for row in counted]
+        seen = {"position_ids": torch.tensor(rows)}
+    else:
+        seen = {"attention_mask": padded([[1] * len(one.ids) for one in batch], 0)}
     return {
         "input_ids": padded([one.ids for one in batch], pad_id),
-        "attention_mask": padded([[1] * len(one.ids) for one in batch], 0),
+        **seen,
         "labels": padded([one.labels for one in batch], NOT_SCORED),
     }
 

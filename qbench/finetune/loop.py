@@ -193,10 +193,9 @@ def _summed_loss(
     import torch
     from torch.nn import functional
 
+    seen = {name: tensor for name, tensor in batch.items() if name != "labels"}
     with torch.autocast(device.type, torch.bfloat16, enabled=options.compute == "bf16"):
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
+        logits = model(**seen, use_cache=False).logits
     # Each position predicts the next token; the last predicts none. The labels are shifted, not the
     # logits, of which that would make another copy.
     targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=NOT_SCORED)

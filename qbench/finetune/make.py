@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import MeasurementError, NonFiniteError
@@ -18,6 +18,7 @@ from qbench.finetune.examples import altered_warning, encode_examples, pack
 from qbench.finetune.loop import Course, train
 from qbench.finetune.optimizers import fallback_reason, make_optimizer
 from qbench.finetune.options import count_steps, sequence_tokens
+from qbench.finetune.packing import keeps_apart
 from qbench.finetune.trainable import count_trained, trained_weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from qbench.spec import PrecisionRef
 
 
+_SEEN = (
+    "the model does not keep packed examples apart: each saw those before it in its block; set"
+    " packing: false to train on them one by one"
+)
+
+
 @dataclass(frozen=True)
 class Training:
     """A training that is done."""
@@ -44,6 +51,8 @@ class Training:
     trained_names: tuple[str, ...]
     saved_bytes: int
     """Of the artifact's weight files."""
+    packed_apart: bool | None
+    """Whether the examples of a block were kept apart; None where none were packed."""
     warnings: tuple[str, ...]
 
 
@@ -123,6 +132,11 @@ def make_artifact(
         trainable = method.prepare(
             model, options, precision=precision, seed=course.seed, folder=folder
         )
+        apart = None
+        if any(sequence.lengths for sequence in course.train):
+            apart = keeps_apart(trainable.model, course.train)
+            if not apart:
+                course = replace(course, train=[replace(one, lengths=()) for one in course.train])
         if options.checkpointing:
             _enable_checkpointing(model)
         try:
@@ -155,7 +169,8 @@ def make_artifact(
         trained_weights=count_trained(trainable.model),
         trained_names=tuple(trained_weights(trainable.model)),
         saved_bytes=saved_bytes,
-        warnings=notes,
+        packed_apart=apart,
+        warnings=(*notes, *([_SEEN] if apart is False else [])),
     )
 
 

@@ -53,8 +53,9 @@ class TrainingOptions(Frozen):
     """Longest sequence; longer examples are left out, never cut. Unless given, the model's context,
     512 at most."""
     packing: bool = False
-    """Put whole examples one behind the other up to `max_tokens`. Else each is padded to the
-    longest of the training split, so that every step does the same work."""
+    """Put whole examples one behind the other up to `max_tokens`, none of which sees those before
+    it (where the model cannot be told so, the record says it). Else each is padded to the longest
+    of the training split, so that every step does the same work."""
     loss_on: Literal["completion", "all"] = "completion"
     """Which tokens are learned: the completion's, or the prompt's too."""
     validate_every: PositiveInt | None = None

@@ -34,7 +34,8 @@ METRICS = (
         title="operations of a step",
         formula="forward and backward passes over the padded sequences, by arithmetic: 6 x trained"
         " and 4 x frozen weights x tokens of the linear layers and the head, 12 x width x visible"
-        " pairs of each attention; what checkpointing computes again does not count",
+        " pairs of each attention (of a packed block as of one sequence); what checkpointing"
+        " computes again does not count",
     ),
     MetricDefinition(
         name="training.matrix_rate",

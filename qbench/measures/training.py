@@ -274,6 +274,7 @@ def _outcome(
             "sequence_tokens": course.length,
             "tokens": sum(progress.tokens),
             "left_out": course.left_out,
+            "packed_apart": training.packed_apart,
             "adapters_on": adapted_layers(training.trained_names),
             "activations": memory.activations,
             "memory_step": progress.memory_step,

@@ -142,6 +142,7 @@ def _setup(
 
 
 def _is_padded(training: Training) -> bool:
-    """Whether some sequence of the measured step is: attention then takes a mask."""
+    """Whether some sequence of the measured step is, or is packed: attention then takes a mask."""
     course, step = training.course, training.progress.memory_step or 0
-    return any(len(row.ids) < course.length for rows in course.step_batches(step) for row in rows)
+    rows = [row for rows in course.step_batches(step) for row in rows]
+    return any(len(row.ids) < course.length or row.lengths for row in rows)

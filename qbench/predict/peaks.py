@@ -170,14 +170,13 @@ def _training_peak(cell: Cell, model: ResolvedModel, item: Item | None, device: 
     """At the longest sequence that the options allow, as the data's own is not known yet."""
     if cell.tuning is None or (item is not None and item.measurement != "training"):
         return None
-    options = methods()[cell.tuning.method].options.model_validate(cell.tuning.options)
     return training_peak(
         model,
         cell.tuning.method,
         cell.tuning.precision,
         cell.tuning.options,
         tokens=training_tokens(cell.tuning, model),
-        padded=not options.packing,
+        padded=True,
         device=device,
     )
 

@@ -69,7 +69,7 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
             tuned.precision,
             {**checkpointed, "batch": batch},
             tokens=tokens,
-            padded=not parsed.packing,
+            padded=True,
             device=device.kind,
         )
         return (

@@ -115,6 +115,7 @@ def test_packing_keeps_examples_whole_and_in_order() -> None:
     assert [token for block in blocks for token in block.ids] == [
         token for one in made(3, 4, 2, 5, 1, 9, 1) for token in one.ids
     ]
+    assert [block.lengths for block in blocks] == [(3, 4, 2), (5, 1), (), ()]
     assert blocks[0].labels == [NOT_SCORED, 1, 1, NOT_SCORED, 2, 2, 2, NOT_SCORED, 3]
 
 
@@ -138,6 +139,13 @@ def test_rows_are_padded_on_the_right(length: int | None, width: int) -> None:
     assert batch["input_ids"].tolist() == [[1, *[7] * (2 + pads)], [2, 2, 2, *[7] * pads]]
     assert batch["attention_mask"].tolist() == [[1, *[0] * (2 + pads)], [1, 1, 1, *[0] * pads]]
     assert batch["labels"].tolist() == [[-100] * width, [-100, 2, 2, *[-100] * pads]]
+
+
+def test_packed_rows_have_positions_for_each_example() -> None:
+    batch = collate(pack(made(2, 3, 4), 6), pad_id=0, length=6)
+    assert set(batch) == {"input_ids", "position_ids", "labels"}
+    # An example each, and behind them what is padded.
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]]
 
 
 def test_a_row_that_does_not_fit() -> None:

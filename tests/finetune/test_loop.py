@@ -10,7 +10,7 @@ import torch
 
 from qbench.errors import MeasurementError, NonFiniteError, OutOfMemoryError
 from qbench.finetune.artifact import checkpoint_folder, has_artifact
-from qbench.finetune.examples import Encoded
+from qbench.finetune.examples import Encoded, collate
 from qbench.finetune.loop import Course
 from qbench.sources.splits import Example
 from tests.finetune.trainings import (
@@ -23,6 +23,7 @@ from tests.finetune.trainings import (
     train,
 )
 from tests.precisions.tiny_cells import load_fresh
+from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,6 +166,41 @@ def test_packed_examples_fill_sequences(base: Path) -> None:
     assert sum(len(row.ids) for row in course.train) == sum(len(row.ids) for row in padded.train)
     progress = done.training.progress
     assert progress.validation[4] < progress.validation[0]
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "qwen2", "gpt2"])
+def test_a_packed_example_counts_as_it_does_alone(architecture: str, tmp_path: Path) -> None:
+    """One step over the same examples: in one block, and each in a row of its own."""
+    dropout = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    options = dropout if architecture == "gpt2" else {}
+    folder = make_tiny_model(tmp_path / "model", architecture, **options)
+    target = {"gpt2": ("c_attn",)}.get(architecture, ("q_proj", "v_proj"))
+    few = {"splits": make_splits(train=3), "loss_on": "all"}
+    common = {"steps": 1, "compute": "fp32", "target": target, **few}
+    packed = train(folder, packing=True, max_tokens=128, batch=1, **common)
+    padded = train(folder, batch=3, **common)
+    (block,) = packed.training.course.train
+    assert len(block.lengths) == 3
+    assert packed.training.packed_apart is True
+    assert padded.training.packed_apart is None
+    assert packed.training.warnings == ()
+    losses = [done.training.progress.losses for done in (packed, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, weight in packed.weights.items():
+        torch.testing.assert_close(weight, padded.weights[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "target"), [("bloom", "query_key_value"), ("opt", "q_proj")]
+)
+def test_what_cannot_be_kept_apart_is_told(architecture: str, target: str, tmp_path: Path) -> None:
+    """Bloom's attention goes by distance and takes no positions, OPT's makes a mask of its own."""
+    folder = make_tiny_model(tmp_path / architecture, architecture)
+    done = train(folder, packing=True, max_tokens=128, batch=1, steps=1, target=(target,))
+    assert done.training.packed_apart is False
+    assert any("each saw those before it" in one for one in done.training.warnings)
+    batch = collate(done.training.course.train[:1], pad_id=0, length=None)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
 def test_prompts_are_learned_only_when_asked(base: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_training_is_predicted_at_the_longest_sequence_it_may_have(
     tuning = TuningRef(label="q", arm="q", method="lora", precision=nf4, options=options)
     cell = Cell(model=mistral.ref, precision=nf4, tuning=tuning)
     assert predicted_peak(cell, mistral) == training_peak(
-        mistral, "lora", nf4, options, tokens=1024
+        mistral, "lora", nf4, options, tokens=1024, padded=True
     )
 
 
