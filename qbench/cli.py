@@ -199,10 +199,14 @@ def report(
 @app.command("list")
 def list_(*, device: Device = None) -> None:
     """List precisions and measurements, what each needs, and whether it can run here."""
-    from qbench.environment import detect_environment, find_device
+    from qbench.environment import detect_environment, find_device, why_not_the_gpu
     from qbench.plan_table import render_tables
 
-    _console().print(render_tables(detect_environment(find_device(device))))
+    console = _console()
+    console.print(render_tables(detect_environment(find_device(device))))
+    note = why_not_the_gpu(device)
+    if note is not None:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

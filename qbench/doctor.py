@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -11,7 +10,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
-from qbench.environment import detect_environment, find_device, hub_reachable, visible_gpus
+from qbench.child import python_environment
+from qbench.cuda_probe import cuda_fault
+from qbench.environment import (
+    detect_environment,
+    find_device,
+    hub_reachable,
+    nvml_refusals,
+    why_not_the_gpu,
+)
 from qbench.errors import DeviceError
 from qbench.precisions import precisions
 from qbench.sources.cache import cache_folder, cache_size_bytes
@@ -58,7 +65,9 @@ def examine(device: str | None = None) -> Iterator[Finding]:
         yield Finding("problem", "device", str(error))
         chosen = "cpu"
     environment = detect_environment(chosen)
-    yield _device(chosen, environment)
+    yield _device(chosen, device, environment)
+    for refusal in nvml_refusals():
+        yield Finding("warning", "gpu", refusal, "ask for permission, or choose another GPU")
     yield _backend()
     yield from _precisions(environment)
     yield _hub()
@@ -82,16 +91,19 @@ def _packages() -> Iterator[Finding]:
             yield Finding("problem", package, "not installed", f"pip install {package}")
 
 
-def _device(chosen: str, environment: Environment) -> Finding:
+def _device(chosen: str, wanted: str | None, environment: Environment) -> Finding:
     memory = environment.device_memory_bytes
     size = "" if memory is None else f", {memory / 2**30:.0f} GiB"
     fact = f"{chosen}: {environment.device}{size} (records go to {environment.device_kind}/)"
-    if chosen == "cpu" and visible_gpus():
-        follows = "there is a GPU; install a torch with CUDA, or name it with --device cuda"
-        return Finding("warning", "device", fact, follows)
+    note = why_not_the_gpu(wanted)
+    if note is not None:
+        return Finding("warning", "device", fact, note)
+    fault = None if chosen == "cpu" else cuda_fault(chosen)
+    if fault is not None:
+        return Finding("problem", "device", f"{fact}: {fault.reason}", fault.remedy)
     if chosen == "cpu":
         return Finding("ok", "device", fact, "all precisions run here; fp16 and int8 are slow")
-    return Finding("ok", "device", fact)
+    return Finding("ok", "device", f"{fact}; a product there is right")
 
 
 def _backend() -> Finding:
@@ -99,12 +111,12 @@ def _backend() -> Finding:
     topic = "bitsandbytes back end"
     try:
         finished = subprocess.run(
-            [sys.executable, "-c", _BACKEND_PROBE],
+            [sys.executable, "-P", "-c", _BACKEND_PROBE],
             capture_output=True,
             text=True,
             timeout=_PROBE_TIMEOUT_S,
             check=True,
-            env=dict(os.environ),
+            env=python_environment(gpu=True),
         )
         found = json.loads(finished.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:

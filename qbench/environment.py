@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
+from qbench.cuda_probe import cuda_fault
 from qbench.errors import DeviceError
 from qbench.record import Environment
 from qbench.spec import slugify
@@ -61,8 +62,9 @@ class Gpu:
 def find_device(wanted: str | None) -> str:
     """The device as torch names it.
 
-    `wanted` is `cpu`, `cuda`, `cuda:N`, or None or `auto`: the first GPU, else the CPU. Raises
-    `DeviceError`, naming what there is, for a device that this machine does not have.
+    `wanted` is `cpu`, `cuda`, `cuda:N`, or None or `auto`: the first GPU if torch can compute there
+    (`why_not_the_gpu` says why not), else the CPU. Raises `DeviceError`, naming what there is, for
+    a device that this machine does not have.
     """
     choice = (wanted or "auto").strip().lower()
     if choice == "cpu":
@@ -71,7 +73,7 @@ def find_device(wanted: str | None) -> str:
     without_cuda = _torch_without_cuda()
     usable = () if without_cuda else gpus
     if choice == "auto":
-        return "cuda:0" if usable else "cpu"
+        return "cuda:0" if usable and cuda_fault("cuda:0") is None else "cpu"
     match = re.fullmatch(r"cuda(?::(\d+))?", choice)
     if match is None:
         raise DeviceError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N; {_there_is()}")
@@ -84,6 +86,23 @@ def find_device(wanted: str | None) -> str:
     if index >= len(usable):
         raise DeviceError(f"device {wanted!r}: not on this machine; {_there_is()}; use one of them")
     return f"cuda:{index}"
+
+
+def why_not_the_gpu(wanted: str | None) -> str | None:
+    """Why `auto` takes the CPU on a machine that has a GPU; None where it does not."""
+    if (wanted or "auto").strip().lower() != "auto":
+        return None
+    gpus, refusals = visible_gpus(), nvml_refusals()
+    if not gpus:
+        return f"{'; '.join(refusals)}: running on the CPU" if refusals else None
+    without_cuda = _torch_without_cuda()
+    if without_cuda:
+        return (
+            f"there is {gpus[0].name}, but torch {without_cuda} was built without CUDA: running on"
+            " the CPU; install a torch with CUDA to use it"
+        )
+    fault = cuda_fault("cuda:0")
+    return None if fault is None else f"running on the CPU, not on {gpus[0].name}: {fault}"
 
 
 def detect_environment(device: str) -> Environment:
@@ -129,31 +148,70 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
     NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which workers get
     where nothing else is set: on a machine with GPUs of several models the two agree only then.
+    What NVML refuses to tell of is left out: see `nvml_refusals`.
     """
+    return _look_at_gpus()[0]
+
+
+@cache
+def nvml_refusals() -> tuple[str, ...]:
+    """A sentence for each GPU that NVML does not tell of, though it is there to be asked for."""
+    return _look_at_gpus()[1]
+
+
+def _look_at_gpus() -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The visible GPUs, and what NVML refuses."""
+    gpus: list[Gpu] = []
+    refused: dict[str, str] = {}
     with nvml() as library:
         if library is None:
-            return ()
-        handles = [
-            library.nvmlDeviceGetHandleByIndex(index)
-            for index in range(library.nvmlDeviceGetCount())
-        ]
-        uuids = [str(library.nvmlDeviceGetUUID(handle)) for handle in handles]
-        gpus = []
+            refusal = _nvml_refusal()
+            return (), () if refusal is None else (refusal,)
+        uuids = []
+        for index in range(library.nvmlDeviceGetCount()):
+            try:
+                handle = library.nvmlDeviceGetHandleByIndex(index)
+                uuids.append(str(library.nvmlDeviceGetUUID(handle)))
+            except library.NVMLError as error:
+                uuids.append(f"refused-{index}")  # it keeps its number
+                refused[uuids[-1]] = f"NVML does not tell of GPU {index} ({error})"
         for uuid in select_visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")):
-            handle = library.nvmlDeviceGetHandleByUUID(uuid)
+            if uuid in refused:
+                continue
+            try:
+                handle = library.nvmlDeviceGetHandleByUUID(uuid)
+                name = str(library.nvmlDeviceGetName(handle))
+            except library.NVMLError as error:
+                refused[uuid] = f"NVML does not tell of {uuid} ({error}); `nvidia-smi -L` lists all"
+                continue
             try:
                 memory_bytes = int(library.nvmlDeviceGetMemoryInfo(handle).total)
             except library.NVMLError:
                 memory_bytes = None
-            name = str(library.nvmlDeviceGetName(handle))
             gpus.append(Gpu(name, uuid, memory_bytes, _capability(library, handle)))
-        return tuple(gpus)
+    return tuple(gpus), tuple(refused.values())
+
+
+def _nvml_refusal() -> str | None:
+    """Why NVML cannot be used where there is a driver; None where there is none."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return None
+    except pynvml.NVMLError as error:
+        return f"NVML cannot be used ({error}); restart the machine, or reload the driver"
+    pynvml.nvmlShutdown()
+    return None
 
 
 def _capability(library: Any, handle: Any) -> tuple[int, int] | None:
     try:
         major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
-    except (library.NVMLError, AttributeError):  # the latter: of what stands in for NVML
+    except library.NVMLError:
         return None
     return int(major), int(minor)
 
@@ -236,7 +294,7 @@ def hub_reachable(timeout_s: float = 3.0) -> tuple[bool, str]:
 def _there_is() -> str:
     gpus = visible_gpus()
     names = [f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus)]
-    return f"there is {', '.join(['cpu', *names])}"
+    return "; ".join([f"there is {', '.join(['cpu', *names])}", *nvml_refusals()])
 
 
 def _torch_without_cuda() -> str | None:

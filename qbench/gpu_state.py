@@ -16,8 +16,9 @@ Answer = TypeVar("Answer")
 IN_USE_BYTES = 2**30
 """Memory held before a run above which the device counts as in use by others."""
 
+POWER_CAP = "power cap"
 _THROTTLE_REASONS = {
-    "nvmlClocksThrottleReasonSwPowerCap": "power cap",
+    "nvmlClocksThrottleReasonSwPowerCap": POWER_CAP,
     "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
     "nvmlClocksThrottleReasonSwThermalSlowdown": "temperature (software)",
     "nvmlClocksThrottleReasonHwThermalSlowdown": "temperature (hardware)",
@@ -48,8 +49,21 @@ class GpuProbe:
         self._handle = handle
 
     def used_bytes(self) -> int | None:
-        """Memory that any process holds."""
-        return self._ask(lambda library, handle: int(library.nvmlDeviceGetMemoryInfo(handle).used))
+        """Memory that any process holds, without what the driver keeps for itself."""
+        memory = self._memory()
+        return None if memory is None else int(memory.used)
+
+    def free_bytes(self) -> int | None:
+        """Memory that can still be had."""
+        memory = self._memory()
+        return None if memory is None else int(memory.free)
+
+    def _memory(self) -> Any | None:
+        """NVML's figures; its first version, of old drivers, counts the driver's own as used."""
+        second = self._ask(
+            lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu, version=nv.nvmlMemory_v2)
+        )
+        return second or self._ask(lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu))
 
     def energy_j(self) -> float | None:
         """Joules drawn since the driver was loaded, by the GPU's own counter (from Volta on)."""
@@ -111,6 +125,12 @@ def device_used_bytes(device: str) -> int | None:
     """
     with gpu_probe(device) as probe:
         return None if probe is None else probe.used_bytes()
+
+
+def device_free_bytes(device: str) -> int | None:
+    """Memory of the GPU that can still be had; None on a CPU or where NVML is silent."""
+    with gpu_probe(device) as probe:
+        return None if probe is None else probe.free_bytes()
 
 
 def used_bytes_by_device(devices: Iterable[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.environment import detect_environment, find_device
+from qbench.environment import detect_environment, find_device, why_not_the_gpu
 from qbench.errors import ModelError, Problem, StoreError, SuiteError, TextError
 from qbench.finetune import methods
 from qbench.finetune.options import misfit
@@ -46,6 +46,8 @@ class Plan:
     """All cells of the suite in its order."""
     selected: frozenset[str]
     """Slugs of those that are to be measured."""
+    device_note: str | None = None
+    """Why it is not the GPU that this machine has."""
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -176,6 +178,7 @@ def make_plan(
             for cell in references_first(suite, models)
         ),
         selected=frozenset(cell.slug for cell in selected),
+        device_note=why_not_the_gpu(device) if gpu is None else None,
     )
 
 

@@ -162,7 +162,8 @@ def _title(plan: Plan, *, one_model: bool) -> str:
 
 def _notes(plan: Plan) -> list[Text]:
     """What each cell is measured for, by model; then what cannot run, and why."""
-    lines = [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
+    lines = [] if plan.device_note is None else [f"device: {plan.device_note}"]
+    lines += [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
     lines += [
         f"{cell.model.ref.name}: bytes are not known before loading, {cell.model.shape_unknown}"
         for cell in plan.cells

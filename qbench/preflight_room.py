@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
+from qbench.cuda_probe import cuda_fault
+from qbench.gpu_state import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.plan_needs import disk_needs
 from qbench.predict.decoders import decoder_of
 from qbench.predict.peaks import predicted_peak
@@ -34,7 +35,13 @@ _TEXT_TOKENS = 300_000
 
 
 def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
-    """A GPU that others use, and a model that is far too large for a CPU."""
+    """A GPU that torch cannot use, or others do; a model that is far too large for a CPU."""
+    fault = None if plan.environment.device_type == "cpu" else cuda_fault(plan.device)
+    if fault is not None:
+        name = f"{plan.device} ({plan.environment.device})"
+        return [
+            Obstacle("device", f"{name} cannot be computed on: {fault.reason}", fault.remedy),
+        ]
     spread = any(job.cell.model.device_map is not None for job in jobs)
     used = used_bytes_by_device(_gpus(plan, spread=spread))
     in_use = {device: size for device, size in used.items() if size > IN_USE_BYTES}
@@ -162,10 +169,9 @@ def _free_memory_bytes(plan: Plan, *, spread: bool) -> int | None:
         free = int(psutil.virtual_memory().available)
         return free if total is None else min(free, total)
     gpus = _gpus(plan, spread=spread)
-    if len(gpus) > 1:
-        total = sum(plan.environment.gpus_memory_bytes)
-    used = used_bytes_by_device(gpus)
-    return None if total is None or len(used) < len(gpus) else total - sum(used.values())
+    free_of_each = [device_free_bytes(gpu) for gpu in gpus]
+    known = [size for size in free_of_each if size is not None]
+    return None if len(known) < len(gpus) else sum(known)
 
 
 def _needed_bytes(job: Job) -> int:

@@ -96,12 +96,16 @@ def test_what_is_laid_over_all_gpus_is_held_against_all(
         "bundled:tiny-mistral", "{source: bundled:tiny-mistral, device_map: auto}"
     )
     plan, jobs = planned(spread, tmp_path)
+    monkeypatch.setattr("qbench.preflight_room.cuda_fault", lambda device: None)
     used = {"cuda:0": 0, "cuda:1": 100_000}
     monkeypatch.setattr("qbench.gpu_state.device_used_bytes", used.get)
+    free = {"cuda:0": 8_000_000, "cuda:1": 7_900_000}
+    monkeypatch.setattr("qbench.preflight_room.device_free_bytes", lambda device: free[device])
     # The model in fp32 has 11,805,824 bytes.
     gpu = {"device_type": "cuda", "device": "H100", "device_memory_bytes": 8_000_000}
     both = changed(plan, **gpu, gpus_memory_bytes=(8_000_000, 8_000_000))
     assert "memory" not in found(replace(both, device="cuda:0"), jobs, tmp_path)
+    free |= {"cuda:0": 4_000_000, "cuda:1": 3_900_000}
     small = changed(plan, **gpu, gpus_memory_bytes=(4_000_000, 4_000_000))
     text = found(replace(small, device="cuda:0"), jobs, tmp_path)["memory"]
     assert "are free of 2 GPUs together; 1 cell would take more" in text

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from qbench.gpu_state import POWER_CAP
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 CLOCK_DROP = 0.1
 """A clock that falls by more than this share while something is timed marks it."""
+FULL_CLOCK = 0.98
+"""Share of the highest clock from which a GPU runs at full speed: clocks move in small steps."""
 TEMPERATURE_RISE_C = 10
 """So does a rise of at least as much: the clock follows the temperature."""
 
@@ -51,6 +55,8 @@ def clock_details(
 def _warnings(before: GpuState, after: GpuState) -> list[str]:
     warnings = []
     reasons = dict.fromkeys((*(before.throttled_by or ()), *(after.throttled_by or ())))
+    if _is_at_full_clock(before, after):
+        reasons.pop(POWER_CAP, None)
     if reasons:
         warnings.append(
             f"the GPU was throttled by {', '.join(reasons)}: it ran at {_lowest(before, after)} of"
@@ -69,6 +75,12 @@ def _warnings(before: GpuState, after: GpuState) -> list[str]:
                 " timed: cool it, or warm it up before"
             )
     return warnings
+
+
+def _is_at_full_clock(before: GpuState, after: GpuState) -> bool:
+    """Whether the clock is as high as it goes: then a power cap holds nothing back."""
+    lowest, most = _lowest(before, after), after.sm_most_mhz
+    return isinstance(lowest, int) and most is not None and lowest >= FULL_CLOCK * most
 
 
 def _lowest(before: GpuState, after: GpuState) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -13,6 +14,7 @@ class FakeNvml:
     """One GPU. What is None it does not support."""
 
     NVMLError = FakeNvmlError
+    nvmlMemory_v2 = 0x02000028  # noqa: N815
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
@@ -27,6 +29,8 @@ class FakeNvml:
         self.temperature_c: int | None = 40
         self.reasons: int | None = 0
         self.used: int | None = 0
+        self.reserved = 0
+        self.is_old = False
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int:  # noqa: N802
         return self._told(handle, self.energy_mj)
@@ -46,9 +50,14 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:  # noqa: N802
         return self._told(handle, self.reasons)
 
-    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any:  # noqa: N802
         used = self._told(handle, self.used)
-        return type("Memory", (), {"used": used, "total": 2**34})()
+        free = 2**34 - used - self.reserved
+        if version is None:
+            return SimpleNamespace(total=2**34, used=used + self.reserved, free=free)
+        if self.is_old or version != self.nvmlMemory_v2:
+            raise FakeNvmlError("Function Not Found")
+        return SimpleNamespace(total=2**34, used=used, free=free, reserved=self.reserved)
 
     def _told(self, handle: Any, value: int | None) -> int:
         assert handle == "the GPU"

@@ -155,7 +155,7 @@ def test_a_steady_gpu_gets_no_warning() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"reasons": 0x4}, "throttled by power cap: it ran at 1980 of 1980 MHz"),
+        ({"reasons": 0x4, "sm_mhz": 1900}, "throttled by power cap: it ran at 1900 of 1980 MHz"),
         ({"reasons": 0x20, "sm_mhz": 1900}, "temperature (software): it ran at 1900 of 1980 MHz"),
         ({"sm_mhz": 1700}, "clock fell from 1980 to 1700 MHz"),
         ({"temperature_c": 55}, "went from 40 to 55 °C"),
@@ -177,7 +177,7 @@ def test_throttling_before_counts_too() -> None:
     gpu = FakeNvml()
     gpu.reasons = 0x8
     before = states(gpu)
-    gpu.reasons = 0x4
+    gpu.reasons, gpu.sm_mhz = 0x4, 1900
     (warning,) = clock_warnings(before, states(gpu))
     assert "hardware slowdown, power cap" in warning
 
@@ -204,3 +204,32 @@ def test_steps_that_were_measured_or_evaluated_do_not_count() -> None:
     assert value == pytest.approx(0.5)
     assert watch.details["gpu"]["before"]["temperature_c"] == 40
     assert watch.details["gpu"]["after"]["temperature_c"] == 45
+
+
+@pytest.mark.parametrize(("is_old", "used"), [(False, 3 * 2**30), (True, 3 * 2**30 + 600)])
+def test_what_the_driver_keeps_for_itself_is_not_held_by_others(*, is_old: bool, used: int) -> None:
+    gpu = FakeNvml()
+    gpu.used, gpu.reserved, gpu.is_old = 3 * 2**30, 600, is_old
+    assert probe(gpu).used_bytes() == used
+    assert probe(gpu).free_bytes() == 2**34 - 3 * 2**30 - 600
+
+
+@pytest.mark.parametrize(
+    ("mhz", "reasons", "named"),
+    [
+        (1980, 0x4, None),  # the power cap is reached, and takes nothing
+        (1965, 0x4, None),
+        (1410, 0x4, "power cap: it ran at 1410 of 1980 MHz"),
+        (1980, 0x20, "temperature (software): it ran at 1980"),
+        (1980, 0x24, "throttled by temperature (software): it ran"),
+        (None, 0x4, "power cap"),  # the clock is not told: it may be a slowdown
+    ],
+)
+def test_a_power_cap_at_full_clock_is_no_slowdown(
+    mhz: int | None, reasons: int, named: str | None
+) -> None:
+    gpu = FakeNvml()
+    gpu.sm_mhz, gpu.reasons = mhz, reasons
+    warnings = clock_warnings(states(gpu), states(gpu))
+    assert len(warnings) == (named is not None)
+    assert named is None or named in warnings[0]

@@ -47,6 +47,6 @@ def faults() -> set[str]:
     """What is wrong with the machine: words of `GPU_STANDIN_FAULTS`, with commas.
 
     `old-driver`: CUDA cannot be initialised, though NVML answers. `nvml-permission`: NVML refuses
-    to tell of the first card.
+    to tell of the first card. `nvml-mismatch`: NVML itself refuses, as after an update.
     """
     return set(filter(None, os.environ.get("GPU_STANDIN_FAULTS", "").split(",")))

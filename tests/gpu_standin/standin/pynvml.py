@@ -31,12 +31,27 @@ class NVMLError_NoPermission(NVMLError):
         return "Insufficient Permissions"
 
 
+class NVMLError_LibraryNotFound(NVMLError):
+    pass
+
+
+class NVMLError_DriverNotLoaded(NVMLError):
+    pass
+
+
+class NVMLError_LibRmVersionMismatch(NVMLError):
+    def __str__(self) -> str:
+        return "Driver/library version mismatch"
+
+
 class NVMLError_NotFound(NVMLError):
     def __str__(self) -> str:
         return "Not Found"
 
 
 def nvmlInit() -> None:
+    if "nvml-mismatch" in faults():
+        raise NVMLError_LibRmVersionMismatch
     _opened[0] += 1
 
 

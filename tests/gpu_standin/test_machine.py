@@ -1,0 +1,105 @@
+"""What is said of a machine whose GPU cannot be used, and that `auto` goes on without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.gpu_standin.machines import with_gpus
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+LOOK = """
+import json, sys
+from qbench.environment import find_device, nvml_refusals, visible_gpus
+from qbench.errors import DeviceError
+
+try:
+    device = find_device("cuda")
+except DeviceError as error:
+    device = str(error)
+names = [gpu.name for gpu in visible_gpus()]
+found = {"device": device, "names": names, "refused": nvml_refusals()}
+assert "torch" not in sys.modules
+print(json.dumps(found))
+"""
+
+
+def look(place: Workplace) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_doctor_tries_a_product_on_the_gpu(workplace: Workplace) -> None:
+    done = with_gpus(workplace, "t4").call("doctor", "--device", "cuda")
+    assert "cuda:0: Tesla T4, 15 GiB" in done.output
+    assert "a product there is right" in done.output
+    assert done.code == 0, done.output
+
+
+class TestDriverTooOld:
+    """NVML says that all is well."""
+
+    @pytest.fixture
+    def place(self, workplace: Workplace) -> Workplace:
+        workplace.write_suite("fp32")
+        return with_gpus(workplace, "a100", GPU_STANDIN_FAULTS="old-driver")
+
+    def test_doctor_says_so(self, place: Workplace) -> None:
+        done = place.call("doctor", "--device", "cuda")
+        assert done.code == 1
+        (line,) = [line for line in done.output.splitlines() if "✗ device" in line]
+        assert "NVIDIA A100" in line
+        assert "driver on your system is too old" in line
+        assert "→ update the driver, or install a torch for an older CUDA" in line
+
+    def test_auto_takes_the_cpu_and_says_why(self, place: Workplace) -> None:
+        done = place.call("plan", "suite.yaml")
+        assert done.code == 0, done.errors
+        words = " ".join(done.output.split())
+        assert "suite: tiny on NVIDIA" not in words
+        assert "running on the CPU, not on NVIDIA A100-SXM4-80GB" in words
+        assert "too old" in words
+
+    def test_a_run_that_names_the_gpu_ends_before_the_first_cell(self, place: Workplace) -> None:
+        done = place.call("run", "suite.yaml", "--device", "cuda")
+        assert done.code == 2
+        words = " ".join(done.errors.split())
+        assert "cuda:0 (NVIDIA A100-SXM4-80GB) cannot be computed on" in words
+        assert "update the driver" in words
+        assert not place.records()
+
+
+def test_a_gpu_that_nvml_refuses_is_left_out_and_named(workplace: Workplace) -> None:
+    place = with_gpus(workplace, "t4", "h100", GPU_STANDIN_FAULTS="nvml-permission")
+    found = look(place)
+    assert found["names"] == ["NVIDIA H100 80GB HBM3"]
+    assert found["refused"] == ["NVML does not tell of GPU 0 (Insufficient Permissions)"]
+    only = look(place.with_environment(CUDA_VISIBLE_DEVICES="0"))
+    assert only["names"] == []
+    assert "not on this machine; there is cpu; NVML does not tell of GPU 0" in only["device"]
+
+
+def test_a_part_of_a_gpu_that_is_not_there(workplace: Workplace) -> None:
+    found = look(with_gpus(workplace, "h100", CUDA_VISIBLE_DEVICES="MIG-1-2-3"))
+    assert found["names"] == []
+    assert "NVML does not tell of MIG-1-2-3 (Not Found); `nvidia-smi -L`" in found["device"]
+
+
+def test_nvml_that_itself_refuses(workplace: Workplace) -> None:
+    found = look(with_gpus(workplace, "h100", GPU_STANDIN_FAULTS="nvml-mismatch"))
+    assert found["names"] == []
+    assert "NVML cannot be used (Driver/library version mismatch)" in found["device"]
+    assert "restart the machine" in found["device"]
