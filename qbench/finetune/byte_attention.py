@@ -45,7 +45,8 @@ class Attention:
         if self.setup.attention == "eager":
             return self._eager(query, key, value, mask, own)
         # torch's flash attention for CPUs knows no dropout.
-        if self.shape.attention_dropout and self.setup.device == "cpu":
+        dropped = self.shape.attention_dropout and self.setup.device == "cpu"
+        if dropped or self.setup.by_definition:
             return self._by_definition(query, key, value, mask)
         return self._flash(query, key, value, mask)
 
@@ -107,10 +108,15 @@ class Attention:
         return tape.op(mixed.elements, mixed.item_bytes, [mixed])
 
     def _by_definition(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
-        """Kept, in fp32: query, key, value, softmax, noise and dropped softmax: 12·B·H·T²."""
+        """Kept, in fp32: query, key, value and softmax; with dropout its noise and what is left.
+
+        That is 4·B·H·T², with dropout 12·B·H·T².
+        """
         tape, squares, own = self.tape, self._squares, query.item_bytes
         shown = tape.op(self.setup.tokens**2 if mask is None else mask.elements, FP32)
         wide = [tape.cast(part, FP32) for part in (query, key, value)]
+        if self._groups > 1 and not self._repeats:
+            wide[1:] = [self._repeated(part) for part in wide[1:]]
         scaled = [tape.op(part.elements, FP32, [part]) for part in wide[:2]]
         laid = [tape.op(part.elements, FP32, [part], passes=True) for part in scaled]
         scores = tape.op(squares, FP32, laid, saved=laid)
@@ -118,9 +124,10 @@ class Attention:
         scores = tape.op(squares, FP32, [scores], passes=True)
         weights = tape.op(squares, FP32, [scores], saves_output=True)
         del scores, shown
-        weights = self._linears.drop(weights)
+        if self.shape.attention_dropout:
+            weights = self._linears.drop(weights)
         returned = tape.op(squares, own)  # by the kernel, to no one
-        value = tape.op(value.elements, FP32, wide[2:], passes=True)
+        value = tape.op(wide[2].elements, FP32, wide[2:], passes=True)
         mixed = tape.op(query.elements, FP32, [weights, value], saved=[weights, value])
         narrow = tape.cast(mixed, own)
         del returned

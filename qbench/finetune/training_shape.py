@@ -124,11 +124,27 @@ class TrainingSetup:
     optimizer: str = "adamw"
     """`adamw` is torch's; all others are bitsandbytes', which take nothing besides their state."""
     device: Literal["cpu", "cuda"] = "cpu"
+    by_definition: bool = False
+    """Whether attention has no kernel that keeps no scores; see `lacks_kernel`."""
 
     @property
     def rest_bytes(self) -> int:
         """Bytes an element of what is not quantized."""
         return 4 if (self.rest or self.weights) == "fp32" else 2
+
+
+def lacks_kernel(shape: TrainingShape, setup: TrainingSetup, *, flash: bool) -> bool:
+    """Whether none of CUDA's kernels takes this attention, so that it keeps all scores.
+
+    Flash attention takes 16-bit types alone; where there is none, no other takes bf16. Without it,
+    none takes fewer heads of keys than of queries, which transformers copies where there is a mask.
+    """
+    if setup.device != "cuda" or setup.attention != "sdpa":
+        return False
+    own = "bf16" if setup.compute == "bf16" else setup.rest or setup.weights
+    if flash and own in {"bf16", "fp16"}:
+        return False
+    return own == "bf16" or (shape.heads > shape.kv_heads and not setup.padded)
 
 
 def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:

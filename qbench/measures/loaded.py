@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import MeasurementError
 from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
+from qbench.predict.gpu_models import AMPERE
 from qbench.record import Metric, usual_variation
 from qbench.sources.bundled import bundled_models
 from qbench.sources.random_models import TOKENIZER_MODEL
@@ -91,6 +92,15 @@ class LoadedModel:
     def devices(self) -> tuple[str, ...]:
         """Where the model lies, as torch names it: the job's device, or several GPUs."""
         return (self.device,) if self.cell.model.device_map is None else devices_of(self.model)
+
+    @property
+    def has_flash(self) -> bool:
+        """Whether the device has a flash attention for 16-bit types; a CPU has its own."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return True
+        return torch.cuda.get_device_capability(self.device) >= AMPERE
 
     @property
     def torch_device(self) -> torch.device:

@@ -22,7 +22,6 @@ from qbench.measures.options import OneOrMorePositive
 from qbench.measures.workload import grid_slug, make_workload, misfit
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
-from qbench.predict.gpu_models import AMPERE
 from qbench.predict.peaks import predicted_peak
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
@@ -258,12 +257,15 @@ def _inference_bytes(loaded: LoadedModel, workload: Workload, peaks: dict[str, P
 
 
 def _predicted(loaded: LoadedModel, item: Item) -> Metric:
-    import torch
 
     is_cuda = loaded.device.startswith("cuda")
-    flash = not is_cuda or torch.cuda.get_device_capability(loaded.device) >= AMPERE
     peak = predicted_peak(
-        loaded.cell, loaded.resolved, item, device=loaded.device, flash=flash, counted=not is_cuda
+        loaded.cell,
+        loaded.resolved,
+        item,
+        device=loaded.device,
+        flash=loaded.has_flash,
+        counted=not is_cuda,
     )
     total, reason = (None, None) if peak is None else (peak.total, peak.reason)
     return make_metric(METRICS, "memory.peak.predicted", total, reason=reason or _NOT_PREDICTED)

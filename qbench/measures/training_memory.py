@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.qat import QatOptions
-from qbench.finetune.training_shape import TrainingSetup, training_shape, unpredicted
+from qbench.finetune.training_shape import (
+    TrainingSetup,
+    lacks_kernel,
+    training_shape,
+    unpredicted,
+)
 from qbench.predict.peaks import training_peak
 
 if TYPE_CHECKING:
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.training_shape import TrainingShape
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
     from qbench.spec import PrecisionRef
@@ -58,7 +64,7 @@ def explain_memory(
     reason = reason or _not_predicted(options, held, loaded)
     if shape is None or reason is not None:
         return ExplainedMemory(values, reason, None)
-    setup = _setup(training, options, loaded, held)
+    setup = _setup(shape, training, options, loaded, held)
     reason = unpredicted(shape, setup)
     if reason is not None:
         return ExplainedMemory(values, reason, None)
@@ -86,6 +92,7 @@ def predict_step(
         tokens=training.course.length,
         padded=_is_padded(training),
         device="cuda" if loaded.device.startswith("cuda") else "cpu",
+        flash=loaded.has_flash,
     )
 
 
@@ -112,7 +119,11 @@ def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedM
 
 
 def _setup(
-    training: Training, options: TrainingOptions, loaded: LoadedModel, held: PrecisionRef
+    shape: TrainingShape,
+    training: Training,
+    options: TrainingOptions,
+    loaded: LoadedModel,
+    held: PrecisionRef,
 ) -> TrainingSetup:
     course = training.course
     compute_dtype = held.options.get("compute_dtype", "bf16")
@@ -138,7 +149,8 @@ def _setup(
             "rank": options.rank,
             "adapter_dropout": options.dropout > 0,
         }
-    return TrainingSetup(**arguments)
+    setup = TrainingSetup(**arguments)
+    return replace(setup, by_definition=lacks_kernel(shape, setup, flash=loaded.has_flash))
 
 
 def _is_padded(training: Training) -> bool:

@@ -170,7 +170,13 @@ def _peak(model: ResolvedModel, way: Way, device: DeviceMemory, batch: int, toke
     if way.tuning is not None:
         options = {**way.tuning.options, "batch": batch}
         return training_peak(
-            model, way.tuning.method, way.precision, options, tokens=tokens, padded=True
+            model,
+            way.tuning.method,
+            way.precision,
+            options,
+            tokens=tokens,
+            padded=True,
+            flash=device.flash,
         )
     cell = Cell(model=model.ref, precision=way.precision)
     params = {"batch": batch, "prompt_tokens": tokens, "new_tokens": 1}

@@ -76,7 +76,7 @@ def predicted_peak(
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     if cell.tuning is not None and cell.deploy is None:
-        return _training_peak(cell, model, item, kind)
+        return _training_peak(cell, model, item, kind, flash=flash)
     if item is None or item.measurement not in _TIMED | _SCORED:
         return None
     phase = "scoring" if item.measurement in _SCORED else "prefill"
@@ -134,11 +134,12 @@ def training_peak(
     tokens: int,
     padded: bool = False,
     device: str = "cuda",
+    flash: bool = True,
 ) -> Peak:
     """The peak of a training step on sequences of so many tokens, some of them padded or none.
 
     `precision` is what the suite says that the base is trained in, `options` are all of the
-    method's.
+    method's, and `flash` tells whether a GPU has a flash attention.
     """
     decoder, reason = decoder_of(model)
     if decoder is None or model.shape is None:
@@ -153,6 +154,7 @@ def training_peak(
         tokens=tokens,
         padded=padded,
         device=device,
+        flash=flash,
     )
     if found is None:
         return Peak("training", reason=reason or "not known", device=device)
@@ -166,7 +168,9 @@ def training_tokens(tuning: TuningRef, model: ResolvedModel) -> int:
     return sequence_tokens(options, model.context_tokens)
 
 
-def _training_peak(cell: Cell, model: ResolvedModel, item: Item | None, device: str) -> Peak | None:
+def _training_peak(
+    cell: Cell, model: ResolvedModel, item: Item | None, device: str, *, flash: bool
+) -> Peak | None:
     """At the longest sequence that the options allow, as the data's own is not known yet."""
     if cell.tuning is None or (item is not None and item.measurement != "training"):
         return None
@@ -178,6 +182,7 @@ def _training_peak(cell: Cell, model: ResolvedModel, item: Item | None, device: 
         tokens=training_tokens(cell.tuning, model),
         padded=True,
         device=device,
+        flash=flash,
     )
 
 

@@ -71,6 +71,7 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
             tokens=tokens,
             padded=True,
             device=device.kind,
+            flash=device.flash,
         )
         return (
             device.bytes + 1

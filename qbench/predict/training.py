@@ -7,14 +7,14 @@ kernels take for themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.adapter_bytes import targeted
-from qbench.finetune.training_shape import TrainingSetup, unpredicted
+from qbench.finetune.training_shape import TrainingSetup, lacks_kernel, unpredicted
 from qbench.precisions import precisions
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
@@ -78,11 +78,12 @@ def predict_training(
     tokens: int,
     padded: bool = False,
     device: str = "cuda",
+    flash: bool = True,
 ) -> tuple[TrainingBytes | None, str | None]:
     """The peak of a step, or None and the reason why it is not known.
 
-    `options` are all of the method's, `tokens` the length of a sequence, and `padded` tells whether
-    some sequence of a batch is.
+    `options` are all of the method's, `tokens` the length of a sequence; `padded` tells whether
+    some sequence of a batch is, and `flash` whether a GPU has a flash attention.
     """
     chosen = methods().get(method)
     if chosen is None or method not in {"full", "lora"}:
@@ -114,6 +115,7 @@ def predict_training(
         optimizer=options["optimizer"],
         device="cuda" if device == "cuda" else "cpu",
     )
+    setup = replace(setup, by_definition=lacks_kernel(decoder, setup, flash=flash))
     reason = unpredicted(decoder, setup)
     if reason is not None:
         return None, reason

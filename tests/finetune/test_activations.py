@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
@@ -18,6 +20,7 @@ from qbench.finetune.optimizers import make_optimizer
 from qbench.finetune.training_shape import (
     TrainingSetup,
     TrainingShape,
+    lacks_kernel,
     training_shape,
     unpredicted,
 )
@@ -49,6 +52,7 @@ class _Case:
     tokens: int = 64
     padded: bool = False
     attention: str = "sdpa"
+    """Or `eager`, or `math`: sdpa's kernel that keeps all scores."""
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -107,6 +111,14 @@ CASES = [
     _Case("mistral", "fp32", "full", config={"tied": True}),
     _Case("mistral", config={"kv_heads": 4}),
     _Case("mistral", config={"attention_dropout": 0.1}),
+    *(
+        _Case(attention="math", padded=padded, options=options)
+        for padded in (False, True)
+        for options in ({}, _CHECKPOINTING)
+    ),
+    _Case("llama", attention="math", config={"kv_heads": 4}),
+    _Case("opt", attention="math"),
+    _Case("mistral", "fp32", "full", attention="math"),
 ]
 
 
@@ -135,7 +147,9 @@ def test_the_peak_is_explained(case: _Case, folder_of: Callable[[_Case], Path]) 
     model = _load(case, folder_of(case))
     shape, reason = training_shape(model.config.to_dict())
     assert shape is not None, reason
-    found, options = _measure(case, model, folder_of(case))
+    kernel = sdpa_kernel(SDPBackend.MATH) if case.attention == "math" else nullcontext()
+    with kernel:
+        found, options = _measure(case, model, folder_of(case))
     setup = _setup(case, options)
     assert unpredicted(shape, setup) is None
     predicted = predict_activations(shape, setup)
@@ -147,7 +161,7 @@ def _load(case: _Case, folder: Path) -> Any:
     model = precisions()[case.precision].load(
         str(folder), all_options(case.precision), "cpu", trust_remote_code=False
     )
-    model.set_attn_implementation(case.attention)
+    model.set_attn_implementation("eager" if case.attention == "eager" else "sdpa")
     return model
 
 
@@ -200,6 +214,7 @@ def _setup(case: _Case, options: Any) -> TrainingSetup:
         checkpointing=options.checkpointing,
         attention="eager" if case.attention == "eager" else "sdpa",
         padded=case.padded,
+        by_definition=case.attention == "math",
         accumulate=options.accumulate,
         optimizer=options.optimizer,
     )
@@ -296,3 +311,39 @@ def test_what_is_not_predicted_has_a_reason() -> None:
     on_head = unpredicted(_SHAPE, replace(_SETUP, targets=frozenset({"lm_head", "q_proj"})))
     assert on_head == "the activations of an adapter on lm_head are not known"
     assert "fp16" in str(unpredicted(_SHAPE, replace(_SETUP, weights="fp16")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "flash", "lacking"),
+    [
+        ({}, True, False),
+        ({}, False, True),  # bf16 by autocast, before Ampere
+        ({"padded": True}, False, True),
+        ({"compute": "fp32"}, False, True),  # the base's own type is bf16
+        ({"compute": "fp32", "weights": "fp32"}, True, True),  # fp32, fewer heads of keys
+        ({"compute": "fp32", "weights": "fp32", "padded": True}, True, False),
+        ({"compute": "fp32", "weights": "fp16"}, True, False),
+        ({"compute": "fp32", "weights": "fp16"}, False, True),
+        ({"compute": "fp32", "weights": "fp16", "padded": True}, False, False),
+        ({"compute": "fp32", "weights": "4bit", "rest": "bf16"}, False, True),
+        ({"attention": "eager"}, False, False),
+        ({"device": "cpu"}, False, False),
+    ],
+)
+def test_attention_without_a_kernel_on_cuda(
+    changes: dict[str, Any],
+    *,
+    flash: bool,
+    lacking: bool,
+) -> None:
+    setup = replace(_SETUP, **{"device": "cuda", **changes})
+    assert lacks_kernel(_SHAPE, setup, flash=flash) is lacking
+
+
+def test_without_a_kernel_the_scores_are_kept() -> None:
+    """4 bytes a score of each head and layer, beside what is kept anyway."""
+    setup = replace(_SETUP, device="cuda", tokens=1024)
+    kept = predict_activations(_SHAPE, setup).total
+    more = predict_activations(_SHAPE, replace(setup, by_definition=True)).total
+    scores = 4 * setup.batch * _SHAPE.heads * setup.tokens**2
+    assert more - kept > _SHAPE.layers * scores

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.finetune import methods
 from qbench.predict.bf16 import bf16_warning, has_bf16, in_fp16
 from qbench.predict.devices import as_if_on, parse_memory
+from qbench.predict.peaks import training_peak
+from qbench.sources.models import parse_model, resolve_model
 from qbench.spec import Cell, ModelRef, PrecisionRef, TuningRef
 from tests.precisions.tiny_cells import all_options
 from tests.record_factory import make_environment
+from tests.tiny_models import make_tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T4 = as_if_on(make_environment(), parse_memory("t4"))
 L4 = as_if_on(make_environment(), parse_memory("l4"))
@@ -74,6 +81,19 @@ def test_a_training_by_what_it_computes_in(compute: str, name: str, words: str |
     warning = bf16_warning(cell_of(held, tuning), T4)
     assert (warning is None) is (words is None)
     assert (words or "") in (warning or "")
+
+
+def test_a_training_before_ampere_holds_all_scores(tmp_path: Path) -> None:
+    """Predicted so, for the GPU that is named."""
+    folder = make_tiny_model(tmp_path / "model", "llama", context=2048)
+    model = resolve_model(parse_model(str(folder), base=tmp_path))
+    options = methods()["lora"].options(rank=8, target="all-linear", batch=2).model_dump()
+    held = precision_of("bf16")
+    peaks = {
+        flash: training_peak(model, "lora", held, options, tokens=1024, flash=flash).total
+        for flash in (False, True)
+    }
+    assert (peaks[False] or 0) - (peaks[True] or 0) > 2 * 2 * 4 * 4 * 1024**2
 
 
 def test_the_capability_that_is_told_decides() -> None:
