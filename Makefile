@@ -1,6 +1,7 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need and runs them
 # make test-slow    the tests that make test leaves out: whole suites rehearsed, kills at random
+# make fuzz         tries inputs made bad at random, FUZZ times as many as CI
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter
 # make bench        benchmarks of qbench itself
@@ -12,8 +13,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 WORKERS ?= 2
+FUZZ ?= 50
 
-.PHONY: install quickstart test test-slow rehearse lint bench clean
+.PHONY: install quickstart test test-slow fuzz rehearse lint bench clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +27,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m slow
+
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 QBENCH_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0 --numprocesses $(WORKERS)
 
 rehearse: $(VENV)/.installed
 	for suite in $$(find suites -name "*.yaml" | sort); do $(BIN)/qbench run "$$suite" --rehearse --fresh --quiet || exit 1; done

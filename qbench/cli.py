@@ -173,7 +173,7 @@ def report(
     """Render records as a table on the terminal and as a file."""
     from qbench.errors import StoreError, UsageError
     from qbench.report import FORMATS
-    from qbench.report.console import tell
+    from qbench.report.console import say, tell
     from qbench.report.files import by_suite, write_report
     from qbench.report.terminal import render
     from qbench.store import read_folder
@@ -189,9 +189,9 @@ def report(
     else:
         for part in by_suite(records):
             console.print(render(part))
-        for part in by_suite(records) if output is None else [records]:
+        for part in by_suite(records) if output is None or not records else [records]:
             path = write_report(part, reports, format_name, path=output)
-            console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+            say(f"report: {path}")
     if unreadable:
         raise StoreError("\n".join(str(file.error) for file in unreadable))
 
@@ -240,6 +240,7 @@ def init(
     from qbench.environment import detect_environment, find_device
     from qbench.errors import UsageError
     from qbench.predict.bf16 import has_bf16
+    from qbench.report.console import say
     from qbench.starter import starter_text
 
     if path.exists() and not force:
@@ -249,7 +250,7 @@ def init(
         path.write_text(starter_text(bf16=bf16), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
-    typer.echo(f"wrote {path}; next: qbench run {path}")
+    say(f"wrote {path}; next: qbench run {path}")
 
 
 @app.command()
@@ -301,6 +302,7 @@ def _load(path: Path, *, rehearse: bool) -> Suite:
 
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     """What the run found: the decision table, where the report lies, and what to do next."""
+    from qbench.report.console import say
     from qbench.report.files import write_report
     from qbench.report.terminal import render
 
@@ -308,7 +310,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
         # The file is the suite's: all its cells, whichever were selected now.
         path = write_report([*result.records, *result.others], reports, "markdown")
         console.print(render(result.records))
-        console.print(f"report: {path}", markup=False, highlight=False)
+        say(f"report: {path}")
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(

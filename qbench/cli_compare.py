@@ -133,7 +133,7 @@ def baseline(
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError
     from qbench.report.comparison import render
-    from qbench.report.console import make_console
+    from qbench.report.console import make_console, say
     from qbench.suite import load_suite
 
     name = load_suite(suite).name
@@ -147,7 +147,7 @@ def baseline(
     if old is not None:
         made = compare_records(side.records, old.records, names=("new baseline", "old baseline"))
         make_console().print(render(made, undecided=False))
-    typer.echo(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
+    say(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
     _tell_notes(side)
 
 

@@ -60,7 +60,7 @@ def fit(
     from qbench import fit as fitting
     from qbench.atomic import write_atomically
     from qbench.errors import UsageError
-    from qbench.report.console import make_console, tell
+    from qbench.report.console import make_console, say, tell
 
     if format_name is not None and format_name not in fitting.FORMATS:
         raise UsageError(
@@ -89,4 +89,4 @@ def fit(
         write_atomically(output, text)
     except OSError as error:
         raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
-    typer.echo(f"wrote {output}")
+    say(f"wrote {output}")

@@ -59,10 +59,10 @@ def _of_tasks(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def _scalars(path: Path) -> Iterator[tuple[str | None, str]]:
-    with path.open("rb") as file:
-        for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(event, yaml.ScalarEvent):
-                yield event.tag, str(event.value)
+    contents = path.read_bytes()  # which `task_index` has read within bounds
+    for event in yaml.parse(contents, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.ScalarEvent):
+            yield event.tag, str(event.value)
 
 
 def _lm_eval_folders() -> list[Path]:

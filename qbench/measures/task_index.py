@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from qbench.foreign import read_bounded
+from qbench.foreign import in_one_line, read_bounded
 from qbench.sources.bundled import BUNDLED_FOLDER
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.fingerprint import files_sha256
@@ -92,8 +92,7 @@ def read_folder(folder: Path) -> Index:
             index.setdefault(group, entry)
         elif isinstance(task, str) and task not in index:
             index[task] = Entry("task", str(path))
-            tag = config.get("tag") or []
-            for name in [tag] if isinstance(tag, str) else tag:
+            for name in _names(config, "tag"):
                 tags.setdefault(name, []).append(task)
     for name, members in tags.items():
         index.setdefault(name, Entry("tag", None, tuple(sorted(members))))
@@ -168,7 +167,8 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 def _local_data(config: dict[str, Any], folder: Path) -> Iterator[Path]:
     """Data files named in a task's configuration that lie on this machine."""
-    named = (config.get("dataset_kwargs") or {}).get("data_files")
+    asked = config.get("dataset_kwargs")
+    named = asked.get("data_files") if isinstance(asked, dict) else None
     values = named.values() if isinstance(named, dict) else [named]
     for value in values:
         for file in value if isinstance(value, list) else [value]:
@@ -209,21 +209,37 @@ def with_includes(path: Path) -> list[Path]:
 
 
 def _included(config: dict[str, Any], folder: Path) -> list[Path]:
-    included = config.get("include") or []
-    return [
-        (folder / one).resolve() for one in ([included] if isinstance(included, str) else included)
-    ]
+    return [(folder / one).resolve() for one in _names(config, "include")]
 
 
-def _read_yaml(path: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _names(config: dict[str, Any], key: str) -> list[str]:
+    """The names under a key that holds one, several or none; ValueError for anything else."""
+    value = config.get(key) or []
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key}: found {in_one_line(str(value))}; expected a name, or several")
+    return names
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     """A file's keys over those of the files it includes; ValueError for one that has none."""
+    return _merged(path, (), {})
+
+
+def _merged(
+    path: Path, within: tuple[Path, ...], known: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """The keys of a file and of what it includes; `known` are those of files already merged."""
     if path in within:
         raise ValueError(f"{path} includes itself")
-    own = _parse(path)
-    merged: dict[str, Any] = {}
-    for included in _included(own, path.parent):
-        merged.update(_read_yaml(included, (*within, path)))
-    return {**merged, **own}
+    if path not in known:
+        own = _parse(path)
+        merged: dict[str, Any] = {}
+        for included in _included(own, path.parent):
+            merged.update(_merged(included, (*within, path), known))
+        known[path] = {**merged, **own}
+        _names(known[path], "tag")
+    return known[path]
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
+from qbench.foreign import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -38,6 +40,11 @@ def make_console(*, stderr: bool = False) -> Console:
 def tell(text: str, *, stderr: bool = False) -> None:
     """Prints a text, such as a page, as it is, but for lines that would be commands."""
     _HarmlessStream(stderr=stderr).write(text)
+
+
+def say(line: str) -> None:
+    """Prints a line of qbench's own, such as where a file lies, whatever the file is called."""
+    tell(f"{visible(line)}\n")
 
 
 class _HarmlessStream:

@@ -193,6 +193,23 @@ def test_a_task_that_includes_a_file_that_is_not_there(tmp_path: Path) -> None:
         items(tmp_path, names="own", include=".")
 
 
+@pytest.mark.parametrize("line", ["include: true", "include: [3]", "tag: {a: 1}", "tag: 3"])
+def test_names_that_are_none(tmp_path: Path, line: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"task: own\n{line}\n")
+    with pytest.raises(TextError, match=r"passed over: own.yaml \((include|tag): found .*a name"):
+        items(tmp_path, names="own", include=".")
+
+
+def test_files_that_include_each_other_many_times_are_read_once(tmp_path: Path) -> None:
+    """Each of 40 files twice the next: written out, 2⁴⁰ files."""
+    for at in range(40):
+        twice = f"include: [{at + 1}.part, {at + 1}.part]" if at < 39 else "num_fewshot: 7"
+        (tmp_path / f"{at}.part").write_text(f"{twice}\n")
+    (tmp_path / "own.yaml").write_text("task: own\ninclude: 0.part\n")
+    (item,) = items(tmp_path, names="own", include=".")
+    assert item.slug == "own"
+
+
 def test_what_a_task_follows_from_decides_its_fingerprint(tmp_path: Path) -> None:
     def current() -> str:
         (item,) = items(tmp_path, names="own", include=".")
