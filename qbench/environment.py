@@ -209,8 +209,11 @@ def _nvml_refusal() -> str | None:
 
 
 def _capability(library: Any, handle: Any) -> tuple[int, int] | None:
+    ask = getattr(library, "nvmlDeviceGetCudaComputeCapability", None)
+    if ask is None:  # an NVML of before, or what stands in for one
+        return None
     try:
-        major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+        major, minor = ask(handle)
     except library.NVMLError:
         return None
     return int(major), int(minor)

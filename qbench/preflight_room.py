@@ -10,6 +10,7 @@ from qbench.cuda_probe import cuda_fault
 from qbench.gpu_state import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.plan_needs import disk_needs
 from qbench.predict.decoders import decoder_of
+from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
 from qbench.preflight_obstacle import Obstacle
@@ -178,8 +179,10 @@ def _needed_bytes(job: Job) -> int:
     """The most that a job takes by arithmetic; 0 where nothing is known."""
     static = predicted_bytes(job.cell, job.model)
     needs = [0 if static is None else static.total]
+    device = memory_of(job.environment)
+    flash = device is None or device.flash
     for task in job.tasks:
-        peak = predicted_peak(job.cell, job.model, task.item, device=job.device)
+        peak = predicted_peak(job.cell, job.model, task.item, device=job.device, flash=flash)
         needs.append(0 if peak is None else peak.resident or 0)
     return max(needs)
 
