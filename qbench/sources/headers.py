@@ -179,6 +179,8 @@ def parse_header(header: object, place: str, *, data_start: int) -> dict[str, St
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        if not name.isprintable():
+            raise _corrupt(place, f"a tensor named {in_one_line(json.dumps(name))}")
         try:
             dtype, shape = str(entry["dtype"]), tuple(map(_whole, entry["shape"]))
             start, end = map(_whole, entry["data_offsets"])

@@ -174,7 +174,7 @@ def _written(value: Any) -> Any:
     """What a template may write: a missing value is empty, and no container is meant as text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, dict | list | tuple):
+    if isinstance(value, dict | list | tuple | bytes):
         raise TypeError(f"it writes a whole {type(value).__name__}, not text; name a part of it")
     return value
 

@@ -382,6 +382,7 @@ def safetensors_file(header: bytes, data: bytes = b"") -> bytes:
             for end in (b"Infinity", b"NaN", b"4.0", b'"4"', b"true", b"null")
         ),
         (safetensors_file(b"[" * 100_000), "not JSON"),
+        (safetensors_file(b'{"\\u001b[31ma": 1}'), "a tensor named .*u001b"),
         (
             safetensors_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"1234"),
             "a at bytes 0 to 4 for F32 of shape",

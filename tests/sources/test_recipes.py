@@ -118,6 +118,7 @@ def test_the_nearest_column_is_named() -> None:
     ("template", "words"),
     [
         ("{{ items }}", "writes a whole list"),
+        ("{{ raw }}", "writes a whole bytes"),
         ("{{ items[0].name }}", "not there"),
         ("{{ row['other'] }}", "not there"),
         ("{{ 1 // 0 }}", "cannot be filled in"),
@@ -129,7 +130,7 @@ def test_the_nearest_column_is_named() -> None:
 )
 def test_what_a_template_cannot_do(template: str, words: str) -> None:
     with pytest.raises(TextError, match=words) as caught:
-        make(Templates(prompt=template, completion="x"), items=["a"])
+        make(Templates(prompt=template, completion="x"), items=["a"], raw=b"a")
     assert "items" in str(caught.value)
 
 
