@@ -60,8 +60,9 @@ class GpuProbe:
 
     def _memory(self) -> Any | None:
         """NVML's figures; its first version, of old drivers, counts the driver's own as used."""
-        second = self._ask(
-            lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu, version=nv.nvmlMemory_v2)
+        version = getattr(self._library, "nvmlMemory_v2", None)
+        second = version and self._ask(
+            lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu, version=version)
         )
         return second or self._ask(lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu))
 
