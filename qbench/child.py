@@ -14,10 +14,13 @@ def python_command(module: str, *arguments: str) -> list[str]:
 def python_environment(*, gpu: bool) -> dict[str, str]:
     """This process's environment variables, with its module path, and GPUs hidden unless wanted.
 
-    CUDA counts GPUs as NVML does, so that what NVML says of one is said of the one in use.
+    CUDA counts GPUs as NVML does, so that what NVML says of one is said of the one in use. Where an
+    image has NVIDIA's libraries compute fp32 in TF32, they are told not to.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if "NVIDIA_TF32_OVERRIDE" in environment:
+        environment["NVIDIA_TF32_OVERRIDE"] = "0"
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

@@ -133,6 +133,7 @@ def detect_environment(device: str) -> Environment:
         versions=_versions(),
         git_revision=git_revision(Path.cwd()),
         cpu_features=cpu_features(),
+        driver=None if device == "cpu" else _driver(),
     )
 
 
@@ -206,6 +207,16 @@ def _nvml_refusal() -> str | None:
         return f"NVML cannot be used ({error}); restart the machine, or reload the driver"
     pynvml.nvmlShutdown()
     return None
+
+
+def _driver() -> str | None:
+    with nvml() as library:
+        if library is None:
+            return None
+        try:
+            return str(library.nvmlSystemGetDriverVersion())
+        except library.NVMLError:
+            return None
 
 
 def _capability(library: Any, handle: Any) -> tuple[int, int] | None:

@@ -89,6 +89,15 @@ class Environment(Frozen):
     """Commit of the folder the run was started in, `+` behind it when there were changes."""
     cpu_features: tuple[str, ...] = ()
     """Instruction sets that choose kernels: `avx2`, `avx512f`, `avx512_bf16`, `amx_bf16`."""
+    fp32_products: str | None = None
+    """torch's precision of fp32 products: `highest` is fp32 itself, no TF32; set by the worker."""
+    driver: str | None = None
+    """Version of the GPU's driver."""
+    cuda: str | None = None
+    """Version of CUDA that torch was built for; set by the worker, as the next."""
+    cudnn: str | None = None
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables that change a GPU's numbers or memory, where they are set."""
 
 
 class Record(Frozen):

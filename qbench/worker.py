@@ -12,6 +12,7 @@ It tells its parent what it does through `emit`, one small dictionary an event:
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 import traceback
@@ -59,6 +60,17 @@ _LOST_CONTEXT = re.compile(
 )
 """Of messages, whoever raises them: torch, triton, cuBLAS, bitsandbytes."""
 
+_VARIABLES = (
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUDA_LAUNCH_BLOCKING",
+)
+"""What users and images set that changes a GPU's memory, numbers or speed."""
+
 
 def run_job(job: Job, emit: Emit) -> None:
     """Takes all of a job's items. A failure becomes a record; only `StoreError` ends the job."""
@@ -71,6 +83,7 @@ def run_job(job: Job, emit: Emit) -> None:
 def _run_job(job: Job, emit: Emit) -> None:
     started_at = now()
     phase = _Phase(emit)
+    _compute_in_full()
     try:
         loaded = load(job, phase)
     except Exception as error:  # noqa: BLE001 - whatever fails while loading becomes records
@@ -86,7 +99,7 @@ def _run_job(job: Job, emit: Emit) -> None:
             )
             _write(task, record, index, emit)
         return
-    environment = _with_threads(job.environment)
+    environment = _as_computed(job.environment)
     for index, task in enumerate(job.tasks):
         emit({"event": "task", "index": index})
         phase("measure")
@@ -263,7 +276,27 @@ def _write(task: Task, record: Record, index: int, emit: Emit) -> None:
     emit({"event": "record", "index": index, "status": record.status})
 
 
-def _with_threads(environment: Environment) -> Environment:
+def _compute_in_full() -> None:
+    """fp32 is fp32: no TF32, which some images switch on by `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE`."""
     import torch
 
-    return environment.model_copy(update={"threads": torch.get_num_threads()})
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _as_computed(environment: Environment) -> Environment:
+    """The conditions with what only a process that computes can tell."""
+    import torch
+
+    told: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "fp32_products": torch.get_float32_matmul_precision(),
+    }
+    if environment.device_type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        told |= {
+            "cuda": torch.version.cuda,
+            "cudnn": None if cudnn is None else str(cudnn),
+            "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        }
+    return environment.model_copy(update=told)

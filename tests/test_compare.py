@@ -159,6 +159,18 @@ def test_another_number_of_threads_bars_times() -> None:
     assert "threads" in row.mark.reason
 
 
+def test_how_the_device_computed_is_compared_where_both_say_it() -> None:
+    before, after = (
+        footprint("nf4", 1).model_copy(
+            update={"environment": make_environment(driver=driver, fp32_products="highest")}
+        )
+        for driver in ("570.1", "580.2")
+    )
+    changes = {c.name: (c.new, c.old) for c in compare([after], [before]).conditions}
+    assert changes == {"driver": ("580.2", "570.1")}
+    assert compare([after], [footprint("nf4", 1)]).conditions == ()  # an older record
+
+
 def test_conditions_that_differ_are_listed_with_both_values() -> None:
     environment = make_environment(
         git_revision="4567def", versions={"torch": "2.14.0", "transformers": "5.23.0", "peft": None}

@@ -22,11 +22,13 @@ FREE_PARAMS = ("batch", "batch_size", "attention", "divergence")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
 _DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
 """Metrics that say how far a cell is from the reference, whichever that was."""
+DEVICE_CONDITIONS = ("fp32 products", "driver", "CUDA", "cuDNN", "variables")
 _DETAILS = {
     "ids_sha256": "token ids (another tokenizer, or another way to cut the text)",
     "task_hash": "the task's definition or data",
     "task_version": "the task's version",
 }
+_ABSENT = "-"
 _SHOWN = 12
 """Characters of a hash that are shown."""
 
@@ -104,9 +106,11 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
     names = dict.fromkeys(name for record in (*new, *old) for name in _conditions(record))
     for name in names:
         mine, theirs = (
-            dict.fromkeys(_conditions(record).get(name, "-") for record in side)
+            dict.fromkeys(_conditions(record).get(name, _ABSENT) for record in side)
             for side in (new, old)
         )
+        if name in DEVICE_CONDITIONS and {_ABSENT} in (set(mine), set(theirs)):
+            continue  # of records that do not say it
         if set(mine) != set(theirs):
             changes.append(ConditionChange(name, ", ".join(mine), ", ".join(theirs)))
     return changes
@@ -129,6 +133,21 @@ def fingerprint(record: Record) -> str | None:
     return None if found is None else str(found)
 
 
+def device_conditions(record: Record) -> dict[str, str]:
+    """How the device computed, by name, as far as the record says: older ones do not."""
+    environment = record.environment
+    variables = ", ".join(f"{name}={value}" for name, value in environment.variables.items())
+    told = (
+        environment.fp32_products,
+        environment.driver,
+        environment.cuda,
+        environment.cudnn,
+        None if environment.cuda is None else variables or "none set",
+    )
+    named = zip(DEVICE_CONDITIONS, told, strict=True)
+    return {name: value for name, value in named if value is not None}
+
+
 def _conditions(record: Record) -> dict[str, str]:
     environment = record.environment
     known = {
@@ -143,7 +162,11 @@ def _conditions(record: Record) -> dict[str, str]:
         "qbench": environment.qbench,
         "git revision": str(environment.git_revision),
     }
-    return known | {name: str(found) for name, found in environment.versions.items()}
+    return (
+        known
+        | device_conditions(record)
+        | {name: str(found) for name, found in environment.versions.items()}
+    )
 
 
 def _other_device(new: Record, old: Record) -> Obstacle | None:

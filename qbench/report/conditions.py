@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qbench.comparison.comparability import fingerprint
+from qbench.comparison.comparability import (
+    DEVICE_CONDITIONS,
+    device_conditions,
+    fingerprint,
+)
 from qbench.report.items import describe_params
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ def conditions(selection: Selection) -> list[Condition]:
         _condition(selection, "device memory", _device_memory),
         _condition(selection, "threads", _threads),
         _condition(selection, "CPU features", _cpu_features),
+        *_told(selection),
         _condition(selection, "platform", lambda record: record.environment.platform),
         _condition(selection, "Python", lambda record: record.environment.python),
         _condition(selection, "qbench", lambda record: record.environment.qbench),
@@ -89,6 +94,20 @@ def _condition(selection: Selection, name: str, value: Callable[[Record], str | 
     if len(places) == 1:
         return Condition(name, tuple((text, ()) for text in places))
     return Condition(name, tuple((text, tuple(cells)) for text, cells in places.items()), mixed)
+
+
+def _told(selection: Selection) -> list[Condition]:
+    """How the devices computed; no row for what no record says."""
+    said = {name for record in selection.records for name in device_conditions(record)}
+    return [
+        _condition(selection, name, _device_condition(name))
+        for name in DEVICE_CONDITIONS
+        if name in said
+    ]
+
+
+def _device_condition(name: str) -> Callable[[Record], str | None]:
+    return lambda record: device_conditions(record).get(name)
 
 
 def _model(record: Record) -> str:

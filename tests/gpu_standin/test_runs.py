@@ -59,9 +59,23 @@ def device_of(place: Workplace) -> str:
 
 
 def test_capability_7_5(workplace: Workplace) -> None:
-    place = with_gpus(workplace, "t4")
+    image = {  # one that has fp32 computed in TF32
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+        "NVIDIA_TF32_OVERRIDE": "1",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
+    place = with_gpus(workplace, "t4", **image)
     run(place, "cuda", "", "fp32", "fp16")
     assert device_of(place) == "Tesla T4"
+    for record in place.records().values():
+        found = record.environment
+        assert found.fp32_products == "highest"
+        assert (found.driver, found.cuda) == ("580.82.07", "13.0")
+        assert found.variables == {**image, "NVIDIA_TF32_OVERRIDE": "0"}
+    (report,) = (place.folder / "reports").glob("*.md")
+    rows = report.read_text(encoding="utf-8")
+    assert "| driver | 580.82.07 |" in " ".join(rows.split())
+    assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in rows
 
 
 @pytest.mark.timeout(600)

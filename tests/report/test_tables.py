@@ -340,6 +340,19 @@ class TestConditions:
         assert torch.values == (("2.13.0", ("fp32",)), ("3.0", ("nf4",)))
         assert torch.mixed
 
+    def test_how_the_device_computed_is_told_where_records_say_it(self) -> None:
+        records = quickstart_records()
+        names = {one.name for one in conditions(select(records))}
+        assert not names & {"fp32 products", "driver", "CUDA", "cuDNN", "variables"}
+        gpu = make_environment(
+            device_type="cuda", fp32_products="highest", driver="580.1", cuda="13.0", cudnn="91002"
+        )
+        noted = [record.model_copy(update={"environment": gpu}) for record in records]
+        found = {one.name: one.values[0][0] for one in conditions(select(noted))}
+        assert found["fp32 products"] == "highest"
+        assert (found["driver"], found["CUDA"], found["cuDNN"]) == ("580.1", "13.0", "91002")
+        assert found["variables"] == "none set"
+
     def test_two_models_are_not_mixed_conditions(self) -> None:
         records = [footprint_record("fp32"), footprint_record("fp32", model="other")]
         assert not any(one.mixed for one in conditions(select(records)))
