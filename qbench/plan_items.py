@@ -9,15 +9,16 @@ from qbench.finetune import methods
 from qbench.finetune.adapter_bytes import unknown_target
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
 from qbench.precisions import precisions, stored
+from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer_misfit import integer_misfit
-from qbench.precisions.stored import stored_misfit
+from qbench.precisions.stored import stale_misfit, stored_misfit
 from qbench.sources.random_models import TOKENIZER_MODEL
 from qbench.spec import Item
 
 if TYPE_CHECKING:
     from qbench.record import Environment
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Cell, ResolvedModel, TuningRef
+    from qbench.spec import Cell, PrecisionRef, ResolvedModel, TuningRef
     from qbench.suite import Suite
 
 MERGED = "merged"
@@ -158,10 +159,10 @@ def falsified(cell: Cell, item: Item) -> tuple[str, ...]:
 def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
     """Why a cell cannot run on this machine, or not at all; None if it can."""
     tuning = cell.tuning
-    reason = stored_misfit(cell, model, environment)
+    reason = stale_misfit(model) or stored_misfit(cell, model, environment)
     if reason is not None:
         return reason
-    reason = precisions()[cell.precision.name].unavailable(environment) or integer_misfit(
+    reason = precisions()[cell.precision.name].unavailable(environment) or _layer_misfit(
         cell.precision, model
     )
     if tuning is None:
@@ -173,9 +174,14 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
         or adapter_misfit(tuning, cell.deploy, model.shape, model.architecture)
         or method.unavailable(tuning.options, environment)
         or precisions()[tuning.precision.name].unavailable(environment)
-        or integer_misfit(tuning.precision, model)
+        or _layer_misfit(tuning.precision, model)
         or reason
     )
+
+
+def _layer_misfit(precision: PrecisionRef, model: ResolvedModel) -> str | None:
+    """Why the model's layers cannot be held in a precision; None if they can."""
+    return conversion_misfit(precision, model) or integer_misfit(precision, model)
 
 
 def _unknown_target(tuning: TuningRef, model: ResolvedModel) -> str | None:

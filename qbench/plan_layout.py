@@ -89,7 +89,8 @@ def _reference_of(suite: Suite, model: ResolvedModel) -> str:
 
     A quantized checkpoint has nothing but itself, unless its original is named.
     """
-    if model.quantization is None or model.ref.original is not None:
+    unquantized = model.quantization is None or model.stale_quantization
+    if unquantized or model.ref.original is not None:
         return suite.reference
     labels = [one.label for one in suite.precisions if one.name == stored.NAME]
     return labels[0] if labels else suite.reference

@@ -61,6 +61,10 @@ class TensorShape(Frozen):
     """A weight stored as (in, out), as GPT-2's Conv1D does, instead of (out, in)."""
     stored_bytes: tuple[int, int] | None = None
     """Bytes of codes and of state that a checkpoint which is already quantized holds of it."""
+    layer: Literal["plain", "own class", "own product"] = "plain"
+    """Of a linear layer: whether libraries replace it by one that holds codes, which they do to no
+    class of the model's own; and whether the model's code multiplies with its weight itself, which
+    then fails. As far as it is known: every layer of the architectures that are known by heart."""
 
     @property
     def out_features(self) -> int:
@@ -116,6 +120,8 @@ class ResolvedModel(Frozen):
     """Bytes of its weight files."""
     quantization: str | None = None
     """How the checkpoint is already quantized (`bitsandbytes`, `gptq` …); None if it is not."""
+    stale_quantization: bool = False
+    """Whether only its config.json says that it is quantized, and its weights are not."""
 
 
 class PrecisionRef(Frozen):

@@ -86,6 +86,7 @@ def run_task(
         tasks = _load(name, yaml_files)
     for task_name, task in tasks["tasks"].items():
         _check_fit(task_name, task)
+        _check_tokens(task_name, task, lm, loaded.folder)
         _check_metrics(task_name, task)
         _set_few_shot(task, few_shot)
         task.set_fewshot_seed(seeds[3])
@@ -175,6 +176,20 @@ def _check_metrics(name: str, task: Any) -> None:
                 " package evaluate is fetched by no run; with `trust_code: true` in the suite one"
                 " that evaluate has loaded on this machine before is used; or leave the task out"
             )
+
+
+def _check_tokens(name: str, task: Any, lm: Any, folder: str) -> None:
+    """Raises `MeasurementError` where the tokenizer lacks a token that the task cannot do without.
+
+    lm-eval ends what a model writes at the end token, and begins a text with `<s>` or with it.
+    """
+    kind = task.OUTPUT_TYPE
+    needed = {"generate_until": lm.eot_token_id, "loglikelihood_rolling": lm.prefix_token_id}
+    if kind in needed and needed[kind] is None:
+        raise MeasurementError(
+            f"task {name}: the tokenizer in {folder} has no end token, which lm-eval needs to put"
+            " it; add eos_token to its tokenizer_config.json, as the model's maker has it"
+        )
 
 
 def _set_few_shot(task: Any, few_shot: int | None) -> None:

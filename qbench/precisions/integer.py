@@ -82,7 +82,9 @@ class Integer:
         chosen = IntegerOptions.model_validate(options)
         saved = 0.0
         for tensor in shape.tensors:
-            if tensor.role == "linear" and group_fits(chosen, tensor.in_features):
+            if tensor.role != "linear" or tensor.layer == "own class":
+                continue
+            if group_fits(chosen, tensor.in_features):
                 zero_points = scale_count(chosen, tensor.out_features, tensor.in_features)
                 kept = chosen.bits / 8 if chosen.mapping == "asymmetric" else 0
                 saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
@@ -111,7 +113,7 @@ class Integer:
         replace_conv1d(model)
         layers = layers_to_quantize(model, chosen)
         if not layers:
-            widths = {m.in_features for m in model.modules() if isinstance(m, torch.nn.Linear)}
+            widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
             raise ModelError(f"{folder}: {no_layer_fits(chosen.group, widths)}")
         if chosen.calibrates:
             from qbench.precisions.calibration import calibrate

@@ -36,16 +36,17 @@ def static_bytes(
 
     `item_bytes` is the size of an element of what is not quantized. `linear` gives, for the weight
     of a linear layer, the bytes of its codes and of its quantization state; None leaves the linear
-    layers unquantized. `bias_bytes` is the size of an element of the linear layers' biases, where
-    it differs from `item_bytes`.
+    layers unquantized, as those of a model's own class always are. `bias_bytes` is the size of an
+    element of the quantized layers' biases, where it differs from `item_bytes`.
     """
     total = dict.fromkeys(StaticBytes.model_fields, 0)
     for tensor in shape.tensors:
-        if tensor.role == "linear" and linear is not None:
+        converted = tensor.layer != "own class"
+        if tensor.role == "linear" and linear is not None and converted:
             codes, state = linear(tensor)
             total["linear"] += codes
             total["quantization_state"] += state
-        elif tensor.role == "bias" and bias_bytes is not None:
+        elif tensor.role == "bias" and bias_bytes is not None and converted:
             total["biases"] += tensor.numel * bias_bytes
         else:
             total[_KIND[tensor.role]] += fixed_bytes(tensor, item_bytes)

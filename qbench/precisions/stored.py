@@ -100,6 +100,17 @@ class Stored:
         return replace(found, details={**found.details, "stored": method})
 
 
+def stale_misfit(model: ResolvedModel) -> str | None:
+    """Why nothing can be loaded of a model with another's quantization_config; None without."""
+    if not model.stale_quantization:
+        return None
+    return (
+        f"config.json says that the checkpoint is quantized ({model.quantization}), and none of its"
+        " weights is; remove quantization_config from config.json to measure them in any precision,"
+        " or give the checkpoint that it belongs to"
+    )
+
+
 def stored_misfit(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
     """Why this checkpoint and this precision do not go together; None if they do."""
     method, precision = model.quantization, cell.precision.name

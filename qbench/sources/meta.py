@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from qbench.sources.own_products import watching_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,25 +36,46 @@ def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, 
             )
         return model
 
+    own = _own_products(build(torch.bfloat16))
+
     # Two models tell which tensors follow the type that is asked for, and which keep their own.
     wide = list(_tensors(build(torch.float32)))
-    narrow = {name: tensor.dtype for name, _, _, tensor in _tensors(build(torch.bfloat16))}
+    narrow = {name: tensor.dtype for name, *_, tensor in _tensors(build(torch.bfloat16))}
     return [
         {
             "name": name,
             "shape": list(tensor.shape),
             "role": role,
             "transposed": transposed,
+            "layer": "own product" if name in own else layer,
             "dtype": (
                 str(tensor.dtype).removeprefix("torch.") if narrow[name] == tensor.dtype else None
             ),
         }
-        for name, role, transposed, tensor in wide
+        for name, role, layer, transposed, tensor in wide
     ]
 
 
-def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, bool, torch.Tensor]]:
-    """Name, role, whether it is stored as (in, out), and tensor of each parameter and buffer.
+def _own_products(model: PreTrainedModel) -> set[str]:
+    """Names of the weights that the model's own code multiplies with, where it runs without data.
+
+    Nothing is claimed of a model that does not.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    with torch.inference_mode(), watching_products(layers) as found, suppress(Exception):
+        model.eval()(input_ids=torch.zeros(1, 3, dtype=torch.long, device="meta"))
+    return {f"{name}.weight" for name in found}
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, str, bool, torch.Tensor]]:
+    """Name, role, kind of layer, whether it is stored as (in, out), and tensor of each.
 
     Those without elements are left out.
     """
@@ -83,7 +107,9 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, bool, torch.Ten
                 role = "norm"
             else:
                 role = "other"
-            yield name, role, role == "linear" and isinstance(module, Conv1D), tensor
+            own_class = isinstance(module, nn.Linear) and type(module) is not nn.Linear
+            layer = "own class" if own_class else "plain"
+            yield name, role, layer, role == "linear" and isinstance(module, Conv1D), tensor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

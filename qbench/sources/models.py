@@ -28,7 +28,7 @@ from qbench.sources.random_models import (
     random_fingerprint,
 )
 from qbench.sources.shapes import read_shape, shape_from_headers, shape_from_meta
-from qbench.sources.stored_shapes import quantization_method, stored_shape
+from qbench.sources.stored_shapes import holds_codes, quantization_method, stored_shape
 from qbench.sources.tokenizer_files import tokenizer_files
 from qbench.spec import ModelRef, ResolvedModel, slugify
 
@@ -212,6 +212,7 @@ def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> 
         shape_unknown=shape_unknown,
         disk_bytes=disk_bytes,
         quantization=quantization,
+        stale_quantization=quantization is not None and not holds_codes(read_headers(weights)),
     )
 
 
@@ -239,6 +240,7 @@ def _describe_remote(ref: ModelRef, remote: RemoteModel) -> ResolvedModel:
         shape_unknown=shape_unknown,
         disk_bytes=remote.disk_bytes,
         quantization=quantization,
+        stale_quantization=quantization is not None and not holds_codes(remote.tensors),
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qbench.sources.headers import StoredTensor
 
 _META_TIMEOUT_S = 300
-_META_FORM = 2
+_META_FORM = 3
 """Counted up when `qbench.sources.meta` describes models differently: cached answers expire."""
 
 _FULL_ROTARY_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")

@@ -24,6 +24,7 @@ _CODES = ("weight", "qweight", "weight_packed")
 _OFFSET_BYTES = 4
 """Double quantization's offset: a number in the file's JSON, a tensor once it is loaded."""
 _FLOATING = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_MASKS = ("BOOL", "I64")
 _TYPES = ("float32", "bfloat16", "float16")
 
 
@@ -46,6 +47,11 @@ def quantization_method(config: Mapping[str, Any], place: str) -> str | None:
         " quant_method; expected the method's name, such as bitsandbytes or gptq; save the model"
         " with a current version of transformers, or give the original"
     )
+
+
+def holds_codes(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether any tensor of the checkpoint is of a type that holds codes."""
+    return any(tensor.dtype not in (*_FLOATING, *_MASKS) for tensor in tensors.values())
 
 
 def stored_shape(

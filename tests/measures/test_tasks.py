@@ -435,6 +435,14 @@ def test_answers_of_logits_that_are_no_numbers(
         take(broken, tmp_path, names=task, limit=4)
 
 
+def test_a_tokenizer_without_an_end_token(tmp_path: Path) -> None:
+    broken = load_fresh(bundled_models()["tiny-mistral"], "fp32")
+    broken.tokenizer.eos_token = None
+    with pytest.raises(MeasurementError, match=r"no end token.*add eos_token to its tokenizer_co"):
+        take(broken, tmp_path, names="stdlib-completion", limit=2)
+    assert values(take(broken, tmp_path, names="stdlib-choice", limit=2))
+
+
 def test_items_of_which_every_answer_is_ruled_out() -> None:
     from qbench.measures.task_results import make_outcome
 

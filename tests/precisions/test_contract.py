@@ -206,3 +206,42 @@ def test_arithmetic_from_a_meta_model(
 @pytest.mark.parametrize("variant", VARIANTS, ids=describe)
 def test_resolved_shape_is_known_for_every_variant(variant: Variant, cells: TinyCells) -> None:
     assert resolve(cells.folder(variant)).shape is not None
+
+
+OWN_LAYERS = [
+    (Variant("falcon", "falcon"), "of a class of its own: nothing would be quantized"),
+    (Variant("mamba", "mamba", {"state_size": 8}), "(backbone.layers.0.mixer.dt_proj and 1 more)"),
+    (
+        # Its routers are linear layers of a class of their own; the others are plain ones.
+        Variant(
+            "llama4-text",
+            "llama4_text",
+            {"intermediate_size_mlp": 128, "head_dim": 16, "num_local_experts": 2},
+        ),
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("variant", "words"), OWN_LAYERS, ids=describe)
+def test_layers_that_no_library_converts_are_known_without_weights(
+    variant: Variant, words: str | None, cells: TinyCells
+) -> None:
+    from qbench.precisions.conversion import CONVERTING, conversion_misfit
+    from qbench.sources.meta import describe as describe_meta
+    from qbench.spec import ModelShape, PrecisionRef
+
+    tensors = describe_meta(str(cells.folder(variant)))
+    shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})
+    model = resolve(cells.folder(variant)).model_copy(update={"shape": shape})
+    for name in precisions():
+        misfit = conversion_misfit(PrecisionRef(label=name, name=name), model)
+        if name not in CONVERTING or words is None:
+            assert misfit is None
+        else:
+            assert misfit is not None
+            assert words in misfit
+    names = ("nf4", "int8") if variant.architecture == "falcon" else ("nf4", "int8", "int8-wo")
+    for name in names:  # what the plan says of bytes is so, whether or not the cell is sound
+        loaded = cells.load(variant, name)
+        assert precisions()[name].storage(shape, all_options(name)) == measured_bytes(loaded)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from qbench.errors import ModelError
 from qbench.plan_items import why_not_taken, why_skipped
@@ -138,8 +139,10 @@ def test_an_architecture_that_only_transformers_knows(tmp_path: Path) -> None:
 
 
 def model_of(folder: Path, tmp_path: Path, **quantization: Any) -> ResolvedModel:
-    """A copy of a model whose configuration says that it is quantized."""
+    """A copy of a model that its configuration calls quantized, and that holds some codes."""
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    held = load_file(copy / "model.safetensors")
+    save_file({**held, "codes": torch.zeros(1, dtype=torch.uint8)}, copy / "model.safetensors")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
     return resolve_model(parse_model(str(copy), base=tmp_path))
@@ -195,6 +198,20 @@ def test_what_does_not_go_together_is_skipped_with_the_reason(
         assert "the checkpoint is not quantized" in str(reason)
     item = Item(measurement="weight_error", slug="linear")
     assert "codes alone" in str(why_not_taken(cell_of(quantized, "stored"), item))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4", "stored"])
+def test_a_configuration_that_outlived_its_codes(
+    precision: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "stale"))
+    config = json.loads((copy / "config.json").read_text())
+    stale = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": stale}))
+    model = resolve_model(parse_model(str(copy), base=tmp_path))
+    reason = str(why_skipped(cell_of(model, precision), model, make_environment()))
+    assert "quantized (bitsandbytes), and none of its weights is" in reason
+    assert "remove quantization_config from config.json" in reason
 
 
 def test_a_method_that_is_not_known_is_refused(tiny_model: Path, tmp_path: Path) -> None:
