@@ -11,16 +11,12 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_SETTLED_S = 1.0
-"""Below this age a file or folder may not be locked yet."""
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -30,10 +26,9 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     as it was, and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, waiting = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, waiting = _waiting_file(path)
     try:
         with os.fdopen(handle, "wb") as file:
-            _lock(handle)
             file.write(contents.encode() if isinstance(contents, str) else contents)
             file.flush()
             os.fsync(file.fileno())
@@ -52,11 +47,8 @@ def waiting_folder(place: Path) -> Iterator[Path]:
     Raises `OSError` when it cannot be made.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    waiting = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
-    waiting.mkdir()
-    handle = os.open(waiting, os.O_RDONLY)
+    handle, waiting = _waiting_folder(place)
     try:
-        _lock(handle)
         yield waiting
     finally:
         os.close(handle)
@@ -82,32 +74,66 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
     Other users' files, and what cannot be looked at, stay.
     """
     for path in folder.glob(pattern):
-        if _is_left_behind(path):
-            if path.is_dir() and not path.is_symlink():
+        handle = _claim(path)
+        if handle is None:
+            continue
+        try:
+            if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with suppress(OSError):
                     path.unlink()
+        finally:
+            os.close(handle)
 
 
-def _lock(handle: int) -> None:
-    """Locks what is open until it is closed, where the file system has locks."""
+def _waiting_file(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, open and locked, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if _lock(handle, name):
+            return handle, name
+        os.close(handle)
+
+
+def _waiting_folder(place: Path) -> tuple[int, Path]:
+    """A new folder beside `place`, open and locked, and its path."""
+    while True:
+        waiting = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
+        waiting.mkdir()
+        with suppress(FileNotFoundError):  # swept before it was locked
+            handle = os.open(waiting, os.O_RDONLY)
+            if _lock(handle, waiting):
+                return handle, waiting
+            os.close(handle)
+
+
+def _lock(handle: int, name: str | Path) -> bool:
+    """Locks what is open until it is closed; False where it was swept before that.
+
+    Where the file system has no locks, nothing is locked, and nothing swept.
+    """
     with suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        return Path(name).stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
 
 
-def _is_left_behind(path: Path) -> bool:
+def _claim(path: Path) -> int | None:
+    """Opens and locks what no one else has locked, if it is this user's; None otherwise."""
     try:
         # Neither through a link nor into a pipe, whose other end would be waited for.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return False
+        return None
     try:
-        status = os.fstat(handle)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        own = os.fstat(handle).st_uid == os.getuid()
     except OSError:
-        return False
-    else:
-        return status.st_uid == os.getuid() and time.time() - status.st_mtime > _SETTLED_S
-    finally:
-        os.close(handle)
+        own = False
+    if own:
+        return handle
+    os.close(handle)
+    return None

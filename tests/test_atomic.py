@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from qbench.atomic import scratch_folder, sweep, waiting_folder, write_atomically
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
     from tests.workplace import Workplace
 
-LONG_AGO = 1_000_000_000
 DIES_IN_A_FOLDER = """
 import os, pathlib, sys
 from qbench.atomic import waiting_folder
 with waiting_folder(pathlib.Path(sys.argv[1])) as waiting:
     (waiting / "half.safetensors").write_bytes(b"half")
-    os.utime(waiting, (1e9, 1e9))
     if sys.argv[2] == "dies":
         os.kill(os.getpid(), 9)
     print("ready", flush=True)
@@ -39,17 +38,16 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def old_file(path: Path) -> Path:
+def half_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("half", encoding="utf-8")
-    os.utime(path, (LONG_AGO, LONG_AGO))
     return path
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DIES_IN_A_FOLDER, str(tmp_path / "made")]
     subprocess.run([*command, "dies"], check=False)
-    old_file(tmp_path / ".record.json.abcdefgh.part")
+    half_file(tmp_path / ".record.json.abcdefgh.part")
     (name, _) = left(tmp_path)
     assert name.startswith(".made.")
     sweep(tmp_path)
@@ -69,22 +67,43 @@ def test_what_a_live_process_writes_stays(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_what_is_new_or_of_another_name_stays(tmp_path: Path) -> None:
-    (tmp_path / ".new.json.abcdefgh.part").write_text("")
+def test_what_has_another_name_stays(tmp_path: Path) -> None:
     for name in ("record.json", ".hidden", "film.part"):
-        old_file(tmp_path / name)
+        half_file(tmp_path / name)
     before = left(tmp_path)
     sweep(tmp_path)
     assert left(tmp_path) == before
 
 
 def test_a_pipe_and_a_link_are_neither_read_nor_followed(tmp_path: Path) -> None:
-    aim = old_file(tmp_path / "elsewhere" / "kept.json")
+    aim = half_file(tmp_path / "elsewhere" / "kept.json")
     (tmp_path / ".link.part").symlink_to(aim)
     os.mkfifo(tmp_path / ".pipe.part")
-    os.utime(tmp_path / ".pipe.part", (LONG_AGO, LONG_AGO))
     sweep(tmp_path)
     assert aim.is_file()
+
+
+def test_writers_and_sweepers_do_not_disturb_each_other(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def sweep_on() -> None:
+        while not ended.is_set():
+            sweep(tmp_path)
+
+    sweepers = [threading.Thread(target=sweep_on) for _ in range(2)]
+    for thread in sweepers:
+        thread.start()
+    try:
+        for number in range(200):
+            write_atomically(tmp_path / "a.json", f"{number}")
+            assert (tmp_path / "a.json").read_text(encoding="utf-8") == f"{number}"
+            with waiting_folder(tmp_path / "made") as waiting:
+                (waiting / "b.json").write_text("{}")
+    finally:
+        ended.set()
+        for thread in sweepers:
+            thread.join()
+    assert left(tmp_path) == ["a.json"]
 
 
 def test_a_folder_that_is_moved_is_kept_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -99,9 +118,8 @@ def test_temporary_folders_of_killed_processes_go_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    old_file(tmp_path / ".qbench-data.0123.part" / "rows.arrow")
-    os.utime(tmp_path / ".qbench-data.0123.part", (LONG_AGO, LONG_AGO))
-    old_file(tmp_path / ".other.0123.part")
+    half_file(tmp_path / ".qbench-data.0123.part" / "rows.arrow")
+    half_file(tmp_path / ".other.0123.part")
     with scratch_folder("qbench-data") as folder:
         assert left(tmp_path) == sorted([".other.0123.part", folder.name])
     assert left(tmp_path) == [".other.0123.part"]
@@ -113,12 +131,12 @@ def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
     results = workplace.folder / "results"
     (task,) = make_plan(suite, results, device="cpu").tasks
     half = [
-        old_file(results / ".writable.1.part"),
-        old_file(results.parent / f"{task.path}").with_name(".half.json.abcdefgh.part"),
-        old_file(cache_folder() / "sha256" / ".half.json.abcdefgh.part"),
-        old_file(cache_folder() / "tuned" / "0123" / "checkpoint" / ".step-1.0123.part"),
+        half_file(results / ".writable.1.part"),
+        half_file(results.parent / f"{task.path}").with_name(".half.json.abcdefgh.part"),
+        half_file(cache_folder() / "sha256" / ".half.json.abcdefgh.part"),
+        half_file(cache_folder() / "tuned" / "0123" / "checkpoint" / ".step-1.0123.part"),
     ]
-    old_file(half[1])
+    half_file(half[1])
     run_suite(suite, results, Listener(), device="cpu")
     assert not any(path.exists() for path in half)
     assert not list(workplace.folder.rglob("*.part"))

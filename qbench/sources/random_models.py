@@ -8,7 +8,6 @@ of the weights: whoever loads it makes the weights (`qbench.precisions.random_we
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +65,9 @@ def make_folder(model: ResolvedModel) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         source = Path(model.folder or "")
         for path in _copied(source, with_code=model.ref.trust_remote_code):
-            if not (folder / path.name).is_file():
-                shutil.copyfile(path, folder / path.name)
+            contents, kept = path.read_bytes(), folder / path.name
+            if not kept.is_file() or kept.read_bytes() != contents:
+                write_atomically(kept, contents)
         write_atomically(folder / _MARK, "The weights of this model are made when it is loaded.\n")
     except OSError as error:
         raise ModelError(

@@ -112,6 +112,15 @@ def test_description(copy: Path) -> None:
     assert model.shape_unknown is None
 
 
+def test_a_configuration_that_changed_in_the_cache_is_not_believed(tmp_path: Path) -> None:
+    model = resolve_model(parse_model("random:llama-3.2-1b", base=tmp_path))
+    config = fetch_model(model) / "config.json"
+    right = config.read_bytes()
+    config.write_bytes(right.replace(b'"num_hidden_layers": 16', b'"num_hidden_layers": 15'))
+    assert config.read_bytes() != right
+    assert (fetch_model(model) / "config.json").read_bytes() == right
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_context_of_every_architecture(tmp_path: Path, architecture: str) -> None:
     folder = make_tiny_model(tmp_path, architecture, context=96)
