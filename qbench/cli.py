@@ -198,7 +198,7 @@ def report(
 
 @app.command("list")
 def list_(*, device: Device = None) -> None:
-    """List precisions and measurements, what each needs, and whether it can run here."""
+    """List precisions, methods and measurements, what each needs, and whether it runs here."""
     from qbench.environment import detect_environment, find_device, why_not_the_gpu
     from qbench.plan_table import render_tables
 

@@ -138,11 +138,15 @@ class _Entry(Protocol):
 def _listing(title: str, about: str, device: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("name", about, "options", "needs", f"on {device}"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 
 def _add_row(table: Table, entry: _Entry, reason: str | None) -> None:
+    # An option's name that is cut off cannot be written.
+    options = table.columns[2]
+    longest = max(map(len, entry.options.model_fields), default=0)
+    options.min_width = max(options.min_width or 0, longest + len(","))
     table.add_row(
         entry.name,
         entry.summary,

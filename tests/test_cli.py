@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.store import read_folder
@@ -174,8 +175,10 @@ class TestShowing:
     def test_list_names_every_precision_and_measurement(self, workplace: Workplace) -> None:
         finished = workplace.call("list")
         assert finished.code == 0
-        for name in [*precisions(), *measures()]:
-            assert re.search(rf"\W{name}\W", finished.output)
+        tables = (*precisions().values(), *methods().values(), *measures().values())
+        for entry in tables:
+            for name in (entry.name, *entry.options.model_fields):
+                assert re.search(rf"\W{name}\W", finished.output), name
 
     def test_list_shows_plugins_and_why_one_cannot_run(self, workplace: Workplace) -> None:
         finished = workplace.with_plugins("unruly").call("list")

@@ -2,7 +2,8 @@
 
 A CPU has no allocator that could be asked, and the resident size of a process tells pages that were
 touched, not tensors that live. So every storage is counted when an operation first touches it, and
-taken off when it is freed. The count is exact, to the byte, and the same in every run.
+taken off when it is freed. The count of tensors is exact, to the byte, and the same in every run;
+what a kernel takes and gives back within one operation is not seen.
 """
 
 from __future__ import annotations

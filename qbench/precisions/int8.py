@@ -36,7 +36,8 @@ class Int8Options(Frozen):
     bitsandbytes rounds the weights to fp16 before it quantizes them, whatever this type is.
     """
     threshold: float = Field(default=6.0, ge=0)
-    """Activation columns with a value above this are computed in floating point; 0 turns it off."""
+    """Activation columns with a value of this size or more are computed in floating point; 0 turns
+    it off."""
 
 
 @dataclass(frozen=True)
