@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from qbench.sources.tuning_data import ResolvedTuningData
     from qbench.spec import Item, ResolvedModel
 
+MAX_RECORDS = 100_000
+"""Measurements of a plan: each is a file."""
 RETRIED: frozenset[Status] = frozenset({"crash", "timeout", "error"})
 """Statuses that a rerun takes again unless told otherwise; the others stand."""
 
@@ -160,6 +163,7 @@ def make_plan(
     data, data_problems = _resolve_data(suite, models)
     suite, text_problems = resolve_calibrations(suite, items, data)
     untrusted = code_problems(suite, chain.from_iterable(items.values()))
+    untrusted += _too_many_records(suite, items)
     every = [*problems, *item_problems, *data_problems, *text_problems, *untrusted]
     if every:
         raise SuiteError(every)
@@ -235,6 +239,16 @@ def _resolve_items(
                 problem = suite.problem(f"measure.{name}{option}", str(error))
                 problems[str(problem)] = problem
     return items, list(problems.values())
+
+
+def _too_many_records(suite: Suite, items: dict[str, list[Item]]) -> list[Problem]:
+    """A plan that no one could wait for, before it is laid out."""
+    cells = Counter(cell.model.name for cell in suite.cells())
+    count = sum(cells[name] * len(found) for name, found in items.items())
+    if count <= MAX_RECORDS:
+        return []
+    remedy = "measure less, or write several suites"
+    return [suite.problem("measure", f"{count} measurements", f"at most {MAX_RECORDS}", remedy)]
 
 
 def _resolve_data(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from qbench.foreign import LONGEST_LINE
 from qbench.spec import Cell, Frozen
 from qbench.suite_problems import nearest
 
@@ -127,7 +128,7 @@ def _read_selector(findings: Findings, node: Node) -> Selector | None:
     for key, child in node.value.items():
         if key not in Selector.model_fields:
             findings.add_unknown(child, "key of a selector", key, Selector.model_fields)
-        elif isinstance(child.value, str) and child.value:
+        elif isinstance(child.value, str) and 0 < len(child.value) <= LONGEST_LINE:
             patterns[key] = child.value
         else:
             remedy = "put it in quotes" if isinstance(child.value, int | float) else None

@@ -16,6 +16,7 @@ from qbench.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slug
 from qbench.suite_finetune import FineTuning, read_finetune
 from qbench.suite_options import owners
 from qbench.suite_parts import (
+    MAX_CELLS,
     default_measures,
     default_precisions,
     read_measures,
@@ -157,7 +158,8 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     finetune = read_finetune(findings, entries.get("finetune"))
     include = read_selectors(findings, entries.get("include"))
     exclude = read_selectors(findings, entries.get("exclude"))
-    if whole and any(precision.label == reference for precision in chosen):
+    countable = _check_count(findings, top, models, chosen, finetune)
+    if countable and whole and any(precision.label == reference for precision in chosen):
         cells = _every_cell(models, chosen, reference, finetune)
         check_selection(findings, cells, include, exclude, reference)
     name = slugify(slugify(Path(file).stem)[:LONGEST_NAME])
@@ -191,6 +193,21 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     if len(findings) or timeout_s is None:
         raise SuiteError(findings.sorted(), readable=suite)
     return suite
+
+
+def _check_count(
+    findings: Findings,
+    top: Node,
+    models: tuple[ModelRef, ...],
+    precisions: tuple[PrecisionRef, ...],
+    finetune: FineTuning | None,
+) -> bool:
+    """Notes a suite of too many cells, before any of them is made."""
+    count = len(models) * (len(precisions) + (finetune.count if finetune else 0))
+    if count > MAX_CELLS:
+        remedy = "shorten the lists, or write several suites"
+        findings.add(top, f"at most {MAX_CELLS}", found=f"{count} cells", remedy=remedy)
+    return count <= MAX_CELLS
 
 
 def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:

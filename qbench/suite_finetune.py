@@ -17,7 +17,14 @@ from qbench.precisions import precisions
 from qbench.sources.tuning_data import TuningDataOptions
 from qbench.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.suite_options import read_options, read_sweep
-from qbench.suite_parts import entries_of, read_name, read_precisions, shown_options, unique
+from qbench.suite_parts import (
+    at_most,
+    entries_of,
+    read_name,
+    read_precisions,
+    shown_options,
+    unique,
+)
 from qbench.suite_problems import amendment
 from qbench.yaml_lines import Node
 
@@ -59,6 +66,14 @@ class FineTuning(Frozen):
         if rung == "quantized" and not is_quantized(tuning.precision):
             return self.quantize
         return (served_precision(tuning, rung),)
+
+    @property
+    def count(self) -> int:
+        """Cells of each model: the trainings, and what is served of them."""
+        return sum(
+            1 + sum(len(self.served_in(tuning, rung)) for rung in self.deployments(tuning))
+            for tuning in self.tunings
+        )
 
     def cells(self, model: ModelRef) -> list[Cell]:
         """The trainings of a model, each followed by what is served of it."""
@@ -102,19 +117,21 @@ def read_finetune(findings: Findings, node: Node | None) -> FineTuning | None:
         remedy = "add `methods: [{method: lora, precision: [bf16, nf4]}]`, for one"
         findings.add(node, "the key `methods`", found="no methods", remedy=remedy)
         return None
-    arms = [
+    every = (
         (arm.label, arm, entry)
         for entry in entries_of(findings, listed, "one method")
         for arm in _read_method(findings, entry)
-    ]
+    )
+    arms = at_most(findings, listed, every, "arms")
     remedy = "give one another name: {name: …, method: …}"
-    tunings = [
+    seeded = (
         arm.model_copy(
             update={"seed": seed, "label": f"{arm.arm}-s{seed}" if len(seeds) > 1 else arm.arm}
         )
         for arm in unique(findings, arms, "method", remedy)
         for seed in seeds
-    ]
+    )
+    tunings = at_most(findings, node.child("seeds") or listed, seeded, "trainings")
     quantize = _read_quantize(findings, node.child("quantize"), tunings)
     if "quantized" in deploy and not quantize and (place := node.child("deploy")) is not None:
         remedy = "add `quantize: [int4-g32, nf4]` under finetune, for one"

@@ -5,7 +5,7 @@ Every function notes what is wrong and returns what is right, so that one mistak
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.errors import ModelError
@@ -17,7 +17,7 @@ from qbench.suite_problems import amendment, in_words
 from qbench.yaml_lines import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from qbench.measures import Measurement
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 NAME_PATTERN = r"^[A-Za-z0-9_=]([A-Za-z0-9._=-]*[A-Za-z0-9_=])?$"
 """What a name may look like: it becomes the name of a file or folder as it is."""
 
+MAX_CELLS = 2_000
+"""Cells of a suite; more are no person's question, and lists that multiply."""
+
 T = TypeVar("T")
+
+_SPLIT = "shorten the lists, or write several suites"
 
 _ORIGINAL = "the name or source of a model of the suite that has no `original` itself"
 _MODEL_KEYS = ("source", "name", "trust_remote_code", "device_map", "original")
@@ -66,11 +71,12 @@ def read_precisions(
     findings: Findings, node: Node, table: Mapping[str, Precision]
 ) -> tuple[PrecisionRef, ...]:
     """The precisions with their options, sweeps written out."""
-    made = [
+    every = (
         (precision.label, precision, entry)
         for entry in entries_of(findings, node, "one precision", "all")
         for precision in _read_precision(findings, entry, table)
-    ]
+    )
+    made = at_most(findings, node, every, "precisions")
     remedy = "remove one, or give it another label: {nf4: {…}, name: …}"
     return unique(findings, made, "precision", remedy)
 
@@ -150,6 +156,14 @@ def read_seconds(findings: Findings, node: Node) -> float | None:
         return float(node.value)
     findings.add(node, "a positive number of seconds", remedy=amendment(node, {"type": "number"}))
     return None
+
+
+def at_most(findings: Findings, node: Node, made: Iterable[T], what: str) -> list[T]:
+    """As many as a suite may have of something; more are noted, and not made."""
+    taken = list(islice(made, MAX_CELLS + 1))
+    if len(taken) > MAX_CELLS:
+        findings.add(node, f"at most {MAX_CELLS} {what}", found="more of them", remedy=_SPLIT)
+    return taken[:MAX_CELLS]
 
 
 def read_switch(findings: Findings, node: Node) -> bool:

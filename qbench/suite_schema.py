@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.gate_rules import rules_schema
+from qbench.foreign import LONGEST_LINE
 from qbench.selectors import Selector
 from qbench.spec import LONGEST_NAME
 from qbench.suite import DEFAULT_TIMEOUT_S
@@ -240,7 +241,7 @@ def _finetune(nested: Schema) -> Schema:
 def _selector() -> Schema:
     schema = options_schema(Selector) | {"minProperties": 1}
     for field in schema["properties"].values():
-        field["minLength"] = 1
+        field["minLength"], field["maxLength"] = 1, LONGEST_LINE
         del field["default"]
     return schema
 

@@ -272,3 +272,35 @@ def test_what_is_not_there_is_told_with_what_cannot_be_read(workplace: Workplace
     errors = workplace.call("run", "suite.yaml").errors
     for words in ("suite.yaml:2: precisions[1]", "suite.yaml:4: measure.quality.text", "100000"):
         assert words in errors
+
+
+_MANY = ", ".join(map(str, range(1, 2200)))
+ENDLESS = [
+    (f"finetune: {{methods: [lora], seeds: [{_MANY}]}}", ["finetune.seeds", "2000 trainings"]),
+    (f"finetune: {{methods: [{', '.join(['lora: {}'] * 3)}]}}", ["finetune.methods[0]"]),
+    ("measure: {latency: {repeats: 1000000000}}", ["latency.repeats", "at most 100"]),
+    (f"measure: {{latency: {{batch: [{_MANY}], new_tokens: [{_MANY}]}}}}", ["at most 10000"]),
+    (f"measure: {{memory: {{batch: [{_MANY}], new_tokens: [{_MANY}]}}}}", ["at most 10000"]),
+    (f"exclude: [{{precision: '{'?' * 500_000}'}}]", ["exclude[0].precision", "a pattern"]),
+    (
+        "precisions: [" + ", ".join(f"{{nf4: , name: p{at}}}" for at in range(2200)) + "]",
+        ["precisions: found more of them", "at most 2000 precisions"],
+    ),
+    (
+        "precisions: [" + ", ".join(f"{{nf4: , name: p{at}}}" for at in range(1500)) + "]"
+        "\nmeasure: {latency: {batch: [" + ", ".join(map(str, range(1, 90))) + "]}}",
+        ["measure: found", "at most 100000"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), ENDLESS, ids=lambda value: str(value)[:30])
+def test_a_suite_that_would_never_end_is_refused(
+    place: Workplace, line: str, words: list[str]
+) -> None:
+    place.write("suite.yaml", f"models: [./model]\n{line}\n")
+    finished = place.call("plan", "suite.yaml")
+    assert finished.code == 2
+    for word in words:
+        assert word in finished.errors
+    assert len(finished.errors) < 10_000

@@ -21,7 +21,7 @@ from qbench.measures.attention import watching_attention
 from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.options import OneOrMorePositive
+from qbench.measures.options import OneOrMorePositive, Repeats
 from qbench.measures.roofline_latency import latency_limits
 from qbench.measures.timing import (
     UNSTABLE_SPREAD,
@@ -32,7 +32,7 @@ from qbench.measures.timing import (
     quantile,
     warm_up,
 )
-from qbench.measures.workload import grid_slug, make_workload, misfit
+from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
 from qbench.record import MetricDefinition
 from qbench.spec import Frozen, Item
 
@@ -113,7 +113,7 @@ class LatencyOptions(Frozen):
     """Tokens of the prompt; a list makes a grid."""
     new_tokens: OneOrMorePositive = (32,)
     """Tokens decoded after it; a list makes a grid."""
-    repeats: PositiveInt = 5
+    repeats: Repeats = 5
     """Processes of their own that each point is taken in, interleaved over the cells."""
     min_iterations: PositiveInt = 5
     """Timed iterations at the least, after the warm-up."""
@@ -137,13 +137,15 @@ class Latency:
     def misfit(
         self, options: LatencyOptions, model: ResolvedModel
     ) -> tuple[str, str, str, str] | None:
-        """Lengths beyond the model's context."""
-        return misfit(
+        """Lengths beyond the model's context, or a grid without end."""
+        return too_many(options) or misfit(
             options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
         )
 
     def items(self, options: LatencyOptions, model: ResolvedModel, base: Path) -> list[Item]:
-        """One item a grid point and repeat."""
+        """One item a grid point and repeat; none for a grid that is refused."""
+        if too_many(options) is not None:
+            return []
         shared = options.model_dump(include={"min_iterations", "min_seconds", "seed"})
         points = [
             {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, **shared}

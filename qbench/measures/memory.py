@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveInt
-
 from qbench.finetune.live_bytes import LivePeak
 from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.options import OneOrMorePositive
-from qbench.measures.workload import grid_slug, make_workload, misfit
+from qbench.measures.options import OneOrMorePositive, Repeats
+from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.peaks import predicted_peak
@@ -112,7 +110,7 @@ class MemoryOptions(Frozen):
     """Tokens of the prompt; a list makes a grid."""
     new_tokens: OneOrMorePositive = (32,)
     """Tokens decoded after it; a list makes a grid."""
-    repeats: PositiveInt = 1
+    repeats: Repeats = 1
     """Processes that each point is taken in: 5 show the spread of a CPU's resident size."""
 
 
@@ -130,13 +128,15 @@ class Memory:
     def misfit(
         self, options: MemoryOptions, model: ResolvedModel
     ) -> tuple[str, str, str, str] | None:
-        """Lengths beyond the model's context."""
-        return misfit(
+        """Lengths beyond the model's context, or a grid without end."""
+        return too_many(options) or misfit(
             options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
         )
 
     def items(self, options: MemoryOptions, model: ResolvedModel, base: Path) -> list[Item]:
-        """One item a grid point and repeat."""
+        """One item a grid point and repeat; none for a grid that is refused."""
+        if too_many(options) is not None:
+            return []
         points = [
             {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, "seed": 0}
             for batch, prompt, new in product(

@@ -16,6 +16,12 @@ def _as_tuple(value: object) -> object:
     return tuple(entry for at, entry in enumerate(value) if entry not in value[:at])
 
 
+MOST_REPEATS = 100
+"""Processes that a point is taken in: beyond it, a number was meant for something else."""
+
+Repeats = Annotated[PositiveInt, Field(le=MOST_REPEATS)]
+"""How many processes a point is taken in."""
+
 OneOrMorePositive = Annotated[
     tuple[PositiveInt, ...],
     BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | list[PositiveInt]),

@@ -55,6 +55,19 @@ def grid_slug(params: dict[str, Any]) -> str:
     return f"b{params['batch']}-p{params['prompt_tokens']}-n{params['new_tokens']}"
 
 
+MOST_POINTS = 10_000
+"""Points of a grid, their repeats counted, for one cell."""
+
+
+def too_many(options: Any) -> tuple[str, str, str, str] | None:
+    """What is wrong with a grid of too many points: (option, found, expected, remedy)."""
+    points = len(options.batch) * len(options.prompt_tokens) * len(options.new_tokens)
+    if points * options.repeats <= MOST_POINTS:
+        return None
+    found = f"a grid of {points} points, {options.repeats} times each"
+    return "batch", found, f"at most {MOST_POINTS} together", "shorten the lists"
+
+
 def misfit(
     prompt_tokens: tuple[int, ...], new_tokens: tuple[int, ...], context: int | None, model: str
 ) -> tuple[str, str, str, str] | None:
