@@ -18,7 +18,7 @@ def python_environment(*, gpu: bool) -> dict[str, str]:
     image has NVIDIA's libraries compute fp32 in TF32, they are told not to.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if "NVIDIA_TF32_OVERRIDE" in environment:
         environment["NVIDIA_TF32_OVERRIDE"] = "0"
     if not gpu:

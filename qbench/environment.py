@@ -147,8 +147,8 @@ def _versions() -> dict[str, str | None]:
 def visible_gpus() -> tuple[Gpu, ...]:
     """NVIDIA GPUs that torch would see, in its order; none without a driver.
 
-    NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which workers get
-    where nothing else is set: on a machine with GPUs of several models the two agree only then.
+    NVML counts by PCI bus, CUDA by speed unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which workers get:
+    on a machine with GPUs of several models the two agree only then.
     What NVML refuses to tell of is left out: see `nvml_refusals`.
     """
     return _look_at_gpus()[0]
