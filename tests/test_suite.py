@@ -221,7 +221,7 @@ class TestProblems:
             ),
             ("models: [x/m, y/m]\n", "models[1]", ["'m' twice", "{source: …, name: …}"]),
             (f"models: [./{'m' * 100}]\n", "models[0]", ["100 letters"]),
-            (f"models: [./{'m' * 5000}]\n", "models[0]", ["5000 letters"]),
+            (f"models: [./{'m' * 5000}]\n", "models[0]", ["File name too long"]),
             ("", "", ["an empty file", "`qbench init`"]),
             ("# models: [a]\n", "", ["nothing but comments"]),
             ("- models\n", "", ["a list of 1", "`models:`"]),
