@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from qbench.foreign import in_one_line, read_bounded
+from qbench.foreign import MOST_DEPTH, in_one_line, read_bounded
 from qbench.sources.bundled import BUNDLED_FOLDER
 from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.fingerprint import files_sha256
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LARGEST_BYTES = 2**24
 """Of a task's YAML file."""
+_SHALLOW_BYTES = 2**12
+"""What is no longer than this cannot nest so deep that a loader's stack overflows."""
 BUNDLED_TASKS_FOLDER = BUNDLED_FOLDER / "tasks"
 
 
@@ -245,6 +247,8 @@ def _merged(
 def _parse(path: Path) -> dict[str, Any]:
     """A file's own keys; functions stay names."""
     contents = read_bounded(path, _LARGEST_BYTES)
+    if len(contents) > _SHALLOW_BYTES:
+        _check_depth(contents)
     try:
         parsed = yaml.load(contents, _Loader)  # noqa: S506 - a safe loader, with one more tag
     except RecursionError as error:
@@ -252,6 +256,18 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise ValueError(f"{path} holds no keys")  # noqa: TRY004 - the file, not a caller, is wrong
     return parsed
+
+
+def _check_depth(contents: bytes) -> None:
+    """Raises ValueError for values so deep within one another that libyaml overflows its stack."""
+    depth = 0
+    for event in yaml.parse(contents, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"values more than {MOST_DEPTH} deep")
 
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -148,3 +148,10 @@ def test_folders_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert hub_folder() == Path("~nosuchuser/x/hub")
     monkeypatch.setenv("HF_HUB_CACHE", "~/h")
     assert hub_folder() == tmp_path / "h"
+
+
+@pytest.mark.parametrize("depth", [5000, 100_000])
+def test_a_task_of_values_deep_within_one_another(tmp_path: Path, depth: int) -> None:
+    (tmp_path / "task.yaml").write_text(f"task: mine\nx: {'[' * depth}{']' * depth}\n")
+    with pytest.raises(TextError, match=r"no task in .*deep"):
+        of_tasks(".", tmp_path)
