@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError
+from qbench.errors import MeasurementError, NonFiniteError
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.record import MetricDefinition
 from qbench.sources.headers import weight_files
@@ -106,6 +106,8 @@ class WeightError:
                         "snr_db": _decibel(own_signal, own_noise),
                     }
                 )
+        if not math.isfinite(signal + noise):
+            raise NonFiniteError("weights of the linear layers are infinite or not numbers")
         if not signal:
             raise MeasurementError("the checkpoint's linear layers hold nothing but zeros")
         layers.sort(key=lambda layer: layer["relative_error"] or 0.0, reverse=True)

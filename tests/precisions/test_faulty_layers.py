@@ -61,6 +61,7 @@ def tasks_of(folder: Path, results: Path) -> tuple[Task, ...]:
         "memory": {"prompt_tokens": 8, "new_tokens": 2},
         "latency": {"prompt_tokens": 8, "new_tokens": 2, "repeats": 1, "min_seconds": 0.01},
         "quality": {"text": str(text), "window": 32},
+        "weight_error": {},
     }
     model = resolve(folder)
     items: list[Item] = []
@@ -84,7 +85,7 @@ def run_all(folder: Path, results: Path, precision: str) -> dict[str, Record]:
     run_job(job.model_copy(update={"tasks": tasks_of(folder, results)}), lambda event: None)
     return {
         name: Record.model_validate_json((results / f"{name}.json").read_text())
-        for name in ("footprint", "memory", "latency", "quality")
+        for name in ("footprint", "memory", "latency", "quality", "weight_error")
     }
 
 
@@ -325,9 +326,9 @@ def test_a_checkpoint_that_holds_no_numbers(
     tensors[f"{LAYER}.weight"][3, 5] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     records = run_all(folder, tmp_path, precision)
-    quality = records["quality"]
-    assert quality.status == "nan"
-    assert f"{LAYER}.weight (1 of 8192 values)" in str(quality.reason)
-    assert "a sound copy of the checkpoint" in str(quality.reason)
-    assert "kernel" not in str(quality.reason)
+    for record in (records["quality"], records["weight_error"]):
+        assert record.status == "nan"
+        assert f"{LAYER}.weight (1 of 8192 values)" in str(record.reason)
+        assert "a sound copy of the checkpoint" in str(record.reason)
+        assert "kernel" not in str(record.reason)
     assert records["footprint"].status == "ok"
