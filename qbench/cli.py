@@ -215,6 +215,7 @@ def doctor(*, device: Device = None) -> None:
     from rich.text import Text
 
     from qbench.doctor import examine
+    from qbench.foreign import visible
 
     console = _console()
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -222,10 +223,9 @@ def doctor(*, device: Device = None) -> None:
     for finding in examine(device):
         mark, style = marks[finding.state]
         problems += finding.state == "problem"
-        follows = f" → {finding.follows}" if finding.follows else ""
-        line = Text.assemble(
-            (f"{mark} ", style), (finding.topic, "bold"), f": {finding.fact}", (follows, style)
-        )
+        follows = visible(f" → {finding.follows}") if finding.follows else ""
+        fact = visible(f": {finding.fact}")
+        line = Text.assemble((f"{mark} ", style), (finding.topic, "bold"), fact, (follows, style))
         console.print(line, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
 

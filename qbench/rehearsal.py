@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError, Problem, SuiteError, TextError
 from qbench.finetune import methods
+from qbench.foreign import read_bounded
 from qbench.measures import measures
 from qbench.precisions import precisions, stored
 from qbench.rehearsal_options import shorten_measure, shorten_training
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
 from qbench.sources.known_configs import HUB_IDS, known_configs
-from qbench.sources.model_config import parse_config
+from qbench.sources.model_config import LARGEST_BYTES, parse_config
 from qbench.sources.models import resolve_model
 from qbench.sources.recipes import Templates
 from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
@@ -120,7 +121,7 @@ def _architecture(model: ModelRef) -> str | None:
     folder = known_configs().get(HUB_IDS.get(model.location, model.location))
     path = (folder or Path(model.location)) / "config.json"
     try:
-        found = parse_config(path.read_bytes(), str(path)).get("model_type")
+        found = parse_config(read_bounded(path, LARGEST_BYTES), str(path)).get("model_type")
     except (OSError, ModelError):
         return None
     return str(found)

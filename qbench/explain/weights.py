@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError, UsageError
+from qbench.foreign import read_bounded
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.bundled import bundled_models
 from qbench.sources.headers import read_headers, weight_files
-from qbench.sources.model_config import parse_config
+from qbench.sources.model_config import LARGEST_BYTES, parse_config
 from qbench.sources.models import parse_model
 from qbench.suite_problems import nearest
 
@@ -145,7 +146,7 @@ def _architecture(folder: Path) -> Architecture | None:
     """What qbench knows of the model's architecture; None for one that it does not know."""
     path = folder / "config.json"
     try:
-        config = parse_config(path.read_bytes(), str(path))
+        config = parse_config(read_bounded(path, LARGEST_BYTES), str(path))
     except FileNotFoundError:
         return None  # the weights are enough
     except OSError as error:

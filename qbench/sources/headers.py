@@ -182,13 +182,13 @@ def parse_header(header: object, place: str, *, data_start: int) -> dict[str, St
         if not name.isprintable():
             raise _corrupt(place, f"a tensor named {in_one_line(json.dumps(name))}")
         try:
-            dtype, shape = str(entry["dtype"]), tuple(map(_whole, entry["shape"]))
+            dtype, shape = _word(entry["dtype"]), tuple(map(_whole, entry["shape"]))
             start, end = map(_whole, entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(place, f"a header entry {name} without type, shape or place") from error
         bits = _BITS.get(dtype)
-        size_known = bits is not None and min(shape, default=0) >= 0
-        if start < 0 or end < start or (size_known and (end - start) * 8 != _total(shape, bits)):
+        wrong = min(shape, default=0) < 0 or start < 0 or end < start
+        if wrong or (bits is not None and (end - start) * 8 != math.prod(shape) * bits):
             raise _corrupt(
                 place, f"{name} at bytes {start} to {end} for {dtype} of shape {list(shape)}"
             )
@@ -199,6 +199,12 @@ def parse_header(header: object, place: str, *, data_start: int) -> dict[str, St
 def _whole(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"found {value!r}; expected a whole number")
+    return value
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise TypeError(f"found {value!r}; expected a type's name")
     return value
 
 
@@ -215,10 +221,6 @@ def same_values(first: StoredTensor, second: StoredTensor) -> bool:
             if one.read(count) != two.read(count):
                 return False
     return True
-
-
-def _total(shape: tuple[int, ...], bits: int | None) -> int:
-    return math.prod(shape) * (bits or 0)
 
 
 def _read_json(path: Path) -> Any:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError
-from qbench.foreign import in_one_line, read_bounded
+from qbench.foreign import cleaned, in_one_line, read_bounded, visible
 from qbench.sources.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def parse_config(contents: bytes, place: str) -> dict[str, Any]:
-    """A config.json as an object; raises `ModelError` that names `place` when it is none."""
+    """A config.json as an object, its texts harmless; `ModelError` with the place for no such."""
     try:
-        config = json.loads(contents)
+        config = cleaned(json.loads(contents.decode()), visible)
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{place}: found no valid JSON ({error}); expected a model's configuration; copy or"

@@ -263,7 +263,8 @@ def test_weights_under_a_name_of_their_own(copy: Path) -> None:
         ("[]", "found a JSON list"),
         ("{}", "no model_type"),
         ('{"model_type": 3}', "model_type 3"),
-        ('{"model_type": "\\u001b[31mllama"}', r'model_type "\\u001b.31mllama"'),
+        ('{"model_type": "\\u001b[31mllama"}', r'model_type "\\+x1b.31mllama"'),
+        ("\xff\xfe{\0}\0", "no valid JSON"),  # UTF-16, which transformers does not read either
         ("[" * 100_000, "no valid JSON"),
     ],
 )
@@ -325,6 +326,14 @@ def test_an_index_that_names_what_is_no_file_beside_it(copy: Path, name: Any) ->
     with pytest.raises(ModelError, match=r"index\.json: names the file") as caught:
         resolve(copy)
     assert str(caught.value).isprintable()
+
+
+def test_texts_of_a_configuration_are_harmless(copy: Path) -> None:
+    """Messages and tables show them, such as an activation that is not known."""
+    edit_config(copy, hidden_act="silver\x1b[31m", **{"a\x1bb": ["c\u202ed"]})
+    config = read_config(copy)
+    assert config["hidden_act"] == "silver\\x1b[31m"
+    assert json.dumps(config, ensure_ascii=False).isprintable()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -389,6 +398,21 @@ def safetensors_file(header: bytes, data: bytes = b"") -> bytes:
                 "entry a without",
             )
             for end in (b"Infinity", b"NaN", b"4.0", b'"4"', b"true", b"null")
+        ),
+        *(
+            (
+                safetensors_file(
+                    b'{"a":{"dtype":%s,"shape":[1],"data_offsets":[0,4]}}' % dtype, b"1234"
+                ),
+                "entry a without",
+            )
+            for dtype in (b"[1]", b"null", b'"F4\\u001b[31m"')
+        ),
+        (
+            safetensors_file(
+                b'{"a":{"dtype":"F32","shape":[-1,-1],"data_offsets":[0,4]}}', b"1234"
+            ),
+            "a at bytes 0 to 4 for F32 of shape",
         ),
         (safetensors_file(b"[" * 100_000), "not JSON"),
         (safetensors_file(b'{"\\u001b[31ma": 1}'), "a tensor named .*u001b"),
