@@ -176,7 +176,7 @@ def report(
     from qbench.report.console import say, tell
     from qbench.report.files import by_suite, write_report
     from qbench.report.terminal import render
-    from qbench.store import read_folder
+    from qbench.store import read_folder, tell_unreadable
 
     if format_name not in FORMATS:
         raise UsageError(f"--format: found {format_name!r}; expected one of {', '.join(FORMATS)}")
@@ -193,7 +193,7 @@ def report(
             path = write_report(part, reports, format_name, path=output)
             say(f"report: {path}")
     if unreadable:
-        raise StoreError("\n".join(str(file.error) for file in unreadable))
+        raise StoreError("\n".join(tell_unreadable(unreadable)))
 
 
 @app.command("list")

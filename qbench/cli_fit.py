@@ -12,6 +12,8 @@ EXAMPLES = (
     " qbench fit ./my-model --gpu a100-80gb --rank 16 --target all-linear |"
     " qbench fit Llama-3-70B --gpu h200 --format markdown -o fit.md"
 )
+_LONGEST = 2**31
+"""Tokens and ranks beyond any model's; larger numbers no longer fit a float."""
 
 
 def fit(
@@ -37,10 +39,12 @@ def fit(
     length: Annotated[
         list[int] | None,
         typer.Option(
-            min=2, help="Tokens of a sequence. May be given several times. [default: 512 to 8192]"
+            min=2,
+            max=_LONGEST,
+            help="Tokens of a sequence. May be given several times. [default: 512 to 8192]",
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 64,
+    rank: Annotated[int, typer.Option(min=1, max=_LONGEST, help="Rank of the adapters.")] = 64,
     target: Annotated[
         str,
         typer.Option(help="Layers with an adapter: default, all-linear, or names with commas."),

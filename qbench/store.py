@@ -19,7 +19,7 @@ from qbench.record import SCHEMA_VERSION, Record
 from qbench.spec import Item, slugify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -27,6 +27,7 @@ BASELINES = "baselines"
 """Folder under the results that holds baseline files, which are no records."""
 REHEARSALS = "rehearsal"
 """Folder under the results that rehearsals go to."""
+_MOST_TOLD = 20
 LARGEST_RECORD_BYTES = 256 * 2**20
 """A file beyond this is no record: raw rows of the longest texts are some megabytes."""
 
@@ -173,6 +174,13 @@ def read_folder(folder: Path) -> tuple[list[Record], list[UnreadableFile]]:
                 records.append(record)
     records.sort(key=lambda record: (record.started_at, record.key))
     return records, unreadable
+
+
+def tell_unreadable(files: Sequence[UnreadableFile]) -> tuple[str, ...]:
+    """Why each of the first files cannot be read, and how many more there are."""
+    more = len(files) - _MOST_TOLD
+    told = tuple(str(file.error) for file in files[:_MOST_TOLD])
+    return (*told, f"and {more} more files that cannot be read") if more > 0 else told
 
 
 def _record_files(folder: Path) -> Iterator[Path]:

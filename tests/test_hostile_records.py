@@ -185,6 +185,15 @@ class TestFiles:
         assert finished.errors.count("it is no regular file") == 2
         assert "fp32" in finished.output
 
+    def test_many_that_cannot_be_read(self, tmp_path: Path) -> None:
+        folder = keep(tmp_path / "results", footprint_record("fp32")).parent
+        for at in range(100):
+            (folder / f"{at}.json").write_text("{", encoding="utf-8")
+        finished = call(tmp_path, "report")
+        assert finished.code == 2
+        assert len(finished.errors.splitlines()) == 21
+        assert "and 80 more files" in finished.errors
+
     @pytest.mark.parametrize("name", ["a\x1b[31m\n::error::b", "a\udc80"])
     def test_a_name_that_is_shown(self, tmp_path: Path, name: str) -> None:
         folder = keep(tmp_path / "results", footprint_record("fp32")).parent

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.comparison.baseline import read_baseline
 from qbench.errors import StoreError, UsageError
 from qbench.report.selection import select
-from qbench.store import read_folder
+from qbench.store import read_folder, tell_unreadable
 from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, 
 
 def _from_folder(folder: Path, name: str) -> Side:
     records, unreadable = read_folder(folder)
-    notes = tuple(str(file.error) for file in unreadable)
+    notes = tell_unreadable(unreadable)
     real = without_rehearsals(records, str(folder))
     return Side(name, newest_of_one_place(real, str(folder)), notes)
 
@@ -119,5 +119,5 @@ def _cell(where: str, results: Path) -> Side:
         raise UsageError(
             f"{where}: found {len(cells)} cells ({', '.join(cells)}); expected one; name it in full"
         )
-    notes = tuple(str(file.error) for file in unreadable)
+    notes = tell_unreadable(unreadable)
     return Side(where, newest_of_one_place(found, where), notes)

@@ -69,6 +69,11 @@ def known_gpus() -> tuple[str, ...]:
     return tuple(GPUS_GIB)
 
 
+_MOST_BYTES = 2**60
+_MOST_GPUS = 10_000
+"""Beyond any machine's; larger sizes are slips, and no longer fit a number."""
+
+
 def parse_memory(text: str) -> DeviceMemory:
     """The memory that a size (`24GB`, `24GiB`) or the name of a GPU (`h100`, `RTX 4090`) means.
 
@@ -79,7 +84,7 @@ def parse_memory(text: str) -> DeviceMemory:
     several = _SEVERAL.fullmatch(wanted)
     if several is not None:
         number, one = int(several[1]), parse_memory(several[2])
-        if number < 1 or one.gpus > 1:
+        if not 1 <= number <= _MOST_GPUS or one.gpus > 1:
             raise DeviceError(f"--gpu {text!r}: expected a number of GPUs, such as 2xh100")
         return replace(one, name=f"{number}x{one.name}", bytes=number * one.bytes, gpus=number)
     name = canonical(wanted)
@@ -90,7 +95,7 @@ def parse_memory(text: str) -> DeviceMemory:
     if size is not None and size[2]:
         unit = _UNITS.get(size[2].lower())
         count = float(size[1])
-        if unit is None or count <= 0:
+        if unit is None or not 0 < count * unit <= _MOST_BYTES:
             raise DeviceError(f"--gpu {text!r}: expected a size such as 24GB or 24GiB")
         return DeviceMemory(wanted, round(count * unit))
     sizes = [known for known in GPUS_GIB if name and known.startswith(f"{name}-")]

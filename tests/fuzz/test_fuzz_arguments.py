@@ -34,25 +34,25 @@ COMMANDS = (
     ("run", "suite.yaml", "--gpus", "{}x"),
     ("report", "{}"),
     ("report", "--format", "{}"),
-    ("report", "--reports", "reports/{}"),
-    ("report", "--output", "reports/{}"),
+    ("report", "--reports", "reports/x{}"),
+    ("report", "--output", "reports/x{}"),
     ("compare", "{}", "tiny-mistral--fp32"),
     ("compare", "tiny-mistral--fp32", "{}"),
     ("compare", "tiny-mistral--fp32", "results", "--results", "{}"),
     ("gate", "suite.yaml", "--baseline", "{}"),
     ("gate", "suite.yaml", "--results", "{}"),
     ("gate", "suite.yaml", "--only", "{}"),
-    ("gate", "suite.yaml", "--junit", "reports/{}"),
-    ("gate", "suite.yaml", "--step-summary", "reports/{}"),
+    ("gate", "suite.yaml", "--junit", "reports/x{}"),
+    ("gate", "suite.yaml", "--step-summary", "reports/x{}"),
     ("baseline", "suite.yaml", "--results", "{}"),
-    ("baseline", "suite.yaml", "--output", "reports/{}"),
+    ("baseline", "suite.yaml", "--output", "reports/x{}"),
     ("fit", "{}", "--gpu", "t4"),
     ("fit", "Mistral-7B", "--gpu", "{}"),
     ("fit", "Mistral-7B", "--gpu", "t4", "--precision", "{}"),
     ("fit", "Mistral-7B", "--gpu", "t4", "--target", "{}", "--length", "64"),
     ("fit", "Mistral-7B", "--gpu", "t4", "--length", "{}"),
-    ("fit", "Mistral-7B", "--gpu", "t4", "--length", "64", "--output", "reports/{}"),
-    ("init", "reports/{}"),
+    ("fit", "Mistral-7B", "--gpu", "t4", "--length", "64", "--output", "reports/x{}"),
+    ("init", "reports/x{}"),
     ("list", "--device", "{}"),
     ("{}",),
     ("report", "{}", "{}"),
@@ -67,6 +67,9 @@ TEXTS = (*HOSTILE_TEXTS, "results", "suite.yaml", "1", "-1", "1e400GB", "9" * 40
 )
 def test_arguments(command: tuple[str, ...], text: str) -> None:
     text = text.replace("\0", "")  # which no argument can hold
+    text = "" if text.strip() == "/" else text  # whose files are no business of a test
+    if any(part.startswith("reports/") for part in command):
+        text = text.replace("..", "")  # who names a place to write to may name any
     arguments = [part.replace("{}", text) for part in command]
     with place() as folder:
         keep(folder / "results", footprint_record("fp32"))

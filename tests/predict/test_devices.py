@@ -145,7 +145,7 @@ def test_several_gpus_are_their_sum() -> None:
     assert memory_of(moved, spread=True) == two
 
 
-@pytest.mark.parametrize("text", ["0xh100", "2x2xh100", "2xh1000", "2x"])
+@pytest.mark.parametrize("text", ["0xh100", f"{10**30}xh100", "2x2xh100", "2xh1000", "2x"])
 def test_a_number_of_what_is_not_known(text: str) -> None:
     with pytest.raises(DeviceError, match="--gpu"):
         parse_memory(text)
@@ -159,6 +159,7 @@ def test_a_number_of_what_is_not_known(text: str) -> None:
         ("h1000", ["no GPU of that name", "did you mean h100", "24GB"]),
         ("24KB", ["expected a size such as 24GB"]),
         ("0GB", ["expected a size"]),
+        ("9" * 400 + "GB", ["expected a size"]),
         ("", ["no GPU of that name"]),
     ],
 )
