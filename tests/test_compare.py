@@ -92,7 +92,7 @@ def test_two_cells_pair_whatever_their_names() -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"protocol": "2"}, "protocol"),
+        ({"protocol": "another"}, "protocol"),
         ({"params": {"text": {"fingerprint": "bb"}, "window": 256, "batch": 4}}, "text"),
         ({"params": {"text": {"fingerprint": "aa"}, "window": 512, "batch": 4}}, "window"),
         ({"details": {"ids_sha256": "cd" * 32}}, "token ids"),
