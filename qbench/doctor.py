@@ -67,7 +67,7 @@ def examine(device: str | None = None) -> Iterator[Finding]:
     environment = detect_environment(chosen)
     yield _device(chosen, device, environment)
     for refusal in nvml_refusals():
-        yield Finding("warning", "gpu", refusal, "ask for permission, or choose another GPU")
+        yield Finding("warning", "gpu", refusal)
     yield _backend()
     yield from _precisions(environment)
     yield _hub()

@@ -46,6 +46,8 @@ LAYER_PACKAGES = ("gptqmodel", "optimum", "compressed-tensors")
 environment where they are installed."""
 
 _GIT_TIMEOUT_S = 2.0
+_HIDES_ALL = ("", "-1")
+"""Values of `CUDA_VISIBLE_DEVICES` by which people hide all GPUs; others that do are mistakes."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def why_not_the_gpu(wanted: str | None) -> str | None:
         return None
     gpus, refusals = visible_gpus(), nvml_refusals()
     if not gpus:
+        if os.environ.get("CUDA_VISIBLE_DEVICES", "?").strip() in _HIDES_ALL:
+            return None
         return f"{'; '.join(refusals)}: running on the CPU" if refusals else None
     without_cuda = _torch_without_cuda()
     if without_cuda:
@@ -156,7 +160,10 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
 @cache
 def nvml_refusals() -> tuple[str, ...]:
-    """A sentence for each GPU that NVML does not tell of, though it is there to be asked for."""
+    """A sentence for each GPU that NVML does not tell of, though it is there to be asked for.
+
+    Or one that says that `CUDA_VISIBLE_DEVICES` leaves none.
+    """
     return _look_at_gpus()[1]
 
 
@@ -175,8 +182,16 @@ def _look_at_gpus() -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
                 uuids.append(str(library.nvmlDeviceGetUUID(handle)))
             except library.NVMLError as error:
                 uuids.append(f"refused-{index}")  # it keeps its number
-                refused[uuids[-1]] = f"NVML does not tell of GPU {index} ({error})"
-        for uuid in select_visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")):
+                refused[uuids[-1]] = (
+                    f"NVML does not tell of GPU {index} ({error}); ask for permission, or choose"
+                    " another GPU"
+                )
+        setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+        chosen = select_visible(uuids, setting)
+        if uuids and not chosen:
+            there = "the GPU" if len(uuids) == 1 else f"all {len(uuids)} GPUs"
+            return (), (f"CUDA_VISIBLE_DEVICES={setting} hides {there} of this machine",)
+        for uuid in chosen:
             if uuid in refused:
                 continue
             try:
@@ -211,23 +226,21 @@ def _nvml_refusal() -> str | None:
 
 def _driver() -> str | None:
     with nvml() as library:
-        if library is None:
-            return None
-        try:
-            return str(library.nvmlSystemGetDriverVersion())
-        except library.NVMLError:
-            return None
+        version = library and _ask(library, "nvmlSystemGetDriverVersion")
+    return None if version is None else str(version)
 
 
 def _capability(library: Any, handle: Any) -> tuple[int, int] | None:
-    ask = getattr(library, "nvmlDeviceGetCudaComputeCapability", None)
-    if ask is None:  # an NVML of before, or what stands in for one
-        return None
+    found = _ask(library, "nvmlDeviceGetCudaComputeCapability", handle)
+    return None if found is None else (int(found[0]), int(found[1]))
+
+
+def _ask(library: Any, question: str, *arguments: Any) -> Any:
+    """NVML's answer; None where it refuses, and of an NVML without such a question."""
     try:
-        major, minor = ask(handle)
-    except library.NVMLError:
+        return getattr(library, question)(*arguments)
+    except (library.NVMLError, AttributeError):
         return None
-    return int(major), int(minor)
 
 
 def select_visible(uuids: Sequence[str], setting: str | None) -> list[str]:

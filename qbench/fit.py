@@ -92,7 +92,7 @@ def find_memory(text: str | None) -> DeviceMemory:
         return parse_memory(text)
     for gpu in visible_gpus():
         if gpu.memory_bytes is not None:
-            return device_here(gpu.name, gpu.memory_bytes)
+            return device_here(gpu.name, gpu.memory_bytes, capability=gpu.capability)
     raise DeviceError(
         "this machine has no GPU to look at; name one: --gpu 24GB, --gpu h100, --gpu a100-80gb"
     )

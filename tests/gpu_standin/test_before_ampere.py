@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tests.gpu_standin.machines import with_gpus
@@ -55,3 +56,14 @@ def test_a_new_suite_takes_fp16(workplace: Workplace) -> None:
     plan = old.call("plan", "old.yaml", "--device", "cuda")
     assert plan.code == 0, plan.errors
     assert WORDS not in " ".join(plan.output.split())
+
+
+def test_fit_goes_by_the_capability_that_is_told(workplace: Workplace) -> None:
+    place = with_gpus(workplace, "sample")
+    both = ("--precision", "bf16", "--precision", "fp16")
+    done = place.call("fit", "bundled:tiny-mistral", *both, "--format", "json")
+    assert done.code == 0, done.errors
+    table = json.loads(done.output)
+    assert table["gpu"]["name"] == "NVIDIA Graphics Device"
+    rows = [row["precision"] for row in table["rows"] if row["use"] == "inference"]
+    assert rows == ["fp16", "bf16"]

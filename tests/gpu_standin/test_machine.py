@@ -86,10 +86,26 @@ def test_a_gpu_that_nvml_refuses_is_left_out_and_named(workplace: Workplace) -> 
     place = with_gpus(workplace, "t4", "h100", GPU_STANDIN_FAULTS="nvml-permission")
     found = look(place)
     assert found["names"] == ["NVIDIA H100 80GB HBM3"]
-    assert found["refused"] == ["NVML does not tell of GPU 0 (Insufficient Permissions)"]
+    words = "NVML does not tell of GPU 0 (Insufficient Permissions)"
+    assert found["refused"] == [f"{words}; ask for permission, or choose another GPU"]
     only = look(place.with_environment(CUDA_VISIBLE_DEVICES="0"))
     assert only["names"] == []
     assert "not on this machine; there is cpu; NVML does not tell of GPU 0" in only["device"]
+
+
+def test_a_variable_that_names_no_gpu_is_told(workplace: Workplace) -> None:
+    """Whoever mistypes an id would measure on the CPU unawares; whoever hides all means it."""
+    workplace.write_suite("fp32")
+    place = with_gpus(workplace, "t4", "t4", CUDA_VISIBLE_DEVICES="GPU-7")
+    words = "CUDA_VISIBLE_DEVICES=GPU-7 hides all 2 GPUs of this machine"
+    plan = place.call("plan", "suite.yaml")
+    assert plan.code == 0, plan.errors
+    assert f"{words}: running on the CPU" in " ".join(plan.output.split())
+    named = place.call("plan", "suite.yaml", "--device", "cuda")
+    assert named.code == 2
+    assert words in " ".join(named.errors.split())
+    hidden = place.with_environment(CUDA_VISIBLE_DEVICES="-1")
+    assert "hides" not in hidden.call("plan", "suite.yaml").output
 
 
 def test_a_part_of_a_gpu_that_is_not_there(workplace: Workplace) -> None:
@@ -103,3 +119,12 @@ def test_nvml_that_itself_refuses(workplace: Workplace) -> None:
     assert found["names"] == []
     assert "NVML cannot be used (Driver/library version mismatch)" in found["device"]
     assert "restart the machine" in found["device"]
+
+
+def test_an_nvml_that_knows_no_driver_and_no_capability(workplace: Workplace) -> None:
+    place = with_gpus(workplace, "a100", GPU_STANDIN_FAULTS="nvml-silent")
+    place.write_suite("fp32")
+    done = place.call("run", "suite.yaml", "--device", "cuda")
+    assert done.code == 0, done.output + done.errors
+    found = [record.environment for record in place.records().values()]
+    assert {(one.driver, one.capability) for one in found} == {(None, None)}

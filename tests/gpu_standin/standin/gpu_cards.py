@@ -24,6 +24,7 @@ CARDS = {
     "t4": Card("Tesla T4", (7, 5), 15 * GIB, 40),
     "a100": Card("NVIDIA A100-SXM4-80GB", (8, 0), 80 * GIB, 108),
     "3090": Card("NVIDIA GeForce RTX 3090", (8, 6), 24 * GIB, 82),
+    "sample": Card("NVIDIA Graphics Device", (7, 5), 15 * GIB, 40),
     "h100": Card("NVIDIA H100 80GB HBM3", (9, 0), 80 * GIB, 132),
 }
 
@@ -48,5 +49,6 @@ def faults() -> set[str]:
 
     `old-driver`: CUDA cannot be initialised, though NVML answers. `nvml-permission`: NVML refuses
     to tell of the first card. `nvml-mismatch`: NVML itself refuses, as after an update.
+    `nvml-silent`: NVML knows neither the driver's version nor a capability.
     """
     return set(filter(None, os.environ.get("GPU_STANDIN_FAULTS", "").split(",")))

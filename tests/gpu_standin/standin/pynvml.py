@@ -138,3 +138,7 @@ def nvmlDeviceGetCurrentClocksThrottleReasons(handle: int) -> int:
 
 def _card(handle: int) -> Card:
     return cards()[handle]
+
+
+if "nvml-silent" in faults():
+    del nvmlSystemGetDriverVersion, nvmlDeviceGetCudaComputeCapability
