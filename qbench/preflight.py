@@ -8,7 +8,7 @@ nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.errors import PreflightError
@@ -39,19 +39,27 @@ class _Skips:
     reasons: tuple[str, ...]
 
 
-def check(plan: Plan, jobs: Sequence[Job], results: Path) -> None:
+def check(
+    plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
+) -> None:
     """Raises `PreflightError`, whose text is the page, when something stands in the way."""
-    found = obstacles(plan, jobs, results)
+    found = obstacles(plan, jobs, results, more_devices=more_devices)
     if found:
         raise PreflightError(page(plan, jobs, found))
 
 
-def obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obstacle]:
-    """All that stands in the way of these jobs; nothing where there are none to run."""
+def obstacles(
+    plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
+) -> list[Obstacle]:
+    """All that stands in the way of these jobs; nothing where there are none to run.
+
+    `more_devices` are those that cells run on beside the plan's own.
+    """
     found = _nothing_to_compare_with(plan)
     found += package_obstacles(plan, jobs)
     if jobs:
-        found += device_obstacles(plan, jobs)
+        for device in (plan.device, *more_devices):
+            found += device_obstacles(replace(plan, device=device), jobs)
         found += memory_obstacles(plan, jobs)
         found += hub_obstacles(jobs)
         found += disk_obstacles(plan, jobs, results)

@@ -37,14 +37,21 @@ _TEXT_TOKENS = 300_000
 
 def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     """A GPU that torch cannot use, or others do; a model that is far too large for a CPU."""
-    fault = None if plan.environment.device_type == "cpu" else cuda_fault(plan.device)
-    if fault is not None:
-        name = f"{plan.device} ({plan.environment.device})"
-        return [
-            Obstacle("device", f"{name} cannot be computed on: {fault.reason}", fault.remedy),
-        ]
     spread = any(job.cell.model.device_map is not None for job in jobs)
-    used = used_bytes_by_device(_gpus(plan, spread=spread))
+    is_cpu = plan.environment.device_type == "cpu"
+    gpus = _gpus(plan, spread=spread)
+    tried = {} if is_cpu else {gpu: cuda_fault(gpu) for gpu in gpus}
+    faults = {gpu: fault for gpu, fault in tried.items() if fault is not None}
+    if faults:
+        return [
+            Obstacle(
+                "device",
+                f"{gpu} ({plan.environment.device}) cannot be computed on: {fault.reason}",
+                fault.remedy,
+            )
+            for gpu, fault in faults.items()
+        ]
+    used = used_bytes_by_device(gpus)
     in_use = {device: size for device, size in used.items() if size > IN_USE_BYTES}
     if in_use:
         held = " and ".join(f"{size / _GIB:.1f} GiB of {name}" for name, size in in_use.items())
@@ -57,7 +64,7 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
                 " or CUDA_VISIBLE_DEVICES",
             )
         ]
-    if plan.environment.device_type != "cpu":
+    if not is_cpu:
         return []
     large = {
         job.model.ref.name: job.model.shape.weights

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from qbench.finetune.artifact import has_artifact
 from qbench.missing import is_missing, jobs_to_run, made_again
 from qbench.plan import RETRIED, make_plan, record_on_disk
 from qbench.preflight import check, obstacles
-from qbench.preflight_room import device_obstacles
 from qbench.record import STATUSES
 from qbench.run_result import RunResult, result_of
 from qbench.sources.cache import sweep_cache
@@ -70,13 +68,10 @@ def run_suite(
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)
     if go_on:
-        for obstacle in obstacles(plan, jobs, results):
+        for obstacle in obstacles(plan, jobs, results, more_devices=devices[1:]):
             watcher.note(str(obstacle))
     else:
-        check(plan, jobs, results)
-    for other in devices[1:]:  # what the look at the machine does not see; records warn of it too
-        for obstacle in device_obstacles(replace(plan, device=other), jobs):
-            watcher.note(str(obstacle))
+        check(plan, jobs, results, more_devices=devices[1:])
     if fresh:
         _delete_records(plan)
     _record_skips(plan)

@@ -82,6 +82,26 @@ class TestDriverTooOld:
         assert not place.records()
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_each_gpu_of_a_run_is_tried_before_the_first_cell(
+    workplace: Workplace, *, spread: bool
+) -> None:
+    place = with_gpus(workplace, "t4", "t4", GPU_STANDIN_FAULTS="second-broken")
+    path = place.write_suite("fp32")
+    if spread:
+        text = path.read_text(encoding="utf-8")
+        source = f"{{source: {place.model}, device_map: auto}}"
+        path.write_text(text.replace(str(place.model), source), encoding="utf-8")
+    where = ("--device", "cuda") if spread else ("--gpus", "all")
+    done = place.call("run", "suite.yaml", *where)
+    assert done.code == 2, done.output + done.errors
+    words = " ".join(done.errors.split())
+    assert "1 problem before the first cell" in words
+    assert "cuda:1 (Tesla T4) cannot be computed on" in words
+    assert "uncorrectable ECC error" in words
+    assert not place.records()
+
+
 def test_a_gpu_that_nvml_refuses_is_left_out_and_named(workplace: Workplace) -> None:
     place = with_gpus(workplace, "t4", "h100", GPU_STANDIN_FAULTS="nvml-permission")
     found = look(place)

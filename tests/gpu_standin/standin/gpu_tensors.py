@@ -14,7 +14,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from gpu_cards import GIB
+from gpu_cards import GIB, faults
 from gpu_driver import driver, memories
 from torch._C import DisableTorchFunction, TensorBase
 from torch.overrides import TorchFunctionMode
@@ -119,6 +119,8 @@ def _wanted(device: Any) -> int | None:
     gpu = driver.current if chosen.index is None else chosen.index
     if gpu >= len(driver.begin()):
         raise torch.AcceleratorError("CUDA error: invalid device ordinal")
+    if gpu == 1 and "second-broken" in faults():
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
     return gpu
 
 
