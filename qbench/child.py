@@ -11,9 +11,10 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def python_environment(*, gpu: bool) -> dict[str, str]:
+def python_environment(*, gpu: bool, visible: str | None = None) -> dict[str, str]:
     """This process's environment variables, with its module path, and GPUs hidden unless wanted.
 
+    `visible` takes the place of `CUDA_VISIBLE_DEVICES` where GPUs are wanted.
     CUDA counts GPUs as NVML does, so that what NVML says of one is said of the one in use. Where an
     image has NVIDIA's libraries compute fp32 in TF32, they are told not to.
     """
@@ -21,6 +22,8 @@ def python_environment(*, gpu: bool) -> dict[str, str]:
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if "NVIDIA_TF32_OVERRIDE" in environment:
         environment["NVIDIA_TF32_OVERRIDE"] = "0"
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

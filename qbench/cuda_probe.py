@@ -62,15 +62,16 @@ class Fault:
 
 
 @cache
-def cuda_fault(device: str) -> Fault | None:
+def cuda_fault(device: str, visible: str | None = None) -> Fault | None:
     """Why torch cannot compute on a device such as `cuda:0`; None if it can.
 
+    `visible` takes the place of `CUDA_VISIBLE_DEVICES`: see `environment.visible_ids`.
     Takes the seconds of importing torch elsewhere, once for this process.
     """
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _SCRIPT, device],
-            env=python_environment(gpu=True),
+            env=python_environment(gpu=True, visible=visible),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from qbench.child import python_environment
-from qbench.cuda_probe import cuda_fault
 from qbench.environment import (
     detect_environment,
+    device_fault,
     find_device,
     hub_reachable,
     nvml_refusals,
+    visible_ids,
     why_not_the_gpu,
 )
 from qbench.errors import DeviceError
@@ -98,7 +99,7 @@ def _device(chosen: str, wanted: str | None, environment: Environment) -> Findin
     note = why_not_the_gpu(wanted)
     if note is not None:
         return Finding("warning", "device", fact, note)
-    fault = None if chosen == "cpu" else cuda_fault(chosen)
+    fault = None if chosen == "cpu" else device_fault(chosen)
     if fault is not None:
         return Finding("problem", "device", f"{fact}: {fault.reason}", fault.remedy)
     if chosen == "cpu":
@@ -116,7 +117,7 @@ def _backend() -> Finding:
             text=True,
             timeout=_PROBE_TIMEOUT_S,
             check=True,
-            env=python_environment(gpu=True),
+            env=python_environment(gpu=True, visible=visible_ids()),
         )
         found = json.loads(finished.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
+    from qbench.cuda_probe import Fault
+
 NUMERICS_PACKAGES = (
     "torch",
     "transformers",
@@ -75,7 +77,7 @@ def find_device(wanted: str | None) -> str:
     without_cuda = _torch_without_cuda()
     usable = () if without_cuda else gpus
     if choice == "auto":
-        return "cuda:0" if usable and cuda_fault("cuda:0") is None else "cpu"
+        return "cuda:0" if usable and device_fault("cuda:0") is None else "cpu"
     match = re.fullmatch(r"cuda(?::(\d+))?", choice)
     if match is None:
         raise DeviceError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N; {_there_is()}")
@@ -105,7 +107,7 @@ def why_not_the_gpu(wanted: str | None) -> str | None:
             f"there is {gpus[0].name}, but torch {without_cuda} was built without CUDA: running on"
             " the CPU; install a torch with CUDA to use it"
         )
-    fault = cuda_fault("cuda:0")
+    fault = device_fault("cuda:0")
     return None if fault is None else f"running on the CPU, not on {gpus[0].name}: {fault}"
 
 
@@ -165,6 +167,21 @@ def nvml_refusals() -> tuple[str, ...]:
     Or one that says that `CUDA_VISIBLE_DEVICES` leaves none.
     """
     return _look_at_gpus()[1]
+
+
+def visible_ids() -> str | None:
+    """What `CUDA_VISIBLE_DEVICES` must be for torch to number GPUs as `visible_gpus` does.
+
+    None where it is so already. A GPU that NVML does not tell of is one to CUDA all the same, or is
+    not, as where a job's control group withholds it: ids leave no doubt.
+    """
+    gpus = visible_gpus()
+    return ",".join(gpu.uuid for gpu in gpus) if gpus and nvml_refusals() else None
+
+
+def device_fault(device: str) -> Fault | None:
+    """Why torch cannot compute on a GPU of `visible_gpus`, `cuda:0` or a later one; else None."""
+    return cuda_fault(device, visible_ids())
 
 
 def _look_at_gpus() -> tuple[tuple[Gpu, ...], tuple[str, ...]]:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.cuda_probe import cuda_fault
+from qbench.environment import device_fault
 from qbench.gpu_state import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.plan_needs import disk_needs
 from qbench.predict.decoders import decoder_of
@@ -40,7 +40,7 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     spread = any(job.cell.model.device_map is not None for job in jobs)
     is_cpu = plan.environment.device_type == "cpu"
     gpus = _gpus(plan, spread=spread)
-    tried = {} if is_cpu else {gpu: cuda_fault(gpu) for gpu in gpus}
+    tried = {} if is_cpu else {gpu: device_fault(gpu) for gpu in gpus}
     faults = {gpu: fault for gpu, fault in tried.items() if fault is not None}
     if faults:
         return [

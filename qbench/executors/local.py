@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from qbench.atomic import scratch_folder
 from qbench.child import python_command, python_environment
+from qbench.environment import visible_ids
 from qbench.errors import names_no_memory
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class LocalExecutor:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={
-                **python_environment(gpu=self._device.startswith("cuda")),
+                **python_environment(gpu=self._device.startswith("cuda"), visible=visible_ids()),
                 "TMPDIR": str(scratch),
             },
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the worker

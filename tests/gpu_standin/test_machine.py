@@ -14,6 +14,12 @@ from tests.gpu_standin.machines import with_gpus
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
+MEMORY = """\
+models: [{}]
+precisions: [fp16]
+reference: fp16
+measure: {{memory: {{prompt_tokens: 8, new_tokens: 2}}}}
+"""
 LOOK = """
 import json, sys
 from qbench.environment import find_device, nvml_refusals, visible_gpus
@@ -111,6 +117,17 @@ def test_a_gpu_that_nvml_refuses_is_left_out_and_named(workplace: Workplace) -> 
     only = look(place.with_environment(CUDA_VISIBLE_DEVICES="0"))
     assert only["names"] == []
     assert "not on this machine; there is cpu; NVML does not tell of GPU 0" in only["device"]
+
+
+def test_what_is_measured_is_the_gpu_that_nvml_tells_of(workplace: Workplace) -> None:
+    """CUDA sees the first card, too: its number is none of those that NVML leaves."""
+    place = with_gpus(workplace, "t4", "h100", GPU_STANDIN_FAULTS="nvml-permission")
+    place.write("suite.yaml", MEMORY.format(place.model))
+    done = place.call("run", "suite.yaml", "--device", "cuda")
+    assert done.code == 0, done.output + done.errors
+    (record,) = place.records().values()
+    assert record.environment.device == "NVIDIA H100 80GB HBM3"
+    assert record.details["workspace_bytes"] == 32 * 2**20  # a T4's are 8 MiB
 
 
 def test_a_variable_that_names_no_gpu_is_told(workplace: Workplace) -> None:
