@@ -64,6 +64,7 @@ METRICS = (
 _FLOATING = ("fp32", "bf16", "fp16")
 _LEAST_STEPS = 4
 """With fewer timed steps their spread says nothing."""
+_NO_STEP = "no step was timed; train for more"
 
 
 class StepWatch:
@@ -98,6 +99,8 @@ class StepWatch:
         # What was measured or evaluated in a step's time is not the step's.
         apart = {*progress.untimed, *(steps - 1 for steps in progress.validation)}
         spent = {step: one for step, one in self.spent.items() if step not in apart}
+        if self._last is not None and not spent:
+            return None, _NO_STEP
         joules = sum(one for one, _ in spent.values()) if self._last is not None else None
         tokens = sum(progress.tokens[step] for step in spent)
         return self._energy.per(joules, tokens, sum(seconds for _, seconds in spent.values()))
@@ -133,7 +136,7 @@ def training_limits(
     found = {
         "operations": (operations, unknown),
         "matrix_rate": (rate.per_s, rate.reason),
-        "matrix_share": (share, unknown or rate.reason or "no step was timed; train for more"),
+        "matrix_share": (share, unknown or rate.reason or _NO_STEP),
         "energy": (energy_j, no_energy),
     }
     return Outcome(

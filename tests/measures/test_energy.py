@@ -206,6 +206,17 @@ def test_steps_that_were_measured_or_evaluated_do_not_count() -> None:
     assert watch.details["gpu"]["after"]["temperature_c"] == 45
 
 
+def test_a_training_without_a_timed_step_says_so() -> None:
+    gpu = FakeNvml()
+    progress: Any = SimpleNamespace(step=0, tokens=[100] * 2, untimed=[0, 1], validation={2: 1.0})
+    with open_energy_meter([probe(gpu)]) as meter:
+        watch = StepWatch(2, {"cuda:0": probe(gpu)}, meter)
+        for step in (1, 2):
+            progress.step = step
+            watch(progress)
+        assert watch.energy(progress) == (None, "no step was timed; train for more")
+
+
 @pytest.mark.parametrize(("is_old", "used"), [(False, 3 * 2**30), (True, 3 * 2**30 + 600)])
 def test_what_the_driver_keeps_for_itself_is_not_held_by_others(*, is_old: bool, used: int) -> None:
     gpu = FakeNvml()
