@@ -49,6 +49,8 @@ _OF_THE_MODEL = (
     "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
+    "rank_pattern",
+    "alpha_pattern",
 )
 """LoRA's further arguments that a rehearsal leaves out."""
 _TRAINING_SET = ("steps", "max_tokens")

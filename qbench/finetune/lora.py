@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from qbench.precisions.integer_options import is_integer
 from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from peft import LoraConfig, PeftModel
@@ -149,10 +152,11 @@ class Lora:
         try:
             config = _config(model, options)
             torch.manual_seed(seed)
-            tuned = get_peft_model(model, config)
+            with _what_is_ignored_refused():
+                tuned = get_peft_model(model, config)
             if options.init == "loftq":
                 replace_lora_weights_loftq(tuned, model_path=folder)
-        except _REFUSALS as error:
+        except (*_REFUSALS, RuntimeWarning) as error:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise MeasurementError(
                 f"PEFT cannot make this adapter: {first_line}; change the options of lora that it"
@@ -162,6 +166,14 @@ class Lora:
             return Trainable(tuned, lambda target: _save(tuned, target))
         initial = _adapter_weights(tuned)
         return Trainable(tuned, lambda target: _save_difference(tuned, initial, target))
+
+
+@contextmanager
+def _what_is_ignored_refused() -> Iterator[None]:
+    """Raises what PEFT only warns of: names that it matched with nothing, and left out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", r".*(no|not) .*matched|.*not match", RuntimeWarning)
+        yield
 
 
 def _config(model: PreTrainedModel, options: LoraOptions) -> LoraConfig:

@@ -68,7 +68,7 @@ class LoraOptions(TrainingOptions):
                     f"arguments of peft's LoraConfig, which has no '{name}';"
                     f" {did_you_mean(name, [*known, *OWN_OPTIONS])}"
                 )
-            if name not in SERVED and value:
+            if name not in SERVED and value is not None and value is not False:
                 raise ValueError(f"no '{name}', which {refused_argument(name)}; leave it out")
         return extra
 

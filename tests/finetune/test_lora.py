@@ -210,6 +210,19 @@ def test_an_architecture_that_peft_does_not_know_needs_names(base: Path) -> None
         train(base, before=lambda loaded: setattr(loaded.model.config, "model_type", "newest"))
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"target_parameters": ["nowhere"]},
+        {"rank_pattern": {"q_prj": 2}},
+        {"alpha_pattern": {"q_proj": 2, "q_prj": 2}},
+    ],
+)
+def test_names_that_peft_would_ignore_are_refused(base: Path, extra: dict[str, Any]) -> None:
+    with pytest.raises(MeasurementError, match=r"PEFT cannot make this adapter: .*(was|not) match"):
+        train(base, target=("q_proj",), extra=extra)
+
+
 def test_what_peft_refuses_is_one_message(base: Path) -> None:
     with pytest.raises(MeasurementError, match=r"PEFT cannot make this adapter: .*layers_pattern"):
         train(base, target=("q_proj",), extra={"layers_pattern": "layers"})

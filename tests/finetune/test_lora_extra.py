@@ -213,6 +213,8 @@ def test_what_cannot_be_served_is_refused_with_its_reason(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         LoraOptions(extra={name: {"any": 1}})
     assert f"no '{name}', which {REFUSED[name]}" in str(caught.value)
+    with pytest.raises(ValidationError, match=f"no '{name}'"):
+        LoraOptions(extra={name: {}})
 
 
 def test_an_argument_that_is_left_off_is_no_matter() -> None:
