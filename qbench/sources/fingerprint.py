@@ -34,13 +34,14 @@ def file_sha256(path: Path) -> str:
         "path": str(path.resolve()),
         "size_bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,  # which no one sets back, as they do the other
         "inode": status.st_ino,
     }
     kept = read_cached("sha256", identity)
     if isinstance(kept, str):
         return kept
     digest = _hash(path)
-    if time.time() - status.st_mtime > _SETTLED_S:
+    if time.time() - status.st_ctime > _SETTLED_S:
         write_cached("sha256", identity, digest)
     return digest
 

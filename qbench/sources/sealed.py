@@ -58,6 +58,14 @@ def broken_seal(folder: Path, key: str) -> str | None:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror or error})"
+    return _added(folder, {*files, SEAL})
+
+
+def _added(folder: Path, known: set[str]) -> str | None:
+    """Why a file in it may change what is loaded: an adapter beside weights is applied to them."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in known and not path.name.startswith("."):
+            return f"{path.name} was not written with it"
     return None
 
 

@@ -114,6 +114,14 @@ def test_a_file_that_changed_is_not_believed(name: str, contents: bytes) -> None
         read_artifact(KEY)
 
 
+def test_a_file_that_was_put_beside_is_not_believed() -> None:
+    """An adapter beside merged weights would be applied to them once more."""
+    keep()
+    (artifact_folder(KEY) / "extra.safetensors").write_bytes(b"1")
+    assert damage_of_artifact(KEY) == "extra.safetensors was not written with it"
+    assert not has_artifact(KEY)
+
+
 def test_a_file_that_is_gone_is_missed() -> None:
     keep()
     (artifact_folder(KEY) / "adapter_model.safetensors").unlink()

@@ -16,6 +16,7 @@ import pytest
 import qbench
 from qbench.errors import ModelError
 from qbench.sources.cache import cache_folder, cache_size_bytes, read_cached, write_cached
+from qbench.sources.fingerprint import file_sha256
 from qbench.sources.headers import read_headers, weight_files
 from qbench.sources.model_config import read_config
 from qbench.sources.models import fetch_model, parse_model, resolve_model
@@ -241,6 +242,18 @@ def test_code_of_the_models_own_is_in_the_fingerprint(copy: Path) -> None:
     (copy / "custom_generate" / "generate.py").write_text("def generate(model): ...")
     assert fingerprint(trusted=False) == before[0]
     assert fingerprint(trusted=True) != before[1]
+
+
+def test_a_byte_of_a_big_file_that_changed_under_an_old_date_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"1")
+    os.truncate(path, 40 << 20)
+    os.utime(path, (1, 1))
+    before = file_sha256(path)
+    with path.open("r+b") as file:
+        file.write(b"2")
+    os.utime(path, (1, 1))
+    assert file_sha256(path) != before
 
 
 def test_fingerprint_of_the_bundled_model() -> None:
