@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qbench.environment import visible_gpus
+from qbench.environment import nvml_refusals, visible_gpus
 from qbench.errors import DeviceError, ModelError, UsageError
 from qbench.finetune.adapter_bytes import unknown_target
 from qbench.precisions import precisions
@@ -93,9 +93,9 @@ def find_memory(text: str | None) -> DeviceMemory:
     for gpu in visible_gpus():
         if gpu.memory_bytes is not None:
             return device_here(gpu.name, gpu.memory_bytes, capability=gpu.capability)
-    raise DeviceError(
-        "this machine has no GPU to look at; name one: --gpu 24GB, --gpu h100, --gpu a100-80gb"
-    )
+    silent = [f"NVML does not tell the memory of {gpu.name}" for gpu in visible_gpus()]
+    why = "; ".join([*silent, *nvml_refusals()]) or "this machine has no GPU to look at"
+    raise DeviceError(f"{why}; name one: --gpu 24GB, --gpu h100, --gpu a100-80gb")
 
 
 def check_precisions(names: Sequence[str]) -> tuple[str, ...]:

@@ -218,6 +218,13 @@ def _need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Text]:
         free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
         text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
         lines.append(Text(text, style="dim"))
+        gpus = plan.environment.gpus_memory_bytes
+        if len(gpus) > 1 and any(cell.cell.model.device_map is not None for cell in plan.cells):
+            text = (
+                f"peak with device_map: of {len(gpus)} GPUs together, which have"
+                f" {sum(gpus) / 2**30:.1f} GiB; {free} more are kept free of each"
+            )
+            lines.append(Text(text, style="dim"))
     lengths = sorted(
         {
             training_tokens(cell.cell.tuning, cell.model)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from qbench.environment import detect_environment
 from qbench.plan import make_plan
 from qbench.plan_needs import cell_need, disk_needs
+from qbench.plan_table import render_plan
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.suite import load_suite_text
 from tests.record_factory import make_environment, make_record
@@ -88,6 +91,9 @@ measure: {footprint: {}, memory: {prompt_tokens: 512}}
         assert need.fit is not None
         gpus = 2 if gpu.startswith("2") else 1
         assert need.fit.needed_bytes == (need.bytes or 0) + gpus * RESERVED_BYTES
+        told = StringIO()
+        Console(width=200, file=told).print(render_plan(made, tmp_path / "results"))
+        assert ("of 2 GPUs together, which have 44.7 GiB" in told.getvalue()) is (gpus == 2)
     keys = {gpu: _plan(tmp_path, gpu, text).cells[-1].tasks[0].key for gpu in ("24GB", "2x24GB")}
     assert len(set(keys.values())) == 2  # on other GPUs it is another measurement
 

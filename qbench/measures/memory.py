@@ -196,7 +196,9 @@ class Memory:
                     METRICS,
                     "memory.device",
                     sum(on_device.values()) if known else None,
-                    reason="NVML tells it of NVIDIA GPUs only",
+                    reason="NVML does not tell how much of this GPU is in use"
+                    if loaded.device.startswith("cuda")
+                    else "NVML tells it of NVIDIA GPUs only",
                 ),
             ),
             details={

@@ -130,6 +130,23 @@ def test_what_is_measured_is_the_gpu_that_nvml_tells_of(workplace: Workplace) ->
     assert record.details["workspace_bytes"] == 32 * 2**20  # a T4's are 8 MiB
 
 
+def test_a_gpu_whose_memory_nvml_does_not_tell(workplace: Workplace) -> None:
+    """As of parts of a GPU, to those without the right."""
+    place = with_gpus(workplace, "h100", GPU_STANDIN_FAULTS="nvml-memory")
+    place.write("suite.yaml", MEMORY.format(place.model))
+    done = place.call("run", "suite.yaml", "--device", "cuda")
+    assert done.code == 0, done.output + done.errors
+    (record,) = place.records().values()
+    metric = record.metric("memory.device")
+    assert metric is not None
+    assert metric.value is None
+    assert metric.reason == "NVML does not tell how much of this GPU is in use"
+    assert record.value("memory.peak.inference")
+    fit = place.call("fit", str(place.model))
+    assert fit.code == 2
+    assert "NVML does not tell the memory of NVIDIA H100 80GB HBM3; name one" in fit.errors
+
+
 def test_a_variable_that_names_no_gpu_is_told(workplace: Workplace) -> None:
     """Whoever mistypes an id would measure on the CPU unawares; whoever hides all means it."""
     workplace.write_suite("fp32")

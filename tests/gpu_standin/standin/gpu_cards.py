@@ -49,7 +49,7 @@ def faults() -> set[str]:
 
     `old-driver`: CUDA cannot be initialised, though NVML answers. `nvml-permission`: NVML refuses
     to tell of the first card. `nvml-mismatch`: NVML itself refuses, as after an update.
-    `second-broken`: whatever is put on the second visible card fails.
-    `nvml-silent`: NVML knows neither the driver's version nor a capability.
+    `nvml-silent`: NVML knows neither the driver's version nor a capability. `nvml-memory`: it does
+    not tell of memory. `second-broken`: whatever is put on the second visible card fails.
     """
     return set(filter(None, os.environ.get("GPU_STANDIN_FAULTS", "").split(",")))

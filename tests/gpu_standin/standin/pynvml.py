@@ -97,6 +97,8 @@ def nvmlDeviceGetCudaComputeCapability(handle: int) -> list[int]:
 
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:
     """The first version counts what the driver keeps for itself as used."""
+    if "nvml-memory" in faults():
+        raise NVMLError_NoPermission
     card = _card(handle)
     used = used_by_others_bytes()
     if version is None:
