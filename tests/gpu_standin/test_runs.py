@@ -50,6 +50,8 @@ def run(place: Workplace, device: str = "cuda", tuning: str = "", *precisions: s
     assert (done.code, reasons) == (0, {}), done.output + done.errors
     memory = [record for record in records if record.item.measurement == "memory"]
     assert {record.details["method"] for record in memory} == {"torch.cuda allocator"}
+    for record in memory:  # with the context, and what the allocator has reserved
+        assert (record.value("memory.device") or 0) > (record.value("memory.reserved.decode") or 0)
     assert {record.item.measurement for record in records} >= {"footprint", "latency", "quality"}
 
 

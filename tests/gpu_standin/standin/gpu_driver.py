@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from gpu_cards import Card, cards, faults, used_by_others_bytes, uuid_of
 
+CONTEXT_BYTES = 500 * 2**20
+
 
 class _Driver:
     """What a process's driver knows."""
@@ -21,12 +23,15 @@ class _Driver:
     def __init__(self) -> None:
         self.visible: list[Card] | None = None
         """None until the first question."""
+        self.places: list[int] = []
+        """Where each of them is on the bus."""
         self.in_bad_fork = False
         self.current = 0
 
     def begin(self) -> list[Card]:
         if self.visible is None:
-            self.visible = _visible_cards()
+            self.places = _visible_places()
+            self.visible = [cards()[place] for place in self.places]
             os.register_at_fork(after_in_child=self._spoil)
             if log := os.environ.get("GPU_STANDIN_LOG"):
                 with open(log, "a", encoding="utf-8") as file:  # noqa: PTH123
@@ -40,17 +45,17 @@ class _Driver:
 driver = _Driver()
 
 
-def _visible_cards() -> list[Card]:
+def _visible_places() -> list[int]:
     """As CUDA reads the variable: indices or ids; the first that names nothing ends the list."""
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = cards()
     if setting is None:
-        return every
-    chosen: list[Card] = []
+        return list(range(len(every)))
+    chosen: list[int] = []
     for entry in (part.strip() for part in setting.split(",")):
         found = [
-            card
-            for index, card in enumerate(every)
+            index
+            for index in range(len(every))
             if entry == str(index) or (entry and uuid_of(index).startswith(entry))
         ]
         if len(found) != 1:
@@ -98,6 +103,13 @@ class Memory:
 
     def _segments(self) -> int:
         return -(-self.now // self.segment) * self.segment
+
+
+def held_bytes(place: int) -> int:
+    """What this process holds of the card at this place: its context and its allocator's share."""
+    if place not in driver.places:
+        return 0
+    return CONTEXT_BYTES + memories[driver.places.index(place)].reserved
 
 
 memories = [Memory(index) for index, _ in enumerate(cards())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import SimpleNamespace
 
@@ -101,6 +102,10 @@ def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNa
         raise NVMLError_NoPermission
     card = _card(handle)
     used = used_by_others_bytes()
+    if "torch" in sys.modules:  # else this process holds nothing
+        import gpu_driver
+
+        used += gpu_driver.held_bytes(handle)
     if version is None:
         used += card.reserved_bytes
         return SimpleNamespace(total=card.memory_bytes, used=used, free=card.memory_bytes - used)
