@@ -89,6 +89,23 @@ def test_one_at_a_time(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) ->
     assert said(TAKE, environment) == "True"
 
 
+def test_whoever_waits_is_next() -> None:
+    """A run gives its lock back after each job, and asks for the next one's at once."""
+    with DeviceLocks(["cpu"]) as waiting:
+        with DeviceLocks(["cpu"]) as job:
+            assert job.acquired()
+            assert not waiting.acquired()
+        with DeviceLocks(["cpu"]) as next_job:
+            assert not next_job.acquired()
+            assert waiting.acquired()
+            assert not next_job.acquired()
+    with DeviceLocks(["cpu"]) as gave_up, DeviceLocks(["cpu"]) as job:
+        assert job.acquired()
+        assert not gave_up.acquired()
+    with DeviceLocks(["cpu"]) as later:
+        assert later.acquired()
+
+
 def test_a_lock_file_that_was_cleaned_away_locks_nothing() -> None:
     with DeviceLocks(["cpu"]) as first, DeviceLocks(["cpu"]) as second:
         assert first.acquired()

@@ -51,18 +51,25 @@ def lock_folder() -> Path:
 
 
 class DeviceLocks:
-    """Locks that are taken one after the other, and given back together."""
+    """Locks that are taken one after the other, and given back together.
+
+    Beside each lies another that says whose turn is next: it is held while the first is waited for
+    and let go when that is taken. So a run that waits gets the device after the job under way, not
+    after all jobs of the run that has it.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         """`names` are taken in this order. Raises `StoreError` without a folder for them."""
         self._left = [_made(lock_folder()) / f"{name}.lock" for name in names]
         self._held = ExitStack()
+        self._turn: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Gives all back."""
+        self._end_turn()
         self._held.close()
 
     def acquired(self) -> bool:
@@ -71,12 +78,20 @@ class DeviceLocks:
         Raises `StoreError` for a lock that cannot be opened.
         """
         while self._left:
-            descriptor = _lock(self._left[0])
+            if self._turn is None:
+                self._turn = _lock(self._left[0].with_suffix(".next.lock"))
+            descriptor = None if self._turn is None else _lock(self._left[0])
             if descriptor is None:
                 return False
+            self._end_turn()
             self._held.callback(os.close, descriptor)
             del self._left[0]
         return True
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            os.close(self._turn)
+            self._turn = None
 
 
 def _made(folder: Path) -> Path:
