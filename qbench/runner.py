@@ -64,6 +64,8 @@ def run_suite(
     plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
     check_writable(results)
     _sweep(plan, results)
+    if plan.device_note is not None:
+        watcher.note(f"device: {plan.device_note}")
     jobs = jobs_to_run(plan, retry, fresh=fresh)
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)

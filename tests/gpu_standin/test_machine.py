@@ -155,6 +155,9 @@ def test_a_variable_that_names_no_gpu_is_told(workplace: Workplace) -> None:
     plan = place.call("plan", "suite.yaml")
     assert plan.code == 0, plan.errors
     assert f"{words}: running on the CPU" in " ".join(plan.output.split())
+    done = place.call("run", "suite.yaml")
+    assert done.code == 0, done.errors
+    assert f"{words}: running on the CPU" in " ".join(done.output.split())
     named = place.call("plan", "suite.yaml", "--device", "cuda")
     assert named.code == 2
     assert words in " ".join(named.errors.split())
