@@ -96,7 +96,7 @@ def test_what_is_laid_over_all_gpus_is_held_against_all(
         "bundled:tiny-mistral", "{source: bundled:tiny-mistral, device_map: auto}"
     )
     plan, jobs = planned(spread, tmp_path)
-    monkeypatch.setattr("qbench.preflight_room.cuda_fault", lambda device: None)
+    monkeypatch.setattr("qbench.preflight_room.device_fault", lambda device: None)
     used = {"cuda:0": 0, "cuda:1": 100_000}
     monkeypatch.setattr("qbench.gpu_state.device_used_bytes", used.get)
     free = {"cuda:0": 8_000_000, "cuda:1": 7_900_000}
