@@ -1,6 +1,6 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need and runs them
-# make test-slow    the tests that make test leaves out: whole suites rehearsed, kills at random
+# make test-slow    the tests that make test leaves out: whole runs, suites rehearsed, kills, fuzz
 # make fuzz         tries inputs made bad at random, FUZZ times as many as CI
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter
@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m slow
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 QBENCH_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0 --numprocesses $(WORKERS)

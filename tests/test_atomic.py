@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from qbench.atomic import scratch_folder, sweep, waiting_folder, write_atomically
 from qbench.plan import make_plan
 from qbench.runner import run_suite
@@ -17,8 +19,6 @@ from tests.test_run import Listener
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.workplace import Workplace
 
@@ -125,6 +125,7 @@ def test_temporary_folders_of_killed_processes_go_with_the_next(
     assert left(tmp_path) == [".other.0123.part"]
 
 
+@pytest.mark.slow
 def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
     text = f"models: [{workplace.model}]\nprecisions: [fp32]\nmeasure: {{footprint: }}\n"
     suite = load_suite_text(text, "suite.yaml", workplace.folder)

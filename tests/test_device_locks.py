@@ -178,6 +178,7 @@ def test_a_folder_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert not list((tmp_path / "other").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_with_another_cache_waits(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

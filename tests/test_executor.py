@@ -46,6 +46,7 @@ def only_job(place: Workplace) -> Job:
     return job
 
 
+@pytest.mark.slow
 def test_events_a_lost_server_and_a_timeout(place: Workplace) -> None:
     job, log = only_job(place), place.folder / "worker.log"
     record_path = Path(job.tasks[0].path)
@@ -301,6 +302,7 @@ class Noted:
         self.recorded_cells.append(f"{job.cell.label} on {job.device}: {record.status}")
 
 
+@pytest.mark.slow
 def test_real_workers_side_by_side(place: Workplace) -> None:
     """torch knows the one CPU by two names: as good as two devices."""
     text = SUITE.format(place.model).replace("[fp32]", "[fp32, bf16]")

@@ -14,6 +14,8 @@ from qbench.store import read_folder
 from qbench.suite import load_suite
 from tests.workplace import Workplace
 
+pytestmark = pytest.mark.slow
+
 SUITE = """\
 name: guarded
 models: [./model]

@@ -162,6 +162,7 @@ def test_the_key_follows_from_the_calibration(tmp_path: Path) -> None:
         assert keys(tmp_path, f"{{w8a8-static: {{{change}}}}}") != first
 
 
+@pytest.mark.slow
 def test_a_run_of_a_local_model_and_its_report(tmp_path: Path) -> None:
     from tests.workplace import Workplace
 

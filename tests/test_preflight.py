@@ -214,6 +214,7 @@ class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
         """What lm-eval's 14,000 files hold is read once."""
         return str(tmp_path_factory.mktemp("cache"))
 
+    @pytest.mark.slow
     def test_ends_with_one_page_and_leaves_nothing(self, workplace: Workplace, cache: str) -> None:
         suite = SUITES / "mistral.yaml"
         done = workplace.with_environment(QBENCH_CACHE=cache).call("run", str(suite))
@@ -248,6 +249,7 @@ class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
         assert "network:" not in done.errors
 
 
+@pytest.mark.slow
 def test_yes_goes_on_and_says_what_was_found(workplace: Workplace) -> None:
     workplace.write(
         "suite.yaml",
@@ -264,6 +266,7 @@ def test_yes_goes_on_and_says_what_was_found(workplace: Workplace) -> None:
     assert statuses == {"footprint": "ok", "quality": "error"}
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_fetched_is_tried_once(workplace: Workplace) -> None:
     commit = "3ad372fc79158a2148299e3318516c786aeded6c"
     workplace.write(

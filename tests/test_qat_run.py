@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from qbench.record import Record
     from tests.workplace import Finished
 
+pytestmark = pytest.mark.slow
+
 SUITE = """\
 models: [{model}]
 precisions: [fp32, int4-g32]

@@ -294,6 +294,7 @@ class TestComparing:
             write_baseline(tmp_path / "baseline.json", pair()[1:])
 
 
+@pytest.mark.slow
 def test_a_rehearsal_runs_and_its_records_and_files_say_so(workplace: Workplace) -> None:
     workplace.write(
         "suite.yaml",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace
 
@@ -30,6 +32,7 @@ measure: {{footprint: }}
 """
 
 
+@pytest.mark.slow
 def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model", "llama")
     place = Workplace(tmp_path, model)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from qbench.record import Record
 
+pytestmark = pytest.mark.slow
+
 SUITE = """\
 models: [{model}]
 precisions: [fp32, bf16, positronic, load-raises, load-memory, load-crashes]

@@ -12,6 +12,8 @@ from qbench.store import read_record, write_record
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
+pytestmark = pytest.mark.slow
+
 
 def divergence(place: Workplace) -> dict[str, float | None]:
     return {

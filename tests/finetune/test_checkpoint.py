@@ -204,6 +204,7 @@ def test_the_interval_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CheckpointRule.from_environment().interval_s == 30
 
 
+@pytest.mark.slow
 def test_killed_for_good_it_goes_on(base: Path) -> None:
     through = train(base, key="through", precision="nf4", steps=40)
     program = (

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.gpu_standin.machines import with_gpus
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
+
+pytestmark = pytest.mark.slow
 
 SUITE = """\
 models: [{model}]

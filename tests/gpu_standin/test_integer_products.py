@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.gpu_standin.machines import with_gpus
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ measure:
 """
 
 
+@pytest.mark.slow
 def test_few_rows_are_told_to_be_multiplied_in_fp32(workplace: Workplace) -> None:
     place = with_gpus(workplace, "h100")
     place.write("suite.yaml", SUITE.format(model=place.model))

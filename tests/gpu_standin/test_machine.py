@@ -14,6 +14,8 @@ from tests.gpu_standin.machines import with_gpus
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
+pytestmark = pytest.mark.slow
+
 MEMORY = """\
 models: [{}]
 precisions: [fp16]

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.gpu_standin.machines import with_gpus
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
+
+pytestmark = pytest.mark.slow
 
 MIB, GIB = 2**20, 2**30
 SUITE = """\

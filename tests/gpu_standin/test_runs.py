@@ -81,6 +81,7 @@ def test_capability_7_5(workplace: Workplace) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_capability_8_0_with_tuning(workplace: Workplace) -> None:
     rows = [{"name": f"number {at}", "kind": ("even", "odd")[at % 2]} for at in range(20)]
     workplace.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
@@ -89,6 +90,7 @@ def test_capability_8_0_with_tuning(workplace: Workplace) -> None:
     assert device_of(place) == "NVIDIA A100-SXM4-80GB"
 
 
+@pytest.mark.slow
 def test_capability_8_6_the_second_gpu_by_its_id(workplace: Workplace) -> None:
     log = workplace.folder / "who-initialised"
     place = with_gpus(
@@ -103,6 +105,7 @@ def test_capability_8_6_the_second_gpu_by_its_id(workplace: Workplace) -> None:
     assert (len(lines), len(forked), len(set(forked))) == (3, 2, 2)
 
 
+@pytest.mark.slow
 def test_capability_9_0_the_second_of_two_gpus(workplace: Workplace) -> None:
     place = with_gpus(workplace, "t4", "h100")
     run(place, "cuda:1", "", "bf16")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from qbench.record import Record
     from tests.workplace import Workplace
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 SUITE = """\
 models: [{source: ./untied, device_map: auto}]

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 
 from tests.gpu_standin.machines import with_gpus
@@ -13,6 +14,8 @@ from tests.workplace import QBENCH
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = Path(__file__).parents[2] / ".github" / "workflows" / "gpu-regression.yml"
 SUITE = """\

@@ -39,6 +39,7 @@ def test_the_peak_is_the_highest_phase_less_the_level_before(cells: TinyCells) -
     assert details["method"]
 
 
+@pytest.mark.slow
 def test_on_a_cpu_the_resident_size_varies_by_process_and_the_tensors_by_nothing(
     cells: TinyCells,
 ) -> None:

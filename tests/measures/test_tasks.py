@@ -301,6 +301,7 @@ def test_what_is_kept_for_pairing(loaded: LoadedModel, tmp_path: Path) -> None:
     assert other["config_hash"] == details["config_hash"]
 
 
+@pytest.mark.slow
 def test_the_bundled_model_does_well_above_chance(loaded: LoadedModel, tmp_path: Path) -> None:
     scores = {}
     for item in items(tmp_path, limit=100):
@@ -466,6 +467,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_lm_eval_command(
     loaded: LoadedModel, own_folder: Path, tmp_path: Path
 ) -> None:

@@ -325,6 +325,7 @@ def test_a_model_without_codes_is_a_fault(tmp_path: Path) -> None:
     assert found.faults == ("no layer of the model holds codes",)
 
 
+@pytest.mark.slow
 def test_a_suite_measures_it_beside_its_original(tmp_path: Path) -> None:
     folder = tmp_path / "place"
     folder.mkdir()

@@ -51,6 +51,7 @@ def test_described_from_headers_then_downloaded(
     assert offline["folder"] == fetched
 
 
+@pytest.mark.slow
 def test_shards_and_an_architecture_not_in_the_table(
     tmp_path: Path, ask: Callable[..., list[Any]]
 ) -> None:

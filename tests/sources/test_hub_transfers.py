@@ -18,6 +18,8 @@ from tests.sources.loopback_hub import COMMIT, OLDER_COMMIT, loopback_hub
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace
 
+pytestmark = pytest.mark.slow
+
 MODEL = "someone/tiny-mistral"
 TEXT = DATASETS["wikitext-2"]
 WEIGHTS = "model.safetensors"

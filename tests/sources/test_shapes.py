@@ -187,6 +187,7 @@ def test_missing_head_is_refused(tmp_path: Path, tied_llama_folder: Path) -> Non
         read_shape(folder, config)
 
 
+@pytest.mark.slow
 def test_partial_rotary_and_fewer_layers_are_left_to_the_meta_model(
     tmp_path: Path, llama_folder: Path
 ) -> None:
