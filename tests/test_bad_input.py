@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.workplace import Finished, Workplace
 
+pytestmark = pytest.mark.slow
+
 
 def check(finished: Finished, *words: str, messages: int = 1) -> None:
     """Whether it ended with code 2 and so many messages on standard error, with these words."""
@@ -248,7 +250,6 @@ def test_a_run_never_replaces_a_newer_record(place: Workplace, arguments: list[s
     assert path.read_text(encoding="utf-8") == '{"schema_version": 7}'
 
 
-@pytest.mark.slow
 def test_reports_that_cannot_be_written_after_a_run_lose_no_record(place: Workplace) -> None:
     finished = place.call("run", "good.yaml", "--reports", "t.txt")
     check(finished, "t.txt", "the report cannot be written", "the records are safe")

@@ -68,12 +68,8 @@ def quick(suite: Suite) -> Suite:
     return suite.model_copy(update={"measure": measure})
 
 
-def _unless_quick(path: Path) -> object:
-    marks = () if path.stem in {"ci", "dialogpt-shape"} else pytest.mark.slow
-    return pytest.param(path, id=path.name, marks=marks)
-
-
-@pytest.mark.parametrize("path", map(_unless_quick, SUITES))
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
 def test_one_cell_of_each_kind_of_a_shipped_suite_is_rehearsed(
     path: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel, Outcome
 
+pytestmark = pytest.mark.slow
+
 KEY = "0123456789abcdef"
 LORA: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2}
 FULL: dict[str, Any] = {"learning_rate": 1e-3}

@@ -26,6 +26,8 @@ from tests.workplace import Workplace, write_text
 if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
 
+pytestmark = pytest.mark.slow
+
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "nf4", {}),
     ("llama", "nf4-dq", {"compute_dtype": "fp32", "dtype": "bf16"}),
@@ -325,7 +327,6 @@ def test_a_model_without_codes_is_a_fault(tmp_path: Path) -> None:
     assert found.faults == ("no layer of the model holds codes",)
 
 
-@pytest.mark.slow
 def test_a_suite_measures_it_beside_its_original(tmp_path: Path) -> None:
     folder = tmp_path / "place"
     folder.mkdir()
