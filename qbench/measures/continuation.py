@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qbench.errors import MeasurementError, NonFiniteError
 from qbench.finetune.examples import added_ids
-from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
+from qbench.sources.chat import ChatTemplateError, apply_chat_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,26 +46,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> li
 
 
 def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise MeasurementError(
             "chat_template is on, but the model's tokenizer has no chat template; set"
             " chat_template: false, or save a template with the tokenizer"
         )
-    message = [{"role": "user", "content": prompt}]
     try:
-        text: str = within_limits(
-            lambda: tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True
-            )
-        )
-    except (TemplateError, TemplateLimitError, SyntaxError, *FAULTS) as error:
+        return apply_chat_template(tokenizer, [{"role": "user", "content": prompt}], ask=True)
+    except ChatTemplateError as error:
         raise MeasurementError(
             f"the tokenizer's chat template does not take a single user message ({error}); set"
             " chat_template: false, or mend the template"
         ) from error
-    return text
 
 
 def find_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -18,6 +18,10 @@ Taken = Literal["asked", "answered", "bare"]
 """
 
 
+class ChatTemplateError(Exception):
+    """A chat template does not take the messages; the message says why."""
+
+
 class ChatText(NamedTuple):
     """What a chat template makes of messages that end with an answer."""
 
@@ -83,8 +87,6 @@ def _without_last_break(text: str) -> str:
 
 
 def _apply(tokenizer: Any, messages: list[Message], place: str, *, ask: bool) -> str:
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise TextError(
             f"{place}: the recipe chat needs a chat template, and the model's tokenizer has none;"
@@ -92,14 +94,28 @@ def _apply(tokenizer: Any, messages: list[Message], place: str, *, ask: bool) ->
             " completion"
         )
     try:
+        return apply_chat_template(tokenizer, messages, ask=ask)
+    except ChatTemplateError as error:
+        raise TextError(
+            f"{place}: the tokenizer's chat template does not take these messages ({error});"
+            " correct the row, or leave it out"
+        ) from error
+
+
+def apply_chat_template(tokenizer: Any, messages: list[Message], *, ask: bool) -> str:
+    """What the tokenizer's chat template makes of messages, within the limits of templates.
+
+    `ask`: with what asks for an answer behind them. Raises `ChatTemplateError` with the template's
+    own words.
+    """
+    from jinja2 import TemplateError
+
+    try:
         text: str = within_limits(
             lambda: tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=ask
             )
         )
     except (TemplateError, TemplateLimitError, SyntaxError, *FAULTS) as error:
-        raise TextError(
-            f"{place}: the tokenizer's chat template does not take these messages ({error});"
-            " correct the row, or leave it out"
-        ) from error
+        raise ChatTemplateError(str(error)) from error
     return text
