@@ -61,9 +61,11 @@ def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
         record
         for task in plan.tasks
         if task.skip is None
-        and (record := record_on_disk(task)) is not None
-        and _lacks_divergence(task, record)
+        # What the task alone tells comes first: most records need not be read for this.
+        and task.item.params.get("divergence", False)
         and task.item.states_key in makers
+        and (record := record_on_disk(task)) is not None
+        and _lacks_divergence(record)
         and _can_be_held_against(record, makers[task.item.states_key], retry)
     ]
 
@@ -142,13 +144,8 @@ def _changes(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, 
     return found
 
 
-def _lacks_divergence(task: Task, record: Record) -> bool:
-    return (
-        record.status == "ok"
-        and task.item.states_key is not None
-        and task.item.params.get("divergence", False)
-        and record.value(_DIVERGENCE) is None
-    )
+def _lacks_divergence(record: Record) -> bool:
+    return record.status == "ok" and record.value(_DIVERGENCE) is None
 
 
 def _can_be_held_against(record: Record, maker: Task, retry: frozenset[Status]) -> bool:
