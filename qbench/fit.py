@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from rich.text import Text
 from qbench.environment import nvml_refusals, visible_gpus
 from qbench.errors import DeviceError, ModelError, UsageError
 from qbench.finetune.adapter_bytes import unknown_target
+from qbench.names import did_you_mean, nearest_name
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
 from qbench.report.markdown_parts import bullets, words_table
-from qbench.sources.bundled import did_you_mean
 from qbench.sources.known_configs import known_configs, known_name
 from qbench.sources.models import parse_model, resolve_model
 from qbench.sources.random_models import RANDOM_PREFIX
@@ -74,10 +73,10 @@ def find_model(source: str) -> ResolvedModel:
     try:
         model = resolve_model(parse_model(source, base=Path.cwd()))
     except ModelError as error:
-        close = difflib.get_close_matches(source, known_configs(), n=1)
-        if not close:
+        near = nearest_name(source, known_configs())
+        if near is None:
             raise
-        raise UsageError(f"{source}: did you mean {close[0]}? As a hub id: {error}") from error
+        raise UsageError(f"{source}: did you mean {near}? As a hub id: {error}") from error
     if model.shape is None:
         raise UsageError(f"{source}: what it takes cannot be predicted: {model.shape_unknown}")
     return model

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from qbench.foreign import LONGEST_LINE
+from qbench.names import nearest
 from qbench.spec import Cell, Frozen
-from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

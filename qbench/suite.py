@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny
 
 from qbench.comparison.gate_rules import GateRule, parse_rules
 from qbench.errors import Problem, SuiteError, UsageError
+from qbench.names import nearest
 from qbench.selectors import Selector, check_selection, read_selectors, selected
 from qbench.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.suite_finetune import FineTuning, read_finetune
@@ -27,7 +28,7 @@ from qbench.suite_parts import (
     read_seconds,
     read_switch,
 )
-from qbench.suite_problems import Findings, nearest
+from qbench.suite_problems import Findings
 from qbench.yaml_lines import Node, read_yaml
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.errors import ModelError
+from qbench.names import did_you_mean, shortened
 from qbench.precisions import stored
-from qbench.sources.bundled import did_you_mean
 from qbench.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.suite_options import owners, read_options, read_sweep
 from qbench.suite_problems import amendment, in_words
-from qbench.yaml_lines import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import Problem
-from qbench.yaml_lines import Node, shortened
+from qbench.names import nearest, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from qbench.yaml_lines import Node
 
 
 class Findings:
@@ -59,13 +60,6 @@ class Findings:
         """All problems in the order of their lines, each once."""
         once = dict.fromkeys(self._problems)
         return tuple(sorted(once, key=lambda problem: problem.line or 0))
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """A question for the nearest of the names, whatever its case; None if none is near."""
-    by_fold = {known.casefold(): known for known in names}
-    close = get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.5)
-    return f"did you mean '{by_fold[close[0]]}'?" if close else None
 
 
 def in_words(node: Node) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from qbench.errors import Problem
+from qbench.names import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -247,15 +248,6 @@ class _Builder:
         self, path: str, found: str, expected: str, line: int, remedy: str | None = None
     ) -> None:
         self.problems.append(Problem(self.file, path, found, expected, line, remedy))
-
-
-def shortened(text: str, longest: int = 60) -> str:
-    """The text in one printable line, its middle left out when it is long."""
-    line = "".join(mark if mark.isprintable() else " " for mark in text)
-    if len(line) <= longest:
-        return line
-    half = (longest - 1) // 2
-    return f"{line[:half]}…{line[-half:]}"
 
 
 def _float(text: str) -> float:

@@ -15,7 +15,7 @@ from qbench.comparison.comparability import Obstacle, condition_changes
 from qbench.comparison.gate_field import LEVELS, Field, look, look_over_seeds
 from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
 from qbench.errors import UsageError
-from qbench.suite_problems import nearest
+from qbench.names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

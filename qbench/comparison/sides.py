@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from qbench.comparison.baseline import read_baseline
 from qbench.errors import StoreError, UsageError
+from qbench.names import nearest
 from qbench.report.selection import select
 from qbench.store import read_folder, tell_unreadable
-from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

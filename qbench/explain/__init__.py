@@ -14,8 +14,8 @@ from qbench.errors import UsageError
 from qbench.explain import bnb4bit, floating, int8, integer
 from qbench.explain.options import read_assignments
 from qbench.explain.weights import read_weight
+from qbench.names import nearest
 from qbench.precisions.integer import PRECISIONS as INTEGERS
-from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import ModelError, UsageError
 from qbench.foreign import read_bounded
+from qbench.names import nearest
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.bundled import bundled_models
 from qbench.sources.headers import read_headers, weight_files
 from qbench.sources.model_config import LARGEST_BYTES, parse_config
 from qbench.sources.models import parse_model
-from qbench.suite_problems import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

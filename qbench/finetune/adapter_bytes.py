@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.finetune.deploy import WHOLE_MODELS, compute_type
+from qbench.names import did_you_mean
 from qbench.precisions.storage import ITEM_BYTES
-from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,9 +22,9 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
 from qbench.finetune.trainable import Trainable
+from qbench.names import did_you_mean
 from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_options import is_integer
-from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

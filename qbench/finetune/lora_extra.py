@@ -18,7 +18,7 @@ from qbench.finetune.adapter_bytes import (
     under,
 )
 from qbench.finetune.options import is_quantized
-from qbench.sources.bundled import did_you_mean
+from qbench.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

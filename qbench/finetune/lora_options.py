@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from qbench.finetune.lora_extra import SERVED, refused_argument
 from qbench.finetune.options import PositiveNumber, TrainingOptions
-from qbench.sources.bundled import did_you_mean
+from qbench.names import did_you_mean
 
 OWN_OPTIONS = {
     "r": "rank",

@@ -15,8 +15,8 @@ from pydantic import AfterValidator
 from qbench.errors import MeasurementError, TextError
 from qbench.measures.foreign_code import nothing_fetched
 from qbench.measures.references import SCORES
+from qbench.names import did_you_mean
 from qbench.record import Metric
-from qbench.sources.bundled import did_you_mean
 from qbench.sources.paths import written_path
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from qbench.measures.task_index import (
 )
 from qbench.measures.task_results import METRICS, make_outcome
 from qbench.measures.task_run import COMMAND_SEEDS, run_task
+from qbench.names import nearest_name
 from qbench.sources.paths import written_path
 from qbench.spec import Frozen, Item, slugify
 
@@ -160,13 +160,13 @@ def _own_folder(include: str | None, base: Path) -> Path | None:
 
 
 def _describe_unknown(name: str, index: Index, folder: Path | None) -> str:
-    near = difflib.get_close_matches(name, index, n=1)
+    near = nearest_name(name, index)
     own = ""
     if folder is not None:
         own = f", {', '.join(read_folder(folder))} in {folder}{_passed_over(folder)}"
     return (
         f"names: {name}: no task or group of that name;"
-        f"{f' did you mean {near[0]}?' if near else ''} There is {', '.join(bundled_tasks())} in"
+        f"{f' did you mean {near}?' if near else ''} There is {', '.join(bundled_tasks())} in"
         f" qbench{own}, and what `lm_eval ls tasks` lists"
     )
 

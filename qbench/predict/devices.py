@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from qbench.environment import gpu_kind
 from qbench.errors import DeviceError
+from qbench.names import did_you_mean
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
-from qbench.sources.bundled import did_you_mean
 
 if TYPE_CHECKING:
     from qbench.predict.peaks import Peak

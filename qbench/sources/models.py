@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.errors import ModelError
-from qbench.sources.bundled import PREFIX, bundled_models, did_you_mean
+from qbench.names import did_you_mean
+from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.fingerprint import files_sha256
 from qbench.sources.headers import (
@@ -156,18 +156,11 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
     if ref.kind == "hub" and "/" not in ref.location:
         raise ModelError(
             f"{source}: neither a known configuration nor a folder that exists (looked in {base});"
-            f" {did_you_mean(_nearest_case(ref.location), known_configs())}, or give a folder or a"
+            f" {did_you_mean(ref.location, known_configs())}, or give a folder or a"
             " hub id such as owner/name"
         )
     location = str(bundled_models()[ref.location]) if ref.kind == "bundled" else ref.location
     return location, ref.revision, f"random-{ref.name}"
-
-
-def _nearest_case(wrong: str) -> str:
-    """The known configuration that is nearest when case counts for nothing, else the word."""
-    names = {name.casefold(): name for name in known_configs()}
-    near = difflib.get_close_matches(wrong.casefold(), names, n=1)
-    return names[near[0]] if near else wrong
 
 
 def _local_folder(source: str, base: Path) -> Path | None:

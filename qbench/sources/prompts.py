@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qbench.errors import TextError
-from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX, did_you_mean
+from qbench.names import did_you_mean
+from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
 from qbench.sources.paths import written_path
 from qbench.sources.texts import read_text, resolve_text
 from qbench.spec import Frozen, slugify

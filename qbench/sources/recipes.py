@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, ValidationError
 
 from qbench.errors import TextError
-from qbench.sources.bundled import did_you_mean
+from qbench.names import did_you_mean
 from qbench.sources.chat import Taken, read_messages, unicode_text, write_chat
 from qbench.sources.rows import JsonRow
 from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits

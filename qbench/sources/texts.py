@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from qbench.errors import TextError
 from qbench.foreign import read_bounded
-from qbench.sources.bundled import PREFIX, bundled_texts, did_you_mean
+from qbench.names import did_you_mean
+from qbench.sources.bundled import PREFIX, bundled_texts
 from qbench.sources.paths import written_path
 from qbench.spec import Frozen, slugify
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.errors import TextError
+from qbench.names import did_you_mean
 from qbench.record import content_key
-from qbench.sources.bundled import PREFIX, bundled_instruct, did_you_mean
+from qbench.sources.bundled import PREFIX, bundled_instruct
 from qbench.sources.fingerprint import file_sha256
 from qbench.sources.hub_rows import open_hub
 from qbench.sources.paths import written_path
