@@ -35,7 +35,9 @@ def explain(
 
     from qbench.errors import UsageError
     from qbench.executors.preload import prepare_process
+    from qbench.explain import check_precision
     from qbench.explain import explain as explain_precision
+    from qbench.explain.options import read_assignments
     from qbench.explain.render import PAGES, render
     from qbench.report.console import make_console, tell
 
@@ -46,9 +48,9 @@ def explain(
     # On import they warn of kernels that are missing, and of themselves.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    made = explain_precision(
-        precision, model, tensor, assignments=assignments or (), base=Path.cwd()
-    )
+    check_precision(precision)
+    chosen = read_assignments(precision, assignments or ())
+    made = explain_precision(precision, model, tensor, options=chosen, base=Path.cwd())
     if format_name == "text":
         console = make_console()
         console.print(render(made, console.width))

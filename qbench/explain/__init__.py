@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import UsageError
 from qbench.explain import bnb4bit, floating, int8, integer
-from qbench.explain.options import read_assignments
 from qbench.explain.weights import read_weight
 from qbench.names import nearest
+from qbench.precisions import precisions
 from qbench.precisions.integer import PRECISIONS as INTEGERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from qbench.explain.explanation import Explanation
@@ -40,32 +40,38 @@ EXPLAINERS: dict[str, Callable[[Weight, dict[str, Any]], Explanation]] = {
 """
 
 
+def check_precision(precision: str) -> None:
+    """Raises `UsageError` for a precision that has no explanation."""
+    if precision in EXPLAINERS:
+        return
+    message = (
+        f"PRECISION: found {precision!r}, which has no explanation; expected one of"
+        f" {', '.join(EXPLAINERS)}"
+    )
+    near = nearest(precision, EXPLAINERS)
+    raise UsageError(f"{message}; {near}" if near else message)
+
+
 def explain(
     precision: str,
     model: str,
     tensor: str | None,
     *,
-    assignments: Iterable[str] = (),
+    options: dict[str, Any] | None = None,
     base: Path,
 ) -> Explanation:
     """Explains a precision on one tensor of a model.
 
     `model` is written as in a suite, relative to `base`; `tensor` is a name in its weight files,
-    the first weight of an MLP unless given; `assignments` are options of the precision, such as
-    `threshold=0`. Raises `UsageError` for an unknown precision, option or tensor, and `ModelError`
+    the first weight of an MLP unless given; `options` are all options of the precision, its
+    defaults unless given. Raises `UsageError` for an unknown precision or tensor, and `ModelError`
     for a model that cannot be read.
     """
-    explainer = EXPLAINERS.get(precision)
-    if explainer is None:
-        message = (
-            f"PRECISION: found {precision!r}, which has no explanation; expected one of"
-            f" {', '.join(EXPLAINERS)}"
-        )
-        near = nearest(precision, EXPLAINERS)
-        raise UsageError(f"{message}; {near}" if near else message)
-    options = read_assignments(precision, assignments)
+    check_precision(precision)
+    if options is None:
+        options = precisions()[precision].options().model_dump()
     weight = read_weight(model, tensor, base=base, group=options.get("group"))
-    made = explainer(weight, options)
+    made = EXPLAINERS[precision](weight, options)
     subject = {
         "precision": precision,
         "options": options,

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from qbench.explain import explain
+from qbench.explain.options import read_assignments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +35,8 @@ def save(folder: Path, weight: NDArray[Any], name: str = NAME) -> Path:
 
 def figures(precision: str, folder: Path, *assignments: str) -> dict[str, Any]:
     """The figures of an explanation of the tensor in the folder."""
-    made = explain(precision, str(folder), None, assignments=assignments, base=folder)
-    return made.figures
+    options = read_assignments(precision, assignments)
+    return explain(precision, str(folder), None, options=options, base=folder).figures
 
 
 def relative(held: NDArray[Any], weight: NDArray[Any]) -> float:

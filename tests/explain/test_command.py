@@ -9,6 +9,7 @@ import pytest
 
 from qbench.errors import UsageError
 from qbench.explain import EXPLAINERS, explain
+from qbench.explain.options import read_assignments
 from qbench.explain.render import as_json, markdown, render
 from tests.explain.checkpoints import random_weight, save
 
@@ -73,11 +74,9 @@ def test_what_is_wrong_is_told_with_code_2(
         ("fp32", ["dtype"], "an option of fp32: it has none"),
     ],
 )
-def test_a_wrong_option_is_told(
-    folder: Path, precision: str, assignments: list[str], words: str
-) -> None:
+def test_a_wrong_option_is_told(precision: str, assignments: list[str], words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        explain(precision, str(folder), None, assignments=assignments, base=folder)
+        read_assignments(precision, assignments)
     assert words in str(caught.value)
     assert str(caught.value).startswith("--set:")
 

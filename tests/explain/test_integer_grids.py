@@ -9,6 +9,7 @@ import pytest
 
 from qbench.errors import UsageError
 from qbench.explain import explain
+from qbench.explain.options import read_assignments
 from tests.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded
 
@@ -133,7 +134,8 @@ def test_nominal_and_stored_bits_are_told_apart(
 def test_an_asymmetric_group_is_told_with_zero_point_and_group(
     folder: Path, weight: NDArray[np.float32]
 ) -> None:
-    made = explain("int4-g32-asym", str(folder), None, assignments=[WIDE], base=folder)
+    options = read_assignments("int4-g32-asym", [WIDE])
+    made = explain("int4-g32-asym", str(folder), None, options=options, base=folder)
     [section] = [one for one in made.sections if one.title.startswith("One weight")]
     row, column = (int(word) for word in section.title.replace(",", "").split() if word.isdigit())
     assert section.grid is not None
@@ -162,5 +164,5 @@ def test_what_does_not_go_together_is_told(
     folder: Path, name: str, assignments: list[str], words: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        explain(name, str(folder), None, assignments=assignments, base=folder)
+        figures(name, folder, *assignments)
     assert words in str(caught.value)
