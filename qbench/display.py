@@ -14,7 +14,7 @@ from rich.text import Text
 
 from qbench.estimate import Estimate
 from qbench.plan import record_on_disk
-from qbench.report.units import counted
+from qbench.report.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -196,14 +196,3 @@ class _CellProgress:
         if self.worst is not None:
             return "!", STATUS_STYLE[self.worst]
         return ("✓", "green") if self.missing == 0 else ("·", "dim")
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds as `42 s`, `3 min 20 s` or `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qbench.display import format_seconds
+from qbench.environment import missing_packages
 from qbench.estimate import Estimate
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -17,11 +17,10 @@ from qbench.missing import lacking
 from qbench.plan import RETRIED, record_on_disk
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bits
 from qbench.precisions import precisions
-from qbench.precisions.int8 import missing_packages
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
-from qbench.report.units import choose_scale, counted
+from qbench.report.units import choose_scale, counted, format_seconds
 from qbench.spec import slugify
 from qbench.store import read_folder
 
