@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.precisions.calibration_inputs import unreached
 from qbench.precisions.calibration_ranges import find_ranges
 from qbench.precisions.calibration_windows import draw_windows
+from qbench.precisions.integer_gptq import quantize_by_gptq
 from qbench.precisions.integer_layers import hold_in
+from qbench.precisions.integer_smoothquant import quantize_smoothed
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.texts import ResolvedText, resolve_text
 
@@ -43,12 +45,8 @@ def calibrate(
     windows, about = draw_windows(model, text, options, folder, trust_remote_code=trust_remote_code)
     dtype: torch.dtype = getattr(torch, TORCH_DTYPE[options.dtype])
     if options.weights == "gptq":
-        from qbench.precisions.integer_gptq import quantize_by_gptq
-
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
     elif options.weights == "smoothquant":
-        from qbench.precisions.integer_smoothquant import quantize_smoothed
-
         about["layers"] = quantize_smoothed(model, layers, windows, options, dtype)
     else:
         about["layers"] = _quantize_with_ranges(model, layers, windows, options, dtype)
@@ -85,11 +83,3 @@ def _quantize_with_ranges(
         quantize_(layer, config)
         hold_in(layer, dtype)
     return {name: found.recorded for name, found in ranges.items()}
-
-
-def unreached(name: str) -> ModelError:
-    """The error for a layer that has seen nothing, such as an expert that no token chose."""
-    return ModelError(
-        f"{name}: no window of the calibration text reached this layer; raise calibration_windows,"
-        " or use a precision without calibration"
-    )

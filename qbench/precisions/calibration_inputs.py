@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from qbench.errors import ModelError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -38,6 +40,14 @@ def run(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def unreached(name: str) -> ModelError:
+    """The error for a layer that has seen nothing, such as an expert that no token chose."""
+    return ModelError(
+        f"{name}: no window of the calibration text reached this layer; raise calibration_windows,"
+        " or use a precision without calibration"
+    )
 
 
 def _block(name: str) -> str:

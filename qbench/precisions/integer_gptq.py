@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import in_blocks, run
+from qbench.precisions.calibration_inputs import in_blocks, run, unreached
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,6 @@ def quantize_by_gptq(
     `ModelError` for a layer that no window reaches.
     """
     import torch
-
-    from qbench.precisions.calibration import unreached
 
     found: dict[str, dict[str, float]] = {}
     for block in in_blocks(layers):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import run
+from qbench.precisions.calibration_inputs import run, unreached
 from qbench.precisions.integer_config import torchao_config
 from qbench.precisions.integer_layers import hold_in
 
@@ -37,8 +37,6 @@ def quantize_smoothed(
     from torchao.prototype.smoothquant import SmoothQuantConfig
     from torchao.prototype.smoothquant.core import SmoothQuantObservedLinear
     from torchao.quantization import quantize_
-
-    from qbench.precisions.calibration import unreached
 
     chosen = {id(layer) for layer in layers.values()}
 
