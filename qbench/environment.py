@@ -143,6 +143,14 @@ def detect_environment(device: str) -> Environment:
     )
 
 
+def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | None:
+    """Which of the packages are not installed, with the remedy; None if all are."""
+    missing = [package for package in needs if environment.versions.get(package) is None]
+    if not missing:
+        return None
+    return f"needs {', '.join(missing)}: pip install {' '.join(missing)}"
+
+
 def _versions() -> dict[str, str | None]:
     found = {package: _version(package) for package in NUMERICS_PACKAGES}
     layers = {package: _version(package) for package in LAYER_PACKAGES}

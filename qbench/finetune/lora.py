@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.environment import missing_packages
 from qbench.errors import MeasurementError
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import LoraOptions
@@ -23,7 +24,6 @@ from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
 from qbench.finetune.trainable import Trainable
 from qbench.names import did_you_mean
-from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_options import is_integer
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PositiveInt, model_validator
 
+from qbench.environment import missing_packages
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
 from qbench.finetune.trainable import Trainable
-from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_options import IntegerOptions, is_integer
 
 if TYPE_CHECKING:

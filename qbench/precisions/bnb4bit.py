@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.precisions.int8 import missing_packages
+from qbench.environment import missing_packages
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from qbench.environment import missing_packages
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
@@ -99,14 +100,6 @@ class Int8:
                 "threshold": options["threshold"],
             },
         )
-
-
-def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | None:
-    """Which of the packages are not installed, with the remedy; None if all are."""
-    missing = [package for package in needs if environment.versions.get(package) is None]
-    if not missing:
-        return None
-    return f"needs {', '.join(missing)}: pip install {' '.join(missing)}"
 
 
 def _scales(layer: Any) -> torch.Tensor | None:

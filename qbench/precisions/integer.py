@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from qbench.environment import missing_packages
 from qbench.errors import ModelError
-from qbench.precisions.int8 import missing_packages
 from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
 from qbench.precisions.integer_options import (
     KERNEL_MULTIPLE,

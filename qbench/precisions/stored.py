@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from qbench.environment import missing_packages
 from qbench.precisions.bnb4bit import FourBit, keep_codes
-from qbench.precisions.int8 import Int8, missing_packages
+from qbench.precisions.int8 import Int8
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import fixed_bytes, static_bytes
