@@ -19,7 +19,7 @@ from qbench.report.units import counted, format_seconds
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from qbench.executors.local import JobEnd
+    from qbench.executors.executor import JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
     from qbench.record import Record

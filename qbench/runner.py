@@ -14,8 +14,9 @@ from qbench.atomic import sweep
 from qbench.environment import visible_gpus
 from qbench.errors import UsageError
 from qbench.executors.device_locks import DeviceLocks, lock_names
+from qbench.executors.executor import RunStoppedError
 from qbench.executors.gpus import choose_gpus
-from qbench.executors.local import LocalExecutor, RunStoppedError
+from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import run_side_by_side
 from qbench.finetune.artifact import has_artifact
 from qbench.missing import is_missing, jobs_to_run, made_again
@@ -30,6 +31,7 @@ from qbench.supervision import OneAtATime, run_job
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.executors.executor import Executor, MakeExecutor
     from qbench.job import Job, Task
     from qbench.plan import Plan
     from qbench.record import Record, Status
@@ -50,6 +52,7 @@ def run_suite(
     fresh: bool = False,
     go_on: bool = False,
     gpus: str | None = None,
+    make_executor: MakeExecutor = LocalExecutor,
 ) -> RunResult:
     """Takes every measurement of the suite that is missing on disk or is to be tried again.
 
@@ -57,7 +60,7 @@ def run_suite(
     way of the run for a note, and tries what by arithmetic does not fit a GPU. Raises `UsageError`
     before anything is measured, `PreflightError` among them, and `StoreError` when records can no
     longer be written. `gpus`, instead of `device`, are those that independent cells run on side by
-    side: see `choose_gpus`.
+    side: see `choose_gpus`. `make_executor` makes who runs the jobs of a device.
     """
     devices = _side_by_side(suite, gpus, device) if gpus is not None else ()
     first = devices[0] if devices else device
@@ -78,7 +81,7 @@ def run_suite(
         _delete_records(plan)
     _record_skips(plan)
     watcher.planned(plan, jobs)
-    run = _Run(plan, jobs, retry)
+    run = _Run(plan, jobs, retry, make_executor)
     if jobs and len(devices) > 1:
         run.side_by_side(jobs, devices, watcher)
     elif jobs:
@@ -123,7 +126,14 @@ def _side_by_side(suite: Suite, gpus: str, device: str | None) -> tuple[str, ...
 class _Run:
     """What the jobs of one run share."""
 
-    def __init__(self, plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        jobs: list[Job],
+        retry: frozenset[Status],
+        make_executor: MakeExecutor,
+    ) -> None:
+        self._make_executor = make_executor
         self._timeout_s = plan.suite.timeout_s
         self._trainings = {
             task.key: task for cell in plan.every for task in cell.tasks if cell.is_training
@@ -139,7 +149,7 @@ class _Run:
 
     def one_by_one(self, jobs: list[Job], device: str, watcher: Watcher) -> None:
         """Runs the jobs in order."""
-        with LocalExecutor(device, jobs) as executor:
+        with self._make_executor(device, jobs) as executor:
             for job in jobs:
                 self._alone(job, executor, watcher)
 
@@ -147,7 +157,9 @@ class _Run:
         """Runs jobs side by side, one a device."""
         shared = OneAtATime(watcher)
         with ExitStack() as stack:
-            executors = {name: stack.enter_context(LocalExecutor(name, jobs)) for name in devices}
+            executors = {
+                name: stack.enter_context(self._make_executor(name, jobs)) for name in devices
+            }
 
             def run_one(job: Job, name: str) -> None:
                 self._alone(job.model_copy(update={"device": name}), executors[name], shared)
@@ -158,7 +170,7 @@ class _Run:
 
             run_side_by_side(jobs, devices, run_one, interrupt)
 
-    def _alone(self, job: Job, executor: LocalExecutor, watcher: Watcher) -> None:
+    def _alone(self, job: Job, executor: Executor, watcher: Watcher) -> None:
         """Runs what of the job is still missing once the device is free."""
         with _device_held(job, executor, watcher):
             left = []
@@ -200,7 +212,7 @@ class _Run:
 
 
 @contextmanager
-def _device_held(job: Job, executor: LocalExecutor, watcher: Watcher) -> Iterator[None]:
+def _device_held(job: Job, executor: Executor, watcher: Watcher) -> Iterator[None]:
     """Waits until no other run uses the job's devices, and keeps them for the block."""
     with DeviceLocks(
         lock_names(job.device, every_gpu=job.cell.model.device_map is not None)

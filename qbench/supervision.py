@@ -16,7 +16,7 @@ from qbench.plan import record_on_disk
 from qbench.store import file_stamp, write_record
 
 if TYPE_CHECKING:
-    from qbench.executors.local import JobEnd, LocalExecutor
+    from qbench.executors.executor import Executor, JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
     from qbench.record import Record, Status
@@ -93,7 +93,7 @@ class OneAtATime:
             self._watcher.note(message)
 
 
-def run_job(job: Job, timeout_s: float, executor: LocalExecutor, watcher: Watcher) -> set[str]:
+def run_job(job: Job, timeout_s: float, executor: Executor, watcher: Watcher) -> set[str]:
     """Runs a job's tasks, with a new worker for the rest when one ends before its time.
 
     Each worker leaves at least one record, so that there is an end to it. Returns the keys of the

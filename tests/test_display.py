@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from qbench.display import MOST_ROWS, RunDisplay
-from qbench.executors.local import JobEnd
+from qbench.executors.executor import JobEnd
 from qbench.plan import Plan, make_plan
 from qbench.report.units import format_seconds
 from qbench.suite import load_suite_text

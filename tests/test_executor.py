@@ -16,8 +16,9 @@ import pytest
 
 from qbench.environment import Gpu
 from qbench.errors import DeviceError, StoreError
+from qbench.executors.executor import RunStoppedError
 from qbench.executors.gpus import choose_gpus
-from qbench.executors.local import LocalExecutor, RunStoppedError
+from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import needs, run_side_by_side
 from qbench.plan import make_plan
 from qbench.store import read_record

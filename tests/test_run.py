@@ -1,20 +1,23 @@
-"""A run takes what is missing, and only that: one story of six calls on the same results."""
+"""A run takes what is missing, and only that; what it tells meanwhile, and afterwards."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.executors.inline import InlineExecutor
 from qbench.plan import make_plan
 from qbench.runner import parse_retry, run_suite
-from qbench.suite import load_suite
+from qbench.suite import load_suite, load_suite_text
+from tests.inline_runs import pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.executors.local import JobEnd
+    from qbench.executors.executor import JobEnd
     from qbench.job import Job
     from qbench.plan import Plan
     from qbench.record import Record
@@ -65,25 +68,12 @@ def again(first: Step) -> Step:
     return Step(first.place, "suite.yaml")
 
 
-@pytest.fixture(scope="module")
-def one_precision_more(again: Step) -> Step:
-    """With another precision in the suite, and one of the old records cut short."""
-    again.place.write_suite("fp32", "nf4", "bf16")
-    path = next((again.place.folder / "results").rglob("*fp32/quality*.json"))
-    path.write_bytes(path.read_bytes()[:300])
-    return Step(again.place, "suite.yaml", before=again.after)
-
-
-@pytest.fixture(scope="module")
-def one_option_changed(one_precision_more: Step) -> Step:
-    place = one_precision_more.place
-    place.write_suite("fp32", "nf4", "bf16", new_tokens=3)
-    return Step(place, "suite.yaml", "--only", "bf16")
-
-
-@pytest.fixture(scope="module")
-def fresh(one_option_changed: Step) -> Step:
-    return Step(one_option_changed.place, "suite.yaml", "--only", "bf16", "--fresh", "--quiet")
+@pytest.fixture
+def measured(workplace: Workplace) -> Workplace:
+    """With all records of two precisions."""
+    workplace.write_suite("fp32", "nf4")
+    assert not run_inline(workplace, work=pretended()).result.failed
+    return workplace
 
 
 def cell(*measurements: str, label: str) -> list[str]:
@@ -155,43 +145,59 @@ def test_a_second_run_takes_nothing_and_starts_no_worker(again: Step) -> None:
     assert "8 records (8 ok), 0 taken now" in again.finished.output
 
 
-class TestOnePrecisionMore:
-    def test_only_that_is_taken_and_the_damaged_record_again(
-        self, one_precision_more: Step
-    ) -> None:
-        assert one_precision_more.finished.code == 0
-        assert one_precision_more.taken_items == sorted(
-            [*cell(*FOUR_ITEMS, label="bf16"), "fp32 quality"]
-        )
-        assert len(one_precision_more.after) == 12
-
-    def test_the_damage_is_told(self, one_precision_more: Step) -> None:
-        (note,) = [
-            line
-            for line in one_precision_more.finished.output.splitlines()
-            if line.startswith("note:")
-        ]
-        assert "quality-text-w32-default" in note
-        assert "cut short" in one_precision_more.finished.output
-        assert "measured again now" in one_precision_more.finished.output
+def test_of_one_precision_more_only_that_is_taken(measured: Workplace) -> None:
+    measured.write_suite("fp32", "nf4", "bf16")
+    ran = run_inline(measured, work=pretended())
+    assert ran.taken_items == cell(*FOUR_ITEMS, label="bf16")
+    assert len(ran.after) == 12
+    assert ran.result.taken == 4
+    assert not ran.result.failed
 
 
-def test_a_changed_option_takes_its_measurement_and_keeps_the_old(one_option_changed: Step) -> None:
-    assert one_option_changed.finished.code == 0
-    assert one_option_changed.taken_items == cell("latency", "latency", label="bf16")
-    assert set(one_option_changed.before) < set(one_option_changed.after)
-    assert "4 records (4 ok), 2 taken now" in one_option_changed.finished.output
+def test_a_damaged_record_is_taken_again_and_told(measured: Workplace) -> None:
+    before = measured.records()
+    path = next((measured.folder / "results").rglob("*fp32/quality*.json"))
+    path.write_bytes(path.read_bytes()[:300])
+    ran = run_inline(measured, work=pretended(), before=before)
+    assert ran.taken_items == ["fp32 quality"]
+    (note,) = [line for line in ran.output.splitlines() if line.startswith("note:")]
+    assert "quality-text-w32-default" in note
+    assert "cut short" in note
+    assert "measured again now" in note
 
 
-class TestFresh:
-    def test_the_selected_cells_are_taken_anew_and_no_other(self, fresh: Step) -> None:
-        assert fresh.finished.code == 0
-        assert fresh.taken_items == cell(*FOUR_ITEMS, label="bf16")
-        assert set(fresh.after) == set(fresh.before)
+def test_a_changed_option_takes_its_measurement_and_keeps_the_old(measured: Workplace) -> None:
+    measured.write_suite("fp32", "nf4", new_tokens=3)
+    ran = run_inline(measured, work=pretended(), only=["nf4"])
+    assert ran.taken_items == cell("latency", "latency", label="nf4")
+    assert set(ran.before) < set(ran.after)
+    assert (len(ran.result.records), ran.result.taken) == (4, 2)
 
-    def test_quiet_shows_the_summary_only(self, fresh: Step) -> None:
-        assert "[1/4]" not in fresh.finished.output
-        assert "4 records (4 ok), 4 taken now" in fresh.finished.output
+
+def test_fresh_takes_the_selected_cells_anew_and_no_other(measured: Workplace) -> None:
+    ran = run_inline(measured, work=pretended(), only=["nf4"], fresh=True)
+    assert ran.taken_items == cell(*FOUR_ITEMS, label="nf4")
+    assert set(ran.after) == set(ran.before)
+    assert "[1/4]" in ran.output
+
+
+def test_quiet_shows_notes_only(measured: Workplace) -> None:
+    ran = run_inline(measured, work=pretended(), fresh=True, quiet=True)
+    assert ran.result.taken == 8
+    assert ran.output == ""
+
+
+def test_a_second_run_asks_for_no_worker(measured: Workplace) -> None:
+    ran = run_inline(measured, work=pretended())
+    assert ran.jobs == ()
+    assert (ran.taken, ran.result.taken) == (set(), 0)
+
+
+def test_repeats_are_jobs_of_their_own_in_turn(workplace: Workplace) -> None:
+    workplace.write_suite("fp32", "nf4")
+    ran = run_inline(workplace, work=pretended())
+    turns = [(job.cell.label, {task.item.repeat for task in job.tasks}) for job in ran.jobs]
+    assert turns == [("fp32", {0}), ("nf4", {0}), ("fp32", {1}), ("nf4", {1})]
 
 
 class Listener:
@@ -210,7 +216,7 @@ class Listener:
         self.heard.append("started")
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
-        self.heard.append("happened")
+        self.heard.append(f"happened {event.get('phase') or event['event']}")
 
     def recorded(self, job: Job, record: Record) -> None:
         self.heard.append("recorded")
@@ -222,18 +228,40 @@ class Listener:
         self.heard.append(message)
 
 
-def test_from_python_the_same_records_are_given(fresh: Step) -> None:
+def test_from_python_the_same_records_are_given(measured: Workplace) -> None:
     listener = Listener()
-    suite = load_suite(fresh.place.folder / "suite.yaml")
-    results = fresh.place.folder / "results"
-    result: RunResult = run_suite(suite, results, listener, device="cpu", only=["bf16"])
+    suite = load_suite(measured.folder / "suite.yaml")
+    result: RunResult = run_suite(
+        suite, measured.folder / "results", listener, device="cpu", only=["nf4"]
+    )
     assert listener.heard == ["planned 0"]
     assert result.taken == 0
     assert not result.failed
     assert dict(result.counts) == {"ok": 4}
-    assert {record.key for record in result.records} == {
-        fresh.after[name].key for name in fresh.taken
-    }
+    of_cell = {one.key for one in measured.records().values() if one.cell.label == "nf4"}
+    assert {record.key for record in result.records} == of_cell
+
+
+def test_the_watcher_is_told_of_each_thing_in_order(workplace: Workplace) -> None:
+    listener = Listener()
+    suite = load_suite_text(
+        f"models: [{workplace.model}]\nprecisions: [fp32]\nmeasure: [footprint]\n",
+        "suite.yaml",
+        workplace.folder,
+    )
+    results = workplace.folder / "results"
+    run_suite(suite, results, listener, device="cpu", make_executor=InlineExecutor)
+    events = ["fetch", "load", "verify", "task", "measure", "record"]
+    assert listener.heard == [
+        "planned 1",
+        "started",
+        *(f"happened {event}" for event in events[:-1]),
+        "happened record",
+        "recorded",
+        "ended",
+    ]
+    (record,) = workplace.records().values()
+    assert (record.status, record.value("memory.static") is not None) == ("ok", True)
 
 
 class Remover(Listener):
@@ -256,7 +284,8 @@ def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Work
     suite = load_suite(workplace.folder / "suite.yaml")
     results = workplace.folder / "results"
     remover = Remover(results)
-    result = run_suite(suite, results, remover, device="cpu")
+    make_executor = partial(InlineExecutor, work=pretended())
+    result = run_suite(suite, results, remover, device="cpu", make_executor=make_executor)
     assert [task.key for task in result.lost] == remover.removed
     assert len(result.records) == 3
     assert dict(result.counts) == {"ok": 3}
@@ -264,25 +293,23 @@ def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Work
     (sentence,) = result.what_is_not_there()
     assert sentence.startswith(f"planned but not on disk: 1 record, such as {result.lost[0].path}")
 
-    result = run_suite(suite, results, Listener(), device="cpu")
+    result = run_inline(workplace, work=pretended()).result
     assert (len(result.records), result.taken, result.lost) == (4, 1, ())
     assert not result.failed
     assert result.what_is_not_there() == []
 
 
-def test_from_python_by_the_package_as_often_as_wanted(fresh: Step) -> None:
+def test_from_python_by_the_package_as_often_as_wanted(measured: Workplace) -> None:
     import qbench
 
-    folder = fresh.place.folder
+    folder = measured.folder
     for _ in range(2):
         result = qbench.run(
-            folder / "suite.yaml", results=folder / "results", device="cpu", only=["bf16"]
+            folder / "suite.yaml", results=folder / "results", device="cpu", only=["nf4"]
         )
-        assert {record.key for record in result.records} == {
-            fresh.after[name].key for name in fresh.taken
-        }
+        assert (len(result.records), result.taken) == (4, 0)
     frame = qbench.load_results(folder / "results")
-    assert set(frame["label"]) == {"fp32", "nf4", "bf16"}
+    assert set(frame["label"]) == {"fp32", "nf4"}
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,20 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from qbench.atomic import scratch_folder
 from qbench.child import python_command, python_environment
 from qbench.environment import visible_ids
 from qbench.errors import names_no_memory
+from qbench.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from qbench.executors.executor import OnEvent
     from qbench.job import Job
-
-    OnEvent = Callable[[dict[str, Any]], None]
 
 
 _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
@@ -33,18 +32,6 @@ _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
 
 _PATIENCE_S = 5.0
 """For the server to end what a worker left running."""
-
-
-@dataclass(frozen=True)
-class JobEnd:
-    """How a worker ended."""
-
-    how: Literal["finished", "crash", "timeout", "oom"]
-    reason: str | None = None
-
-
-class RunStoppedError(Exception):
-    """The run was stopped from another thread: its job is to leave no record."""
 
 
 class LocalExecutor:

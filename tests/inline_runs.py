@@ -1,0 +1,140 @@
+"""Runs whose jobs are done in the test's own process: by a worker's true code, or as told."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from qbench.display import RunDisplay
+from qbench.executors.executor import JobEnd
+from qbench.executors.inline import InlineExecutor
+from qbench.finetune.artifact import artifact_folder
+from qbench.measures import measures
+from qbench.measures.loaded import make_metric
+from qbench.measures.reference_states import states_path
+from qbench.plan import load_checked_suite
+from qbench.runner import parse_retry, run_suite
+from qbench.sources.sealed import seal
+from qbench.store import write_record
+from tests.workplace import taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qbench.executors.executor import OnEvent
+    from qbench.executors.inline import Work
+    from qbench.job import Job, Task
+    from qbench.record import Record, Status
+    from qbench.run_result import RunResult
+    from tests.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run left, and what it said to somebody who is not at a terminal."""
+
+    result: RunResult
+    output: str
+    before: dict[str, Record]
+    after: dict[str, Record]
+    jobs: tuple[Job, ...]
+    """Those that a worker was asked for, in order."""
+
+    @property
+    def taken(self) -> set[str]:
+        """Names of the records that this run took."""
+        return taken(self.before, self.after)
+
+    @property
+    def taken_items(self) -> list[str]:
+        """What it took, as `<label> <measurement>`."""
+        found = [self.after[name] for name in self.taken]
+        return sorted(f"{one.cell.label} {one.item.measurement}" for one in found)
+
+
+def run_inline(
+    place: Workplace,
+    suite: str = "suite.yaml",
+    *,
+    work: Work | None = None,
+    retry: str = "crash,timeout,error",
+    quiet: bool = False,
+    before: dict[str, Record] | None = None,
+    **options: Any,
+) -> Ran:
+    """`qbench run` on the CPU, in this process; `before` where not all records can be read.
+
+    `work` is that of a worker, or pretended; `options` are those of `run_suite`.
+    """
+    before = place.records() if before is None else before
+    output = io.StringIO()
+    with _Noted(Console(file=output, width=200), quiet=quiet) as display:
+        result = run_suite(
+            load_checked_suite(place.folder / suite),
+            place.folder / "results",
+            display,
+            retry=parse_retry(retry),
+            make_executor=partial(InlineExecutor, work=work),
+            **{"device": "cpu", **options},
+        )
+    return Ran(result, output.getvalue(), before, place.records(), tuple(display.jobs))
+
+
+class _Noted(RunDisplay):
+    """Notes the jobs that are started, beside showing them."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        super().__init__(console, quiet=quiet)
+        self.jobs: list[Job] = []
+
+    def started(self, job: Job) -> None:
+        self.jobs.append(job)
+        super().started(job)
+
+
+def good(job: Job, task: Task) -> Record:
+    """A record with every metric of its measurement."""
+    definitions = measures()[task.item.measurement].metrics
+    metrics = tuple(make_metric(definitions, one.name, 0.5) for one in definitions)
+    return job.record(task, "ok", metrics=metrics, duration_s=0.5)
+
+
+def failing(status: Status, reason: str = "as told", **fields: Any) -> Callable[..., Record]:
+    """An answer that is a failure, whatever is asked for."""
+    return lambda job, task: job.record(task, status, reason=reason, **fields)
+
+
+def pretended(answer: Callable[[Job, Task], Record | JobEnd] = good) -> Work:
+    """Work without a model: each item gets the record, or the worker the end, that is answered."""
+
+    def work(job: Job, on_event: OnEvent) -> JobEnd | None:
+        for phase in ("fetch", "load", "verify"):
+            on_event({"event": "phase", "phase": phase})
+        for index, task in enumerate(job.tasks):
+            on_event({"event": "task", "index": index})
+            on_event({"event": "phase", "phase": "measure"})
+            answered = answer(job, task)
+            if isinstance(answered, JobEnd):
+                return answered
+            if answered.status == "ok":
+                _leave_in_cache(job, task)
+            write_record(Path(task.path), answered)
+            on_event({"event": "record", "index": index, "status": answered.status})
+        return None
+
+    return work
+
+
+def _leave_in_cache(job: Job, task: Task) -> None:
+    """What others need of this item: states, or a tuned model; of no use but to be there."""
+    made = [states_path(task.key).parent] if task.item.makes_states else []
+    made += [artifact_folder(task.key)] if task.key == job.artifact_key else []
+    for folder in made:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pretended").touch()
+        seal(folder, task.key)
