@@ -14,7 +14,7 @@ from rich.text import Text
 
 from qbench.environment import nvml_refusals, visible_gpus
 from qbench.errors import DeviceError, ModelError, UsageError
-from qbench.finetune.adapter_bytes import unknown_target
+from qbench.finetune.targets import unknown_target
 from qbench.names import did_you_mean, nearest_name
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.finetune.adapter_bytes import unknown_target
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
+from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions, stored
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer_misfit import integer_misfit

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.adapter_bytes import (
+from qbench.finetune.options import is_quantized
+from qbench.finetune.targets import (
     TIED_HEAD,
     is_tied,
     module_name,
@@ -17,7 +18,6 @@ from qbench.finetune.adapter_bytes import (
     token_embeddings,
     under,
 )
-from qbench.finetune.options import is_quantized
 from qbench.names import did_you_mean
 
 if TYPE_CHECKING:

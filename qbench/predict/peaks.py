@@ -7,9 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.finetune.adapter_bytes import targeted
 from qbench.finetune.deploy import compute_type
 from qbench.finetune.options import sequence_tokens
+from qbench.finetune.targets import targeted
 from qbench.precisions import precisions, stored
 from qbench.precisions.integer_options import is_integer
 from qbench.precisions.storage import ITEM_BYTES

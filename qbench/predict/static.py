@@ -1,14 +1,40 @@
-"""What a cell's model keeps before it computes anything, by arithmetic."""
+"""What a cell's model keeps before it computes anything, by arithmetic: nothing is loaded.
+
+A layer with a LoRA adapter, of `in` inputs and `out` outputs, gets factors of r × in and out × r:
+r·(in + out) weights. DoRA adds one magnitude an output. Hu et al. 2021, arXiv 2106.09685; Liu et
+al. 2024, arXiv 2402.09353.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.adapter_bytes import adapter_static_bytes
+from qbench.finetune.deploy import WHOLE_MODELS, compute_type
+from qbench.finetune.targets import (
+    TIED_HEAD,
+    is_tied,
+    module_name,
+    targeted,
+    token_embeddings,
+    under,
+)
 from qbench.precisions import precisions, stored
+from qbench.precisions.storage import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from qbench.spec import Cell, ResolvedModel, StaticBytes
+    from collections.abc import Mapping
+
+    from qbench.spec import (
+        Cell,
+        Deployment,
+        ModelShape,
+        PrecisionRef,
+        ResolvedModel,
+        StaticBytes,
+        TuningRef,
+    )
+
+_MAGNITUDE_BYTES = 4
 
 
 def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
@@ -24,3 +50,43 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
         model.shape, model.architecture, cell.tuning, cell.deploy, cell.precision
     )
     return None if adapters is None else base.model_copy(update={"adapters": adapters})
+
+
+def adapter_static_bytes(
+    shape: ModelShape,
+    architecture: str,
+    tuning: TuningRef,
+    deploy: Deployment,
+    precision: PrecisionRef,
+) -> int | None:
+    """Bytes that the adapter of a served cell takes beside its base; 0 where none is attached.
+
+    `architecture` is the base's `model_type`, `precision` what the cell is held in. None where it
+    is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
+    are.
+    """
+    options = tuning.options
+    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
+        return None if _unties(shape, options.get("extra") or {}) else 0
+    chosen = targeted(shape, architecture, options["target"])
+    if chosen is None or options.get("extra"):
+        return None
+    # What PiSSA and OLoRA began with is saved beside what they became.
+    rank: int = options["rank"] * (2 if options.get("init") in {"pissa", "olora"} else 1)
+    factors = sum(rank * sum(tensor.shape) for tensor in chosen)
+    magnitudes = sum(tensor.out_features for tensor in chosen) if options.get("dora") else 0
+    return factors * ITEM_BYTES[compute_type(precision)] + magnitudes * _MAGNITUDE_BYTES
+
+
+def _unties(shape: ModelShape, extra: Mapping[str, Any]) -> bool:
+    """Whether a tied head and its embedding become two matrices, of which one was trained."""
+    matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
+    return (
+        is_tied(shape)
+        and not extra.get("ensure_weight_tying")
+        and any(
+            under(matrix, name)
+            for name in extra.get("modules_to_save") or ()
+            for matrix in matrices
+        )
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
-from qbench.finetune.adapter_bytes import targeted
+from qbench.finetune.targets import targeted
 from qbench.finetune.training_shape import TrainingSetup, lacks_kernel, unpredicted
 from qbench.precisions import precisions
 from qbench.precisions.storage import ITEM_BYTES

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.finetune.adapter_bytes import DEFAULT_TARGETS, adapter_static_bytes
 from qbench.finetune.attach import adapter_bytes
 from qbench.finetune.deploy import load_deployed, served_precision
+from qbench.finetune.targets import DEFAULT_TARGETS
+from qbench.predict.static import adapter_static_bytes
 from tests.finetune.made_adapters import make_adapter, tuning_ref
 from tests.precisions.tiny_cells import resolve
 from tests.tiny_models import ARCHITECTURES, make_tiny_model

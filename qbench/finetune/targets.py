@@ -1,23 +1,19 @@
-"""What a LoRA adapter weighs, by arithmetic from the base's shapes: nothing is loaded.
+"""Which of a model's layers an adapter is put beside, told from names and shapes alone.
 
-A targeted layer of `in` inputs and `out` outputs gets factors of r × in and out × r: r·(in + out)
-weights. DoRA adds one magnitude an output. Hu et al. 2021, arXiv 2106.09685; Liu et al. 2024,
-arXiv 2402.09353.
+The names are matched by PEFT's own rules.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from qbench.finetune.deploy import WHOLE_MODELS, compute_type
 from qbench.names import did_you_mean
-from qbench.precisions.storage import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from qbench.spec import Deployment, ModelShape, PrecisionRef, TensorShape, TuningRef
+    from qbench.spec import ModelShape, TensorShape
 
 DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "falcon": ("query_key_value",),
@@ -37,36 +33,9 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 }
 """PEFT's own choice by `model_type`: a part of its table, whose import would take seconds."""
 
-_MAGNITUDE_BYTES = 4
 TIED_HEAD = "lm_head"
 """A layer without a tensor of its own, where the head is the embedding."""
 _OF_POSITIONS = re.compile(r"wpe|pos")
-
-
-def adapter_static_bytes(
-    shape: ModelShape,
-    architecture: str,
-    tuning: TuningRef,
-    deploy: Deployment,
-    precision: PrecisionRef,
-) -> int | None:
-    """Bytes that the adapter of a served cell takes beside its base; 0 where none is attached.
-
-    `architecture` is the base's `model_type`, `precision` what the cell is held in. None where it
-    is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
-    are.
-    """
-    options = tuning.options
-    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
-        return None if _unties(shape, options.get("extra") or {}) else 0
-    chosen = targeted(shape, architecture, options["target"])
-    if chosen is None or options.get("extra"):
-        return None
-    # What PiSSA and OLoRA began with is saved beside what they became.
-    rank: int = options["rank"] * (2 if options.get("init") in {"pissa", "olora"} else 1)
-    factors = sum(rank * sum(tensor.shape) for tensor in chosen)
-    magnitudes = sum(tensor.out_features for tensor in chosen) if options.get("dora") else 0
-    return factors * ITEM_BYTES[compute_type(precision)] + magnitudes * _MAGNITUDE_BYTES
 
 
 def targeted(
@@ -131,17 +100,3 @@ def under(module: str, name: str) -> bool:
     """Whether a module, or one that it lies in, has a name that ends so: PEFT's own rule."""
     parts = module.split(".")
     return any(".".join(parts[:end]).endswith(name) for end in range(1, len(parts) + 1))
-
-
-def _unties(shape: ModelShape, extra: Mapping[str, Any]) -> bool:
-    """Whether a tied head and its embedding become two matrices, of which one was trained."""
-    matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
-    return (
-        is_tied(shape)
-        and not extra.get("ensure_weight_tying")
-        and any(
-            under(matrix, name)
-            for name in extra.get("modules_to_save") or ()
-            for matrix in matrices
-        )
-    )
