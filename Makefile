@@ -4,6 +4,7 @@
 # make fuzz         tries inputs made bad at random, FUZZ times as many as CI
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter
+# make docs         builds the pages of docs/ into build/site; fails on a broken link
 # make bench        benchmarks of qbench itself
 #
 # On a machine without a GPU, put a CPU-only torch into .venv first: see README.md.
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 WORKERS ?= 2
 FUZZ ?= 50
 
-.PHONY: install quickstart test test-slow fuzz rehearse lint bench clean
+.PHONY: install quickstart test test-slow fuzz rehearse lint docs bench clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +41,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
 
@@ -52,6 +56,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[docs]'
 	touch $(VENV)/.installed $@
 
 clean:

@@ -1,33 +1,62 @@
-"""What the README shows is what the program takes."""
+"""What the README, CONTRIBUTING.md and docs/ show is what the program takes."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from qbench.cli import app
 from qbench.suite import load_suite_text
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("qbench ")]
+    """Each line of qbench in a block of shell, and each between backticks."""
+    found: list[str] = []
+    for text in TEXTS.values():
+        lines = [
+            line.split(" #")[0].strip()
+            for block in blocks(text, "sh")
+            for line in block.splitlines()
+        ]
+        spans = re.findall(r"`(qbench [^`]+)`", text)
+        found += [line for line in (*lines, *spans) if line.startswith("qbench ")]
+    return sorted(set(found))
 
 
-def test_the_suite_shown_is_valid(tmp_path: Path) -> None:
+def suites() -> list[Any]:
+    return [
+        pytest.param(block, id=f"{name}-{index}")
+        for name, text in TEXTS.items()
+        for index, block in enumerate(blocks(text, "yaml"))
+    ]
+
+
+@pytest.mark.parametrize("suite", suites())
+def test_each_suite_shown_is_valid(suite: str, tmp_path: Path) -> None:
     (tmp_path / "models" / "my-llama").mkdir(parents=True)
-    loaded = load_suite_text("".join(blocks("yaml")), "suite.yaml", tmp_path)
+    (tmp_path / "my-llama-nf4").mkdir()
+    assert load_suite_text(suite, "suite.yaml", tmp_path).precisions
+
+
+def test_a_list_makes_one_precision_of_each(tmp_path: Path) -> None:
+    (tmp_path / "models" / "my-llama").mkdir(parents=True)
+    [suite] = blocks(TEXTS["README.md"], "yaml")
+    loaded = load_suite_text(suite, "suite.yaml", tmp_path)
     assert [precision.label for precision in loaded.precisions] == [
         "fp32",
         "bf16",
@@ -35,6 +64,16 @@ def test_the_suite_shown_is_valid(tmp_path: Path) -> None:
         "nf4-compute_dtype=fp16",
         "nf4-compute_dtype=fp32",
     ]
+
+
+def test_the_readme_shows_each_command() -> None:
+    shown = {
+        line.split()[1]
+        for block in blocks(TEXTS["README.md"], "sh")
+        for line in block.splitlines()
+        if line.startswith("qbench ")
+    }
+    assert set(get_command(app).commands) <= shown  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("line", commands())
@@ -49,15 +88,76 @@ def test_the_commands_shown_exist_with_their_options(line: str) -> None:
     assert {word for word in words[1:] if word.startswith("-") and word != "-"} <= known
 
 
+def test_the_files_named_exist() -> None:
+    for page, text in TEXTS.items():
+        for name in re.findall(r"(?:suites|reports|qbench|tools|\.ci|examples)/[\w./-]*\w", text):
+            there = (ROOT / name).exists() or (ROOT / "docs" / name).exists()
+            assert there or name.startswith("reports/<"), f"{page} names {name}"
+
+
+def test_the_links_outside_the_site_lead_to_files() -> None:
+    """Those within docs/ are mkdocs' to check."""
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"#]+)", TEXTS[page]):
+            assert link.startswith("https://") or (ROOT / link).exists(), f"{page} links {link}"
+
+
 def test_the_make_targets_shown_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make ([a-z]+)", README)):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for text in TEXTS.values():
+        for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
 def test_the_python_shown_names_what_there_is() -> None:
     import qbench
 
-    [code] = blocks("python")
-    for name in re.findall(r"qbench\.(\w+)\(", code):
-        assert name in qbench.__all__
+    shown = [code for text in TEXTS.values() for code in blocks(text, "python")]
+    names = {name for code in shown for name in re.findall(r"qbench\.(\w+)\(", code)}
+    assert names == set(qbench.__all__)
+
+
+UNITS = {"MiB": 2**20, "ms": 1e-3, "%": 1e-2}
+
+
+def test_the_figures_shown_are_those_of_the_published_records() -> None:
+    folder = str(ROOT / "results" / "published" / "quickstart")
+    report = CliRunner().invoke(app, ["report", folder, "--format", "json", "--output", "-"])
+    [table] = json.loads(report.stdout)["decision_tables"]
+    keys = {column["title"]: key for key, column in table["columns"].items()}
+    heads, rows = readme_table("bits/weight")
+    assert [row[0] for row in rows] == [
+        f"{row['precision']} (reference)" if row["reference"] else row["precision"]
+        for row in table["rows"]
+    ]
+    for cells, row in zip(rows, table["rows"], strict=True):
+        for head, cell in zip(heads[1:], cells[1:], strict=True):
+            title, _, unit = head.partition(" (")
+            figure = row["figures"][keys[title]]
+            says(cell, figure, UNITS.get(unit.removesuffix(")"), 1))
+
+
+def readme_table(column: str) -> tuple[list[str], list[list[str]]]:
+    lines = TEXTS["README.md"].splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("|") and column in line)
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines[start:]
+        if line.startswith("|")
+    ]
+    return cells[0], cells[2:]
+
+
+def says(cell: str, figure: dict[str, Any], unit: float) -> None:
+    """That a cell of the table shows the figure, in this unit, with all its marks."""
+    assert cell.startswith("**") == figure["best"]
+    assert ("†" in cell) == figure["warned"]
+    assert ("≈" in cell) == figure["uncertain"]
+    word = cell.strip("*†≈ ")
+    if figure["value"] is None:
+        assert word == figure["word"]
+    elif word.startswith("<"):
+        assert figure["value"] / unit < float(word[1:])
+    else:
+        decimals = len(word.partition(".")[2])
+        assert round(figure["value"] / unit, decimals) == float(word)

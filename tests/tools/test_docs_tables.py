@@ -1,0 +1,58 @@
+"""The tables of metrics and options that are filled into the pages of docs/."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.measures import asked_for, measures
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "tools" / "docs_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_metric_stands_on_the_page_of_measurements(tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    filled = tables.on_page_markdown(page)
+    for name, measurement in measures().items():
+        section = filled.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for metric in measurement.metrics:
+            assert f"| `{metric.name}` |" in section
+
+
+def test_each_option_that_a_suite_may_give_stands_there(tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    shown = re.findall(r"options: measures (\w+)", page)
+    assert shown == [name for name, one in asked_for().items() if one.options.model_fields]
+
+
+def test_an_option_is_shown_with_its_default_and_meaning(tables: ModuleType) -> None:
+    rows = tables.options_table("measures", "latency").splitlines()
+    assert "| `min_seconds` | `1.0` | Seconds of timed iterations at the least. |" in rows
+
+
+def test_signs_of_markdown_are_taken_as_they_are(tables: ModuleType) -> None:
+    [row] = [row for row in tables.metrics_table("tasks").splitlines() if "lm-eval" in row]
+    assert row.startswith("| `tasks.*` | 1 |")
+    assert r"tasks.\<task>.\<metric>" in row
+
+
+def test_an_unknown_name_ends_the_build(tables: ModuleType) -> None:
+    with pytest.raises(KeyError):
+        tables.on_page_markdown("<!-- metrics: latenzy -->")

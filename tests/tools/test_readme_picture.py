@@ -1,0 +1,43 @@
+"""The README's picture is that of the published records."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    script = ROOT / "tools" / "readme_picture.py"
+    subprocess.run([sys.executable, script, "--pictures", folder], check=True, cwd=ROOT)
+    return folder
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_is_committed_is_what_the_records_give(drawn: Path, theme: str) -> None:
+    name = f"quality-{theme}.svg"
+    committed = (ROOT / "docs" / "pictures" / name).read_text(encoding="utf-8")
+    assert (drawn / name).read_text(encoding="utf-8") == committed, "run tools/readme_picture.py"
+
+
+def test_a_point_stands_where_its_numbers_say(drawn: Path) -> None:
+    """Held against the axes' own labels: 2.31 MiB and 4.43 % of fp4."""
+    root = ET.parse(drawn / "quality-light.svg").getroot()
+    texts = {str(one.text): one for one in root.iter(f"{SVG}text")}
+    across = [float(texts[word].get("x", "")) for word in ("2", "4")]  # the last "2" and "4": of x
+    up = [float(line.get("y1", "")) for line in root.iter(f"{SVG}line")]
+    points = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter(f"{SVG}circle")]
+    described = root.findtext(f"{SVG}desc") or ""
+    at = [one.split(":")[0] for one in described.split("; ")].index("fp4")
+    assert "fp4: 2.31 MiB, +4.43 %" in described
+    x, y = points[at]
+    assert 2 + 2 * (x - across[0]) / (across[1] - across[0]) == pytest.approx(2.307, abs=0.01)
+    assert (up[0] - y) / (up[0] - up[1]) == pytest.approx(4.433, abs=0.01)
