@@ -102,6 +102,13 @@ def test_the_links_outside_the_site_lead_to_files() -> None:
             assert link.startswith("https://") or (ROOT / link).exists(), f"{page} links {link}"
 
 
+def test_what_is_shown_on_the_site_is_not_cut_off() -> None:
+    for page, text in TEXTS.items():
+        if page.startswith("docs/"):
+            shown = "".join(blocks(text, r"\w*")).splitlines()
+            assert max(map(len, shown), default=0) <= 80, page
+
+
 def test_the_make_targets_shown_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for text in TEXTS.values():
