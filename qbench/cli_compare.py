@@ -69,7 +69,7 @@ def gate(
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError, UsageError
     from qbench.missing import why_absent
-    from qbench.plan import make_plan, record_on_disk
+    from qbench.plan import make_plan
     from qbench.report import gate_table, workflow_commands
     from qbench.report import junit as junit_page
     from qbench.report import step_summary as summary_page
@@ -84,7 +84,7 @@ def gate(
         )
     made = make_plan(loaded, results, device=device, only=only or ())
     expected = [(cell.cell, task.item) for cell in made.cells for task in cell.tasks]
-    found = [record for task in made.tasks if (record := record_on_disk(task)) is not None]
+    found = [record for task in made.tasks if (record := made.records.record(task)) is not None]
     # Records of other versions or another device than this one can be gated as well.
     records = found or load_side(str(suite), results).records
     old = load_baseline(baseline, loaded.name) if baseline else None

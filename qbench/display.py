@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from qbench.estimate import Estimate
-from qbench.plan import record_on_disk
 from qbench.report.units import counted, format_seconds
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class RunDisplay:
         for cell in (*plan.prerequisites, *plan.cells):
             self._cells[cell.cell.slug] = _CellProgress(total=len(cell.tasks))
             for task in cell.tasks:
-                record = record_on_disk(task)
+                record = plan.records.record(task)
                 if record is not None:
                     self._estimate.add(record)
         self._left = {task.key: (job, task) for job in jobs for task in job.tasks}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import StoreError
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.reference_states import has_states
-from qbench.plan import damaged_records, record_on_disk
+from qbench.plan import damaged_records
 from qbench.store import read_record
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Jo
     missing = {
         task.key
         for task in plan.tasks
-        if task.skip is None and (fresh or is_missing(record_on_disk(task), retry))
+        if task.skip is None and (fresh or is_missing(plan.records.record(task), retry))
     }
     missing |= {record.key for record in lacking(plan, retry)}
     missing |= _states_to_make(plan, missing, retry)
@@ -64,9 +64,9 @@ def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
         # What the task alone tells comes first: most records need not be read for this.
         and task.item.params.get("divergence", False)
         and task.item.states_key in makers
-        and (record := record_on_disk(task)) is not None
+        and (record := plan.records.record(task)) is not None
         and _lacks_divergence(record)
-        and _can_be_held_against(record, makers[task.item.states_key], retry)
+        and _can_be_held_against(record, plan, makers[task.item.states_key], retry)
     ]
 
 
@@ -148,9 +148,9 @@ def _lacks_divergence(record: Record) -> bool:
     return record.status == "ok" and record.value(_DIVERGENCE) is None
 
 
-def _can_be_held_against(record: Record, maker: Task, retry: frozenset[Status]) -> bool:
+def _can_be_held_against(record: Record, plan: Plan, maker: Task, retry: frozenset[Status]) -> bool:
     """Whether the reference's states, made by `maker`, are there or can be, and are of its ids."""
-    of_reference = record_on_disk(maker)
+    of_reference = plan.records.record(maker)
     if of_reference is None or is_missing(of_reference, retry):
         return True
     if of_reference.status != "ok":
@@ -170,7 +170,7 @@ def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> 
         for cell in (*plan.prerequisites, *plan.cells)
         for task in cell.tasks
         if task.key in gone
-        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+        and ((record := plan.records.record(task)) is None or record.status in {"ok", *retry})
     }
 
 
@@ -190,5 +190,5 @@ def _artifacts_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) 
         for cell in plan.every
         for task in cell.tasks
         if task.key in gone
-        and ((record := record_on_disk(task)) is None or record.status in {"ok", *retry})
+        and ((record := plan.records.record(task)) is None or record.status in {"ok", *retry})
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.environment import detect_environment, find_device, why_not_the_gpu
-from qbench.errors import ModelError, Problem, StoreError, SuiteError, TextError
+from qbench.errors import ModelError, Problem, SuiteError, TextError
 from qbench.finetune import methods
 from qbench.finetune.options import misfit
 from qbench.job import Job, Task
@@ -18,17 +17,20 @@ from qbench.plan_calibration import resolve_calibrations
 from qbench.plan_code import code_problems
 from qbench.plan_items import CellItems
 from qbench.plan_layout import Layout, PlannedCell, references_first
+from qbench.plan_records import RecordsOnDisk
 from qbench.predict.devices import as_if_on
 from qbench.sources.models import resolve_model
 from qbench.sources.tuning_data import resolve_tuning_data
-from qbench.store import REHEARSALS, DamagedRecordError, read_record
+from qbench.store import REHEARSALS
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from qbench.errors import StoreError
     from qbench.predict.devices import DeviceMemory
-    from qbench.record import Environment, Record, Status
+    from qbench.record import Environment, Status
     from qbench.sources.tuning_data import ResolvedTuningData
     from qbench.spec import Item, ResolvedModel
 
@@ -51,6 +53,8 @@ class Plan:
     """Slugs of those that are to be measured."""
     device_note: str | None = None
     """Why it is not the GPU that this machine has."""
+    records: RecordsOnDisk = field(default_factory=RecordsOnDisk, compare=False, repr=False)
+    """What there is of its tasks."""
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -186,23 +190,9 @@ def make_plan(
     )
 
 
-def record_on_disk(task: Task) -> Record | None:
-    """The task's record; a damaged file counts as none. Raises `StoreError` for a newer one."""
-    try:
-        return read_record(Path(task.path))
-    except DamagedRecordError:
-        return None
-
-
 def damaged_records(plan: Plan) -> list[StoreError]:
     """The plan's record files that are cut short or no records; a run takes them again."""
-    damaged: list[StoreError] = []
-    for task in plan.tasks:
-        try:
-            read_record(Path(task.path))
-        except DamagedRecordError as error:
-            damaged.append(error)
-    return damaged
+    return [damage for task in plan.tasks if (damage := plan.records.damage(task)) is not None]
 
 
 def _resolve_models(suite: Suite) -> tuple[dict[str, ResolvedModel], list[Problem]]:

@@ -14,7 +14,7 @@ from qbench.estimate import Estimate
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.missing import lacking
-from qbench.plan import RETRIED, record_on_disk
+from qbench.plan import RETRIED
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs, packed_bits
 from qbench.precisions import precisions
 from qbench.predict.bf16 import bf16_warning
@@ -48,7 +48,7 @@ def render_plan(plan: Plan, results: Path) -> RenderableType:
 
     `results` is the folder that earlier records lie in.
     """
-    records = {task.key: record_on_disk(task) for task in plan.tasks}
+    records = {task.key: plan.records.record(task) for task in plan.tasks}
     one_model = len({cell.model.ref.name for cell in plan.cells}) == 1
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -97,7 +97,7 @@ def render_power(plan: Plan) -> RenderableType:
     from qbench.comparison.bootstrap import Sampling
     from qbench.comparison.gate_power import gate_power
 
-    records = [record for task in plan.tasks if (record := record_on_disk(task)) is not None]
+    records = [record for task in plan.tasks if (record := plan.records.record(task)) is not None]
     if not records:
         return Text("what the gate's rules can find is told once there are records")
     found = gate_power(plan.suite.gate, records, sampling=Sampling(resamples=POWER_RESAMPLES))

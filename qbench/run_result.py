@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.missing import lacking, why_lacking
-from qbench.plan import record_on_disk
 from qbench.report.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from qbench.job import Task
     from qbench.plan import Plan
     from qbench.record import Record, Status
@@ -72,18 +69,16 @@ class RunResult:
 def result_of(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:
     """What is on disk now, whatever the run believes to have written."""
     selected = {task.key for task in plan.tasks}
-    others = [task for cell in plan.unselected for task in cell.tasks]
+    others = (task for cell in plan.unselected for task in cell.tasks)
+    found = [plan.records.record(task) for task in plan.tasks]
     return RunResult(
         plan=plan,
-        records=_on_disk(plan.tasks),
-        others=_on_disk(others),
+        records=tuple(record for record in found if record is not None),
+        others=tuple(
+            record for task in others if (record := plan.records.record(task)) is not None
+        ),
         taken=len(taken & selected),
         taken_beside=len(taken - selected),
-        lost=tuple(task for task in plan.tasks if record_on_disk(task) is None),
+        lost=tuple(task for task, record in zip(plan.tasks, found, strict=True) if record is None),
         lacking=tuple(lacking(plan, retry)),
     )
-
-
-def _on_disk(tasks: Sequence[Task]) -> tuple[Record, ...]:
-    found = map(record_on_disk, tasks)
-    return tuple(record for record in found if record is not None)

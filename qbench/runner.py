@@ -20,7 +20,7 @@ from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import run_side_by_side
 from qbench.finetune.artifact import has_artifact
 from qbench.missing import is_missing, jobs_to_run, made_again
-from qbench.plan import RETRIED, make_plan, record_on_disk
+from qbench.plan import RETRIED, make_plan
 from qbench.preflight import check, obstacles
 from qbench.record import STATUSES
 from qbench.run_result import RunResult, result_of
@@ -134,6 +134,7 @@ class _Run:
         make_executor: MakeExecutor,
     ) -> None:
         self._make_executor = make_executor
+        self._records = plan.records
         self._timeout_s = plan.suite.timeout_s
         self._trainings = {
             task.key: task for cell in plan.every for task in cell.tasks if cell.is_training
@@ -175,7 +176,7 @@ class _Run:
         with _device_held(job, executor, watcher):
             left = []
             for task in job.tasks:
-                record = record_on_disk(task)
+                record = self._records.record(task)
                 if (
                     record is None
                     or file_stamp(_path(task)) == self._planned[task.key]
@@ -192,8 +193,8 @@ class _Run:
                 _record_in_vain(rest, why, watcher)
                 self.taken |= {task.key for task in left}
                 return
-            self.taken |= run_job(rest, self._timeout_s, executor, watcher)
-            last = record_on_disk(left[-1])
+            self.taken |= run_job(rest, self._timeout_s, executor, watcher, self._records)
+            last = self._records.record(left[-1])
             if last is not None and (last.status, last.phase) == ("error", "fetch"):
                 self._unfetched[job.model.ref.name] = last
 
@@ -205,7 +206,7 @@ class _Run:
         training = self._trainings.get(job.artifact_key or "")
         if job.cell.deploy is None or training is None or has_artifact(training.key):
             return None
-        record = record_on_disk(training)
+        record = self._records.record(training)
         if record is None or record.status == "ok":
             return None
         return "prepare", f"its training failed ({record.status}): {record.reason}"
@@ -246,7 +247,7 @@ def _sweep(plan: Plan, results: Path) -> None:
 def _record_skips(plan: Plan) -> None:
     for job, reason in plan.skipped():
         for task in job.tasks:
-            if record_on_disk(task) is None:
+            if plan.records.record(task) is None:
                 write_record(_path(task), job.record(task, "skipped", reason=reason, phase="plan"))
 
 

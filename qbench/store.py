@@ -31,6 +31,9 @@ _MOST_TOLD = 20
 LARGEST_RECORD_BYTES = 256 * 2**20
 """A file beyond this is no record: raw rows of the longest texts are some megabytes."""
 
+FileStamp = tuple[int, int, int]
+"""Which file it is, when it was written to, and its size."""
+
 
 class DamagedRecordError(StoreError):
     """A record file that is cut short or is no record."""
@@ -71,7 +74,7 @@ def write_record(path: Path, record: Record) -> None:
         ) from error
 
 
-def file_stamp(path: Path) -> tuple[int, int] | None:
+def file_stamp(path: Path) -> FileStamp | None:
     """What tells one file of that name from the next; None where there is none.
 
     A record's own time does not: another machine wrote it, whose clock may be ahead.
@@ -80,7 +83,7 @@ def file_stamp(path: Path) -> tuple[int, int] | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.errors import StoreError
 from qbench.job import now
-from qbench.plan import record_on_disk
 from qbench.store import file_stamp, write_record
 
 if TYPE_CHECKING:
     from qbench.executors.executor import Executor, JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
+    from qbench.plan_records import RecordsOnDisk
     from qbench.record import Record, Status
 
 LOG_TAIL_LINES = 20
@@ -93,7 +93,9 @@ class OneAtATime:
             self._watcher.note(message)
 
 
-def run_job(job: Job, timeout_s: float, executor: Executor, watcher: Watcher) -> set[str]:
+def run_job(
+    job: Job, timeout_s: float, executor: Executor, watcher: Watcher, records: RecordsOnDisk
+) -> set[str]:
     """Runs a job's tasks, with a new worker for the rest when one ends before its time.
 
     Each worker leaves at least one record, so that there is an end to it. Returns the keys of the
@@ -105,7 +107,7 @@ def run_job(job: Job, timeout_s: float, executor: Executor, watcher: Watcher) ->
         part = job.model_copy(update={"tasks": left})
         log = log_path(part)
         _open_log(log, part)
-        progress = _Progress(part, watcher)
+        progress = _Progress(part, watcher, records)
         watcher.started(part)
         end = progress.judged(executor.run(part, log, timeout_s, progress))
         watcher.ended(part, end)
@@ -143,9 +145,10 @@ def _record_end(
 class _Progress:
     """Follows one worker's events, so that its end can be told to the task that caused it."""
 
-    def __init__(self, job: Job, watcher: Watcher) -> None:
+    def __init__(self, job: Job, watcher: Watcher, records: RecordsOnDisk) -> None:
         self.job = job
         self._watcher = watcher
+        self._records = records
         self._begun = False
         self._before = {task.key: file_stamp(Path(task.path)) for task in job.tasks}
         self.phase = "start"
@@ -162,7 +165,7 @@ class _Progress:
             self._begun = True
         elif event["event"] == "record":
             self.recorded += 1
-            record = record_on_disk(self.job.tasks[event["index"]])
+            record = self._records.record(self.job.tasks[event["index"]])
             if record is not None:
                 self._watcher.recorded(self.job, record)
         elif event["event"] == "device_lost":
@@ -197,7 +200,7 @@ class _Progress:
     def was_written(self, task: Task) -> bool:
         """Whether the task's record file is of this worker."""
         path = Path(task.path)
-        return record_on_disk(task) is not None and file_stamp(path) != self._before[task.key]
+        return self._records.record(task) is not None and file_stamp(path) != self._before[task.key]
 
 
 def log_path(job: Job) -> Path:

@@ -308,7 +308,8 @@ def test_real_workers_side_by_side(place: Workplace) -> None:
     """torch knows the one CPU by two names: as good as two devices."""
     text = SUITE.format(place.model).replace("[fp32]", "[fp32, bf16]")
     suite = load_suite_text(text, "suite.yaml", place.folder)
-    jobs = make_plan(suite, place.folder / "results", device="cpu").jobs(lambda _: True)
+    plan = make_plan(suite, place.folder / "results", device="cpu")
+    jobs = plan.jobs(lambda _: True)
     watcher = Noted()
     shared = OneAtATime(watcher)
     with LocalExecutor("cpu") as one, LocalExecutor("cpu:0") as other:
@@ -316,7 +317,8 @@ def test_real_workers_side_by_side(place: Workplace) -> None:
 
         def run_one(job: Job, device: str) -> None:
             there = job.model_copy(update={"device": device})
-            assert run_job(there, 120.0, executors[device], shared) == {job.tasks[0].key}
+            taken = run_job(there, 120.0, executors[device], shared, plan.records)
+            assert taken == {job.tasks[0].key}
 
         run_side_by_side(jobs, list(executors), run_one, lambda: None)
     assert sorted(watcher.recorded_cells) == ["bf16 on cpu:0: ok", "fp32 on cpu: ok"]

@@ -19,7 +19,6 @@ from qbench.plan import (
     Plan,
     damaged_records,
     make_plan,
-    record_on_disk,
 )
 from qbench.plan_layout import IDENTITY_PACKAGES
 from qbench.record import STATUSES
@@ -313,17 +312,17 @@ class TestOnDisk:
     def test_what_is_there_is_found(self, base: Path) -> None:
         made = plan(base)
         task = made.tasks[0]
-        assert record_on_disk(task) is None
+        assert made.records.record(task) is None
         record = made.jobs(lambda _: True)[0].record(task, "ok")
         write_record(Path(task.path), record)
-        assert record_on_disk(task) == record
+        assert made.records.record(task) == record
 
     def test_a_damaged_record_counts_as_none_and_is_told(self, base: Path) -> None:
         made = plan(base)
         path = Path(made.tasks[0].path)
         path.parent.mkdir(parents=True)
         path.write_text("{", encoding="utf-8")
-        assert record_on_disk(made.tasks[0]) is None
+        assert made.records.record(made.tasks[0]) is None
         (damage,) = damaged_records(made)
         assert str(path) in str(damage)
 
@@ -332,7 +331,7 @@ class TestOnDisk:
         path = Path(made.tasks[0].path)
         path.parent.mkdir(parents=True)
         path.write_text('{"schema_version": 2}', encoding="utf-8")
-        for read in (lambda: record_on_disk(made.tasks[0]), lambda: damaged_records(made)):
+        for read in (lambda: made.records.record(made.tasks[0]), lambda: damaged_records(made)):
             with pytest.raises(NewerRecordError):
                 read()
 
