@@ -44,7 +44,7 @@ def run(
     them with commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
     and data, a little of each; `go_on` goes on whatever the look at the machine found. Raises
     `qbench.errors.UsageError`
-    for what the caller can mend; a cell that fails is a record with its reason.
+    for what the caller can fix; a cell that fails is a record with its reason.
     """
     from qbench.display import RunDisplay
     from qbench.plan import load_checked_suite

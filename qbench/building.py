@@ -1,7 +1,7 @@
 """The model of a job: fetched, built and verified, with the memory and time that loading took.
 
 A cell is the checkpoint in a precision, a training's base in what its method loads, or a tuned
-model as one of its rungs.
+model as one of its deployments.
 """
 
 from __future__ import annotations

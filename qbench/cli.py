@@ -1,6 +1,6 @@
 """The command line: suite → plan → run → records → report. The only place that prints and exits.
 
-Exit codes: 0 fine, 1 cells failed or records lack, 2 the user can mend it, 3 a bug in qbench, 130
+Exit codes: 0 fine, 1 cells failed or records lack, 2 the user can fix it, 3 a bug in qbench, 130
 interrupted, 141 its output is read no more.
 """
 
@@ -80,7 +80,8 @@ def run(
     fresh: Annotated[bool, typer.Option(help="Delete the suite's records first.")] = False,
     rehearse: Rehearse = False,
     yes: Annotated[
-        bool, typer.Option("-y", "--yes", help="Go on whatever the look at the machine found.")
+        bool,
+        typer.Option("-y", "--yes", help="Start even if the look at the machine found problems."),
     ] = False,
     gpus: Annotated[
         str | None,

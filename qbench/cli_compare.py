@@ -62,7 +62,7 @@ def gate(
         bool, typer.Option(help="Print GitHub's workflow commands for what does not hold.")
     ] = False,
 ) -> None:
-    """Hold a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
+    """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
     from qbench.atomic import write_atomically
     from qbench.comparison.gate import run_gate
     from qbench.comparison.gate_field import place_of

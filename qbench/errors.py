@@ -1,7 +1,7 @@
 """Every error that qbench raises on purpose.
 
     QbenchError
-    ├── UsageError              the user can mend it: exit code 2
+    ├── UsageError              the user can fix it: exit code 2
     │   ├── SuiteError          a suite file: all its problems at once
     │   ├── ModelError          a model that cannot be found, read or fetched
     │   ├── TextError           an evaluation text that cannot be found, read or fetched

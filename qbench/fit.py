@@ -254,7 +254,7 @@ def _notes(table: FitTable) -> list[str]:
         )
     if table.device.gpus > 1:
         notes.append(
-            f"Laid over {table.device.gpus} GPUs (device_map: auto), held against their sum: whole"
+            f"Laid over {table.device.gpus} GPUs (device_map: auto), compared with their sum: whole"
             " layers lie on one of them, so that somewhat less may fit."
         )
     if any(is_integer(row.precision) for row in _known(table)):

@@ -44,7 +44,7 @@ def is_missing(record: Record | None, retry: frozenset[Status]) -> bool:
 
 
 def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
-    """Records of the selected cells that are not held against the reference, but can be.
+    """Records of the selected cells that are not compared with the reference, but can be.
 
     Its states were gone or could not be kept, or its own measurement failed in a way that is tried
     again: what passes. Where the reference cannot be measured, or was measured on other token ids,
@@ -74,7 +74,7 @@ def why_lacking(record: Record) -> str:
     """What a record lacks, and why, in words."""
     metric = record.metric(_DIVERGENCE)
     reason = "it has no such figure" if metric is None else metric.reason
-    return f"not held against {record.item.held_against or 'the reference'}: {reason}"
+    return f"not compared with {record.item.held_against or 'the reference'}: {reason}"
 
 
 def made_again(plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qbench.suite import Suite
 
 MERGED = "merged"
-"""What an item is held against that is not held against the suite's reference."""
+"""What an item is compared with that is not compared with the suite's reference."""
 _OF_UNTUNED = ("weight_error",)
 """Measurements that say nothing of a tuned model: its weights are meant to differ."""
 _OF_TRAINED = frozenset({"weight_error", "quality", "tasks", "generation", "completion"})
@@ -128,7 +128,7 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
         )
     if cell.precision.name == stored.NAME and item.measurement == "weight_error":
         return (
-            "the checkpoint holds codes alone, no weights to hold them against; measure the"
+            "the checkpoint holds codes alone, no weights to compare them with; measure the"
             " original model in this format"
         )
     if item.measurement == "adapters" and cell.tuning is not None:

@@ -8,7 +8,7 @@ The key of a record is the hash of its identity: everything that decides the num
     protocol     version of how numbers are obtained
     versions     of the packages that decide the numbers
     device       its name; for latency and memory on a CPU, the number of threads too
-    reference    key of the record it is held against, for what is
+    reference    key of the record it is compared with, for what is
     tuning       key of the training's record, and how the tuned model is served
 """
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qbench.spec import ResolvedModel
 
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")
-"""Rungs that are loaded from a checkpoint of their own; in 16 bits, or what they are served in."""
+"""Deployments with a checkpoint of their own; in 16 bits, or in what they are served in."""
 _HALF = 2
 _STORED_BITS = 8
 """Of an integer code, whatever its width."""

@@ -99,7 +99,7 @@ def render_power(plan: Plan) -> RenderableType:
 
     records = [record for task in plan.tasks if (record := plan.records.record(task)) is not None]
     if not records:
-        return Text("what the gate's rules can find is told once there are records")
+        return Text("what the gate's rules can find is shown once there are records")
     found = gate_power(plan.suite.gate, records, sampling=Sampling(resamples=POWER_RESAMPLES))
     if not found:
         return Text("no rule of the gate applies to the records on disk")

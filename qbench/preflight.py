@@ -1,6 +1,6 @@
 """A look at the machine before the first cell: everything that stands in the way, on one page.
 
-Only what a person can mend, and what concerns a measurement that is to be taken now, stands in the
+Only what a person can fix, and what concerns a measurement that is to be taken now, stands in the
 way. A cell that cannot run here at all is skipped with its reason, as the plan has it, and stops
 nothing else.
 """

@@ -21,7 +21,7 @@ PROTOCOL_VERSION = "2"
 
 2: rows of CSV and JSON data keep the characters of their file, an example has the token ids of its
 whole text, packed examples do not attend to each other, a layer is verified after a first forward
-pass, fp32 is never TF32, and a decode step is held against the bandwidth of reading.
+pass, fp32 is never TF32, and a decode step is compared with the bandwidth of reading.
 """
 
 Status = Literal["ok", "skipped", "oom", "timeout", "nan", "crash", "error"]

@@ -1,8 +1,8 @@
 """A rehearsal: every cell and measurement of a suite, on the bundled model and data, in minutes.
 
-It is a suite like any other, made from the real one: the same precisions, trainings, rungs and
-measurements go through the same code. What is large is replaced by what ships with qbench, and what
-takes long is shortened; the notes say all of it, and go into every record.
+It is a suite like any other, made from the real one: the same precisions, trainings, deployments
+and measurements go through the same code. What is large is replaced by what ships with qbench,
+and what takes long is shortened; the notes say all of it, and go into every record.
 
     suite → what of it lies on this machine is looked for → stand-ins → shortened → suite
 """

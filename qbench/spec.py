@@ -167,7 +167,7 @@ Deployment = Literal[
     "quantized",
     "fake-quantized",
 ]
-"""What becomes of a tuned model: each rung is a model of its own.
+"""How a tuned model is served: each deployment is a model of its own.
 
     attached             the adapter beside its base, as it was trained
     attached-fp16        the same, computed in fp16
@@ -196,7 +196,7 @@ class Cell(Frozen):
 
     @property
     def label(self) -> str:
-        """Names the cell among those of its model: the precision, or the tuning and its rung."""
+        """Names the cell within its model: the precision, or the tuning and its deployment."""
         if self.tuning is None:
             return self.precision.label
         if self.deploy is None:
@@ -231,12 +231,12 @@ class Item(Frozen):
     repeat: int = 0
     """Which process of its own this is taken in, from 0."""
     against_reference: bool = False
-    """Whether it holds the cell against the reference, whose record then decides it too."""
+    """Whether it compares the cell with the reference, whose record then decides it too."""
     states_key: str | None = None
-    """Key of the record that it is held against, the reference's of the same item: it names the
+    """Key of the record that it is compared with, the reference's of the same item: it names the
     cached states."""
     makes_states: bool = False
-    """Whether it is itself what others are held against."""
+    """Whether it is itself what others are compared with."""
     held_against: str | None = None
     """The cell that `states_key` is of: its precision's label, or `merged` for the same tuning
     merged in 16 bits; None in a record that is older than this field. Divergences from different

@@ -69,7 +69,7 @@ def write_record(path: Path, record: Record) -> None:
         write_atomically(path, record.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise StoreError(
-            f"{path}: the record cannot be written ({error.strerror or error}); free space or mend"
+            f"{path}: the record cannot be written ({error.strerror or error}); free space or fix"
             " the folder's permissions, then run again: only what is missing is measured"
         ) from error
 
@@ -98,7 +98,7 @@ def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
             probe.unlink(missing_ok=True)
         raise StoreError(
             f"{results}: the results folder cannot be written ({error.strerror or error});"
-            " choose another with --results, or mend its permissions or its disk"
+            " choose another with --results, or fix its permissions or its disk"
         ) from error
     status = os.statvfs(results)
     free = status.f_bavail * status.f_frsize
@@ -122,7 +122,7 @@ def read_record(path: Path) -> Record | None:
         return None
     except OSError as error:
         raise StoreError(
-            f"{path}: the record cannot be read ({error.strerror}); mend or delete the file"
+            f"{path}: the record cannot be read ({error.strerror}); fix or delete the file"
         ) from error
     try:
         data = parse_json(contents)

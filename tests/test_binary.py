@@ -1,4 +1,4 @@
-"""Outcomes of right and wrong: held against Clopper and Pearson, McNemar and whole enumerations."""
+"""Outcomes of right and wrong, compared with Clopper and Pearson, McNemar, and enumerations."""
 
 from __future__ import annotations
 

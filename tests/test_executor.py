@@ -172,7 +172,7 @@ def test_a_job_comes_after_what_it_needs(place: Workplace) -> None:
     training = another("training", artifact_key="key of training")
     jobs = [
         reference,
-        another("held against it", item=states),
+        another("compared with it", item=states),
         training,
         another("free"),
         another("served", artifact_key="key of training"),

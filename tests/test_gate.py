@@ -1,4 +1,4 @@
-"""Rules held against records: verdicts, exit codes, and what is missing."""
+"""Rules compared with records: verdicts, exit codes, and what is missing."""
 
 from __future__ import annotations
 

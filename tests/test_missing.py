@@ -1,4 +1,4 @@
-"""What a run takes: of records that are good but for what they are held against, too."""
+"""What a run takes: of records that are good but for what they are compared with, too."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VALUE = (make_metric(DIVERGENCE_METRICS, "kl.mean", 0.25),)
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_model: Path) -> Plan:
-    """Of a reference and a cell that is held against it, neither measured."""
+    """Of a reference and a cell that is compared with it, neither measured."""
     write_text(tmp_path)
     suite = load_suite_text(SUITE.format(tiny_model), "suite.yaml", tmp_path)
     return make_plan(suite, tmp_path / "results", device="cpu")

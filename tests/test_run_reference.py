@@ -81,7 +81,7 @@ def test_what_the_cache_could_not_hold_is_missed_and_taken_by_the_next_run(
     (cache / "states").unlink()
     done = place.call("run", "suite.yaml")
     assert done.code == 0
-    assert "note: tiny--nf4 quality text-w32-default: not held against fp32" in done.output
+    assert "note: tiny--nf4 quality text-w32-default: not compared with fp32" in done.output
     assert "4 records (4 ok), 2 taken now" in done.output
     assert divergence(place)["nf4"]
 

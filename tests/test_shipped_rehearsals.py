@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kinds(suite: Suite) -> list[str]:
-    """One cell of each kind: untuned, by format; full tuning, LoRA, QLoRA, QAT with each rung."""
+    """One cell of each kind: untuned, by format; full, LoRA, QLoRA, QAT in each deployment."""
     chosen: dict[tuple[str, ...], str] = {}
     for cell in suite.cells():
         tuning = cell.tuning

@@ -84,7 +84,7 @@ def tuned(
 
 
 def served_in(tuning: TuningRef, deploy: Deployment | None) -> str:
-    """Label of the precision that a rung is held in."""
+    """Label of the precision that a deployment is held in."""
     if deploy in {"merged", "merged-dequantized"}:
         return "bf16"
     return tuning.precision.label

@@ -227,7 +227,7 @@ def _read(path: Path) -> Any:
         raise StoreError(f"{path}: the baseline is cut short or damaged; {_REMEDY}") from error
     except OSError as error:
         raise StoreError(
-            f"{path}: the baseline cannot be read ({error.strerror}); name a file that can, or mend"
+            f"{path}: the baseline cannot be read ({error.strerror}); name a file that can, or fix"
             " its permissions"
         ) from error
 

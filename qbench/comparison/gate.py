@@ -170,7 +170,7 @@ def run_gate(
     against a baseline where there is none.
     """
     if not rules:
-        raise UsageError("there are no rules to hold the results against; add `gate:` to the suite")
+        raise UsageError("there are no rules to compare the results with; add `gate:` to the suite")
     needing = [r.metric for r in rules if r.against == "baseline" and r.bound[0] not in LEVELS]
     if baseline is None and needing:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a gate can find with the items at hand: for `plan`, before anything is measured anew.
+"""What a gate can find with the items there are: for `plan`, before anything is measured anew.
 
 The spread of a change that has not happened yet is not known. The spread between a cell and its
 reference stands in for it: a regression moves the windows about as unevenly as a quantization does,

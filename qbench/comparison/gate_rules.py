@@ -69,7 +69,7 @@ class GateRule(Frozen):
     against: Literal["baseline", "reference"] = "baseline"
     """What a change is counted from: the baseline, or the reference cell of the same run."""
     inconclusive: Literal["fail", "pass"] = "fail"
-    """What becomes of a rule that the data at hand cannot decide."""
+    """What happens to a rule that the data cannot decide."""
     ceiling: StatedAmount | None = None
     """An improvement beyond this warns: too good is suspicious."""
 
@@ -178,7 +178,7 @@ def rules_schema() -> dict[str, Any]:
     rule = {"type": "object", "properties": fields, "additionalProperties": False}
     return {
         "type": "object",
-        "description": "Margins that `qbench gate` holds the results against, by metric.",
+        "description": "Margins that `qbench gate` compares the results with, by metric.",
         "additionalProperties": {"anyOf": [rule, {"type": "array", "items": rule, "minItems": 1}]},
     }
 

@@ -1,4 +1,4 @@
-"""What can be found with the units at hand, and how many more would decide."""
+"""What can be found with the units there are, and how many more would decide."""
 
 from __future__ import annotations
 

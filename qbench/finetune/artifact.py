@@ -68,7 +68,7 @@ def damage_of_artifact(key: str) -> str | None:
 
 
 def read_artifact(key: str, *, base_fingerprint: str | None = None) -> ArtifactInfo:
-    """What the artifact is; its files are held against what was written.
+    """What the artifact is; its files are compared with what was written.
 
     Raises `MeasurementError` when it is missing, is not what its training left, or (where
     `base_fingerprint` is given) was made from another base.

@@ -34,8 +34,8 @@ _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Initialisations that take a part out of the base: PEFT would take it out of any base again."""
 _EXPECTED_WARNINGS = (
     "Merge lora module to [48]-bit linear",  # merged in place: what it costs is what is measured
-    "TorchaoLoraLinear was instantiated without",  # merged in place: not one of its rungs
-    "fan_in_fan_out is set to",  # PEFT mends it by itself
+    "TorchaoLoraLinear was instantiated without",  # merged in place: none of its deployments
+    "fan_in_fan_out is set to",  # PEFT fixes it by itself
     "Already found a `peft_config` attribute",  # several adapters on one base are asked for
     "Model has `tie_word_embeddings=True`",  # attached it is right; merged it is refused
     "Input and output embeddings are no longer tied",  # as the merged configuration says

@@ -1,4 +1,4 @@
-"""What becomes of a tuned model: each way of serving it is a model of its own.
+"""How a tuned model is served: each deployment is a model of its own.
 
     attached             base as it was trained, LoRA's layers beside its own
     attached-fp16        the same computed in fp16; a quantized base is quantized from fp16 then
@@ -35,16 +35,16 @@ _STORED: dict[Deployment, StorageKind] = {"adapter-int8": "int8", "adapter-nf4":
 _CHECKPOINTS: frozenset[Deployment] = frozenset(
     {"merged", "merged-requantized", "merged-dequantized", "quantized", "fake-quantized"}
 )
-"""Rungs that are loaded from a checkpoint of their own."""
+"""Deployments that are loaded from a checkpoint of their own."""
 WHOLE_MODELS: dict[str, tuple[Deployment, ...]] = {
     "full": ("merged", "quantized"),
     "qat": ("quantized", "fake-quantized"),
 }
-"""Methods that tune all weights, so that their artifact is a checkpoint, with their rungs."""
+"""Methods that tune all weights, whose artifact is a checkpoint, with their deployments."""
 
 
 def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
-    """What a tuned model is held in on this rung.
+    """What a tuned model is held in, in this deployment.
 
     Raises ValueError for `attached-fp16` of a precision that has no option for its type.
     """
@@ -137,7 +137,7 @@ def load_deployed(
     `folder` is the base's, `precision` what the model is held in: `served_precision`, or for merged
     weights and full tuning any other. `source` is what `deployed_folder` gave, where that was
     called before. Raises `MeasurementError` for an artifact that is missing, damaged or of another
-    base, and for a rung that the method does not have.
+    base, and for a deployment that the method does not have.
     """
     if tuning.method in WHOLE_MODELS and deploy not in WHOLE_MODELS[tuning.method]:
         expected = " or ".join(WHOLE_MODELS[tuning.method])

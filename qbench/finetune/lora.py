@@ -118,7 +118,7 @@ class Lora:
         return precision.name, precision.options
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
-        """All of the ladder; what concerns a quantized base, on one alone."""
+        """All of them; those that concern a quantized base, on one alone."""
         quantized: tuple[Deployment, ...] = (
             "merged-requantized",
             "merged-dequantized",

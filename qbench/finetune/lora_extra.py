@@ -2,7 +2,7 @@
 
 An argument is let through when the tuned model can be served with it, attached and merged, with
 PEFT's own numbers. What cannot is refused while the suite is read, and what depends on the model,
-the precision or the rung in the plan: before a training is paid for.
+the precision or the deployment in the plan: before a training is paid for.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def argument_conflict(precision: PrecisionRef, options: Mapping[str, Any]) -> st
 def adapter_misfit(
     tuning: TuningRef, deploy: Deployment | None, shape: ModelShape | None, architecture: str
 ) -> str | None:
-    """What of the arguments does not fit the model, or this rung of it; None if all does.
+    """What of the arguments does not fit the model, or this deployment of it; None if all does.
 
     `deploy` is None for the training. What the shapes do not tell is found when the model is there.
     """

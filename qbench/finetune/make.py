@@ -236,7 +236,7 @@ def _check_encoded(split: str, encoded: list[Encoded], vocabulary: int) -> None:
     if not all(one.scored for one in encoded):
         raise MeasurementError(
             f"an example of the {split} split has no token to learn from; expected completions"
-            " that are not empty; mend the data or the recipe"
+            " that are not empty; fix the data or the recipe"
         )
     highest = max(max(one.ids) for one in encoded)
     if highest >= vocabulary:

@@ -3,9 +3,9 @@
     <cache>/merged/<key>/         config.json and other small files of the base, merged weights
     <cache>/merged/<key>.lock     held by whoever makes it
 
-The key is the hash of the adapter's files, the base, the rung, the type and the versions. Merging
-is done in fp32 and rounded once. A merged model is loaded from its checkpoint by its precision, so
-that its load time, its memory and its quantization are those of a checkpoint that was downloaded.
+The key is the hash of the adapter's files, the base, the deployment, the type and the versions.
+Merging is done in fp32 and rounded once. A merged model is loaded from its checkpoint by its
+precision: its load time, its memory and its quantization are those of one that was downloaded.
 """
 
 from __future__ import annotations

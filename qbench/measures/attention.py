@@ -61,7 +61,7 @@ def watching_attention() -> Iterator[set[str]]:
     """Collects the attention kernels that run in the block.
 
     `eager` is a softmax of scores; `sdpa: flash`, `sdpa: efficient`, `sdpa: cudnn` and `sdpa: math`
-    are what torch chooses for the tensors at hand; others go by the name of their function. Empty
+    are what torch chooses for these tensors; others go by the name of their function. Empty
     where the model has no attention. Time nothing inside.
     """
     from torch.overrides import TorchFunctionMode

@@ -56,7 +56,7 @@ def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     except ChatTemplateError as error:
         raise MeasurementError(
             f"the tokenizer's chat template does not take a single user message ({error}); set"
-            " chat_template: false, or mend the template"
+            " chat_template: false, or fix the template"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Static bytes by kind, logical weights, bits per weight, disk bytes and cold load time.
 
-Measured from the storages of the loaded model, quantization state included, and held against the
+Measured from the storages of the loaded model, quantization state included, and compared with the
 arithmetic from shapes: the two are equal to the byte, or the record warns.
 """
 

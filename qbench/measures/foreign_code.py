@@ -80,7 +80,7 @@ def nothing_fetched(*, trusted: bool) -> Iterator[None]:
     import evaluate
 
     def refuse(name: str, *_: object, **__: object) -> None:
-        raise MeasurementError(f"the metric {name} is a script that nobody vouched for; {REMEDY}")
+        raise MeasurementError(f"the metric {name} is a script from outside; {REMEDY}")
 
     config: Any = evaluate.config
     before = config.HF_EVALUATE_OFFLINE, evaluate.load

@@ -116,9 +116,9 @@ class LatencyOptions(Frozen):
     repeats: Repeats = 5
     """Processes of their own that each point is taken in, interleaved over the cells."""
     min_iterations: PositiveInt = 5
-    """Timed iterations at the least, after the warm-up."""
+    """The fewest timed iterations, after the warm-up."""
     min_seconds: PositiveFloat = 1.0
-    """Seconds of timed iterations at the least."""
+    """The fewest seconds of timed iterations."""
     seed: int = Field(default=0, ge=0)
     """Chooses the token ids."""
 

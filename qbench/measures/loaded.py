@@ -51,7 +51,7 @@ class LoadedModel:
     artifact_key: str | None = None
     """Of the tuned model that the cell is, or that its training makes; None for an untuned one."""
     constants: Constants = field(default_factory=dict)
-    """Of the quantized layers as they were verified, to be held against what they are later."""
+    """Of the quantized layers as they were verified, to be compared with what they are later."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

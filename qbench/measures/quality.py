@@ -93,7 +93,7 @@ class QualityOptions(Frozen):
     attention: Literal["eager", "sdpa"] | None = None
     """The attention kernel to score with; the one the model chooses by itself unless given."""
     divergence: bool = True
-    """Whether each cell is held against the reference's predictions, token by token."""
+    """Whether each cell is compared with the reference's predictions, token by token."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Quality:
             try:
                 reference.save(item.states_key, ids_sha256, own_rounding[0])
             except NotKeptError as error:  # its own figures are good all the same
-                warnings.append(f"no cell can be held against this one: {error}")
+                warnings.append(f"no cell can be compared with this one: {error}")
         divergence: tuple[Metric, ...] = ()
         if params["divergence"]:
             divergence = divergence_metrics(
@@ -240,7 +240,7 @@ class Quality:
 def _find_reference(
     item: Item, head: OutputHead, ids_sha256: str
 ) -> tuple[Reference | None, str | None]:
-    """What the cell is held against, or why it is not."""
+    """What the cell is compared with, or why it is not."""
     if not item.params["divergence"] or item.states_key is None:
         return None, "divergence was not asked for"
     if item.makes_states:

@@ -1,4 +1,4 @@
-"""The reference's final hidden states, kept in the cache so that cells can be held against it.
+"""The reference's final hidden states, kept in the cache so that cells can be compared with it.
 
 For Mistral-7B they take 8 KB a token in 16 bits, against 64 KB of 16-bit logits, and lose nothing:
 the reference's own head, kept beside them, turns them back into its logits chunk by chunk.

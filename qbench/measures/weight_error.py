@@ -166,7 +166,7 @@ class _Checkpoint:
                 return tensor
         raise MeasurementError(
             f"{module}: the checkpoint holds no weight of that name: transformers makes it from"
-            " others while loading, so it cannot be held against one"
+            " others while loading, so it cannot be compared with one"
         )
 
 

@@ -1,6 +1,6 @@
 """Memory of GPUs that are named or of which only the size is, and whether a peak fits into it.
 
-A model with `device_map: auto` is laid over all GPUs and held against their sum; each of them keeps
+With `device_map: auto` a model is laid over all GPUs and compared with their sum; each keeps
 something free.
 """
 

@@ -1,7 +1,7 @@
 """Shapes of a model's tensors from its configuration alone: no weights, no torch, milliseconds.
 
 The tensors that a checkpoint of the architecture would hold are listed by its arithmetic, and then
-taken for the header of one. The tests hold each against the model that transformers builds.
+taken for the header of one. The tests compare each with the model that transformers builds.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def open_hub(
     rows, failure = load(source, path=repo, name=config, split=split, revision=revision)
     if rows is None:
         raise TextError(
-            f"{source}: the data set cannot be had ({failure}); check its name, revision, config"
-            " and split, the network and HF_HUB_OFFLINE, or give a file or"
+            f"{source}: the data set cannot be fetched ({failure}); check its name, revision,"
+            " config and split, the network and HF_HUB_OFFLINE, or give a file or"
             " bundled:stdlib-instruct"
         )
     if rows.info.builder_name in _GUESSED and len(rows):
@@ -126,5 +126,5 @@ def _check_guessed(rows: Any, source: str) -> None:
             raise TextError(
                 f"{source}: the column {name} was fetched earlier, by a library that took its text"
                 " for something else (dates, numbers or gaps), and the file it came from is not"
-                " there; run once with the hub in reach, or download the file and give its path"
+                " there; run once with access to the hub, or download the file and give its path"
             )

@@ -1,7 +1,7 @@
 """Configurations of well-known models that ship with qbench, so that planning needs no hub.
 
 Each is a folder `configs/<name>/` with the config.json that the model is published with: sizes, no
-weights. The tests hold the number of weights that follows against the published one.
+weights. The tests compare the number of weights that follows with the published one.
 """
 
 from __future__ import annotations

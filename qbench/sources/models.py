@@ -149,7 +149,7 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
         return known, None, f"random-{known}"
     if not inner or inner.startswith(RANDOM_PREFIX):
         raise ModelError(
-            f"{source!r}: random weights of nothing; {did_you_mean(inner, known_configs())}, or"
+            f"{source!r}: no model after random:; {did_you_mean(inner, known_configs())}, or"
             " give a folder or a hub id"
         )
     ref = parse_model(inner, base=base)

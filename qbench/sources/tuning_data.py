@@ -49,7 +49,7 @@ class TuningDataOptions(Frozen):
     split: str = Field(default="train", min_length=1)
     """The split of a data set on the hub that all rows come from."""
     recipe: Recipe = "instruction"
-    """How a row becomes a prompt and its completion: by name, or by templates of one's own."""
+    """How a row becomes a prompt and its completion: by name, or by your own templates."""
     train: PositiveInt = 1000
     """Examples to train on."""
     validation: PositiveInt = 100

@@ -1,4 +1,4 @@
-"""Every rung of the ladder against what its definition gives by hand, on tiny models."""
+"""Every deployment against what its definition gives by hand, on tiny models."""
 
 from __future__ import annotations
 
@@ -447,7 +447,7 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
 
     merged = folder("merged")
     written = (merged / "model.safetensors").stat().st_mtime_ns
-    # Rungs that begin with the same weights share them.
+    # Deployments that begin with the same weights share them.
     assert folder("merged-requantized") == merged
     assert folder("merged-dequantized") != merged
     assert folder("attached") == adapter.base

@@ -1,4 +1,4 @@
-"""The workflow for GPU runners: the first run makes a baseline, the next are held against it."""
+"""The workflow for GPU runners: the first run makes a baseline, the next are compared with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores against references, held against formulas written out here."""
+"""Scores against references, compared with formulas written out here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def chrf(generated: Sequence[str], references: Sequence[str]) -> float:
         for text, reference in zip(generated, references, strict=True):
             own, base = (grams("".join(one.split()), order) for one in (text, reference))
             matches += (own & base).total()
-            # grams of an order that the reference is too short for are not held against a text
+            # grams of an order that the reference is too short for are not compared with a text
             own_total += own.total() if base else 0
             base_total += base.total()
         if own_total and base_total:

@@ -200,7 +200,7 @@ def test_a_text_and_rows_to_tune_on_are_read_then_found_offline(
     bundled = [json.loads(line) for line in lines]
     assert {completion for _, completion in rows} <= {row["output"] for row in bundled}
     assert len(rows) == 10
-    assert "the data set cannot be had" in message
+    assert "the data set cannot be fetched" in message
     assert client.read(closed_port(), "text", "wikitext-2", offline=True) == [text]
     assert client.read(closed_port(), "rows", source, offline=True) == [rows]
 

@@ -104,8 +104,8 @@ def test_found_in_any_case_by_name_or_hub_id(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("random:", "random weights of nothing"),
-        ("random:random:gpt2", "random weights of nothing"),
+        ("random:", "no model after random:"),
+        ("random:random:gpt2", "no model after random:"),
         ("random:mistral-7c", "did you mean Mistral-7B-v0.1"),
         ("random:bundled:none", "no bundled model of that name"),
         ("random:bad/name@", "neither a folder that exists"),

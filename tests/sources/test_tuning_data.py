@@ -496,7 +496,7 @@ def test_hub_data_without_a_network(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("owner/name: the data set cannot be had")
+    assert done.stdout.startswith("owner/name: the data set cannot be fetched")
     assert "HF_HUB_OFFLINE" in done.stdout
     assert "Traceback" not in done.stderr
 

@@ -44,7 +44,7 @@ def test_each_option_that_a_suite_may_give_stands_there(tables: ModuleType) -> N
 
 def test_an_option_is_shown_with_its_default_and_meaning(tables: ModuleType) -> None:
     rows = tables.options_table("measures", "latency").splitlines()
-    assert "| `min_seconds` | `1.0` | Seconds of timed iterations at the least. |" in rows
+    assert "| `min_seconds` | `1.0` | The fewest seconds of timed iterations. |" in rows
 
 
 def test_signs_of_markdown_are_taken_as_they_are(tables: ModuleType) -> None:

@@ -29,7 +29,7 @@ def test_what_is_committed_is_what_the_records_give(drawn: Path, theme: str) -> 
 
 
 def test_a_point_stands_where_its_numbers_say(drawn: Path) -> None:
-    """Held against the axes' own labels: 2.31 MiB and 4.43 % of fp4."""
+    """Compared with the axes' own labels: 2.31 MiB and 4.43 % of fp4."""
     root = ET.parse(drawn / "quality-light.svg").getroot()
     texts = {str(one.text): one for one in root.iter(f"{SVG}text")}
     across = [float(texts[word].get("x", "")) for word in ("2", "4")]  # the last "2" and "4": of x
