@@ -69,7 +69,8 @@ def gate(
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError, UsageError
     from qbench.missing import why_absent
-    from qbench.plan import make_plan
+    from qbench.plan import expected_tasks
+    from qbench.plan_records import RecordsOnDisk
     from qbench.report import gate_table, workflow_commands
     from qbench.report import junit as junit_page
     from qbench.report import step_summary as summary_page
@@ -82,23 +83,22 @@ def gate(
             f"{suite}: found no rules; expected a section `gate:`, such as"
             " `gate: {perplexity: {max_increase: 3%, against: reference}}`"
         )
-    made = make_plan(loaded, results, device=device, only=only or ())
-    expected = [(cell.cell, task.item) for cell in made.cells for task in cell.tasks]
-    found = [record for task in made.tasks if (record := made.records.record(task)) is not None]
+    expected = expected_tasks(loaded, results, device=device, only=only or ())
+    on_disk = RecordsOnDisk()
+    found = [record for _, task in expected if (record := on_disk.record(task)) is not None]
     # Records of other versions or another device than this one can be gated as well.
     records = found or load_side(str(suite), results).records
     old = load_baseline(baseline, loaded.name) if baseline else None
     absent = {
-        place_of(cell.cell, task.item): why
-        for cell in made.cells
-        for task in cell.tasks
+        place_of(cell, task.item): why
+        for cell, task in expected
         if found and (why := why_absent(task)) is not None
     }
     outcome = run_gate(
         loaded.gate,
         records,
         old.records if old else None,
-        expected=expected,
+        expected=[(cell, task.item) for cell, task in expected],
         only=only or (),
         absent=absent,
     )

@@ -16,7 +16,8 @@ from qbench.measures import measures
 from qbench.plan_calibration import resolve_calibrations
 from qbench.plan_code import code_problems
 from qbench.plan_items import CellItems
-from qbench.plan_layout import Layout, PlannedCell, references_first
+from qbench.plan_keys import Keys, references_first
+from qbench.plan_layout import Layout, PlannedCell
 from qbench.plan_records import RecordsOnDisk
 from qbench.predict.devices import as_if_on
 from qbench.sources.models import resolve_model
@@ -25,14 +26,14 @@ from qbench.store import REHEARSALS
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from qbench.errors import StoreError
     from qbench.predict.devices import DeviceMemory
     from qbench.record import Environment, Status
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Item, ResolvedModel
+    from qbench.spec import Cell, Item, ResolvedModel
 
 MAX_RECORDS = 100_000
 """Measurements of a plan: each is a file."""
@@ -158,6 +159,53 @@ def make_plan(
     arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for running. Raises
     `SuiteError` with all problems, `DeviceError`.
     """
+    found = _resolve(suite, results, device, gpu)
+    selected = found.suite.select(only)
+    lay_out = Layout(found.keys, found.environment, unfit_too=unfit_too)
+    return Plan(
+        found.suite,
+        found.device,
+        found.environment,
+        every=tuple(lay_out(*asked) for asked in found.asked()),
+        selected=frozenset(cell.slug for cell in selected),
+        device_note=why_not_the_gpu(device) if gpu is None else None,
+    )
+
+
+def expected_tasks(
+    suite: Suite, results: Path, *, device: str | None = None, only: Sequence[str] = ()
+) -> list[tuple[Cell, Task]]:
+    """What `make_plan` would lay out, without its bytes and without what cannot run here."""
+    found = _resolve(suite, results, device, None)
+    selected = {cell.slug for cell in found.suite.select(only)}
+    # Also of the cells that were not selected, whose keys the others' keys hold.
+    every = [(asked[0], found.keys.tasks(*asked)) for asked in found.asked()]
+    return [(cell, task) for cell, tasks in every if cell.slug in selected for task in tasks]
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A suite whose models, texts and data were found."""
+
+    suite: Suite
+    device: str
+    environment: Environment
+    models: dict[str, ResolvedModel]
+    items_of: CellItems
+    keys: Keys
+
+    def asked(self) -> Iterator[tuple[Cell, ResolvedModel, list[Item]]]:
+        """Each cell with its model and what it is asked for, others' keys before those of it.
+
+        A model's reference comes first among its cells, and a training before what it serves.
+        """
+        for cell in references_first(self.suite, self.models):
+            yield cell, self.models[cell.model.name], self.items_of(cell)
+
+
+def _resolve(
+    suite: Suite, results: Path, device: str | None, gpu: DeviceMemory | None
+) -> _Resolved:
     chosen_device = find_device(device)
     environment = detect_environment(chosen_device)
     if gpu is not None:
@@ -171,23 +219,9 @@ def make_plan(
     every = [*problems, *item_problems, *data_problems, *text_problems, *untrusted]
     if every:
         raise SuiteError(every)
-    selected = suite.select(only)
-    place = results / REHEARSALS if suite.rehearsal else results
-    lay_out = Layout(suite, environment, place, unfit_too=unfit_too)
+    keys = Keys(suite, environment, results / REHEARSALS if suite.rehearsal else results)
     items_of = CellItems(suite, items, data)
-    # A model's reference comes first among its cells, and a training before what it serves: the
-    # others' keys hold theirs.
-    return Plan(
-        suite,
-        chosen_device,
-        environment,
-        every=tuple(
-            lay_out(cell, models[cell.model.name], items_of(cell))
-            for cell in references_first(suite, models)
-        ),
-        selected=frozenset(cell.slug for cell in selected),
-        device_note=why_not_the_gpu(device) if gpu is None else None,
-    )
+    return _Resolved(suite, chosen_device, environment, models, items_of, keys)
 
 
 def damaged_records(plan: Plan) -> list[StoreError]:

@@ -64,7 +64,7 @@ def test_what_else_differs_is_named(workplace: Workplace, monkeypatch: pytest.Mo
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     measure_all(workplace)
     assert [why_absent(task) for task in planned(workplace).tasks] == [None] * 3
-    monkeypatch.setattr("qbench.plan_layout.PROTOCOL_VERSION", "0")
+    monkeypatch.setattr("qbench.plan_keys.PROTOCOL_VERSION", "0")
     (footprint, *latencies) = planned(workplace).tasks
     assert why_absent(footprint) == (
         f"there is one of protocol {PROTOCOL_VERSION}, now 0; run the suite again"

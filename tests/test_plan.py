@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import qbench.plan_layout
+import qbench.plan_keys
 from qbench.environment import detect_environment
 from qbench.errors import DeviceError, SuiteError, UsageError
 from qbench.plan import (
@@ -20,7 +20,7 @@ from qbench.plan import (
     damaged_records,
     make_plan,
 )
-from qbench.plan_layout import IDENTITY_PACKAGES
+from qbench.plan_keys import IDENTITY_PACKAGES
 from qbench.record import STATUSES
 from qbench.store import NewerRecordError, write_record
 from qbench.suite import load_suite_text
@@ -161,7 +161,7 @@ class TestKeys:
 
     def test_the_protocol_counts(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = keys(plan(base))
-        monkeypatch.setattr(qbench.plan_layout, "PROTOCOL_VERSION", "another")
+        monkeypatch.setattr(qbench.plan_keys, "PROTOCOL_VERSION", "another")
         assert changed(before, keys(plan(base))) == set(before)
 
     @pytest.mark.parametrize("package", IDENTITY_PACKAGES)

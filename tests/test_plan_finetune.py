@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.errors import SuiteError
-from qbench.plan import Plan, make_plan
+from qbench.plan import Plan, expected_tasks, make_plan
 from qbench.suite import load_suite_text
 
 if TYPE_CHECKING:
@@ -61,6 +61,17 @@ def test_each_kind_of_cell_is_asked_for_what_it_can_tell(tmp_path: Path) -> None
         generated[1],
         "adapters several",
     ]
+
+
+@pytest.mark.parametrize("only", [(), ("qlora-nf4*",), ("nf4",)])
+def test_what_a_gate_expects_is_what_a_run_leaves(tmp_path: Path, only: tuple[str, ...]) -> None:
+    suite = load_suite_text(SUITE.format(finetune=QLORA), "suite.yaml", tmp_path)
+    made = plan(tmp_path, QLORA, only)
+    expected = expected_tasks(suite, tmp_path / "results", device="cpu", only=only)
+    assert [(cell.slug, task.key, task.path) for cell, task in expected] == [
+        (cell.cell.slug, task.key, task.path) for cell in made.cells for task in cell.tasks
+    ]
+    assert expected
 
 
 def test_drift_is_held_against_the_base_and_damage_against_the_merged(tmp_path: Path) -> None:

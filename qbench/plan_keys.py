@@ -1,0 +1,157 @@
+"""The tasks of each cell of a plan: which record each leaves, by its key, and where.
+
+The key of a record is the hash of its identity: everything that decides the numbers.
+
+    model        fingerprint of its contents or commit, its revision, whether its own code is run
+    precision    name and all options
+    measurement  name and all parameters (of a text: the hash of its contents), the repeat
+    protocol     version of how numbers are obtained
+    versions     of the packages that decide the numbers
+    device       its name; for latency and memory on a CPU, the number of threads too
+    reference    key of the record it is compared with, for what is
+    tuning       key of the training's record, and how the tuned model is served
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.cpu import compute_threads
+from qbench.job import Task
+from qbench.plan_items import MERGED
+from qbench.precisions import stored
+from qbench.record import PROTOCOL_VERSION, content_key
+from qbench.store import record_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from qbench.record import Environment
+    from qbench.spec import Cell, Item, ResolvedModel
+    from qbench.suite import Suite
+
+IDENTITY_PACKAGES = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "peft",
+    "torchao",
+    "lm-eval",
+    "accelerate",
+    "tokenizers",
+)
+
+
+def references_first(suite: Suite, models: Mapping[str, ResolvedModel]) -> list[Cell]:
+    """The suite's cells, model by model, each model's reference before the others."""
+    order = list(models)
+
+    def place(cell: Cell) -> tuple[bool, int, bool]:
+        name = cell.model.name
+        of_other = cell.model.original is not None
+        return of_other, order.index(name), cell.label != reference_of(suite, models[name])
+
+    return sorted(suite.cells(), key=place)
+
+
+def reference_of(suite: Suite, model: ResolvedModel) -> str:
+    """What the model's cells are compared with.
+
+    A quantized checkpoint has nothing but itself, unless its original is named.
+    """
+    unquantized = model.quantization is None or model.stale_quantization
+    if unquantized or model.ref.original is not None:
+        return suite.reference
+    labels = [one.label for one in suite.precisions if one.name == stored.NAME]
+    return labels[0] if labels else suite.reference
+
+
+class Keys:
+    """Names the records of cells one after another, what others refer to first."""
+
+    def __init__(self, suite: Suite, environment: Environment, results: Path) -> None:
+        self._suite = suite
+        self._environment = environment
+        self._results = results
+        self._states_keys: dict[tuple[str, ...], str] = {}
+        self._artifact_keys: dict[tuple[str, str], str] = {}
+
+    def tasks(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> tuple[Task, ...]:
+        """The tasks of one cell, after all that its keys hold."""
+        tasks = tuple(self._task(cell, model, item) for item in items)
+        if cell.tuning is not None and cell.deploy is None:
+            self._artifact_keys[cell.model.name, cell.tuning.label] = tasks[0].key
+        return tasks
+
+    def artifact_key(self, cell: Cell) -> str | None:
+        """The key of the training that a tuned cell is, or comes from."""
+        if cell.tuning is None:
+            return None
+        return self._artifact_keys[cell.model.name, cell.tuning.label]
+
+    def is_reference(self, cell: Cell, model: ResolvedModel) -> bool:
+        """Whether the model's other cells are compared with this one."""
+        of_other = cell.model.original is not None
+        return not of_other and cell.label == reference_of(self._suite, model)
+
+    def _task(self, cell: Cell, model: ResolvedModel, item: Item) -> Task:
+        identity = _identity(cell, model, item, self._environment)
+        if cell.deploy is not None:
+            identity |= {"tuning": self.artifact_key(cell), "deploy": cell.deploy}
+        of_model = model.ref.original or model.ref.name
+        place: tuple[str, ...] = (of_model, item.measurement, item.slug)
+        makes_states = self.is_reference(cell, model)
+        held_against = reference_of(self._suite, model)
+        if item.params.get("against") == MERGED and cell.tuning is not None:
+            place = (*place, cell.tuning.label)
+            makes_states = cell.deploy == MERGED
+            held_against = MERGED
+        # An original may be measured on other windows, or lack the reference.
+        is_held = item.against_reference and (makes_states or place in self._states_keys)
+        if is_held and not makes_states:
+            identity["reference"] = self._states_keys[place]
+        key = content_key(identity)
+        if is_held:
+            if makes_states:
+                self._states_keys[place] = key
+            states = {"states_key": self._states_keys[place], "makes_states": makes_states}
+            item = item.model_copy(update={**states, "held_against": held_against})
+        path = record_path(
+            self._results,
+            self._suite.name,
+            self._environment.device_kind,
+            cell.slug,
+            item,
+            key,
+        )
+        return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
+
+
+def _identity(
+    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
+) -> dict[str, Any]:
+    timed = item.measurement in {"latency", "memory", "training", "adapters"}
+    gpus = len(environment.gpus_memory_bytes)
+    return {
+        **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
+        "model": {
+            "fingerprint": model.fingerprint,
+            "revision": model.revision,
+            "trust_remote_code": cell.model.trust_remote_code,
+            **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
+            **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
+        },
+        "precision": {"name": cell.precision.name, "options": cell.precision.asked},
+        "measurement": {
+            "name": item.measurement,
+            "params": item.asked,
+            "repeat": item.repeat,
+        },
+        "protocol": PROTOCOL_VERSION,
+        "versions": {
+            name: environment.versions.get(name)
+            for name in (*IDENTITY_PACKAGES, *stored.layer_packages(cell, model))
+        },
+        "device": environment.device,
+    }
