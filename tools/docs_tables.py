@@ -1,8 +1,9 @@
-"""Fills tables of metrics and options into the pages of docs/, from the program's own tables.
+"""Fills tables from the program itself into the pages of docs/; mkdocs calls it for each page.
 
-A line `<!-- metrics: latency -->` becomes the metrics of that measurement with unit, direction and
-formula; `<!-- options: measures latency -->` becomes the options of that entry of a table
-(`measures`, `methods` or `precisions`). mkdocs calls `on_page_markdown` for each page.
+<!-- metrics: latency -->               a measurement's metrics: unit, direction, formula
+<!-- options: measures latency -->      the options of one entry of `measures`, `methods` …
+<!-- options: methods lora, full -->    those that `full` does not have in the same way
+<!-- names: precisions -->              the names of all entries, what each is and what it needs
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from qbench.precisions import precisions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MARK = re.compile(r"<!-- (metrics|options): ([\w -]+?) -->")
+_MARK = re.compile(r"<!-- (metrics|options|names): ([\w -]+?)(?:, ([\w-]+))? -->")
 _TABLES = {"measures": measures, "methods": methods, "precisions": precisions}
 
 
@@ -29,8 +30,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _filled(mark: re.Match[str]) -> str:
     if mark[1] == "metrics":
         return metrics_table(mark[2])
-    table, name = mark[2].split()
-    return options_table(table, name)
+    if mark[1] == "names":
+        return names_table(mark[2])
+    table, _, name = mark[2].partition(" ")
+    return options_table(table, name, beside=mark[3])
 
 
 def metrics_table(measurement: str) -> str:
@@ -44,16 +47,31 @@ def metrics_table(measurement: str) -> str:
     )
 
 
-def options_table(table: str, name: str) -> str:
-    """The options of a measurement, a method or a precision: name, default, meaning."""
+def names_table(table: str) -> str:
+    """All entries of a table: name, what it is, which packages it needs."""
     return _table(
-        ("option", "default", "meaning"),
+        ("name", "what it is", "needs"),
         (
-            (f"`{option}`", f"`{_default(field.get_default(call_default_factory=True))}`", text)
-            for option, field in _TABLES[table]()[name].options.model_fields.items()
-            if (text := field.description)
+            (f"`{name}`", entry.summary, ", ".join(entry.needs) or "–")
+            for name, entry in _TABLES[table]().items()
         ),
     )
+
+
+def options_table(table: str, name: str, *, beside: str | None = None) -> str:
+    """The options of one entry: name, default, meaning; without what `beside` has in common."""
+    common = _options(table, beside) if beside else []
+    rows = [row for row in _options(table, name) if row not in common]
+    return _table(("option", "default", "meaning"), rows)
+
+
+def _options(table: str, name: str) -> list[tuple[str, str, str]]:
+    fields = _TABLES[table]()[name].options.model_fields
+    return [
+        (f"`{option}`", f"`{_default(field.get_default(call_default_factory=True))}`", text)
+        for option, field in fields.items()
+        if (text := field.description)
+    ]
 
 
 def _default(value: Any) -> str:
@@ -72,6 +90,5 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def _cell(text: str) -> str:
     """One line, in which nothing but what stands between backticks is taken as it is."""
     parts = " ".join(text.replace("|", "\\|").split()).split("`")
-    plain = [re.sub(r"([<*_])", r"\\\1", part) for part in parts[::2]]
-    parts[::2] = plain
+    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.measures import asked_for, measures
+from qbench.precisions import precisions
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -45,6 +46,20 @@ def test_each_option_that_a_suite_may_give_stands_there(tables: ModuleType) -> N
 def test_an_option_is_shown_with_its_default_and_meaning(tables: ModuleType) -> None:
     rows = tables.options_table("measures", "latency").splitlines()
     assert "| `min_seconds` | `1.0` | The fewest seconds of timed iterations. |" in rows
+
+
+def test_what_two_methods_share_stands_once(tables: ModuleType) -> None:
+    rows = tables.options_table("methods", "lora", beside="full")
+    assert "| `rank` | `16` |" in rows
+    assert "`warmup_share`" not in rows
+    assert "`warmup_share`" in tables.options_table("methods", "full")
+
+
+def test_each_precision_stands_on_its_page(tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "precisions.md").read_text(encoding="utf-8")
+    filled = tables.on_page_markdown(page)
+    for name, precision in precisions().items():
+        assert f"| `{name}` | {precision.summary} |" in filled
 
 
 def test_signs_of_markdown_are_taken_as_they_are(tables: ModuleType) -> None:
