@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace, write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -31,3 +33,18 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Workplace:
     """An empty folder to call qbench in, with a text, and a model to point at."""
     write_text(tmp_path)
     return Workplace(tmp_path, tiny_model)
+
+
+@pytest.fixture(scope="session")
+def _ready() -> Iterator[None]:
+    """Makes torch and the collector ready for trainings of tiny models; see `open_cells`."""
+    import peft  # noqa: F401 - imported for the collector's sake
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
