@@ -75,7 +75,7 @@ def _is_unread(wait_ms: int | None) -> bool:
 
 def run_app(app: Typer) -> int:
     """Calls the command line; the exit code that its end means."""
-    # Being told to end is being interrupted: the worker is ended and the user told how to go on.
+    # Being told to end is being interrupted: the worker is ended and the user told how to continue.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _prepare_output()
     code = _call(app)
@@ -83,7 +83,7 @@ def run_app(app: Typer) -> int:
     if refused is not None:
         code = _complain_of_output(refused)
     if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
-        _complain("interrupted; the same command goes on from the records on disk")
+        _complain("interrupted; the same command continues from the records on disk")
     return code or 0
 
 
@@ -101,7 +101,7 @@ def _call(app: Typer) -> int | None:
     except UnreadError:
         _leave_output_alone()
         _complain(
-            "stopped, as no one reads standard output any more; the same command goes on from the"
+            "stopped, as no one reads standard output any more; the same command continues from the"
             " records on disk"
         )
         code = UNREAD

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: live on a terminal, a line a record elsewhere."""
+"""What a run shows while it lasts: live on a terminal, a line a record elsewhere."""
 
 from __future__ import annotations
 

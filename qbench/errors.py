@@ -8,7 +8,7 @@
     │   ├── DeviceError         a device that this machine does not have
     │   ├── StoreError          a results folder or a record file
     │   └── PreflightError      what stands in the way of a run, all of it on one page
-    └── MeasurementError        a measurement that failed: becomes a record, the others go on
+    └── MeasurementError        a measurement that failed: becomes a record, the others continue
         ├── OutOfMemoryError    status `oom`
         ├── NonFiniteError      status `nan`
         ├── WrongKernelError    status `error`: a loaded layer does not hold what its codes say

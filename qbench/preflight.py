@@ -67,7 +67,7 @@ def obstacles(
 
 
 def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
-    """What stands in the way, what to do about each, and how to go on."""
+    """What stands in the way, what to do about each, and how to continue."""
     suite = plan.suite
     tasks = sum(len(job.tasks) for job in jobs)
     cells = len({job.cell.slug for job in jobs})
@@ -87,7 +87,7 @@ def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
             f"qbench run {suite.file} --rehearse   runs every cell on the bundled model and data"
             " meanwhile, in minutes"
         )
-    lines.append(f"qbench run {suite.file} --yes        goes on all the same")
+    lines.append(f"qbench run {suite.file} --yes        starts all the same")
     return "\n".join(lines)
 
 

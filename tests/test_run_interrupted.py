@@ -76,7 +76,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_running(workplace: Workplac
     assert workplace.survivors() == []
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert len(errors.strip().splitlines()) == 1
     assert workplace.records()
 
@@ -108,7 +108,7 @@ def test_a_measurement_that_takes_long_ends_with_the_run(workplace: Workplace, h
         return
     assert process.returncode == 141
     assert errors.split("\n")[1:] == [""]
-    assert "no one reads standard output any more; the same command goes on" in errors
+    assert "no one reads standard output any more; the same command continues" in errors
     assert list((place.folder / "temporary").iterdir()) == []
 
 

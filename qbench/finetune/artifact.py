@@ -124,7 +124,7 @@ def replacing_artifact(info: ArtifactInfo) -> Iterator[Path]:
 
 
 def checkpoint_folder(key: str) -> Path:
-    """Where a training that is not done keeps what it needs to go on."""
+    """Where a training that is not done keeps what it needs to continue."""
     return artifact_folder(key) / "checkpoint"
 
 

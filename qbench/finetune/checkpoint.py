@@ -1,4 +1,4 @@
-"""What a training needs to go on after a stop, as if there had been none.
+"""What a training needs to continue after a stop, as if there had been none.
 
     checkpoint/step-00000120/
         weights.safetensors    the weights that are trained

@@ -30,7 +30,7 @@ class TrainingOptions(Frozen):
     learning_rate: PositiveNumber = 2e-4
     """The highest, reached after the warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate goes on after the warm-up: down to zero, or not at all."""
+    """How the learning rate changes after the warm-up: down to zero, or not at all."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

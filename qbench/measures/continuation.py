@@ -1,4 +1,4 @@
-"""How a model goes on from a prompt when it always takes the likeliest next token."""
+"""How a model continues a prompt when it always takes the likeliest next token."""
 
 from __future__ import annotations
 

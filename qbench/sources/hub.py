@@ -196,7 +196,7 @@ def download(repo: str, revision: str | None, *, with_code: bool) -> Path:
             )
     except HubUnreachableError as error:
         raise HubUnreachableError(
-            f"{error}. Files that arrived whole are kept: run the command again to go on"
+            f"{error}. Files that arrived whole are kept: run the command again to continue"
         ) from error
 
 

@@ -113,7 +113,9 @@ def test_a_download_that_failed_goes_on_with_the_file_that_is_missing(
         [message] = client.ask(hub.endpoint, MODEL, fetch=True)
         assert isinstance(message, str)
         assert message.startswith(f"{MODEL}@{COMMIT}: not downloaded")
-        assert message.endswith("Files that arrived whole are kept: run the command again to go on")
+        assert message.endswith(
+            "Files that arrived whole are kept: run the command again to continue"
+        )
         hub.requests.clear()
         hub.breaks_left = 0
         [(model, fetched)] = client.ask(hub.endpoint, MODEL, fetch=True)
