@@ -121,7 +121,7 @@ class Record(Frozen):
     """Whether this cell is what the suite compares the others of its model with."""
     rehearsal: tuple[str, ...] = ()
     """What a rehearsal replaced and shortened; empty for a real record. A rehearsal's numbers are
-    those of its stand-ins: they are never compared with real ones."""
+    those of its replacements: they are never compared with real ones."""
     status: Status
     reason: str | None = None
     """Why the status is not `ok`."""

@@ -4,7 +4,7 @@ It is a suite like any other, made from the real one: the same precisions, train
 and measurements go through the same code. What is large is replaced by what ships with qbench,
 and what takes long is shortened; the notes say all of it, and go into every record.
 
-    suite → what of it lies on this machine is looked for → stand-ins → shortened → suite
+    suite → what of it lies on this machine is looked for → replacements → shortened → suite
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NOT_SHOWN = (
 
 
 def rehearse(suite: Suite) -> Suite:
-    """The suite's rehearsal; its `rehearsal` says what stands in for what and what is shortened.
+    """The suite's rehearsal; its `rehearsal` says what replaces what and what is shortened.
 
     Raises `SuiteError` with all that is wrong with what the suite names on this machine: folders,
     files, tasks. Hubs are not asked for anything.
@@ -61,9 +61,9 @@ def rehearse(suite: Suite) -> Suite:
         raise SuiteError(problems)
     notes = _model_notes(suite.models, models)
     if any(one.name == stored.NAME for one in suite.precisions):
-        notes.append(f"{_STORED_AS}, quantized on loading, stands in for checkpoints as stored")
+        notes.append(f"{_STORED_AS}, quantized on loading, replaces checkpoints as stored")
     notes += [
-        f"{one.label}: {_CALIBRATION} stands in for {one.options[_CALIBRATED_ON]}"
+        f"{one.label}: {_CALIBRATION} replaces {one.options[_CALIBRATED_ON]}"
         for one in suite.precisions
         if one.name != stored.NAME and _loaded_in(one) != one
     ]
@@ -83,7 +83,7 @@ def rehearse(suite: Suite) -> Suite:
             "finetune": finetune,
             "include": _renamed(suite.include),
             "exclude": _renamed(suite.exclude),
-            # A margin says nothing of a stand-in.
+            # A margin says nothing of a replacement.
             "gate": (),
             "rehearsal": (*dict.fromkeys(notes), _NOT_SHOWN),
         }
@@ -129,12 +129,12 @@ def _architecture(model: ModelRef) -> str | None:
 
 def _model_notes(real: tuple[ModelRef, ...], models: tuple[ModelRef, ...]) -> list[str]:
     notes = [
-        f"{stand_in.source} stands in for {model.source}"
+        f"{stand_in.source} replaces {model.source}"
         for model, stand_in in zip(real, models, strict=True)
         if stand_in.source != model.source
     ]
     if any(one.device_map for one in real):
-        notes.append("the stand-in lies on one device: device_map is not rehearsed")
+        notes.append("the replacement lies on one device: device_map is not rehearsed")
     if any(_architecture(one) == "gpt2" and one.kind != "random" for one in real):
         notes.append(
             "the bundled model has linear layers: the Conv1D layers of GPT-2's shape are rehearsed"
@@ -165,7 +165,7 @@ def _data_stand_in(data: TuningDataOptions) -> tuple[TuningDataOptions, list[str
     notes = [f"examples to tune on: {', '.join(f'{n} {size}' for n, size in sizes.items())}"]
     recipe: Any = data.recipe
     if data.dataset != _DATA:
-        notes.append(f"{_DATA} stands in for {data.dataset}")
+        notes.append(f"{_DATA} replaces {data.dataset}")
         recipe, changed = _recipe_stand_in(data.recipe)
         notes += changed
     made = TuningDataOptions(dataset=_DATA, recipe=recipe, seed=data.seed, **sizes)
@@ -188,13 +188,11 @@ def _recipe_stand_in(recipe: Any) -> tuple[Any, list[str]]:
             prompt="{{ instruction }}\n\n", completion="{{ output }}", scores=recipe.scores
         )
         return own, [note]
-    return "instruction", [
-        f"the recipe instruction stands in for {recipe}, which needs a chat template"
-    ]
+    return "instruction", [f"the recipe instruction replaces {recipe}, which needs a chat template"]
 
 
 def _renamed(selectors: tuple[Selector, ...]) -> tuple[Selector, ...]:
-    """Selectors that match the stand-ins of what they matched: names with the same ending do."""
+    """Selectors that match the replacements of what they matched: names with the same ending do."""
     return tuple(
         one.model_copy(update={"model": one.model + SUFFIX}) if one.model != "*" else one
         for one in selectors

@@ -1,4 +1,4 @@
-"""A rehearsal has every cell and measurement of its suite, on stand-ins, and says so everywhere."""
+"""A rehearsal has every cell and measurement of its suite, on replacements, and always says so."""
 
 from __future__ import annotations
 
@@ -169,9 +169,9 @@ def test_a_chat_recipe_is_replaced_and_said(tmp_path: Path) -> None:
 def test_it_says_what_stands_in_what_is_shorter_and_what_it_cannot_show(tmp_path: Path) -> None:
     notes = rehearse(large(tmp_path)).rehearsal
     text = "\n".join(notes)
-    assert "bundled:tiny-mistral stands in for somewhere/large@0123456789abcdef" in text
-    assert "random:tiny-gpt2 stands in for random:DialoGPT-medium" in text
-    assert "bundled:stdlib-instruct stands in for somewhere/rows" in text
+    assert "bundled:tiny-mistral replaces somewhere/large@0123456789abcdef" in text
+    assert "random:tiny-gpt2 replaces random:DialoGPT-medium" in text
+    assert "bundled:stdlib-instruct replaces somewhere/rows" in text
     assert "quality: text bundled:stdlib-excerpt for wikitext-2+bundled:stdlib-heldout" in text
     assert notes[-1].startswith("It does not show whether the real models fit")
 
@@ -200,7 +200,7 @@ def test_calibration_is_on_bundled_text(tmp_path: Path) -> None:
     made = rehearse(load(text, tmp_path))
     (_, gptq) = made.precisions
     assert gptq.options["calibration_text"] == "bundled:stdlib-calibration"
-    assert any("stdlib-calibration stands in for wikitext-2" in note for note in made.rehearsal)
+    assert any("stdlib-calibration replaces wikitext-2" in note for note in made.rehearsal)
     make_plan(made, tmp_path / "results", device="cpu")
 
 
@@ -229,7 +229,7 @@ def test_the_plan_keeps_records_apart_and_says_what_it_is(tmp_path: Path) -> Non
     assert all(Path(task.path).is_relative_to(folder) for task in plan.tasks)
     text = shown(render_plan(plan, tmp_path / "results"))
     assert "Rehearsal of large" in text
-    assert "rehearsal: bundled:tiny-mistral stands in for somewhere/large" in text
+    assert "rehearsal: bundled:tiny-mistral replaces somewhere/large" in text
 
 
 def shown(rendered: Any) -> str:
@@ -238,7 +238,7 @@ def shown(rendered: Any) -> str:
     return file.getvalue()
 
 
-NOTE = "a small model stands in for a large one"
+NOTE = "a small model replaces a large one"
 
 
 def pair() -> list[Any]:
@@ -305,7 +305,7 @@ def test_a_rehearsal_runs_and_its_records_and_files_say_so(workplace: Workplace)
     assert "rehearsal of suite: 1 cell" in done.output
     records = list(workplace.records().values())
     assert [record.status for record in records] == ["ok", "ok"]
-    assert all("stands in for somewhere/large" in record.rehearsal[0] for record in records)
+    assert all("replaces somewhere/large" in record.rehearsal[0] for record in records)
     results = workplace.folder / "results" / "rehearsal"
     assert all(place_of(results, record).is_file() for record in records)
     kind = records[0].environment.device_kind

@@ -92,7 +92,7 @@ def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:
     if records and not real:
         raise UsageError(
             f"{where}: found the records of a rehearsal, whose numbers are those of small"
-            " stand-ins; expected real ones: `qbench run SUITE` takes them"
+            " replacements; expected real ones: `qbench run SUITE` takes them"
         )
     return real
 

@@ -66,11 +66,11 @@ class Qat:
             if not is_quantized(precision):
                 return (
                     f"QAT trains for an integer format, and {precision.name} is none; give"
-                    " precision: int4-g32, for one, or use method full"
+                    " precision: int4-g32, for example, or use method full"
                 )
             return (
                 f"QAT trains for an integer format, and {precision.name} is none; give precision:"
-                f" int4-g32, for one. Training against the codes of {precision.name} is QLoRA:"
+                f" int4-g32, for example. Training against the codes of {precision.name} is QLoRA:"
                 f" {{method: lora, precision: {precision.name}}}"
             )
         chosen = IntegerOptions.model_validate(precision.options)

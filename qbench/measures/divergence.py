@@ -48,7 +48,7 @@ DIVERGENCE_METRICS = (
         formula="of the cell and of the reference, added: half the mean KL of the model against"
         " itself under another attention kernel, in its own type, on the first windows. Two runs"
         " differ by the rounding of both, so half of it is what a divergence contains of one: it"
-        " stands below kl.mean, and a kl.mean not well above it is jitter, not damage",
+        " stands below kl.mean, and a kl.mean not well above it is noise, not damage",
     ),
     MetricDefinition(
         name="top1_agreement",
