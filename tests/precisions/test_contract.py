@@ -1,4 +1,4 @@
-"""What every precision of the table promises, on every architecture."""
+"""What every precision of the table promises, and each kind of them on every architecture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.precisions import precisions
-from qbench.precisions.integer_options import SHORT_NAMES
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.spec import StaticBytes
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
 from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qbench.measures.loaded import LoadedModel
     from qbench.spec import ModelShape
 
@@ -47,26 +48,42 @@ WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("w8a8-smooth", {"dtype": "fp16"}),
     ("integer", {"bits": 4, "mapping": "asymmetric", "weights": "gptq", "dtype": "fp32"}),
 ]
-CASES = [
-    # `stored` has tests of its own: it takes no original model.
-    *((variant, (name, {})) for variant in VARIANTS for name in precisions() if name != "stored"),
+EVERY_ONE = ("llama", "llama-nested", "gpt2-tied")
+"""Variants that every precision is tried on: plain layers, odd blocks, and layers that are Conv1D.
+The others are for each kind, its precisions by turns."""
+OWN_WORDS: dict[str, dict[str, Any]] = {
+    "fp32": {"dtype": "fp32"},
+    "bf16": {"dtype": "bf16"},
+    "fp16": {"dtype": "fp16"},
+    "int8": {"quant_type": "int8"},
+    "fp4": {"quant_type": "fp4", "double_quant": False},
+    "nf4": {"quant_type": "nf4", "double_quant": False},
+    "nf4-dq": {"quant_type": "nf4", "double_quant": True},
+}
+"""What the details of some precisions say beside their options."""
+
+
+def chosen_cases() -> Iterator[tuple[Variant, tuple[str, dict[str, Any]]]]:
+    kinds: dict[type, list[str]] = {}
+    for name, precision in precisions().items():
+        if name != "stored":  # it takes no original model, and has tests of its own
+            kinds.setdefault(type(precision), []).append(name)
+    others = [variant for variant in VARIANTS if variant.label not in EVERY_ONE]
+    for names in kinds.values():
+        for variant in VARIANTS:
+            if variant not in others:
+                yield from ((variant, (name, {})) for name in names)
+        yield from ((one, (names[at % len(names)], {})) for at, one in enumerate(others))
     # Biases are converted to the compute type; the embeddings' type is an option.
-    *(
-        (variant, case)
-        for variant in VARIANTS
-        if variant.label in {"llama-biases", "gpt2-tied", "opt"}
-        for case in WITH_OPTIONS
-    ),
-]
-INTEGERS = {*SHORT_NAMES, "integer"}
-QUANTIZED = {"int8", "fp4", "nf4", "nf4-dq", *INTEGERS}
+    by_label = {variant.label: variant for variant in VARIANTS}
+    for at, case in enumerate(WITH_OPTIONS):
+        yield by_label["llama-biases"], case
+        yield by_label["gpt2-tied" if at % 2 else "opt"], case
 
 
 def describe(value: object) -> str | None:
     if isinstance(value, Variant):
         return value.label
-    if isinstance(value, tuple) and isinstance(value[0], Variant):
-        return f"{describe(value[0])}-{describe(value[1])}"
     if isinstance(value, tuple):
         name, options = value
         return "-".join([name, *(f"{key}={chosen}" for key, chosen in options.items())])
@@ -86,69 +103,66 @@ def shape_of(loaded: LoadedModel) -> ModelShape:
     return shape
 
 
-@pytest.fixture(params=CASES, ids=describe)
-def loaded(request: pytest.FixtureRequest, cells: TinyCells) -> LoadedModel:
-    variant, (name, options) = request.param
-    return cells.load(variant, name, **options)
+@pytest.mark.parametrize(("variant", "case"), [*chosen_cases()], ids=describe)
+def test_a_precision_keeps_its_promises(
+    variant: Variant, case: tuple[str, dict[str, Any]], cells: TinyCells
+) -> None:
+    name, options = case
+    loaded = cells.load(variant, name, **options)
+    it_is_verified_frozen_and_in_eval_mode(loaded)
+    the_arithmetic_equals_its_bytes(loaded)
+    the_quantized_share_and_what_was_left_out_are_told(loaded)
+    the_details_say_what_was_asked_for(loaded)
 
 
-def test_a_loaded_model_is_verified_frozen_and_in_eval_mode(loaded: LoadedModel) -> None:
+def it_is_verified_frozen_and_in_eval_mode(loaded: LoadedModel) -> None:
     assert loaded.verification.faults == ()
     assert not any(module.training for module in loaded.model.modules())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
-def test_arithmetic_equals_the_bytes_of_the_loaded_model(loaded: LoadedModel) -> None:
-    assert loaded.predicted == measured_bytes(loaded)
-
-
-def test_bytes_stay_the_same_after_a_forward(loaded: LoadedModel) -> None:
+def the_arithmetic_equals_its_bytes(loaded: LoadedModel) -> None:
+    """Before and after a forward."""
     import torch
 
+    assert measured_bytes(loaded) == loaded.predicted
     with torch.inference_mode():
         loaded.model(input_ids=torch.tensor([[1, 2, 3]]))
     assert measured_bytes(loaded) == loaded.predicted
 
 
-def test_quantized_share_and_what_was_left_out(loaded: LoadedModel) -> None:
+def the_quantized_share_and_what_was_left_out_are_told(loaded: LoadedModel) -> None:
     shape = shape_of(loaded)
     details = loaded.verification.details
     linear = [tensor for tensor in shape.tensors if tensor.role == "linear"]
+    weights = sum(tensor.numel for tensor in linear)
     assert logical_weights(loaded.model) == shape.weights
     assert details["linear_modules"] == len(linear)
-    if loaded.cell.precision.name not in QUANTIZED:
+    assert loaded.predicted is not None
+    if loaded.predicted.linear >= 2 * weights:  # no codes, by the arithmetic
         assert details["quantized_modules"] == 0
         assert details["quantized_share"] == 0
         return
     assert details["quantized_modules"] == len(linear)
-    assert details["quantized_share"] == sum(t.numel for t in linear) / shape.weights
+    assert details["quantized_share"] == weights / shape.weights
     assert details["left_out"] == ["lm_head"]
 
 
-def test_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
+def the_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
+    """Each option under its own name, where the details have it."""
     name, options = loaded.cell.precision.name, loaded.cell.precision.options
     details = loaded.verification.details
     assert details["attention"] == "sdpa"
-    expected = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-    assert str(loaded.model.get_input_embeddings().weight.dtype) == (
-        f"torch.{expected[details['dtype']]}"
-    )
-    if name not in QUANTIZED:
-        assert details["dtype"] == name
-        return
-    if name in INTEGERS:
-        asked = ("mapping", "granularity", "group", "activations", "weights", "dtype")
-        assert {key: details[key] for key in asked} == {key: options[key] for key in asked}
+    types = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    held_in = loaded.model.get_input_embeddings().weight.dtype
+    assert str(held_in) == f"torch.{types[details['dtype']]}"
+    told = {**OWN_WORDS.get(name, {})}
+    told |= {key: value for key, value in options.items() if value is not None and key in details}
+    assert {key: details[key] for key in told} == told
+    if "bits" in options:
         assert details["quant_type"] == f"int{options['bits']}"
-        return
-    if name == "int8":
-        assert details["dtype"] == options["dtype"]
-        assert details["threshold"] == options["threshold"]
-        return
-    assert details["quant_type"] == ("fp4" if name == "fp4" else "nf4")
-    assert details["double_quant"] == (name == "nf4-dq")
-    assert details["compute_dtype"] == options["compute_dtype"]
-    assert details["dtype"] == (options["dtype"] or options["compute_dtype"])
+    elif name in OWN_WORDS and options:
+        assert details["dtype"] == (options["dtype"] or options["compute_dtype"])
 
 
 @pytest.mark.parametrize("name", list(precisions()))
