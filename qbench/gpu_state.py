@@ -101,7 +101,7 @@ class GpuProbe:
 
 @contextmanager
 def gpu_probe(device: str) -> Iterator[GpuProbe | None]:
-    """NVML's view of a device that torch names; None on a CPU, and where NVML is silent."""
+    """NVML's view of a device that torch names; None on a CPU, and where NVML does not tell."""
     if not device.startswith("cuda"):
         yield None
         return
@@ -119,7 +119,7 @@ def gpu_probe(device: str) -> Iterator[GpuProbe | None]:
 
 
 def device_used_bytes(device: str) -> int | None:
-    """Memory of the GPU that is held by any process; None on a CPU or where NVML is silent.
+    """Memory of the GPU that is held by any process; None on a CPU or where NVML does not tell.
 
     Process ids do not resolve inside containers, so it is the whole device's figure, to be taken
     less its level before the run.
@@ -129,7 +129,7 @@ def device_used_bytes(device: str) -> int | None:
 
 
 def device_free_bytes(device: str) -> int | None:
-    """Memory of the GPU that can still be had; None on a CPU or where NVML is silent."""
+    """Memory of the GPU that can still be had; None on a CPU or where NVML does not tell."""
     with gpu_probe(device) as probe:
         return None if probe is None else probe.free_bytes()
 
@@ -142,7 +142,7 @@ def used_bytes_by_device(devices: Iterable[str]) -> dict[str, int]:
 
 @contextmanager
 def gpu_probes(devices: Iterable[str]) -> Iterator[dict[str, GpuProbe]]:
-    """NVML's view of all of these devices; empty where it is silent of one."""
+    """NVML's view of all of these devices; empty where it does not tell of one."""
     with ExitStack() as stack:
         found = {device: stack.enter_context(gpu_probe(device)) for device in devices}
         known = {device: probe for device, probe in found.items() if probe is not None}

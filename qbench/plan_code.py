@@ -19,7 +19,7 @@ _REMEDY = "read it and add `trust_code: true` to the suite, which lets it run; o
 
 
 def code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:
-    """Each piece of foreign Python that the suite does not vouch for, at the key that names it.
+    """Each piece of foreign Python that the suite does not allow, at the key that names it.
 
     `items` are those that the suite's measurements ask for.
     """

@@ -64,7 +64,7 @@ class TensorShape(Frozen):
     layer: Literal["plain", "own class", "own product"] = "plain"
     """Of a linear layer: whether libraries replace it by one that holds codes, which they do to no
     class of the model's own; and whether the model's code multiplies with its weight itself, which
-    then fails. As far as it is known: every layer of the architectures that are known by heart."""
+    then fails. As far as it is known: every layer of the architectures that qbench itself knows."""
 
     @property
     def out_features(self) -> int:

@@ -9,7 +9,7 @@ Every margin is a one-sided test in both directions, at the error alpha:
 Of several rules judged together: all must hold for a gate to pass, so each is tested at alpha
 itself and the chance that a gate with a truly broken rule passes stays at most alpha (an
 intersection-union test; Berger, Technometrics 1982). A single broken or improved one is enough to
-be shouted about, so these claims are adjusted by Holm over all the rules: the chance that any of
+be reported, so these claims are adjusted by Holm over all the rules: the chance that any of
 them is false stays at most alpha too.
 """
 

@@ -179,7 +179,7 @@ def load_checkpoint(
             _check_fits(weights, model)
             restore_optimizer(optimizer, state["optimizer"])
             scheduler.load_state_dict(schedule)
-        # A file that is cut short or foreign raises whatever its reader stumbles over.
+        # A file that is cut short or foreign makes its reader raise many kinds of errors.
         except (*_UNREADABLE, SafetensorError):
             shutil.rmtree(path, ignore_errors=True)
             continue

@@ -160,7 +160,7 @@ class Lora:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise MeasurementError(
                 f"PEFT cannot make this adapter: {first_line}; change the options of lora that it"
-                " speaks of"
+                " names"
             ) from error
         if options.init not in _CHANGES_THE_BASE:
             return Trainable(tuned, lambda target: _save(tuned, target))

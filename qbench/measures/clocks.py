@@ -21,7 +21,7 @@ TEMPERATURE_RISE_C = 10
 
 
 def gpu_states(probes: Mapping[str, GpuProbe]) -> dict[str, GpuState]:
-    """How each GPU runs now, by its name; none on a CPU and where NVML is silent."""
+    """How each GPU runs now, by its name; none on a CPU and where NVML does not tell."""
     return {device: probe.state() for device, probe in probes.items()}
 
 

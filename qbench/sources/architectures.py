@@ -1,4 +1,4 @@
-"""What qbench knows of model architectures by heart: enough to read shapes without torch.
+"""What qbench itself knows of model architectures: enough to read shapes without torch.
 
 For each architecture: the modules whose weights are linear layers, norms and embeddings, as
 regular expressions over module names without the base model's prefix. The tests hold every entry

@@ -26,7 +26,7 @@ _SIZES = (
     "n_head", "n_inner", "n_layer", "n_positions", "num_attention_heads", "num_hidden_layers",
     "num_key_value_heads", "vocab_size", "word_embed_proj_dim",
 )  # fmt: skip
-"""What is counted in architectures that qbench knows by heart."""
+"""What is counted in architectures that qbench itself knows."""
 _LARGEST_SIZE = 2**31
 _MOST_LAYERS = 10_000
 LARGEST_BYTES = 2**26

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 LONGEST_S = 3.0
-"""Time of a processor for one text; an honest template takes a thousandth of a second."""
+"""Time of a processor for one text; an ordinary template takes a thousandth of a second."""
 LARGEST_BYTES = 2**30
 """What a template may take of memory beside what is there."""
 MOST_CHARACTERS = 10_000_000
