@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from tests.workplace import Finished, Workplace
 
-pytestmark = pytest.mark.slow
-
 
 def check(finished: Finished, *words: str, messages: int = 1) -> None:
     """Whether it ended with code 2 and so many messages on standard error, with these words."""
@@ -75,12 +73,12 @@ def place(workplace: Workplace) -> Workplace:
 @pytest.mark.parametrize(("text", "line", "words"), SUITES, ids=[case[0] for case in SUITES])
 def test_a_wrong_suite(place: Workplace, text: str, line: int, words: list[str]) -> None:
     place.write("suite.yaml", text)
-    check(place.call("run", "suite.yaml"), f"suite.yaml:{line}: ", *words)
+    check(place.call_here("run", "suite.yaml"), f"suite.yaml:{line}: ", *words)
 
 
 def test_all_problems_of_a_suite_have_a_line_each(place: Workplace) -> None:
     place.write("suite.yaml", "models: [./model]\nprecisions: [nf5]\nmeasure: [a]\nreferense: b\n")
-    finished = place.call("plan", "suite.yaml")
+    finished = place.call_here("plan", "suite.yaml")
     check(finished, "suite.yaml:2", "suite.yaml:3", "suite.yaml:4", messages=3)
 
 
@@ -96,7 +94,7 @@ def test_all_problems_of_a_suite_have_a_line_each(place: Workplace) -> None:
 )
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_what_is_no_suite(place: Workplace, command: str, name: str, words: list[str]) -> None:
-    check(place.call(command, name), *words)
+    check(place.call_here(command, name), *words)
 
 
 def without_weights(model: Path) -> None:
@@ -165,7 +163,7 @@ def a_file_instead(model: Path) -> None:
 )
 def test_a_wrong_model(place: Workplace, spoil: Callable[[Path], None], words: list[str]) -> None:
     spoil(place.folder / "model")
-    check(place.call("run", "good.yaml"), "good.yaml:1: models[0]", *words)
+    check(place.call_here("run", "good.yaml"), "good.yaml:1: models[0]", *words)
     assert not place.records()
 
 
@@ -198,7 +196,7 @@ def test_a_hub_model_without_a_network(place: Workplace) -> None:
 )
 def test_wrong_options(place: Workplace, arguments: list[str], words: list[str]) -> None:
     (place.folder / "nothing").mkdir()
-    finished = place.call(*arguments)
+    finished = place.call_here(*arguments)
     if arguments == ["report", "model"]:  # JSON files that are no records: one message each
         count = len(list((place.folder / "model").glob("*.json")))
         check(finished, "config.json: not a qbench record", messages=count)
@@ -211,7 +209,7 @@ class TestReports:
     def test_a_place_that_cannot_be_written(self, place: Workplace, output: str) -> None:
         (place.folder / "nothing").mkdir()
         keep(place.folder / "results", footprint_record("fp32"))
-        finished = place.call("report", "--output", output)
+        finished = place.call_here("report", "--output", output)
         check(finished, output, "the report cannot be written", "records are safe")
         assert "fp32" in finished.output
 
@@ -222,7 +220,7 @@ class TestReports:
         keep(place.folder / "results", footprint_record("fp32"))
         cut = keep(place.folder / "results", footprint_record("nf4"))
         cut.write_bytes(cut.read_bytes()[:100])
-        finished = place.call("report", "--output", output)
+        finished = place.call_here("report", "--output", output)
         check(finished, cut.name, "cut short", "delete the file")
         assert "fp32" in finished.output
         assert cut.stat().st_size == 100
@@ -231,7 +229,7 @@ class TestReports:
         keep(place.folder / "results", footprint_record("fp32"))
         newer = keep(place.folder / "results", footprint_record("nf4"))
         newer.write_text('{"schema_version": 7}', encoding="utf-8")
-        finished = place.call("report")
+        finished = place.call_here("report")
         check(finished, newer.name, "version 7", "upgrade qbench")
         assert "fp32" in finished.output
         assert newer.read_text(encoding="utf-8") == '{"schema_version": 7}'
@@ -246,10 +244,11 @@ def test_a_run_never_replaces_a_newer_record(place: Workplace, arguments: list[s
     path = place.folder / "results" / task.path.rpartition("/results/")[2]
     path.parent.mkdir(parents=True)
     path.write_text('{"schema_version": 7}', encoding="utf-8")
-    check(place.call(*arguments, "good.yaml"), path.name, "version 7", "upgrade qbench")
+    check(place.call_here(*arguments, "good.yaml"), path.name, "version 7", "upgrade qbench")
     assert path.read_text(encoding="utf-8") == '{"schema_version": 7}'
 
 
+@pytest.mark.slow
 def test_reports_that_cannot_be_written_after_a_run_lose_no_record(place: Workplace) -> None:
     finished = place.call("run", "good.yaml", "--reports", "t.txt")
     check(finished, "t.txt", "the report cannot be written", "the records are safe")
@@ -262,7 +261,7 @@ def test_what_is_not_there_is_told_with_what_cannot_be_read(workplace: Workplace
         "models: [./nowhere]\nprecisions: [fp32, nf5]\nmeasure:\n"
         "  quality: {text: missing.txt, windw: 3}\nreference: bf61\n",
     )
-    finished = workplace.call("plan", "suite.yaml")
+    finished = workplace.call_here("plan", "suite.yaml")
     assert finished.code == 2
     for words in ("suite.yaml:1: models[0]", "nf5", "windw", "nowhere"):
         assert words in finished.errors
@@ -271,7 +270,7 @@ def test_what_is_not_there_is_told_with_what_cannot_be_read(workplace: Workplace
         f"models: [{workplace.model}]\nprecisions: [fp32, nf5]\nmeasure:\n"
         "  quality: {text: missing.txt, window: 100000}\n",
     )
-    errors = workplace.call("run", "suite.yaml").errors
+    errors = workplace.call_here("run", "suite.yaml").errors
     for words in ("suite.yaml:2: precisions[1]", "suite.yaml:4: measure.quality.text", "100000"):
         assert words in errors
 
@@ -301,7 +300,7 @@ def test_a_suite_that_would_never_end_is_refused(
     place: Workplace, line: str, words: list[str]
 ) -> None:
     place.write("suite.yaml", f"models: [./model]\n{line}\n")
-    finished = place.call("plan", "suite.yaml")
+    finished = place.call_here("plan", "suite.yaml")
     assert finished.code == 2
     for word in words:
         assert word in finished.errors
