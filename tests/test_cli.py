@@ -143,7 +143,7 @@ class TestBugs:
 
 class TestInit:
     def test_it_writes_a_suite_that_can_be_used(self, workplace: Workplace) -> None:
-        finished = workplace.call("init", "mine.yaml")
+        finished = workplace.call_here("init", "mine.yaml")
         assert finished.code == 0
         assert "qbench run mine.yaml" in finished.output
         text = (workplace.folder / "mine.yaml").read_text(encoding="utf-8")
@@ -151,29 +151,29 @@ class TestInit:
 
     def test_a_file_that_is_there_is_kept_unless_forced(self, workplace: Workplace) -> None:
         path = workplace.write("suite.yaml", "mine")
-        finished = workplace.call("init")
+        finished = workplace.call_here("init")
         assert finished.code == 2
         assert "suite.yaml: is there already" in finished.errors
         assert "--force" in finished.errors
         assert path.read_text(encoding="utf-8") == "mine"
-        assert workplace.call("init", "--force").code == 0
+        assert workplace.call_here("init", "--force").code == 0
         assert "models:" in path.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("path", ["absent/suite.yaml", "/proc/suite.yaml"])
     def test_a_place_that_cannot_be_written(self, workplace: Workplace, path: str) -> None:
-        finished = workplace.call("init", path)
+        finished = workplace.call_here("init", path)
         assert finished.code == 2
         assert f"{path}: cannot be written" in finished.errors
 
 
 class TestShowing:
     def test_the_schema_is_the_suites(self, workplace: Workplace) -> None:
-        finished = workplace.call("schema")
+        finished = workplace.call_here("schema")
         assert finished.code == 0
         assert json.loads(finished.output) == json.loads(json.dumps(suite_schema()))
 
     def test_list_names_every_precision_and_measurement(self, workplace: Workplace) -> None:
-        finished = workplace.call("list")
+        finished = workplace.call_here("list")
         assert finished.code == 0
         tables = (*precisions().values(), *methods().values(), *measures().values())
         for entry in tables:
@@ -187,7 +187,7 @@ class TestShowing:
         assert "positronic brain" in " ".join(finished.output.split())
 
     def test_doctor_says_what_there_is(self, workplace: Workplace) -> None:
-        finished = workplace.call("doctor")
+        finished = workplace.call_here("doctor")
         assert finished.code == 0, finished.output
         for topic in ("python", "torch", "transformers", "bitsandbytes back end", "hub", "cache"):
             assert f"{topic}: " in finished.output
@@ -196,13 +196,13 @@ class TestShowing:
         assert str(workplace.folder / "cache") in finished.output
 
     def test_doctor_names_a_device_that_is_not_there(self, workplace: Workplace) -> None:
-        finished = workplace.call("doctor", "--device", "cuda:7")
+        finished = workplace.call_here("doctor", "--device", "cuda:7")
         assert finished.code == 1
         assert "cuda:7" in finished.output
 
     def test_plan_shows_the_cells_their_bytes_and_what_is_there(self, workplace: Workplace) -> None:
         workplace.write_suite("fp32", "nf4")
-        finished = workplace.call("plan", "suite.yaml")
+        finished = workplace.call_here("plan", "suite.yaml")
         assert finished.code == 0
         assert "suite: tiny on " in finished.output
         assert re.search(r"fp32 \(ref\w*\) .*0/4", finished.output)
@@ -230,7 +230,7 @@ class TestReport:
     def test_the_file_is_named_after_suite_and_device(
         self, measured: Workplace, format_name: str, suffix: str
     ) -> None:
-        finished = measured.call("report", "--format", format_name)
+        finished = measured.call_here("report", "--format", format_name)
         assert finished.code == 0, finished.errors
         name = f"quickstart-cpu-intel-xeon-2c.{suffix}"
         assert f"report: reports/{name}" in finished.output
@@ -241,7 +241,7 @@ class TestReport:
         self, measured: Workplace
     ) -> None:
         texts = {
-            name: measured.call("report", "--format", name, "--output", "-").output
+            name: measured.call_here("report", "--format", name, "--output", "-").output
             for name in ("markdown", "csv", "json")
         }
         records, _ = read_folder(measured.folder / "results")
@@ -252,7 +252,7 @@ class TestReport:
         assert not (measured.folder / "reports").exists()
 
     def test_the_output_file_can_be_chosen(self, measured: Workplace) -> None:
-        finished = measured.call("report", "results", "-o", "deep/mine.md")
+        finished = measured.call_here("report", "results", "-o", "deep/mine.md")
         assert finished.code == 0
         assert (measured.folder / "deep" / "mine.md").read_text(encoding="utf-8").startswith("# ")
         assert not (measured.folder / "reports").exists()
@@ -261,7 +261,7 @@ class TestReport:
         keep(measured.folder / "results", footprint_record("fp32", suite="other"))
         h200 = make_environment(device="NVIDIA H200", device_kind="nvidia-h200")
         keep(measured.folder / "results", footprint_record("fp32", environment=h200))
-        assert measured.call("report").code == 0
+        assert measured.call_here("report").code == 0
         assert sorted(path.name for path in (measured.folder / "reports").iterdir()) == [
             "other-cpu-intel-xeon-2c.md",
             "quickstart-cpu-intel-xeon-2c.md",
@@ -271,7 +271,7 @@ class TestReport:
     @pytest.mark.parametrize("output", ["all.md", "-"])
     def test_one_output_holds_all_suites(self, measured: Workplace, output: str) -> None:
         keep(measured.folder / "results", footprint_record("fp32", suite="other-suite"))
-        finished = measured.call("report", "-o", output)
+        finished = measured.call_here("report", "-o", output)
         path = measured.folder / output
         text = path.read_text(encoding="utf-8") if path.exists() else finished.output
         assert finished.code == 0
@@ -280,14 +280,14 @@ class TestReport:
 
     def test_one_suite_can_be_chosen_by_its_folder(self, measured: Workplace) -> None:
         keep(measured.folder / "results", footprint_record("fp32", suite="other"))
-        assert measured.call("report", "results/other").code == 0
+        assert measured.call_here("report", "results/other").code == 0
         assert [path.stem for path in (measured.folder / "reports").iterdir()] == [
             "other-cpu-intel-xeon-2c"
         ]
 
 
 def test_what_init_writes_is_valid(workplace: Workplace) -> None:
-    workplace.call("init")
+    workplace.call_here("init")
     assert load_suite(workplace.folder / "suite.yaml").cells()
 
 

@@ -19,7 +19,7 @@ BOTH = ("--precision", "nf4-dq", "--precision", "bf16", "--length", "512", "--le
 
 
 def test_a_known_model_needs_neither_hub_nor_gpu(workplace: Workplace) -> None:
-    finished = workplace.call("fit", MISTRAL, "--gpu", "24GB", *BOTH)
+    finished = workplace.call_here("fit", MISTRAL, "--gpu", "24GB", *BOTH)
     assert finished.code == 0, finished.errors
     assert f"What fits of {MISTRAL} into 24GB (22.4 GiB)" in finished.output
     rows = dict(
@@ -38,14 +38,14 @@ def test_a_known_model_needs_neither_hub_nor_gpu(workplace: Workplace) -> None:
 
 
 def test_by_hub_id_in_any_case(workplace: Workplace) -> None:
-    finished = workplace.call("fit", "mistralai/mistral-7b-instruct-v0.2", "--gpu", "t4", *FEW)
+    finished = workplace.call_here("fit", "mistralai/mistral-7b-instruct-v0.2", "--gpu", "t4", *FEW)
     assert finished.code == 0, finished.errors
     assert f"What fits of {MISTRAL} into t4" in finished.output
 
 
 def test_over_two_gpus(workplace: Workplace) -> None:
     one, two = (
-        workplace.call("fit", MISTRAL, "--gpu", gpu, *FEW, "--format", "json")
+        workplace.call_here("fit", MISTRAL, "--gpu", gpu, *FEW, "--format", "json")
         for gpu in ("12GB", "2x12GB")
     )
     first, both = json.loads(one.output), json.loads(two.output)
@@ -53,7 +53,7 @@ def test_over_two_gpus(workplace: Workplace) -> None:
     assert both["kept_free_bytes"] == 2 * first["kept_free_bytes"] == 2 * RESERVED_BYTES
     batches = [found["rows"][0]["batches"]["512"] for found in (first, both)]
     assert batches[1] > 2 * batches[0] > 0
-    shown = workplace.call("fit", MISTRAL, "--gpu", "2x12GB", *FEW)
+    shown = workplace.call_here("fit", MISTRAL, "--gpu", "2x12GB", *FEW)
     assert "Laid over 2 GPUs (device_map: auto)" in " ".join(shown.output.split())
 
 
@@ -61,17 +61,17 @@ def test_fp16_goes_before_bf16_where_nothing_multiplies_it(workplace: Workplace)
     names = ("--precision", "bf16", "--precision", "fp16", "--precision", "nf4", "--length", "512")
     found = {}
     for gpu in ("t4", "a10"):
-        done = workplace.call("fit", MISTRAL, "--gpu", gpu, *names, "--format", "json")
+        done = workplace.call_here("fit", MISTRAL, "--gpu", gpu, *names, "--format", "json")
         rows = [row for row in json.loads(done.output)["rows"] if row["use"] == "inference"]
         found[gpu] = [row["precision"] for row in rows]
     assert found == {"t4": ["fp16", "nf4", "bf16"], "a10": ["bf16", "fp16", "nf4"]}
-    shown = workplace.call("fit", MISTRAL, "--gpu", "t4", *names)
+    shown = workplace.call_here("fit", MISTRAL, "--gpu", "t4", *names)
     assert "t4 does not multiply bf16" in " ".join(shown.output.split())
 
 
 def test_of_a_folder_and_of_a_bundled_model(workplace: Workplace) -> None:
     for model in (str(workplace.model), "bundled:tiny-mistral"):
-        finished = workplace.call(
+        finished = workplace.call_here(
             "fit", model, "--gpu", "h100", "--precision", "nf4", "--length", "64"
         )
         assert finished.code == 0, finished.errors
@@ -79,7 +79,7 @@ def test_of_a_folder_and_of_a_bundled_model(workplace: Workplace) -> None:
 
 
 def test_json_holds_bytes_and_counts(workplace: Workplace) -> None:
-    finished = workplace.call("fit", MISTRAL, "--gpu", "80GB", *BOTH, "--format", "json")
+    finished = workplace.call_here("fit", MISTRAL, "--gpu", "80GB", *BOTH, "--format", "json")
     found = json.loads(finished.output)
     assert found["model"] == MISTRAL
     assert found["weights"] == 7_241_732_096
@@ -98,7 +98,7 @@ def test_json_holds_bytes_and_counts(workplace: Workplace) -> None:
 
 
 def test_markdown_is_written_to_a_file(workplace: Workplace) -> None:
-    finished = workplace.call(
+    finished = workplace.call_here(
         "fit", MISTRAL, "--gpu", "24GB", *FEW, "--format", "markdown", "-o", "out/fit.md"
     )
     assert finished.code == 0, finished.errors
@@ -112,7 +112,7 @@ def test_markdown_is_written_to_a_file(workplace: Workplace) -> None:
 def test_rank_and_targets_take_more(workplace: Workplace) -> None:
     least = []
     for options in (("--rank", "8"), ("--rank", "64", "--target", "all-linear")):
-        finished = workplace.call(
+        finished = workplace.call_here(
             "fit", MISTRAL, "--gpu", "h100", "--precision", "nf4-dq", "--length", "512",
             "--format", "json", *options,
         )  # fmt: skip
@@ -123,7 +123,7 @@ def test_rank_and_targets_take_more(workplace: Workplace) -> None:
 
 
 def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -> None:
-    finished = workplace.call(
+    finished = workplace.call_here(
         "fit", MISTRAL, "--gpu", "h100", "--precision", "fp16", "--length", "512"
     )
     assert finished.code == 0, finished.errors
@@ -151,7 +151,7 @@ def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -
 def test_what_is_wrong_is_told_with_what_to_do(
     workplace: Workplace, arguments: list[str], words: list[str]
 ) -> None:
-    finished = workplace.call("fit", *arguments)
+    finished = workplace.call_here("fit", *arguments)
     assert finished.code == 2
     assert "Traceback" not in finished.errors
     told = " ".join(finished.errors.split())
@@ -159,6 +159,6 @@ def test_what_is_wrong_is_told_with_what_to_do(
 
 
 def test_the_help_has_examples(workplace: Workplace) -> None:
-    finished = workplace.call("fit", "--help")
+    finished = workplace.call_here("fit", "--help")
     assert finished.code == 0
     assert "qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB" in " ".join(finished.output.split())

@@ -50,9 +50,9 @@ def test_another_number_of_threads_is_named_with_the_remedy(
     workplace.write("suite.yaml", SUITE.format(workplace.model, 4))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     measure_all(workplace)
-    same = workplace.with_environment(OMP_NUM_THREADS="3").call("gate", "suite.yaml")
+    same = workplace.with_environment(OMP_NUM_THREADS="3").call_here("gate", "suite.yaml")
     assert "missing" not in same.output
-    other = workplace.with_environment(OMP_NUM_THREADS="2").call("gate", "suite.yaml")
+    other = workplace.with_environment(OMP_NUM_THREADS="2").call_here("gate", "suite.yaml")
     assert other.code == 1
     assert "missing" in other.output
     assert "with 3 threads" in " ".join(other.output.split())

@@ -27,9 +27,9 @@ def in_one_line(output: str) -> str:
 
 def test_static_bytes_and_peaks_by_kind(workplace: Workplace) -> None:
     workplace.write("suite.yaml", SUITE)
-    plain = in_one_line(workplace.call("plan", "suite.yaml", "--gpu", "h100").output)
+    plain = in_one_line(workplace.call_here("plan", "suite.yaml", "--gpu", "h100").output)
     assert "Bytes by kind" not in plain
-    finished = workplace.call("plan", "suite.yaml", "--gpu", "h100", "--kinds")
+    finished = workplace.call_here("plan", "suite.yaml", "--gpu", "h100", "--kinds")
     assert finished.code == 0, finished.errors
     text = in_one_line(finished.output).partition("Bytes by kind")[2]
     # Four bits a weight of 6,979,321,856; a byte for each of 109,051,904 blocks, four for each of
@@ -51,6 +51,6 @@ def test_what_is_skipped_is_not_asked_for_its_peak(workplace: Workplace) -> None
     """It has a reason of its own, and a second one would be wrong."""
     text = "models: ['bundled:tiny-mistral']\nprecisions: [fp32, stored]\nmeasure: [memory]\n"
     workplace.write("suite.yaml", text)
-    found = in_one_line(workplace.call("plan", "suite.yaml").output)
+    found = in_one_line(workplace.call_here("plan", "suite.yaml").output)
     assert "--stored: skipped: the checkpoint is not quantized" in found
     assert "peak not known" not in found

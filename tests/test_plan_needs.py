@@ -147,7 +147,7 @@ def test_a_download_is_needed_of_a_model_that_is_not_here(
 
 def test_the_table_says_what_fits_a_named_gpu(workplace: Workplace) -> None:
     workplace.write("suite.yaml", MISTRAL)
-    finished = workplace.call("plan", "suite.yaml", "--gpu", "24GB")
+    finished = workplace.call_here("plan", "suite.yaml", "--gpu", "24GB")
     assert finished.code == 0, finished.errors
     told = " ".join(finished.output.split())
     assert "on 24GB (22.4 GiB)" in told
@@ -157,17 +157,17 @@ def test_the_table_says_what_fits_a_named_gpu(workplace: Workplace) -> None:
     }
     assert rows["fp32"] == rows["full-bf16"] == "no"
     assert "time: not known" in told
-    larger = " ".join(workplace.call("plan", "suite.yaml", "--gpu", "h200").output.split())
+    larger = " ".join(workplace.call_here("plan", "suite.yaml", "--gpu", "h200").output.split())
     assert "disk: tuned weights 27.1 GiB, merged checkpoints 13.5 GiB" in larger
     assert "sequences that its options allow (512 or 2048 tokens); shorter data takes" in told
     untuned = MISTRAL.partition("finetune:")[0] + "measure: {memory: }\n"
     workplace.write("untuned.yaml", untuned)
-    assert "peak of a training" not in workplace.call("plan", "untuned.yaml").output
+    assert "peak of a training" not in workplace.call_here("plan", "untuned.yaml").output
 
 
 def test_a_gpu_that_is_not_known_is_told(workplace: Workplace) -> None:
     workplace.write_suite("fp32")
-    finished = workplace.call("plan", "suite.yaml", "--gpu", "h1000")
+    finished = workplace.call_here("plan", "suite.yaml", "--gpu", "h1000")
     assert finished.code == 2
     assert "no GPU of that name is known" in " ".join(finished.errors.split())
 
@@ -181,7 +181,7 @@ def test_the_time_comes_from_earlier_records(workplace: Workplace) -> None:
     here = make_environment(device_kind=detect_environment("cpu").device_kind)
     taken = make_record("bf16", suite="suite", environment=here, duration_s=90.0)
     keep(workplace.folder / "results", taken)
-    finished = workplace.call("plan", "suite.yaml", "--only", "nf4")
+    finished = workplace.call_here("plan", "suite.yaml", "--only", "nf4")
     assert finished.code == 0, finished.errors
     told = " ".join(finished.output.split())
     assert "about 1 min 30 s by earlier records, loading apart, for 1 of 2 measurements" in told

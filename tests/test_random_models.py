@@ -48,7 +48,7 @@ def place(workplace: Workplace, tmp_path: Path) -> Workplace:
 
 @pytest.mark.slow
 def test_planned_and_run_with_what_it_cannot_tell_skipped(place: Workplace) -> None:
-    planned = place.call("plan", "suite.yaml")
+    planned = place.call_here("plan", "suite.yaml")
     assert planned.code == 0
     skips = " ".join(planned.output.split()).partition("each cell skips ")[2]
     assert set(skips.partition(":")[0].split(", ")) == LEARNED
@@ -96,7 +96,7 @@ def test_a_known_shape_is_planned_in_every_format_without_a_network(workplace: W
         "suite.yaml",
         f"models: ['random:Mistral-7B']\nprecisions: [{', '.join(FORMATS)}]\nmeasure: footprint\n",
     )
-    planned = workplace.call("plan", "suite.yaml")
+    planned = workplace.call_here("plan", "suite.yaml")
     assert planned.code == 0
     # Published figures, with 512 bytes for the two rotary buffers.
     for total in (28_966_928_384, 14_483_464_192, 7_509_647_360, 4_450_703_360, 4_125_481_856):
@@ -105,7 +105,7 @@ def test_a_known_shape_is_planned_in_every_format_without_a_network(workplace: W
 
 def test_a_name_that_is_not_known_is_refused_at_its_line(workplace: Workplace) -> None:
     workplace.write("suite.yaml", "models:\n- 'random:Mistral-7c'\n")
-    finished = workplace.call("plan", "suite.yaml")
+    finished = workplace.call_here("plan", "suite.yaml")
     assert finished.code == 2
     assert "suite.yaml:2: models[0]" in finished.errors
     assert "did you mean Mistral-7B" in finished.errors

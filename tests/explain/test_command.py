@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bundled_model_is_explained_on_the_terminal(workplace: Workplace) -> None:
-    done = workplace.with_environment(COLUMNS="90").call("explain", "nf4-dq")
+    done = workplace.with_environment(COLUMNS="90").call_here("explain", "nf4-dq")
     assert (done.code, done.errors) == (0, "")
     assert "model.layers.0.mlp.down_proj.weight" in done.output
     assert "4 + 8 / 64 + 32 / (64 · 256) = 4.127" in done.output
@@ -35,7 +35,7 @@ def test_the_bundled_model_is_explained_on_the_terminal(workplace: Workplace) ->
 
 def test_json_is_for_programs(workplace: Workplace) -> None:
     arguments = ("--model", str(workplace.model), "--set", "threshold=0", "--format", "json")
-    done = workplace.call("explain", "int8", *arguments)
+    done = workplace.call_here("explain", "int8", *arguments)
     assert (done.code, done.errors) == (0, "")
     figures = json.loads(done.output)
     assert figures["options"] == {"dtype": "bf16", "threshold": 0.0}
@@ -56,7 +56,7 @@ def test_json_is_for_programs(workplace: Workplace) -> None:
 def test_what_is_wrong_is_told_with_code_2(
     workplace: Workplace, arguments: list[str], words: str
 ) -> None:
-    done = workplace.call("explain", *arguments)
+    done = workplace.call_here("explain", *arguments)
     assert done.code == 2
     assert words in done.errors
     assert "Traceback" not in done.errors
