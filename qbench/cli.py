@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench import cli_compare, cli_explain, cli_fit
+from qbench.cli_output import TERMINAL, FormatName, Output, show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qbench.record import Record
+    from qbench.report.format import Format
     from qbench.run_result import RunResult
     from qbench.suite import Suite
 
@@ -132,12 +135,17 @@ def plan(
         bool, typer.Option("--kinds", help="Also what the bytes and the peaks are made of.")
     ] = False,
     rehearse: Rehearse = False,
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
     from qbench.plan import make_plan
-    from qbench.plan_table import render_plan, render_power
     from qbench.predict.devices import parse_memory
+    from qbench.report import find_format
+    from qbench.report.format import Subject
+    from qbench.report.plan_page import plan_page
 
+    form = find_format(format_name, "page")
     made = make_plan(
         _load(suite, rehearse=rehearse),
         results,
@@ -145,14 +153,7 @@ def plan(
         only=only or (),
         gpu=parse_memory(gpu) if gpu is not None else None,
     )
-    console = _console()
-    console.print(render_plan(made, results))
-    if kinds:
-        from qbench.plan_kinds import render_kinds
-
-        console.print(render_kinds(made))
-    if made.suite.gate:
-        console.print(render_power(made))
+    show(Subject(lambda: plan_page(made, results, kinds=kinds)), form, output)
 
 
 @app.command(
@@ -164,50 +165,54 @@ def report(
     ),
     *,
     format_name: Annotated[
-        str, typer.Option("--format", help="markdown, csv, json or benchmark-json.")
-    ] = "markdown",
-    reports: Reports = Path("reports"),
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file to write; - for the terminal.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="markdown, csv, json, benchmark-json, text, or what a plug-in adds."
+            " [default: markdown]",
+        ),
     ] = None,
+    reports: Reports = Path("reports"),
+    output: Output = None,
 ) -> None:
     """Render records as a table on the terminal and as a file."""
-    from qbench.errors import StoreError, UsageError
-    from qbench.report import FORMATS
-    from qbench.report.console import say, tell
-    from qbench.report.files import by_suite, write_report
-    from qbench.report.terminal import render
+    from qbench.errors import StoreError
+    from qbench.report import TEXT, find_format, report_subject, written_formats
+    from qbench.report.files import by_suite
     from qbench.store import read_folder, tell_unreadable
 
-    if format_name not in FORMATS:
-        raise UsageError(f"--format: found {format_name!r}; expected one of {', '.join(FORMATS)}")
+    chosen = written_formats()
+    if format_name is not None:
+        chosen = [find_format(format_name, "page", "records")]
     records, unreadable = read_folder(folder)
     if not records and not unreadable:
         raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-    console = _console()
-    if output == Path("-"):
-        tell(FORMATS[format_name].render(records))
+    parts = by_suite(records)
+    if output != TERMINAL:
+        for part in parts:
+            show(report_subject(part), TEXT)
+    if output is not None:
+        show(report_subject(records), chosen[0], output)
     else:
-        for part in by_suite(records):
-            console.print(render(part))
-        for part in by_suite(records) if output is None or not records else [records]:
-            path = write_report(part, reports, format_name, path=output)
-            say(f"report: {path}")
+        _write(parts, [form for form in chosen if form is not TEXT], reports)
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
 
 
 @app.command("list")
-def list_(*, device: Device = None) -> None:
+def list_(
+    *, device: Device = None, format_name: FormatName = "text", output: Output = None
+) -> None:
     """List precisions, methods and measurements, what each needs, and whether it runs here."""
     from qbench.environment import detect_environment, find_device, why_not_the_gpu
-    from qbench.plan_table import render_tables
+    from qbench.report import find_format, formats
+    from qbench.report.format import Subject
+    from qbench.report.listing import listing_page
 
-    console = _console()
-    console.print(render_tables(detect_environment(find_device(device))))
+    form = find_format(format_name, "page")
+    environment = detect_environment(find_device(device))
     note = why_not_the_gpu(device)
-    if note is not None:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    show(Subject(lambda: listing_page(environment, formats().values(), note)), form, output)
 
 
 @app.command()
@@ -301,17 +306,24 @@ def _load(path: Path, *, rehearse: bool) -> Suite:
     return made_of(suite)
 
 
-def _summarize(console: Console, result: RunResult, reports: Path) -> None:
-    """What the run found: the decision table, where the report lies, and what to do next."""
+def _write(parts: list[list[Record]], chosen: list[Format], reports: Path) -> None:
+    """Writes a file of each part in each format."""
     from qbench.report.console import say
     from qbench.report.files import write_report
-    from qbench.report.terminal import render
+
+    for form in chosen:
+        for part in parts:
+            say(f"report: {write_report(part, reports, form)}")
+
+
+def _summarize(console: Console, result: RunResult, reports: Path) -> None:
+    """What the run found: the decision table, where the report lies, and what to do next."""
+    from qbench.report import TEXT, report_subject, written_formats
 
     if result.records:
+        show(report_subject(result.records), TEXT)
         # The file is the suite's: all its cells, whichever were selected now.
-        path = write_report([*result.records, *result.others], reports, "markdown")
-        console.print(render(result.records))
-        say(f"report: {path}")
+        _write([[*result.records, *result.others]], written_formats(), reports)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(

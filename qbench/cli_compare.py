@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli_output import FormatName, Output, show
+
 if TYPE_CHECKING:
     from qbench.comparison.sides import Side
 
@@ -28,20 +30,26 @@ def compare(
     everything: Annotated[
         bool, typer.Option("--all", help="Show every metric, not only those that differ.")
     ] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", hidden=True, help="The same as --format markdown.")
+    ] = False,
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
     from qbench.comparison.compare import compare_records
     from qbench.comparison.sides import load_side
-    from qbench.report.comparison import markdown, render
-    from qbench.report.console import make_console, tell
+    from qbench.report import find_format
+    from qbench.report.comparison import comparison_on_screen, comparison_page
+    from qbench.report.format import Subject
 
+    form = find_format("markdown" if as_markdown else format_name, "page")
     sides = load_side(new, results), load_side(old, results)
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
-    if as_markdown:
-        tell(markdown(made))
-    else:
-        make_console().print(render(made, everything=everything))
+    shown = Subject(
+        lambda: comparison_page(made), lambda: comparison_on_screen(made, everything=everything)
+    )
+    show(shown, form, output)
     _tell_notes(*sides)
 
 
@@ -61,6 +69,8 @@ def gate(
     annotations: Annotated[
         bool, typer.Option(help="Print GitHub's workflow commands for what does not hold.")
     ] = False,
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
     from qbench.atomic import write_atomically
@@ -71,12 +81,12 @@ def gate(
     from qbench.missing import why_absent
     from qbench.plan import expected_tasks
     from qbench.plan_records import RecordsOnDisk
-    from qbench.report import gate_table, workflow_commands
-    from qbench.report import junit as junit_page
-    from qbench.report import step_summary as summary_page
-    from qbench.report.console import make_console
+    from qbench.report import find_format, formats
+    from qbench.report.format import Gated, Subject
+    from qbench.report.gate_table import gate_on_screen, gate_page
     from qbench.suite import load_suite
 
+    form = find_format(format_name, "page", "gate")
     loaded = load_suite(suite)
     if not loaded.gate:
         raise UsageError(
@@ -102,15 +112,22 @@ def gate(
         only=only or (),
         absent=absent,
     )
-    make_console().print(gate_table.render(outcome))
+    shown = Subject(
+        lambda: gate_page(outcome),
+        lambda: gate_on_screen(outcome),
+        gated=Gated(outcome, loaded.name, str(suite)),
+    )
+    show(shown, form, output)
     if annotations:
-        typer.echo(workflow_commands.render(outcome, str(suite)))
+        # Beside a document for programs they go where the runner reads them as well.
+        beside = form.name != "text" and output is None
+        typer.echo(formats()["annotations"].render(shown), err=beside)
     try:
         if junit is not None:
-            write_atomically(junit, junit_page.render(outcome, loaded.name))
+            write_atomically(junit, formats()["junit"].render(shown))
         if step_summary is not None:
             with step_summary.open("a", encoding="utf-8") as file:
-                file.write(summary_page.render(outcome))
+                file.write(str(formats()["step-summary"].render(shown)))
     except OSError as error:
         raise StoreError(f"{error.filename}: cannot be written ({error.strerror})") from error
     if old is not None:
@@ -132,8 +149,9 @@ def baseline(
     from qbench.comparison.compare import compare_records
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.errors import StoreError
-    from qbench.report.comparison import render
+    from qbench.report.comparison import comparison_on_screen
     from qbench.report.console import make_console, say
+    from qbench.report.terminal import render
     from qbench.suite import load_suite
 
     name = load_suite(suite).name
@@ -146,7 +164,7 @@ def baseline(
     path = write_baseline(target, side.records)
     if old is not None:
         made = compare_records(side.records, old.records, names=("new baseline", "old baseline"))
-        make_console().print(render(made, undecided=False))
+        make_console().print(render(comparison_on_screen(made, undecided=False)))
     say(f"wrote {path}: {len(side.records)} records, {path.stat().st_size / 1024:.0f} KiB")
     _tell_notes(side)
 

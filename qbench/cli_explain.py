@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from qbench.cli_output import FormatName, Output, show
+
 
 def explain(
     precision: Annotated[
@@ -28,22 +30,20 @@ def explain(
             help="An option of the precision, as in a suite. May be given several times.",
         ),
     ] = None,
-    format_name: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Show how a precision holds numbers, and the error it makes on a real tensor."""
     import logging
 
-    from qbench.errors import UsageError
     from qbench.executors.preload import prepare_process
     from qbench.explain import check_precision
     from qbench.explain import explain as explain_precision
     from qbench.explain.options import read_assignments
-    from qbench.explain.render import PAGES, render
-    from qbench.report.console import make_console, tell
+    from qbench.report import find_format
+    from qbench.report.format import Subject
 
-    if format_name not in {"text", *PAGES}:
-        expected = ", ".join(("text", *PAGES))
-        raise UsageError(f"--format: found {format_name!r}; expected one of {expected}")
+    form = find_format(format_name, "page")
     prepare_process()
     # On import they warn of kernels that are missing, and of themselves.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
@@ -51,8 +51,4 @@ def explain(
     check_precision(precision)
     chosen = read_assignments(precision, assignments or ())
     made = explain_precision(precision, model, tensor, options=chosen, base=Path.cwd())
-    if format_name == "text":
-        console = make_console()
-        console.print(render(made, console.width))
-    else:
-        tell(PAGES[format_name](made))
+    show(Subject(lambda: made), form, output)

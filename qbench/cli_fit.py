@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from qbench.cli_output import FormatName, Output, show
 
 EXAMPLES = (
     "Examples: qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB |"
@@ -53,23 +54,15 @@ def fit(
         Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"],
         typer.Option(help="What trains; a paged one's states need not fit."),
     ] = "adamw",
-    format_name: Annotated[
-        str | None, typer.Option("--format", help="markdown or json. [default: a table]")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file to write; - for the terminal.")
-    ] = None,
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Show the largest batch and sequence length that fit, by precision and method, from shapes."""
     from qbench import fit as fitting
-    from qbench.atomic import write_atomically
-    from qbench.errors import UsageError
-    from qbench.report.console import make_console, say, tell
+    from qbench.report import find_format
+    from qbench.report.format import Subject
 
-    if format_name is not None and format_name not in fitting.FORMATS:
-        raise UsageError(
-            f"--format: found {format_name!r}; expected one of {', '.join(fitting.FORMATS)}"
-        )
+    form = find_format(format_name, "page")
     names = fitting.check_precisions(precision or ())
     device = fitting.find_memory(gpu)
     table = fitting.make_table(
@@ -81,16 +74,4 @@ def fit(
         target=target,
         optimizer=optimizer,
     )
-    if format_name is None and output is None:
-        make_console().print(fitting.render(table))
-        return
-    text = fitting.as_json(table) if format_name == "json" else fitting.as_markdown(table)
-    if output is None or output == Path("-"):
-        tell(text)
-        return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, text)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
-    say(f"wrote {output}")
+    show(Subject(lambda: fitting.fit_page(table)), form, output)

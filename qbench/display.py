@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qbench.estimate import Estimate
-from qbench.report.units import counted, format_seconds
+from qbench.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

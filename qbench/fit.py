@@ -1,27 +1,21 @@
-"""What fits of a model into a GPU: made from shapes, shown on a terminal, as markdown or JSON."""
+"""What fits of a model into a GPU: made from shapes, as a page."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from qbench.environment import nvml_refusals, visible_gpus
 from qbench.errors import DeviceError, ModelError, UsageError
 from qbench.finetune.targets import unknown_target
 from qbench.names import did_you_mean, nearest_name
+from qbench.page import Column, Figure, Page, Row, Table, bullets
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
-from qbench.report.markdown_parts import bullets, words_table
 from qbench.sources.known_configs import known_configs, known_name
 from qbench.sources.models import parse_model, resolve_model
 from qbench.sources.random_models import RANDOM_PREFIX
@@ -29,14 +23,9 @@ from qbench.sources.random_models import RANDOM_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
-
     from qbench.predict.devices import DeviceMemory
     from qbench.spec import ResolvedModel
 
-FORMATS = ("markdown", "json")
-_TEXTS = 2
-"""Columns that are words."""
 _GIB = 2**30
 _NOT_AT_ALL = "-"
 _NO_CHOICE = frozenset({"stored", "integer"})
@@ -149,29 +138,22 @@ def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
     return names
 
 
-def render(table: FitTable) -> RenderableType:
-    """For a terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for at, heading in enumerate(_headings(table)):
-        shown.add_column(heading, justify="left" if at < _TEXTS else "right", no_wrap=True)
-    for row in _known(table):
-        shown.add_row(*_words(row))
-    title = Text(_title(table), style="italic")
-    return Group(title, shown, *(Text(note, style="dim") for note in _notes(table)))
-
-
-def as_markdown(table: FitTable) -> str:
-    """As a page of its own."""
-    headings = _headings(table)
-    body = words_table(
-        headings, [_words(row) for row in _known(table)], range(_TEXTS, len(headings))
+def fit_page(table: FitTable) -> Page:
+    """The table with how to read it, and what is not in it."""
+    columns = (
+        Column("precision", "precision", "mark", right=False),
+        Column("least_gib", "GiB", "number"),
+        *(Column(str(length), str(length), "exact") for length in table.lengths),
+        Column("longest", "longest", "exact"),
     )
-    return f"## {_title(table)}\n\n{body}\n\n{bullets(_notes(table))}\n"
+    rows = tuple(_row(row) for row in table.rows if row.reason is None)
+    shown = Table(_title(table), "use", columns, rows)
+    return Page(_title(table), (shown, bullets(_notes(table), "quiet")), fit_data(table))
 
 
-def as_json(table: FitTable) -> str:
-    """Bytes and counts: `batches` by length, 0 where nothing fits and null where not known."""
-    content = {
+def fit_data(table: FitTable) -> dict[str, Any]:
+    """Bytes and counts: `batches` by length, 0 where nothing fits and None where not known."""
+    return {
         "model": table.model,
         "weights": table.weights,
         "context_tokens": table.context_tokens,
@@ -195,7 +177,6 @@ def as_json(table: FitTable) -> str:
             for row in table.rows
         ],
     }
-    return json.dumps(content, indent=2) + "\n"
 
 
 def _title(table: FitTable) -> str:
@@ -203,26 +184,26 @@ def _title(table: FitTable) -> str:
     return f"What fits of {table.model} into {table.device.name} ({size})"
 
 
-def _headings(table: FitTable) -> list[str]:
-    return ["use", "precision", "GiB", *map(str, table.lengths), "longest"]
-
-
-def _words(row: FitRow) -> list[str]:
-    batches = [
-        "" if batch is None else f"≥{batch}" if batch == MOST_SEQUENCES else _count(batch)
-        for batch in row.batches
-    ]
-    least = "" if row.least_bytes is None else f"{row.least_bytes / _GIB:.2f}"
+def _row(row: FitRow) -> Row:
+    least = None if row.least_bytes is None else row.least_bytes / _GIB
+    figures = (
+        Figure(word=row.precision),
+        Figure(word="") if least is None else Figure(least, f"{least:.2f}"),
+        *map(_batch, row.batches),
+        _count(row.longest or 0),
+    )
     use = f"{row.use} +ckpt" if row.checkpointing else row.use
-    return [use, row.precision, least, *batches, _count(row.longest or 0)]
+    return Row(use, reference=False, figures=figures)
 
 
-def _count(number: int) -> str:
-    return f"{number:,}" if number else _NOT_AT_ALL
+def _batch(batch: int | None) -> Figure:
+    if batch is None:
+        return Figure(word="")
+    return Figure(batch, f"≥{batch}") if batch == MOST_SEQUENCES else _count(batch)
 
 
-def _known(table: FitTable) -> list[FitRow]:
-    return [row for row in table.rows if row.reason is None]
+def _count(number: int) -> Figure:
+    return Figure(number) if number else Figure(0, _NOT_AT_ALL)
 
 
 def _notes(table: FitTable) -> list[str]:
@@ -257,7 +238,7 @@ def _notes(table: FitTable) -> list[str]:
             f"Laid over {table.device.gpus} GPUs (device_map: auto), compared with their sum: whole"
             " layers lie on one of them, so that somewhat less may fit."
         )
-    if any(is_integer(row.precision) for row in _known(table)):
+    if any(is_integer(row.precision) for row in table.rows if row.reason is None):
         notes.append("Integers are made of the floating model, which must fit as a whole at first.")
     return notes
 

@@ -16,7 +16,7 @@ from qbench.preflight_hub import hub_obstacles
 from qbench.preflight_obstacle import Obstacle
 from qbench.preflight_packages import package_obstacles
 from qbench.preflight_room import device_obstacles, disk_obstacles, memory_obstacles
-from qbench.report.units import counted
+from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

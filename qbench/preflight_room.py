@@ -14,9 +14,9 @@ from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
 from qbench.preflight_obstacle import Obstacle
-from qbench.report.units import counted
 from qbench.sources.cache import cache_folder
 from qbench.sources.hub import hub_folder
+from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.missing import lacking, why_lacking
-from qbench.report.units import counted
+from qbench.units import counted
 
 if TYPE_CHECKING:
     from qbench.job import Task

@@ -10,7 +10,8 @@ from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
 from qbench.comparison.compare import compare_records
 from qbench.comparison.marks import Allowance, one_change
-from qbench.report.comparison import markdown
+from qbench.report import markdown
+from qbench.report.comparison import comparison_page
 from qbench.report.difference_table import difference_table
 from qbench.report.selection import select
 from tests.paired_records import (
@@ -220,7 +221,8 @@ def test_a_few_answers_that_are_the_same_are_nowhere_called_equal() -> None:
     comparison = compare(new, new)
     assert row_of(comparison, "accuracy").mark.finding == "undecided"
     assert row_of(comparison, "memory.static").mark.finding == "equivalent"
-    verdicts = [line.split("|")[-2].strip() for line in markdown(comparison).split("\n|")[3:]]
+    page = markdown.render(comparison_page(comparison))
+    verdicts = [line.split("|")[-2].strip() for line in page.split("\n|")[3:]]
     assert verdicts == ["undecided", "equal"]
     reference = task("fp32", few).model_copy(update={"reference": True})
     table = difference_table(select([reference, task("nf4", few)]).tables[0])

@@ -11,8 +11,8 @@ from rich.console import Console
 from qbench.display import MOST_ROWS, RunDisplay
 from qbench.executors.executor import JobEnd
 from qbench.plan import Plan, make_plan
-from qbench.report.units import format_seconds
 from qbench.suite import load_suite_text
+from qbench.units import format_seconds
 from tests.workplace import write_text
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ def test_markdown_is_written_to_a_file(workplace: Workplace) -> None:
     assert finished.code == 0, finished.errors
     assert "wrote out/fit.md" in finished.output
     text = (workplace.folder / "out/fit.md").read_text(encoding="utf-8")
-    assert text.startswith(f"## What fits of {MISTRAL} into 24GB (22.4 GiB)\n")
+    assert text.startswith(f"# What fits of {MISTRAL} into 24GB (22.4 GiB)\n")
     assert re.search(r"^\| QLoRA \+ckpt +\| nf4-dq ", text, re.MULTILINE)
     assert "Predicted from shapes, nothing measured" in text
 

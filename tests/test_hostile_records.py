@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.text import Text
 
-from qbench.report import FORMATS
 from qbench.report.console import harmless, make_console
 from qbench.results import load_results
 from tests.command import call
+from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import (
     footprint_record,
     make_environment,
@@ -76,7 +76,7 @@ class TestTexts:
                 data["details"]["generated"] = [HOSTILE]
                 path.write_text(json.dumps(data), encoding="utf-8")
 
-    @pytest.mark.parametrize("name", FORMATS)
+    @pytest.mark.parametrize("name", REPORT_FORMATS)
     @pytest.mark.parametrize("output", [[], ["--output", "-"]])
     def test_in_a_report(self, tmp_path: Path, name: str, output: list[str]) -> None:
         self.fill(tmp_path)
@@ -140,8 +140,8 @@ class TestDetails:
         measured += tuned_arm("qlora-nf4")
         for details in (dict.fromkeys(told, value), {"loaded": dict.fromkeys(within, value)}):
             records = [record.model_copy(update={"details": details}) for record in measured]
-            for form in FORMATS.values():
-                assert form.render(records)
+            for name in REPORT_FORMATS:
+                assert written_as(name, records)
 
 
 class TestPlaces:

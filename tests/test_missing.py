@@ -16,9 +16,10 @@ from qbench.measures.loaded import make_metric
 from qbench.measures.reference_states import states_path
 from qbench.missing import jobs_to_run, lacking
 from qbench.plan import RETRIED, Plan, make_plan
-from qbench.plan_table import render_plan
+from qbench.report.plan_page import plan_page
 from qbench.store import write_record
 from qbench.suite import load_suite_text
+from tests.pages import on_terminal
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
@@ -75,10 +76,9 @@ def test_it_is_taken_with_the_reference_that_is_tried_again(
     keep(plan, "bf16", metrics=NO_VALUE)
     assert [record.cell.label for record in lacking(plan, RETRIED)] == ["bf16"]
     assert taken(plan) == {"fp32", "bf16"}
-    file = io.StringIO()
-    Console(file=file, width=200).print(render_plan(plan, tmp_path / "results"))
-    assert "1/1 (incomplete)" in file.getvalue()
-    assert f"1/1 ({status})" in file.getvalue()
+    text = on_terminal(plan_page(plan, tmp_path / "results"), 200)
+    assert "1/1 (incomplete)" in text
+    assert f"1/1 ({status})" in text
 
 
 def test_what_is_taken_beside_is_not_counted_as_there(plan: Plan) -> None:

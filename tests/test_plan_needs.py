@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from io import StringIO
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.console import Console
 
 from qbench.environment import detect_environment
 from qbench.plan import make_plan
 from qbench.plan_needs import cell_need, disk_needs
-from qbench.plan_table import render_plan
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
+from qbench.report.plan_page import plan_page
 from qbench.suite import load_suite_text
+from tests.pages import on_terminal
 from tests.record_factory import make_environment, make_record
 from tests.workplace import keep
 
@@ -91,9 +92,8 @@ measure: {footprint: {}, memory: {prompt_tokens: 512}}
         assert need.fit is not None
         gpus = 2 if gpu.startswith("2") else 1
         assert need.fit.needed_bytes == (need.bytes or 0) + gpus * RESERVED_BYTES
-        told = StringIO()
-        Console(width=200, file=told).print(render_plan(made, tmp_path / "results"))
-        assert ("of 2 GPUs together, which have 44.7 GiB" in told.getvalue()) is (gpus == 2)
+        told = on_terminal(plan_page(made, tmp_path / "results"), 200)
+        assert ("of 2 GPUs together, which have 44.7 GiB" in told) is (gpus == 2)
     keys = {gpu: _plan(tmp_path, gpu, text).cells[-1].tasks[0].key for gpu in ("24GB", "2x24GB")}
     assert len(set(keys.values())) == 2  # on other GPUs it is another measurement
 
@@ -152,10 +152,10 @@ def test_the_table_says_what_fits_a_named_gpu(workplace: Workplace) -> None:
     told = " ".join(finished.output.split())
     assert "on 24GB (22.4 GiB)" in told
     assert "full-bf16--merged: skipped with its training" in told
-    rows = {
-        line.split()[0]: line.split()[-1] for line in finished.output.splitlines() if "GiB " in line
-    }
-    assert rows["fp32"] == rows["full-bf16"] == "no"
+    as_json = workplace.call("plan", "suite.yaml", "--gpu", "24GB", "--format", "json").output
+    fits = {cell["cell"]: cell["fits"] for cell in json.loads(as_json)["cells"]}
+    assert (fits["fp32"], fits["full-bf16"], fits["nf4-dq"]) == (False, False, True)
+    assert re.search(r"^fp32 .* no *$", finished.output, re.MULTILINE)
     assert "time: not known" in told
     larger = " ".join(workplace.call_here("plan", "suite.yaml", "--gpu", "h200").output.split())
     assert "disk: tuned weights 27.1 GiB, merged checkpoints 13.5 GiB" in larger

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from qbench.comparison.baseline import write_baseline
 from qbench.comparison.sides import load_side
 from qbench.errors import StoreError, SuiteError, UsageError
 from qbench.plan import make_plan
-from qbench.plan_table import render_plan
 from qbench.rehearsal import rehearse
+from qbench.report import formats
 from qbench.report.files import by_suite, write_report
-from qbench.report.markdown import render as markdown
+from qbench.report.plan_page import plan_page
 from qbench.report.rows import metric_rows
-from qbench.report.terminal import render as terminal
 from qbench.sources.bundled import bundled_texts
 from qbench.suite import Suite, load_suite_text
+from tests.pages import on_terminal, short_report
+from tests.pages import whole_report as markdown
 from tests.record_factory import make_record
 from tests.workplace import Workplace, keep, place_of
 
@@ -227,15 +226,9 @@ def test_the_plan_keeps_records_apart_and_says_what_it_is(tmp_path: Path) -> Non
     plan = make_plan(rehearse(large(tmp_path)), tmp_path / "results", device="cpu")
     folder = tmp_path / "results" / "rehearsal" / "large"
     assert all(Path(task.path).is_relative_to(folder) for task in plan.tasks)
-    text = shown(render_plan(plan, tmp_path / "results"))
+    text = on_terminal(plan_page(plan, tmp_path / "results"), 300)
     assert "Rehearsal of large" in text
     assert "rehearsal: bundled:tiny-mistral replaces somewhere/large" in text
-
-
-def shown(rendered: Any) -> str:
-    file = StringIO()
-    Console(width=300, file=file).print(rendered)
-    return file.getvalue()
 
 
 NOTE = "a small model replaces a large one"
@@ -257,13 +250,13 @@ class TestTheReport:
         assert "REHEARSAL" not in markdown(pair()[:1])
 
     def test_says_so_on_the_terminal_first_and_last(self) -> None:
-        lines = shown(terminal(pair()[1:])).strip().splitlines()
+        lines = short_report(pair()[1:], 300).strip().splitlines()
         assert lines[0].startswith("REHEARSAL: ")
         assert lines[-1].startswith("REHEARSAL: ")
 
     def test_is_a_file_and_a_part_of_its_own(self, tmp_path: Path) -> None:
         parts = by_suite(pair())
-        names = [write_report(part, tmp_path, "markdown").name for part in parts]
+        names = [write_report(part, tmp_path, formats()["markdown"]).name for part in parts]
         assert names == [
             "quickstart-cpu-intel-xeon-2c.md",
             "quickstart-rehearsal-cpu-intel-xeon-2c.md",

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from qbench.explain.explanation import Explanation
     from qbench.explain.weights import Weight
+    from qbench.page import Page
 
-EXPLAINERS: dict[str, Callable[[Weight, dict[str, Any]], Explanation]] = {
+EXPLAINERS: dict[str, Callable[[Weight, dict[str, Any]], Page]] = {
     "fp32": partial(floating.explain, "fp32"),
     "bf16": partial(floating.explain, "bf16"),
     "fp16": partial(floating.explain, "fp16"),
@@ -59,7 +59,7 @@ def explain(
     *,
     options: dict[str, Any] | None = None,
     base: Path,
-) -> Explanation:
+) -> Page:
     """Explains a precision on one tensor of a model.
 
     `model` is written as in a suite, relative to `base`; `tensor` is a name in its weight files,
@@ -81,4 +81,4 @@ def explain(
         "stored": weight.stored,
         "linear": weight.linear,
     }
-    return replace(made, figures={**subject, **made.figures})
+    return replace(made, data={**subject, **made.data})

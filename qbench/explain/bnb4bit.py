@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.explain.double_quant import double_quant_figures, double_quant_section
 from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.explanation import Explanation, Grid, Section
 from qbench.explain.four_bit_codes import quantize
-from qbench.explain.picture import WIDTH, column, histogram_figures, picture_of
+from qbench.explain.sections import Section, joined, section
 from qbench.explain.stored_bits import stored_bits
 from qbench.explain.weights import rounded
+from qbench.page import Page, words_table
+from qbench.picture import WIDTH, column, histogram_figures, picture_of
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
 
-    from qbench.explain.explanation import Picture
     from qbench.explain.four_bit_codes import FourBitCodes
     from qbench.explain.weights import Weight
+    from qbench.page import Picture
 
 _WORDS = {
     "fp4": "4-bit floating point: sign, two bits of exponent, one of mantissa",
@@ -38,7 +39,7 @@ _LEVELS_COME_FROM = {
 }
 
 
-def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
+def explain(name: str, weight: Weight, options: dict[str, Any]) -> Page:
     """Explains a 4-bit format by a weight that bitsandbytes quantizes."""
     import torch
 
@@ -54,13 +55,13 @@ def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
     row, place = weight.typical()
     block = (row * weight.values.shape[1] + place) // BLOCK
     stored = stored_bits(name, weight, options)
-    return Explanation(
+    return Page(
         title=f"{name}: {_WORDS[name]}",
-        sections=(
+        parts=joined(
             _format(quant_type, quantized),
             _bits(stored, double_quant=double_quant),
             _one_weight(weight, taken, quantized, held),
-            *double_quant_section(quantized, block),
+            double_quant_section(quantized, block),
             error_section(
                 weight,
                 error,
@@ -72,7 +73,7 @@ def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
             ),
             _picture(picture),
         ),
-        figures={
+        data={
             "bits_per_weight": {
                 "code": 4,
                 "scales": bits_per_weight(double_quant=double_quant) - 4,
@@ -105,14 +106,14 @@ def _format(quant_type: str, quantized: FourBitCodes) -> Section:
         (f"{code}", f"{code:04b}", f"{level:.10g}", f"{100 * count / total:.2f} %")
         for level, code, count in by_level
     )
-    return Section(
+    return section(
         title="How it holds a weight",
         lines=(
             f"{BLOCK} weights in a row make a block; absmax = the largest size in the block",
             "code = the level that is nearest to weight / absmax",
             "weight = level · absmax",
         ),
-        grid=Grid(("code", "bits", "level", "share of the weights"), rows, right=(0, 2, 3)),
+        table=words_table(("code", "bits", "level", "share of the weights"), rows, right=(0, 2, 3)),
         notes=(_LEVELS_COME_FROM[quant_type],),
     )
 
@@ -136,7 +137,7 @@ def _bits(stored: float, *, double_quant: bool) -> Section:
         )
     tables = "with the layer's code books" + (" and offset" if double_quant else "")
     real = f"in memory, {tables}: {stored:.5g} bits a weight of this tensor"
-    return Section(title="Bits a weight", lines=(*lines, real))
+    return section(title="Bits a weight", lines=(*lines, real))
 
 
 def _one_weight(
@@ -161,9 +162,9 @@ def _one_weight(
         ("held as", f"{kept:.6g}", "level · absmax, in the type it is multiplied in"),
         ("error", f"{kept - value:.3g}", ""),
     )
-    return Section(
+    return section(
         title=f"One weight: row {row}, column {place}, in block {block}",
-        grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
+        table=words_table(("part", "value", "meaning"), rows, right=(1,)),
     )
 
 
@@ -190,7 +191,7 @@ def _picture(picture: Picture) -> Section:
     notes = ["▲ marks the levels."]
     if len({column(level, -1, 1, WIDTH) for level in picture.marks}) < len(picture.marks):
         notes.append("Levels closer than a character share a mark.")
-    return Section(
+    return section(
         title="The weights, each over its block's absmax, and the levels",
         picture=picture,
         notes=(" ".join(notes),),

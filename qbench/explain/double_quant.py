@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.explain.explanation import Grid, Section
+from qbench.explain.sections import Section, section
+from qbench.page import words_table
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
 from qbench.precisions.layer_probe import relative_error
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from qbench.explain.four_bit_codes import FourBitCodes
 
 
-def double_quant_section(quantized: FourBitCodes, block: int) -> tuple[Section, ...]:
+def double_quant_section(quantized: FourBitCodes, block: int) -> Section:
     """Both stages, and the absmax of one block through them; empty where it is not used."""
     nested = quantized.nested
     if nested is None:
@@ -32,7 +33,7 @@ def double_quant_section(quantized: FourBitCodes, block: int) -> tuple[Section, 
         ("error", f"{scale - absmax:.3g}", ""),
     )
     relative = relative_error(quantized.scales, quantized.absmax)
-    section = Section(
+    return section(
         title="Double quantization: the scales of the blocks, quantized",
         lines=(
             f"stage 1: {quantized.absmax.numel():,} blocks of {BLOCK} weights, an absmax each",
@@ -43,10 +44,9 @@ def double_quant_section(quantized: FourBitCodes, block: int) -> tuple[Section, 
                 " dynamic floating map)"
             ),
         ),
-        grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
+        table=words_table(("part", "value", "meaning"), rows, right=(1,)),
         notes=(f"It changes the scales by {100 * relative:.2g} % (norm of the changes).",),
     )
-    return (section,)
 
 
 def double_quant_figures(quantized: FourBitCodes) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.explain.explanation import Grid, Section
+from qbench.explain.sections import Section, section
+from qbench.page import words_table
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ def error_section(
             " figures show what the format would do to it."
         ),
     )
-    return Section(
+    return section(
         title=f"The error it makes on {weight.name}",
         lines=(
             (
@@ -116,6 +117,6 @@ def error_section(
                 f" {weight.stored}, RMS {weight.rms:.4g}, largest {largest:.4g}"
             ),
         ),
-        grid=Grid(("figure", "value", "meaning"), tuple(rows), right=(1,)),
+        table=words_table(("figure", "value", "meaning"), tuple(rows), right=(1,)),
         notes=notes if weight.linear else (*notes, *outside),
     )

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.explanation import Explanation, Grid, Section
 from qbench.explain.formats import FORMATS
-from qbench.explain.picture import histogram_figures, picture_of
+from qbench.explain.sections import Section, joined, section
+from qbench.page import Page, words_table
+from qbench.picture import histogram_figures, picture_of
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
     from qbench.explain.errors_made import ErrorFigures
     from qbench.explain.formats import FloatFormat
     from qbench.explain.weights import Weight
+    from qbench.page import Picture
 
 _QUANTILES = {"small (10 % are smaller)": 0.1, "median": 0.5, "large (10 % are larger)": 0.9}
 _SAMPLE = 1 << 20
 """Weights that quantiles are taken from; torch sorts no more than 2^24 of them."""
 
 
-def explain(name: str, weight: Weight, _options: dict[str, Any]) -> Explanation:
+def explain(name: str, weight: Weight, _options: dict[str, Any]) -> Page:
     """Explains a floating format by a weight that torch rounds to it."""
     import torch
 
     kind = FORMATS[name]
     held = weight.values.to(getattr(torch, TORCH_DTYPE[name]))
     error = error_figures(weight.values, held)
-    picture = _picture(kind, weight.values)
-    return Explanation(
+    picture = _picture(weight.values)
+    return Page(
         title=f"{name}: a floating format of {kind.bits} bits",
-        sections=(
+        parts=joined(
             _format(kind),
             _one_weight(kind, weight, held),
             _spacing(kind, weight.values),
             _error(kind, weight, held, error),
-            picture,
+            _pictured(kind, picture),
         ),
-        figures={
+        data={
             "bits_per_weight": {"code": kind.bits, "scales": 0, "stored": float(kind.bits)},
             "format": {
                 "sign_bits": 1,
@@ -54,7 +56,7 @@ def explain(name: str, weight: Weight, _options: dict[str, Any]) -> Explanation:
                 "finite_values": kind.finite_values,
             },
             "error": error.plain(),
-            "histogram": histogram_figures(picture.picture),
+            "histogram": histogram_figures(picture),
         },
     )
 
@@ -90,7 +92,7 @@ def _format(kind: FloatFormat) -> Section:
             f"of a normal number: half of 2^-{mantissa}",
         ),
     )
-    return Section(
+    return section(
         title="How it holds a number",
         lines=(
             (
@@ -98,7 +100,7 @@ def _format(kind: FloatFormat) -> Section:
                 f" an exponent field of {top} means infinity or not a number"
             ),
         ),
-        grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
+        table=words_table(("part", "value", "meaning"), rows, right=(1,)),
     )
 
 
@@ -109,7 +111,7 @@ def _one_weight(kind: FloatFormat, weight: Weight, held: torch.Tensor) -> Sectio
     title = "One weight taken apart"
     place = f"Row {row}, column {column}: the file has {stored:.9g}, a weight of typical size."
     if parts.exponent == (1 << kind.exponent_bits) - 1:
-        return Section(title, lines=(place, f"It is beyond the range: {parts.written} is infinity"))
+        return section(title, lines=(place, f"It is beyond the range: {parts.written} is infinity"))
     rows = (
         ("sign", f"{parts.sign}", "-" if parts.sign else "+"),
         ("exponent", f"{parts.exponent}", f"2^{parts.power}"),
@@ -117,7 +119,9 @@ def _one_weight(kind: FloatFormat, weight: Weight, held: torch.Tensor) -> Sectio
         ("number", parts.written, f"{parts.value:.9g}"),
         ("error", "", f"{parts.value - stored:.3g}"),
     )
-    return Section(title, lines=(place,), grid=Grid(("part", "bits", "stands for"), rows, (1, 2)))
+    return section(
+        title, lines=(place,), table=words_table(("part", "bits", "stands for"), rows, (1, 2))
+    )
 
 
 def _spacing(kind: FloatFormat, values: torch.Tensor) -> Section:
@@ -135,9 +139,9 @@ def _spacing(kind: FloatFormat, values: torch.Tensor) -> Section:
         for words, size in chosen.items()
     )
     small = int(((sizes < kind.smallest_normal) & (sizes > 0)).sum())
-    return Section(
+    return section(
         title="Spacing of the numbers around the weights",
-        grid=Grid(("weight", "size", "spacing", "most rounding"), rows, right=(1, 2, 3)),
+        table=words_table(("weight", "size", "spacing", "most rounding"), rows, right=(1, 2, 3)),
         notes=(
             (
                 f"{small:,} of {sizes.numel():,} weights are below the smallest normal number,"
@@ -159,16 +163,23 @@ def _error(kind: FloatFormat, weight: Weight, held: torch.Tensor, error: ErrorFi
     )
 
 
-def _picture(kind: FloatFormat, values: torch.Tensor) -> Section:
-    title = "The weights"
+def _picture(values: torch.Tensor) -> Picture | None:
+    """The weights with powers of two marked; None where all are 0."""
     high = float(values.abs().max())
     if not high:
-        return Section(title, notes=("All weights are 0: there is nothing to draw.",))
+        return None
     powers = [math.ldexp(1.0, math.frexp(high)[1] - 1 - down) for down in range(6)]
     places = [sign * power for power in powers for sign in (-1, 1)]
-    return Section(
+    return picture_of(values, -high, high, places)
+
+
+def _pictured(kind: FloatFormat, picture: Picture | None) -> Section:
+    title = "The weights"
+    if picture is None:
+        return section(title, notes=("All weights are 0: there is nothing to draw.",))
+    return section(
         title=title,
-        picture=picture_of(values, -high, high, places),
+        picture=picture,
         notes=(
             (
                 "▲ marks powers of two: from one to the next the spacing of"

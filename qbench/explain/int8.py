@@ -8,24 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.explanation import Explanation, Grid, Section
 from qbench.explain.outliers import outlier_section
-from qbench.explain.picture import WIDTH, histogram_figures, picture_of
+from qbench.explain.sections import Section, joined, section
 from qbench.explain.stored_bits import stored_bits
 from qbench.explain.weights import rounded
+from qbench.page import Page, words_table
+from qbench.picture import WIDTH, histogram_figures, picture_of
 
 if TYPE_CHECKING:
     import torch
 
-    from qbench.explain.explanation import Picture
     from qbench.explain.weights import Weight
+    from qbench.page import Picture
 
 LARGEST_CODE = 127
 LEVELS = 2 * LARGEST_CODE + 1
 """-127 to 127: -128 is never used, so that the grid is symmetric."""
 
 
-def explain(weight: Weight, options: dict[str, Any]) -> Explanation:
+def explain(weight: Weight, options: dict[str, Any]) -> Page:
     """Explains int8 by a weight that bitsandbytes quantizes."""
     import torch
     from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
@@ -37,9 +38,9 @@ def explain(weight: Weight, options: dict[str, Any]) -> Explanation:
     # A row of zeros has the scale 0.
     picture = picture_of(loaded / scales.clamp(min=1e-38)[:, None], -1, 1)
     stored = stored_bits("int8", weight, options)
-    return Explanation(
+    return Page(
         title="int8: LLM.int8(), even steps of a row's largest weight",
-        sections=(
+        parts=joined(
             _format(),
             _bits(weight, stored),
             _one_row(weight, codes, scales),
@@ -58,7 +59,7 @@ def explain(weight: Weight, options: dict[str, Any]) -> Explanation:
             ),
             _picture(picture),
         ),
-        figures={
+        data={
             "bits_per_weight": {
                 "code": 8,
                 "scales": bits_per_weight(weight.values.shape[1]) - 8,
@@ -84,7 +85,7 @@ def bits_per_weight(row_weights: int) -> float:
 
 
 def _format() -> Section:
-    return Section(
+    return section(
         title="How it holds a weight",
         lines=(
             "absmax of a row = its largest size, in fp32; one row is one output feature",
@@ -101,7 +102,7 @@ def _format() -> Section:
 
 def _bits(weight: Weight, stored: float) -> Section:
     rows, width = weight.values.shape
-    return Section(
+    return section(
         title="Bits a weight",
         lines=(
             (
@@ -130,9 +131,9 @@ def _one_row(weight: Weight, codes: torch.Tensor, scales: torch.Tensor) -> Secti
         ("held as", f"{held:.6g}", f"code · absmax / {LARGEST_CODE}"),
         ("error", f"{held - value:.3g}", "at most half a step, and the rounding before it"),
     )
-    return Section(
+    return section(
         title=f"One weight of row {row}",
-        grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
+        table=words_table(("part", "value", "meaning"), rows, right=(1,)),
         notes=(
             (
                 f"The absmax of the {scales.numel()} rows: smallest {float(scales.min()):.4g},"
@@ -144,7 +145,7 @@ def _one_row(weight: Weight, codes: torch.Tensor, scales: torch.Tensor) -> Secti
 
 
 def _picture(picture: Picture) -> Section:
-    return Section(
+    return section(
         title="The weights, each over its row's absmax",
         picture=picture,
         notes=(

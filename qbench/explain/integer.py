@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.explanation import Explanation, Grid, Section
 from qbench.explain.integer_codes import quantize
 from qbench.explain.integer_words import (
     activations_section,
@@ -17,22 +16,24 @@ from qbench.explain.integer_words import (
     remarks,
     shared_by,
 )
-from qbench.explain.picture import histogram_figures, picture_of
+from qbench.explain.sections import Section, joined, section
 from qbench.explain.stored_bits import stored_bits
+from qbench.page import Page, words_table
+from qbench.picture import histogram_figures, picture_of
 from qbench.precisions.integer_options import IntegerOptions
 
 if TYPE_CHECKING:
     import torch
 
-    from qbench.explain.explanation import Picture
     from qbench.explain.integer_codes import IntegerCodes
     from qbench.explain.weights import Weight
+    from qbench.page import Picture
 
 _BITS_MARKED = 5
 """Wider codes lie closer than characters."""
 
 
-def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
+def explain(name: str, weight: Weight, options: dict[str, Any]) -> Page:
     """Explains an integer format by a weight that torchao quantizes."""
     chosen = IntegerOptions.model_validate(options)
     quantized = quantize(weight, chosen)
@@ -43,14 +44,14 @@ def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
     stored = stored_bits(name, weight, options)
     used = sum(count > 0 for count in counts)
     limit = 2 ** (chosen.bits - 1)
-    return Explanation(
+    return Page(
         title=f"{name}: {chosen.bits}-bit integers, {chosen.mapping}, a scale for"
         f" {shared_by(chosen)}{'' if chosen.activations == 'none' else '; 8-bit activations'}",
-        sections=(
+        parts=joined(
             grid_section(chosen, counts),
             _bits(chosen, quantized, stored),
             _one_weight(weight, chosen, quantized),
-            *activations_section(chosen),
+            activations_section(chosen),
             error_section(
                 weight,
                 error,
@@ -59,7 +60,7 @@ def explain(name: str, weight: Weight, options: dict[str, Any]) -> Explanation:
             ),
             _picture(chosen, picture),
         ),
-        figures={
+        data={
             "bits_per_weight": {
                 "code": chosen.bits,
                 "scales": scales,
@@ -114,7 +115,7 @@ def _bits(options: IntegerOptions, quantized: IntegerCodes, stored: float) -> Se
         "torchao keeps every code in a byte of its own, so narrow codes make a model no smaller"
         " here: what the nominal bits save takes kernels that unpack them"
     )
-    return Section(
+    return section(
         title="Bits a weight",
         lines=(
             f"nominal: {term} = {bits + scales + zero_points:.6g}: {words} of {shared:,} weights",
@@ -165,9 +166,9 @@ def _one_weight(weight: Weight, options: IntegerOptions, quantized: IntegerCodes
         f"The {scales.numel():,} scales: smallest {float(scales.min()):.4g}, median"
         f" {float(scales.median()):.4g}, largest {float(scales.max()):.4g}."
     )
-    return Section(
+    return section(
         title=f"One weight: row {row}, column {column}",
-        grid=Grid(("part", "value", "meaning"), rows, right=(1,)),
+        table=words_table(("part", "value", "meaning"), rows, right=(1,)),
         notes=(spread,) if scales.numel() > 1 else (),
     )
 
@@ -186,7 +187,7 @@ def _picture(options: IntegerOptions, picture: Picture) -> Section:
     limit = 2 ** (options.bits - 1)
     shift = ", moved by its zero point," if options.mapping == "asymmetric" else ""
     grid = f"every whole number from {-limit} to {limit - 1}"
-    return Section(
+    return section(
         title=f"The weights, each over its scale{shift} and the codes",
         picture=picture,
         notes=(f"▲ marks the codes: {grid}." if picture.marks else f"The codes are {grid}.",),

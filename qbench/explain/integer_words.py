@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.explain.explanation import Grid, Section
+from qbench.explain.sections import Section, section
+from qbench.page import words_table
 
 if TYPE_CHECKING:
     from qbench.explain.weights import Weight
@@ -59,7 +60,7 @@ def grid_section(options: IntegerOptions, counts: list[int]) -> Section:
         for code, count in enumerate(counts, start=-limit)
     )
     few = options.bits <= _BITS_LISTED
-    return Section(
+    return section(
         title="How it holds a weight",
         lines=(
             f"what shares one scale: {shared_by(options)}",
@@ -67,12 +68,14 @@ def grid_section(options: IntegerOptions, counts: list[int]) -> Section:
             f"code = round(weight / scale) + zero point, kept within {-limit} and {limit - 1}",
             "weight = (code - zero point) · scale: even steps, 0 among them",
         ),
-        grid=Grid(("code", "bits", "share of the weights"), rows, right=(0, 2)) if few else None,
+        table=words_table(("code", "bits", "share of the weights"), rows, right=(0, 2))
+        if few
+        else None,
         notes=() if options.mapping == "asymmetric" else (_top_is_clipped(limit),),
     )
 
 
-def activations_section(options: IntegerOptions) -> tuple[Section, ...]:
+def activations_section(options: IntegerOptions) -> Section:
     """How the inputs of the layer are rounded; empty where they are left alone."""
     if options.activations == "none":
         return ()
@@ -86,11 +89,9 @@ def activations_section(options: IntegerOptions) -> tuple[Section, ...]:
         if options.uses_int8_kernel
         else f"asymmetric; rounded, then multiplied in {options.dtype}: 8 bits are simulated"
     )
-    return (
-        Section(
-            title="Activations are rounded to 8 bits as well",
-            lines=(lines[options.activations], kernel, "they take no bits of the weights"),
-        ),
+    return section(
+        title="Activations are rounded to 8 bits as well",
+        lines=(lines[options.activations], kernel, "they take no bits of the weights"),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qbench.explain.explanation import Grid, Section
+from qbench.explain.sections import Section, section
+from qbench.page import words_table
 
 OUTLIER = 60.0
 """The one large activation: sizes that trained models have in a few columns."""
@@ -21,7 +22,7 @@ def outlier_section(width: int, threshold: float) -> Section:
         for words, at in _cases(threshold)
         for step, relative, apart in (outlier_effect(width, at),)
     )
-    return Section(
+    return section(
         title="Outlier columns: activations are rounded to 8 bits as well, with a scale a token",
         lines=(
             _rule(threshold),
@@ -31,7 +32,9 @@ def outlier_section(width: int, threshold: float) -> Section:
             ),
             f"one token of {width} normally distributed activations, one of them {OUTLIER:g}:",
         ),
-        grid=Grid(("threshold", "step", "error of the others", "the outlier"), rows, right=(1, 2)),
+        table=words_table(
+            ("threshold", "step", "error of the others", "the outlier"), rows, right=(1, 2)
+        ),
         notes=(
             (
                 "Made-up activations: which columns are outliers depends on the text, not on this"

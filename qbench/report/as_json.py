@@ -1,11 +1,13 @@
-"""The records as they are and the decision tables made of them, as one JSON document."""
+"""Records with the decision tables made of them, and what any page tells, as JSON documents."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qbench.page import table_data
 from qbench.record import SCHEMA_VERSION
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_results import results_of
@@ -16,8 +18,8 @@ from qbench.report.tables import decision_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.page import Page
     from qbench.record import Record
-    from qbench.report.figures import Table
     from qbench.report.selection import TableRecords
     from qbench.report.tables import Decision
 
@@ -41,6 +43,20 @@ def render(records: Sequence[Record]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def page_json(page: Page) -> str:
+    """What a page tells, for programs; of ASCII alone, so that any terminal can hand it on."""
+    return json.dumps(_finite(page.data), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _decision(decision: Decision) -> dict[str, Any]:
     latency, memory = decision.latency_point, decision.memory_point
     return {
@@ -50,7 +66,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "reference": decision.reference,
         "latency_point": latency.item.slug if latency else None,
         "memory_point": memory.item.slug if memory else None,
-        **_table(decision.table),
+        **table_data(decision.table),
     }
 
 
@@ -60,30 +76,6 @@ def _fine_tuning(records: TableRecords) -> dict[str, Any]:
         "suite": records.suite,
         "device": records.device,
         "model": records.model,
-        "arms": _table(arms_table(results)),
-        "deployments": _table(ladder_table(records, results)),
-    }
-
-
-def _table(table: Table) -> dict[str, Any]:
-    return {
-        "columns": {
-            column.key: {
-                "title": column.title,
-                "better": column.better,
-                "definition": column.definition,
-            }
-            for column in table.columns
-        },
-        "rows": [
-            {
-                table.stub: row.label,
-                "reference": row.reference,
-                "figures": {
-                    column.key: asdict(figure)
-                    for column, figure in zip(table.columns, row.figures, strict=True)
-                },
-            }
-            for row in table.rows
-        ],
+        "arms": table_data(arms_table(results)),
+        "deployments": table_data(ladder_table(records, results)),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED
 from qbench.report.lookup import mapping, number
 
 if TYPE_CHECKING:

@@ -1,30 +1,38 @@
-"""A comparison of two sets of records, for a terminal and as markdown."""
+"""A comparison of two sets of records as a page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
-from qbench.report.markdown_parts import bullets, escape, words_table
+from qbench.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
+from qbench.page import Row as TableRow
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
     from qbench.comparison.compare import Comparison, Row
+    from qbench.page import Part, Tone
 
-HEADINGS = ("cell", "metric", "item", "new", "old", "difference", "interval", "verdict")
+_COLUMNS = (
+    Column("metric", "metric", "text"),
+    Column("item", "item", "text", below="metric"),
+    Column("new", "new", "number"),
+    Column("old", "old", "number"),
+    Column("difference", "difference", "estimate", right=True),
+    Column("interval", "interval", "text", right=True, below="difference"),
+    Column("verdict", "verdict", "text"),
+)
 _SHOWN_ALWAYS = ("real", "undecided")
 _PLACES_SHOWN = 4
-_STYLES = {
-    "better": "green",
-    "worse": "bold red",
-    "changed": "yellow",
-    "undecided": "yellow",
-    "equivalent": "dim",
+_TONES: dict[str, Tone] = {
+    "better": "good",
+    "worse": "bad",
+    "changed": "warned",
+    "undecided": "warned",
+    "equivalent": "quiet",
 }
-
-
 MOST_NAME_PARTS = 2
 _BESIDE = frozenset(
     {"quantized_share", "nonfinite_share", "kl.rounding", "kl.noise_floor", "kl.max"}
@@ -32,66 +40,48 @@ _BESIDE = frozenset(
 """Metrics of two parts or fewer that are shown only on request."""
 
 
-def render(
+def comparison_page(comparison: Comparison) -> Page:
+    """The whole: every metric that was compared, what was not, the conditions and the method."""
+    parts: list[Part] = [Words(summary(comparison))]
+    if shown := _compared(comparison, everything=True):
+        parts.append(_table(shown))
+    if gaps := obstacles(comparison):
+        lines = (f"{reason}: {', '.join(places)}" for reason, places in gaps)
+        parts += [Heading("Not compared"), bullets(lines)]
+    rows = [(one.name, one.new, one.old) for one in comparison.conditions]
+    headings = ("condition", "new", "old")
+    parts += [
+        Heading("Conditions that differ"),
+        words_table(headings, rows) if rows else Words("None."),
+        Words(method(comparison)),
+    ]
+    title = f"{comparison.new} against {comparison.old}"
+    return Page(title, tuple(parts), _data(comparison))
+
+
+def comparison_on_screen(
     comparison: Comparison, *, everything: bool = False, undecided: bool = True
-) -> RenderableType:
-    """For a terminal: the differences, then what could not be compared, then the conditions.
+) -> Page:
+    """The differences, then what could not be compared, then the conditions.
 
     What is equivalent is counted, and shown only with `everything`; what is undecided is only
     counted without `undecided`.
     """
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    # Two lines a row, so that eighty columns hold it: item below metric, interval below difference.
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for index, title in enumerate(("cell", "metric, item", "new", "old", "difference", "")):
-        table.add_column(title, justify="right" if 2 <= index <= 4 else "left", overflow="fold")
     shown = [
         row
         for row in _compared(comparison, everything=everything)
         if undecided or row.mark.finding != "undecided"
     ]
-    for row in shown:
-        cell, metric, item, new, old, difference, interval, verdict = _texts(row)
-        style = _STYLES.get(row.direction or row.mark.finding, "")
-        table.add_row(
-            Text(cell),
-            Text.assemble(metric, "\n", (item, "dim")),
-            Text(new),
-            Text(old),
-            Text.assemble(difference, "\n", (interval, "dim")),
-            Text(verdict, style=style),
-        )
-    parts: list[RenderableType] = [
-        Text(f"{comparison.new} (new) against {comparison.old} (old)", style="bold"),
-        *([table] if shown else []),
-        Text(summary(comparison)),
+    gaps = (f"{reason}: {_first(places)}" for reason, places in obstacles(comparison))
+    parts: list[Part] = [
+        *([_table(shown)] if shown else []),
+        bullets([summary(comparison), *gaps]),
     ]
-    parts += [Text(f"{reason}: {_first(places)}") for reason, places in obstacles(comparison)]
     if comparison.conditions:
-        parts.append(Text("Conditions that differ", style="bold"))
-        parts += [
-            Text(f"{one.name}: {one.new} (new), {one.old} (old)") for one in comparison.conditions
-        ]
-    parts.append(Text(method(comparison), style="dim"))
-    return Group(*parts)
-
-
-def markdown(comparison: Comparison, *, everything: bool = True) -> str:
-    """The same as a markdown page."""
-    blocks = [f"# {escape(comparison.new)} against {escape(comparison.old)}", summary(comparison)]
-    if shown := _compared(comparison, everything=everything):
-        blocks.append(words_table(HEADINGS, [_texts(row) for row in shown], range(3, 7)))
-    if gaps := obstacles(comparison):
-        lines = (escape(f"{reason}: {', '.join(places)}") for reason, places in gaps)
-        blocks += ["## Not compared", bullets(lines)]
-    rows = [(one.name, one.new, one.old) for one in comparison.conditions]
-    conditions = words_table(("condition", "new", "old"), rows) if rows else "None."
-    blocks += ["## Conditions that differ", conditions, escape(method(comparison))]
-    return "\n\n".join(blocks) + "\n"
+        lines = (f"{one.name}: {one.new} (new), {one.old} (old)" for one in comparison.conditions)
+        parts += [Heading("Conditions that differ"), bullets(lines)]
+    title = f"{comparison.new} (new) against {comparison.old} (old)"
+    return Page(title, (*parts, Words(method(comparison), "quiet")))
 
 
 def summary(comparison: Comparison) -> str:
@@ -159,30 +149,80 @@ def _is_headline(row: Row) -> bool:
     return len(parts) <= MOST_NAME_PARTS and row.metric not in _BESIDE and parts[0] != "throughput"
 
 
-def _texts(row: Row) -> list[str]:
+def _data(comparison: Comparison) -> dict[str, Any]:
+    """The comparison for programs; relative differences are ratios less 1."""
+    return {
+        "new": comparison.new,
+        "old": comparison.old,
+        "differences": [
+            {
+                "model": row.cell.model,
+                "cell": row.cell.label,
+                "measurement": row.item.measurement,
+                "item": row.item.slug,
+                "metric": row.metric or None,
+                "unit": row.unit or None,
+                "better": row.better,
+                **_estimate(row),
+                "verdict": row.direction or row.mark.finding,
+                "reason": row.mark.reason,
+                "equivalent_within": row.allowance.amount,
+            }
+            for row in comparison.rows
+        ],
+        "conditions": [
+            {"condition": one.name, "new": one.new, "old": one.old} for one in comparison.conditions
+        ],
+        "tests": comparison.tests,
+        "method": method(comparison),
+    }
+
+
+def _estimate(row: Row) -> dict[str, Any]:
+    found = row.difference
+    if found is None:
+        names = ("new", "old", "relative", "difference", "difference_low", "difference_high")
+        return dict.fromkeys(names)
+    value = None if found.estimate is None else found.shown(found.estimate.value)
+    return {
+        "new": found.new,
+        "old": found.old,
+        "relative": found.relative,
+        "difference": value,
+        "difference_low": row.mark.low,
+        "difference_high": row.mark.high,
+    }
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    return Table("", "cell", _COLUMNS, tuple(map(_line, rows)))
+
+
+def _line(row: Row) -> TableRow:
+    """A row that was compared."""
     found, mark = row.difference, row.mark
     if found is None or found.estimate is None or found.new is None or found.old is None:
-        return [row.cell.label, row.metric, row.item.slug, *["-"] * 4, mark.finding]
-    metric = row.metric if row.unit == "1" else f"{row.metric} ({row.unit})"
+        raise ValueError(f"{row.metric} of {row.cell.label} was not compared")
     value = found.shown(found.estimate.value)
     interval = "exact"
     if mark.low is not None and mark.high is not None and mark.low != mark.high:
         ends = (amount_text(end, relative=found.relative) for end in (mark.low, mark.high))
         interval = " to ".join(ends)
     verdict = row.direction or mark.finding
+    tone = _TONES.get(verdict, "plain")
     if mark.finding == "equivalent":
         amount = amount_text(row.allowance.amount, relative=row.allowance.relative, signed=False)
         verdict = "equal" if found.equal else f"equivalent (±{amount})"
-    return [
-        row.cell.label,
-        metric,
-        row.item.slug,
-        _number(found.new),
-        _number(found.old),
-        amount_text(value, relative=found.relative),
-        interval,
-        verdict,
-    ]
+    figures = (
+        Figure(word=row.metric if row.unit == "1" else f"{row.metric} ({row.unit})"),
+        Figure(word=row.item.slug),
+        Figure(found.new, _number(found.new)),
+        Figure(found.old, _number(found.old)),
+        Figure(value, amount_text(value, relative=found.relative), low=mark.low, high=mark.high),
+        Figure(word=interval),
+        Figure(word=verdict, tone=tone),
+    )
+    return TableRow(row.cell.label, reference=False, figures=figures)
 
 
 def _number(value: float) -> str:

@@ -42,6 +42,12 @@ def tell(text: str, *, stderr: bool = False) -> None:
     _HarmlessStream(stderr=stderr).write(text)
 
 
+def tell_bytes(found: bytes) -> None:
+    """Hands a file on as it is, such as an archive that a plug-in makes."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(found)
+
+
 def say(line: str) -> None:
     """Prints a line of qbench's own, such as where a file lies, whatever the file is called."""
     tell(f"{visible(line)}\n")

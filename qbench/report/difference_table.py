@@ -14,7 +14,8 @@ from qbench.comparison.compare import Row as Compared
 from qbench.comparison.marks import default_allowance, mark_all, one_change
 from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED
 from qbench.report.items import describe_point, items, text_titles
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def difference_table(records: TableRecords) -> Table | None:
         for (line, cell), difference, mark in zip(cases, found, marks, strict=True)
     }
     columns = (
-        *(Column(cell.label, cell.label, "text") for cell in cells),
+        *(Column(cell.label, cell.label, "estimate") for cell in cells),
         Column("margin", "equivalent within", "text"),
     )
     nothing = Figure(word=NOT_MEASURED, reason="not measured")
@@ -146,9 +147,9 @@ def _figure(
         mark=mark,
     )
     value = difference.shown(difference.estimate.value)
-    if difference.equal:
-        return Figure(word="equal")
-    return Figure(word=f"{_amount(value, line, signed=True)} {row.direction or mark.finding}")
+    verdict = row.direction or mark.finding
+    word = "equal" if difference.equal else f"{_amount(value, line, signed=True)} {verdict}"
+    return Figure(value, word, low=mark.low, high=mark.high)
 
 
 def _amount(value: float, line: _Line, *, signed: bool) -> str:

@@ -1,4 +1,4 @@
-"""Plain typed tables, and one metric of one cell pooled over the processes it was taken in."""
+"""One metric of one cell pooled over its processes, and the best figures of a table."""
 
 from __future__ import annotations
 
@@ -8,101 +8,20 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from qbench.report.units import Scale, choose_scale
+from qbench.page import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Better, Metric, Record
-    from qbench.report.units import Display
+    from qbench.page import Table
+    from qbench.record import Metric, Record
 
 NOT_MEASURED = "-"
 """Stands where there is no record."""
 NO_VALUE = "n/a"
 """Stands where a record says why it has no value."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What the figures below one heading are."""
-
-    key: str
-    """Name of the metric, or of what was derived from it."""
-    title: str
-    display: Display
-    better: Better = "neither"
-    definition: str = ""
-    """For the legend."""
-    decimals: int | None = None
-    """Fixed number of decimals; None to choose by the values."""
-    shares_unit: bool = False
-    """Whether its unit is the same as that of the table's other columns that share."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What stands in one place of a table: a number, or the word that stands for it."""
-
-    value: float | None = None
-    word: str | None = None
-    """Shown where there is no number: a status, `n/a`, `-`, or the text of a text column."""
-    reason: str | None = None
-    """Why there is no number."""
-    best: bool = False
-    warned: bool = False
-    """Whether a record behind it carries a warning, or only some of its processes succeeded."""
-    uncertain: bool = False
-    """Whether it is a change whose 95 % interval includes no change."""
-    spread: float | None = None
-    """Standard deviation over the seeds, where the number is their mean."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table."""
-
-    label: str
-    reference: bool
-    figures: tuple[Figure, ...]
-    faulty: bool = False
-    """Whether its cell has layers that do not compute what they hold: it is no choice."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns, and rows with a figure for each column."""
-
-    title: str
-    stub: str
-    """Heading of the row labels."""
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    def column(self, key: str) -> list[Figure]:
-        """The figures of the first column of that key; empty if there is none."""
-        for index, column in enumerate(self.columns):
-            if column.key == key:
-                return [row.figures[index] for row in self.rows]
-        return []
-
-    def scale(self, index: int) -> Scale:
-        """How the numbers of the column at this index are written."""
-        column = self.columns[index]
-        own = self._values(index)
-        sharing = [
-            value
-            for other, each in enumerate(self.columns)
-            if each.shares_unit and each.display == column.display
-            for value in self._values(other)
-        ]
-        unit_of = sharing if column.shares_unit else None
-        if not own and not sharing:
-            return Scale("", 1.0, 0)  # no number, no unit
-        return choose_scale(own, column.display, decimals=column.decimals, unit_of=unit_of)
-
-    def _values(self, index: int) -> list[float]:
-        figures = [row.figures[index] for row in self.rows]
-        return [figure.value for figure in figures if figure.value is not None]
+REFERENCE_WORD = "ref"
+"""Stands where the reference would be compared with itself."""
 
 
 @dataclass(frozen=True)

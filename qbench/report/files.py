@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.atomic import write_atomically
 from qbench.errors import StoreError
-from qbench.report import FORMATS
+from qbench.report import report_subject
 from qbench.report.rehearsals import is_rehearsal
 from qbench.spec import LONGEST_NAME, slugify
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.record import Record
+    from qbench.report.format import Format
 
 
 def by_suite(records: Sequence[Record]) -> list[list[Record]]:
@@ -26,19 +27,14 @@ def by_suite(records: Sequence[Record]) -> list[list[Record]]:
     return list(parts.values())
 
 
-def write_report(
-    records: Sequence[Record], folder: Path, format_name: str, *, path: Path | None = None
-) -> Path:
+def write_report(records: Sequence[Record], folder: Path, form: Format) -> Path:
     """Writes one suite's report, whole or not at all; raises `StoreError` if it cannot."""
-    form = FORMATS[format_name]
     first = records[0]
-    if path is None:
-        mark = "-rehearsal" if is_rehearsal(records) else ""
-        suite, kind = slugify(first.suite), first.environment.device_kind
-        name = f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
-        path = folder / name
+    mark = "-rehearsal" if is_rehearsal(records) else ""
+    suite, kind = slugify(first.suite), first.environment.device_kind
+    path = folder / f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
     try:
-        write_atomically(path, form.render(records))
+        write_atomically(path, form.render(report_subject(records)))
     except OSError as error:
         raise StoreError(
             f"{path}: the report cannot be written ({error.strerror}); the records are safe:"

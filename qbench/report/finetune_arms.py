@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Figure, pool
+from qbench.page import Figure
+from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import describe_params
 from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
 

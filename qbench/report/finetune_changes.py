@@ -9,7 +9,8 @@ from qbench.comparison.comparability import Obstacle
 from qbench.comparison.marks import Allowance, mark_all
 from qbench.comparison.seeds import difference_over_seeds
 from qbench.comparison.verdict import amount_text
-from qbench.report.figures import NOT_MEASURED, Figure
+from qbench.page import Figure
+from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_arms import by_seed
 from qbench.report.selection import CellRecords
 
@@ -79,9 +80,8 @@ class Judged(NamedTuple):
             return Figure(word=NOT_MEASURED, reason=self.found.reason)
         if self.found.estimate is None:
             return Figure(word="undecided", reason=self.found.reason)
-        if self.verdict == "equal":
-            return Figure(word="equal")
-        return Figure(word=f"{self.amount} {self.verdict}")
+        word = "equal" if self.verdict == "equal" else f"{self.amount} {self.verdict}"
+        return Figure(self.value, word, low=self.mark.low, high=self.mark.high)
 
 
 def loss_change(

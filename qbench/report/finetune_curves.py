@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.sparkline import LEVELS, downsample, sparkline
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
 from qbench.report.finetune_arms import over_seeds, rung_words
 from qbench.report.finetune_changes import (
     LOSS_MARGIN,
@@ -20,7 +21,6 @@ from qbench.report.items import (
     items_of,
     text_titles,
 )
-from qbench.report.tables import REFERENCE_WORD
 
 if TYPE_CHECKING:
     from qbench.record import Record
@@ -56,7 +56,7 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
             definition="on the completions of the test split, nat a token",
             decimals=4,
         ),
-        Column("change", "from attached", "text", definition=_CHANGE),
+        Column("change", "from attached", "estimate", definition=_CHANGE),
         *_text_columns(texts, damage, records.reference),
     )
     rows = []
@@ -181,7 +181,7 @@ def _text_columns(
                 Column(
                     f"change:{slug}",
                     f"from {reference.label}{named}",
-                    "text",
+                    "estimate",
                     definition=f"its change from the untuned {reference.label}: forgetting and"
                     " the precision's cost together; equivalent: within"
                     f" ±{100 * PERPLEXITY_MARGIN.amount:g} %",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_arms import over_seeds
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED
 from qbench.report.items import describe_params
 from qbench.report.lookup import listed
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NO_VALUE, NOT_MEASURED, Column, Figure, Row, Table
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune_arms import is_quantized, over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN, judge_all, loss_change
 from qbench.report.lookup import shared_count
@@ -47,7 +48,7 @@ _COLUMNS = (
     Column(
         "damage",
         "PTQ's damage",
-        "text",
+        "estimate",
         definition=f"change of the test loss by that rounding; {_MARGIN}",
     ),
     Column(
@@ -68,13 +69,13 @@ _COLUMNS = (
     Column(
         "conversion",
         "by conversion",
-        "text",
+        "estimate",
         definition=f"change of the test loss by the conversion; {_MARGIN}",
     ),
     Column(
         "against",
         "from PTQ",
-        "text",
+        "estimate",
         definition="change of the test loss from the rounded model, paired over the items and"
         f" seeds; {_MARGIN}",
     ),
@@ -82,7 +83,7 @@ _COLUMNS = (
     Column(
         "rest",
         "from 16 bits",
-        "text",
+        "estimate",
         definition=f"change of the test loss from the tuned model in 16 bits; {_MARGIN}",
     ),
     Column(

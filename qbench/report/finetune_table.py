@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, mark_best
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best
 from qbench.report.finetune_arms import over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN, PERPLEXITY_MARGIN
 from qbench.report.items import text_titles
-from qbench.report.tables import REFERENCE_WORD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,14 +102,14 @@ def arms_table(results: Results) -> Table:
             " attached adapter (of full tuning, and where it is not attached, of the merged model)",
             decimals=4,
         ),
-        Column("gain", "from untuned", "text", definition=_GAIN),
+        Column("gain", "from untuned", "estimate", definition=_GAIN),
         *_against_column(results),
         *_score_column(results),
         *(
             Column(
                 f"forgetting:{slug}",
                 "forgetting" if len(titles) == 1 else f"forgetting {title}",
-                "text",
+                "estimate",
                 definition=f"change of the perplexity of {title}, which is no data that was tuned"
                 " on, from the same untuned model; equivalent: within"
                 f" ±{100 * PERPLEXITY_MARGIN.amount:g} %",
@@ -171,7 +171,7 @@ def _against_column(results: Results) -> list[Column]:
         + (" (the one with the same options)" if several else "")
         + f"; equivalent: within ±{LOSS_MARGIN.amount:g}"
     )
-    return [Column("against", title, "text", definition=definition)]
+    return [Column("against", title, "estimate", definition=definition)]
 
 
 def _score_column(results: Results) -> list[Column]:

@@ -1,42 +1,127 @@
-"""The outcome of a gate for a terminal: every rule with what was allowed, found, and why."""
+"""The outcome of a gate as a page: every rule with what was allowed, found, and why."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from qbench.page import (
+    Column,
+    Figure,
+    Fold,
+    Heading,
+    Page,
+    Row,
+    Table,
+    Words,
+    bullets,
+    words_table,
+)
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
-    from qbench.comparison.gate import GateOutcome, State
+    from qbench.comparison.gate import Check, GateOutcome, State
+    from qbench.page import Part, Tone
 
-_STYLES: dict[State, str] = {
-    "pass": "green",
-    "fail": "bold red",
-    "error": "bold red",
-    "skip": "dim",
-}
+SIGNS: dict[State, str] = {"pass": "✅", "fail": "❌", "error": "⛔", "skip": "⏭️"}
+_TONES: dict[State, Tone] = {"pass": "good", "fail": "bad", "error": "bad", "skip": "quiet"}
+_WRONG = frozenset({"fail", "error"})
+_ORDER: dict[State, int] = {"skip": 0, "pass": 1, "error": 2, "fail": 3}
+_COLUMNS = (
+    Column("verdict", "verdict", "mark"),
+    Column("allowed", "allowed", "text"),
+    Column("found", "found", "text"),
+    Column("why", "why", "text"),
+)
 
 
-def render(outcome: GateOutcome) -> RenderableType:
-    """One row a check, those that do not pass last, so that they stand above the prompt."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-    for title in ("verdict", "check", "allowed", "found", "why"):
-        table.add_column(title, overflow="fold")
-    order: dict[State, int] = {"skip": 0, "pass": 1, "error": 2, "fail": 3}
-    for check in sorted(outcome.checks, key=lambda check: order[check.state]):
-        verdict = Text(check.verdict.name, style=_STYLES[check.state])
-        texts = (check.name, check.allowed, check.found, check.verdict.reason)
-        table.add_row(verdict, *map(Text, texts))
-    parts: list[RenderableType] = [table]
+def gate_page(outcome: GateOutcome) -> Page:
+    """The answer first, then what does not hold, then the rest folded away."""
+    wrong = [check for check in outcome.checks if check.state in _WRONG]
+    right = [check for check in outcome.checks if check.state not in _WRONG]
+    parts: list[Part] = [Words(outcome.summary)]
+    if wrong:
+        parts.append(_table(wrong, signed=True))
+    if outcome.warnings:
+        parts += [Heading("Warnings"), bullets(outcome.warnings)]
     if outcome.conditions:
-        parts.append(Text("Conditions that differ from the baseline's", style="bold"))
-        parts += [Text(f"{c.name}: {c.new}, was {c.old}") for c in outcome.conditions]
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in outcome.warnings]
-    parts.append(Text(outcome.method, style="dim"))
-    style = "bold green" if outcome.exit_code == 0 else "bold red"
-    return Group(*parts, Text(outcome.summary, style=style))
+        rows = [(one.name, one.new, one.old) for one in outcome.conditions]
+        parts += [
+            Heading("Conditions that differ"),
+            words_table(("condition", "now", "baseline"), rows),
+        ]
+    if right:
+        title = f"{len(right)} that hold or do not apply"
+        parts.append(Fold(title, (_table(right, signed=True),)))
+    sign = SIGNS["fail" if outcome.exit_code else "pass"]
+    return Page(f"{sign} qbench gate", (*parts, Words(outcome.method)), gate_data(outcome))
+
+
+def gate_on_screen(outcome: GateOutcome) -> Page:
+    """What does not hold last and then the answer, so that they stand above the prompt."""
+    checks = sorted(outcome.checks, key=lambda check: _ORDER[check.state])
+    parts: list[Part] = [_table(checks)]
+    if outcome.conditions:
+        lines = [f"{one.name}: {one.new}, was {one.old}" for one in outcome.conditions]
+        parts += [Heading("Conditions that differ from the baseline's"), bullets(lines)]
+    parts.append(bullets((f"warning: {warning}" for warning in outcome.warnings), "warned"))
+    answer = Words(outcome.summary, "bad" if outcome.exit_code else "good")
+    return Page("qbench gate", (*parts, Words(outcome.method, "quiet"), answer))
+
+
+def gate_data(outcome: GateOutcome) -> dict[str, Any]:
+    """The outcome for programs; a share stands for a relative amount, 0.01 for 1 %."""
+    return {
+        "passed": outcome.exit_code == 0,
+        "exit_code": outcome.exit_code,
+        "summary": outcome.summary,
+        "counts": dict(outcome.counts),
+        "checks": [_check_data(check) for check in outcome.checks],
+        "warnings": list(outcome.warnings),
+        "conditions": [
+            {"condition": one.name, "now": one.new, "baseline": one.old}
+            for one in outcome.conditions
+        ],
+        "method": outcome.method,
+    }
+
+
+def _check_data(check: Check) -> dict[str, Any]:
+    verdict, margin = check.verdict, check.margin
+    shown = verdict.difference
+    estimate = None if shown is None else shown.estimate
+    return {
+        "check": check.name,
+        "rule": check.rule.metric,
+        "model": None if check.cell is None else check.cell.model,
+        "cell": None if check.cell is None else check.cell.label,
+        "measurement": None if check.item is None else check.item.measurement,
+        "item": None if check.item is None else check.item.slug,
+        "metric": check.metric,
+        "state": check.state,
+        "verdict": verdict.name,
+        "reason": verdict.reason,
+        "warning": verdict.warning,
+        "allowed": {
+            "kind": margin.kind,
+            "amount": margin.amount,
+            "relative": margin.relative,
+            "against": check.rule.against if margin.of_change else None,
+        },
+        "new": None if shown is None else shown.new,
+        "old": None if shown is None else shown.old,
+        "found": None if shown is None or estimate is None else shown.shown(estimate.value),
+        "found_low": verdict.low,
+        "found_high": verdict.high,
+    }
+
+
+def _table(checks: Sequence[Check], *, signed: bool = False) -> Table:
+    return Table("", "check", _COLUMNS, tuple(_row(check, signed=signed) for check in checks))
+
+
+def _row(check: Check, *, signed: bool) -> Row:
+    sign = f"{SIGNS[check.state]} " if signed else ""
+    words = (check.allowed, check.found, check.verdict.reason)
+    verdict = Figure(word=f"{sign}{check.verdict.name}", tone=_TONES[check.state])
+    return Row(check.name, reference=False, figures=(verdict, *(Figure(word=w) for w in words)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.foreign import visible
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
+from qbench.page import Code, Column, Figure, Fold, Heading, Row, Table, Words
+from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import items, text_titles
-from qbench.report.markdown_parts import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.page import Part
     from qbench.record import Record
     from qbench.report.selection import CellRecords, TableRecords
 
@@ -125,24 +125,30 @@ def generation_tables(records: TableRecords) -> list[Table]:
     ]
 
 
-def generation_blocks(records: TableRecords, level: str = "###") -> list[str]:
-    """Blocks of markdown, a collapsed one for each prompt; none where nothing was generated.
+def generation_parts(records: TableRecords, level: int = 3) -> list[Part]:
+    """Parts of a page, a folded one for each prompt; none where nothing was generated.
 
-    `level`: what stands before a heading.
+    `level` is that of the headings.
     """
-    blocks = []
     found = items(records, MEASUREMENT)
     titles = text_titles(found)
-    for slug in found:
-        heading = f"{level} Generations side by side: {escape(titles[slug])}"
-        blocks += side_by_side(records.cells, slug, heading)
-    return blocks
+    return [
+        part
+        for slug in found
+        for part in side_by_side(
+            records.cells, slug, Heading(f"Generations side by side: {titles[slug]}", level)
+        )
+    ]
 
 
 def side_by_side(
-    cells: Sequence[CellRecords], slug: str, heading: str, *, prompts_shown: int = _PROMPTS_SHOWN
-) -> list[str]:
-    """Blocks of markdown of one item; none where no cell generated anything.
+    cells: Sequence[CellRecords],
+    slug: str,
+    heading: Heading,
+    *,
+    prompts_shown: int = _PROMPTS_SHOWN,
+) -> list[Part]:
+    """Parts of a page on one item; none where no cell generated anything.
 
     What the first of the cells wrote is what the others' are compared with, if it is the reference.
     """
@@ -155,16 +161,19 @@ def side_by_side(
         return []
     first, base = written[0]
     alike = [(cell, one) for cell, one in written if one.prompts == base.prompts]
-    blocks = [heading, _how_to_read(first.label, has_reference=first.reference)]
-    for index in range(min(len(base.prompts), prompts_shown)):
-        blocks += _prompt_blocks(alike, index, has_reference=first.reference)
+    parts: list[Part] = [heading, Words(_how_to_read(first.label, has_reference=first.reference))]
+    parts += [
+        _prompt(alike, index, has_reference=first.reference)
+        for index in range(min(len(base.prompts), prompts_shown))
+    ]
     more = len(base.prompts) - prompts_shown
     if more > 0:
-        blocks.append(f"{more} more prompts are in the records.")
-    others = [escape(cell.label) for cell, one in written if one.prompts != base.prompts]
+        parts.append(Words(f"{more} more prompts are in the records."))
+    others = [cell.label for cell, one in written if one.prompts != base.prompts]
     if others:
-        blocks.append(f"Not shown, since they continued other prompts: {', '.join(others)}.")
-    return blocks
+        text = f"Not shown, since they continued other prompts: {', '.join(others)}."
+        parts.append(Words(text))
+    return parts
 
 
 def _figures(records: TableRecords, cell: CellRecords, slug: str) -> tuple[Figure, ...]:
@@ -209,14 +218,14 @@ def _how_to_read(first: str, *, has_reference: bool) -> str:
     if has_reference:
         return (
             f"{head}{MARK} stands before the first character that differs from what"
-            f" {escape(first)} wrote; token positions count the equal tokens before it."
+            f" {first} wrote; token positions count the equal tokens before it."
         )
     return f"{head}There is none of the reference, so nothing is compared."
 
 
-def _prompt_blocks(
+def _prompt(
     written: Sequence[tuple[CellRecords, Generated]], index: int, *, has_reference: bool
-) -> list[str]:
+) -> Fold:
     """A prompt's end, its reference text, the base's continuation and those that differ from it."""
     first, base = written[0]
     same, groups = [], dict[str, list[str]]()
@@ -230,18 +239,15 @@ def _prompt_blocks(
         groups.setdefault(_marked(text, base.texts[index]) if has_reference else text, []).append(
             where
         )
-    summary = f"Prompt {index + 1}"
+    title = f"Prompt {index + 1}"
     if has_reference and len(written) > 1:
-        summary += f": {len(same)} of {len(written) - 1} as {escape(first.label)}"
-    blocks = [
-        f"<details><summary>{summary}</summary>",
-        _titled("end of the prompt", _tail(base.prompts[index])),
-    ]
+        title += f": {len(same)} of {len(written) - 1} as {first.label}"
+    parts = [Code(visible(_tail(base.prompts[index])), "end of the prompt")]
     if base.references is not None:
-        blocks.append(_titled("reference text", _head(base.references[index])))
-    blocks.append(_titled(", ".join([first.label, *same]), _head(base.texts[index])))
-    blocks += [_titled(", ".join(labels), _head(text)) for text, labels in groups.items()]
-    return [*blocks, "</details>"]
+        parts.append(Code(visible(_head(base.references[index])), "reference text"))
+    parts.append(Code(visible(_head(base.texts[index])), ", ".join([first.label, *same])))
+    parts += [Code(visible(_head(text)), ", ".join(labels)) for text, labels in groups.items()]
+    return Fold(title, tuple(parts))
 
 
 def _marked(text: str, base: str) -> str:
@@ -259,13 +265,3 @@ def _head(text: str) -> str:
     """The beginning of a text, long enough for its mark to be seen."""
     most = max(_TEXT_SHOWN, text.find(MARK) + _TEXT_SHOWN // 4)
     return text if len(text) <= most else f"{text[:most]}…"
-
-
-def _titled(title: str, text: str) -> str:
-    return f"{escape(title)}:\n\n{_fenced(visible(text))}"
-
-
-def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

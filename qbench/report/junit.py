@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
-    from qbench.comparison.gate import Check, GateOutcome
+    from qbench.comparison.gate import Check
+    from qbench.report.format import Gated
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold, such as the escape codes of a terminal."""
 
 
-def render(outcome: GateOutcome, suite: str) -> str:
+def render(gated: Gated) -> str:
     """One test case a check: broken, missing and inconclusive fail, incomparable is an error."""
+    outcome = gated.outcome
     states = [check.state for check in outcome.checks]
     counts = {
         "tests": str(len(states)),
@@ -23,7 +25,7 @@ def render(outcome: GateOutcome, suite: str) -> str:
         "skipped": str(states.count("skip")),
     }
     top = ET.Element("testsuites", counts)
-    one = ET.SubElement(top, "testsuite", {"name": f"qbench gate: {suite}", **counts})
+    one = ET.SubElement(top, "testsuite", {"name": f"qbench gate: {gated.suite}", **counts})
     properties = ET.SubElement(one, "properties")
     ET.SubElement(properties, "property", {"name": "method", "value": outcome.method})
     for change in outcome.conditions:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import Column, Figure, Row, Table, pool
-from qbench.report.markdown_parts import bullets, escape
-from qbench.report.markdown_tables import table_source
-from qbench.report.units import counted
+from qbench.page import Column, Figure, Heading, Row, Table, bullets
+from qbench.report.figures import pool
+from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.page import Part
     from qbench.record import Record
     from qbench.report.selection import CellRecords, TableRecords
 
@@ -42,18 +42,15 @@ def predicted_table(records: TableRecords) -> Table:
     return Table(TITLE, "cell", _COLUMNS, tuple(rows))
 
 
-def predicted_blocks(records: TableRecords, *, several: bool) -> list[str]:
-    """Blocks of markdown; none where nothing was predicted. `several`: of more than one table."""
+def predicted_parts(records: TableRecords, *, several: bool) -> list[Part]:
+    """Parts of the page; none where nothing was predicted. `several`: of more than one table."""
     table = predicted_table(records)
     words = _static_words(records)
     if not table.rows and not words:
         return []
     where = f": {records.model} on {records.device}" if several else ""
-    blocks = [f"## {TITLE}{escape(where)}"]
-    if table.rows:
-        blocks.append(table_source(table))
-    notes = [*words, *_device_words(records, table)]
-    return [*blocks, bullets(map(escape, notes))]
+    notes = bullets([*words, *_device_words(records, table)])
+    return [Heading(f"{TITLE}{where}"), *([table] if table.rows else []), notes]
 
 
 def _rows(cell: CellRecords) -> Iterator[Row]:

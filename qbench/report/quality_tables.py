@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, pool
+from qbench.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
 from qbench.report.items import against_merged, batch_told, items, text_titles
 from qbench.report.lookup import listed, mapping, number
-from qbench.report.tables import REFERENCE_WORD, text_change
+from qbench.report.tables import text_change
 
 if TYPE_CHECKING:
     from qbench.report.selection import TableRecords

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from qbench.report.failures import is_whole
 from qbench.report.figures import pool
-from qbench.report.units import counted
+from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.figures import Row
+    from qbench.page import Row
     from qbench.report.selection import CellRecords, Selection, TableRecords
     from qbench.report.tables import Decision
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.page import Column, Figure, Row, Table
 from qbench.report.best import ByRecords
 from qbench.report.changes import Change, perplexity_change
-from qbench.report.figures import NOT_MEASURED, Column, Figure, Row, Table, mark_best, pool
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from qbench.report.best import Source
     from qbench.report.selection import CellRecords, TableRecords
 
-REFERENCE_WORD = "ref"
-"""Stands where the reference would be compared with itself."""
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 NOMINAL = "bits_per_weight.nominal"
 """Known of formats that are stored wider than they are."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qbench.comparison.gate import Check, GateOutcome
+    from qbench.comparison.gate import Check
+    from qbench.report.format import Gated
 
 MOST = 10
 """GitHub shows ten annotations of a kind a step; the last one says how many more there are."""
 
 
-def render(outcome: GateOutcome, file: str | None = None) -> str:
-    """One line an annotation, errors first; `file` is the suite, for a place in the diff."""
+def render(gated: Gated) -> str:
+    """One line an annotation, errors first; the suite's file is its place in the diff."""
+    outcome, file = gated.outcome, gated.file
     wrong = [(one.name, _told(one)) for one in outcome.checks if one.state in {"fail", "error"}]
     lines = [_line("error", title, text, file) for title, text in _limited(wrong)]
     warnings = [("qbench gate", warning) for warning in outcome.warnings]
@@ -32,9 +34,8 @@ def _limited(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [*found[: MOST - 1], ("qbench gate", more)]
 
 
-def _line(level: str, title: str, text: str, file: str | None) -> str:
-    place = f"file={_property(file)}," if file else ""
-    return f"::{level} {place}title={_property(title)}::{_data(text)}"
+def _line(level: str, title: str, text: str, file: str) -> str:
+    return f"::{level} file={_property(file)},title={_property(title)}::{_data(text)}"
 
 
 def _data(text: str) -> str:

@@ -36,7 +36,7 @@ def save(folder: Path, weight: NDArray[Any], name: str = NAME) -> Path:
 def figures(precision: str, folder: Path, *assignments: str) -> dict[str, Any]:
     """The figures of an explanation of the tensor in the folder."""
     options = read_assignments(precision, assignments)
-    return explain(precision, str(folder), None, options=options, base=folder).figures
+    return explain(precision, str(folder), None, options=options, base=folder).data
 
 
 def relative(held: NDArray[Any], weight: NDArray[Any]) -> float:

@@ -10,8 +10,10 @@ import pytest
 from qbench.errors import UsageError
 from qbench.explain import EXPLAINERS, explain
 from qbench.explain.options import read_assignments
-from qbench.explain.render import as_json, markdown, render
+from qbench.report.as_json import page_json as as_json
+from qbench.report.markdown import render as markdown
 from tests.explain.checkpoints import random_weight, save
+from tests.pages import on_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +85,6 @@ def test_a_wrong_option_is_told(precision: str, assignments: list[str], words: s
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str) -> None:
-    from rich.console import Console
-
     made = explain(name, str(folder), None, base=folder)
     figures = json.loads(as_json(made))
     assert figures["bits_per_weight"]["stored"] > 0
@@ -92,28 +92,21 @@ def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str)
     page = markdown(made)
     assert page.startswith(f"# {name}: ")
     assert page.count("```") == 2
-    console = Console(width=40, record=True, file=None, quiet=False)
-    with console.capture() as capture:
-        console.print(render(made, console.width))
-    assert all(len(line) <= 40 for line in capture.get().splitlines())
+    assert all(len(line) <= 40 for line in on_terminal(made, 40).splitlines())
 
 
 @pytest.mark.parametrize("width", [40, 120])
 def test_a_tensor_of_zeros_and_a_norm_are_shown(tmp_path: Path, width: int) -> None:
-    from rich.console import Console
-
     zeros = save(tmp_path / "zeros", random_weight() * 0)
     norm = save(tmp_path / "norm", random_weight()[0], "model.norm.weight")
     for name in EXPLAINERS:
         flat = explain(name, str(zeros), None, base=tmp_path)
-        assert flat.figures["error"]["reason"] == "all weights are 0"
+        assert flat.data["error"]["reason"] == "all weights are 0"
         row = explain(name, str(norm), "model.norm.weight", base=tmp_path)
-        assert row.figures["linear"] is False
+        assert row.data["linear"] is False
         for made in (flat, row):
             json.loads(as_json(made))
-            console = Console(width=width)
-            with console.capture():
-                console.print(render(made, width))
+            assert all(len(line) <= width for line in on_terminal(made, width).splitlines())
 
 
 def test_an_outlier_spoils_the_others_unless_it_is_left_out() -> None:

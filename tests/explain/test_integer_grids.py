@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from qbench.errors import UsageError
 from qbench.explain import explain
 from qbench.explain.options import read_assignments
+from qbench.page import Heading, Table
 from tests.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded
 
@@ -136,10 +138,15 @@ def test_an_asymmetric_group_is_told_with_zero_point_and_group(
 ) -> None:
     options = read_assignments("int4-g32-asym", [WIDE])
     made = explain("int4-g32-asym", str(folder), None, options=options, base=folder)
-    [section] = [one for one in made.sections if one.title.startswith("One weight")]
-    row, column = (int(word) for word in section.title.replace(",", "").split() if word.isdigit())
-    assert section.grid is not None
-    told = {line[0]: float(line[1]) for line in section.grid.rows}
+    [at] = [
+        at
+        for at, part in enumerate(made.parts)
+        if isinstance(part, Heading) and part.text.startswith("One weight")
+    ]
+    title = str(made.parts[at])
+    row, column = (int(word) for word in re.findall(r"(?:row|column) (\d+)", title))
+    table = next(part for part in made.parts[at:] if isinstance(part, Table))
+    told = {line.label: float(line.figures[0].word or "") for line in table.rows}
     start = column // 32 * 32
     part = weight[row, start : start + 32]
     least, most = min(float(part.min()), 0.0), max(float(part.max()), 0.0)

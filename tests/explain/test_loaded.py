@@ -49,7 +49,7 @@ def test_the_error_is_that_of_the_loaded_layer(
     for part in LAYERS[variant.label]:
         [layer] = [one for one in layers if one["name"].endswith(f".1.{part}")]
         prefix = "model.layers" if variant.label == "llama" else "transformer.h"
-        found = explain(name, str(folder), f"{prefix}.1.{part}.weight", base=folder).figures
+        found = explain(name, str(folder), f"{prefix}.1.{part}.weight", base=folder).data
         assert sorted(found["shape"]) == sorted(layer["shape"])  # GPT-2's are (in, out) in 16 bits
         assert found["error"]["relative"] == pytest.approx(layer["relative_error"], rel=1e-6)
 
@@ -67,7 +67,7 @@ def test_the_nominal_bits_are_those_of_a_record(cells: TinyCells, name: str) -> 
     total = 0.0
     for tensor in load_file(folder / "model.safetensors"):
         if "proj" in tensor:
-            found = explain(name, str(folder), tensor, base=folder).figures
+            found = explain(name, str(folder), tensor, base=folder).data
             weights = math.prod(found["shape"])
             total += found["bits_per_weight"]["nominal"] * weights / 8
     assert total == pytest.approx(details["nominal_linear_bytes"], rel=1e-12)

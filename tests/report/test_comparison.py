@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from qbench.comparison.compare import Comparison, compare_records
 from qbench.report import comparison as page
+from qbench.report import markdown
+from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality, untouched
 from tests.record_factory import make_environment
 
@@ -24,10 +25,7 @@ def comparison() -> Comparison:
 
 
 def shown(comparison: Comparison, *, everything: bool = False) -> str:
-    console = Console(width=220)
-    with console.capture() as capture:
-        console.print(page.render(comparison, everything=everything))
-    return capture.get()
+    return on_terminal(page.comparison_on_screen(comparison, everything=everything), 220)
 
 
 def test_the_terminal_shows_what_differs_and_counts_the_rest(comparison: Comparison) -> None:
@@ -47,7 +45,7 @@ def test_what_was_not_compared_is_listed_by_reason(comparison: Comparison) -> No
 
 
 def test_the_page_has_table_conditions_and_method(comparison: Comparison) -> None:
-    text = page.markdown(comparison)
+    text = markdown.render(page.comparison_page(comparison))
     assert text.startswith("# new.json against old \\| \\_x\\_")
     rows = [line for line in text.splitlines() if line.startswith("| nf4")]
     assert len(rows) == 3
@@ -60,4 +58,4 @@ def test_the_page_has_table_conditions_and_method(comparison: Comparison) -> Non
 
 def test_nothing_in_common_is_said() -> None:
     empty = compare_records([], [])
-    assert "Nothing to compare." in page.markdown(empty)
+    assert "Nothing to compare." in markdown.render(page.comparison_page(empty))

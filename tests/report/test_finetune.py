@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from qbench.report import FORMATS, terminal
+from qbench.report import terminal
 from qbench.report.details import detail_tables
 from qbench.report.difference_table import difference_table
 from qbench.report.failures import failures, warnings
@@ -24,10 +24,12 @@ from qbench.report.finetune_memory import adapters_table, memory_table
 from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table
 from qbench.report.finetune_words import paragraph
-from qbench.report.markdown import render
+from qbench.report.overview import overview_page
 from qbench.report.selection import select
 from qbench.report.tables import decision_table
 from qbench.spec import PrecisionRef
+from tests.pages import REPORT_FORMATS, written_as
+from tests.pages import whole_report as render
 from tests.record_factory import make_record, quickstart_records
 from tests.tuned_records import (
     FULL,
@@ -48,8 +50,8 @@ from tests.tuned_records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.page import Figure, Table
     from qbench.record import Record
-    from qbench.report.figures import Figure, Table
     from qbench.report.selection import TableRecords
 
 SEEDS = (0, 1, 2)
@@ -504,18 +506,18 @@ def renamed(records: list[Record], arm: str, options: dict[str, object]) -> list
 
 
 class TestOtherFormats:
-    @pytest.mark.parametrize("name", FORMATS)
+    @pytest.mark.parametrize("name", REPORT_FORMATS)
     @pytest.mark.parametrize(
         "records",
         [finetune_records(SEEDS), tuned_arm("qlora-nf4"), [training_record(make_tuning())]],
         ids=["all", "tuned", "training"],
     )
     def test_every_format_takes_tuned_records(self, name: str, records: list[Record]) -> None:
-        assert FORMATS[name].render(records).endswith("\n")
+        assert written_as(name, records).endswith("\n")
 
     def test_csv_names_the_tuning(self) -> None:
         records = finetune_records(SEEDS)
-        rows = list(csv.DictReader(io.StringIO(FORMATS["csv"].render(records))))
+        rows = list(csv.DictReader(io.StringIO(written_as("csv", records))))
         keys = ("tuning", "arm", "method", "training_precision", "seed", "deploy", "precision")
         found = {row["label"]: tuple(row[key] for key in keys) for row in rows}
         assert found["nf4"] == ("", "", "", "", "", "", "nf4")
@@ -526,7 +528,7 @@ class TestOtherFormats:
         assert {row["tabled"] for row in rows} == {"true"}
 
     def test_json_holds_the_arms(self) -> None:
-        document = json.loads(FORMATS["json"].render(finetune_records()))
+        document = json.loads(written_as("json", finetune_records()))
         (section,) = document["fine_tuning"]
         by_arm = {row["arm"]: row["figures"] for row in section["arms"]["rows"]}
         assert by_arm["qlora-nf4"]["training.memory.peak"]["value"] == PEAK_BYTES["qlora-nf4"]
@@ -538,7 +540,7 @@ class TestOtherFormats:
     def test_terminal_shows_the_arms(self, width: int) -> None:
         written = io.StringIO()
         console = Console(file=written, width=width, force_terminal=False)
-        console.print(terminal.render(finetune_records(SEEDS)))
+        console.print(terminal.render(overview_page(finetune_records(SEEDS))))
         text = written.getvalue()
         assert max(map(len, text.splitlines())) <= width
         assert "Fine-tuning" in text
@@ -549,5 +551,5 @@ class TestOtherFormats:
     def test_terminal_of_a_record_of_an_unknown_kind(self) -> None:
         written = io.StringIO()
         records = [make_record("nf4", "invented", {"new": 1.0}), *tuned_arm("qlora-nf4")]
-        Console(file=written, width=100).print(terminal.render(records))
+        Console(file=written, width=100).print(terminal.render(overview_page(records)))
         assert "Fine-tuning" in written.getvalue()

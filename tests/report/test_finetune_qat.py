@@ -10,9 +10,10 @@ from rich.console import Console
 from qbench.report import terminal
 from qbench.report.finetune_qat import WonBack, won_back, won_back_table, won_back_words
 from qbench.report.finetune_results import results_of
-from qbench.report.markdown import render
+from qbench.report.overview import overview_page
 from qbench.report.selection import select
 from qbench.spec import Cell, PrecisionRef, TuningRef
+from tests.pages import whole_report as render
 from tests.tuned_records import (
     FULL,
     completion_fields,
@@ -189,7 +190,7 @@ def test_the_terminal_says_what_was_won_back() -> None:
     base = [record for name in ("fp32", "bf16") for record in untuned_records(name)]
     arms = [one for s in (0, 1, 2) for one in full_arm(s, INT4) + qat_arm(s, 0.05)]
     console = Console(width=2000, file=StringIO())
-    console.print(terminal.render([*base, *arms]))
+    console.print(terminal.render(overview_page([*base, *arms])))
     shown = console.file
     assert isinstance(shown, StringIO)
     assert "of the damage was won back" in shown.getvalue()

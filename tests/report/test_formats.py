@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.record import SCHEMA_VERSION, Record
-from qbench.report import FORMATS
-from qbench.report.units import choose_scale
+from qbench.report import formats
+from qbench.units import choose_scale
+from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import (
     footprint_record,
     make_failure,
@@ -24,12 +25,12 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
-    from qbench.report.units import Display
+    from qbench.units import Display
 
 LATER = "2026-07-02T12:00:00+00:00"
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", REPORT_FORMATS)
 @pytest.mark.parametrize(
     "records",
     [
@@ -41,13 +42,12 @@ LATER = "2026-07-02T12:00:00+00:00"
     ids=["none", "quickstart", "failure", "unknown"],
 )
 def test_every_format_takes_any_records(name: str, records: list[Record]) -> None:
-    form = FORMATS[name]
-    assert form.suffix.startswith(".")
-    assert form.render(records).endswith("\n")
+    assert formats()[name].suffix.startswith(".")
+    assert written_as(name, records).endswith("\n")
 
 
 def rows(records: list[Record]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(FORMATS["csv"].render(records))))
+    return list(csv.DictReader(io.StringIO(written_as("csv", records))))
 
 
 def test_csv_has_one_row_a_metric() -> None:
@@ -84,13 +84,13 @@ def test_csv_keeps_older_records_and_tells_them_apart() -> None:
 
 def test_json_holds_the_records_whole() -> None:
     records = quickstart_records()
-    document = json.loads(FORMATS["json"].render(records))
+    document = json.loads(written_as("json", records))
     assert document["schema_version"] == SCHEMA_VERSION
     assert [Record.model_validate(one) for one in document["records"]] == records
 
 
 def test_json_holds_the_decision_table() -> None:
-    document = json.loads(FORMATS["json"].render(quickstart_records()))
+    document = json.loads(written_as("json", quickstart_records()))
     (decision,) = document["decision_tables"]
     assert decision["reference"] == "fp32"
     by_label = {row["precision"]: row["figures"] for row in decision["rows"]}
@@ -103,15 +103,15 @@ def test_json_holds_the_decision_table() -> None:
 def test_json_writes_no_nan() -> None:
     nan = make_metric("perplexity", 1.0).model_copy(update={"value": math.nan})
     record = make_record("nf4", more_metrics=(nan,), series={"window_nll": [math.inf]})
-    text = FORMATS["json"].render([record])
+    text = written_as("json", [record])
     assert "NaN" not in text
     assert "Infinity" not in text
 
 
 def test_no_format_loads_torch_or_pandas() -> None:
     code = (
-        "import sys; from qbench.report import FORMATS; import qbench.report.terminal;"
-        "[form.render([]) for form in FORMATS.values()];"
+        "import sys; from tests.pages import REPORT_FORMATS, written_as;"
+        "[written_as(name, []) for name in REPORT_FORMATS];"
         "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

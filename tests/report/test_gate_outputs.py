@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
-from rich.console import Console
 
 from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_rules import parse_rules
 from qbench.report import gate_table, junit, step_summary, workflow_commands
+from qbench.report.format import Gated
+from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality
 from tests.record_factory import make_environment, make_failure
 
@@ -61,7 +62,7 @@ def test_the_outcome_has_every_kind(outcome: GateOutcome) -> None:
 
 
 def test_junit_counts_and_names_every_check(outcome: GateOutcome) -> None:
-    top = ET.fromstring(junit.render(outcome, "quickstart").encode())
+    top = ET.fromstring(junit.render(Gated(outcome, "quickstart", "suites/a,b.yaml")).encode())
     (suite,) = top.findall("testsuite")
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "6", "failures": "2", "errors": "1", "skipped": "1"}
@@ -79,14 +80,14 @@ def test_junit_counts_and_names_every_check(outcome: GateOutcome) -> None:
 
 
 def test_the_step_summary_shows_what_is_wrong_first(outcome: GateOutcome) -> None:
-    text = step_summary.render(outcome)
+    text = step_summary.render(Gated(outcome, "quickstart", "a.yaml"))
     assert text.startswith("## ❌ qbench gate")
     wrong, right = text.split("<details>")
     for words in ("broken", "missing", "incomparable", "too good", "git revision"):
         assert words in wrong
     assert "improved" in right
     assert "not applicable" in right
-    widths = {line.count(" | ") for line in wrong.splitlines() if line.startswith("| ❌")}
+    widths = {line.count(" | ") for line in wrong.splitlines() if "| ❌" in line}
     assert widths == {4}  # nothing in a cell breaks the table
     assert "Holm" in text
 
@@ -95,13 +96,13 @@ def test_a_summary_that_github_would_refuse_is_cut_to_the_answer(
     outcome: GateOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_summary, "LARGEST_BYTES", 1000)
-    text = step_summary.render(outcome)
+    text = step_summary.render(Gated(outcome, "quickstart", "a.yaml"))
     assert len(text) < 1000
     assert "gate failed" in text
 
 
 def test_annotations_are_one_line_each_and_escaped(outcome: GateOutcome) -> None:
-    lines = workflow_commands.render(outcome, "suites/a,b.yaml").splitlines()
+    lines = workflow_commands.render(Gated(outcome, "quickstart", "suites/a,b.yaml")).splitlines()
     assert [line.split(" ")[0] for line in lines] == ["::error"] * 3 + ["::warning"]
     assert all("file=suites/a%2Cb.yaml,title=" in line for line in lines)
     crash = next(line for line in lines if "int8" in line)
@@ -113,17 +114,14 @@ def test_annotations_are_one_line_each_and_escaped(outcome: GateOutcome) -> None
 
 def test_more_annotations_than_github_shows_end_in_their_number(outcome: GateOutcome) -> None:
     many = type(outcome)(outcome.checks * 5, (), outcome.sampling)
-    lines = workflow_commands.render(many).splitlines()
+    lines = workflow_commands.render(Gated(many, "quickstart", "a.yaml")).splitlines()
     errors = [line for line in lines if line.startswith("::error")]
     assert len(errors) == 10
     assert errors[-1].endswith("6 more: see the job's summary")
 
 
 def test_the_terminal_shows_every_rule_and_the_answer_last(outcome: GateOutcome) -> None:
-    console = Console(width=300)
-    with console.capture() as capture:
-        console.print(gate_table.render(outcome))
-    text = capture.get()
+    text = on_terminal(gate_table.gate_on_screen(outcome), 300)
     assert text.strip().splitlines()[-1].startswith("gate failed")
     for check in outcome.checks:
         assert check.name in text

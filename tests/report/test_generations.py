@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.page import Page
+from qbench.report import markdown
 from qbench.report.generations import (
     MARK,
     Difference,
     Generated,
     compare,
     first_difference,
-    generation_blocks,
+    generation_parts,
     generation_tables,
     read_generated,
     visible,
@@ -22,8 +24,8 @@ from qbench.report.selection import select
 from tests.record_factory import make_failure, make_record
 
 if TYPE_CHECKING:
+    from qbench.page import Figure
     from qbench.record import Record
-    from qbench.report.figures import Figure
     from qbench.report.selection import TableRecords
 
 SLUG = "stdlib-prompts-n2-t4"
@@ -70,7 +72,7 @@ def table_of(*records: Record) -> TableRecords:
 
 
 def page_of(*records: Record) -> str:
-    return "\n\n".join(generation_blocks(table_of(*records)))
+    return markdown.render(Page("Page", tuple(generation_parts(table_of(*records)))))
 
 
 def figures(table: TableRecords) -> dict[str, dict[str, Figure]]:
@@ -175,7 +177,7 @@ def test_no_text_breaks_the_page() -> None:
     assert fence is None
     assert sum(line.startswith("<details>") for line in outside) == 1
     assert outside.count("</details>") == 1
-    assert not any("script" in line or line.startswith(("# ", "|")) for line in outside)
+    assert not any("script" in line or line.startswith(("# ", "|")) for line in outside[1:])
 
 
 def test_visible_shows_what_cannot_be_seen() -> None:
@@ -209,7 +211,7 @@ def test_other_prompts_are_not_compared() -> None:
 def test_nothing_where_nothing_was_generated() -> None:
     table = table_of(make_record("fp32", metrics={"memory.static": 1.0}))
     assert generation_tables(table) == []
-    assert generation_blocks(table) == []
+    assert generation_parts(table) == []
 
 
 @pytest.mark.parametrize(
@@ -225,5 +227,5 @@ def test_nothing_where_nothing_was_generated() -> None:
 def test_records_that_hold_no_generations(details: dict[str, Any]) -> None:
     record = make_record("nf4", "generation", slug=SLUG, details=details)
     assert read_generated(record) is None
-    assert generation_blocks(table_of(record)) == []
+    assert generation_parts(table_of(record)) == []
     assert read_generated(None) is None

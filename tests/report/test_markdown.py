@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.report.markdown import render
+from tests.pages import whole_report as render
 from tests.record_factory import (
     PRECISIONS,
     cell_records,

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.report.markdown import render
-from qbench.report.predicted import predicted_blocks, predicted_table
+from qbench.page import Bullets, Heading
+from qbench.report.predicted import predicted_parts, predicted_table
 from qbench.report.selection import select
+from tests.pages import whole_report as render
 from tests.record_factory import make_environment, make_record, quickstart_records
 from tests.tuned_records import finetune_records, make_tuning, training_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.page import Table
     from qbench.record import Record
-    from qbench.report.figures import Table
 
 
 def _memory(
@@ -55,16 +56,15 @@ def test_static_bytes_have_a_row_only_where_they_differ() -> None:
     records = [_footprint("fp32", 1000, 1000), _footprint("nf4", 300, 310)]
     table = _table(records)
     assert [row[:4] for row in _rows(table)] == [("nf4", "static bytes", 300, 310)]
-    text = "\n".join(predicted_blocks(select(records).tables[0], several=False))
-    assert "equal to the byte in 1 of 2 cells" in text
+    assert "equal to the byte in 1 of 2 cells" in render(records)
 
 
 def test_all_equal_is_said_once() -> None:
     records = [_footprint("fp32", 1000, 1000), _footprint("nf4", 300, 300)]
-    blocks = predicted_blocks(select(records).tables[0], several=False)
-    assert blocks[0] == "## Predicted against measured"
-    assert "equal to the byte in 2 cells, that is in all" in blocks[-1]
-    assert not any("|" in block for block in blocks)
+    heading, notes = predicted_parts(select(records).tables[0], several=False)
+    assert heading == Heading("Predicted against measured")
+    assert isinstance(notes, Bullets)
+    assert "equal to the byte in 2 cells, that is in all" in str(notes.items[0].line)
 
 
 def test_a_training_by_its_prediction() -> None:

@@ -8,15 +8,15 @@ import pytest
 
 from qbench.report.details import detail_tables
 from qbench.report.finetune_arms import arms_of
-from qbench.report.markdown import render
 from qbench.report.roofline import TITLE, roofline_tables, training_roofline_table
 from qbench.report.selection import select
+from tests.pages import whole_report as render
 from tests.record_factory import footprint_record, latency_record, make_metric
 from tests.tuned_records import finetune_records, make_tuning, training_record
 
 if TYPE_CHECKING:
+    from qbench.page import Table
     from qbench.record import Record
-    from qbench.report.figures import Table
 
 LIMITS = {
     "latency.read_bandwidth": 3.2e12,

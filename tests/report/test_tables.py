@@ -34,8 +34,8 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
+    from qbench.page import Figure, Table
     from qbench.record import Record
-    from qbench.report.figures import Figure, Table
     from qbench.report.tables import Decision
 
 LATER = "2026-07-02T12:00:00+00:00"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
-
 import pytest
-from rich.console import Console
 
-from qbench.report.terminal import render
+from tests.pages import short_report as shown
 from tests.record_factory import (
     PRECISIONS,
     footprint_record,
@@ -16,15 +12,6 @@ from tests.record_factory import (
     quality_record,
     quickstart_records,
 )
-
-if TYPE_CHECKING:
-    from qbench.record import Record
-
-
-def shown(records: list[Record], width: int) -> str:
-    written = io.StringIO()
-    Console(file=written, width=width, force_terminal=False).print(render(records))
-    return written.getvalue()
 
 
 def lines_of(text: str, label: str) -> list[list[str]]:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Display = Literal["bytes", "exact", "seconds", "number", "percent", "change", "text"]
-"""How a column is shown: `exact` are whole numbers, `percent` and `change` ratios times 100."""
+Display = Literal[
+    "bytes", "exact", "seconds", "number", "percent", "change", "estimate", "mark", "text"
+]
+"""What a column holds and how it is shown.
+
+`exact` are whole numbers, `percent` and `change` ratios times 100; `estimate` are numbers with an
+interval, shown as words with a verdict; `mark` is one of few words; `text` any, and may be long.
+"""
 
 _BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 _SECONDS = ((10.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs"))

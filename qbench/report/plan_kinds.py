@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group
-from rich.text import Text
-
-from qbench.plan_needs import cell_need
+from qbench.page import Heading, Strong, Words, bullets
 from qbench.predict.peaks import training_tokens
-from qbench.report.units import choose_scale
+from qbench.units import choose_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
-
+    from qbench.page import Part
     from qbench.plan import Plan
     from qbench.plan_layout import PlannedCell
     from qbench.plan_needs import CellNeed
 
 
-def render_kinds(plan: Plan) -> RenderableType:
+def kinds_parts(plan: Plan, needs: Sequence[CellNeed]) -> list[Part]:
     """Static bytes by kind, exact, and the highest peak by kind; cells that are alike share them.
 
     A cell of which neither is known is left out: the plan says why.
     """
     alike: dict[tuple[str, ...], list[str]] = {}
-    for cell in plan.cells:
-        lines = _lines(cell, cell_need(cell, plan.environment))
+    for cell, need in zip(plan.cells, needs, strict=True):
+        lines = _lines(cell, need)
         if lines:
             alike.setdefault(lines, []).append(cell.cell.slug)
-    blocks = [
-        Text("\n").join(
-            [Text(", ".join(names), style="bold"), *(Text(f"  {line}") for line in lines)]
-        )
-        for lines, names in alike.items()
-    ]
-    return Group(Text("Bytes by kind", style="italic"), *blocks)
+    parts: list[Part] = [Heading("Bytes by kind")]
+    for lines, names in alike.items():
+        parts += [Words((Strong(", ".join(names)),)), bullets(lines)]
+    return parts
+
+
+def kinds_data(planned: PlannedCell, need: CellNeed) -> dict[str, Any]:
+    """The same of one cell for programs: bytes by kind, None where they are not known."""
+    static = None if planned.is_training else planned.predicted
+    peak = need.peak
+    return {
+        "static_bytes": None if static is None else static.model_dump(),
+        "peak_kinds": None if peak is None else dict(peak.kinds),
+        "peak_phase": None if peak is None else peak.phase,
+    }
 
 
 def _lines(planned: PlannedCell, need: CellNeed) -> tuple[str, ...]:
     lines = []
-    tuning = planned.cell.tuning if planned.cell.deploy is None else None
+    tuning = planned.cell.tuning if planned.is_training else None
     static = planned.predicted
     if static is not None and tuning is None:
         kinds = {name: f"{size:,}" for name, size in static.model_dump().items() if size}

@@ -1,0 +1,296 @@
+"""What every page consists of, before it is shown anywhere: words, lists, typed tables, pictures.
+
+A report, a plan, a comparison, the outcome of a gate, an explanation are each a `Page`; a format
+renders any of them. Texts are plain: a renderer writes them so that they are shown as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from qbench.units import Scale, choose_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from qbench.record import Better
+    from qbench.units import Display
+
+Tone = Literal["plain", "quiet", "loud", "good", "warned", "bad"]
+"""What a text is to a reader; where there are colours, they follow from it."""
+
+
+@dataclass(frozen=True)
+class Strong:
+    """Words in a line that are to be seen first."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Mono:
+    """A command, a sign or a key in a line, as it would be typed."""
+
+    text: str
+
+
+Line: TypeAlias = "str | tuple[str | Strong | Mono, ...]"
+"""A text, of pieces where some of it is marked."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Begins a section; the page's title has level 1."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Words:
+    """A paragraph."""
+
+    line: Line
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What must not be overlooked."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of lines."""
+
+    items: tuple[Words, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it was written: a log, or what a model generated."""
+
+    text: str
+    title: str = ""
+    """Says what it is."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A histogram of weights over an axis, with the levels that they can be held at."""
+
+    counts: tuple[int, ...]
+    """Weights in `picture.BINS` equal steps of the axis."""
+    low: float
+    high: float
+    marks: tuple[float, ...] = ()
+    """Places of the axis to mark; none where they would lie closer than characters."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the figures below one heading are."""
+
+    key: str
+    """Name of the metric, or of what was derived from it."""
+    title: str
+    display: Display
+    better: Better = "neither"
+    definition: str = ""
+    """For the legend."""
+    decimals: int | None = None
+    """Fixed number of decimals; None to choose by the values."""
+    shares_unit: bool = False
+    """Whether its unit is the same as that of the table's other columns that share."""
+    right: bool | None = None
+    """Whether it is aligned to the right; None: as its display is."""
+    below: str = ""
+    """Key of the column under whose figures these stand where there is little room."""
+
+    @property
+    def to_the_right(self) -> bool:
+        """Whether it is aligned to the right."""
+        words = self.display in ("text", "mark", "estimate")
+        return not words if self.right is None else self.right
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands in one place of a table: a number, or the word that stands for it."""
+
+    value: float | None = None
+    word: str | None = None
+    """Shown in place of a number: a status, `n/a`, `-`, a number with its unit or its verdict, or
+    the text of a text column."""
+    reason: str | None = None
+    """Why there is no number."""
+    best: bool = False
+    warned: bool = False
+    """Whether a record behind it carries a warning, or only some of its processes succeeded."""
+    uncertain: bool = False
+    """Whether it is a change whose 95 % interval includes no change."""
+    spread: float | None = None
+    """Standard deviation over the seeds, where the number is their mean."""
+    low: float | None = None
+    """Ends of the 95 % interval, where one is known."""
+    high: float | None = None
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    label: str
+    reference: bool
+    figures: tuple[Figure, ...]
+    faulty: bool = False
+    """Whether its cell has layers that do not compute what they hold: it is no choice."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows with a figure for each column."""
+
+    title: str
+    """Shown by the heading above it, if at all."""
+    stub: str
+    """Heading of the row labels."""
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    stub_right: bool = False
+    """Whether the labels are aligned to the right, as numbers are."""
+
+    def column(self, key: str) -> list[Figure]:
+        """The figures of the first column of that key; empty if there is none."""
+        for index, column in enumerate(self.columns):
+            if column.key == key:
+                return [row.figures[index] for row in self.rows]
+        return []
+
+    def scale(self, index: int) -> Scale:
+        """How the numbers of the column at this index are written."""
+        column = self.columns[index]
+        own = self._values(index)
+        sharing = [
+            value
+            for other, each in enumerate(self.columns)
+            if each.shares_unit and each.display == column.display
+            for value in self._values(other)
+        ]
+        unit_of = sharing if column.shares_unit else None
+        if not own and not sharing:
+            return Scale("", 1.0, 0)  # no number, no unit
+        return choose_scale(own, column.display, decimals=column.decimals, unit_of=unit_of)
+
+    def _values(self, index: int) -> list[float]:
+        """The numbers that are written as such."""
+        figures = [row.figures[index] for row in self.rows]
+        return [
+            figure.value for figure in figures if figure.value is not None and figure.word is None
+        ]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Parts that are not needed at first."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+
+Part: TypeAlias = "Heading | Words | Notice | Bullets | Code | Picture | Table | Fold"
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is told of one thing."""
+
+    title: str
+    parts: tuple[Part, ...]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """The same for programs: plain values by documented keys, None for what is missing."""
+
+
+def bullets(lines: Iterable[Line], tone: Tone = "plain") -> Bullets:
+    """A list of lines of one tone."""
+    return Bullets(tuple(Words(line, tone) for line in lines))
+
+
+def words_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Sequence[int] = (),
+    title: str = "",
+) -> Table:
+    """A table of texts; the columns with these indices are aligned to the right."""
+    columns = tuple(
+        Column(heading, heading, "text", right=at in right)
+        for at, heading in enumerate(headings[1:], 1)
+    )
+    made = tuple(
+        Row(label, reference=False, figures=tuple(Figure(word=word) for word in words))
+        for label, *words in rows
+    )
+    return Table(title, headings[0], columns, made, stub_right=0 in right)
+
+
+def table_data(table: Table) -> dict[str, Any]:
+    """A table for programs: what its columns are, and each row with all that is known of it."""
+    return {
+        "columns": {
+            column.key: {
+                "title": column.title,
+                "kind": column.display,
+                "better": column.better,
+                "definition": column.definition,
+            }
+            for column in table.columns
+        },
+        "rows": [
+            {
+                table.stub: row.label,
+                "reference": row.reference,
+                "figures": {
+                    column.key: figure_data(figure)
+                    for column, figure in zip(table.columns, row.figures, strict=True)
+                },
+            }
+            for row in table.rows
+        ],
+    }
+
+
+def figure_data(figure: Figure) -> dict[str, Any]:
+    """A figure for programs; how it is coloured is not part of it."""
+    found = asdict(figure)
+    del found["tone"]
+    return found
+
+
+def rows_data(table: Table) -> list[dict[str, Any]]:
+    """The rows for programs, one value a column: a number where the column has any, else a text.
+
+    An estimate has the keys `<key>`, `<key>_low` and `<key>_high`, and its `<key>_word` as shown.
+    """
+    return [{table.stub: row.label, **_values(table.columns, row.figures)} for row in table.rows]
+
+
+def _values(columns: Sequence[Column], figures: Sequence[Figure]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for column, figure in zip(columns, figures, strict=True):
+        if column.display in ("text", "mark"):
+            found[column.key] = figure.word
+            continue
+        found[column.key] = figure.value
+        if column.display == "estimate":
+            found |= {
+                f"{column.key}_low": figure.low,
+                f"{column.key}_high": figure.high,
+                f"{column.key}_word": figure.word,
+            }
+    return found

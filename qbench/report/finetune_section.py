@@ -1,0 +1,107 @@
+"""The section on fine-tuning of the report, and what stands behind it in the details."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.page import Fold, Heading, Words
+from qbench.report.details import detail_tables
+from qbench.report.finetune_arms import arms_of
+from qbench.report.finetune_curves import curves_table
+from qbench.report.finetune_ladder import ladder_table
+from qbench.report.finetune_memory import adapters_table, memory_table
+from qbench.report.finetune_options import describe_data, options_table, shared_options
+from qbench.report.finetune_qat import TITLE as QAT_TITLE
+from qbench.report.finetune_qat import won_back, won_back_table, won_back_words
+from qbench.report.finetune_qat_lacking import without_counterpart
+from qbench.report.finetune_results import results_of, test_split_items
+from qbench.report.finetune_table import arms_table
+from qbench.report.finetune_words import how_judged, paragraph
+from qbench.report.generations import side_by_side
+from qbench.report.legend import explained, missing_values, titled
+from qbench.report.roofline import HOW_TO_READ, training_roofline_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.page import Part, Table
+    from qbench.report.finetune_arms import Arm
+    from qbench.report.selection import TableRecords
+
+_PROMPTS_SHOWN = 3
+_DETAILS = "Tuned models: how they were trained, and all that was measured of them"
+_MEMORY = (
+    "Weights, states and gradients are counted from their tensors, activations predicted from"
+    " shapes; what is unexplained is the measured peak less all of them."
+)
+_ADAPTERS = (
+    "A further adapter takes what its tensors take; switching keeps all of them on the device."
+    " Stored in 8 or 4 bits an adapter is dequantized when it is loaded: what that costs is a rung"
+    " of the ladder."
+)
+
+
+def finetune_parts(records: TableRecords, *, several: bool) -> list[Part]:
+    """Parts of the page; none where nothing was tuned. `several`: of more than one table."""
+    if not records.tuned:
+        return []
+    results = results_of(records)
+    arms = [one.arm for one in results.arms]
+    where = f": {records.model} on {records.device}" if several else ""
+    parts: list[Part] = [
+        Heading(f"Fine-tuning{where}"),
+        Words(paragraph(results)),
+        *_explained(arms_table(results)),
+        Words(how_judged()),
+    ]
+    compared = won_back(results)
+    lacking = without_counterpart(results, compared)
+    if compared or lacking:
+        words = f"{won_back_words(compared)} {lacking}".strip()
+        parts += [Heading(QAT_TITLE, 3), Words(words)]
+    if compared:
+        parts += _explained(won_back_table(compared, results.test_slug))
+    parts += titled(memory_table(arms), _MEMORY)
+    parts += titled(training_roofline_table(arms), HOW_TO_READ)
+    parts += titled(curves_table(arms, results.test_slug))
+    ladder = ladder_table(records, results)
+    if ladder.rows:
+        parts += [Heading(ladder.title, 3), *_explained(ladder)]
+    parts += titled(adapters_table(arms), _ADAPTERS)
+    return [*parts, *_generation_parts(records, arms)]
+
+
+def finetune_details(records: TableRecords, level: int) -> list[Part]:
+    """Everything measured of the tuned models, and how they were trained, folded away."""
+    if not records.tuned:
+        return []
+    arms = arms_of(records)
+    reference = [cell for cell in records.cells if cell.reference]
+    served = [cell for cell in records.tuned if not cell.is_training]
+    options = options_table(arms)
+    parts: list[Part] = [
+        Heading(options.title, level),
+        options,
+        Words(f"All arms: {shared_options(arms)}."),
+        Words(f"Data: {describe_data(arms) or 'no record says'}."),
+    ]
+    for table in detail_tables(replace(records, cells=(*reference, *served), tuned=())):
+        parts += [Heading(f"Tuned: {table.title}", level), replace(table, stub="cell")]
+    return [Fold(_DETAILS, tuple(parts))]
+
+
+def _explained(table: Table) -> list[Part]:
+    return explained(table, missing_values(table))
+
+
+def _generation_parts(records: TableRecords, arms: Sequence[Arm]) -> list[Part]:
+    """The reference beside one cell of each arm, for the first prompts of the test split."""
+    cells = [cell for cell in records.cells if cell.reference]
+    cells += [arm.shown[0] for arm in arms if arm.shown]
+    heading = Heading("Base and tuned, side by side: prompts of the test split", 3)
+    return [
+        part
+        for slug in test_split_items(cells)
+        for part in side_by_side(cells, slug, heading, prompts_shown=_PROMPTS_SHOWN)
+    ]

@@ -1,0 +1,83 @@
+"""What a format is: a function from a page, from a report's records or from a gate to a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qbench.comparison.gate import GateOutcome
+    from qbench.page import Page
+    from qbench.record import Record
+
+Source = Literal["page", "records", "gate"]
+"""What a format can be made of. Everything has a page; a report has records, a gate an outcome."""
+
+
+class Gated(NamedTuple):
+    """The outcome of a gate, with the suite that it is of."""
+
+    outcome: GateOutcome
+    suite: str
+    file: str
+    """The suite's, as it was named on the command line."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is shown."""
+
+    page: Callable[[], Page]
+    """Makes the whole page."""
+    on_screen: Callable[[], Page] | None = None
+    """Makes the page that a screen has room for, where that is another one."""
+    records: Sequence[Record] | None = None
+    """Of a report."""
+    gated: Gated | None = None
+    """Of a gate."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write what was found: of any page, of the records of a report, or of a gate.
+
+    One function of the three is enough; the more particular one goes before `page`.
+    """
+
+    name: str
+    """As `--format` has it."""
+    suffix: str
+    """Of a file's name, with its point."""
+    summary: str
+    """One line on what it is."""
+    page: Callable[[Page], str | bytes] | None = None
+    records: Callable[[Sequence[Record]], str | bytes] | None = None
+    gate: Callable[[Gated], str | bytes] | None = None
+    on_screen: bool = False
+    """Whether it is given what a screen has room for, and not the whole page."""
+    commands: bool = False
+    """Whether its lines are to be obeyed by the machine that runs a workflow."""
+    written: bool = False
+    """Whether `run` and `report` write a file of it unless another format is asked for."""
+
+    def takes(self, source: Source) -> bool:
+        """Whether it can be made of that."""
+        return getattr(self, source) is not None
+
+    def render(self, subject: Subject) -> str | bytes:
+        """The subject in this format; raises `ValueError` for one that it does not take."""
+        if self.gate is not None and subject.gated is not None:
+            return self.gate(subject.gated)
+        if self.records is not None and subject.records is not None:
+            return self.records(subject.records)
+        if self.page is None:
+            raise ValueError(f"{self.name} does not take what is shown")
+        return self.page(self.page_of(subject))
+
+    def page_of(self, subject: Subject) -> Page:
+        """The page of the subject that this format is made of."""
+        if self.on_screen and subject.on_screen is not None:
+            return subject.on_screen()
+        return subject.page()

@@ -1,0 +1,109 @@
+"""What there is to choose from as a page: precisions, methods, measurements, formats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.environment import missing_packages
+from qbench.finetune import methods
+from qbench.measures import measures
+from qbench.page import Column, Figure, Heading, Page, Row, Table, Words, words_table
+from qbench.precisions import precisions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qbench.page import Part
+    from qbench.record import Environment
+    from qbench.report.format import Format
+    from qbench.spec import Frozen
+
+_MADE_OF = {"page": "any page", "records": "a report", "gate": "a gate"}
+
+
+class _Entry(Protocol):
+    """A precision, a method or a measurement, as far as it is listed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def options(self) -> type[Frozen]: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+
+def listing_page(
+    environment: Environment, formats: Iterable[Format], note: str | None = None
+) -> Page:
+    """All tables of names with options, needs, and whether they can run on the device.
+
+    `note` says why it is not another device.
+    """
+    held = [(one, one.unavailable(environment)) for one in precisions().values()]
+    tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
+    taken = [(one, missing_packages(one.needs, environment)) for one in measures().values()]
+    written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
+    parts: list[Part] = [
+        Heading("Precisions"),
+        _table("what it is", environment.device, held),
+        Heading("Fine-tuning methods"),
+        _table("what it trains", environment.device, tuned),
+        Heading("Measurements"),
+        _table("what it finds", environment.device, taken),
+        Heading("Formats"),
+        words_table(("name", "what it is", "of", "file"), written),
+        *([Words(note)] if note else []),
+    ]
+    data = {
+        "device": environment.device,
+        "device_note": note,
+        "precisions": [_data(*entry) for entry in held],
+        "methods": [_data(*entry) for entry in tuned],
+        "measurements": [_data(*entry) for entry in taken],
+        "formats": [
+            {"name": name, "summary": summary, "of": of.split(", "), "suffix": suffix}
+            for name, summary, of, suffix in written
+        ],
+    }
+    return Page(f"What qbench has, on {environment.device}", tuple(parts), data)
+
+
+def _data(entry: _Entry, reason: str | None) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "options": list(entry.options.model_fields),
+        "needs": list(entry.needs),
+        "runs": reason is None,
+        "reason": reason,
+    }
+
+
+def _table(about: str, device: str, entries: Iterable[tuple[_Entry, str | None]]) -> Table:
+    columns = (
+        Column("summary", about, "text"),
+        Column("options", "options", "text"),
+        Column("needs", "needs", "text"),
+        Column("runs", f"on {device}", "text"),
+    )
+    return Table("", "name", columns, tuple(_row(*entry) for entry in entries))
+
+
+def _row(entry: _Entry, reason: str | None) -> Row:
+    figures = (
+        Figure(word=entry.summary),
+        Figure(word=_listed(entry.options.model_fields)),
+        Figure(word=_listed(entry.needs)),
+        Figure(word=reason or "runs", tone="bad" if reason else "good"),
+    )
+    return Row(entry.name, reference=False, figures=figures)
+
+
+def _made_of(form: Format) -> str:
+    return ", ".join(words for source, words in _MADE_OF.items() if getattr(form, source))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "–"

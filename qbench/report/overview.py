@@ -1,0 +1,81 @@
+"""What to decide by and what failed, in a page that a terminal has room for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
+from qbench.report.failures import failures, warnings
+from qbench.report.finetune_qat import won_back, won_back_words
+from qbench.report.finetune_qat_lacking import without_counterpart
+from qbench.report.finetune_results import results_of
+from qbench.report.finetune_table import arms_table, compact_table
+from qbench.report.finetune_words import paragraph
+from qbench.report.legend import short_legend
+from qbench.report.rehearsals import BANNER, is_rehearsal
+from qbench.report.report_page import NO_RECORDS
+from qbench.report.selection import select
+from qbench.report.summary import passed_over, summarise
+from qbench.report.tables import decision_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.page import Part
+    from qbench.record import Record
+    from qbench.report.selection import Selection, TableRecords
+
+_REASON_LINES = 3
+_NOT_RUN = ("skipped", "missing")
+
+
+def overview_page(records: Sequence[Record]) -> Page:
+    """The decision table of each model, then what failed and what was passed over."""
+    selection = select(records)
+    if not selection.tables:
+        return Page("Quantization report", (Words(NO_RECORDS),))
+    rehearsed = is_rehearsal(records)
+    parts: list[Part] = []
+    decisions = [decision_table(table) for table in selection.tables]
+    for at, (decision, records_of_table) in enumerate(
+        zip(decisions, selection.tables, strict=True)
+    ):
+        parts += [Heading(decision.title)] if at or rehearsed else []
+        if records_of_table.cells:
+            summary = Words(summarise(records_of_table, decision))
+            parts += [decision.table, short_legend(decision.table), summary]
+        if records_of_table.tuned:
+            parts += _finetune_parts(records_of_table)
+    parts += _failure_parts(selection)
+    parts.append(bullets(passed_over(selection), "quiet"))
+    if rehearsed:
+        return Page(BANNER, (*parts, Notice(BANNER)))
+    return Page(decisions[0].title, tuple(parts))
+
+
+def _finetune_parts(records: TableRecords) -> list[Part]:
+    """The arms in the columns that a terminal has room for."""
+    results = results_of(records)
+    table = compact_table(arms_table(results))
+    compared = won_back(results)
+    of_qat = f"{won_back_words(compared)} {without_counterpart(results, compared)}".strip()
+    return [
+        Heading("Fine-tuning"),
+        table,
+        short_legend(table),
+        Words(paragraph(results)),
+        *([Words(of_qat)] if of_qat else []),
+    ]
+
+
+def _failure_parts(selection: Selection) -> list[Part]:
+    lines = []
+    for one in failures(selection):
+        shown = " ".join(one.reason.strip().splitlines()[:_REASON_LINES])
+        phase = f" (while: {one.phase})" if one.phase else ""
+        status = Strong(one.status, "warned" if one.status in _NOT_RUN else "bad")
+        lines.append(Words((status, f"  {one.cell}, {one.what}{phase}: {shown}")))
+    for warned in warnings(selection):
+        cells = "all cells" if warned.holds_for_all(selection) else ", ".join(warned.cells)
+        lines.append(Words((Strong("!", "warned"), f"  {cells}: {warned.text}")))
+    return [Heading("Failed, skipped, warned of"), Bullets(tuple(lines))] if lines else []

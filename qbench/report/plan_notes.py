@@ -1,0 +1,162 @@
+"""What a plan's table does not say: what is measured, skipped and unknown, and what disks need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.page import Words
+from qbench.plan_needs import cache_free_bytes, disk_needs, packed_bits
+from qbench.predict.bf16 import bf16_warning
+from qbench.predict.devices import RESERVED_BYTES
+from qbench.predict.peaks import training_tokens
+from qbench.units import choose_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.plan import Plan
+    from qbench.plan_layout import PlannedCell
+    from qbench.plan_needs import CellNeed, DiskNeed
+
+
+def plan_notes(plan: Plan) -> list[Words]:
+    """What each cell is measured for, by model; then what cannot run, and why."""
+    lines = [] if plan.device_note is None else [f"device: {plan.device_note}"]
+    lines += [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
+    lines += [
+        f"{cell.model.ref.name}: bytes are not known before loading, {cell.model.shape_unknown}"
+        for cell in plan.cells
+        if cell.predicted is None and cell.model.shape_unknown
+    ]
+    once = dict.fromkeys(lines)
+    skips = _skips(plan)
+    skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
+    skips += _bf16_lines(plan)
+    notes = [Words(f"rehearsal: {note}", "warned") for note in plan.suite.rehearsal]
+    return [*notes, *map(Words, once), *(Words(line, "warned") for line in skips)]
+
+
+def _bf16_lines(plan: Plan) -> list[str]:
+    """Cells that compute in bf16 on a GPU that does not multiply it, by what to take instead."""
+    found: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        warning = None if cell.skip else bf16_warning(cell.cell, plan.environment)
+        if warning is not None:
+            found.setdefault(warning, []).append(cell.cell.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {warning}" for warning, labels in found.items()]
+
+
+def _skips(plan: Plan) -> list[str]:
+    """Skipped cells with the reason; of a training that is, what is served of it only by name."""
+    skipped = {
+        (cell.model.ref.name, cell.cell.tuning.label): cell
+        for cell in plan.cells
+        if cell.skip and cell.cell.tuning is not None and cell.cell.deploy is None
+    }
+    lines = []
+    for cell in plan.cells:
+        tuning = cell.cell.tuning
+        served = tuning is not None and cell.cell.deploy is not None
+        if not cell.skip:
+            continue
+        if served and tuning is not None and (cell.model.ref.name, tuning.label) in skipped:
+            lines.append(f"{cell.cell.slug}: skipped with its training")
+        else:
+            lines.append(f"{cell.cell.slug}: skipped: {cell.skip}")
+    return lines
+
+
+def need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Words]:
+    """What the peaks are of, what does not fit, and what the disk needs."""
+    lines: list[Words] = []
+    if any(need.bytes is not None for need in needs):
+        free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
+        text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
+        lines.append(Words(text, "quiet"))
+        gpus = plan.environment.gpus_memory_bytes
+        if len(gpus) > 1 and any(cell.cell.model.device_map is not None for cell in plan.cells):
+            text = (
+                f"peak with device_map: of {len(gpus)} GPUs together, which have"
+                f" {sum(gpus) / 2**30:.1f} GiB; {free} more are kept free of each"
+            )
+            lines.append(Words(text, "quiet"))
+    lengths = sorted(
+        {
+            training_tokens(cell.cell.tuning, cell.model)
+            for cell, need in zip(plan.cells, needs, strict=True)
+            if cell.cell.tuning is not None and cell.cell.deploy is None and need.bytes is not None
+        }
+    )
+    if lengths:
+        text = (
+            "peak of a training: of the longest sequences that its options allow"
+            f" ({' or '.join(map(str, lengths))} tokens); shorter data takes less"
+        )
+        lines.append(Words(text, "quiet"))
+    packed = {
+        cell.cell.precision.label: f"{bits:.2f}"
+        for cell in plan.cells
+        if (bits := packed_bits(cell)) is not None
+    }
+    if packed:
+        listed = ", ".join(f"{label} {bits}" for label, bits in packed.items())
+        text = f"bits/weight are of codes in bytes, as torchao keeps them; packed: {listed}"
+        lines.append(Words(text, "quiet"))
+    unknown: dict[str, list[str]] = {}
+    for cell, need in zip(plan.cells, needs, strict=True):
+        # What is skipped has its own reason, and no peak to ask for.
+        if need.unknown is not None and cell.skip is None:
+            unknown.setdefault(need.unknown, []).append(cell.cell.label)
+    lines += [
+        Words(f"peak not known: {', '.join(dict.fromkeys(labels))}: {reason}", "quiet")
+        for reason, labels in unknown.items()
+    ]
+    found = disk_needs(plan)
+    if found:
+        lines.append(_disk_line(found))
+    return lines
+
+
+def _disk_line(needs: Sequence[DiskNeed]) -> Words:
+    """What is fetched and kept, against what is free."""
+    listed = ", ".join(f"{need.what} {_size(need.bytes)}" for need in needs)
+    cached = sum(need.bytes for need in needs if need.is_cache)
+    free = cache_free_bytes()
+    if free is None or not cached:
+        return Words(f"disk: {listed}")
+    short = cached > free
+    told = f"disk: {listed}; {_size(free)} are free for the cache"
+    remedy = ": free space, or name another folder with QBENCH_CACHE" if short else ""
+    return Words(told + remedy, "warned" if short else "plain")
+
+
+def _size(size: int) -> str:
+    return choose_scale([size], "bytes").with_unit(size)
+
+
+def _items_not_taken(cell: PlannedCell) -> list[str]:
+    """Measurements of a cell that runs which are skipped, those with the same reason together."""
+    alike: dict[str, dict[str, None]] = {}
+    for task in cell.tasks:
+        if task.skip is not None and cell.skip is None:
+            alike.setdefault(task.skip, {})[task.item.measurement] = None
+    return [
+        f"{cell.model.ref.name}: {_kind(cell)} skips {', '.join(names)}: {reason}"
+        for reason, names in alike.items()
+    ]
+
+
+def _kind(cell: PlannedCell) -> str:
+    """Which of the cells are asked for the same."""
+    if cell.cell.tuning is None:
+        return "each cell"
+    if cell.cell.deploy is None:
+        return "each training"
+    return f"each model tuned by {cell.cell.tuning.method}, {cell.cell.deploy}:"
+
+
+def _measurements(cell: PlannedCell) -> str:
+    counts: dict[str, int] = {}
+    for task in cell.tasks:
+        counts[task.item.measurement] = counts.get(task.item.measurement, 0) + 1
+    return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())

@@ -1,0 +1,200 @@
+"""The whole report as a page: what to decide by first, then conditions, then details."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.page import (
+    Code,
+    Heading,
+    Mono,
+    Notice,
+    Page,
+    Strong,
+    Words,
+    bullets,
+    words_table,
+)
+from qbench.report.conditions import conditions, parameters
+from qbench.report.details import detail_tables
+from qbench.report.difference_table import difference_table, how_decided
+from qbench.report.failures import failures, valueless, warnings
+from qbench.report.figures import NO_VALUE, NOT_MEASURED
+from qbench.report.finetune_section import finetune_details, finetune_parts
+from qbench.report.generations import generation_parts
+from qbench.report.legend import definitions, explained
+from qbench.report.predicted import predicted_parts
+from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
+from qbench.report.roofline import HOW_TO_READ
+from qbench.report.selection import select
+from qbench.report.summary import passed_over, summarise
+from qbench.report.tables import decision_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.page import Line, Part
+    from qbench.record import Record
+    from qbench.report.failures import Warned
+    from qbench.report.selection import Selection, TableRecords
+    from qbench.report.tables import Decision
+
+_HOW_TO_READ_DETAILS = (
+    (
+        "Latencies are medians over the processes of each process's figure; the lowest and "
+        "highest process are the extremes of their medians; IQR is the distance between the "
+        "quartiles of one process's samples."
+    ),
+    HOW_TO_READ,
+    (
+        "The 95 % interval of a change of perplexity is that of the table of differences: paired, "
+        "over blocks of neighbouring windows. It says how far the change may stray on other text "
+        "of this kind."
+    ),
+)
+NO_RECORDS: Line = ("There are no records yet: ", Mono("qbench run SUITE"), " takes them.")
+_UNITS = (
+    "Units are binary: 1 KiB = 1,024 B, 1 MiB = 1,024 KiB, 1 GiB = 1,024 MiB. "
+    "Lower is better in every column with marked values."
+)
+
+
+def report_page(records: Sequence[Record]) -> Page:
+    """The page, from records alone: the same records give the same page."""
+    selection = select(records)
+    suites = list(dict.fromkeys(table.suite for table in selection.tables))
+    kind = "Rehearsal" if is_rehearsal(records) else "Quantization report"
+    title = f"{kind}{': ' if suites else ''}{', '.join(suites)}"
+    parts: list[Part] = []
+    if is_rehearsal(records):
+        parts += [Notice(BANNER), bullets(rehearsal_notes(records))]
+    if not selection.tables:
+        return Page(title, (*parts, Words(NO_RECORDS)))
+    several = len(selection.tables) > 1
+    for table in selection.tables:
+        parts += _decision_parts(table)
+        parts += _difference_parts(table)
+        parts += finetune_parts(table, several=several)
+        parts += predicted_parts(table, several=several)
+    parts.append(bullets(passed_over(selection)))
+    parts += _failure_parts(selection)
+    parts += _warning_parts(selection)
+    parts += _condition_parts(selection)
+    parts += _detail_parts(selection)
+    parts += _log_parts(selection)
+    return Page(title, tuple(parts))
+
+
+def _decision_parts(records: TableRecords) -> list[Part]:
+    decision = decision_table(records)
+    if not records.cells:
+        return [Heading(decision.title), Words("There is no record of the untuned model.")]
+    return [
+        Heading(decision.title),
+        Words(summarise(records, decision)),
+        *explained(decision.table, _missing_values(decision), _UNITS),
+    ]
+
+
+def _difference_parts(records: TableRecords) -> list[Part]:
+    """Whether each difference from the reference is real."""
+    table = difference_table(records)
+    if table is None:
+        return []
+    missing: dict[str, list[str]] = {}
+    for row in table.rows:
+        for column, figure in zip(table.columns, row.figures, strict=True):
+            if figure.reason and figure.word != NOT_MEASURED:
+                missing.setdefault(f"{row.label}: {figure.reason}", []).append(column.title)
+    reasons = [f"{', '.join(cells)}: {reason}" for reason, cells in missing.items()]
+    return [Heading(table.title, 3), table, Words(how_decided()), bullets(reasons)]
+
+
+def _missing_values(decision: Decision) -> list[str]:
+    """Why there is no number where there is no failure to explain it."""
+    lines: dict[str, list[str]] = {}
+    for row in decision.table.rows:
+        for index, (column, figure) in enumerate(
+            zip(decision.table.columns, row.figures, strict=True)
+        ):
+            compared = column.display == "change" and row.figures[index - 1].value is not None
+            if figure.word == NO_VALUE or (figure.word == NOT_MEASURED and compared):
+                text = f"no {column.title}: {figure.reason}"
+                lines.setdefault(text, []).append(row.label)
+    return [f"{', '.join(labels)}: {text}" for text, labels in lines.items()]
+
+
+def _failure_parts(selection: Selection) -> list[Part]:
+    rows = [
+        (one.cell, one.what, one.status, one.phase or NOT_MEASURED, one.reason)
+        for one in failures(selection)
+    ]
+    headings = ("cell", "not measured", "status", "phase", "reason")
+    return [
+        Heading("Failed and skipped"),
+        words_table(headings, rows) if rows else Words("None."),
+    ]
+
+
+def _warning_parts(selection: Selection) -> list[Part]:
+    found = warnings(selection)
+    if not found:
+        return []
+    return [Heading("Warnings"), bullets(_warned(one, selection) for one in found)]
+
+
+def _warned(one: Warned, selection: Selection) -> str:
+    if one.holds_for_all(selection):
+        return f"all cells: {one.text}"
+    items = {items for _, items in one.places}
+    if len(items) == 1:
+        shown = f"{', '.join(one.cells)} ({', '.join(items.pop())})"
+    else:
+        shown = ", ".join(f"{cell} ({', '.join(items)})" for cell, items in one.places)
+    return f"{shown}: {one.text}"
+
+
+def _condition_parts(selection: Selection) -> list[Part]:
+    found = conditions(selection)
+    parts: list[Part] = [Heading("Conditions")]
+    mixed = [one.name for one in found if one.mixed]
+    if mixed:
+        told = Strong("Records of one table were taken under different conditions")
+        parts.append(Words((told, f": {', '.join(mixed)}.")))
+    rows = [
+        (one.name, value, ", ".join(cells) if cells else "all")
+        for one in found
+        for value, cells in one.values
+    ]
+    return [
+        *parts,
+        words_table(("condition", "value", "cells"), rows),
+        Words("Parameters of the measurements:"),
+        words_table(("measurement", "item", "parameters"), parameters(selection)),
+    ]
+
+
+def _detail_parts(selection: Selection) -> list[Part]:
+    parts: list[Part] = [Heading("Details"), bullets(_HOW_TO_READ_DETAILS)]
+    several = len(selection.tables) > 1
+    level = 4 if several else 3
+    for table in selection.tables:
+        parts += [Heading(decision_table(table).title, 3)] if several else []
+        for detail in detail_tables(table):
+            parts += [Heading(detail.title, level), detail, bullets(definitions(detail))]
+        parts += generation_parts(table, level)
+        parts += finetune_details(table, level)
+    missing = valueless(selection)
+    if missing:
+        told = bullets(_warned(one, selection) for one in missing)
+        parts += [Heading("Without a value", 3), told]
+    return parts
+
+
+def _log_parts(selection: Selection) -> list[Part]:
+    parts: list[Part] = []
+    for one in failures(selection):
+        if one.log_tail:
+            parts.append(Heading(f"Log of {one.cell}: {one.what}", 3))
+            parts.append(Code(one.log_tail.rstrip()))
+    return parts

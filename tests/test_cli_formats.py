@@ -1,0 +1,144 @@
+"""`--format` of every command: one document on standard output, and formats of plug-ins."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.paired_records import latency, losses, quality
+from tests.record_factory import quickstart_records
+from tests.workplace import keep
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+GATE = "gate: {perplexity: {max_increase: 1%, against: reference}}\n"
+KEYS = {
+    "plan": {"suite", "device", "cells", "measurements", "on_disk", "seconds_to_go", "gate"},
+    "list": {"device", "precisions", "methods", "measurements", "formats"},
+    "fit": {"model", "gpu", "rows", "lengths"},
+    "explain": {"precision", "options", "bits_per_weight", "error", "histogram"},
+    "compare": {"new", "old", "differences", "conditions", "tests", "method"},
+    "gate": {"passed", "exit_code", "counts", "checks", "warnings", "conditions"},
+}
+
+
+@pytest.fixture
+def place(workplace: Workplace) -> Workplace:
+    """Records of two cells, below `results`, and a suite with a gate that one of them breaks."""
+    text = workplace.write_suite("fp32", "nf4").read_text(encoding="utf-8")
+    workplace.write("quickstart.yaml", f"name: quickstart\n{text}{GATE}")
+    for record in (
+        quality("fp32", losses(0.0)),
+        quality("nf4", losses(0.05, seed=3)),
+        *latency("nf4", [0.01] * 5),
+    ):
+        keep(workplace.folder / "results", record)
+    return workplace
+
+
+def arguments(command: str) -> list[str]:
+    return {
+        "plan": ["plan", "quickstart.yaml"],
+        "list": ["list"],
+        "fit": ["fit", "gpt2", "--gpu", "t4", "--precision", "nf4", "--length", "64"],
+        "explain": ["explain", "fp32"],
+        "compare": ["compare", "nf4", "fp32"],
+        "gate": ["gate", "quickstart.yaml"],
+    }[command]
+
+
+def document(place: Workplace, command: str, *more: str) -> dict[str, Any]:
+    done = place.call(*arguments(command), "--format", "json", *more)
+    assert done.code == (1 if command == "gate" else 0), done.errors
+    found = json.loads(done.output)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_json_is_one_document_with_the_keys_that_are_documented(
+    place: Workplace, command: str
+) -> None:
+    assert set(document(place, command)) >= KEYS[command]
+
+
+def test_json_holds_numbers(place: Workplace) -> None:
+    cells = {cell["cell"]: cell for cell in document(place, "plan")["cells"]}
+    assert cells["fp32"]["bytes"] > cells["nf4"]["bytes"] > 0
+    assert cells["nf4"]["bits_per_weight"] < cells["fp32"]["bits_per_weight"]
+    assert sum(cells["fp32"]["statuses"].values()) == cells["fp32"]["measurements"] == 4
+    (changed,) = [
+        one for one in document(place, "compare")["differences"] if one["metric"] == "perplexity"
+    ]
+    # losses 0.05 nat higher, in the mean
+    assert changed["difference"] == pytest.approx(0.0513, abs=0.01)
+    assert changed["difference_low"] < changed["difference"] < changed["difference_high"]
+    assert changed["verdict"] == "worse"
+    gate = document(place, "gate", "--annotations")
+    (broken,) = [check for check in gate["checks"] if check["verdict"] == "broken"]
+    assert broken["found"] == pytest.approx(changed["difference"])
+    assert (gate["passed"], gate["exit_code"]) == (False, 1)
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_markdown_and_a_file(place: Workplace, command: str) -> None:
+    done = place.call(*arguments(command), "--format", "markdown", "-o", "out/page.md")
+    assert "wrote out/page.md" in done.output, done.errors
+    assert (place.folder / "out/page.md").read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_formats_of_a_gate_are_formats(place: Workplace) -> None:
+    for name, begins in (("junit", "<?xml"), ("step-summary", "## "), ("annotations", "::error")):
+        done = place.call("gate", "quickstart.yaml", "--format", name)
+        assert done.code == 1
+        assert done.output.startswith(begins)
+    refused = place.call("plan", "quickstart.yaml", "--format", "junit")
+    assert refused.code == 2
+    assert "expected one of text, markdown, json" in refused.errors
+
+
+@pytest.mark.parametrize("command", [*KEYS, "report"])
+def test_a_format_that_there_is_not_is_told_with_the_nearest(
+    place: Workplace, command: str
+) -> None:
+    call = arguments(command) if command in KEYS else ["report"]
+    done = place.call(*call, "--format", "markdwn")
+    assert done.code == 2
+    assert "--format: found 'markdwn'; expected one of text, markdown, json" in done.errors
+    assert "did you mean 'markdown'?" in done.errors
+    assert done.output == ""
+
+
+def test_a_plugin_adds_formats(workplace: Workplace) -> None:
+    place = workplace.with_plugins("formats")
+    for record in quickstart_records():
+        keep(place.folder / "results", record)
+    listed = json.loads(place.call("list", "--format", "json").output)["formats"]
+    assert {one["name"]: one["of"] for one in listed}["outline"] == ["any page"]
+    fitted = place.call(
+        "fit", "gpt2", "--gpu", "t4", "--precision", "nf4", "--length", "64", "--format", "outline"
+    )
+    assert fitted.output.splitlines()[1].endswith("rows of 4 columns")
+    asked = place.call("report", "results", "--format", "outline")
+    assert asked.code == 0, asked.errors
+    written = place.folder / "reports" / "quickstart-cpu-intel-xeon-2c"
+    assert "Conditions" in written.with_name(f"{written.name}.outline.txt").read_text("utf-8")
+    usual = place.call("report", "results")
+    assert usual.code == 0, usual.errors
+    assert {path.name.partition(".")[2] for path in written.parent.iterdir()} == {
+        "md", "bin", "outline.txt",
+    }  # fmt: skip
+    assert len(written.with_suffix(".bin").read_bytes()) == len(quickstart_records())
+    refused = place.call("list", "--format", "statuses")
+    assert refused.code == 2
+
+
+def test_a_plugin_that_is_no_format_is_named(workplace: Workplace) -> None:
+    done = workplace.with_plugins("noformat").call("list")
+    assert done.code == 2
+    assert "qbench.reports" in done.errors
+    assert "expected a Format" in done.errors
+    assert "Traceback" not in done.errors
