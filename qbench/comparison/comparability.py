@@ -28,6 +28,8 @@ _DETAILS = {
     "task_hash": "the task's definition or data",
     "task_version": "the task's version",
 }
+_TOKENS = "tokens"
+"""Metric that counts what was scored."""
 _ABSENT = "-"
 _SHOWN = 12
 """Characters of a hash that are shown."""
@@ -190,6 +192,9 @@ def _other_data(new: Record, old: Record, metric: str) -> Obstacle | None:
         mine, theirs = new.details.get(key), old.details.get(key)
         if mine is not None and theirs is not None and mine != theirs:
             return _other(words, _short(mine), _short(theirs))
+    counts = new.value(_TOKENS), old.value(_TOKENS)
+    if metric != _TOKENS and None not in counts and counts[0] != counts[1]:
+        return _other("number of tokens", *(f"{count:g}" for count in counts))
     return None
 
 

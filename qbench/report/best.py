@@ -14,8 +14,8 @@ from qbench.comparison.variation import variation
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from qbench.page import Figure
     from qbench.record import Record
-    from qbench.report.changes import Change
     from qbench.report.selection import CellRecords
 
 Source = tuple[str, str | None, str]
@@ -30,7 +30,7 @@ class ByRecords:
     """By row."""
     sources: Mapping[str, Source]
     """By column key."""
-    change: Callable[[CellRecords, str], Change]
+    change: Callable[[CellRecords, str], Figure]
     """The change of the perplexity of a text from the reference."""
 
     def told(self, key: str, best: int, other: int) -> bool:
@@ -50,7 +50,7 @@ class ByRecords:
         cell = self.cells[row]
         if metric == "perplexity" and slug is not None and not cell.reference:
             change = self.change(cell, slug)
-            return change.ratio is None or (change.low is not None and not change.uncertain)
+            return change.value is None or (change.low is not None and not change.uncertain)
         return not (measurement == "memory" and _varies(cell.of(measurement, slug), metric))
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 def escape(text: str) -> str:
@@ -21,13 +21,6 @@ def escape(text: str) -> str:
     line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)
     # a link, one that is named elsewhere, and such a name
     return re.sub(r"\](?=\[|:)", r"\\]", line.replace("](", "]\\("))
-
-
-def words_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
-) -> str:
-    """A table of texts; the columns with these indices are aligned to the right."""
-    return aligned(headings, [[escape(word) for word in row] for row in rows], right)
 
 
 def aligned(
@@ -47,8 +40,3 @@ def aligned(
         for line in [list(headings), rule, *lines]
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def bullets(lines: Iterable[str]) -> str:
-    """A list of lines that are markdown already."""
-    return "\n".join(f"- {line}" for line in lines)

@@ -8,7 +8,7 @@ from qbench.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
 from qbench.report.items import against_merged, batch_told, items, text_titles
 from qbench.report.lookup import listed, mapping, number
-from qbench.report.tables import text_change
+from qbench.report.tables import change_figure
 
 if TYPE_CHECKING:
     from qbench.report.selection import TableRecords
@@ -25,10 +25,10 @@ def quality_table(records: TableRecords, slug: str) -> Table:
         found = cell.of("quality", slug)
         if not found:
             continue
-        change = text_change(cell, None if cell.reference else records.reference, slug)
+        change = change_figure(cell, records.reference, slug)
         compared = [
             Figure(value) if value is not None else Figure(word=NOT_MEASURED, reason=change.reason)
-            for value in (change.ratio, change.low, change.high)
+            for value in (change.value, change.low, change.high)
         ]
         windows = found[0].series.get("window_nll")
         figures = (

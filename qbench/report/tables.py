@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.comparison.bootstrap import Sampling
+from qbench.comparison.comparability import Obstacle
+from qbench.comparison.marks import one_change
 from qbench.page import Column, Figure, Row, Table
 from qbench.report.best import ByRecords
-from qbench.report.changes import Change, perplexity_change
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
@@ -74,7 +76,7 @@ def decision_table(records: TableRecords) -> Decision:
         for text in texts.values():
             figures.append(_figure(cell, "quality", text, "perplexity"))
             if reference:
-                figures.append(_change_figure(cell, reference, text.item.slug))
+                figures.append(change_figure(cell, reference, text.item.slug))
             if held_against and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
@@ -107,8 +109,8 @@ def _apart(
         slug = text or (point.item.slug if point else None)
         sources[column.key] = (measurement, slug, "kl.mean" if key == "kl" else key)
 
-    def change(cell: CellRecords, slug: str) -> Change:
-        return text_change(cell, records.reference, slug)
+    def change(cell: CellRecords, slug: str) -> Figure:
+        return change_figure(cell, records.reference, slug)
 
     return ByRecords(records.cells, sources, change)
 
@@ -127,11 +129,30 @@ def _original_of(records: TableRecords) -> str | None:
     return next((original for original in found if original is not None), None)
 
 
-def text_change(cell: CellRecords, reference: CellRecords | None, slug: str) -> Change:
-    """Change of perplexity of a cell on one quality item."""
-    own = cell.of("quality", slug)
-    base = reference.of("quality", slug) if reference else []
-    return perplexity_change(own[0] if own else None, base[0] if base else None)
+def change_figure(cell: CellRecords, reference: CellRecords | None, slug: str) -> Figure:
+    """Perplexity of a cell on one text over the reference's, less 1, with its 95 % interval.
+
+    The interval is that of the table of differences: paired, over blocks of neighbouring windows.
+    """
+    if cell.reference:
+        return Figure(word=REFERENCE_WORD)
+    sides = cell.of("quality", slug), reference.of("quality", slug) if reference else []
+    found = one_change(*sides, "perplexity", Sampling(), same_run=True)
+    if isinstance(found, Obstacle):
+        return Figure(word=NOT_MEASURED, reason=found.reason)
+    if found.estimate is None:
+        value = found.new / found.old - 1 if found.new is not None and found.old else None
+        return Figure(value, NOT_MEASURED if value is None else None, reason=found.reason)
+    tail = Sampling().alpha / 2
+    value, low, high = (
+        found.shown(end)
+        for end in (
+            found.estimate.value,
+            found.estimate.limit(tail),
+            found.estimate.limit(1 - tail),
+        )
+    )
+    return Figure(value, low=low, high=high, uncertain=low <= 0 <= high)
 
 
 def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_name: str) -> Figure:
@@ -149,15 +170,6 @@ def _divergence_figure(cell: CellRecords, text: Record) -> Figure:
     if cell.reference:
         return Figure(word=REFERENCE_WORD)
     return _figure(cell, "quality", text, "kl.mean")
-
-
-def _change_figure(cell: CellRecords, reference: CellRecords, slug: str) -> Figure:
-    if cell.reference:
-        return Figure(word=REFERENCE_WORD)
-    change = text_change(cell, reference, slug)
-    if change.ratio is None:
-        return Figure(word=NOT_MEASURED, reason=change.reason)
-    return Figure(change.ratio, uncertain=change.uncertain)
 
 
 def _byte_columns(*, stored_wider: bool) -> list[Column]:

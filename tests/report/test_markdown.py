@@ -128,7 +128,7 @@ def test_what_is_missing_is_never_a_number(records: list[Record]) -> None:
 def test_the_reason_for_no_comparison_is_under_the_table() -> None:
     failed = make_failure("fp32", "quality", "oom", "full", slug="stdlib-heldout-w256-default")
     page = render([failed, quality_record("nf4")])
-    assert "- nf4: no change: there is no perplexity in the reference's record" in page
+    assert "- nf4: no change: the reference: oom (full)" in page
 
 
 def test_no_records() -> None:

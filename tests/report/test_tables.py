@@ -11,6 +11,7 @@ import pytest
 from qbench.comparison.compare import compare_records
 from qbench.report.conditions import conditions
 from qbench.report.details import detail_tables
+from qbench.report.difference_table import difference_table
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
@@ -126,7 +127,26 @@ class TestDecisionTable:
         records = [other.model_copy(update={"metrics": tokens}), quality_record("nf4")]
         figure = figures(records, CHANGE)["nf4"]
         assert figure.value is None
-        assert "other tokens" in str(figure.reason)
+        assert "other number of tokens" in str(figure.reason)
+        table = difference_table(select(records).tables[0])
+        assert table is not None
+        (found,) = [row.figures[0] for row in table.rows if row.label.startswith("perplexity")]
+        assert (found.value, found.reason) == (None, figure.reason)
+
+    def test_the_change_is_the_one_of_the_table_of_differences(self) -> None:
+        records = quickstart_records()
+        table = difference_table(select(records).tables[0])
+        assert table is not None
+        (row,) = [row for row in table.rows if row.label.startswith("perplexity")]
+        known = 0
+        for column, below in zip(table.columns, row.figures, strict=True):
+            above = figures(records, CHANGE).get(column.key)
+            if above is None or above.value is None:
+                continue
+            known += 1
+            assert (above.value, above.low, above.high) == (below.value, below.low, below.high)
+            assert above.uncertain == (above.low <= 0 <= above.high)
+        assert known > 3
 
     def test_a_reference_of_other_weights_is_not_compared(self) -> None:
         reference = quality_record("fp32")
