@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,10 @@ def run_inline(
     """
     before = place.records() if before is None else before
     output = io.StringIO()
-    with _Noted(Console(file=output, width=200), quiet=quiet) as display:
+    gc.collect()
+    gc.freeze()  # a worker collects before each phase, and need not look through the libraries
+    console = Console(file=output, width=200)
+    with place.entered(), _Noted(console, quiet=quiet) as display:
         result = run_suite(
             load_checked_suite(place.folder / suite),
             place.folder / "results",
@@ -82,6 +86,7 @@ def run_inline(
             make_executor=partial(InlineExecutor, work=work),
             **{"device": "cpu", **options},
         )
+    gc.unfreeze()
     return Ran(result, output.getvalue(), before, place.records(), tuple(display.jobs))
 
 

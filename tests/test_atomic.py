@@ -6,19 +6,22 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
-
 from qbench.atomic import scratch_folder, sweep, waiting_folder, write_atomically
+from qbench.executors.inline import InlineExecutor
 from qbench.plan import make_plan
 from qbench.runner import run_suite
 from qbench.sources.cache import cache_folder
 from qbench.suite import load_suite_text
+from tests.inline_runs import pretended
 from tests.test_run import Listener
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.workplace import Workplace
 
@@ -125,7 +128,6 @@ def test_temporary_folders_of_killed_processes_go_with_the_next(
     assert left(tmp_path) == [".other.0123.part"]
 
 
-@pytest.mark.slow
 def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
     text = f"models: [{workplace.model}]\nprecisions: [fp32]\nmeasure: {{footprint: }}\n"
     suite = load_suite_text(text, "suite.yaml", workplace.folder)
@@ -138,6 +140,7 @@ def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
         half_file(cache_folder() / "tuned" / "0123" / "checkpoint" / ".step-1.0123.part"),
     ]
     half_file(half[1])
-    run_suite(suite, results, Listener(), device="cpu")
+    made = partial(InlineExecutor, work=pretended())
+    run_suite(suite, results, Listener(), device="cpu", make_executor=made)
     assert not any(path.exists() for path in half)
     assert not list(workplace.folder.rglob("*.part"))

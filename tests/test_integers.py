@@ -12,6 +12,7 @@ from qbench.errors import SuiteError
 from qbench.plan import make_plan
 from qbench.sources.bundled import bundled_texts
 from qbench.suite import load_suite
+from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -162,7 +163,6 @@ def test_the_key_follows_from_the_calibration(tmp_path: Path) -> None:
         assert keys(tmp_path, f"{{w8a8-static: {{{change}}}}}") != first
 
 
-@pytest.mark.slow
 def test_a_run_of_a_local_model_and_its_report(tmp_path: Path) -> None:
     from tests.workplace import Workplace
 
@@ -170,7 +170,7 @@ def test_a_run_of_a_local_model_and_its_report(tmp_path: Path) -> None:
     place = Workplace(tmp_path, model)
     text = bundled_texts()["stdlib-heldout"].read_text(encoding="utf-8")
     place.write("text.txt", text[:4000])
-    suite = place.write(
+    place.write(
         "suite.yaml",
         f"""\
 models: [{model}]
@@ -185,8 +185,9 @@ measure:
   quality: {{text: text.txt, window: 64}}
 """,
     )
-    finished = place.call("run", str(suite), "--results", str(tmp_path / "results"))
-    assert finished.code == 0, finished.errors
+    ran = run_inline(place)
+    assert not ran.result.failed, ran.output
+    assert place.call_here("report").code == 0
     records = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in (tmp_path / "results").rglob("*.json")

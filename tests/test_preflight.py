@@ -13,6 +13,7 @@ from qbench.errors import PreflightError
 from qbench.plan import Plan, make_plan
 from qbench.preflight import check, obstacles, page
 from qbench.suite import load_suite, load_suite_text
+from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
 
 if TYPE_CHECKING:
@@ -266,7 +267,6 @@ def test_yes_goes_on_and_says_what_was_found(workplace: Workplace) -> None:
     assert statuses == {"footprint": "ok", "quality": "error"}
 
 
-@pytest.mark.slow
 def test_a_model_that_cannot_be_fetched_is_tried_once(workplace: Workplace) -> None:
     commit = "3ad372fc79158a2148299e3318516c786aeded6c"
     workplace.write(
@@ -274,13 +274,12 @@ def test_a_model_that_cannot_be_fetched_is_tried_once(workplace: Workplace) -> N
         f"models: [mistralai/Mistral-7B-Instruct-v0.2@{commit}]\n"
         "precisions: [nf4-dq, nf4]\nmeasure: {footprint: {}, weight_error: {}}\n",
     )
-    offline = workplace.with_environment(HF_HUB_OFFLINE="1")
-    done = offline.call("run", "suite.yaml", "--yes")
-    assert done.code == 1
+    unreachable = failing("error", "not downloaded, and the hub is not there", phase="fetch")
+    ran = run_inline(workplace, work=pretended(unreachable), go_on=True)
     records = workplace.records().values()
     assert [(one.status, one.phase) for one in records] == [("error", "fetch")] * 4
     (reason,) = {one.reason for one in records}
     assert reason is not None
     assert "not downloaded" in reason
-    assert len(workplace.logs()) == 1
-    assert "4 records (4 error), 4 taken now" in done.output
+    assert len(ran.jobs) == 1
+    assert (dict(ran.result.counts), ran.result.taken) == ({"error": 4}, 4)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace, write_text
 
 if TYPE_CHECKING:
     from qbench.record import Record
-    from tests.workplace import Finished
-
-pytestmark = pytest.mark.slow
+    from tests.inline_runs import Ran
 
 SUITE = """\
 models: [{model}]
@@ -39,7 +38,7 @@ measure: {{footprint: }}
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Finished]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Ran]:
     """The suite run to its end."""
     folder = tmp_path_factory.mktemp("qat")
     model = make_tiny_model(folder / "model", "mistral")
@@ -49,7 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Finished]
     rows = [{"name": f"number {at}", "kind": kinds[at % 2]} for at in range(40)]
     place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
     place.write("suite.yaml", SUITE.format(model=model))
-    return place, place.call("run", "suite.yaml")
+    return place, run_inline(place)
 
 
 def loss(records: dict[str, Record], cell: str) -> float:
@@ -61,9 +60,9 @@ def loss(records: dict[str, Record], cell: str) -> float:
     return value
 
 
-def test_everything_that_can_be_trained_is(done: tuple[Workplace, Finished]) -> None:
+def test_everything_that_can_be_trained_is(done: tuple[Workplace, Ran]) -> None:
     place, finished = done
-    assert finished.code == 0, finished.errors
+    assert not finished.result.failed, finished.output
     statuses = {
         name.partition("/")[0]: record.status
         for name, record in place.records().items()
@@ -80,7 +79,7 @@ def test_everything_that_can_be_trained_is(done: tuple[Workplace, Finished]) -> 
     }
 
 
-def test_what_cannot_be_trained_says_why(done: tuple[Workplace, Finished]) -> None:
+def test_what_cannot_be_trained_says_why(done: tuple[Workplace, Ran]) -> None:
     reasons = {
         name.partition("/")[0]: str(record.reason)
         for name, record in done[0].records().items()
@@ -91,7 +90,7 @@ def test_what_cannot_be_trained_says_why(done: tuple[Workplace, Finished]) -> No
 
 
 def test_conversion_changes_the_test_loss_by_rounding_alone(
-    done: tuple[Workplace, Finished],
+    done: tuple[Workplace, Ran],
 ) -> None:
     records = done[0].records()
     for arm in ("qat-int4-g32", "qat-w8a8", "adapters-int4-g32"):
@@ -103,7 +102,7 @@ def test_conversion_changes_the_test_loss_by_rounding_alone(
     assert loss(records, "full-bf16--quantized-int4-g32") != loss(records, "full-bf16--merged")
 
 
-def test_both_saw_the_same_data_in_the_same_order(done: tuple[Workplace, Finished]) -> None:
+def test_both_saw_the_same_data_in_the_same_order(done: tuple[Workplace, Ran]) -> None:
     records = done[0].records()
     details = {
         name.partition("/")[0]: (record.details["steps"], record.details["tokens"])
@@ -113,7 +112,7 @@ def test_both_saw_the_same_data_in_the_same_order(done: tuple[Workplace, Finishe
     assert len(set(details.values())) == 1
 
 
-def test_the_memory_by_kind_says_what_is_not_predicted(done: tuple[Workplace, Finished]) -> None:
+def test_the_memory_by_kind_says_what_is_not_predicted(done: tuple[Workplace, Ran]) -> None:
     (training,) = [
         record
         for name, record in done[0].records().items()
@@ -126,7 +125,8 @@ def test_the_memory_by_kind_says_what_is_not_predicted(done: tuple[Workplace, Fi
     assert (training.value("training.memory.peak") or 0) > 0
 
 
-def test_the_report_says_what_was_won_back(done: tuple[Workplace, Finished]) -> None:
+def test_the_report_says_what_was_won_back(done: tuple[Workplace, Ran]) -> None:
+    assert done[0].call_here("report").code == 0
     (page,) = (done[0].folder / "reports").glob("*.md")
     text = page.read_text(encoding="utf-8")
     assert "Trained for the rounding (QAT) or rounded afterwards (PTQ)" in text
@@ -136,9 +136,10 @@ def test_the_report_says_what_was_won_back(done: tuple[Workplace, Finished]) -> 
     assert "lora-bf16--quantized-int4-g32" in text
 
 
-def test_a_second_run_takes_nothing_again(done: tuple[Workplace, Finished]) -> None:
+def test_a_second_run_takes_nothing_again(done: tuple[Workplace, Ran]) -> None:
     place, _ = done
     before = place.records()
-    again = place.call("run", "suite.yaml")
-    assert again.code == 0
+    again = run_inline(place)
+    assert not again.result.failed
+    assert again.jobs == ()
     assert place.records() == before

@@ -231,9 +231,9 @@ class Listener:
 def test_from_python_the_same_records_are_given(measured: Workplace) -> None:
     listener = Listener()
     suite = load_suite(measured.folder / "suite.yaml")
-    result: RunResult = run_suite(
-        suite, measured.folder / "results", listener, device="cpu", only=["nf4"]
-    )
+    results = measured.folder / "results"
+    with measured.entered():
+        result: RunResult = run_suite(suite, results, listener, device="cpu", only=["nf4"])
     assert listener.heard == ["planned 0"]
     assert result.taken == 0
     assert not result.failed
@@ -285,7 +285,8 @@ def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Work
     results = workplace.folder / "results"
     remover = Remover(results)
     make_executor = partial(InlineExecutor, work=pretended())
-    result = run_suite(suite, results, remover, device="cpu", make_executor=make_executor)
+    with workplace.entered():
+        result = run_suite(suite, results, remover, device="cpu", make_executor=make_executor)
     assert [task.key for task in result.lost] == remover.removed
     assert len(result.records) == 3
     assert dict(result.counts) == {"ok": 3}
@@ -304,9 +305,8 @@ def test_from_python_by_the_package_as_often_as_wanted(measured: Workplace) -> N
 
     folder = measured.folder
     for _ in range(2):
-        result = qbench.run(
-            folder / "suite.yaml", results=folder / "results", device="cpu", only=["nf4"]
-        )
+        with measured.entered():
+            result = qbench.run("suite.yaml", device="cpu", only=["nf4"])
         assert (len(result.records), result.taken) == (4, 0)
     frame = qbench.load_results(folder / "results")
     assert set(frame["label"]) == {"fp32", "nf4"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
-
+from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace
 
@@ -32,14 +31,14 @@ measure: {{footprint: }}
 """
 
 
-@pytest.mark.slow
 def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model", "llama")
     place = Workplace(tmp_path, model)
     rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
     place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
     place.write("suite.yaml", SUITE.format(model=model))
-    assert place.call("run", "suite.yaml").code == 1
+    ran = run_inline(place)
+    assert ran.result.failed
     found: dict[str, set[tuple[str, str | None]]] = {}
     for record in place.records().values():
         found.setdefault(record.cell.label, set()).add((record.status, record.phase))
@@ -57,5 +56,6 @@ def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
     assert reason is not None
     assert reason.startswith("its training failed (nan): the loss became")
     # What is known to be in vain starts no worker.
-    assert {name.rpartition("--")[0] for name in place.logs()} >= {"model--good-fp32"}
-    assert not any("diverges-fp32--" in name for name in place.logs())
+    asked = {job.cell.label for job in ran.jobs}
+    assert {"good-fp32--attached", "good-fp32--merged", "diverges-fp32"} <= asked
+    assert not any("diverges-fp32--" in label for label in asked)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.workplace import Finished, Workplace, taken
+from tests.workplace import Finished, Workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,11 +61,8 @@ class Step:
 
     def __init__(self, place: Workplace, *arguments: str) -> None:
         self.place = place
-        before = place.records()
         self.finished: Finished = place.call("run", "suite.yaml", *arguments)
-        after = place.records()
-        self.records = {named(record): record for record in after.values()}
-        self.taken = {named(after[name]) for name in taken(before, after)}
+        self.records = {named(record): record for record in place.records().values()}
 
 
 def named(record: Record) -> tuple[str, str]:
@@ -79,22 +76,6 @@ def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Step:
     place = place.with_environment(TMPDIR=str(place.folder / "temporary"))
     place.write("suite.yaml", SUITE.format(model=tiny_model, acts=", ".join(ACTS)))
     return Step(place)
-
-
-@pytest.fixture(scope="module")
-def not_again(first: Step) -> Step:
-    return Step(first.place, "--retry", "none")
-
-
-@pytest.fixture(scope="module")
-def calm(not_again: Step) -> Step:
-    """The next run, after the trouble is over."""
-    return Step(not_again.place.with_environment(UNRULY_CALM="1"))
-
-
-@pytest.fixture(scope="module")
-def all_again(calm: Step) -> Step:
-    return Step(calm.place, "--retry", "all")
 
 
 class TestFirstRun:
@@ -160,37 +141,6 @@ class TestFirstRun:
 
     def test_nothing_temporary_stays(self, first: Step) -> None:
         assert list((first.place.folder / "temporary").iterdir()) == []
-
-
-def test_without_retries_all_stands_and_the_exit_code_still_says_so(not_again: Step) -> None:
-    assert not_again.finished.code == 1
-    assert not_again.taken == set()
-    assert "0 taken now" in not_again.finished.output
-
-
-class TestNextRun:
-    def test_crash_timeout_and_error_are_taken_again(self, first: Step, calm: Step) -> None:
-        tried = {
-            name
-            for name, record in first.records.items()
-            if record.status in {"crash", "timeout", "error"}
-        }
-        assert calm.taken == tried
-        assert {calm.records[name].status for name in tried} == {"ok"}
-
-    def test_oom_nan_and_skipped_stand(self, first: Step, calm: Step) -> None:
-        for name, record in first.records.items():
-            if record.status in {"ok", "oom", "nan", "skipped"}:
-                assert calm.records[name] == record
-        assert calm.finished.code == 1
-
-
-def test_all_but_the_good_can_be_tried_again(calm: Step, all_again: Step) -> None:
-    tried = {name for name, record in calm.records.items() if record.status in {"oom", "nan"}}
-    assert all_again.taken == tried
-    assert all_again.finished.code == 0
-    assert {r.status for n, r in all_again.records.items() if n[0] != "positronic"} == {"ok"}
-    assert all_again.records["positronic", "model"].status == "skipped"
 
 
 def test_numbers_that_are_not_finite_never_make_a_record_that_cannot_be_read(

@@ -19,6 +19,8 @@ from qbench.cli_end import run_app
 from qbench.store import read_record, record_path, write_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qbench.record import Record
 
 QBENCH = Path(sys.executable).with_name("qbench")
@@ -119,6 +121,12 @@ class Workplace:
                 raise
         return Finished(process.returncode, output, errors)
 
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """This process in the folder, with the place's environment."""
+        with patch.dict(os.environ, self.environment, clear=True), contextlib.chdir(self.folder):
+            yield
+
     def call_here(self, *arguments: str) -> Finished:
         """The same in this process: in milliseconds, for what starts none and imports nothing new.
 
@@ -126,9 +134,8 @@ class Workplace:
         """
         output, errors = io.StringIO(), io.StringIO()
         with (
-            patch.dict(os.environ, self.environment, clear=True),
+            self.entered(),
             patch.object(sys, "argv", ["qbench", *arguments]),
-            contextlib.chdir(self.folder),
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
         ):
