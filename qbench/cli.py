@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench import cli_compare, cli_explain, cli_fit
-from qbench.cli_output import TERMINAL, FormatName, Output, show
+from qbench import cli_compare, cli_explain, cli_fit, cli_plan, cli_report
+from qbench.cli_plan import load
+from qbench.cli_report import write_reports
+from qbench.cli_shared import Device, Only, Rehearse, Reports, Results, SuitePath, show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qbench.record import Record
-    from qbench.report.format import Format
     from qbench.run_result import RunResult
-    from qbench.suite import Suite
 
 app = typer.Typer(
     name="qbench",
@@ -32,21 +31,6 @@ app = typer.Typer(
     help="Which precision should I use, what does it cost me, and did my last change break it?",
     epilog="Start with: [bold]qbench run suites/quickstart.yaml[/bold]",
 )
-
-SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
-Results = Annotated[Path, typer.Option(help="Folder of the records.")]
-Reports = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
-Device = Annotated[
-    str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: first GPU, else cpu]")
-]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(help="Only cells that match, such as 'nf4*'. May be given several times."),
-]
-
-Rehearse = Annotated[
-    bool, typer.Option(help="Take the bundled model and data, a little of each: minutes.")
-]
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature is typer's
@@ -102,7 +86,7 @@ def run(
     with stopped_when_unread():
         with RunDisplay(console, quiet=quiet) as display:
             result = run_suite(
-                _load(suite, rehearse=rehearse),
+                load(suite, rehearse=rehearse),
                 results,
                 display,
                 device=device,
@@ -116,103 +100,9 @@ def run(
     raise typer.Exit(1 if result.failed else 0)
 
 
-@app.command(
-    epilog="Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB"
-)
-def plan(
-    suite: SuitePath,
-    *,
-    results: Results = Path("results"),
-    device: Device = None,
-    only: Only = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            help="Plan for GPUs that are not here: 24GB, 24GiB, t4, a100-40gb, h100, 2xh100."
-        ),
-    ] = None,
-    kinds: Annotated[
-        bool, typer.Option("--kinds", help="Also what the bytes and the peaks are made of.")
-    ] = False,
-    rehearse: Rehearse = False,
-    format_name: FormatName = "text",
-    output: Output = None,
-) -> None:
-    """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
-    from qbench.plan import make_plan
-    from qbench.predict.devices import parse_memory
-    from qbench.report import find_format
-    from qbench.report.format import Subject
-    from qbench.report.plan_page import plan_page
-
-    form = find_format(format_name, "page")
-    made = make_plan(
-        _load(suite, rehearse=rehearse),
-        results,
-        device=device,
-        only=only or (),
-        gpu=parse_memory(gpu) if gpu is not None else None,
-    )
-    show(Subject(lambda: plan_page(made, results, kinds=kinds)), form, output)
-
-
-@app.command(
-    epilog="Examples: qbench report | qbench report results/quickstart --format csv --output -"
-)
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder of records.")] = Path(
-        "results"
-    ),
-    *,
-    format_name: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="markdown, csv, json, benchmark-json, text, or what a plug-in adds."
-            " [default: markdown]",
-        ),
-    ] = None,
-    reports: Reports = Path("reports"),
-    output: Output = None,
-) -> None:
-    """Render records as a table on the terminal and as a file."""
-    from qbench.errors import StoreError
-    from qbench.report import TEXT, find_format, report_subject, written_formats
-    from qbench.report.files import by_suite
-    from qbench.store import read_folder, tell_unreadable
-
-    chosen = written_formats()
-    if format_name is not None:
-        chosen = [find_format(format_name, "page", "records")]
-    records, unreadable = read_folder(folder)
-    if not records and not unreadable:
-        raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-    parts = by_suite(records)
-    if output != TERMINAL:
-        for part in parts:
-            show(report_subject(part), TEXT)
-    if output is not None:
-        show(report_subject(records), chosen[0], output)
-    else:
-        _write(parts, [form for form in chosen if form is not TEXT], reports)
-    if unreadable:
-        raise StoreError("\n".join(tell_unreadable(unreadable)))
-
-
-@app.command("list")
-def list_(
-    *, device: Device = None, format_name: FormatName = "text", output: Output = None
-) -> None:
-    """List precisions, methods and measurements, what each needs, and whether it runs here."""
-    from qbench.environment import detect_environment, find_device, why_not_the_gpu
-    from qbench.report import find_format, formats
-    from qbench.report.format import Subject
-    from qbench.report.listing import listing_page
-
-    form = find_format(format_name, "page")
-    environment = detect_environment(find_device(device))
-    note = why_not_the_gpu(device)
-    show(Subject(lambda: listing_page(environment, formats().values(), note)), form, output)
+app.command(epilog=cli_plan.EXAMPLES)(cli_plan.plan)
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.command("list")(cli_report.list_)
 
 
 @app.command()
@@ -294,28 +184,6 @@ def main() -> None:
     sys.exit(run_app(app))
 
 
-def _load(path: Path, *, rehearse: bool) -> Suite:
-    """The checked suite, or its rehearsal."""
-    from qbench.plan import load_checked_suite
-
-    suite = load_checked_suite(path)
-    if not rehearse:
-        return suite
-    from qbench.rehearsal import rehearse as made_of
-
-    return made_of(suite)
-
-
-def _write(parts: list[list[Record]], chosen: list[Format], reports: Path) -> None:
-    """Writes a file of each part in each format."""
-    from qbench.report.console import say
-    from qbench.report.files import write_report
-
-    for form in chosen:
-        for part in parts:
-            say(f"report: {write_report(part, reports, form)}")
-
-
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     """What the run found: the decision table, where the report lies, and what to do next."""
     from qbench.report import TEXT, report_subject, written_formats
@@ -323,7 +191,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     if result.records:
         show(report_subject(result.records), TEXT)
         # The file is the suite's: all its cells, whichever were selected now.
-        _write([[*result.records, *result.others]], written_formats(), reports)
+        write_reports([[*result.records, *result.others]], written_formats(), reports)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(

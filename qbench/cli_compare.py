@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli_output import FormatName, Output, show
+from qbench.cli_shared import FormatName, Output, Results, SuitePath, show
 
 if TYPE_CHECKING:
     from qbench.comparison.sides import Side
 
-SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
-Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 BaselinePath = Annotated[
     Path | None,
     typer.Option(help="Baseline file, or a folder of them or of records. [default: none]"),
@@ -30,9 +28,6 @@ def compare(
     everything: Annotated[
         bool, typer.Option("--all", help="Show every metric, not only those that differ.")
     ] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", hidden=True, help="The same as --format markdown.")
-    ] = False,
     format_name: FormatName = "text",
     output: Output = None,
 ) -> None:
@@ -43,7 +38,7 @@ def compare(
     from qbench.report.comparison import comparison_on_screen, comparison_page
     from qbench.report.format import Subject
 
-    form = find_format("markdown" if as_markdown else format_name, "page")
+    form = find_format(format_name, "page")
     sides = load_side(new, results), load_side(old, results)
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
     shown = Subject(

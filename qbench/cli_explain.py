@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli_output import FormatName, Output, show
+from qbench.cli_shared import FormatName, Output, show
 
 
 def explain(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from qbench.cli_output import FormatName, Output, show
+from qbench.cli_shared import FormatName, Output, show
 
 EXAMPLES = (
     "Examples: qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB |"

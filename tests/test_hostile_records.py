@@ -89,7 +89,7 @@ class TestTexts:
 
     def test_in_a_comparison(self, tmp_path: Path) -> None:
         self.fill(tmp_path)
-        for more in ([], ["--markdown"], ["--all"]):
+        for more in ([], ["--format", "markdown"], ["--all"]):
             finished = call(tmp_path, "compare", "results", "results", *more)
             assert finished.code == 0, finished
             assert_harmless(finished)

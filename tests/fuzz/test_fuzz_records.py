@@ -89,7 +89,7 @@ def test_comparisons(records: Mutant) -> None:
     with place() as folder:
         put(folder, records.value)
         check(folder, "compare", "tiny-mistral--nf4", "tiny-mistral--fp32", "--all")
-        check(folder, "compare", "results/quickstart", "results/quickstart", "--markdown")
+        check(folder, "compare", "results/quickstart", "results/quickstart", "--format", "markdown")
 
 
 @of_usual(1)

@@ -1,4 +1,4 @@
-"""How commands show what they found: on the terminal or in a format. Part of the command line."""
+"""What commands share: arguments, and how they show what they found. Part of the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ import typer
 if TYPE_CHECKING:
     from qbench.report.format import Format, Subject
 
+SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
+Results = Annotated[Path, typer.Option(help="Folder of the records.")]
+Reports = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: first GPU, else cpu]")
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Only cells that match, such as 'nf4*'. May be given several times."),
+]
+
+Rehearse = Annotated[
+    bool, typer.Option(help="Take the bundled model and data, a little of each: minutes.")
+]
 FormatName = Annotated[
     str, typer.Option("--format", help="text, markdown, json, or what a plug-in adds.")
 ]
@@ -31,8 +45,9 @@ def show(subject: Subject, form: Format, output: Path | None = None) -> None:
     from qbench.report.terminal import render
 
     if output is not None and output != TERMINAL:
+        contents = form.render(subject)
         try:
-            write_atomically(output, form.render(subject))
+            write_atomically(output, contents)
         except OSError as error:
             raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
         say(f"wrote {output}")

@@ -1,0 +1,85 @@
+"""The commands `report` and `list`: what there is, shown. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qbench.cli_shared import TERMINAL, Device, FormatName, Output, Reports, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qbench.record import Record
+    from qbench.report.format import Format
+
+EXAMPLES = "Examples: qbench report | qbench report results/quickstart --format csv --output -"
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder of records.")] = Path(
+        "results"
+    ),
+    *,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="markdown, csv, json, benchmark-json, text, or what a plug-in adds."
+            " [default: markdown]",
+        ),
+    ] = None,
+    reports: Reports = Path("reports"),
+    output: Output = None,
+) -> None:
+    """Render records as a table on the terminal and as a file."""
+    from qbench.errors import StoreError
+    from qbench.report import TEXT, find_format, report_subject, written_formats
+    from qbench.report.files import by_suite
+    from qbench.store import read_folder, tell_unreadable
+
+    chosen = written_formats()
+    if format_name is not None:
+        chosen = [find_format(format_name, "page", "records")]
+    records, unreadable = read_folder(folder)
+    if not records and not unreadable:
+        raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
+    parts = by_suite(records)
+    if output != TERMINAL:
+        for part in parts:
+            show(report_subject(part), TEXT)
+    if output is not None and (records or output == TERMINAL):
+        show(report_subject(records), chosen[0], output)
+    elif output is None:
+        write_reports(parts, [form for form in chosen if form is not TEXT], reports)
+    if unreadable:
+        raise StoreError("\n".join(tell_unreadable(unreadable)))
+
+
+def list_(
+    *, device: Device = None, format_name: FormatName = "text", output: Output = None
+) -> None:
+    """List precisions, methods and measurements, what each needs, and whether it runs here."""
+    from qbench.environment import detect_environment, find_device, why_not_the_gpu
+    from qbench.report import find_format, formats
+    from qbench.report.format import Subject
+    from qbench.report.listing import listing_page
+
+    form = find_format(format_name, "page")
+    environment = detect_environment(find_device(device))
+    note = why_not_the_gpu(device)
+    show(Subject(lambda: listing_page(environment, formats().values(), note)), form, output)
+
+
+def write_reports(
+    parts: Iterable[Sequence[Record]], chosen: Sequence[Format], reports: Path
+) -> None:
+    """Writes a file of each part in each format."""
+    from qbench.report.console import say
+    from qbench.report.files import write_report
+
+    for form in chosen:
+        for part in parts:
+            say(f"report: {write_report(part, reports, form)}")
