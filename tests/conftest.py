@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +15,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MANY_MODULES = 50
+
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("QBENCH_CACHE", str(folder / "qbench"))
     monkeypatch.setenv("QBENCH_LOCKS", str(folder / "locks"))  # tests side by side do not wait
+
+
+_seen = 0
+"""Modules there were when the collector last put aside what is there."""
+
+
+@pytest.fixture(autouse=True)
+def _libraries_aside() -> None:
+    """Every load of a model begins with a collection, which need not look through the libraries."""
+    global _seen  # noqa: PLW0603 - one for the process, as the collector
+    if len(sys.modules) > _seen + MANY_MODULES:
+        gc.collect()
+        gc.freeze()
+        _seen = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -74,8 +73,6 @@ def run_inline(
     """
     before = place.records() if before is None else before
     output = io.StringIO()
-    gc.collect()
-    gc.freeze()  # a worker collects before each phase, and need not look through the libraries
     console = Console(file=output, width=200)
     with place.entered(), _Noted(console, quiet=quiet) as display:
         result = run_suite(
@@ -86,7 +83,6 @@ def run_inline(
             make_executor=partial(InlineExecutor, work=work),
             **{"device": "cpu", **options},
         )
-    gc.unfreeze()
     return Ran(result, output.getvalue(), before, place.records(), tuple(display.jobs))
 
 
