@@ -36,6 +36,8 @@ class Mono:
     text: str
 
 
+_UNITS: dict[str, str] = {"bytes": "B", "seconds": "s", "percent": "1", "change": "1"}
+
 Line: TypeAlias = "str | tuple[str | Strong | Mono, ...]"
 """A text, of pieces where some of it is marked."""
 
@@ -110,6 +112,11 @@ class Column:
     """Whether it is aligned to the right; None: as its display is."""
     below: str = ""
     """Key of the column under whose figures these stand where there is little room."""
+
+    @property
+    def unit(self) -> str | None:
+        """Unit of its values: `B`, `s`, `1` for shares and ratios; None where the title says it."""
+        return _UNITS.get(self.display)
 
     @property
     def to_the_right(self) -> bool:
@@ -246,6 +253,7 @@ def table_data(table: Table) -> dict[str, Any]:
             column.key: {
                 "title": column.title,
                 "kind": column.display,
+                "unit": column.unit,
                 "better": column.better,
                 "definition": column.definition,
             }

@@ -11,17 +11,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def load_plugins(group: str) -> Iterator[Any]:
-    """The objects that entry points of the group name.
+def load_plugins(group: str, expected: type) -> Iterator[Any]:
+    """What entry points of the group name: of each one object, or a tuple of them.
 
-    Raises `UsageError` for one that cannot be loaded.
+    Raises `UsageError` for one that cannot be loaded, or that lacks a part of what is `expected`.
     """
     for entry in entry_points(group=group):
+        owner = entry.dist.name if entry.dist else "an installed package"
+        named = f"the plug-in {entry.name} ({entry.value}) of {owner}"
         try:
-            yield entry.load()
+            found = entry.load()
         except Exception as error:
-            owner = entry.dist.name if entry.dist else "an installed package"
             raise UsageError(
-                f"the plug-in {entry.name} ({entry.value}) of {owner} cannot be loaded:"
-                f" {type(error).__name__}: {error}; upgrade or uninstall {owner}"
+                f"{named} cannot be loaded: {type(error).__name__}: {error}; upgrade or uninstall"
+                f" {owner}"
             ) from error
+        for one in found if isinstance(found, tuple | list) else (found,):
+            lacking = [part for part in _parts(expected) if not hasattr(one, part)]
+            if lacking:
+                raise UsageError(
+                    f"{named} is no {expected.__name__}: it has no {', '.join(lacking)}; upgrade or"
+                    f" uninstall {owner}"
+                )
+            yield one
+
+
+def _parts(expected: type) -> list[str]:
+    """Names of what an object of the class, or of the protocol, has."""
+    names = dict.fromkeys((*getattr(expected, "__annotations__", {}), *vars(expected)))
+    return [name for name in names if not name.startswith("_")]

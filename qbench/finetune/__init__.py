@@ -75,6 +75,6 @@ class Method(Protocol):
 def methods() -> dict[str, Method]:
     """All methods by name, qbench's own first, in the order they are shown."""
     table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA, qat.QAT)}
-    for method in load_plugins("qbench.finetune"):
+    for method in load_plugins("qbench.finetune", Method):
         table[method.name] = method
     return table

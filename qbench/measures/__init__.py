@@ -96,6 +96,6 @@ def measures() -> dict[str, Measurement]:
             training.TRAINING,
         )
     }
-    for measurement in load_plugins("qbench.measures"):
+    for measurement in load_plugins("qbench.measures", Measurement):
         table[measurement.name] = measurement
     return table

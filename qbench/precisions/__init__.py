@@ -71,6 +71,6 @@ def precisions() -> dict[str, Precision]:
         stored.PRECISIONS,
     ):
         table.update({precision.name: precision for precision in family})
-    for family in load_plugins("qbench.precisions"):
-        table.update({precision.name: precision for precision in family})
+    for precision in load_plugins("qbench.precisions", Precision):
+        table[precision.name] = precision
     return table

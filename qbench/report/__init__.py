@@ -63,11 +63,8 @@ def formats() -> dict[str, Format]:
     Raises `UsageError` for a plug-in that is none.
     """
     table = {one.name: one for one in OWN}
-    for found in load_plugins("qbench.reports"):
-        for one in found if isinstance(found, tuple) else (found,):
-            if not isinstance(one, Format):
-                raise UsageError(f"a plug-in of qbench.reports is {one!r}; expected a Format")
-            table[one.name] = one
+    for one in load_plugins("qbench.reports", Format):
+        table[one.name] = one
     return table
 
 

@@ -98,6 +98,9 @@ def test_json_holds_the_decision_table() -> None:
     assert by_label["int8"]["memory.static"]["value"] is None
     assert by_label["int8"]["memory.static"]["word"] == "oom"
     assert by_label["nf4-dq"]["memory.static"]["best"]
+    assert decision["columns"]["memory.static"]["unit"] == "B"
+    change = by_label["nf4"]["change:stdlib-heldout-w256-default"]
+    assert change["low"] < change["value"] < change["high"]
 
 
 def test_json_writes_no_nan() -> None:
