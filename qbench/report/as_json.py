@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import table_data
+from qbench.page_data import table_data
 from qbench.record import SCHEMA_VERSION
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_results import results_of

@@ -17,8 +17,8 @@ from qbench.page import (
     Table,
     Words,
     bullets,
-    rows_data,
 )
+from qbench.page_data import rows_data
 from qbench.plan import RETRIED
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs
 from qbench.report.plan_kinds import kinds_data, kinds_parts

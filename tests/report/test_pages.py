@@ -22,9 +22,9 @@ from qbench.page import (
     Table,
     Words,
     bullets,
-    rows_data,
     words_table,
 )
+from qbench.page_data import rows_data
 from qbench.picture import BINS
 from qbench.report import OWN, find_format, formats, markdown, terminal
 from qbench.report.as_json import page_json
