@@ -43,7 +43,7 @@ def run(
     pattern; `retry` names the statuses to take again (`none`, `all`, or some of
     them with commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
     and data, a little of each; `go_on` goes on whatever the look at the machine found. Raises
-    `qbench.errors.UsageError`
+    `qbench.core.errors.UsageError`
     for what the caller can fix; a cell that fails is a record with its reason.
     """
     from qbench.display import RunDisplay
@@ -74,7 +74,7 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     """All records below a folder as a DataFrame, one row a metric.
 
     A record without metrics, such as that of a cell that failed, has one row with its status and
-    reason. Raises `qbench.errors.StoreError` when there is no such folder.
+    reason. Raises `qbench.core.errors.StoreError` when there is no such folder.
     """
     from qbench.results import load_results as load
 

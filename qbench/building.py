@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.gpu import used_bytes_by_device
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
-from qbench.gpu_state import used_bytes_by_device
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
 from qbench.precisions import precisions
@@ -21,7 +22,6 @@ from qbench.precisions.first_pass import constants_of
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
 from qbench.sources.models import fetch_model
-from qbench.spec import PrecisionRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable

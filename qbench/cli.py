@@ -110,8 +110,8 @@ def doctor(*, device: Device = None) -> None:
     """Look at Python, versions, device, back ends, hub and cache, and say what follows."""
     from rich.text import Text
 
+    from qbench.core.foreign import visible
     from qbench.doctor import examine
-    from qbench.foreign import visible
 
     console = _console()
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -133,8 +133,8 @@ def init(
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a commented suite to start from; in fp16 where the GPU does not multiply bf16."""
-    from qbench.environment import detect_environment, find_device
-    from qbench.errors import UsageError
+    from qbench.core.environment import detect_environment, find_device
+    from qbench.core.errors import UsageError
     from qbench.predict.bf16 import has_bf16
     from qbench.report.console import say
     from qbench.starter import starter_text

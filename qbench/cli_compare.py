@@ -68,11 +68,11 @@ def gate(
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
-    from qbench.atomic import write_atomically
     from qbench.comparison.gate import run_gate
     from qbench.comparison.gate_field import place_of
     from qbench.comparison.sides import load_baseline, load_side
-    from qbench.errors import StoreError, UsageError
+    from qbench.core.errors import StoreError, UsageError
+    from qbench.core.files import write_atomically
     from qbench.missing import why_absent
     from qbench.plan import expected_tasks
     from qbench.plan_records import RecordsOnDisk
@@ -143,7 +143,7 @@ def baseline(
     from qbench.comparison.baseline import write_baseline
     from qbench.comparison.compare import compare_records
     from qbench.comparison.sides import load_baseline, load_side
-    from qbench.errors import StoreError
+    from qbench.core.errors import StoreError
     from qbench.report.comparison import comparison_on_screen
     from qbench.report.console import make_console, say
     from qbench.report.terminal import render
@@ -165,7 +165,7 @@ def baseline(
 
 
 def _tell_notes(*sides: Side) -> None:
-    from qbench.foreign import as_message
+    from qbench.core.foreign import as_message
     from qbench.report.console import tell
 
     for side in sides:

@@ -14,8 +14,8 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from qbench.errors import QbenchError
-from qbench.foreign import as_message
+from qbench.core.errors import QbenchError
+from qbench.core.foreign import as_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from qbench.cli_shared import TERMINAL, Device, FormatName, Output, Reports, sho
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.format import Format
 
 EXAMPLES = "Examples: qbench report | qbench report results/quickstart --format csv --output -"
@@ -35,10 +35,10 @@ def report(
     output: Output = None,
 ) -> None:
     """Render records as a table on the terminal and as a file."""
-    from qbench.errors import StoreError
+    from qbench.core.errors import StoreError
+    from qbench.core.store import read_folder, tell_unreadable
     from qbench.report import TEXT, find_format, report_subject, written_formats
     from qbench.report.files import by_suite
-    from qbench.store import read_folder, tell_unreadable
 
     chosen = written_formats()
     if format_name is not None:
@@ -62,7 +62,7 @@ def list_(
     *, device: Device = None, format_name: FormatName = "text", output: Output = None
 ) -> None:
     """List precisions, methods and measurements, what each needs, and whether it runs here."""
-    from qbench.environment import detect_environment, find_device, why_not_the_gpu
+    from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
     from qbench.report import find_format, formats
     from qbench.report.format import Subject
     from qbench.report.listing import listing_page

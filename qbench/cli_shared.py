@@ -38,8 +38,8 @@ def show(subject: Subject, form: Format, output: Path | None = None) -> None:
 
     Raises `UsageError` for a file that cannot be written.
     """
-    from qbench.atomic import write_atomically
-    from qbench.errors import UsageError
+    from qbench.core.errors import UsageError
+    from qbench.core.files import write_atomically
     from qbench.report import TEXT
     from qbench.report.console import make_console, say, tell, tell_bytes
     from qbench.report.terminal import render

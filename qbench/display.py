@@ -12,16 +12,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from qbench.core.units import counted, format_seconds
 from qbench.estimate import Estimate
-from qbench.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from qbench.core.record import Record
     from qbench.executors.executor import JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
-    from qbench.record import Record
 
 MOST_ROWS = 14
 """Cells shown at once; with more, those around the one under way."""

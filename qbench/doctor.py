@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
-from qbench.child import python_environment
-from qbench.environment import (
+from qbench.core.cache import cache_folder, cache_size_bytes
+from qbench.core.environment import (
     detect_environment,
     device_fault,
     find_device,
@@ -20,14 +20,14 @@ from qbench.environment import (
     visible_ids,
     why_not_the_gpu,
 )
-from qbench.errors import DeviceError
+from qbench.core.errors import DeviceError
+from qbench.core.processes import python_environment
 from qbench.precisions import precisions
-from qbench.sources.cache import cache_folder, cache_size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qbench.record import Environment
+    from qbench.core.record import Environment
 
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
 _PROBE_TIMEOUT_S = 120

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from qbench.core.record import Record
     from qbench.job import Job, Task
-    from qbench.record import Record
 
 
 class Estimate:

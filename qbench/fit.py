@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import nvml_refusals, visible_gpus
-from qbench.errors import DeviceError, ModelError, UsageError
+from qbench.core.environment import nvml_refusals, visible_gpus
+from qbench.core.errors import DeviceError, ModelError, UsageError
+from qbench.core.names import did_you_mean, nearest_name
+from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
-from qbench.names import did_you_mean, nearest_name
-from qbench.page import Column, Figure, Page, Row, Table, bullets
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
@@ -23,8 +23,8 @@ from qbench.sources.random_models import RANDOM_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
-    from qbench.spec import ResolvedModel
 
 _GIB = 2**30
 _NOT_AT_ALL = "-"

@@ -6,16 +6,16 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
+from qbench.core.store import read_record
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.reference_states import has_states
 from qbench.plan import damaged_records
-from qbench.store import read_record
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record, Status
     from qbench.job import Job, Task
     from qbench.plan import Plan
-    from qbench.record import Record, Status
 
 _DIVERGENCE = "kl.mean"
 _IDS = "ids_sha256"

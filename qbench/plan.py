@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from qbench.environment import detect_environment, find_device, why_not_the_gpu
-from qbench.errors import ModelError, Problem, SuiteError, TextError
+from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
+from qbench.core.errors import ModelError, Problem, SuiteError, TextError
+from qbench.core.store import REHEARSALS
 from qbench.finetune import methods
 from qbench.finetune.options import misfit
 from qbench.job import Job, Task
@@ -22,18 +23,17 @@ from qbench.plan_records import RecordsOnDisk
 from qbench.predict.devices import as_if_on
 from qbench.sources.models import resolve_model
 from qbench.sources.tuning_data import resolve_tuning_data
-from qbench.store import REHEARSALS
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from qbench.errors import StoreError
+    from qbench.core.errors import StoreError
+    from qbench.core.record import Environment, Status
+    from qbench.core.spec import Cell, Item, ResolvedModel
     from qbench.predict.devices import DeviceMemory
-    from qbench.record import Environment, Status
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Cell, Item, ResolvedModel
 
 MAX_RECORDS = 100_000
 """Measurements of a plan: each is a file."""

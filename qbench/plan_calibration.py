@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.errors import Problem, TextError
+from qbench.core.errors import Problem, TextError
 from qbench.precisions.calibration_text import resolve_calibration
 from qbench.sources.texts import ResolvedText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qbench.core.spec import Item, PrecisionRef
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Item, PrecisionRef
     from qbench.suite import Suite
 
 

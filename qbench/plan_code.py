@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.foreign import visible
+from qbench.core.foreign import visible
 from qbench.measures.foreign_code import code_of, script_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qbench.errors import Problem
-    from qbench.spec import Item
+    from qbench.core.errors import Problem
+    from qbench.core.spec import Item
     from qbench.suite import Suite
 
 _EXPECTED = "no Python that did not come installed"

@@ -16,10 +16,10 @@ from qbench.predict.remedies import remedy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, Item, ResolvedModel
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
-    from qbench.record import Environment
-    from qbench.spec import Cell, Item, ResolvedModel
 
 _GIB = 2**30
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import Item
 from qbench.finetune import methods
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
 from qbench.finetune.targets import unknown_target
@@ -13,12 +14,11 @@ from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer_misfit import integer_misfit
 from qbench.precisions.stored import stale_misfit, stored_misfit
 from qbench.sources.random_models import TOKENIZER_MODEL
-from qbench.spec import Item
 
 if TYPE_CHECKING:
-    from qbench.record import Environment
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, PrecisionRef, ResolvedModel, TuningRef
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import Cell, PrecisionRef, ResolvedModel, TuningRef
     from qbench.suite import Suite
 
 MERGED = "merged"

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.cpu import compute_threads
+from qbench.core.cpu import compute_threads
+from qbench.core.record import PROTOCOL_VERSION, content_key
+from qbench.core.store import record_path
 from qbench.job import Task
 from qbench.plan_items import MERGED
 from qbench.precisions import stored
-from qbench.record import PROTOCOL_VERSION, content_key
-from qbench.store import record_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from qbench.record import Environment
-    from qbench.spec import Cell, Item, ResolvedModel
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, Item, ResolvedModel
     from qbench.suite import Suite
 
 IDENTITY_PACKAGES = (

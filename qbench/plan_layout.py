@@ -11,10 +11,10 @@ from qbench.plan_items import why_not_taken, why_skipped
 from qbench.predict.static import predicted_bytes
 
 if TYPE_CHECKING:
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, Item, ResolvedModel, StaticBytes
     from qbench.job import Task
     from qbench.plan_keys import Keys
-    from qbench.record import Environment
-    from qbench.spec import Cell, Item, ResolvedModel, StaticBytes
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,22 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.core.cache import cache_folder
 from qbench.precisions import precisions
 from qbench.precisions.integer import Integer
 from qbench.precisions.integer_options import IntegerOptions
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.training import trained_bytes
-from qbench.sources.cache import cache_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Environment
+    from qbench.core.spec import ResolvedModel
     from qbench.plan import Plan
     from qbench.plan_layout import PlannedCell
     from qbench.predict.peaks import Peak
-    from qbench.record import Environment
-    from qbench.spec import ResolvedModel
 
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")
 """Deployments with a checkpoint of their own; in 16 bits, or in what they are served in."""

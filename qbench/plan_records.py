@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.store import DamagedRecordError, file_stamp, read_record
+from qbench.core.store import DamagedRecordError, file_stamp, read_record
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record
+    from qbench.core.store import FileStamp
     from qbench.job import Task
-    from qbench.record import Record
-    from qbench.store import FileStamp
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.errors import PreflightError
+from qbench.core.errors import PreflightError
+from qbench.core.units import counted
 from qbench.preflight_hub import hub_obstacles
 from qbench.preflight_obstacle import Obstacle
 from qbench.preflight_packages import package_obstacles
 from qbench.preflight_room import device_obstacles, disk_obstacles, memory_obstacles
-from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

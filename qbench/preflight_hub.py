@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import hub_reachable
-from qbench.errors import ModelError
+from qbench.core.environment import hub_reachable
+from qbench.core.errors import ModelError
 from qbench.measures.task_index import known_tasks, yaml_files_of
 from qbench.preflight_obstacle import Obstacle
 from qbench.sources.hub import data_folder, hub_folder
@@ -17,8 +17,8 @@ from qbench.sources.texts import DATASETS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.core.spec import Item, ResolvedModel
     from qbench.job import Job
-    from qbench.spec import Item, ResolvedModel
 
 _BYTES_A_WEIGHT = 2
 """Of a checkpoint in 16 bits, where the hub has not told its size."""

@@ -13,9 +13,9 @@ from qbench.preflight_obstacle import Obstacle
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.core.spec import Cell
     from qbench.job import Job
     from qbench.plan import Plan
-    from qbench.spec import Cell
 
 _ALWAYS = ("torch", "transformers", "accelerate", "safetensors")
 

@@ -6,17 +6,17 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.environment import device_fault
-from qbench.gpu_state import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
+from qbench.core.cache import cache_folder
+from qbench.core.environment import device_fault
+from qbench.core.gpu import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
+from qbench.core.units import counted
 from qbench.plan_needs import disk_needs
 from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
 from qbench.preflight_obstacle import Obstacle
-from qbench.sources.cache import cache_folder
 from qbench.sources.hub import hub_folder
-from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError, Problem, SuiteError, TextError
+from qbench.core.errors import ModelError, Problem, SuiteError, TextError
+from qbench.core.foreign import read_bounded
+from qbench.core.spec import ModelRef, PrecisionRef
 from qbench.finetune import methods
-from qbench.foreign import read_bounded
 from qbench.measures import measures
 from qbench.precisions import precisions, stored
 from qbench.rehearsal_options import shorten_measure, shorten_training
@@ -24,7 +25,6 @@ from qbench.sources.model_config import LARGEST_BYTES, parse_config
 from qbench.sources.models import resolve_model
 from qbench.sources.recipes import Templates
 from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
-from qbench.spec import ModelRef, PrecisionRef
 
 if TYPE_CHECKING:
     from qbench.selectors import Selector

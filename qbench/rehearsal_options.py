@@ -14,8 +14,8 @@ from qbench.sources.bundled import bundled_models
 from qbench.sources.headers import read_headers, weight_files
 
 if TYPE_CHECKING:
+    from qbench.core.spec import Frozen
     from qbench.finetune import Method
-    from qbench.spec import Frozen
 
 CONTEXT_TOKENS = 512
 """The context of the bundled model."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -36,9 +36,9 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     """All records below a results folder as a frame: one row a metric, see `to_frame`.
 
     Files that cannot be read are left out with a Python warning that names each. Raises
-    `qbench.errors.StoreError` where there is no such folder.
+    `qbench.core.errors.StoreError` where there is no such folder.
     """
-    from qbench.store import read_folder
+    from qbench.core.store import read_folder
 
     records, unreadable = read_folder(Path(path))
     for file in unreadable:

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.core.units import counted
 from qbench.missing import lacking, why_lacking
-from qbench.units import counted
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record, Status
     from qbench.job import Task
     from qbench.plan import Plan
-    from qbench.record import Record, Status
 
 
 @dataclass(frozen=True)

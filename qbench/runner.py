@@ -10,9 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.atomic import sweep
-from qbench.environment import visible_gpus
-from qbench.errors import UsageError
+from qbench.core.cache import sweep_cache
+from qbench.core.environment import visible_gpus
+from qbench.core.errors import UsageError
+from qbench.core.files import sweep
+from qbench.core.record import STATUSES
+from qbench.core.store import check_writable, file_stamp, write_record
 from qbench.executors.device_locks import DeviceLocks, lock_names
 from qbench.executors.executor import RunStoppedError
 from qbench.executors.gpus import choose_gpus
@@ -22,19 +25,16 @@ from qbench.finetune.artifact import has_artifact
 from qbench.missing import is_missing, jobs_to_run, made_again
 from qbench.plan import RETRIED, make_plan
 from qbench.preflight import check, obstacles
-from qbench.record import STATUSES
 from qbench.run_result import RunResult, result_of
-from qbench.sources.cache import sweep_cache
-from qbench.store import check_writable, file_stamp, write_record
 from qbench.supervision import OneAtATime, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.core.record import Record, Status
     from qbench.executors.executor import Executor, MakeExecutor
     from qbench.job import Job, Task
     from qbench.plan import Plan
-    from qbench.record import Record, Status
     from qbench.suite import Suite
     from qbench.supervision import Watcher
 

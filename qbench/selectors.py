@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from qbench.foreign import LONGEST_LINE
-from qbench.names import nearest
-from qbench.spec import Cell, Frozen
+from qbench.core.foreign import LONGEST_LINE
+from qbench.core.names import nearest
+from qbench.core.spec import Cell, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

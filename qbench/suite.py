@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field, SerializeAsAny
 
 from qbench.comparison.gate_rules import GateRule, parse_rules
-from qbench.errors import Problem, SuiteError, UsageError
-from qbench.names import nearest
+from qbench.core.errors import Problem, SuiteError, UsageError
+from qbench.core.names import nearest
+from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.selectors import Selector, check_selection, read_selectors, selected
-from qbench.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.suite_finetune import FineTuning, read_finetune
 from qbench.suite_options import owners
 from qbench.suite_parts import (

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.finetune import methods
 from qbench.finetune.deploy import served_precision
 from qbench.finetune.options import is_quantized
 from qbench.measures.evaluate_metrics import known_score
 from qbench.precisions import precisions
 from qbench.sources.tuning_data import TuningDataOptions
-from qbench.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.suite_options import read_options, read_sweep
 from qbench.suite_parts import (
     at_most,

@@ -14,7 +14,7 @@ from qbench.suite_problems import amendment, expectation, fixed_by, in_words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from qbench.spec import Frozen
+    from qbench.core.spec import Frozen
     from qbench.suite_problems import Findings
     from qbench.yaml_lines import Node
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qbench.errors import ModelError
-from qbench.names import did_you_mean, shortened
+from qbench.core.errors import ModelError
+from qbench.core.names import did_you_mean, shortened
+from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.precisions import stored
-from qbench.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.suite_options import owners, read_options, read_sweep
 from qbench.suite_problems import amendment, in_words
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from qbench.core.spec import Frozen
     from qbench.measures import Measurement
     from qbench.precisions import Precision
-    from qbench.spec import Frozen
     from qbench.suite_problems import Findings
     from qbench.yaml_lines import Node
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import Problem
-from qbench.names import nearest, shortened
+from qbench.core.errors import Problem
+from qbench.core.names import nearest, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.gate_rules import rules_schema
-from qbench.foreign import LONGEST_LINE
+from qbench.core.foreign import LONGEST_LINE
+from qbench.core.spec import LONGEST_NAME
 from qbench.selectors import Selector
-from qbench.spec import LONGEST_NAME
 from qbench.suite import DEFAULT_TIMEOUT_S
 from qbench.suite_options import is_list, options_schema
 from qbench.suite_parts import NAME_PATTERN
@@ -15,8 +15,8 @@ from qbench.suite_parts import NAME_PATTERN
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.core.spec import Frozen
     from qbench.precisions import Precision
-    from qbench.spec import Frozen
 
 Schema = dict[str, Any]
 

@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
+from qbench.core.store import file_stamp, write_record
 from qbench.job import now
-from qbench.store import file_stamp, write_record
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record, Status
     from qbench.executors.executor import Executor, JobEnd
     from qbench.job import Job, Task
     from qbench.plan import Plan
     from qbench.plan_records import RecordsOnDisk
-    from qbench.record import Record, Status
 
 LOG_TAIL_LINES = 20
 

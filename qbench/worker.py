@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.building import load
-from qbench.errors import (
+from qbench.core.errors import (
     MeasurementError,
     NonFiniteError,
     QbenchError,
@@ -29,6 +29,7 @@ from qbench.errors import (
     WrongKernelError,
     is_out_of_memory,
 )
+from qbench.core.store import write_record
 from qbench.job import Job, Task, now
 from qbench.measures import measures
 from qbench.measures.peaks import release_cached
@@ -37,14 +38,13 @@ from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED
 from qbench.predict.bf16 import OF_DEVICE, bf16_warning
-from qbench.store import write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.core.record import Environment, Record, Status
     from qbench.measures.loaded import LoadedModel, Outcome
     from qbench.precisions.verification import Verification
-    from qbench.record import Environment, Record, Status
 
     Emit = Callable[[dict[str, Any]], None]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from qbench.errors import Problem
-from qbench.names import shortened
+from qbench.core.errors import Problem
+from qbench.core.names import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from qbench.core.store import write_record
 from qbench.display import RunDisplay
 from qbench.executors.executor import JobEnd
 from qbench.executors.inline import InlineExecutor
@@ -20,16 +21,15 @@ from qbench.measures.reference_states import states_path
 from qbench.plan import load_checked_suite
 from qbench.runner import parse_retry, run_suite
 from qbench.sources.sealed import seal
-from qbench.store import write_record
 from tests.workplace import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.core.record import Record, Status
     from qbench.executors.executor import OnEvent
     from qbench.executors.inline import Work
     from qbench.job import Job, Task
-    from qbench.record import Record, Status
     from qbench.run_result import RunResult
     from tests.workplace import Workplace
 

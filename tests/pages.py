@@ -14,8 +14,8 @@ from qbench.report.report_page import report_page
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Page
-    from qbench.record import Record
+    from qbench.core.page import Page
+    from qbench.core.record import Record
 
 
 REPORT_FORMATS = [one.name for one in OWN if one.takes("page") or one.takes("records")]

@@ -11,7 +11,7 @@ from tests.record_factory import make_metric, make_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 WINDOWS = 240
 TOKENS = 255

@@ -6,13 +6,13 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from qbench.record import Environment, Metric, Record, Status, content_key
-from qbench.spec import Cell, Item, ModelRef, PrecisionRef
+from qbench.core.record import Environment, Metric, Record, Status, content_key
+from qbench.core.spec import Cell, Item, ModelRef, PrecisionRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.record import Better
+    from qbench.core.record import Better
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
 LINEAR_WEIGHTS = 4_718_592

@@ -9,11 +9,11 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qbench.atomic import scratch_folder, sweep, waiting_folder, write_atomically
+from qbench.core.cache import cache_folder
+from qbench.core.files import scratch_folder, sweep, waiting_folder, write_atomically
 from qbench.executors.inline import InlineExecutor
 from qbench.plan import make_plan
 from qbench.runner import run_suite
-from qbench.sources.cache import cache_folder
 from qbench.suite import load_suite_text
 from tests.inline_runs import pretended
 from tests.test_run import Listener
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DIES_IN_A_FOLDER = """
 import os, pathlib, sys
-from qbench.atomic import waiting_folder
+from qbench.core.files import waiting_folder
 with waiting_folder(pathlib.Path(sys.argv[1])) as waiting:
     (waiting / "half.safetensors").write_bytes(b"half")
     if sys.argv[2] == "dies":

@@ -10,7 +10,7 @@ import pytest
 
 from qbench.comparison.baseline import read_baseline, render_baseline, write_baseline
 from qbench.comparison.compare import compare_records
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
 from tests.paired_records import divergence, task, untouched
 from tests.record_factory import make_failure, make_record, quickstart_records
 from tests.tuned_records import finetune_records

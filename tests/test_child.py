@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.child import python_environment
-from qbench.cuda_probe import cuda_fault
+from qbench.core.cuda_probe import cuda_fault
+from qbench.core.processes import python_environment
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
-from qbench.store import read_folder
 from qbench.suite import load_suite
 from qbench.suite_schema import suite_schema
 from tests.record_factory import footprint_record, make_environment, quickstart_records

@@ -139,6 +139,8 @@ def test_a_plugin_adds_formats(workplace: Workplace) -> None:
 def test_a_plugin_that_is_no_format_is_named(workplace: Workplace) -> None:
     done = workplace.with_plugins("noformat").call("list")
     assert done.code == 2
-    assert "the plug-in noformat (qbench.units:counted) of qbench-noformat is no F" in done.errors
+    assert (
+        "the plug-in noformat (qbench.core.units:counted) of qbench-noformat is no F" in done.errors
+    )
     assert "it has no name, suffix, summary, page, records" in done.errors
     assert "Traceback" not in done.errors

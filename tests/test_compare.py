@@ -27,7 +27,7 @@ from tests.record_factory import make_environment, make_failure
 
 if TYPE_CHECKING:
     from qbench.comparison.compare import Comparison, Row
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)
 OTHER_DEVICE = make_environment(device="Other CPU (8 cores)", device_kind="cpu-other-8c")

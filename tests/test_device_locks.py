@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
 from qbench.executors.device_locks import DeviceLocks, lock_folder, lock_names
 from tests.gpu_standin.machines import with_gpus
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.comparison.differences import Difference
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)
 

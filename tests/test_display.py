@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from qbench.core.units import format_seconds
 from qbench.display import MOST_ROWS, RunDisplay
 from qbench.executors.executor import JobEnd
 from qbench.plan import Plan, make_plan
 from qbench.suite import load_suite_text
-from qbench.units import format_seconds
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Record
     from qbench.job import Job
-    from qbench.record import Record
 
 SUITE = """\
 name: shown

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.comparison.marks import default_allowance
+from qbench.core.store import read_folder
 from qbench.measures.timing import STABLE_WITHIN, UNSTABLE_SPREAD, WARMUP_LEAST, WARMUP_MOST
-from qbench.store import read_folder
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
-from qbench.environment import (
+from qbench.core.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
+from qbench.core.environment import (
     detect_environment,
     find_device,
     git_revision,
@@ -23,7 +23,7 @@ from qbench.environment import (
     select_visible,
     visible_gpus,
 )
-from qbench.errors import DeviceError
+from qbench.core.errors import DeviceError
 
 if TYPE_CHECKING:
     from pathlib import Path

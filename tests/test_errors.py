@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qbench.errors import ModelError, OutOfMemoryError, is_out_of_memory
+from qbench.core.errors import ModelError, OutOfMemoryError, is_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.spec import ResolvedModel
 from qbench.estimate import Estimate
 from qbench.job import Job, Task
-from qbench.spec import ResolvedModel
 from tests.record_factory import footprint_record, latency_record, make_failure, quality_record
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def pair(record: Record) -> tuple[Job, Task]:

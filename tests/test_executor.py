@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.environment import Gpu
-from qbench.errors import DeviceError, StoreError
+from qbench.core.environment import Gpu
+from qbench.core.errors import DeviceError, StoreError
+from qbench.core.store import read_record
 from qbench.executors.executor import RunStoppedError
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import needs, run_side_by_side
 from qbench.plan import make_plan
-from qbench.store import read_record
 from qbench.suite import load_suite_text
 from qbench.supervision import OneAtATime, run_job
 from tests.workplace import MARK, Workplace

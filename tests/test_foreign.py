@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.foreign import (
+from qbench.core.foreign import (
     LONGEST_LINE,
     LONGEST_WORDS,
     as_message,

@@ -12,7 +12,7 @@ from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_power import gate_power
 from qbench.comparison.gate_rules import parse_rules
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
 from tests.paired_records import (
     divergence,
     footprint,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qbench.comparison.gate import Check, GateOutcome
     from qbench.comparison.gate_power import Power
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)
 RULES = {

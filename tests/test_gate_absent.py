@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qbench.core.record import PROTOCOL_VERSION
+from qbench.core.store import write_record
 from qbench.measures.footprint import METRICS as FOOTPRINT
 from qbench.measures.latency import METRICS as LATENCY
 from qbench.measures.loaded import make_metric
 from qbench.missing import why_absent
 from qbench.plan import Plan, make_plan
-from qbench.record import PROTOCOL_VERSION
-from qbench.store import write_record
 from qbench.suite import load_suite
 
 if TYPE_CHECKING:

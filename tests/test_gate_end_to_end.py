@@ -9,8 +9,8 @@ import pytest
 
 from qbench.comparison.gate import run_gate
 from qbench.comparison.sides import load_baseline
+from qbench.core.store import read_folder
 from qbench.sources.bundled import bundled_models, bundled_texts
-from qbench.store import read_folder
 from qbench.suite import load_suite
 from tests.workplace import Workplace
 

@@ -9,12 +9,12 @@ import pytest
 from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.gate import run_gate
 from qbench.comparison.gate_rules import parse_rules
-from qbench.spec import PrecisionRef, TuningRef
+from qbench.core.spec import PrecisionRef, TuningRef
 from tests.paired_records import losses, quality
 
 if TYPE_CHECKING:
     from qbench.comparison.gate import GateOutcome
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def seed(number: int, shift: float) -> Record:

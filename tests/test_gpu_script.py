@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.store import read_folder
+from qbench.core.store import read_folder
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace

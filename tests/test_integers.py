@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import SuiteError
+from qbench.core.errors import SuiteError
 from qbench.plan import make_plan
 from qbench.sources.bundled import bundled_texts
 from qbench.suite import load_suite

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from qbench.core.store import write_record
 from qbench.display import RunDisplay
 from qbench.measures.divergence import DIVERGENCE_METRICS
 from qbench.measures.loaded import make_metric
@@ -17,14 +18,13 @@ from qbench.measures.reference_states import states_path
 from qbench.missing import jobs_to_run, lacking
 from qbench.plan import RETRIED, Plan, make_plan
 from qbench.report.plan_page import plan_page
-from qbench.store import write_record
 from qbench.suite import load_suite_text
 from tests.pages import on_terminal
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
+    from qbench.core.record import Status
     from qbench.job import Job, Task
-    from qbench.record import Status
 
 SUITE = """\
 models: [{}]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import qbench.plan_keys
-from qbench.environment import detect_environment
-from qbench.errors import DeviceError, SuiteError, UsageError
+from qbench.core.environment import detect_environment
+from qbench.core.errors import DeviceError, SuiteError, UsageError
+from qbench.core.record import STATUSES
+from qbench.core.store import NewerRecordError, write_record
 from qbench.plan import (
     RETRIED,
     Plan,
@@ -21,14 +23,12 @@ from qbench.plan import (
     make_plan,
 )
 from qbench.plan_keys import IDENTITY_PACKAGES
-from qbench.record import STATUSES
-from qbench.store import NewerRecordError, write_record
 from qbench.suite import load_suite_text
 from tests.tiny_models import make_tiny_model
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
-    from qbench.record import Environment
+    from qbench.core.record import Environment
 
 Identity = tuple[str, str, str, int]
 """Cell, measurement, item and repeat."""

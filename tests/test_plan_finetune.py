@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import SuiteError
+from qbench.core.errors import SuiteError
 from qbench.plan import Plan, expected_tasks, make_plan
 from qbench.suite import load_suite_text
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.environment import detect_environment
+from qbench.core.environment import detect_environment
 from qbench.plan import make_plan
 from qbench.plan_needs import cell_need, disk_needs
 from qbench.predict.devices import RESERVED_BYTES, parse_memory

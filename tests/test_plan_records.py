@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
+from qbench.core.store import write_record
 from qbench.plan import make_plan
 from qbench.plan_records import RecordsOnDisk
-from qbench.store import write_record
 from qbench.suite import load_suite_text
 from tests.inline_runs import pretended, run_inline
 

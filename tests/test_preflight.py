@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import PreflightError
+from qbench.core.errors import PreflightError
 from qbench.plan import Plan, make_plan
 from qbench.preflight import check, obstacles, page
 from qbench.suite import load_suite, load_suite_text
@@ -85,7 +85,7 @@ def test_a_full_disk_is_told_with_what_is_wanted(
 
 def test_a_gpu_that_others_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, jobs = planned(TINY, tmp_path)
-    monkeypatch.setattr("qbench.gpu_state.device_used_bytes", lambda _: 5 * 2**30)
+    monkeypatch.setattr("qbench.core.gpu.device_used_bytes", lambda _: 5 * 2**30)
     text = found(plan, jobs, tmp_path)
     assert "others hold 5.0 GiB of cpu" in text["device"]
 
@@ -99,7 +99,7 @@ def test_what_is_laid_over_all_gpus_is_held_against_all(
     plan, jobs = planned(spread, tmp_path)
     monkeypatch.setattr("qbench.preflight_room.device_fault", lambda device: None)
     used = {"cuda:0": 0, "cuda:1": 100_000}
-    monkeypatch.setattr("qbench.gpu_state.device_used_bytes", used.get)
+    monkeypatch.setattr("qbench.core.gpu.device_used_bytes", used.get)
     free = {"cuda:0": 8_000_000, "cuda:1": 7_900_000}
     monkeypatch.setattr("qbench.preflight_room.device_free_bytes", lambda device: free[device])
     # The model in fp32 has 11,805,824 bytes.

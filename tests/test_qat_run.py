@@ -12,7 +12,7 @@ from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace, write_text
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
     from tests.inline_runs import Ran
 
 SUITE = """\

@@ -13,7 +13,7 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from tests.workplace import Workplace
 
 SUITE = """\

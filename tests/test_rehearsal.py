@@ -9,7 +9,7 @@ import pytest
 
 from qbench.comparison.baseline import write_baseline
 from qbench.comparison.sides import load_side
-from qbench.errors import StoreError, SuiteError, UsageError
+from qbench.core.errors import StoreError, SuiteError, UsageError
 from qbench.plan import make_plan
 from qbench.rehearsal import rehearse
 from qbench.report import formats

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
+from qbench.core.store import record_path, write_record
 from qbench.report.rows import COLUMNS
 from qbench.results import load_results, to_frame
-from qbench.store import record_path, write_record
 from tests.record_factory import (
     footprint_record,
     make_failure,
@@ -20,7 +20,7 @@ from tests.record_factory import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def test_one_row_a_metric_and_one_a_failure() -> None:

@@ -17,10 +17,10 @@ from tests.workplace import Finished, Workplace, taken, write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Record
     from qbench.executors.executor import JobEnd
     from qbench.job import Job
     from qbench.plan import Plan
-    from qbench.record import Record
     from qbench.run_result import RunResult
 
 

@@ -12,7 +12,7 @@ from tests.workplace import Finished, Workplace
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.core.store import read_folder
 from qbench.plan import make_plan
-from qbench.store import read_folder
 from qbench.suite import load_suite
 from tests.workplace import Finished, Workplace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from qbench.store import read_record, write_record
+from qbench.core.store import read_record, write_record
 from tests.inline_runs import pretended, run_inline
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tests.record_factory import make_failure, make_metric, make_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=3000)
 LOSS = "completion.loss"

@@ -166,7 +166,7 @@ def test_what_the_starter_shows_in_comments_is_valid_too() -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "finetune", "integers"])
 def test_the_published_report_is_made_from_the_published_records(name: str) -> None:
-    from qbench.store import read_folder
+    from qbench.core.store import read_folder
     from tests.pages import whole_report as render
 
     root = Path(__file__).parent.parent

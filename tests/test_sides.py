@@ -8,7 +8,7 @@ import pytest
 
 from qbench.comparison.baseline import write_baseline
 from qbench.comparison.sides import load_baseline, load_side
-from qbench.errors import StoreError, UsageError
+from qbench.core.errors import StoreError, UsageError
 from tests.record_factory import footprint_record, make_environment
 from tests.workplace import keep, place_of
 

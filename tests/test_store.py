@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
-from qbench.errors import StoreError
-from qbench.store import (
+from qbench.core.errors import StoreError
+from qbench.core.store import (
     DamagedRecordError,
     NewerRecordError,
     check_writable,

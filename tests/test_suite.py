@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from qbench.errors import Problem, SuiteError, UsageError
+from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.measures import asked_for, measures
 from qbench.precisions import precisions
 from qbench.suite import Suite, load_suite, load_suite_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qbench.errors import SuiteError
+from qbench.core.errors import SuiteError
 from qbench.suite import Suite, load_suite_text
 
 BASE = Path(__file__).parent

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from qbench.errors import SuiteError
+from qbench.core.errors import SuiteError
 from qbench.measures import asked_for
 from qbench.precisions import precisions
 from qbench.suite import KEYS, load_suite_text

@@ -6,14 +6,14 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from qbench.spec import Cell, PrecisionRef, TuningRef
+from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from tests.record_factory import OTHER_WEIGHTS, WEIGHTS, make_metric, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.record import Better, Record
-    from qbench.spec import Deployment
+    from qbench.core.record import Better, Record
+    from qbench.core.spec import Deployment
 
 DATA = {"name": "stdlib-instruct", "fingerprint": "fedc", "options": {"train": 80}}
 ITEMS = 120

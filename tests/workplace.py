@@ -16,12 +16,12 @@ from unittest.mock import patch
 
 from qbench.cli import app
 from qbench.cli_end import run_app
-from qbench.store import read_record, record_path, write_record
+from qbench.core.store import read_record, record_path, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 QBENCH = Path(sys.executable).with_name("qbench")
 PLUGINS = Path(__file__).parent / "plugins"

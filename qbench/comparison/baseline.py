@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from qbench.atomic import write_atomically
 from qbench.comparison.paired_series import ITEM_IDS, WEIGHTS
-from qbench.errors import StoreError
-from qbench.foreign import cleaned, parse_json, read_bounded
-from qbench.record import Environment, Metric, Record
+from qbench.core.errors import StoreError
+from qbench.core.files import write_atomically
+from qbench.core.foreign import cleaned, parse_json, read_bounded
+from qbench.core.record import Environment, Metric, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from qbench.comparison.variation import variation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 DEVICE_BOUND = ("latency", "memory")
 """Measurements whose numbers mean something on one device model only; so do all times."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle, condition_changes, find_gap, parameter_changes
 from qbench.comparison.marks import default_allowance, mark_all, one_change
-from qbench.record import Metric
+from qbench.core.record import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qbench.comparison.comparability import ConditionChange
     from qbench.comparison.differences import Difference
     from qbench.comparison.marks import Allowance, Mark
-    from qbench.record import Better, Record
+    from qbench.core.record import Better, Record
 
 
 class CellName(NamedTuple):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qbench.comparison.paired_series import Series, Unit
     from qbench.comparison.series_estimates import Estimated
     from qbench.comparison.statistics import Estimate
-    from qbench.record import Metric, Record
+    from qbench.core.record import Metric, Record
 
 
 _NO_SPREAD = "no process differs from another, so that the chance in it is unknown"

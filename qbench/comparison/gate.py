@@ -14,8 +14,8 @@ from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle, condition_changes
 from qbench.comparison.gate_field import LEVELS, Field, look, look_over_seeds
 from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
-from qbench.errors import UsageError
-from qbench.names import nearest
+from qbench.core.errors import UsageError
+from qbench.core.names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qbench.comparison.gate_field import Place
     from qbench.comparison.gate_rules import GateRule
     from qbench.comparison.verdict import VerdictName
-    from qbench.record import Record
-    from qbench.spec import Cell, Item
+    from qbench.core.record import Record
+    from qbench.core.spec import Cell, Item
 
 State = Literal["pass", "fail", "error", "skip"]
 _STATES: dict[VerdictName, State] = {

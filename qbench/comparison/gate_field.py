@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from qbench.comparison.compare import Index
     from qbench.comparison.differences import Difference
     from qbench.comparison.gate_rules import GateRule
-    from qbench.record import Metric, Record
-    from qbench.spec import Cell, Item
+    from qbench.core.record import Metric, Record
+    from qbench.core.spec import Cell, Item
 
     _Pair = tuple[list[Record], list[Record]]
 

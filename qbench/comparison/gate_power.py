@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qbench.comparison.differences import Difference
     from qbench.comparison.gate_rules import GateRule
     from qbench.comparison.statistics import Estimate
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 @dataclass(frozen=True)

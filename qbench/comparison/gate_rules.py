@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from qbench.names import nearest
-from qbench.spec import Cell, Frozen, Item
+from qbench.core.names import nearest
+from qbench.core.spec import Cell, Frozen, Item
 
 BoundKind = Literal["max_increase", "max_drop", "max", "min"]
 BOUNDS: tuple[BoundKind, ...] = ("max_increase", "max_drop", "max", "min")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from qbench.comparison.bootstrap import Sampling
     from qbench.comparison.differences import Difference
-    from qbench.record import Metric, Record
+    from qbench.core.record import Metric, Record
 
 Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.comparison.bootstrap import Floats
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 Link = Literal["mean", "exp", "root"]
 Unit = Literal["windows", "items", "processes"]

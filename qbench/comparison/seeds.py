@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from qbench.comparison.bootstrap import Floats, Sampling
     from qbench.comparison.paired_series import Series
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 Pair = tuple["Sequence[Record]", "Sequence[Record]"]
 """Records of one item of a cell, one a repeat, and those that they are compared with."""

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.comparison.baseline import read_baseline
-from qbench.errors import StoreError, UsageError
-from qbench.names import nearest
+from qbench.core.errors import StoreError, UsageError
+from qbench.core.names import nearest
+from qbench.core.store import read_folder, tell_unreadable
 from qbench.report.selection import select
-from qbench.store import read_folder, tell_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 @dataclass(frozen=True)

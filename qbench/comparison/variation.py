@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qbench.record import usual_variation
+from qbench.core.record import usual_variation
 
 if TYPE_CHECKING:
-    from qbench.record import Metric, Record, VariesBy
+    from qbench.core.record import Metric, Record, VariesBy
 
 _RESIDENT = re.compile(r"memory\.peak(\.(load|idle|prefill|decode))?")
 """On a CPU the resident size of a process."""

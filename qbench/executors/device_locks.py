@@ -16,9 +16,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from qbench.environment import visible_gpus
-from qbench.errors import StoreError
-from qbench.spec import slugify
+from qbench.core.environment import visible_gpus
+from qbench.core.errors import StoreError
+from qbench.core.spec import slugify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

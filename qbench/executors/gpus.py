@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qbench.errors import DeviceError
+from qbench.core.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.environment import Gpu
+    from qbench.core.environment import Gpu
 
 
 def choose_gpus(text: str, gpus: Sequence[Gpu]) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ import time
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from qbench.atomic import scratch_folder
-from qbench.child import python_command, python_environment
-from qbench.environment import visible_ids
-from qbench.errors import names_no_memory
+from qbench.core.environment import visible_ids
+from qbench.core.errors import names_no_memory
+from qbench.core.files import scratch_folder
+from qbench.core.processes import python_command, python_environment
 from qbench.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:

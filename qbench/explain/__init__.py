@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
+from qbench.core.names import nearest
 from qbench.explain import bnb4bit, floating, int8, integer
 from qbench.explain.weights import read_weight
-from qbench.names import nearest
 from qbench.precisions import precisions
 from qbench.precisions.integer import PRECISIONS as INTEGERS
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from qbench.core.page import Page
     from qbench.explain.weights import Weight
-    from qbench.page import Page
 
 EXPLAINERS: dict[str, Callable[[Weight, dict[str, Any]], Page]] = {
     "fp32": partial(floating.explain, "fp32"),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import words_table
 from qbench.explain.sections import Section, section
-from qbench.page import words_table
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
 from qbench.precisions.layer_probe import relative_error
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import words_table
 from qbench.explain.sections import Section, section
-from qbench.page import words_table
 
 if TYPE_CHECKING:
     import torch

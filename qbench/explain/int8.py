@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import Page, words_table
+from qbench.core.picture import WIDTH, histogram_figures, picture_of
 from qbench.explain.errors_made import error_figures, error_section
 from qbench.explain.outliers import outlier_section
 from qbench.explain.sections import Section, joined, section
 from qbench.explain.stored_bits import stored_bits
 from qbench.explain.weights import rounded
-from qbench.page import Page, words_table
-from qbench.picture import WIDTH, histogram_figures, picture_of
 
 if TYPE_CHECKING:
     import torch
 
+    from qbench.core.page import Picture
     from qbench.explain.weights import Weight
-    from qbench.page import Picture
 
 LARGEST_CODE = 127
 LEVELS = 2 * LARGEST_CODE + 1

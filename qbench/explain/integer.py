@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import Page, words_table
+from qbench.core.picture import histogram_figures, picture_of
 from qbench.explain.errors_made import error_figures, error_section
 from qbench.explain.integer_codes import quantize
 from qbench.explain.integer_words import (
@@ -18,16 +20,14 @@ from qbench.explain.integer_words import (
 )
 from qbench.explain.sections import Section, joined, section
 from qbench.explain.stored_bits import stored_bits
-from qbench.page import Page, words_table
-from qbench.picture import histogram_figures, picture_of
 from qbench.precisions.integer_options import IntegerOptions
 
 if TYPE_CHECKING:
     import torch
 
+    from qbench.core.page import Picture
     from qbench.explain.integer_codes import IntegerCodes
     from qbench.explain.weights import Weight
-    from qbench.page import Picture
 
 _BITS_MARKED = 5
 """Wider codes lie closer than characters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
 from qbench.explain.weights import rounded
 from qbench.precisions.integer_layers import (
     library_codes_weight,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.page import words_table
 from qbench.explain.sections import Section, section
-from qbench.page import words_table
 
 if TYPE_CHECKING:
     from qbench.explain.weights import Weight

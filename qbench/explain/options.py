@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import SuiteError, UsageError
+from qbench.core.errors import SuiteError, UsageError
 from qbench.precisions import precisions
 from qbench.suite_options import read_options
 from qbench.suite_problems import Findings

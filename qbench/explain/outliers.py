@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from qbench.core.page import words_table
 from qbench.explain.sections import Section, section
-from qbench.page import words_table
 
 OUTLIER = 60.0
 """The one large activation: sizes that trained models have in a few columns."""

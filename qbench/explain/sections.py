@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from qbench.page import Heading, Words, bullets
+from qbench.core.page import Heading, Words, bullets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qbench.page import Part, Picture, Table
+    from qbench.core.page import Part, Picture, Table
 
 Section: TypeAlias = "tuple[Part, ...]"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import ModelShape, TensorShape
 from qbench.precisions import precisions
-from qbench.spec import ModelShape, TensorShape
 
 if TYPE_CHECKING:
     from qbench.explain.weights import Weight

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError, UsageError
-from qbench.foreign import read_bounded
-from qbench.names import nearest
+from qbench.core.errors import ModelError, UsageError
+from qbench.core.foreign import read_bounded
+from qbench.core.names import nearest
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.bundled import bundled_models
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from qbench.core.spec import ModelRef
     from qbench.sources.architectures import Architecture
     from qbench.sources.headers import StoredTensor
-    from qbench.spec import ModelRef
 
 STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Types of weights that can be explained, by safetensors' names."""

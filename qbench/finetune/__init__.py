@@ -9,16 +9,16 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.core.plugins import load_plugins
 from qbench.finetune import full, lora, qat
-from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qbench.core.record import Environment
+    from qbench.core.spec import Deployment, PrecisionRef
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.trainable import Trainable
-    from qbench.record import Environment
-    from qbench.spec import Deployment, PrecisionRef
 
 
 class Method(Protocol):

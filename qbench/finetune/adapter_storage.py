@@ -18,7 +18,7 @@ import json
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from qbench.atomic import waiting_folder, write_atomically
-from qbench.errors import MeasurementError
-from qbench.sources.cache import cache_folder
+from qbench.core.cache import cache_folder
+from qbench.core.errors import MeasurementError
+from qbench.core.files import waiting_folder, write_atomically
+from qbench.core.spec import Frozen
 from qbench.sources.sealed import SEAL, broken_seal, keeping, one_maker, seal
 from qbench.sources.tokenizer_files import tokenizer_files
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

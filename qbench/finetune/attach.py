@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError, is_out_of_memory
+from qbench.core.errors import MeasurementError, is_out_of_memory
 from qbench.finetune.adapter_storage import read_adapter_tensors
 from qbench.precisions.inventory import adapter_modules
 from qbench.precisions.loading import TORCH_DTYPE

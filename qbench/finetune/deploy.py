@@ -20,13 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.spec import Deployment, PrecisionRef, TuningRef, slugify
 from qbench.finetune.adapter_storage import StorageKind, load_stored, store_adapter
 from qbench.finetune.qat_layers import load_fake_quantized
 from qbench.precisions import precisions
 from qbench.precisions.integer_options import IntegerOptions
 from qbench.precisions.storage import ITEM_BYTES
-from qbench.spec import Deployment, PrecisionRef, TuningRef, slugify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

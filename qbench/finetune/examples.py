@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

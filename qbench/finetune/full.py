@@ -18,8 +18,8 @@ from qbench.finetune.trainable import Trainable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Deployment, PrecisionRef
+    from qbench.core.record import Environment
+    from qbench.core.spec import Deployment, PrecisionRef
 
 
 class FullOptions(TrainingOptions):

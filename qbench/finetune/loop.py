@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
+from qbench.core.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
 from qbench.finetune.examples import NOT_SCORED, collate
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import missing_packages
-from qbench.errors import MeasurementError
+from qbench.core.environment import missing_packages
+from qbench.core.errors import MeasurementError
+from qbench.core.names import did_you_mean
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
 from qbench.finetune.trainable import Trainable
-from qbench.names import did_you_mean
 from qbench.precisions.integer_options import is_integer
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Deployment, PrecisionRef
+    from qbench.core.record import Environment
+    from qbench.core.spec import Deployment, PrecisionRef
 
 FOUR_BIT = ("fp4", "nf4", "nf4-dq")
 _CHANGES_THE_BASE = ("pissa", "olora")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.names import did_you_mean
 from qbench.finetune.options import is_quantized
 from qbench.finetune.targets import (
     TIED_HEAD,
@@ -18,12 +19,11 @@ from qbench.finetune.targets import (
     token_embeddings,
     under,
 )
-from qbench.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.spec import Deployment, ModelShape, PrecisionRef, TuningRef
+    from qbench.core.spec import Deployment, ModelShape, PrecisionRef, TuningRef
 
 SERVED = (
     "exclude_modules",

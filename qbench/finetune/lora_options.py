@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from qbench.core.names import did_you_mean
 from qbench.finetune.lora_extra import SERVED, refused_argument
 from qbench.finetune.options import PositiveNumber, TrainingOptions
-from qbench.names import did_you_mean
 
 OWN_OPTIONS = {
     "r": "rank",

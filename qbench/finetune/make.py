@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.finetune.artifact import (
     ArtifactInfo,
     checkpoint_folder,
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from qbench.core.spec import PrecisionRef
     from qbench.finetune import Method
     from qbench.finetune.examples import Encoded
     from qbench.finetune.options import TrainingOptions
     from qbench.sources.tuning_data import Example, Splits
-    from qbench.spec import PrecisionRef
 
 
 _SEEN = (

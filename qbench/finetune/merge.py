@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from qbench.errors import MeasurementError
+from qbench.core.cache import cache_folder
+from qbench.core.errors import MeasurementError
+from qbench.core.record import content_key
 from qbench.finetune.adapter_storage import WEIGHTS_FILE
 from qbench.finetune.artifact import ArtifactInfo
 from qbench.finetune.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
@@ -27,8 +29,6 @@ from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.loading import TORCH_DTYPE
-from qbench.record import content_key
-from qbench.sources.cache import cache_folder
 from qbench.sources.fingerprint import files_sha256
 from qbench.sources.sealed import broken_seal, making, one_maker
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from peft import LoraModel
     from transformers import PreTrainedModel
 
-    from qbench.spec import PrecisionRef
+    from qbench.core.spec import PrecisionRef
 
 _LOG = logging.getLogger(__name__)
 _DECIDING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

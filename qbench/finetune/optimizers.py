@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from qbench.core.record import Environment
     from qbench.finetune.options import OptimizerName, TrainingOptions
-    from qbench.record import Environment
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.spec import Frozen
+from qbench.core.spec import Frozen
 
 if TYPE_CHECKING:
-    from qbench.spec import PrecisionRef, ResolvedModel
+    from qbench.core.spec import PrecisionRef, ResolvedModel
 
 LONGEST_BY_DEFAULT = 512
 """Tokens of a sequence where the suite does not say; fewer where the context is shorter."""

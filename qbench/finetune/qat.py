@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PositiveInt, model_validator
 
-from qbench.environment import missing_packages
+from qbench.core.environment import missing_packages
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
 from qbench.finetune.trainable import Trainable
@@ -29,8 +29,8 @@ from qbench.precisions.integer_options import IntegerOptions, is_integer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Deployment, PrecisionRef
+    from qbench.core.record import Environment
+    from qbench.core.spec import Deployment, PrecisionRef
 
 
 class QatOptions(TrainingOptions):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.precisions.integer_layers import layers_to_quantize, replace_conv1d
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 

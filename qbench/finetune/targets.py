@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from qbench.names import did_you_mean
+from qbench.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.spec import ModelShape, TensorShape
+    from qbench.core.spec import ModelShape, TensorShape
 
 DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "falcon": ("query_key_value",),

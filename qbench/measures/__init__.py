@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.core.plugins import load_plugins
 from qbench.measures import (
     adapters,
     completion,
@@ -21,13 +22,12 @@ from qbench.measures import (
     training,
     weight_error,
 )
-from qbench.plugins import load_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.record import MetricDefinition
-    from qbench.spec import Frozen, Item, ResolvedModel
+    from qbench.core.record import MetricDefinition
+    from qbench.core.spec import Frozen, Item, ResolvedModel
 
     from .loaded import LoadedModel, Outcome
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.finetune.adapter_storage import WEIGHTS_FILE, store_adapter
 from qbench.finetune.artifact import artifact_folder
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.timing import Clock
-from qbench.record import MetricDefinition
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from qbench.core.spec import ResolvedModel
     from qbench.finetune.attach import Adapter
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import ResolvedModel
 
 ROUNDS = 5
 """Times that every adapter is switched to, after one round that is not counted."""

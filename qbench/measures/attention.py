@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from qbench.gpu_state import POWER_CAP
+from qbench.core.gpu import POWER_CAP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.gpu_state import GpuProbe, GpuState
+    from qbench.core.gpu import GpuProbe, GpuState
 
 CLOCK_DROP = 0.1
 """A clock that falls by more than this share while something is timed marks it."""

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen
 from qbench.finetune.examples import altered_warning, encode_all
 from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.quality import LARGEST_MEAN_LOSS
 from qbench.measures.scoring import score_windows
 from qbench.measures.windows import Window
-from qbench.record import MetricDefinition
 from qbench.sources.tuning_data import ResolvedTuningData, load_splits
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.spec import Item, ResolvedModel
     from qbench.finetune.examples import Encoded
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import Item, ResolvedModel
 
 METRICS = (
     MetricDefinition(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.finetune.examples import added_ids
 from qbench.sources.chat import ChatTemplateError, apply_chat_template
 

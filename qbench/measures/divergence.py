@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from qbench.core.quantile import quantile_of_sorted
+from qbench.core.record import Metric, MetricDefinition
 from qbench.measures.loaded import make_metric
-from qbench.quantile import quantile_of_sorted
-from qbench.record import Metric, MetricDefinition
 
 if TYPE_CHECKING:
     from qbench.measures.scoring import Scores

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from qbench.gpu_state import GpuProbe
+    from qbench.core.gpu import GpuProbe
 
 SHORTEST_S = 0.5
 """Energy of less time than this is not told: the counter would be wrong by more than a fifth."""

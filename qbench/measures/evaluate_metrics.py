@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from qbench.errors import MeasurementError, TextError
+from qbench.core.errors import MeasurementError, TextError
+from qbench.core.names import did_you_mean
+from qbench.core.paths import written_path
+from qbench.core.record import Metric
 from qbench.measures.foreign_code import nothing_fetched
 from qbench.measures.references import SCORES
-from qbench.names import did_you_mean
-from qbench.record import Metric
-from qbench.sources.paths import written_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item, StaticBytes
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.record import MetricDefinition
-from qbench.spec import Frozen, Item, StaticBytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import ResolvedModel
 
 _KIND_TITLES = {
     "linear": "weights of the linear layers",

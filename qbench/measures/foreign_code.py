@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.measures.references import SCORES
 from qbench.measures.task_index import (
     BUNDLED_TASKS_FOLDER,
@@ -26,7 +26,7 @@ from qbench.measures.task_index import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from qbench.spec import Item
+    from qbench.core.spec import Item
 
 REMEDY = "read it, then add `trust_code: true` to the suite; or leave it out"
 
@@ -59,7 +59,7 @@ def _of_tasks(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def _scalars(path: Path) -> Iterator[tuple[str | None, str]]:
-    contents = path.read_bytes()  # which `task_index` has read within bounds
+    contents = path.read_bytes()  # which `tasks.index` has read within bounds
     for event in yaml.parse(contents, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.ScalarEvent):
             yield event.tag, str(event.value)

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.finetune.examples import prompt_ids
 from qbench.measures import references as scoring
 from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
 from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
-from qbench.record import MetricDefinition
 from qbench.sources.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
 from qbench.sources.tuning_data import ResolvedTuningData, load_splits
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from qbench.core.record import Metric
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
-    from qbench.record import Metric
-    from qbench.spec import ResolvedModel
 
 BATCH = 1
 """Prompts at once: padding and neighbours would change LLM.int8's outliers, and so the tokens."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

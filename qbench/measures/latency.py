@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from qbench.gpu_state import gpu_probes
+from qbench.core.gpu import gpu_probes
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.measures import roofline_latency
 from qbench.measures.attention import watching_attention
 from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
@@ -33,15 +35,13 @@ from qbench.measures.timing import (
     warm_up,
 )
 from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
-from qbench.record import MetricDefinition
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Metric
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
-    from qbench.record import Metric
-    from qbench.spec import ResolvedModel
 
 _STEP_TITLE = {"prefill": "prefill", "decode": "decode, a token"}
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.record import Metric, usual_variation
 from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
 from qbench.predict.gpu_models import AMPERE
-from qbench.record import Metric, usual_variation
 from qbench.sources.bundled import bundled_models
 from qbench.sources.random_models import TOKENIZER_MODEL
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from qbench.core.record import MetricDefinition, VariesBy
+    from qbench.core.spec import Cell, ResolvedModel, StaticBytes
     from qbench.measures.peaks import Peak, PeakMeter
     from qbench.precisions.first_pass import Constants
     from qbench.precisions.verification import Verification
-    from qbench.record import MetricDefinition, VariesBy
-    from qbench.spec import Cell, ResolvedModel, StaticBytes
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.gpu import IN_USE_BYTES, used_bytes_by_device
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.finetune.live_bytes import LivePeak
-from qbench.gpu_state import IN_USE_BYTES, used_bytes_by_device
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive, Repeats
 from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.peaks import predicted_peak
-from qbench.record import MetricDefinition
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Metric, VariesBy
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.peaks import Peak
     from qbench.measures.workload import Workload
-    from qbench.record import Metric, VariesBy
-    from qbench.spec import ResolvedModel
 
 _RETRIED = (
     "the allocator had to give back its cache and try again: the device was nearly full, so the"

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.errors import MeasurementError, NonFiniteError, NotKeptError
+from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.divergence import DIVERGENCE_METRICS, divergence_metrics, divergence_series
 from qbench.measures.head import find_head
@@ -21,21 +23,19 @@ from qbench.measures.options import OneOrMoreText
 from qbench.measures.reference_states import CachedStates, OwnStates
 from qbench.measures.scoring import ids_of, in_groups, rounding_kl, score_windows
 from qbench.measures.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
-from qbench.record import MetricDefinition
 from qbench.sources.control_tokens import written_out
 from qbench.sources.texts import ResolvedText, read_text, resolve_text
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
 
+    from qbench.core.record import Metric
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.head import OutputHead
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.reference_states import Reference
-    from qbench.record import Metric
-    from qbench.spec import ResolvedModel
 
 LARGEST_MEAN_LOSS = 700.0
 """Nats a token beyond which exp() has no finite value."""

@@ -14,9 +14,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.errors import MeasurementError
+from qbench.core.cache import cache_folder
+from qbench.core.errors import MeasurementError
 from qbench.measures.head import OutputHead
-from qbench.sources.cache import cache_folder
 from qbench.sources.sealed import broken_seal, making
 
 if TYPE_CHECKING:

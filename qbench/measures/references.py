@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from qbench.errors import MeasurementError
-from qbench.record import MetricDefinition
+from qbench.core.errors import MeasurementError
+from qbench.core.record import MetricDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
 from qbench.measures.roofline import forward_operations, sizes_of
 from qbench.measures.roofline_rates import Rate, matrix_rate, read_bandwidth
@@ -25,15 +26,14 @@ from qbench.precisions.integer_options import (
     is_integer,
 )
 from qbench.precisions.inventory import inside
-from qbench.record import MetricDefinition
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from qbench.core.record import Metric
+    from qbench.core.spec import PrecisionRef
     from qbench.measures.loaded import LoadedModel
     from qbench.precisions.inventory import Held
-    from qbench.record import Metric
-    from qbench.spec import PrecisionRef
 
 METRICS = (
     MetricDefinition(

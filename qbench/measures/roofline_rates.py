@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import is_out_of_memory
+from qbench.core.errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

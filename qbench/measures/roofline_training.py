@@ -6,6 +6,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.record import MetricDefinition
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.loaded import Outcome, make_metric
@@ -13,18 +14,17 @@ from qbench.measures.roofline import sizes_of, step_operations
 from qbench.measures.roofline_rates import matrix_rate
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
 from qbench.measures.training_memory import adapted_layers
-from qbench.record import MetricDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.core.gpu import GpuProbe, GpuState
+    from qbench.core.spec import PrecisionRef
     from qbench.finetune.checkpoint import Progress
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
-    from qbench.gpu_state import GpuProbe, GpuState
     from qbench.measures.energy import EnergyMeter
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import PrecisionRef
 
 METRICS = (
     MetricDefinition(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.measures.attention import (
     EAGER,
     SDPA,

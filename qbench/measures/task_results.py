@@ -8,14 +8,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.record import MetricDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qbench.record import Better, Metric
+    from qbench.core.record import Better, Metric
 
     Rows = list[dict[str, Any]]
     """One for each item and filter, in the order of the items."""

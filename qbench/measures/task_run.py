@@ -18,7 +18,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.continuation import refuse_nonfinite
 from qbench.measures.foreign_code import nothing_fetched, templates_within_bounds
 

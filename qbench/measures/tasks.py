@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from qbench.errors import MeasurementError, TextError
+from qbench.core.errors import MeasurementError, TextError
+from qbench.core.names import nearest_name
+from qbench.core.paths import written_path
+from qbench.core.spec import Frozen, Item, slugify
 from qbench.measures.foreign_code import REMEDY, code_of
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.task_index import (
@@ -22,15 +25,12 @@ from qbench.measures.task_index import (
 )
 from qbench.measures.task_results import METRICS, make_outcome
 from qbench.measures.task_run import COMMAND_SEEDS, run_task
-from qbench.names import nearest_name
-from qbench.sources.paths import written_path
-from qbench.spec import Frozen, Item, slugify
 
 if TYPE_CHECKING:
+    from qbench.core.record import MetricDefinition
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome
     from qbench.measures.task_index import Index
-    from qbench.record import MetricDefinition
-    from qbench.spec import ResolvedModel
 
 
 class TasksOptions(Frozen):

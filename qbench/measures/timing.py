@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from qbench.quantile import quantile_of_sorted
+from qbench.core.quantile import quantile_of_sorted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.gpu import gpu_probes
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.make import make_artifact, prepare_course
-from qbench.gpu_state import gpu_probes
 from qbench.measures import roofline_training
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
@@ -24,20 +26,18 @@ from qbench.measures.training_memory import (
     predict_step,
 )
 from qbench.precisions.inventory import logical_weights
-from qbench.record import MetricDefinition
 from qbench.sources.tuning_data import ResolvedTuningData, load_splits
-from qbench.spec import Frozen, PrecisionRef
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import Metric
+    from qbench.core.spec import Item, ResolvedModel
     from qbench.finetune.checkpoint import Progress
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
-    from qbench.record import Metric
-    from qbench.spec import Item, ResolvedModel
 
 LAST_SHARE = 0.1
 """Share of the steps, the last ones, whose mean loss is `training.loss`."""

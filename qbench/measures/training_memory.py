@@ -19,12 +19,12 @@ from qbench.finetune.training_shape import (
 from qbench.predict.peaks import training_peak
 
 if TYPE_CHECKING:
+    from qbench.core.spec import PrecisionRef
     from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.training_shape import TrainingShape
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
-    from qbench.spec import PrecisionRef
 
 MEMORY_KINDS = {
     "base_weights": "weights of the base",

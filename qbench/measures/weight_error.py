@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.record import MetricDefinition
 from qbench.sources.headers import weight_files
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     import torch
 
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import ResolvedModel
 
 METRICS = (
     MetricDefinition(

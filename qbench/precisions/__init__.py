@@ -10,14 +10,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.plugins import load_plugins
+from qbench.core.plugins import load_plugins
 from qbench.precisions import bnb4bit, floating, int8, integer, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Frozen, ModelShape, StaticBytes
+    from qbench.core.record import Environment
+    from qbench.core.spec import Frozen, ModelShape, StaticBytes
 
     from .verification import Verification
 

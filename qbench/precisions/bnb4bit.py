@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.environment import missing_packages
+from qbench.core.environment import missing_packages
+from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import ModelShape, StaticBytes, TensorShape
+    from qbench.core.record import Environment
+    from qbench.core.spec import ModelShape, StaticBytes, TensorShape
 
 BLOCK = 64
 """Weights that share one block maximum."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

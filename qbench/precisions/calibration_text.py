@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.precisions.integer_options import (
     CALIBRATION_TEXT,
     LONGEST_WINDOW,
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from qbench.core.spec import PrecisionRef
     from qbench.sources.tuning_data import ResolvedTuningData
-    from qbench.spec import PrecisionRef
 
 _TELLING_LETTERS = 40
 """Lines shorter than this stand in many texts by chance."""

@@ -6,7 +6,7 @@ import hashlib
 import random
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError, TextError
+from qbench.core.errors import ModelError, TextError
 from qbench.precisions.calibration_text import window_tokens
 from qbench.sources.bundled import bundled_models
 from qbench.sources.random_models import TOKENIZER_MODEL, is_random

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.precisions import bnb4bit, int8, integer
 
 if TYPE_CHECKING:
-    from qbench.spec import PrecisionRef, ResolvedModel
+    from qbench.core.spec import PrecisionRef, ResolvedModel
 
 CONVERTING = frozenset(
     precision.name

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import Frozen
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, attention_backend, linear_layers
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import ModelShape, StaticBytes
+    from qbench.core.record import Environment
+    from qbench.core.spec import ModelShape, StaticBytes
 
 
 class FloatingOptions(Frozen):

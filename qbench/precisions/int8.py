@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from qbench.environment import missing_packages
+from qbench.core.environment import missing_packages
+from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import ModelShape, StaticBytes, TensorShape
+    from qbench.core.record import Environment
+    from qbench.core.spec import ModelShape, StaticBytes, TensorShape
 
 _OUTPUT_TOLERANCE = 0.03
 """Activations are rounded to 8 bits as well: about 1 % of a row's norm, measured 0.7 to 1.2 %."""

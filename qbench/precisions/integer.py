@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import missing_packages
-from qbench.errors import ModelError
+from qbench.core.environment import missing_packages
+from qbench.core.errors import ModelError
 from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
 from qbench.precisions.integer_options import (
     KERNEL_MULTIPLE,
@@ -30,8 +30,8 @@ from qbench.precisions.verification import MOST_NAMED, Verification, verify_quan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Frozen, ModelShape, StaticBytes, TensorShape
+    from qbench.core.record import Environment
+    from qbench.core.spec import Frozen, ModelShape, StaticBytes, TensorShape
 
 _WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
 """Rounding of one weight to the type it is dequantized to."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.precisions.calibration_text import window_tokens
 from qbench.precisions.integer_options import IntegerOptions, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from qbench.spec import PrecisionRef, ResolvedModel
+    from qbench.core.spec import PrecisionRef, ResolvedModel
 
 
 def integer_misfit(precision: PrecisionRef, model: ResolvedModel) -> str | None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from qbench.core.spec import Frozen
 from qbench.sources.texts import ResolvedText
-from qbench.spec import Frozen
 
 Mapping = Literal["symmetric", "asymmetric"]
 Granularity = Literal["tensor", "channel", "group"]

@@ -6,7 +6,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
+from qbench.core.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
 from qbench.sources.random_models import is_random

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 from qbench.sources.headers import weight_files
 
 MOST_NAMED = 3

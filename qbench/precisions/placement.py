@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import OutOfMemoryError
+from qbench.core.errors import OutOfMemoryError
 from qbench.precisions.inventory import inventory
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.spec import ModelShape, StaticBytes
+from qbench.core.spec import ModelShape, StaticBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbench.spec import TensorShape
+    from qbench.core.spec import TensorShape
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes an element of each floating type."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.environment import missing_packages
+from qbench.core.environment import missing_packages
+from qbench.core.spec import Frozen
 from qbench.precisions.bnb4bit import FourBit, keep_codes
 from qbench.precisions.int8 import Int8
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
@@ -21,13 +22,12 @@ from qbench.precisions.verification import (
     attention_backend,
     linear_layers,
 )
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qbench.record import Environment
-    from qbench.spec import Cell, ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, ModelShape, ResolvedModel, StaticBytes, TensorShape
 
 NAME = "stored"
 NEEDS = {

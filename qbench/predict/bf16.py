@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from qbench.predict.devices import device_here
 
 if TYPE_CHECKING:
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, PrecisionRef
     from qbench.predict.devices import DeviceMemory
-    from qbench.record import Environment
-    from qbench.spec import Cell, PrecisionRef
 
 OF_DEVICE = frozenset({"latency", "memory", "training", "adapters"})
 """Measurements of what the device makes of a cell."""

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 from qbench.finetune.training_shape import training_shape
 from qbench.sources.known_configs import HUB_IDS, known_configs
 
 if TYPE_CHECKING:
+    from qbench.core.spec import ResolvedModel
     from qbench.finetune.training_shape import TrainingShape
-    from qbench.spec import ResolvedModel
 
 _CONFIG = "config.json"
 

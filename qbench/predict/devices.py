@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.environment import gpu_kind
-from qbench.errors import DeviceError
-from qbench.names import did_you_mean
+from qbench.core.environment import gpu_kind
+from qbench.core.errors import DeviceError
+from qbench.core.names import did_you_mean
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
 
 if TYPE_CHECKING:
+    from qbench.core.record import Environment
     from qbench.predict.peaks import Peak
-    from qbench.record import Environment
 
 RESERVED_BYTES = 768 * 2**20
 """Kept free: what torch's tensors do not tell. On a GPU the CUDA context with the kernels of torch

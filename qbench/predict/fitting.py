@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.precisions import precisions
 from qbench.predict.bf16 import in_fp16
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
-from qbench.spec import Cell, Item, PrecisionRef, TuningRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
-    from qbench.spec import ResolvedModel
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 """Tokens of a sequence, where they are not asked for."""

@@ -12,8 +12,8 @@ from qbench.precisions.loading import TORCH_DTYPE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.core.spec import PrecisionRef
     from qbench.finetune.training_shape import Floating, Format
-    from qbench.spec import PrecisionRef
 
 UNKNOWN_LAYERS = "how the layers of this precision compute is not known here"
 FLOATING = ("fp32", "bf16", "fp16")

@@ -21,8 +21,8 @@ from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
 
 if TYPE_CHECKING:
+    from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
     from qbench.predict.inference import InferenceBytes
-    from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
 
 _TIMED = frozenset({"memory", "latency"})
 _SCORED = frozenset({"quality"})

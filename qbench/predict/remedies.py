@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.options import is_quantized, sequence_tokens
 from qbench.precisions import precisions
 from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
 from qbench.predict.peaks import predicted_peak, training_peak
-from qbench.spec import PrecisionRef
 
 if TYPE_CHECKING:
+    from qbench.core.spec import Cell, Item, ResolvedModel, TuningRef
     from qbench.predict.devices import DeviceMemory
-    from qbench.spec import Cell, Item, ResolvedModel, TuningRef
 
 _SMALLEST = "nf4-dq"
 

@@ -24,7 +24,7 @@ from qbench.precisions.storage import ITEM_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.spec import (
+    from qbench.core.spec import (
         Cell,
         Deployment,
         ModelShape,

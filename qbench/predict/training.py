@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.targets import targeted
@@ -18,11 +19,10 @@ from qbench.finetune.training_shape import TrainingSetup, lacks_kernel, unpredic
 from qbench.precisions import precisions
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
-from qbench.spec import PrecisionRef
 
 if TYPE_CHECKING:
+    from qbench.core.spec import ModelShape, TuningRef
     from qbench.finetune.training_shape import TrainingShape
-    from qbench.spec import ModelShape, TuningRef
 
 _FP32 = 4
 _SMALL = 4096

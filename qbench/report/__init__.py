@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from qbench.errors import UsageError
-from qbench.names import nearest
-from qbench.plugins import load_plugins
+from qbench.core.errors import UsageError
+from qbench.core.names import nearest
+from qbench.core.plugins import load_plugins
 from qbench.report import (
     as_json,
     benchmark_json,
@@ -29,7 +29,7 @@ from qbench.report.report_page import report_page
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.format import Source
 
 OWN = (

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qbench.page_data import table_data
-from qbench.record import SCHEMA_VERSION
+from qbench.core.page_data import table_data
+from qbench.core.record import SCHEMA_VERSION
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table
@@ -18,8 +18,8 @@ from qbench.report.tables import decision_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Page
-    from qbench.record import Record
+    from qbench.core.page import Page
+    from qbench.core.record import Record
     from qbench.report.selection import TableRecords
     from qbench.report.tables import Decision
 

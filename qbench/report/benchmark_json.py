@@ -11,14 +11,14 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from qbench.quantile import quantile_of_sorted
+from qbench.core.quantile import quantile_of_sorted
 from qbench.report.figures import finite_value
 from qbench.report.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords
 
 METRICS = ("latency.prefill", "latency.decode", "load_time")

@@ -14,8 +14,8 @@ from qbench.comparison.variation import variation
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from qbench.page import Figure
-    from qbench.record import Record
+    from qbench.core.page import Figure
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords
 
 Source = tuple[str, str | None, str]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.lookup import mapping, number
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED
-from qbench.report.lookup import mapping, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
-from qbench.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
-from qbench.page import Row as TableRow
+from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
+from qbench.core.page import Row as TableRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.comparison.compare import Comparison, Row
-    from qbench.page import Part, Tone
+    from qbench.core.page import Part, Tone
 
 _COLUMNS = (
     Column("metric", "metric", "text"),

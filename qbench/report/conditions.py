@@ -16,7 +16,7 @@ from qbench.report.items import describe_params
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.selection import Selection
 
 _ABSENT = "not installed"

@@ -12,7 +12,7 @@ from qbench.report.rows import COLUMNS, metric_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 _FORMULA = frozenset("=+-@\t\r\n＝＋－＠")
 """What begins a formula, in one spreadsheet or another."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.lookup import listed
+from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.items import against_merged, describe_point, items
-from qbench.report.lookup import listed
 from qbench.report.quality_tables import (
     divergence_table,
     quality_table,
@@ -17,14 +18,13 @@ from qbench.report.quality_tables import (
     weight_error_table,
 )
 from qbench.report.roofline import roofline_tables
-from qbench.units import choose_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
+    from qbench.core.units import Display
     from qbench.report.selection import CellRecords, TableRecords
-    from qbench.units import Display
 
 TABLED = frozenset(
     {

@@ -14,14 +14,14 @@ from qbench.comparison.compare import Row as Compared
 from qbench.comparison.marks import default_allowance, mark_all, one_change
 from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.comparison.verdict import amount_text
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.items import describe_point, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.comparison.differences import Difference
     from qbench.comparison.marks import Allowance, Mark
-    from qbench.record import Metric, Record
+    from qbench.core.record import Metric, Record
     from qbench.report.selection import CellRecords, TableRecords
 
 _HEADLINES = {

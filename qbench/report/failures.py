@@ -11,7 +11,7 @@ from qbench.report.figures import finite_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords, Selection, TableRecords
 
 ALL_MEASUREMENTS = "all measurements"

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from qbench.page import Figure
+from qbench.core.page import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Table
-    from qbench.record import Metric, Record
+    from qbench.core.page import Table
+    from qbench.core.record import Metric, Record
 
 NOT_MEASURED = "-"
 """Stands where there is no record."""

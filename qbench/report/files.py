@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.atomic import write_atomically
-from qbench.errors import StoreError
+from qbench.core.errors import StoreError
+from qbench.core.files import write_atomically
+from qbench.core.spec import LONGEST_NAME, slugify
 from qbench.report import report_subject
 from qbench.report.rehearsals import is_rehearsal
-from qbench.spec import LONGEST_NAME, slugify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.format import Format
 
 

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.page import Figure
+from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import describe_params
 from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
@@ -14,9 +14,9 @@ from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_OR
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
+    from qbench.core.spec import Deployment, TuningRef
     from qbench.report.selection import CellRecords, TableRecords
-    from qbench.spec import Deployment, TuningRef
 
 _MOST_TOLD = 3
 """Options by which an arm is told from others; beyond that its name says more."""

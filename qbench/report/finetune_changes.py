@@ -9,7 +9,7 @@ from qbench.comparison.comparability import Obstacle
 from qbench.comparison.marks import Allowance, mark_all
 from qbench.comparison.seeds import difference_over_seeds
 from qbench.comparison.verdict import amount_text
-from qbench.page import Figure
+from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_arms import by_seed
 from qbench.report.selection import CellRecords

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.sparkline import LEVELS, downsample, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.finetune_arms import Arm
     from qbench.report.selection import CellRecords
 

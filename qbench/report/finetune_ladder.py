@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
 from qbench.report.finetune_arms import over_seeds, rung_words
 from qbench.report.finetune_changes import (
@@ -23,12 +23,12 @@ from qbench.report.items import (
 )
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
+    from qbench.core.spec import Deployment
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Claim, Judged
     from qbench.report.finetune_results import Results
     from qbench.report.selection import CellRecords, TableRecords
-    from qbench.spec import Deployment
 
 ATTACHED: Deployment = "attached"
 MERGED_RUNG: Deployment = "merged"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_arms import over_seeds
 

@@ -10,7 +10,7 @@ from qbench.report.finetune_changes import judge_all, loss_change, perplexity_ch
 from qbench.report.items import against_merged, items_of
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Claim, Judged
     from qbench.report.selection import CellRecords, TableRecords

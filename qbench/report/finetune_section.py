@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.page import Fold, Heading, Words
+from qbench.core.page import Fold, Heading, Words
 from qbench.report.details import detail_tables
 from qbench.report.finetune_arms import arms_of
 from qbench.report.finetune_curves import curves_table
@@ -25,7 +25,7 @@ from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Part, Table
+    from qbench.core.page import Part, Table
     from qbench.report.finetune_arms import Arm
     from qbench.report.selection import TableRecords
 

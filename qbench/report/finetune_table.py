@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best
 from qbench.report.finetune_arms import over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN, PERPLEXITY_MARGIN

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.lookup import shared_count
+from qbench.core.units import choose_scale, counted
 from qbench.report.finetune_arms import over_seeds
 from qbench.report.finetune_changes import LOSS_MARGIN
 from qbench.report.items import text_titles
-from qbench.report.lookup import shared_count
-from qbench.units import choose_scale, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Figure
-    from qbench.record import Record
+    from qbench.core.page import Figure
+    from qbench.core.record import Record
+    from qbench.core.units import Display
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Judged
     from qbench.report.finetune_results import ArmResult, Results
-    from qbench.units import Display
 
 _ARMS_IN_WORDS = 8
 """Arms that have a sentence each; a sweep has more than a person reads."""

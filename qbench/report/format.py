@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qbench.comparison.gate import GateOutcome
-    from qbench.page import Page
-    from qbench.record import Record
+    from qbench.core.page import Page
+    from qbench.core.record import Record
 
 Source = Literal["page", "records", "gate"]
 """What a format can be made of. Everything has a page; a report has records, a gate an outcome."""

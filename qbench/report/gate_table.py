@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import (
+from qbench.core.page import (
     Column,
     Figure,
     Fold,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.comparison.gate import Check, GateOutcome, State
-    from qbench.page import Part, Tone
+    from qbench.core.page import Part, Tone
 
 SIGNS: dict[State, str] = {"pass": "✅", "fail": "❌", "error": "⛔", "skip": "⏭️"}
 _TONES: dict[State, Tone] = {"pass": "good", "fail": "bad", "error": "bad", "skip": "quiet"}

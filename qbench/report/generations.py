@@ -6,16 +6,16 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.foreign import visible
-from qbench.page import Code, Column, Figure, Fold, Heading, Row, Table, Words
+from qbench.core.foreign import visible
+from qbench.core.page import Code, Column, Figure, Fold, Heading, Row, Table, Words
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import items, text_titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Part
-    from qbench.record import Record
+    from qbench.core.page import Part
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords, TableRecords
 
 MEASUREMENT = "generation"

@@ -10,7 +10,7 @@ from qbench.precisions import precisions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords, TableRecords
 
 MERGED = "merged"

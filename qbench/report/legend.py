@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Fold, Heading, Mono, Strong, Words, bullets
+from qbench.core.page import Fold, Heading, Mono, Strong, Words, bullets
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Line, Part, Table
+    from qbench.core.page import Line, Part, Table
 
 WHAT_COLUMNS_MEAN = "What the columns mean"
 _SAYS_NOTHING = {"not measured", "the record does not hold this metric"}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.environment import missing_packages
+from qbench.core.environment import missing_packages
+from qbench.core.page import Column, Figure, Heading, Page, Row, Table, Words, words_table
 from qbench.finetune import methods
 from qbench.measures import measures
-from qbench.page import Column, Figure, Heading, Page, Row, Table, Words, words_table
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qbench.page import Part
-    from qbench.record import Environment
+    from qbench.core.page import Part
+    from qbench.core.record import Environment
+    from qbench.core.spec import Frozen
     from qbench.report.format import Format
-    from qbench.spec import Frozen
 
 _MADE_OF = {"page": "any page", "records": "a report", "gate": "a gate"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qbench.page import (
+from qbench.core.markdown import aligned, escape
+from qbench.core.page import (
     Bullets,
     Code,
     Fold,
@@ -17,14 +18,13 @@ from qbench.page import (
     Table,
     Words,
 )
-from qbench.picture import draw
-from qbench.report.markdown_parts import aligned, escape
+from qbench.core.picture import draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qbench.page import Column, Figure, Line, Page, Part
-    from qbench.units import Scale
+    from qbench.core.page import Column, Figure, Line, Page, Part
+    from qbench.core.units import Scale
 
 
 def render(page: Page, *, top: int = 1) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
+from qbench.core.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
 from qbench.report.failures import failures, warnings
 from qbench.report.finetune_qat import won_back, won_back_words
 from qbench.report.finetune_qat_lacking import without_counterpart
@@ -21,8 +21,8 @@ from qbench.report.tables import decision_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Part
-    from qbench.record import Record
+    from qbench.core.page import Part
+    from qbench.core.record import Record
     from qbench.report.selection import Selection, TableRecords
 
 _REASON_LINES = 3

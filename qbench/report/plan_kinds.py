@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import Heading, Strong, Words, bullets
+from qbench.core.page import Heading, Strong, Words, bullets
+from qbench.core.units import choose_scale
 from qbench.predict.peaks import training_tokens
-from qbench.units import choose_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.page import Part
+    from qbench.core.page import Part
     from qbench.plan import Plan
     from qbench.plan_layout import PlannedCell
     from qbench.plan_needs import CellNeed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Words
+from qbench.core.page import Words
+from qbench.core.units import choose_scale
 from qbench.plan_needs import cache_free_bytes, disk_needs, packed_bits
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
-from qbench.units import choose_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,39 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import Bullets, Column, Figure, Heading, Page, Row, Table, Words, bullets
+from qbench.core.page_data import rows_data
+from qbench.core.spec import slugify
+from qbench.core.store import read_folder
+from qbench.core.units import counted, format_seconds
 from qbench.estimate import Estimate
 from qbench.missing import lacking
-from qbench.page import (
-    Bullets,
-    Column,
-    Figure,
-    Heading,
-    Page,
-    Row,
-    Table,
-    Words,
-    bullets,
-)
-from qbench.page_data import rows_data
 from qbench.plan import RETRIED
 from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs
 from qbench.report.plan_kinds import kinds_data, kinds_parts
 from qbench.report.plan_notes import need_notes, plan_notes
-from qbench.spec import slugify
-from qbench.store import read_folder
-from qbench.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from qbench.comparison.gate_power import Power
+    from qbench.core.page import Part
+    from qbench.core.record import Record
     from qbench.job import Job
-    from qbench.page import Part
     from qbench.plan import Plan
     from qbench.plan_layout import PlannedCell
     from qbench.plan_needs import CellNeed
-    from qbench.record import Record
 
 POWER_RESAMPLES = 1000
 """Enough for an estimate that is made at every `plan`; the gate itself takes more."""

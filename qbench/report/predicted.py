@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Heading, Row, Table, bullets
+from qbench.core.page import Column, Figure, Heading, Row, Table, bullets
+from qbench.core.units import counted
 from qbench.report.figures import pool
-from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qbench.page import Part
-    from qbench.record import Record
+    from qbench.core.page import Part
+    from qbench.core.record import Record
     from qbench.report.selection import CellRecords, TableRecords
 
 TITLE = "Predicted against measured"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.lookup import listed, mapping, number
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
 from qbench.report.items import against_merged, batch_told, items, text_titles
-from qbench.report.lookup import listed, mapping, number
 from qbench.report.tables import change_figure
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 BANNER = (
     "REHEARSAL: these figures are those of small stand-ins, not of the models that the suite names."

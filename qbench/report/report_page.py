@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import (
-    Code,
-    Heading,
-    Mono,
-    Notice,
-    Page,
-    Strong,
-    Words,
-    bullets,
-    words_table,
-)
+from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.conditions import conditions, parameters
 from qbench.report.details import detail_tables
 from qbench.report.difference_table import difference_table, how_decided
@@ -33,8 +23,8 @@ from qbench.report.tables import decision_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Line, Part
-    from qbench.record import Record
+    from qbench.core.page import Line, Part
+    from qbench.core.record import Record
     from qbench.report.failures import Warned
     from qbench.report.selection import Selection, TableRecords
     from qbench.report.tables import Decision

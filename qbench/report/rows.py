@@ -11,8 +11,8 @@ from qbench.report.selection import select
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qbench.record import Metric, Record
-    from qbench.spec import Cell
+    from qbench.core.record import Metric, Record
+    from qbench.core.spec import Cell
 
 COLUMNS = (
     "suite",

@@ -12,14 +12,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-from qbench.report.lookup import mapping
-from qbench.spec import Deployment
+from qbench.core.lookup import mapping
+from qbench.core.spec import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qbench.record import Record
-    from qbench.spec import TuningRef
+    from qbench.core.record import Record
+    from qbench.core.spec import TuningRef
 
 PRECISION_ORDER = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
 """Order of rows below the reference; other precisions follow in the order they are found."""

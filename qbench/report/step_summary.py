@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Page, Words
+from qbench.core.page import Page, Words
 from qbench.report.gate_table import gate_page
 from qbench.report.markdown import render as as_markdown
 

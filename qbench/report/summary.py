@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.units import counted
 from qbench.report.failures import is_whole
 from qbench.report.figures import pool
-from qbench.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Row
+    from qbench.core.page import Row
     from qbench.report.selection import CellRecords, Selection, TableRecords
     from qbench.report.tables import Decision
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from qbench.comparison.bootstrap import Sampling
 from qbench.comparison.comparability import Obstacle
 from qbench.comparison.marks import one_change
-from qbench.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.best import ByRecords
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
     from qbench.report.best import Source
     from qbench.report.selection import CellRecords, TableRecords
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from qbench.page import (
+from qbench.core.page import (
     Bullets,
     Code,
     Fold,
@@ -20,7 +20,7 @@ from qbench.page import (
     Table,
     Words,
 )
-from qbench.picture import draw
+from qbench.core.picture import draw
 from qbench.report.terminal_tables import STYLES, Fitted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from qbench.page import Line, Page, Part, Tone
+    from qbench.core.page import Line, Page, Part, Tone
 
 _FILE_WIDTH = 100
 """Columns of a page that is written to a file."""

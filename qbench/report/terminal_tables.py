@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, JustifyMethod
 
-    from qbench.page import Column, Figure, Row, Table, Tone
-    from qbench.units import Scale
+    from qbench.core.page import Column, Figure, Row, Table, Tone
+    from qbench.core.units import Scale
 
 STYLES: dict[Tone, str] = {
     "plain": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
 
 Message = dict[str, str]

@@ -14,7 +14,7 @@ from qbench.sources.shapes import shape_from_headers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.spec import ModelShape
+    from qbench.core.spec import ModelShape
 
     Sizes = dict[str, tuple[int, ...]]
 

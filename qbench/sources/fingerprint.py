@@ -8,7 +8,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from qbench.sources.cache import read_cached, write_cached
+from qbench.core.cache import read_cached, write_cached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

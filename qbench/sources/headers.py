@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qbench.errors import ModelError
-from qbench.foreign import in_one_line, read_bounded
+from qbench.core.errors import ModelError
+from qbench.core.foreign import in_one_line, read_bounded
 from qbench.sources.model_config import LARGEST_BYTES
 
 SINGLE_FILE = "model.safetensors"

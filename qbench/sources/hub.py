@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError, QbenchError
-from qbench.foreign import read_bounded
-from qbench.sources.cache import read_cached, write_cached
+from qbench.core.cache import read_cached, write_cached
+from qbench.core.errors import ModelError, QbenchError
+from qbench.core.foreign import read_bounded
 from qbench.sources.headers import (
     ADAPTER_CONFIG,
     INDEX_FILE,

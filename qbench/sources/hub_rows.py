@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import TextError
-from qbench.sources.cache import read_cached, write_cached
+from qbench.core.cache import read_cached, write_cached
+from qbench.core.errors import TextError
 from qbench.sources.rows import SUFFIXES, filled, load, read_rows
 
 if TYPE_CHECKING:

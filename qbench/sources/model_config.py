@@ -6,8 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
-from qbench.foreign import cleaned, in_one_line, read_bounded, visible
+from qbench.core.errors import ModelError
+from qbench.core.foreign import cleaned, in_one_line, read_bounded, visible
 from qbench.sources.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.errors import ModelError
-from qbench.names import did_you_mean
+from qbench.core.errors import ModelError
+from qbench.core.names import did_you_mean
+from qbench.core.paths import written_path
+from qbench.core.spec import ModelRef, ResolvedModel, slugify
 from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.fingerprint import files_sha256
@@ -20,7 +22,6 @@ from qbench.sources.headers import (
 )
 from qbench.sources.known_configs import HUB_IDS, known_configs, known_name
 from qbench.sources.model_config import check_config, context_tokens, read_config
-from qbench.sources.paths import written_path
 from qbench.sources.random_models import (
     RANDOM_PREFIX,
     config_folder,
@@ -30,12 +31,11 @@ from qbench.sources.random_models import (
 from qbench.sources.shapes import read_shape, shape_from_headers, shape_from_meta
 from qbench.sources.stored_shapes import holds_codes, quantization_method, stored_shape
 from qbench.sources.tokenizer_files import tokenizer_files
-from qbench.spec import ModelRef, ResolvedModel, slugify
 
 if TYPE_CHECKING:
+    from qbench.core.spec import ModelShape
     from qbench.sources.headers import StoredTensor
     from qbench.sources.hub import RemoteModel
-    from qbench.spec import ModelShape
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qbench.errors import TextError
-from qbench.names import did_you_mean
+from qbench.core.errors import TextError
+from qbench.core.names import did_you_mean
+from qbench.core.paths import written_path
+from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
-from qbench.sources.paths import written_path
 from qbench.sources.texts import read_text, resolve_text
-from qbench.spec import Frozen, slugify
 
 LINE_KEYS = ("prompt", "reference")
 """Keys that a line of a JSON lines file may have."""

@@ -11,13 +11,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.atomic import write_atomically
-from qbench.errors import ModelError
-from qbench.sources.cache import cache_folder
+from qbench.core.cache import cache_folder
+from qbench.core.errors import ModelError
+from qbench.core.files import write_atomically
 from qbench.sources.known_configs import known_configs
 
 if TYPE_CHECKING:
-    from qbench.spec import ModelRef, ResolvedModel
+    from qbench.core.spec import ModelRef, ResolvedModel
 
 RANDOM_PREFIX = "random:"
 SEED = 0

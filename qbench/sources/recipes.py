@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from qbench.errors import TextError
-from qbench.names import did_you_mean
+from qbench.core.errors import TextError
+from qbench.core.names import did_you_mean
+from qbench.core.spec import Frozen
 from qbench.sources.chat import Taken, read_messages, unicode_text, write_chat
 from qbench.sources.rows import JsonRow
 from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
-from qbench.spec import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

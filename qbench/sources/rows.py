@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from qbench.atomic import scratch_folder
-from qbench.errors import TextError
+from qbench.core.errors import TextError
+from qbench.core.files import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from qbench.atomic import waiting_folder, write_atomically
-from qbench.errors import NotKeptError
+from qbench.core.errors import NotKeptError
+from qbench.core.files import waiting_folder, write_atomically
 from qbench.sources.fingerprint import file_sha256
 
 if TYPE_CHECKING:

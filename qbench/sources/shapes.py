@@ -13,12 +13,12 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, cast
 
-from qbench.child import python_command, python_environment
-from qbench.errors import ModelError
+from qbench.core.cache import read_cached, write_cached
+from qbench.core.errors import ModelError
+from qbench.core.processes import python_command, python_environment
+from qbench.core.spec import ModelShape, TensorShape
 from qbench.sources.architectures import ARCHITECTURES, Architecture
-from qbench.sources.cache import read_cached, write_cached
 from qbench.sources.headers import read_headers, same_values, weight_files
-from qbench.spec import ModelShape, TensorShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

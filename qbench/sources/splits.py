@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.sources.control_tokens import control_tokens
 from qbench.sources.recipes import recipe_text, render
 

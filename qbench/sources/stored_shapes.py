@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.core.spec import ModelShape, TensorShape
     from qbench.sources.headers import StoredTensor
-    from qbench.spec import ModelShape, TensorShape
 
 _CODES = ("weight", "qweight", "weight_packed")
 _OFFSET_BYTES = 4

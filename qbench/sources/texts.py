@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qbench.errors import TextError
-from qbench.foreign import read_bounded
-from qbench.names import did_you_mean
+from qbench.core.errors import TextError
+from qbench.core.foreign import read_bounded
+from qbench.core.names import did_you_mean
+from qbench.core.paths import written_path
+from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import PREFIX, bundled_texts
-from qbench.sources.paths import written_path
-from qbench.spec import Frozen, slugify
 
 LARGEST_BYTES = 2**31
 """Of a text: it is held in memory whole."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.errors import TextError
-from qbench.names import did_you_mean
-from qbench.record import content_key
+from qbench.core.errors import TextError
+from qbench.core.names import did_you_mean
+from qbench.core.paths import written_path
+from qbench.core.record import content_key
+from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import PREFIX, bundled_instruct
 from qbench.sources.fingerprint import file_sha256
 from qbench.sources.hub_rows import open_hub
-from qbench.sources.paths import written_path
 from qbench.sources.recipes import Recipe, recipe_text, render
 from qbench.sources.retyped import once_retyped
 from qbench.sources.rows import SUFFIXES, open_file, peek, suffixes_in_words
 from qbench.sources.splits import Example, Sizes, Splits, check_overlap, make_splits
-from qbench.spec import Frozen, slugify
 
 if TYPE_CHECKING:
     from qbench.sources.rows import Peek

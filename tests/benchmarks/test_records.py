@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.store import read_folder, write_record
+from qbench.core.store import read_folder, write_record
 from tests.pages import REPORT_FORMATS, short_report, written_as
 from tests.record_factory import cell_records, footprint_record
 from tests.workplace import keep
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 RECORDS = 1000
 

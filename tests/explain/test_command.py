@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
 from qbench.explain import EXPLAINERS, explain
 from qbench.explain.options import read_assignments
 from qbench.report.as_json import page_json as as_json

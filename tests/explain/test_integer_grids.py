@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
+from qbench.core.page import Heading, Table
 from qbench.explain import explain
 from qbench.explain.options import read_assignments
-from qbench.page import Heading, Table
 from tests.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qbench.picture import BINS, HEIGHT, WIDTHS, bars, draw, histogram_figures, picture_of
+from qbench.core.picture import BINS, HEIGHT, WIDTHS, bars, draw, histogram_figures, picture_of
 
 
 def test_bars_are_drawn_to_an_eighth_of_a_line() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from qbench.errors import ModelError, UsageError
+from qbench.core.errors import ModelError, UsageError
 from qbench.explain.weights import read_weight
 from tests.explain.checkpoints import NAME, random_weight, save
 from tests.tiny_models import make_tiny_model

@@ -7,8 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.spec import PrecisionRef, TuningRef
 from qbench.precisions import precisions
-from qbench.spec import PrecisionRef, TuningRef
 
 if TYPE_CHECKING:
     from pathlib import Path

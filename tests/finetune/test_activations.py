@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.checkpoint import Progress
@@ -25,7 +26,6 @@ from qbench.finetune.training_shape import (
     unpredicted,
 )
 from qbench.precisions import precisions
-from qbench.spec import PrecisionRef
 from tests.precisions.tiny_cells import all_options
 from tests.tiny_models import make_tiny_model
 

@@ -17,7 +17,7 @@ from tests.tiny_models import ARCHITECTURES, make_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.spec import Deployment
+    from qbench.core.spec import Deployment
 
 
 def test_the_default_targets_are_pefts() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.finetune.adapter_storage import (
     BLOCK,
     load_stored,

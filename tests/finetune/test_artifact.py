@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from qbench.errors import MeasurementError, NotKeptError
+from qbench.core.cache import cache_folder
+from qbench.core.errors import MeasurementError, NotKeptError
 from qbench.finetune.artifact import (
     ArtifactInfo,
     artifact_folder,
@@ -17,7 +18,6 @@ from qbench.finetune.artifact import (
     read_artifact,
     replacing_artifact,
 )
-from qbench.sources.cache import cache_folder
 
 KEY = "0123456789abcdef"
 INFO = ArtifactInfo(

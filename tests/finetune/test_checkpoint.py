@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from qbench.errors import NotKeptError
+from qbench.core.errors import NotKeptError
 from qbench.finetune.artifact import artifact_folder, checkpoint_folder, has_artifact
 from qbench.finetune.checkpoint import CheckpointRule
 from tests.finetune.trainings import KEY, Done, StoppedHereError, train

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.finetune.deploy import deployed_folder, load_deployed, served_precision
 from qbench.measures.weight_error import held_weight
 from qbench.precisions import precisions
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.spec import Deployment, PrecisionRef, TuningRef
+    from qbench.core.spec import Deployment, PrecisionRef, TuningRef
 
 QUANTIZED = ("int8", "fp4", "nf4", "nf4-dq")
 EXACT: dict[str, dict[str, Any]] = {

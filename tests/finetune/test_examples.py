@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.finetune.examples import (
     NOT_SCORED,
     Encoded,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from qbench.errors import MeasurementError, NonFiniteError, OutOfMemoryError
+from qbench.core.errors import MeasurementError, NonFiniteError, OutOfMemoryError
 from qbench.finetune.artifact import checkpoint_folder, has_artifact
 from qbench.finetune.examples import Encoded, collate
 from qbench.finetune.loop import Course

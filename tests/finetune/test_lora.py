@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.finetune.artifact import artifact_folder
 from qbench.precisions.verification import linear_layers
 from tests.finetune.trainings import KEY, make_examples, train

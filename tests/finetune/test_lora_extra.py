@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.finetune.deploy import load_deployed, served_precision
 from qbench.finetune.lora_extra import REFUSED, SERVED
 from qbench.finetune.lora_options import LoraOptions, lora_arguments
@@ -31,7 +31,7 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.spec import Deployment
+    from qbench.core.spec import Deployment
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*ensure_weight_tying",

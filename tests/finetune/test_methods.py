@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.lora_options import OWN_OPTIONS, LoraOptions, lora_arguments
 from qbench.finetune.options import TrainingOptions, count_steps, misfit, sequence_tokens
 from qbench.precisions import precisions
-from qbench.spec import PrecisionRef
 from tests.precisions.tiny_cells import all_options
 from tests.record_factory import make_environment
 

@@ -14,7 +14,8 @@ from torchao.quantization.qat import QATConfig
 from torchao.quantization.qat.linear import FakeQuantizedLinear
 from transformers import AutoModelForCausalLM, get_scheduler
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.spec import PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact
 from qbench.finetune.deploy import load_deployed, served_precision
@@ -24,7 +25,6 @@ from qbench.finetune.qat_layers import fake_quantize, weight_grid
 from qbench.precisions.integer_config import torchao_config
 from qbench.precisions.integer_options import IntegerOptions
 from qbench.precisions.inventory import logical_weights
-from qbench.spec import PrecisionRef, TuningRef
 from tests.finetune.trainings import (
     KEY,
     Done,
@@ -39,7 +39,7 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.spec import Deployment
+    from qbench.core.spec import Deployment
 
 FORMATS: dict[str, dict[str, Any]] = {
     "symmetric groups": {"bits": 4, "granularity": "group", "group": 32},

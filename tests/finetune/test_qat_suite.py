@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import SuiteError
+from qbench.core.errors import SuiteError
 from qbench.plan import Plan, make_plan
 from qbench.suite import Suite, load_suite_text
 from tests.tiny_models import make_tiny_model

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from qbench.core.spec import PrecisionRef
     from qbench.finetune.checkpoint import Progress
     from qbench.finetune.loop import Course
     from qbench.finetune.options import TrainingOptions
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import PrecisionRef
 
 KEY = "0123456789abcdef"
 CONTEXT = 128

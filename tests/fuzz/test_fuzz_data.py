@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.sources.rows import peek
 from qbench.sources.splits import make_splits
 from qbench.sources.tuning_data import TuningDataOptions

@@ -22,7 +22,7 @@ from tests.tuned_records import tuned_arm
 from tests.workplace import place_of
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 pytestmark = pytest.mark.slow
 

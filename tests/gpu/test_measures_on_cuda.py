@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.building import load
+from qbench.core.gpu import device_used_bytes, gpu_probe
+from qbench.core.spec import Item
 from qbench.finetune import methods
-from qbench.gpu_state import device_used_bytes, gpu_probe
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.memory import MEMORY, MemoryOptions
 from qbench.measures.roofline_rates import matrix_rate, read_bandwidth
 from qbench.measures.training import TRAINING
 from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
-from qbench.spec import Item
 from tests.precisions.tiny_cells import TinyCells, Variant, make_job, resolve
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ measure: {footprint: }
 """
 SCRIPT = """
 import torch
-from qbench.errors import is_out_of_memory
+from qbench.core.errors import is_out_of_memory
 
 said = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
 held = torch.ones(1, device="cuda")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.spec import Cell
 from qbench.finetune.adapter_storage import store_adapter
 from qbench.finetune.artifact import artifact_folder
 from qbench.finetune.deploy import load_deployed, served_precision
@@ -16,13 +17,12 @@ from qbench.measures.adapters import ADAPTERS, ROUNDS, AdaptersOptions
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
 from qbench.predict.static import adapter_static_bytes
-from qbench.spec import Cell
 from tests.finetune.made_adapters import make_adapter, tuning_ref
 from tests.precisions.tiny_cells import load_fresh
 
 if TYPE_CHECKING:
+    from qbench.core.spec import Deployment
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.spec import Deployment
 
 KEY = "0123456789abcdef"
 RANK = 4

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from qbench.errors import MeasurementError, NonFiniteError, TextError
+from qbench.core.errors import MeasurementError, NonFiniteError, TextError
+from qbench.core.spec import Item
 from qbench.measures.completion import COMPLETION, CompletionOptions
 from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
-from qbench.spec import Item
 from tests.measures import naive_perplexity as naive
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 

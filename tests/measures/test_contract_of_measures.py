@@ -14,8 +14,8 @@ from tests.precisions.tiny_cells import TinyCells, Variant
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.spec import Item
 
 TINY = Variant("llama", "llama")
 OF_OTHER_CELLS = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.measures.quality import QUALITY, QualityOptions
 from qbench.measures.reference_states import has_states, states_path
 from qbench.measures.windows import cut_windows
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.spec import Item
 
 KEY = "0123456789abcdef"
 HELD_OUT = next(bundled_models()["tiny-mistral"].parent.glob("stdlib-heldout/*.txt"))

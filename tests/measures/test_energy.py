@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qbench.gpu_state import (
+from qbench.core.gpu import (
     GpuProbe,
     GpuState,
     device_used_bytes,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.core.spec import StaticBytes
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
-from qbench.spec import StaticBytes
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:

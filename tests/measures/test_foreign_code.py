@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.measures.foreign_code import code_of
 from qbench.measures.tasks import TASKS, TasksOptions
 from qbench.sources.bundled import bundled_models
@@ -19,8 +19,8 @@ from tests.precisions.tiny_cells import Variant, resolve
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.spec import Item
     from tests.precisions.tiny_cells import TinyCells
 
 TASK = """\

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tokenizers import Tokenizer
 
-from qbench.errors import MeasurementError, NonFiniteError, TextError
+from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.finetune.examples import encode_all
 from qbench.measures.generation import GENERATION, METRICS, GenerationOptions
 from qbench.measures.generation import test_split_item as split_item

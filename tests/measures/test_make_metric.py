@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
-from qbench.record import MetricDefinition
 
 DEFINITIONS = (
     MetricDefinition(name="size", unit="B", better="lower", title="size", formula="bytes"),

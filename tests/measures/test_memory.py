@@ -11,7 +11,7 @@ from qbench.measures.memory import MEMORY, PHASES, MemoryOptions
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:
-    from qbench.record import Metric
+    from qbench.core.record import Metric
 
 LONG = Variant("llama-long", "llama", {"context": 4096, "layers": 1})
 PAGES = 4 * 2**20

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.head import find_head
 from qbench.measures.quality import QUALITY, QualityOptions
 from qbench.precisions.verification import linear_layers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
 from qbench.measures.references import METRIC_OF_SCORE, METRICS, SCORES, score
 
 if TYPE_CHECKING:

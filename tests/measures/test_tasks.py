@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import MeasurementError, NonFiniteError, TextError
+from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.measures.task_index import BUNDLED_TASKS_FOLDER
 from qbench.measures.tasks import TASKS, TasksOptions
 from qbench.sources.bundled import bundled_models
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.spec import Item
 
 LIMIT = 24
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from qbench.errors import MeasurementError
+from qbench.core.errors import MeasurementError
+from qbench.core.spec import Item
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact, read_artifact
 from qbench.measures.training import TRAINING, TrainingItemOptions
 from qbench.measures.training_memory import MEMORY_KINDS
 from qbench.precisions.inventory import logical_weights
 from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
-from qbench.spec import Item
 from tests.precisions.tiny_cells import load_fresh
 from tests.tiny_models import make_tiny_model
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from qbench.errors import ModelError, TextError
+from qbench.core.errors import ModelError, TextError
 from qbench.finetune.live_bytes import LivePeak
 from qbench.precisions.calibration_ranges import Errors, Extremes, Largest
 from qbench.precisions.integer_options import IntegerOptions

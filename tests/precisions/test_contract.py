@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.core.spec import StaticBytes
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
-from qbench.spec import StaticBytes
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
 from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qbench.core.spec import ModelShape
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import ModelShape
 
 VARIANTS = [
     Variant("llama", "llama"),
@@ -204,8 +204,8 @@ def test_precisions_in_the_order_they_are_shown() -> None:
 def test_arithmetic_from_a_meta_model(
     architecture: str, case: tuple[str, dict[str, Any]], cells: TinyCells
 ) -> None:
+    from qbench.core.spec import ModelShape
     from qbench.sources.meta import describe as describe_meta
-    from qbench.spec import ModelShape
 
     name, options = case
     variant = Variant(architecture, architecture, {"tied": architecture in {"gemma2", "cohere"}})
@@ -241,9 +241,9 @@ OWN_LAYERS = [
 def test_layers_that_no_library_converts_are_known_without_weights(
     variant: Variant, words: str | None, cells: TinyCells
 ) -> None:
+    from qbench.core.spec import ModelShape, PrecisionRef
     from qbench.precisions.conversion import CONVERTING, conversion_misfit
     from qbench.sources.meta import describe as describe_meta
-    from qbench.spec import ModelShape, PrecisionRef
 
     tensors = describe_meta(str(cells.folder(variant)))
     shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})

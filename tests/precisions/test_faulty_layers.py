@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.cpu import cpu_features
+from qbench.core.cpu import cpu_features
+from qbench.core.record import Record, content_key
 from qbench.job import Task
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.layer_probe import relative_error
-from qbench.record import Record, content_key
 from qbench.worker import run_job
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, make_job, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel
-    from qbench.spec import Item
 
 TINY = Variant("llama", "llama")
 WIDTH_96 = Variant("llama-96", "llama", {"hidden": 96, "intermediate": 192, "layers": 1})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from qbench.core.spec import Item
 from qbench.finetune.lora import LORA
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.footprint import FOOTPRINT
@@ -16,7 +17,6 @@ from qbench.precisions import precisions
 from qbench.precisions.integer import Integer
 from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions
 from qbench.precisions.verification import linear_layers
-from qbench.spec import Item
 from tests.precisions.naive_integers import checkpoint_weight, quantize
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 from tests.tiny_models import make_tiny_model

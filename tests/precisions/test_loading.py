@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qbench.errors import MeasurementError, OutOfMemoryError
+from qbench.core.errors import MeasurementError, OutOfMemoryError
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qbench.building import load
-from qbench.errors import OutOfMemoryError
+from qbench.core.errors import OutOfMemoryError
 from qbench.precisions.placement import check_placement, device_of, refusing_offload
 from qbench.sources.models import parse_model, resolve_model
 from tests.precisions.tiny_cells import load_fresh, make_job

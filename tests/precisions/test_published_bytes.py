@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from qbench.core.spec import ModelShape, TensorShape
 from qbench.precisions import precisions
-from qbench.spec import ModelShape, TensorShape
 from tests.precisions.tiny_cells import all_options
 
 LAYERS = 32

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from qbench.building import load
+from qbench.core.spec import StaticBytes
 from qbench.finetune.live_bytes import StorageCount
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.sources.models import fetch_model, parse_model, resolve_model
-from qbench.spec import StaticBytes
 from tests.precisions.tiny_cells import all_options, load_fresh, make_job
 from tests.tiny_models import make_tiny_model
 

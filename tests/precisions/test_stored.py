@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
+from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
 from qbench.plan_items import why_not_taken, why_skipped
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.predict.peaks import Peak, predicted_peak
 from qbench.sources.models import parse_model, resolve_model
-from qbench.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
 from tests.precisions.tiny_cells import load_fresh, make_job, resolve
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model

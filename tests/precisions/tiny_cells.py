@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.building import load
+from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
 from qbench.job import Job
 from qbench.precisions import precisions
 from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.models import parse_model, resolve_model
-from qbench.spec import Cell, PrecisionRef, ResolvedModel
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model
 

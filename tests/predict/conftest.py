@@ -10,7 +10,7 @@ import pytest
 from qbench.sources.models import parse_model, resolve_model
 
 if TYPE_CHECKING:
-    from qbench.spec import ResolvedModel
+    from qbench.core.spec import ResolvedModel
 
 
 @pytest.fixture(scope="session")

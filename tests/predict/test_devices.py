@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.errors import DeviceError
+from qbench.core.errors import DeviceError
 from qbench.predict.devices import (
     RESERVED_BYTES,
     as_if_on,

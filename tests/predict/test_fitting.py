@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qbench.core.spec import Cell, Item
 from qbench.fit import find_model
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, Way, fit_row, largest, ways
 from qbench.predict.peaks import predicted_peak, training_peak
-from qbench.spec import Cell, Item
 
 if TYPE_CHECKING:
+    from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
-    from qbench.spec import ResolvedModel
 
 EVERY = ways(["bf16", "int8", "nf4-dq"], rank=64, target="default", optimizer="adamw")
 LENGTHS = (512, 2048)

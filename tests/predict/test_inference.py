@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qbench.core.spec import PrecisionRef
 from qbench.finetune.live_bytes import LivePeak
 from qbench.finetune.training_shape import TrainingShape, training_shape
 from qbench.measures.head import OutputHead
@@ -27,7 +28,6 @@ from qbench.predict.inference import (
     predict_scoring,
 )
 from qbench.predict.inference_tape import Adapter, Kernels
-from qbench.spec import PrecisionRef
 from tests.precisions.tiny_cells import all_options
 from tests.tiny_models import make_tiny_model
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.predict.devices import fits, parse_memory
 from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.remedies import remedy
-from qbench.spec import Cell, Item, PrecisionRef, TuningRef
 from tests.precisions.tiny_cells import all_options
 
 if TYPE_CHECKING:
-    from qbench.spec import ResolvedModel
+    from qbench.core.spec import ResolvedModel
 
 
 def _ref(name: str) -> PrecisionRef:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.checkpoint import Progress
@@ -19,14 +20,13 @@ from qbench.finetune.training_shape import TrainingSetup, TrainingShape
 from qbench.precisions import precisions
 from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.training import optimizer_bytes, trained_bytes
-from qbench.spec import Cell, PrecisionRef, TuningRef
 from tests.precisions.tiny_cells import all_options, resolve
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.spec import ResolvedModel
+    from qbench.core.spec import ResolvedModel
 
 TOLERANCE = 0.002
 """Share of the peak that may differ; found: a few bytes of scalars and of code tables."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from qbench.core.spec import PrecisionRef
 from qbench.report import terminal
 from qbench.report.details import detail_tables
 from qbench.report.difference_table import difference_table
@@ -27,7 +28,6 @@ from qbench.report.finetune_words import paragraph
 from qbench.report.overview import overview_page
 from qbench.report.selection import select
 from qbench.report.tables import decision_table
-from qbench.spec import PrecisionRef
 from tests.pages import REPORT_FORMATS, written_as
 from tests.pages import whole_report as render
 from tests.record_factory import make_record, quickstart_records
@@ -50,8 +50,8 @@ from tests.tuned_records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Figure, Table
-    from qbench.record import Record
+    from qbench.core.page import Figure, Table
+    from qbench.core.record import Record
     from qbench.report.selection import TableRecords
 
 SEEDS = (0, 1, 2)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.report import terminal
 from qbench.report.finetune_qat import WonBack, won_back, won_back_table, won_back_words
 from qbench.report.finetune_results import results_of
 from qbench.report.overview import overview_page
 from qbench.report.selection import select
-from qbench.spec import Cell, PrecisionRef, TuningRef
 from tests.pages import whole_report as render
 from tests.tuned_records import (
     FULL,
@@ -24,8 +24,8 @@ from tests.tuned_records import (
 )
 
 if TYPE_CHECKING:
-    from qbench.record import Record
-    from qbench.spec import Deployment
+    from qbench.core.record import Record
+    from qbench.core.spec import Deployment
 
 BF16 = PrecisionRef(label="bf16", name="bf16")
 INT4 = PrecisionRef(label="int4-g32", name="int4-g32")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.record import SCHEMA_VERSION, Record
+from qbench.core.record import SCHEMA_VERSION, Record
+from qbench.core.units import choose_scale
 from qbench.report import formats
-from qbench.units import choose_scale
 from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import (
     footprint_record,
@@ -25,7 +25,7 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
-    from qbench.units import Display
+    from qbench.core.units import Display
 
 LATER = "2026-07-02T12:00:00+00:00"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.page import Page
+from qbench.core.page import Page
 from qbench.report import markdown
 from qbench.report.generations import (
     MARK,
@@ -24,8 +24,8 @@ from qbench.report.selection import select
 from tests.record_factory import make_failure, make_record
 
 if TYPE_CHECKING:
-    from qbench.page import Figure
-    from qbench.record import Record
+    from qbench.core.page import Figure
+    from qbench.core.record import Record
     from qbench.report.selection import TableRecords
 
 SLUG = "stdlib-prompts-n2-t4"

@@ -20,7 +20,7 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def tables(page: str) -> list[list[list[str]]]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qbench.page import (
+from qbench.core.page import (
     Bullets,
     Code,
     Column,
@@ -24,8 +24,8 @@ from qbench.page import (
     bullets,
     words_table,
 )
-from qbench.page_data import rows_data
-from qbench.picture import BINS
+from qbench.core.page_data import rows_data
+from qbench.core.picture import BINS
 from qbench.report import OWN, find_format, formats, markdown, terminal
 from qbench.report.as_json import page_json
 from qbench.report.format import Subject

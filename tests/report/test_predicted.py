@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.page import Bullets, Heading
+from qbench.core.page import Bullets, Heading
 from qbench.report.predicted import predicted_parts, predicted_table
 from qbench.report.selection import select
 from tests.pages import whole_report as render
@@ -16,8 +16,8 @@ from tests.tuned_records import finetune_records, make_tuning, training_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Table
-    from qbench.record import Record
+    from qbench.core.page import Table
+    from qbench.core.record import Record
 
 
 def _memory(

@@ -15,8 +15,8 @@ from tests.record_factory import footprint_record, latency_record, make_metric
 from tests.tuned_records import finetune_records, make_tuning, training_record
 
 if TYPE_CHECKING:
-    from qbench.page import Table
-    from qbench.record import Record
+    from qbench.core.page import Table
+    from qbench.core.record import Record
 
 LIMITS = {
     "latency.read_bandwidth": 3.2e12,

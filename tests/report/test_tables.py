@@ -35,8 +35,8 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
-    from qbench.page import Figure, Table
-    from qbench.record import Record
+    from qbench.core.page import Figure, Table
+    from qbench.core.record import Record
     from qbench.report.tables import Decision
 
 LATER = "2026-07-02T12:00:00+00:00"

@@ -16,7 +16,7 @@ import qbench
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
 from qbench.sources.models import fetch_model, parse_model, resolve_model
 from qbench.sources.texts import read_text, resolve_text
 from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 from qbench.precisions import precisions
 from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.known_configs import HUB_IDS, known_configs
@@ -16,7 +16,7 @@ from qbench.sources.models import parse_model, resolve_model
 from qbench.sources.shapes import read_shape
 
 if TYPE_CHECKING:
-    from qbench.spec import ResolvedModel
+    from qbench.core.spec import ResolvedModel
 
 PUBLISHED_WEIGHTS = {
     "DialoGPT-medium": 354_823_168,

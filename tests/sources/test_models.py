@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import qbench
-from qbench.errors import ModelError
-from qbench.sources.cache import cache_folder, cache_size_bytes, read_cached, write_cached
+from qbench.core.cache import cache_folder, cache_size_bytes, read_cached, write_cached
+from qbench.core.errors import ModelError
 from qbench.sources.fingerprint import file_sha256
 from qbench.sources.headers import read_headers, weight_files
 from qbench.sources.model_config import read_config
@@ -24,7 +24,7 @@ from qbench.sources.shapes import shape_from_headers
 from tests.tiny_models import ARCHITECTURES, make_tiny_model
 
 if TYPE_CHECKING:
-    from qbench.spec import ResolvedModel
+    from qbench.core.spec import ResolvedModel
 
 
 def resolve(folder: Path) -> ResolvedModel:
@@ -160,12 +160,12 @@ def test_planning_loads_no_torch(llama_folder: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "import qbench.environment\n"
+        "import qbench.core.environment\n"
         "from qbench.sources.models import parse_model, resolve_model\n"
         "from qbench.sources.texts import resolve_text\n"
         "resolve_model(parse_model(sys.argv[1], base=Path('/')))\n"
         "resolve_text('wikitext-2', base=Path('/'))\n"
-        "qbench.environment.detect_environment(qbench.environment.find_device('cpu'))\n"
+        "qbench.core.environment.detect_environment(qbench.core.environment.find_device('cpu'))\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'huggingface_hub', 'numpy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import TextError, UsageError
+from qbench.core.cache import cache_folder
+from qbench.core.errors import TextError, UsageError
+from qbench.core.paths import written_path
 from qbench.measures.evaluate_metrics import resolve_name
 from qbench.measures.tasks import TASKS, TasksOptions
-from qbench.sources.cache import cache_folder
 from qbench.sources.hub import data_folder, hub_folder
 from qbench.sources.models import parse_model, resolve_model
-from qbench.sources.paths import written_path
 from qbench.sources.prompts import resolve_prompts
 from qbench.sources.texts import resolve_text
 from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.bundled import build_prompts
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.sources.prompts import Prompt, bundled_prompts, read_prompts, resolve_prompts
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from qbench.errors import MeasurementError, TextError
+from qbench.core.errors import MeasurementError, TextError
 from qbench.measures.continuation import encode
 from qbench.measures.references import ScoreName
 from qbench.sources.recipes import RECIPE_NAMES, Templates, render

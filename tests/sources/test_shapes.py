@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.errors import ModelError
+from qbench.core.errors import ModelError
 from qbench.sources.meta import describe
 from qbench.sources.shapes import read_shape, shape_from_meta
 from tests.tiny_models import make_tiny_model
@@ -17,7 +17,7 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.spec import ModelShape
+    from qbench.core.spec import ModelShape
 
 
 def read_config(folder: Path) -> dict[str, Any]:

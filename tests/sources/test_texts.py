@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import qbench
-from qbench.errors import TextError
+from qbench.core.errors import TextError
 from qbench.sources.texts import DATASETS, read_text, resolve_text
 
 
@@ -105,7 +105,7 @@ def test_file_changed_after_planning(tmp_path: Path) -> None:
 def test_data_set_without_a_network(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from qbench.errors import TextError\n"
+        "from qbench.core.errors import TextError\n"
         "from qbench.sources.texts import read_text, resolve_text\n"
         "try:\n"
         "    read_text(resolve_text('wikitext-2', base=Path('/')))\n"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import qbench
-from qbench.errors import TextError
+from qbench.core.errors import TextError
+from qbench.core.spec import Item
 from qbench.sources.tuning_data import (
     Example,
     ResolvedTuningData,
@@ -24,7 +25,6 @@ from qbench.sources.tuning_data import (
     load_splits,
     resolve_tuning_data,
 )
-from qbench.spec import Item
 from tests.tiny_models import make_tiny_tokenizer
 
 Row = dict[str, Any]
@@ -295,7 +295,7 @@ def test_records_of_values_that_were_once_guessed_are_not_found_again(
     tmp_path: Path, contents: str, *, changed: bool
 ) -> None:
     """What the file held was read as other values; the key of all other data stays as it was."""
-    from qbench.record import content_key
+    from qbench.core.record import content_key
     from qbench.sources.fingerprint import file_sha256
     from qbench.sources.recipes import recipe_text
 
@@ -476,7 +476,7 @@ def test_neither_file_nor_hub_id(tmp_path: Path) -> None:
 def test_hub_data_without_a_network(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from qbench.errors import TextError\n"
+        "from qbench.core.errors import TextError\n"
         "from qbench.sources.tuning_data import *\n"
         "options = TuningDataOptions(dataset='owner/name')\n"
         "try:\n"

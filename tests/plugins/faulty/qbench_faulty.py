@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.spec import Frozen, Item
+from qbench.core.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.record import MetricDefinition
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.record import MetricDefinition
-    from qbench.spec import ResolvedModel
 
 
 class NoOptions(Frozen):

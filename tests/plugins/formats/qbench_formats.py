@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.page import Heading, Page, Table
+from qbench.core.page import Heading, Page, Table
 from qbench.report.format import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.record import Record
+    from qbench.core.record import Record
 
 
 def outline(page: Page) -> str:

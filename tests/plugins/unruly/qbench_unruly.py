@@ -15,13 +15,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.record import MetricDefinition
+from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification
-from qbench.record import MetricDefinition
-from qbench.spec import Frozen, Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from qbench.core.record import Environment
+    from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
     from qbench.measures.loaded import LoadedModel
-    from qbench.record import Environment
-    from qbench.spec import ModelShape, ResolvedModel, StaticBytes
 
 METRICS = (
     MetricDefinition(name="unruly", unit="1", better="neither", title="unruly", formula="1"),

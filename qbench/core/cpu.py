@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.spec import slugify
+from qbench.core.spec import slugify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qbench.atomic import sweep, write_atomically
-from qbench.errors import UsageError
-from qbench.record import content_key
-from qbench.sources.paths import written_path
+from qbench.core.errors import UsageError
+from qbench.core.files import sweep, write_atomically
+from qbench.core.paths import written_path
+from qbench.core.record import content_key
 
 
 def cache_folder() -> Path:

@@ -17,17 +17,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
-from qbench.cuda_probe import cuda_fault
-from qbench.errors import DeviceError
-from qbench.record import Environment
-from qbench.spec import slugify
+from qbench.core.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
+from qbench.core.cuda_probe import cuda_fault
+from qbench.core.errors import DeviceError
+from qbench.core.record import Environment
+from qbench.core.spec import slugify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
-    from qbench.cuda_probe import Fault
+    from qbench.core.cuda_probe import Fault
 
 NUMERICS_PACKAGES = (
     "torch",

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
-from qbench.child import python_environment
+from qbench.core.processes import python_environment
 
 TIMEOUT_S = 120
 _SCRIPT = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.page import Picture
+from qbench.core.page import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

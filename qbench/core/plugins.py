@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import UsageError
+from qbench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.page import Column, Figure, Table
+    from qbench.core.page import Column, Figure, Table
 
 
 def table_data(table: Table) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from qbench.spec import Cell, Frozen, Item
+from qbench.core.spec import Cell, Frozen, Item
 
 SCHEMA_VERSION = 1
 """Version of the record's form. A file of a newer version is refused, never overwritten."""

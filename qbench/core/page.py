@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from qbench.units import Scale, choose_scale
+from qbench.core.units import Scale, choose_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from qbench.record import Better
-    from qbench.units import Display
+    from qbench.core.record import Better
+    from qbench.core.units import Display
 
 Tone = Literal["plain", "quiet", "loud", "good", "warned", "bad"]
 """What a text is to a reader; where there are colours, they follow from it."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from qbench.atomic import write_atomically
-from qbench.errors import StoreError
-from qbench.foreign import cleaned, in_one_line, parse_json, read_bounded
-from qbench.record import SCHEMA_VERSION, Record
-from qbench.spec import Item, slugify
+from qbench.core.errors import StoreError
+from qbench.core.files import write_atomically
+from qbench.core.foreign import cleaned, in_one_line, parse_json, read_bounded
+from qbench.core.record import SCHEMA_VERSION, Record
+from qbench.core.spec import Item, slugify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

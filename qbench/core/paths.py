@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.foreign import in_one_line
+from qbench.core.foreign import in_one_line
 
 if TYPE_CHECKING:
-    from qbench.errors import UsageError
+    from qbench.core.errors import UsageError
 
 _SHOWN = 100
 """Characters of a path that are enough to know it by."""

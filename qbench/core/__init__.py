@@ -1,0 +1,1 @@
+"""The values that everything hands on, the machine, and words for people."""
