@@ -21,7 +21,7 @@ from qbench.precisions import precisions
 from qbench.precisions.first_pass import constants_of
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
-from qbench.sources.models import fetch_model
+from qbench.sources.models.resolve import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ from qbench.precisions.integer_options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
-from qbench.sources.known_configs import known_configs, known_name
-from qbench.sources.models import parse_model, resolve_model
-from qbench.sources.random_models import RANDOM_PREFIX
+from qbench.sources.models.known_configs import known_configs, known_name
+from qbench.sources.models.random_models import RANDOM_PREFIX
+from qbench.sources.models.resolve import parse_model, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,8 +21,8 @@ from qbench.plan_keys import Keys, references_first
 from qbench.plan_layout import Layout, PlannedCell
 from qbench.plan_records import RecordsOnDisk
 from qbench.predict.devices import as_if_on
-from qbench.sources.models import resolve_model
-from qbench.sources.tuning_data import resolve_tuning_data
+from qbench.sources.data.tuning import resolve_tuning_data
+from qbench.sources.models.resolve import resolve_model
 from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment, Status
     from qbench.core.spec import Cell, Item, ResolvedModel
     from qbench.predict.devices import DeviceMemory
-    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.sources.data.tuning import ResolvedTuningData
 
 MAX_RECORDS = 100_000
 """Measurements of a plan: each is a file."""

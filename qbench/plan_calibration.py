@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import Problem, TextError
 from qbench.precisions.calibration_text import resolve_calibration
-from qbench.sources.texts import ResolvedText
+from qbench.sources.data.texts import ResolvedText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.core.spec import Item, PrecisionRef
-    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.sources.data.tuning import ResolvedTuningData
     from qbench.suite import Suite
 
 

@@ -13,12 +13,12 @@ from qbench.precisions import precisions, stored
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer_misfit import integer_misfit
 from qbench.precisions.stored import stale_misfit, stored_misfit
-from qbench.sources.random_models import TOKENIZER_MODEL
+from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, PrecisionRef, ResolvedModel, TuningRef
-    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.sources.data.tuning import ResolvedTuningData
     from qbench.suite import Suite
 
 MERGED = "merged"

@@ -11,8 +11,8 @@ from qbench.core.environment import hub_reachable
 from qbench.core.errors import ModelError
 from qbench.measures.task_index import known_tasks, yaml_files_of
 from qbench.preflight_obstacle import Obstacle
-from qbench.sources.hub import data_folder, hub_folder
-from qbench.sources.texts import DATASETS
+from qbench.sources.data.texts import DATASETS
+from qbench.sources.models.hub import data_folder, hub_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ def _absent(jobs: Sequence[Job]) -> list[ResolvedModel]:
 
 def _refused(jobs: Sequence[Job]) -> Iterator[ModelError]:
     """What the hub says of models that were planned by their known configuration alone."""
-    from qbench.sources import hub
+    from qbench.sources.models import hub
 
     for model in _absent(jobs):
         if model.disk_bytes is None:

@@ -20,11 +20,11 @@ from qbench.measures import measures
 from qbench.precisions import precisions, stored
 from qbench.rehearsal_options import shorten_measure, shorten_training
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
-from qbench.sources.known_configs import HUB_IDS, known_configs
-from qbench.sources.model_config import LARGEST_BYTES, parse_config
-from qbench.sources.models import resolve_model
-from qbench.sources.recipes import Templates
-from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
+from qbench.sources.data.recipes import Templates
+from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
+from qbench.sources.models.config import LARGEST_BYTES, parse_config
+from qbench.sources.models.known_configs import HUB_IDS, known_configs
+from qbench.sources.models.resolve import resolve_model
 
 if TYPE_CHECKING:
     from qbench.selectors import Selector

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.measures.references import SCORES
 from qbench.measures.windows import FIXED_WINDOW
 from qbench.sources.bundled import bundled_models
-from qbench.sources.headers import read_headers, weight_files
+from qbench.sources.models.headers import read_headers, weight_files
 
 if TYPE_CHECKING:
     from qbench.core.spec import Frozen

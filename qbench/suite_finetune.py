@@ -15,7 +15,7 @@ from qbench.finetune.deploy import served_precision
 from qbench.finetune.options import is_quantized
 from qbench.measures.evaluate_metrics import known_score
 from qbench.precisions import precisions
-from qbench.sources.tuning_data import TuningDataOptions
+from qbench.sources.data.tuning import TuningDataOptions
 from qbench.suite_options import read_options, read_sweep
 from qbench.suite_parts import (
     at_most,

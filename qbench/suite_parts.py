@@ -186,7 +186,7 @@ def entries_of(
 
 
 def _read_model(findings: Findings, entry: Node, base: Path) -> ModelRef | None:
-    from qbench.sources.models import parse_model
+    from qbench.sources.models.resolve import parse_model
 
     fields = entry.value if isinstance(entry.value, dict) else {"source": entry}
     before = len(findings)

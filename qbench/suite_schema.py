@@ -199,7 +199,7 @@ def _precision(table: Mapping[str, Precision], nested: Schema) -> Schema:
 def _finetune(nested: Schema) -> Schema:
     """Data, methods with their options, seeds and rungs."""
     from qbench.finetune import methods
-    from qbench.sources.tuning_data import TuningDataOptions
+    from qbench.sources.data.tuning import TuningDataOptions
     from qbench.suite_finetune import DEFAULT_DEPLOY, DEPLOYMENTS
 
     rows = []

@@ -13,14 +13,14 @@ from qbench.bundled.build_instruct import RECIPES, instruct_rows, main
 from qbench.bundled.corpus import Corpus, read_corpus
 from qbench.finetune.examples import encode_examples
 from qbench.sources.bundled import BUNDLED_FOLDER, bundled_instruct, bundled_texts
-from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
+from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tokenizers import Tokenizer
 
-    from qbench.sources.recipes import RecipeName
+    from qbench.sources.data.recipes import RecipeName
 
 Row = dict[str, str]
 

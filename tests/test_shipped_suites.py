@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from qbench.plan import make_plan
 from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
-from qbench.sources.models import resolve_model
+from qbench.sources.models.resolve import resolve_model
 from qbench.starter import STARTER
 from qbench.suite import Suite, load_suite, load_suite_text
 from qbench.suite_schema import suite_schema

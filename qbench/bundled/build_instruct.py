@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.bundled.corpus import read_corpus
-from qbench.sources.recipes import render
+from qbench.sources.data.recipes import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from qbench.bundled.corpus import Corpus
-    from qbench.sources.recipes import RecipeName
+    from qbench.sources.data.recipes import RecipeName
 
 ROWS = 2400
 """Spread evenly over all functions that the rules allow."""

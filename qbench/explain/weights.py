@@ -11,11 +11,11 @@ from qbench.core.errors import ModelError, UsageError
 from qbench.core.foreign import read_bounded
 from qbench.core.names import nearest
 from qbench.precisions.loading import TORCH_DTYPE
-from qbench.sources.architectures import ARCHITECTURES
 from qbench.sources.bundled import bundled_models
-from qbench.sources.headers import read_headers, weight_files
-from qbench.sources.model_config import LARGEST_BYTES, parse_config
-from qbench.sources.models import parse_model
+from qbench.sources.models.config import LARGEST_BYTES, parse_config
+from qbench.sources.models.headers import read_headers, weight_files
+from qbench.sources.models.resolve import parse_model
+from qbench.sources.shapes.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.core.spec import ModelRef
-    from qbench.sources.architectures import Architecture
-    from qbench.sources.headers import StoredTensor
+    from qbench.sources.models.headers import StoredTensor
+    from qbench.sources.shapes.architectures import Architecture
 
 STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Types of weights that can be explained, by safetensors' names."""
@@ -123,7 +123,7 @@ def _folder(ref: ModelRef) -> Path:
     if ref.kind == "bundled":
         return bundled_models()[ref.location]
     if ref.kind == "hub":
-        from qbench.sources import hub
+        from qbench.sources.models import hub
 
         snapshot = hub.cached_snapshot(ref.location, ref.revision)
         if snapshot is None:

@@ -24,8 +24,8 @@ from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
 from qbench.core.files import waiting_folder, write_atomically
 from qbench.core.spec import Frozen
+from qbench.sources.models.tokenizer_files import tokenizer_files
 from qbench.sources.sealed import SEAL, broken_seal, keeping, one_maker, seal
-from qbench.sources.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from qbench.sources.tuning_data import Example
+    from qbench.sources.data.tuning import Example
 
 NOT_SCORED = -100
 """The label that torch's and transformers' cross entropies leave out."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qbench.finetune import Method
     from qbench.finetune.examples import Encoded
     from qbench.finetune.options import TrainingOptions
-    from qbench.sources.tuning_data import Example, Splits
+    from qbench.sources.data.tuning import Example, Splits
 
 
 _SEEN = (

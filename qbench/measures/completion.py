@@ -22,7 +22,7 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.quality import LARGEST_MEAN_LOSS
 from qbench.measures.scoring import score_windows
 from qbench.measures.windows import Window
-from qbench.sources.tuning_data import ResolvedTuningData, load_splits
+from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.finetune.examples import added_ids
-from qbench.sources.chat import ChatTemplateError, apply_chat_template
+from qbench.sources.data.chat import ChatTemplateError, apply_chat_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

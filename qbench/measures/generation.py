@@ -23,8 +23,8 @@ from qbench.measures.continuation import continue_greedily, encode, find_stop_id
 from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
-from qbench.sources.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
-from qbench.sources.tuning_data import ResolvedTuningData, load_splits
+from qbench.sources.data.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
+from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

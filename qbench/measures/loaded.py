@@ -12,7 +12,7 @@ from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
 from qbench.predict.gpu_models import AMPERE
 from qbench.sources.bundled import bundled_models
-from qbench.sources.random_models import TOKENIZER_MODEL
+from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
     import torch

@@ -23,8 +23,8 @@ from qbench.measures.options import OneOrMoreText
 from qbench.measures.reference_states import CachedStates, OwnStates
 from qbench.measures.scoring import ids_of, in_groups, rounding_kl, score_windows
 from qbench.measures.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
-from qbench.sources.control_tokens import written_out
-from qbench.sources.texts import ResolvedText, read_text, resolve_text
+from qbench.sources.data.control_tokens import written_out
+from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,7 @@ from qbench.measures.training_memory import (
     predict_step,
 )
 from qbench.precisions.inventory import logical_weights
-from qbench.sources.tuning_data import ResolvedTuningData, load_splits
+from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
 if TYPE_CHECKING:
     from pathlib import Path

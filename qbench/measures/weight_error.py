@@ -15,7 +15,7 @@ from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.sources.headers import weight_files
+from qbench.sources.models.headers import weight_files
 
 if TYPE_CHECKING:
     import torch

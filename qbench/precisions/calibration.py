@@ -15,7 +15,7 @@ from qbench.precisions.integer_gptq import quantize_by_gptq
 from qbench.precisions.integer_layers import hold_in
 from qbench.precisions.integer_smoothquant import quantize_smoothed
 from qbench.precisions.loading import TORCH_DTYPE
-from qbench.sources.texts import ResolvedText, resolve_text
+from qbench.sources.data.texts import ResolvedText, resolve_text
 
 if TYPE_CHECKING:
     import torch

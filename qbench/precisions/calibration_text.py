@@ -14,14 +14,14 @@ from qbench.precisions.integer_options import (
     IntegerOptions,
     is_integer,
 )
-from qbench.sources.texts import ResolvedText, read_text, resolve_text
+from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from qbench.core.spec import PrecisionRef
-    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.sources.data.tuning import ResolvedTuningData
 
 _TELLING_LETTERS = 40
 """Lines shorter than this stand in many texts by chance."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import ModelError, TextError
 from qbench.precisions.calibration_text import window_tokens
 from qbench.sources.bundled import bundled_models
-from qbench.sources.random_models import TOKENIZER_MODEL, is_random
-from qbench.sources.texts import read_text
+from qbench.sources.data.texts import read_text
+from qbench.sources.models.random_models import TOKENIZER_MODEL, is_random
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from qbench.precisions.integer_options import IntegerOptions
-    from qbench.sources.texts import ResolvedText
+    from qbench.sources.data.texts import ResolvedText
 
 
 def draw_windows(

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.inventory import inventory
-from qbench.sources.own_products import watching_products
+from qbench.sources.shapes.own_products import watching_products
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from qbench.core.spec import Frozen
-from qbench.sources.texts import ResolvedText
+from qbench.sources.data.texts import ResolvedText
 
 Mapping = Literal["symmetric", "asymmetric"]
 Granularity = Literal["tensor", "channel", "group"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
-from qbench.sources.random_models import is_random
+from qbench.sources.models.random_models import is_random
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.core.errors import ModelError
-from qbench.sources.headers import weight_files
+from qbench.sources.models.headers import weight_files
 
 MOST_NAMED = 3
 

@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.placement import EVERY_GPU, device_of, dispatch, plan_placement
-from qbench.sources.random_models import SEED
+from qbench.sources.models.random_models import SEED
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.finetune.training_shape import training_shape
-from qbench.sources.known_configs import HUB_IDS, known_configs
+from qbench.sources.models.known_configs import HUB_IDS, known_configs
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel
@@ -50,7 +50,7 @@ def _hub_folder(location: str, revision: str | None) -> tuple[str | None, str | 
     known = HUB_IDS.get(location)
     if known is not None:
         return str(known_configs()[known]), None
-    from qbench.sources import hub
+    from qbench.sources.models import hub
 
     try:
         return str(hub.fetch_config(location, revision)), None

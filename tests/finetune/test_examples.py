@@ -18,7 +18,7 @@ from qbench.finetune.examples import (
     prompt_ids,
 )
 from qbench.measures import continuation
-from qbench.sources.tuning_data import Example
+from qbench.sources.data.tuning import Example
 from tests.tiny_models import make_tiny_tokenizer
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def test_a_text_that_cannot_be_kept_is_counted() -> None:
 
 def test_a_chat_has_the_ids_of_its_template() -> None:
     """Without what else begins a text; where the template writes it, it stands there once."""
-    from qbench.sources.recipes import render
+    from qbench.sources.data.recipes import render
 
     messages = [{"role": "user", "content": "Q: a"}, {"role": "assistant", "content": "yes"}]
     body = (

@@ -12,7 +12,7 @@ from qbench.core.errors import MeasurementError, NonFiniteError, OutOfMemoryErro
 from qbench.finetune.artifact import checkpoint_folder, has_artifact
 from qbench.finetune.examples import Encoded, collate
 from qbench.finetune.loop import Course
-from qbench.sources.splits import Example
+from qbench.sources.data.splits import Example
 from tests.finetune.trainings import (
     CONTEXT,
     KEY,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.measures.loaded import LoadedModel
-    from qbench.sources.splits import Splits
+    from qbench.sources.data.splits import Splits
 
 
 def make_plain_course(count: int = 5, **changes: Any) -> Course:

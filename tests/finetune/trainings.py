@@ -9,7 +9,7 @@ from qbench.finetune import methods
 from qbench.finetune.checkpoint import CheckpointRule
 from qbench.finetune.make import Training, make_artifact, prepare_course
 from qbench.finetune.trainable import trained_weights
-from qbench.sources.splits import Example, Splits
+from qbench.sources.data.splits import Example, Splits
 from tests.precisions.tiny_cells import load_fresh
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qbench.core.errors import TextError
-from qbench.sources.rows import peek
-from qbench.sources.splits import make_splits
-from qbench.sources.tuning_data import TuningDataOptions
+from qbench.sources.data.rows import peek
+from qbench.sources.data.splits import make_splits
+from qbench.sources.data.tuning import TuningDataOptions
 from tests.fuzz.conftest import of_usual
 from tests.fuzz.mutations import HOSTILE_TEXTS, ODD_VALUES, Mutant, mutated, paths
 from tests.fuzz.places import check, place

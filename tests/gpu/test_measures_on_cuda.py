@@ -18,7 +18,7 @@ from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.memory import MEMORY, MemoryOptions
 from qbench.measures.roofline_rates import matrix_rate, read_bandwidth
 from qbench.measures.training import TRAINING
-from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
+from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from tests.precisions.tiny_cells import TinyCells, Variant, make_job, resolve
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.core.spec import Item
 from qbench.measures.completion import COMPLETION, CompletionOptions
-from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
+from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
 from tests.measures import naive_perplexity as naive
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
@@ -64,7 +64,7 @@ def naive_losses(
     """Id, summed loss and scored tokens of each test example, one at a time."""
     from tokenizers import Tokenizer
 
-    from qbench.sources.tuning_data import ResolvedTuningData
+    from qbench.sources.data.tuning import ResolvedTuningData
 
     bos = naive.bos_id(folder)
     eos = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<|endoftext|>")

@@ -17,8 +17,8 @@ from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.finetune.examples import encode_all
 from qbench.measures.generation import GENERATION, METRICS, GenerationOptions
 from qbench.measures.generation import test_split_item as split_item
-from qbench.sources.models import parse_model, resolve_model
-from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
+from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:

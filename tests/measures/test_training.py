@@ -18,7 +18,7 @@ from qbench.finetune.artifact import artifact_folder, has_artifact, read_artifac
 from qbench.measures.training import TRAINING, TrainingItemOptions
 from qbench.measures.training_memory import MEMORY_KINDS
 from qbench.precisions.inventory import logical_weights
-from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
+from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from tests.precisions.tiny_cells import load_fresh
 from tests.tiny_models import make_tiny_model
 

@@ -205,7 +205,7 @@ def test_arithmetic_from_a_meta_model(
     architecture: str, case: tuple[str, dict[str, Any]], cells: TinyCells
 ) -> None:
     from qbench.core.spec import ModelShape
-    from qbench.sources.meta import describe as describe_meta
+    from qbench.sources.shapes.meta import describe as describe_meta
 
     name, options = case
     variant = Variant(architecture, architecture, {"tied": architecture in {"gemma2", "cohere"}})
@@ -243,7 +243,7 @@ def test_layers_that_no_library_converts_are_known_without_weights(
 ) -> None:
     from qbench.core.spec import ModelShape, PrecisionRef
     from qbench.precisions.conversion import CONVERTING, conversion_misfit
-    from qbench.sources.meta import describe as describe_meta
+    from qbench.sources.shapes.meta import describe as describe_meta
 
     tensors = describe_meta(str(cells.folder(variant)))
     shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})

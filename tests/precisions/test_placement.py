@@ -11,7 +11,7 @@ import torch
 from qbench.building import load
 from qbench.core.errors import OutOfMemoryError
 from qbench.precisions.placement import check_placement, device_of, refusing_offload
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import load_fresh, make_job
 from tests.tiny_models import make_tiny_model
 

@@ -15,7 +15,7 @@ from qbench.core.spec import StaticBytes
 from qbench.finetune.live_bytes import StorageCount
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
-from qbench.sources.models import fetch_model, parse_model, resolve_model
+from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
 from tests.precisions.tiny_cells import all_options, load_fresh, make_job
 from tests.tiny_models import make_tiny_model
 

@@ -17,7 +17,7 @@ from qbench.plan_items import why_not_taken, why_skipped
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.predict.peaks import Peak, predicted_peak
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import load_fresh, make_job, resolve
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model

@@ -14,8 +14,8 @@ from qbench.building import load
 from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
 from qbench.job import Job
 from qbench.precisions import precisions
-from qbench.sources.architectures import ARCHITECTURES
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
+from qbench.sources.shapes.architectures import ARCHITECTURES
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model
 

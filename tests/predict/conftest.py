@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel

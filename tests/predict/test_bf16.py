@@ -11,7 +11,7 @@ from qbench.finetune import methods
 from qbench.predict.bf16 import bf16_warning, has_bf16, in_fp16
 from qbench.predict.devices import as_if_on, parse_memory
 from qbench.predict.peaks import training_peak
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import all_options
 from tests.record_factory import make_environment
 from tests.tiny_models import make_tiny_model

@@ -17,9 +17,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from qbench.core.errors import UsageError
-from qbench.sources.models import fetch_model, parse_model, resolve_model
-from qbench.sources.texts import read_text, resolve_text
-from qbench.sources.tuning_data import TuningDataOptions, load_splits, resolve_tuning_data
+from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
+from qbench.sources.data.texts import read_text, resolve_text
+from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
 
 def model(source):
     found = resolve_model(parse_model(source, base=Path("/")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.sources.models import parse_model, resolve_model
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.sources.hub_client import HubClient, closed_port
 from tests.sources.loopback_hub import COMMIT, loopback_hub
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qbench.sources.bundled import bundled_instruct, bundled_models, bundled_texts
-from qbench.sources.texts import DATASETS
+from qbench.sources.data.texts import DATASETS
 from tests.precisions.tiny_cells import load_fresh
 from tests.sources.hub_client import HubClient, closed_port
 from tests.sources.loopback_hub import COMMIT, OLDER_COMMIT, loopback_hub

@@ -10,10 +10,10 @@ import pytest
 
 from qbench.core.errors import ModelError
 from qbench.precisions import precisions
-from qbench.sources.config_shapes import shape_from_config
-from qbench.sources.known_configs import HUB_IDS, known_configs
-from qbench.sources.models import parse_model, resolve_model
-from qbench.sources.shapes import read_shape
+from qbench.sources.models.known_configs import HUB_IDS, known_configs
+from qbench.sources.models.resolve import parse_model, resolve_model
+from qbench.sources.shapes.from_config import shape_from_config
+from qbench.sources.shapes.shapes import read_shape
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel

@@ -17,10 +17,10 @@ import qbench
 from qbench.core.cache import cache_folder, cache_size_bytes, read_cached, write_cached
 from qbench.core.errors import ModelError
 from qbench.sources.fingerprint import file_sha256
-from qbench.sources.headers import read_headers, weight_files
-from qbench.sources.model_config import read_config
-from qbench.sources.models import fetch_model, parse_model, resolve_model
-from qbench.sources.shapes import shape_from_headers
+from qbench.sources.models.config import read_config
+from qbench.sources.models.headers import read_headers, weight_files
+from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
+from qbench.sources.shapes.shapes import shape_from_headers
 from tests.tiny_models import ARCHITECTURES, make_tiny_model
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ def test_planning_loads_no_torch(llama_folder: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "import qbench.core.environment\n"
-        "from qbench.sources.models import parse_model, resolve_model\n"
-        "from qbench.sources.texts import resolve_text\n"
+        "from qbench.sources.models.resolve import parse_model, resolve_model\n"
+        "from qbench.sources.data.texts import resolve_text\n"
         "resolve_model(parse_model(sys.argv[1], base=Path('/')))\n"
         "resolve_text('wikitext-2', base=Path('/'))\n"
         "qbench.core.environment.detect_environment(qbench.core.environment.find_device('cpu'))\n"

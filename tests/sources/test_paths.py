@@ -13,11 +13,11 @@ from qbench.core.errors import TextError, UsageError
 from qbench.core.paths import written_path
 from qbench.measures.evaluate_metrics import resolve_name
 from qbench.measures.tasks import TASKS, TasksOptions
-from qbench.sources.hub import data_folder, hub_folder
-from qbench.sources.models import parse_model, resolve_model
-from qbench.sources.prompts import resolve_prompts
-from qbench.sources.texts import resolve_text
-from qbench.sources.tuning_data import TuningDataOptions, resolve_tuning_data
+from qbench.sources.data.prompts import resolve_prompts
+from qbench.sources.data.texts import resolve_text
+from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
+from qbench.sources.models.hub import data_folder, hub_folder
+from qbench.sources.models.resolve import parse_model, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.bundled import build_prompts
 from qbench.core.errors import TextError
-from qbench.sources.prompts import Prompt, bundled_prompts, read_prompts, resolve_prompts
+from qbench.sources.data.prompts import Prompt, bundled_prompts, read_prompts, resolve_prompts
 
 
 def write_lines(folder: Path, *rows: object, name: str = "p.jsonl") -> Path:

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from qbench.core.errors import MeasurementError, TextError
 from qbench.measures.continuation import encode
 from qbench.measures.references import ScoreName
-from qbench.sources.recipes import RECIPE_NAMES, Templates, render
-from qbench.sources.template_limits import TemplateLimitError, within_limits
-from qbench.sources.tuning_data import TuningDataOptions
+from qbench.sources.data.recipes import RECIPE_NAMES, Templates, render
+from qbench.sources.data.template_limits import TemplateLimitError, within_limits
+from qbench.sources.data.tuning import TuningDataOptions
 from tests.tiny_models import make_tiny_tokenizer
 
 CHATML = (
@@ -158,7 +158,7 @@ ENDLESS = [
 
 @pytest.mark.parametrize(("template", "words"), ENDLESS)
 def test_templates_without_end(template: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qbench.sources.template_limits.LONGEST_S", 0.2)
+    monkeypatch.setattr("qbench.sources.data.template_limits.LONGEST_S", 0.2)
     with pytest.raises(TextError, match=words):
         make(Templates(prompt=template, completion="x"), many=[1])
     with pytest.raises(TextError, match=words):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import ModelError
-from qbench.sources.meta import describe
-from qbench.sources.shapes import read_shape, shape_from_meta
+from qbench.sources.shapes.meta import describe
+from qbench.sources.shapes.shapes import read_shape, shape_from_meta
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 import qbench
 from qbench.core.errors import TextError
-from qbench.sources.texts import DATASETS, read_text, resolve_text
+from qbench.sources.data.texts import DATASETS, read_text, resolve_text
 
 
 def test_local_file(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_data_set_without_a_network(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
         "from qbench.core.errors import TextError\n"
-        "from qbench.sources.texts import read_text, resolve_text\n"
+        "from qbench.sources.data.texts import read_text, resolve_text\n"
         "try:\n"
         "    read_text(resolve_text('wikitext-2', base=Path('/')))\n"
         "except TextError as error:\n"

@@ -16,7 +16,7 @@ import pytest
 import qbench
 from qbench.core.errors import TextError
 from qbench.core.spec import Item
-from qbench.sources.tuning_data import (
+from qbench.sources.data.tuning import (
     Example,
     ResolvedTuningData,
     Splits,
@@ -296,8 +296,8 @@ def test_records_of_values_that_were_once_guessed_are_not_found_again(
 ) -> None:
     """What the file held was read as other values; the key of all other data stays as it was."""
     from qbench.core.record import content_key
+    from qbench.sources.data.recipes import recipe_text
     from qbench.sources.fingerprint import file_sha256
-    from qbench.sources.recipes import recipe_text
 
     path = tmp_path / ("d.csv" if contents.startswith("ask") else "d.jsonl")
     first, *others = contents.split("\n")
@@ -477,7 +477,7 @@ def test_hub_data_without_a_network(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
         "from qbench.core.errors import TextError\n"
-        "from qbench.sources.tuning_data import *\n"
+        "from qbench.sources.data.tuning import *\n"
         "options = TuningDataOptions(dataset='owner/name')\n"
         "try:\n"
         "    load_splits(resolve_tuning_data(options, base=Path('/')))\n"

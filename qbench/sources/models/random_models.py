@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from qbench.core.cache import cache_folder
 from qbench.core.errors import ModelError
 from qbench.core.files import write_atomically
-from qbench.sources.known_configs import known_configs
+from qbench.sources.models.known_configs import known_configs
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelRef, ResolvedModel
@@ -41,7 +41,7 @@ def config_folder(ref: ModelRef) -> tuple[Path, str | None]:
     folder = Path(ref.location)
     if folder.is_absolute():
         return folder, None
-    from qbench.sources import hub
+    from qbench.sources.models import hub
 
     fetched = hub.fetch_config(ref.location, ref.revision)
     return fetched, fetched.name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent / "configs"
+_FOLDER = Path(__file__).parents[2] / "bundled" / "configs"
 
 HUB_IDS = {
     "mistralai/Mistral-7B-Instruct-v0.2": "Mistral-7B-Instruct-v0.2",

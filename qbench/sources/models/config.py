@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.core.foreign import cleaned, in_one_line, read_bounded, visible
-from qbench.sources.architectures import ARCHITECTURES
+from qbench.sources.shapes.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from pathlib import Path

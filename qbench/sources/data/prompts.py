@@ -13,7 +13,7 @@ from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
-from qbench.sources.texts import read_text, resolve_text
+from qbench.sources.data.texts import read_text, resolve_text
 
 LINE_KEYS = ("prompt", "reference")
 """Keys that a line of a JSON lines file may have."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.cache import read_cached, write_cached
 from qbench.core.errors import ModelError, QbenchError
 from qbench.core.foreign import read_bounded
-from qbench.sources.headers import (
+from qbench.sources.models.config import LARGEST_BYTES, parse_config
+from qbench.sources.models.headers import (
     ADAPTER_CONFIG,
     INDEX_FILE,
     SINGLE_FILE,
@@ -26,7 +27,6 @@ from qbench.sources.headers import (
     no_weights_message,
     weight_files,
 )
-from qbench.sources.model_config import LARGEST_BYTES, parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.sources.headers import StoredTensor
-from qbench.sources.shapes import shape_from_headers
+from qbench.sources.models.headers import StoredTensor
+from qbench.sources.shapes.shapes import shape_from_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.cache import read_cached, write_cached
 from qbench.core.errors import TextError
-from qbench.sources.rows import SUFFIXES, filled, load, read_rows
+from qbench.sources.data.rows import SUFFIXES, filled, load, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -16,15 +16,15 @@ from qbench.core.paths import written_path
 from qbench.core.record import content_key
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import PREFIX, bundled_instruct
+from qbench.sources.data.hub_rows import open_hub
+from qbench.sources.data.recipes import Recipe, recipe_text, render
+from qbench.sources.data.retyped import once_retyped
+from qbench.sources.data.rows import SUFFIXES, open_file, peek, suffixes_in_words
+from qbench.sources.data.splits import Example, Sizes, Splits, check_overlap, make_splits
 from qbench.sources.fingerprint import file_sha256
-from qbench.sources.hub_rows import open_hub
-from qbench.sources.recipes import Recipe, recipe_text, render
-from qbench.sources.retyped import once_retyped
-from qbench.sources.rows import SUFFIXES, open_file, peek, suffixes_in_words
-from qbench.sources.splits import Example, Sizes, Splits, check_overlap, make_splits
 
 if TYPE_CHECKING:
-    from qbench.sources.rows import Peek
+    from qbench.sources.data.rows import Peek
 
 __all__ = [
     "Example",

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import TextError
-from qbench.sources.control_tokens import control_tokens
-from qbench.sources.recipes import recipe_text, render
+from qbench.sources.data.control_tokens import control_tokens
+from qbench.sources.data.recipes import recipe_text, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.sources.chat import Taken
-    from qbench.sources.recipes import RecipeName, Templates
+    from qbench.sources.data.chat import Taken
+    from qbench.sources.data.recipes import RecipeName, Templates
 
 _ID_DIGITS = 12
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from qbench.core.errors import ModelError
 from qbench.core.foreign import in_one_line, read_bounded
-from qbench.sources.model_config import LARGEST_BYTES
+from qbench.sources.models.config import LARGEST_BYTES
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

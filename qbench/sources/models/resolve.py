@@ -11,31 +11,31 @@ from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
 from qbench.core.spec import ModelRef, ResolvedModel, slugify
 from qbench.sources.bundled import PREFIX, bundled_models
-from qbench.sources.config_shapes import shape_from_config
 from qbench.sources.fingerprint import files_sha256
-from qbench.sources.headers import (
+from qbench.sources.models.config import check_config, context_tokens, read_config
+from qbench.sources.models.headers import (
     ADAPTER_CONFIG,
     INDEX_FILE,
     adapter_message,
     read_headers,
     weight_files,
 )
-from qbench.sources.known_configs import HUB_IDS, known_configs, known_name
-from qbench.sources.model_config import check_config, context_tokens, read_config
-from qbench.sources.random_models import (
+from qbench.sources.models.known_configs import HUB_IDS, known_configs, known_name
+from qbench.sources.models.random_models import (
     RANDOM_PREFIX,
     config_folder,
     make_folder,
     random_fingerprint,
 )
-from qbench.sources.shapes import read_shape, shape_from_headers, shape_from_meta
-from qbench.sources.stored_shapes import holds_codes, quantization_method, stored_shape
-from qbench.sources.tokenizer_files import tokenizer_files
+from qbench.sources.models.tokenizer_files import tokenizer_files
+from qbench.sources.shapes.from_config import shape_from_config
+from qbench.sources.shapes.shapes import read_shape, shape_from_headers, shape_from_meta
+from qbench.sources.shapes.stored import holds_codes, quantization_method, stored_shape
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelShape
-    from qbench.sources.headers import StoredTensor
-    from qbench.sources.hub import RemoteModel
+    from qbench.sources.models.headers import StoredTensor
+    from qbench.sources.models.hub import RemoteModel
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -105,7 +105,7 @@ def resolve_model(ref: ModelRef) -> ResolvedModel:
         return _describe_folder(ref, Path(ref.location))
     if ref.kind == "random":
         return _describe_random(ref)
-    from qbench.sources import hub
+    from qbench.sources.models import hub
 
     snapshot = hub.cached_snapshot(ref.location, ref.revision)
     if snapshot is not None:
@@ -134,7 +134,7 @@ def fetch_model(model: ResolvedModel) -> Path:
         return make_folder(model)
     if model.folder is not None:
         return Path(model.folder)
-    from qbench.sources import hub
+    from qbench.sources.models import hub
 
     folder = hub.download(model.ref.location, model.revision, with_code=model.ref.trust_remote_code)
     read_headers(weight_files(folder))

@@ -1,4 +1,4 @@
-"""Describes a model without data: `python -m qbench.sources.meta FOLDER` prints its tensors.
+"""Describes a model without data: `python -m qbench.sources.shapes.meta FOLDER` prints its tensors.
 
 It is a process of its own, because it needs torch and transformers, which planning must not load.
 Prints a JSON list of the fields of `TensorShape`; on failure the reason is the last line on the
@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from qbench.sources.own_products import watching_products
+from qbench.sources.shapes.own_products import watching_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +114,9 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, str, bool, torc
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tensors of the model in the folder that is named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m qbench.sources.meta", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m qbench.sources.shapes.meta", description=__doc__
+    )
     parser.add_argument("folder", help="folder that holds config.json")
     parser.add_argument("--trust-remote-code", action="store_true")
     chosen = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from qbench.core.errors import TextError
-from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
+from qbench.sources.data.template_limits import FAULTS, TemplateLimitError, within_limits
 
 Message = dict[str, str]
 Taken = Literal["asked", "answered", "bare"]

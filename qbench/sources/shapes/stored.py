@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qbench.core.spec import ModelShape, TensorShape
-    from qbench.sources.headers import StoredTensor
+    from qbench.sources.models.headers import StoredTensor
 
 _CODES = ("weight", "qweight", "weight_packed")
 _OFFSET_BYTES = 4

@@ -1,8 +1,8 @@
 """Shapes of all tensors of a model as loaded, without loading it.
 
-Two ways lead there. For the architectures in `qbench.sources.architectures` the safetensors header
-is enough, in milliseconds. For any other, transformers builds the model without data in a process
-of its own (`qbench.sources.meta`), once; its answer is kept in the cache.
+Two ways lead there. For the architectures in `qbench.sources.shapes.architectures` the safetensors
+header is enough, in milliseconds. For any other, transformers builds the model without data in a
+process of its own (`qbench.sources.shapes.meta`), once; its answer is kept in the cache.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from qbench.core.cache import read_cached, write_cached
 from qbench.core.errors import ModelError
 from qbench.core.processes import python_command, python_environment
 from qbench.core.spec import ModelShape, TensorShape
-from qbench.sources.architectures import ARCHITECTURES, Architecture
-from qbench.sources.headers import read_headers, same_values, weight_files
+from qbench.sources.models.headers import read_headers, same_values, weight_files
+from qbench.sources.shapes.architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from qbench.sources.headers import StoredTensor
+    from qbench.sources.models.headers import StoredTensor
 
 _META_TIMEOUT_S = 300
 _META_FORM = 3
-"""Counted up when `qbench.sources.meta` describes models differently: cached answers expire."""
+"""Counted up when `qbench.sources.shapes.meta` describes models differently: answers expire."""
 
 _FULL_ROTARY_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotary embeddings with one frequency for every two dimensions of a head."""
@@ -121,7 +121,7 @@ def shape_from_meta(
 def _ask_meta(folder: Path, *, trust_remote_code: bool) -> list[dict[str, Any]] | str:
     """The tensors that the process prints, or why there are none."""
     environment = python_environment(gpu=False)
-    command = python_command("qbench.sources.meta", str(folder))
+    command = python_command("qbench.sources.shapes.meta", str(folder))
     if trust_remote_code:
         command.append("--trust-remote-code")
     else:

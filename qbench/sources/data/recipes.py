@@ -16,9 +16,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 from qbench.core.errors import TextError
 from qbench.core.names import did_you_mean
 from qbench.core.spec import Frozen
-from qbench.sources.chat import Taken, read_messages, unicode_text, write_chat
-from qbench.sources.rows import JsonRow
-from qbench.sources.template_limits import FAULTS, TemplateLimitError, within_limits
+from qbench.sources.data.chat import Taken, read_messages, unicode_text, write_chat
+from qbench.sources.data.rows import JsonRow
+from qbench.sources.data.template_limits import FAULTS, TemplateLimitError, within_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qbench.sources.rows import SUFFIXES, WrittenNumber
+from qbench.sources.data.rows import SUFFIXES, WrittenNumber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from qbench.sources.rows import Peek
+    from qbench.sources.data.rows import Peek
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _NOTHING = frozenset(

@@ -1,0 +1,1 @@
+"""Texts, prompts and instruction data: which are meant, and reading them."""

@@ -1,0 +1,1 @@
+"""Models: found on disk or a hub, and their configuration and headers read."""

@@ -1,0 +1,1 @@
+"""Shapes of a model's tensors, without loading it."""
