@@ -37,9 +37,9 @@ def explain(
     import logging
 
     from qbench.executors.preload import prepare_process
-    from qbench.explain import check_precision
-    from qbench.explain import explain as explain_precision
     from qbench.explain.options import read_assignments
+    from qbench.precisions.explain.explain import check_precision
+    from qbench.precisions.explain.explain import explain as explain_precision
     from qbench.report import find_format
     from qbench.report.format import Subject
 

@@ -12,7 +12,7 @@ from qbench.core.names import did_you_mean, nearest_name
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions
-from qbench.precisions.integer_options import is_integer
+from qbench.precisions.integer.options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import Problem, TextError
-from qbench.precisions.calibration_text import resolve_calibration
+from qbench.precisions.integer.text import resolve_calibration
 from qbench.sources.data.texts import ResolvedText
 
 if TYPE_CHECKING:

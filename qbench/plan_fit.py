@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.precisions.integer_options import is_integer
+from qbench.precisions.integer.options import is_integer
 from qbench.predict.devices import fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.remedies import remedy

@@ -11,7 +11,7 @@ from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions, stored
 from qbench.precisions.conversion import conversion_misfit
-from qbench.precisions.integer_misfit import integer_misfit
+from qbench.precisions.integer.misfit import integer_misfit
 from qbench.precisions.stored import stale_misfit, stored_misfit
 from qbench.sources.models.random_models import TOKENIZER_MODEL
 

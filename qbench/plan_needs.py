@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
 from qbench.precisions import precisions
-from qbench.precisions.integer import Integer
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.integer.integer import Integer
+from qbench.precisions.integer.options import IntegerOptions
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.training import trained_bytes

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from qbench.display import RunDisplay
-from qbench.precisions.integer_options import is_integer
+from qbench.precisions.integer.options import is_integer
 from qbench.rehearsal import rehearse
 from qbench.runner import run_suite
 from qbench.suite import load_suite

@@ -25,7 +25,7 @@ from qbench.core.spec import Deployment, PrecisionRef, TuningRef, slugify
 from qbench.finetune.adapter_storage import StorageKind, load_stored, store_adapter
 from qbench.finetune.qat_layers import load_fake_quantized
 from qbench.precisions import precisions
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.storage import ITEM_BYTES
 
 if TYPE_CHECKING:

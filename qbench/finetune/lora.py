@@ -24,7 +24,7 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
 from qbench.finetune.trainable import Trainable
-from qbench.precisions.integer_options import is_integer
+from qbench.precisions.integer.options import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -175,7 +175,7 @@ def dequantized_weight(layer: Any, name: str) -> torch.Tensor:
     """A layer's weights in fp32, those of bitsandbytes' formats by their definition."""
     from qbench.precisions.bnb4bit import naive_weight
     from qbench.precisions.int8 import library_weight
-    from qbench.precisions.integer_layers import effective_weight
+    from qbench.precisions.integer.layers import effective_weight
 
     weight: torch.Tensor = layer.weight
     if getattr(weight, "quant_state", None) is not None:

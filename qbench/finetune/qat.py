@@ -24,7 +24,7 @@ from qbench.core.environment import missing_packages
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
 from qbench.finetune.trainable import Trainable
-from qbench.precisions.integer_options import IntegerOptions, is_integer
+from qbench.precisions.integer.options import IntegerOptions, is_integer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

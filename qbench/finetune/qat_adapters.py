@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 _ADAPTER = "default"
 """PEFT's name for the first adapter of a model."""

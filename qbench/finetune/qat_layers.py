@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
-from qbench.precisions.integer_layers import layers_to_quantize, replace_conv1d
+from qbench.precisions.integer.layers import layers_to_quantize, replace_conv1d
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import Granularity, IntegerOptions, Mapping
+    from qbench.precisions.integer.options import Granularity, IntegerOptions, Mapping
 
 _ACTIVATION_BITS = 8
 

@@ -19,7 +19,7 @@ from qbench.measures.loaded import make_metric
 from qbench.measures.roofline import forward_operations, sizes_of
 from qbench.measures.roofline_rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
-from qbench.precisions.integer_options import (
+from qbench.precisions.integer.options import (
     MOST_ROWS_IN_FP32,
     IntegerOptions,
     int8_product_type,

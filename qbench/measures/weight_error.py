@@ -138,7 +138,7 @@ def held_weight(layer: Any) -> torch.Tensor:
 
         weight = library_weight(layer)
     elif hasattr(weight, "qdata"):
-        from qbench.precisions.integer_layers import effective_weight
+        from qbench.precisions.integer.layers import effective_weight
 
         weight = effective_weight(layer)
     return weight

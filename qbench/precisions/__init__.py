@@ -11,7 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.plugins import load_plugins
-from qbench.precisions import bnb4bit, floating, int8, integer, stored
+from qbench.precisions import bnb4bit, floating, int8, stored
+from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +68,7 @@ def precisions() -> dict[str, Precision]:
         floating.PRECISIONS,
         int8.PRECISIONS,
         bnb4bit.PRECISIONS,
-        integer.PRECISIONS,
+        INTEGERS,
         stored.PRECISIONS,
     ):
         table.update({precision.name: precision for precision in family})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.precisions import bnb4bit, int8, integer
+from qbench.precisions import bnb4bit, int8
+from qbench.precisions.integer import integer
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef, ResolvedModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from qbench.finetune.lora import FOUR_BIT
-from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions, is_integer
+from qbench.precisions.integer.options import SHORT_NAMES, IntegerOptions, is_integer
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from qbench.finetune.byte_blocks import Decoder
 from qbench.finetune.byte_linear import FP32, HALF, Linears
 from qbench.finetune.byte_tape import BATCH, Bytes, Storage, Tape
 from qbench.finetune.training_shape import TrainingSetup
-from qbench.precisions.integer_options import group_fits, scale_count
+from qbench.precisions.integer.options import group_fits, scale_count
 
 if TYPE_CHECKING:
     from qbench.finetune.byte_tape import Ledger
     from qbench.finetune.training_shape import Linear, TrainingShape
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
     from qbench.predict.formats import Formats
 
 ACTIVATIONS = "activations"

@@ -11,7 +11,7 @@ from qbench.finetune.deploy import compute_type
 from qbench.finetune.options import sequence_tokens
 from qbench.finetune.targets import targeted
 from qbench.precisions import precisions, stored
-from qbench.precisions.integer_options import is_integer
+from qbench.precisions.integer.options import is_integer
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.decoders import config_of, decoder_of, sliding_window
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats, stored_formats

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from qbench.explain import explain
 from qbench.explain.options import read_assignments
+from qbench.precisions.explain.explain import explain
 
 if TYPE_CHECKING:
     from pathlib import Path

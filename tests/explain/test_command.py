@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import UsageError
-from qbench.explain import EXPLAINERS, explain
 from qbench.explain.options import read_assignments
+from qbench.precisions.explain.explain import EXPLAINERS, explain
 from qbench.report.as_json import page_json as as_json
 from qbench.report.markdown import render as markdown
 from tests.explain.checkpoints import random_weight, save
@@ -110,7 +110,7 @@ def test_a_tensor_of_zeros_and_a_norm_are_shown(tmp_path: Path, width: int) -> N
 
 
 def test_an_outlier_spoils_the_others_unless_it_is_left_out() -> None:
-    from qbench.explain.outliers import outlier_effect
+    from qbench.precisions.explain.outliers import outlier_effect
 
     step, spoiled, apart = outlier_effect(512, 0.0)
     assert (step, apart) == (pytest.approx(60 / 127, rel=1e-3), False)

@@ -8,7 +8,7 @@ import struct
 import pytest
 import torch
 
-from qbench.explain.formats import FORMATS
+from qbench.precisions.explain.formats import FORMATS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FINITE = {"bf16": 2 * 255 * 128 - 1, "fp16": 2 * 31 * 1024 - 1, "fp32": 2 * 255 * 2**23 - 1}

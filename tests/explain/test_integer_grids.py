@@ -10,8 +10,8 @@ import pytest
 
 from qbench.core.errors import UsageError
 from qbench.core.page import Heading, Table
-from qbench.explain import explain
 from qbench.explain.options import read_assignments
+from qbench.precisions.explain.explain import explain
 from tests.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded
 

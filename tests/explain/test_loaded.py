@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.numpy import load_file
 
-from qbench.explain import EXPLAINERS, explain
 from qbench.measures.weight_error import WEIGHT_ERROR, WeightErrorOptions
 from qbench.precisions import precisions
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.explain.explain import EXPLAINERS, explain
+from qbench.precisions.integer.options import IntegerOptions
 from tests.precisions.tiny_cells import TinyCells, Variant, open_cells
 
 if TYPE_CHECKING:

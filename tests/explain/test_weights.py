@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import ModelError, UsageError
-from qbench.explain.weights import read_weight
+from qbench.precisions.explain.weights import read_weight
 from tests.explain.checkpoints import NAME, random_weight, save
 from tests.tiny_models import make_tiny_model
 

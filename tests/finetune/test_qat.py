@@ -22,8 +22,8 @@ from qbench.finetune.deploy import load_deployed, served_precision
 from qbench.finetune.examples import NOT_SCORED, collate
 from qbench.finetune.qat_adapters import adapt
 from qbench.finetune.qat_layers import fake_quantize, weight_grid
-from qbench.precisions.integer_config import torchao_config
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.integer.config import torchao_config
+from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.inventory import logical_weights
 from tests.finetune.trainings import (
     KEY,

@@ -10,8 +10,8 @@ import pytest
 
 from qbench.core.errors import ModelError, TextError
 from qbench.finetune.live_bytes import LivePeak
-from qbench.precisions.calibration_ranges import Errors, Extremes, Largest
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.integer.options import IntegerOptions
+from qbench.precisions.integer.ranges import Errors, Extremes, Largest
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.precisions.verification import linear_layers
 from qbench.sources.bundled import bundled_texts
@@ -143,7 +143,7 @@ def test_what_was_seen_is_not_kept(method: str, monkeypatch: pytest.MonkeyPatch)
         extremes.see(window)
     found = []
     for size in (2**11, 2**22):
-        monkeypatch.setattr("qbench.precisions.calibration_ranges.VALUES_AT_ONCE", size)
+        monkeypatch.setattr("qbench.precisions.integer.ranges.VALUES_AT_ONCE", size)
         chosen = Errors(extremes) if method == "mse" else Largest(extremes, 99.5)
         with LivePeak("cpu", windows) as peak:
             for window in windows:
@@ -211,7 +211,7 @@ def test_gptq_equals_brain_surgery_column_by_column(
 def test_gptq_keeps_weights_that_are_all_0(mapping: str, dtype: str) -> None:
     import torch
 
-    from qbench.precisions.integer_gptq import gptq_codes
+    from qbench.precisions.integer.gptq import gptq_codes
 
     options = IntegerOptions.model_validate(
         {"bits": 4, "mapping": mapping, "granularity": "group", "group": 8, "weights": "gptq"}

@@ -14,8 +14,8 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.footprint import FOOTPRINT
 from qbench.measures.weight_error import WEIGHT_ERROR, held_weight
 from qbench.precisions import precisions
-from qbench.precisions.integer import Integer
-from qbench.precisions.integer_options import SHORT_NAMES, IntegerOptions
+from qbench.precisions.integer.integer import Integer
+from qbench.precisions.integer.options import SHORT_NAMES, IntegerOptions
 from qbench.precisions.verification import linear_layers
 from tests.precisions.naive_integers import checkpoint_weight, quantize
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh

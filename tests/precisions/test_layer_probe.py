@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.precisions import layer_probe, precisions
-from qbench.precisions.integer_layers import library_output
+from qbench.precisions.integer.layers import library_output
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
 if TYPE_CHECKING:

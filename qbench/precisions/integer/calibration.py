@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import unreached
-from qbench.precisions.calibration_ranges import find_ranges
-from qbench.precisions.calibration_windows import draw_windows
-from qbench.precisions.integer_gptq import quantize_by_gptq
-from qbench.precisions.integer_layers import hold_in
-from qbench.precisions.integer_smoothquant import quantize_smoothed
+from qbench.precisions.integer.gptq import quantize_by_gptq
+from qbench.precisions.integer.inputs import unreached
+from qbench.precisions.integer.layers import hold_in
+from qbench.precisions.integer.ranges import find_ranges
+from qbench.precisions.integer.smoothquant import quantize_smoothed
+from qbench.precisions.integer.windows import draw_windows
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.data.texts import ResolvedText, resolve_text
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 
 def calibrate(

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
-from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.formats import FORMATS
-from qbench.explain.sections import Section, joined, section
+from qbench.precisions.explain.errors_made import error_figures, error_section
+from qbench.precisions.explain.formats import FORMATS
+from qbench.precisions.explain.sections import Section, joined, section
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.core.page import Picture
-    from qbench.explain.errors_made import ErrorFigures
-    from qbench.explain.formats import FloatFormat
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.errors_made import ErrorFigures
+    from qbench.precisions.explain.formats import FloatFormat
+    from qbench.precisions.explain.weights import Weight
 
 _QUANTILES = {"small (10 % are smaller)": 0.1, "median": 0.5, "large (10 % are larger)": 0.9}
 _SAMPLE = 1 << 20

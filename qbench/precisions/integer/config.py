@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 
 def torchao_config(options: IntegerOptions) -> AOBaseConfig:
@@ -43,7 +43,7 @@ def torchao_config(options: IntegerOptions) -> AOBaseConfig:
     mapping = MappingType[options.mapping.upper()]
     code: Any = getattr(torch, f"int{options.bits}")
     if options.granularity == "tensor":
-        from qbench.precisions.integer_whole_tensor import one_scale_config
+        from qbench.precisions.integer.whole_tensor import one_scale_config
 
         return one_scale_config(code, mapping)
     granularity = PerAxis(0) if options.group is None else PerGroup(options.group)

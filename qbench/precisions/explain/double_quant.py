@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import words_table
-from qbench.explain.sections import Section, section
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
+from qbench.precisions.explain.sections import Section, section
 from qbench.precisions.layer_probe import relative_error
 
 if TYPE_CHECKING:
-    from qbench.explain.four_bit_codes import FourBitCodes
+    from qbench.precisions.explain.bnb4bit_codes import FourBitCodes
 
 
 def double_quant_section(quantized: FourBitCodes, block: int) -> Section:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import missing_packages
 from qbench.core.errors import ModelError
-from qbench.precisions.integer_misfit import fitting_group, no_layer_fits
-from qbench.precisions.integer_options import (
+from qbench.precisions.integer.misfit import fitting_group, no_layer_fits
+from qbench.precisions.integer.options import (
     KERNEL_MULTIPLE,
     MOST_ROWS_IN_FP32,
     SHORT_NAMES,
@@ -100,7 +100,7 @@ class Integer:
         """
         import torch
 
-        from qbench.precisions.integer_layers import (
+        from qbench.precisions.integer.layers import (
             layers_to_quantize,
             quantize_layer,
             replace_conv1d,
@@ -116,7 +116,7 @@ class Integer:
             widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
             raise ModelError(f"{folder}: {no_layer_fits(chosen.group, widths)}")
         if chosen.calibrates:
-            from qbench.precisions.calibration import calibrate
+            from qbench.precisions.integer.calibration import calibrate
 
             calibrate(model, layers, chosen, folder, trust_remote_code=trust_remote_code)
         else:
@@ -128,7 +128,7 @@ class Integer:
         """Every layer that a group divides holds codes in range, and computes what they say."""
         from torch import nn
 
-        from qbench.precisions import integer_layers
+        from qbench.precisions.integer import layers as integer_layers
 
         chosen = IntegerOptions.model_validate(options)
 
@@ -172,7 +172,7 @@ class Integer:
 
 
 def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
-    from qbench.precisions.integer_layers import is_quantized
+    from qbench.precisions.integer.layers import is_quantized
 
     if not is_quantized(layer):
         return f"holds {layer.weight.dtype} where codes of torchao were expected"
@@ -217,7 +217,7 @@ def _computed_in(model: PreTrainedModel, options: IntegerOptions) -> str:
 
 def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float:
     """Bytes of the linear layers if codes, and zero points that are not 0, took `bits` each."""
-    from qbench.precisions.integer_layers import is_quantized
+    from qbench.precisions.integer.layers import is_quantized
     from qbench.precisions.inventory import state_tensors
     from qbench.precisions.verification import linear_layers
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.page import words_table
-from qbench.explain.sections import Section, section
+from qbench.precisions.explain.sections import Section, section
 
 if TYPE_CHECKING:
-    from qbench.explain.weights import Weight
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.integer.options import IntegerOptions
 
 _BITS_LISTED = 4
 """The codes of wider formats are too many for a table."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import run
-from qbench.precisions.integer_layers import ACTIVATION_STEPS
+from qbench.precisions.integer.inputs import run
+from qbench.precisions.integer.layers import ACTIVATION_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 CANDIDATES = 100
 """Limits that `mse` tries."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import in_blocks, run, unreached
+from qbench.precisions.integer.inputs import in_blocks, run, unreached
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 DAMPING = 0.01
 """Share of the mean of the Hessian's diagonal that is added to it, as the authors do."""
@@ -146,7 +146,7 @@ def _nearest(weight: torch.Tensor, options: IntegerOptions, dtype: torch.dtype) 
     """The same weight at its nearest levels, dequantized."""
     import torch
 
-    from qbench.precisions.integer_layers import library_codes_weight, quantize_layer
+    from qbench.precisions.integer.layers import library_codes_weight, quantize_layer
 
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qbench.core.page import words_table
-from qbench.explain.sections import Section, section
+from qbench.precisions.explain.sections import Section, section
 
 OUTLIER = 60.0
 """The one large activation: sizes that trained models have in a few columns."""

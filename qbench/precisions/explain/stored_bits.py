@@ -8,7 +8,7 @@ from qbench.core.spec import ModelShape, TensorShape
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.weights import Weight
 
 
 def stored_bits(name: str, weight: Weight, options: dict[str, Any]) -> float:

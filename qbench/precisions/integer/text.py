@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import TextError
-from qbench.precisions.integer_options import (
+from qbench.precisions.integer.options import (
     CALIBRATION_TEXT,
     LONGEST_WINDOW,
     IntegerOptions,

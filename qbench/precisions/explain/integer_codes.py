@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
-from qbench.explain.weights import rounded
-from qbench.precisions.integer_layers import (
-    library_codes_weight,
-    quantize_layer,
-)
-from qbench.precisions.integer_options import group_fits
+from qbench.precisions.explain.weights import rounded
+from qbench.precisions.integer.layers import library_codes_weight, quantize_layer
+from qbench.precisions.integer.options import group_fits
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
 
-    from qbench.explain.weights import Weight
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.integer.options import IntegerOptions
 
 
 @dataclass(frozen=True)

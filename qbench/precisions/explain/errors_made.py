@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import words_table
-from qbench.explain.sections import Section, section
+from qbench.precisions.explain.sections import Section, section
 
 if TYPE_CHECKING:
     import torch
 
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.weights import Weight
 
 _CHUNK = 1 << 24
 """Weights whose errors are summed at once, in fp64."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.calibration_inputs import run, unreached
-from qbench.precisions.integer_config import torchao_config
-from qbench.precisions.integer_layers import hold_in
+from qbench.precisions.integer.config import torchao_config
+from qbench.precisions.integer.inputs import run, unreached
+from qbench.precisions.integer.layers import hold_in
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 ALPHA = 0.5
 """Share of the difficulty that moves from the inputs to the weights."""

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, histogram_figures, picture_of
-from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.outliers import outlier_section
-from qbench.explain.sections import Section, joined, section
-from qbench.explain.stored_bits import stored_bits
-from qbench.explain.weights import rounded
+from qbench.precisions.explain.errors_made import error_figures, error_section
+from qbench.precisions.explain.outliers import outlier_section
+from qbench.precisions.explain.sections import Section, joined, section
+from qbench.precisions.explain.stored_bits import stored_bits
+from qbench.precisions.explain.weights import rounded
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.core.page import Picture
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.weights import Weight
 
 LARGEST_CODE = 127
 LEVELS = 2 * LARGEST_CODE + 1

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.integer_config import torchao_config
-from qbench.precisions.integer_options import group_fits
+from qbench.precisions.integer.config import torchao_config
+from qbench.precisions.integer.options import group_fits
 from qbench.precisions.inventory import output_head
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
 
 ACTIVATION_STEPS = 127.5
 """Half of the 255 steps from -128 to 127: scale = limit / 127.5, torchao's 2·absmax/(qmax-qmin)."""

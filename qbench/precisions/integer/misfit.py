@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import TextError
-from qbench.precisions.calibration_text import window_tokens
-from qbench.precisions.integer_options import IntegerOptions, is_integer
+from qbench.precisions.integer.options import IntegerOptions, is_integer
+from qbench.precisions.integer.text import window_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, column, histogram_figures, picture_of
-from qbench.explain.double_quant import double_quant_figures, double_quant_section
-from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.four_bit_codes import quantize
-from qbench.explain.sections import Section, joined, section
-from qbench.explain.stored_bits import stored_bits
-from qbench.explain.weights import rounded
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
+from qbench.precisions.explain.bnb4bit_codes import quantize
+from qbench.precisions.explain.double_quant import double_quant_figures, double_quant_section
+from qbench.precisions.explain.errors_made import error_figures, error_section
+from qbench.precisions.explain.sections import Section, joined, section
+from qbench.precisions.explain.stored_bits import stored_bits
+from qbench.precisions.explain.weights import rounded
 from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.core.page import Picture
-    from qbench.explain.four_bit_codes import FourBitCodes
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.bnb4bit_codes import FourBitCodes
+    from qbench.precisions.explain.weights import Weight
 
 _WORDS = {
     "fp4": "4-bit floating point: sign, two bits of exponent, one of mantissa",

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
-from qbench.explain.errors_made import error_figures, error_section
-from qbench.explain.integer_codes import quantize
-from qbench.explain.integer_words import (
+from qbench.precisions.explain.errors_made import error_figures, error_section
+from qbench.precisions.explain.integer_codes import quantize
+from qbench.precisions.explain.integer_words import (
     activations_section,
     beside_weights,
     grid_section,
     remarks,
     shared_by,
 )
-from qbench.explain.sections import Section, joined, section
-from qbench.explain.stored_bits import stored_bits
-from qbench.precisions.integer_options import IntegerOptions
+from qbench.precisions.explain.sections import Section, joined, section
+from qbench.precisions.explain.stored_bits import stored_bits
+from qbench.precisions.integer.options import IntegerOptions
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.core.page import Picture
-    from qbench.explain.integer_codes import IntegerCodes
-    from qbench.explain.weights import Weight
+    from qbench.precisions.explain.integer_codes import IntegerCodes
+    from qbench.precisions.explain.weights import Weight
 
 _BITS_MARKED = 5
 """Wider codes lie closer than characters."""

@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, TextError
-from qbench.precisions.calibration_text import window_tokens
+from qbench.precisions.integer.text import window_tokens
 from qbench.sources.bundled import bundled_models
 from qbench.sources.data.texts import read_text
 from qbench.sources.models.random_models import TOKENIZER_MODEL, is_random
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.integer_options import IntegerOptions
+    from qbench.precisions.integer.options import IntegerOptions
     from qbench.sources.data.texts import ResolvedText
 
 

@@ -1,0 +1,1 @@
+"""The integer precisions: their grids, their calibration, their layers."""
