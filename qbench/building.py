@@ -105,7 +105,7 @@ def _source(job: Job, folder: str) -> _Source:
     held = job.cell.precision
     if tuning is not None and job.cell.deploy is not None:
         from qbench.finetune.artifact import artifact_folder, read_artifact
-        from qbench.finetune.deploy import deployed_folder, load_deployed
+        from qbench.finetune.serve.deploy import deployed_folder, load_deployed
 
         key = job.artifact_key or ""
         read_artifact(key, base_fingerprint=job.model.fingerprint)

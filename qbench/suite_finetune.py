@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.finetune import methods
-from qbench.finetune.deploy import served_precision
 from qbench.finetune.options import is_quantized
+from qbench.finetune.serve.deploy import served_precision
 from qbench.measures.evaluate_metrics import known_score
 from qbench.precisions import precisions
 from qbench.sources.data.tuning import TuningDataOptions

@@ -10,7 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.plugins import load_plugins
-from qbench.finetune import full, lora, qat
+from qbench.finetune import full, lora
+from qbench.finetune.qat.qat import QAT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,7 +75,7 @@ class Method(Protocol):
 @cache
 def methods() -> dict[str, Method]:
     """All methods by name, qbench's own first, in the order they are shown."""
-    table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA, qat.QAT)}
+    table: dict[str, Method] = {own.name: own for own in (full.FULL, lora.LORA, QAT)}
     for method in load_plugins("qbench.finetune", Method):
         table[method.name] = method
     return table

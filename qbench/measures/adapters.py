@@ -17,8 +17,8 @@ from pydantic import Field
 from qbench.core.errors import MeasurementError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
-from qbench.finetune.adapter_storage import WEIGHTS_FILE, store_adapter
 from qbench.finetune.artifact import artifact_folder
+from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE, store_adapter
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.timing import Clock
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.spec import ResolvedModel
-    from qbench.finetune.attach import Adapter
+    from qbench.finetune.serve.attach import Adapter
     from qbench.measures.loaded import LoadedModel
 
 ROUNDS = 5
@@ -105,7 +105,7 @@ class Adapters:
         """
         from peft.functional import set_adapter
 
-        from qbench.finetune.attach import ADAPTER, adapter_bytes, read_adapter
+        from qbench.finetune.serve.attach import ADAPTER, adapter_bytes, read_adapter
 
         if loaded.cell.deploy != "attached" or loaded.artifact_key is None:
             raise MeasurementError(
@@ -157,8 +157,8 @@ def _attached(loaded: LoadedModel, adapter: Adapter, names: list[str]) -> Iterat
     """Copies of the adapter beside the model's own, for as long as this lasts."""
     from peft.functional import delete_adapter, set_adapter
 
-    from qbench.finetune.attach import ADAPTER, attach_adapter, cast_adapter
-    from qbench.finetune.deploy import compute_type
+    from qbench.finetune.serve.attach import ADAPTER, attach_adapter, cast_adapter
+    from qbench.finetune.serve.deploy import compute_type
 
     model: PreTrainedModel = loaded.model
     configs: dict[str, Any] = dict(model.peft_config)

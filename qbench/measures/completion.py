@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen
-from qbench.finetune.examples import altered_warning, encode_all
+from qbench.finetune.train.examples import altered_warning, encode_all
 from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.quality import LARGEST_MEAN_LOSS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.core.spec import Item, ResolvedModel
-    from qbench.finetune.examples import Encoded
+    from qbench.finetune.train.examples import Encoded
     from qbench.measures.loaded import LoadedModel
 
 METRICS = (

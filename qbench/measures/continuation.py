@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, NonFiniteError
-from qbench.finetune.examples import added_ids
+from qbench.finetune.train.examples import added_ids
 from qbench.sources.data.chat import ChatTemplateError, apply_chat_template
 
 if TYPE_CHECKING:

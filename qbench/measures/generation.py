@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 from qbench.core.errors import MeasurementError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
-from qbench.finetune.examples import prompt_ids
+from qbench.finetune.train.examples import prompt_ids
 from qbench.measures import references as scoring
 from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
 from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name

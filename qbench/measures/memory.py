@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.gpu import IN_USE_BYTES, used_bytes_by_device
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
-from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive, Repeats
 from qbench.measures.workload import grid_slug, make_workload, misfit, too_many

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from qbench.core.gpu import GpuProbe, GpuState
     from qbench.core.spec import PrecisionRef
-    from qbench.finetune.checkpoint import Progress
-    from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.checkpoint import Progress
+    from qbench.finetune.train.make import Training
     from qbench.measures.energy import EnergyMeter
     from qbench.measures.loaded import LoadedModel
 

@@ -14,7 +14,7 @@ from qbench.core.gpu import gpu_probes
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.make import make_artifact, prepare_course
+from qbench.finetune.train.make import make_artifact, prepare_course
 from qbench.measures import roofline_training
 from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Metric
     from qbench.core.spec import Item, ResolvedModel
-    from qbench.finetune.checkpoint import Progress
-    from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.checkpoint import Progress
+    from qbench.finetune.train.make import Training
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.finetune.activations import predict_activations
 from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
-from qbench.finetune.qat import QatOptions
+from qbench.finetune.qat.qat import QatOptions
 from qbench.finetune.training_shape import (
     TrainingSetup,
     lacks_kernel,
@@ -20,8 +20,8 @@ from qbench.predict.peaks import training_peak
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
-    from qbench.finetune.make import Training
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.make import Training
     from qbench.finetune.training_shape import TrainingShape
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak

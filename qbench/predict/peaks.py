@@ -7,8 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.finetune.deploy import compute_type
 from qbench.finetune.options import sequence_tokens
+from qbench.finetune.serve.deploy import compute_type
 from qbench.finetune.targets import targeted
 from qbench.precisions import precisions, stored
 from qbench.precisions.integer.options import is_integer

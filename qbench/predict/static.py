@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.deploy import WHOLE_MODELS, compute_type
+from qbench.finetune.serve.deploy import WHOLE_MODELS, compute_type
 from qbench.finetune.targets import (
     TIED_HEAD,
     is_tied,

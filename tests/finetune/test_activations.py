@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.activations import predict_activations
-from qbench.finetune.checkpoint import Progress
-from qbench.finetune.examples import NOT_SCORED, Encoded
-from qbench.finetune.loop import Course, train
-from qbench.finetune.make import _enable_checkpointing
 from qbench.finetune.optimizers import make_optimizer
+from qbench.finetune.train.checkpoint import Progress
+from qbench.finetune.train.examples import NOT_SCORED, Encoded
+from qbench.finetune.train.loop import Course, train
+from qbench.finetune.train.make import _enable_checkpointing
 from qbench.finetune.training_shape import (
     TrainingSetup,
     TrainingShape,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.finetune.attach import adapter_bytes
-from qbench.finetune.deploy import load_deployed, served_precision
+from qbench.finetune.serve.attach import adapter_bytes
+from qbench.finetune.serve.deploy import load_deployed, served_precision
 from qbench.finetune.targets import DEFAULT_TARGETS
 from qbench.predict.static import adapter_static_bytes
 from tests.finetune.made_adapters import make_adapter, tuning_ref

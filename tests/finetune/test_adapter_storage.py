@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.finetune.adapter_storage import (
+from qbench.finetune.serve.adapter_storage import (
     BLOCK,
     load_stored,
     read_adapter_tensors,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qbench.finetune.adapter_storage import StorageKind
+    from qbench.finetune.serve.adapter_storage import StorageKind
 
 KINDS: tuple[StorageKind, ...] = ("int8", "nf4")
 SHAPES = {

@@ -17,7 +17,7 @@ import torch
 
 from qbench.core.errors import NotKeptError
 from qbench.finetune.artifact import artifact_folder, checkpoint_folder, has_artifact
-from qbench.finetune.checkpoint import CheckpointRule
+from qbench.finetune.train.checkpoint import CheckpointRule
 from tests.finetune.trainings import KEY, Done, StoppedHereError, train
 
 if TYPE_CHECKING:

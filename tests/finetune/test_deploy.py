@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.finetune.deploy import deployed_folder, load_deployed, served_precision
+from qbench.finetune.serve.deploy import deployed_folder, load_deployed, served_precision
 from qbench.measures.weight_error import held_weight
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
@@ -474,7 +474,7 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
 def test_a_stored_adapter_computes_with_what_was_stored(
     kind: Any, name: str, made: dict[str, MadeAdapter]
 ) -> None:
-    from qbench.finetune.adapter_storage import load_stored, store_adapter
+    from qbench.finetune.serve.adapter_storage import load_stored, store_adapter
 
     adapter = made["llama"]
     tuning = tuning_ref(name, **EXACT.get(name, {}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.finetune.examples import (
+from qbench.finetune.train.examples import (
     NOT_SCORED,
     Encoded,
     added_ids,

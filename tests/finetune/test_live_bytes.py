@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 
-from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.train.live_bytes import LivePeak
 
 
 def test_counts_what_is_alive_at_once() -> None:

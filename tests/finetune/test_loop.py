@@ -10,8 +10,8 @@ import torch
 
 from qbench.core.errors import MeasurementError, NonFiniteError, OutOfMemoryError
 from qbench.finetune.artifact import checkpoint_folder, has_artifact
-from qbench.finetune.examples import Encoded, collate
-from qbench.finetune.loop import Course
+from qbench.finetune.train.examples import Encoded, collate
+from qbench.finetune.train.loop import Course
 from qbench.sources.data.splits import Example
 from tests.finetune.trainings import (
     CONTEXT,
@@ -328,7 +328,7 @@ def test_an_empty_split_is_named(base: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_found_out(base: Path) -> None:
-    from qbench.finetune.make import prepare_course
+    from qbench.finetune.train.make import prepare_course
 
     loaded = load_fresh(base, "fp32")
     with pytest.raises(MeasurementError, match="the model's embedding has 50 rows"):

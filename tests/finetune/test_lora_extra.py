@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 
 from qbench.core.errors import MeasurementError
-from qbench.finetune.deploy import load_deployed, served_precision
 from qbench.finetune.lora_extra import REFUSED, SERVED
 from qbench.finetune.lora_options import LoraOptions, lora_arguments
+from qbench.finetune.serve.deploy import load_deployed, served_precision
 from qbench.plan import Plan, make_plan
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.precisions.verification import linear_layers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from qbench.finetune.memory_kinds import KindBytes, bytes_by_kind, held_tensors
+from qbench.finetune.train.memory_kinds import KindBytes, bytes_by_kind, held_tensors
 from qbench.precisions import precisions
 from tests.precisions.tiny_cells import all_options, resolve
 from tests.tiny_models import make_tiny_model

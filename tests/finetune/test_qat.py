@@ -18,10 +18,10 @@ from qbench.core.errors import MeasurementError
 from qbench.core.spec import PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact
-from qbench.finetune.deploy import load_deployed, served_precision
-from qbench.finetune.examples import NOT_SCORED, collate
-from qbench.finetune.qat_adapters import adapt
-from qbench.finetune.qat_layers import fake_quantize, weight_grid
+from qbench.finetune.qat.adapters import adapt
+from qbench.finetune.qat.layers import fake_quantize, weight_grid
+from qbench.finetune.serve.deploy import load_deployed, served_precision
+from qbench.finetune.train.examples import NOT_SCORED, collate
 from qbench.precisions.integer.config import torchao_config
 from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.inventory import logical_weights

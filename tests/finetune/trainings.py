@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
-from qbench.finetune.checkpoint import CheckpointRule
-from qbench.finetune.make import Training, make_artifact, prepare_course
+from qbench.finetune.train.checkpoint import CheckpointRule
+from qbench.finetune.train.make import Training, make_artifact, prepare_course
 from qbench.finetune.trainable import trained_weights
 from qbench.sources.data.splits import Example, Splits
 from tests.precisions.tiny_cells import load_fresh
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.core.spec import PrecisionRef
-    from qbench.finetune.checkpoint import Progress
-    from qbench.finetune.loop import Course
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.checkpoint import Progress
+    from qbench.finetune.train.loop import Course
     from qbench.measures.loaded import LoadedModel
 
 KEY = "0123456789abcdef"

@@ -30,7 +30,7 @@ measure:
 """
 WITHIN = """
 import json, torch
-from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.peaks import PeakMeter
 from qbench.precisions.workspaces import make_workspaces, workspace_bytes
 

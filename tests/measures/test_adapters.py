@@ -10,9 +10,9 @@ import pytest
 
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import Cell
-from qbench.finetune.adapter_storage import store_adapter
 from qbench.finetune.artifact import artifact_folder
-from qbench.finetune.deploy import load_deployed, served_precision
+from qbench.finetune.serve.adapter_storage import store_adapter
+from qbench.finetune.serve.deploy import load_deployed, served_precision
 from qbench.measures.adapters import ADAPTERS, ROUNDS, AdaptersOptions
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
@@ -161,7 +161,7 @@ def test_the_model_is_left_as_it_was(name: str, config: dict[str, Any], tiny_mod
 def test_a_failure_leaves_the_model_as_it_was(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qbench.finetune import attach
+    from qbench.finetune.serve import attach
 
     loaded = serve(tiny_model, "bf16")
     before = state(loaded)

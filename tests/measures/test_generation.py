@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from qbench.core.errors import MeasurementError, NonFiniteError, TextError
-from qbench.finetune.examples import encode_all
+from qbench.finetune.train.examples import encode_all
 from qbench.measures.generation import GENERATION, METRICS, GenerationOptions
 from qbench.measures.generation import test_split_item as split_item
 from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import ModelError, TextError
-from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.train.live_bytes import LivePeak
 from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.integer.ranges import Errors, Extremes, Largest
 from qbench.precisions.loading import TORCH_DTYPE

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 from qbench.building import load
 from qbench.core.spec import StaticBytes
-from qbench.finetune.live_bytes import StorageCount
+from qbench.finetune.train.live_bytes import StorageCount
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.core.spec import PrecisionRef
-from qbench.finetune.live_bytes import LivePeak
+from qbench.finetune.train.live_bytes import LivePeak
 from qbench.finetune.training_shape import TrainingShape, training_shape
 from qbench.measures.head import OutputHead
 from qbench.measures.reference_states import CachedStates, OwnStates

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
-from qbench.finetune.examples import NOT_SCORED, collate
-from qbench.finetune.live_bytes import LivePeak
-from qbench.finetune.memory_kinds import bytes_by_kind, held_tensors
+from qbench.finetune.train.examples import NOT_SCORED, collate
+from qbench.finetune.train.live_bytes import LivePeak
+from qbench.finetune.train.memory_kinds import bytes_by_kind, held_tensors
 from qbench.finetune.trainable import gpus_of, trained_weights
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from qbench.finetune.checkpoint import Progress
-    from qbench.finetune.examples import Encoded
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.checkpoint import Progress
+    from qbench.finetune.train.examples import Encoded
 
 
 @dataclass(frozen=True)

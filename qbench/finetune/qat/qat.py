@@ -114,11 +114,11 @@ class Qat:
 
         All weights are saved, in fp32 and under the names of the checkpoint.
         """
-        from qbench.finetune.qat_layers import fake_quantize, save_plain
+        from qbench.finetune.qat.layers import fake_quantize, save_plain
 
         chosen = IntegerOptions.model_validate(precision.options)
         if options.rank is not None:
-            from qbench.finetune.qat_adapters import adapt, save_merged
+            from qbench.finetune.qat.adapters import adapt, save_merged
 
             tuned, turned = adapt(model, chosen, options.rank, options.alpha, seed)
             return Trainable(tuned, lambda target: save_merged(model, turned, target))

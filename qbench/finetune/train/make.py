@@ -13,12 +13,17 @@ from qbench.finetune.artifact import (
     lock_artifact,
     replacing_artifact,
 )
-from qbench.finetune.checkpoint import CheckpointRule, Progress, load_checkpoint, save_checkpoint
-from qbench.finetune.examples import altered_warning, encode_examples, pack
-from qbench.finetune.loop import Course, train
 from qbench.finetune.optimizers import fallback_reason, make_optimizer
 from qbench.finetune.options import count_steps, sequence_tokens
-from qbench.finetune.packing import keeps_apart
+from qbench.finetune.train.checkpoint import (
+    CheckpointRule,
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+)
+from qbench.finetune.train.examples import altered_warning, encode_examples, pack
+from qbench.finetune.train.loop import Course, train
+from qbench.finetune.train.packing import keeps_apart
 from qbench.finetune.trainable import count_trained, trained_weights
 
 if TYPE_CHECKING:
@@ -29,8 +34,8 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import PrecisionRef
     from qbench.finetune import Method
-    from qbench.finetune.examples import Encoded
     from qbench.finetune.options import TrainingOptions
+    from qbench.finetune.train.examples import Encoded
     from qbench.sources.data.tuning import Example, Splits
 
 

@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
 from qbench.core.record import content_key
-from qbench.finetune.adapter_storage import WEIGHTS_FILE
 from qbench.finetune.artifact import ArtifactInfo
-from qbench.finetune.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
 from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
+from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE
+from qbench.finetune.serve.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.loading import TORCH_DTYPE

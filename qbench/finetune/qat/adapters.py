@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.qat_layers import Grid, fake_quantize, save_state
+from qbench.finetune.qat.layers import Grid, fake_quantize, save_state
 from qbench.precisions.inventory import own_name
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from qbench.finetune.examples import Encoded
+    from qbench.finetune.train.examples import Encoded
 
 _TOKENS = 8
 """Of each of the two halves that are tried."""

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import Deployment, PrecisionRef, TuningRef, slugify
-from qbench.finetune.adapter_storage import StorageKind, load_stored, store_adapter
-from qbench.finetune.qat_layers import load_fake_quantized
+from qbench.finetune.qat.layers import load_fake_quantized
+from qbench.finetune.serve.adapter_storage import StorageKind, load_stored, store_adapter
 from qbench.precisions import precisions
 from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.storage import ITEM_BYTES
@@ -107,7 +107,7 @@ def deployed_folder(
         return Path(folder)
     if tuning.method in WHOLE_MODELS:
         return artifact
-    from qbench.finetune.merge import merged_checkpoint
+    from qbench.finetune.serve.merge import merged_checkpoint
 
     return merged_checkpoint(
         folder=folder,
@@ -165,9 +165,9 @@ def load_deployed(
         return precisions()[precision.name].load(
             str(source), precision.options, device, trust_remote_code=trust_remote_code
         )
-    from qbench.finetune.attach import attach_adapter, cast_adapter, read_adapter
     from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
-    from qbench.finetune.merge import merge_attached
+    from qbench.finetune.serve.attach import attach_adapter, cast_adapter, read_adapter
+    from qbench.finetune.serve.merge import merge_attached
 
     adapter = read_adapter(artifact)
     if deploy in _STORED:

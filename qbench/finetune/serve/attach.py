@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, is_out_of_memory
-from qbench.finetune.adapter_storage import read_adapter_tensors
+from qbench.finetune.serve.adapter_storage import read_adapter_tensors
 from qbench.precisions.inventory import adapter_modules
 from qbench.precisions.loading import TORCH_DTYPE
 

@@ -161,8 +161,8 @@ def altered_warning(encoded: Sequence[Encoded]) -> tuple[str, ...]:
 def pack(encoded: Sequence[Encoded], max_tokens: int) -> list[Encoded]:
     """Blocks of at most `max_tokens`, each of as many whole examples, in order, as fit.
 
-    The examples of a block are kept apart by their positions, see `qbench.finetune.packing`. Raises
-    ValueError for an example that is longer than a block.
+    The examples of a block are kept apart by their positions, see
+    `qbench.finetune.train.packing`. Raises ValueError for an example that is longer than a block.
     """
     blocks: list[Encoded] = []
     for one in encoded:

@@ -1,0 +1,1 @@
+"""What becomes of a tuned model: attached, merged, or stored smaller."""

@@ -1,0 +1,1 @@
+"""Making a tuned model: from examples to an artifact."""
