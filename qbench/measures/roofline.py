@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.training_shape import training_shape
+from qbench.predict.shapes import training_shape
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from qbench.finetune.training_shape import TrainingShape
+    from qbench.predict.shapes import TrainingShape
 
 _TWO_PRODUCTS = 2
 """Of attention: queries with keys, and weights with values."""

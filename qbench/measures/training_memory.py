@@ -6,25 +6,20 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.activations import predict_activations
 from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.qat.qat import QatOptions
-from qbench.finetune.training_shape import (
-    TrainingSetup,
-    lacks_kernel,
-    training_shape,
-    unpredicted,
-)
+from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import training_peak
+from qbench.predict.shapes import TrainingSetup, lacks_kernel, training_shape, unpredicted
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.train.make import Training
-    from qbench.finetune.training_shape import TrainingShape
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
+    from qbench.predict.shapes import TrainingShape
 
 MEMORY_KINDS = {
     "base_weights": "weights of the base",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.finetune.training_shape import training_shape
+from qbench.predict.shapes import training_shape
 from qbench.sources.models.known_configs import HUB_IDS, known_configs
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel
-    from qbench.finetune.training_shape import TrainingShape
+    from qbench.predict.shapes import TrainingShape
 
 _CONFIG = "config.json"
 

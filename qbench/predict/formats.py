@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qbench.core.spec import PrecisionRef
-    from qbench.finetune.training_shape import Floating, Format
+    from qbench.predict.shapes import Floating, Format
 
 UNKNOWN_LAYERS = "how the layers of this precision compute is not known here"
 FLOATING = ("fp32", "bf16", "fp16")

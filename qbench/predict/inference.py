@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from qbench.finetune.byte_tape import BATCH, Ledger, Storage
-from qbench.predict.inference_tape import (
+from qbench.predict.decoding import (
     ACTIVATIONS,
     DEQUANTIZED,
     KV_CACHE,
@@ -19,14 +18,15 @@ from qbench.predict.inference_tape import (
     CachedDecoder,
     Kernels,
 )
+from qbench.predict.tape import BATCH, Ledger, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbench.finetune.byte_tape import Bytes
-    from qbench.finetune.training_shape import TrainingShape
+    from qbench.predict.decoding import Adapter
     from qbench.predict.formats import Formats
-    from qbench.predict.inference_tape import Adapter
+    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.tape import Bytes
 
 CHUNK_TOKENS = 256
 """Positions whose logits exist at once where a text is scored. The same in every cell: other sizes

@@ -14,9 +14,9 @@ from qbench.precisions import precisions, stored
 from qbench.precisions.integer.options import is_integer
 from qbench.precisions.storage import ITEM_BYTES
 from qbench.predict.decoders import config_of, decoder_of, sliding_window
+from qbench.predict.decoding import Adapter, Kernels
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats, stored_formats
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
-from qbench.predict.inference_tape import Adapter, Kernels
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
 

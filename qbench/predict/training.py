@@ -1,7 +1,7 @@
 """Peak bytes of a training step by kind, from shapes alone.
 
 Weights and quantization state follow from the precision, adapters from the targets, optimizer state
-from the optimizer, activations from `qbench.finetune.activations`. All are exact but for what
+from the optimizer, activations from `qbench.predict.activations`. All are exact but for what
 kernels take for themselves.
 """
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.activations import predict_activations
 from qbench.finetune.targets import targeted
-from qbench.finetune.training_shape import TrainingSetup, lacks_kernel, unpredicted
 from qbench.precisions import precisions
 from qbench.precisions.storage import ITEM_BYTES
+from qbench.predict.activations import predict_activations
 from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
+from qbench.predict.shapes import TrainingSetup, lacks_kernel, unpredicted
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelShape, TuningRef
-    from qbench.finetune.training_shape import TrainingShape
+    from qbench.predict.shapes import TrainingShape
 
 _FP32 = 4
 _SMALL = 4096

@@ -12,20 +12,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.activations import predict_activations
 from qbench.finetune.optimizers import make_optimizer
 from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
 from qbench.finetune.train.loop import Course, train
 from qbench.finetune.train.make import _enable_checkpointing
-from qbench.finetune.training_shape import (
+from qbench.precisions import precisions
+from qbench.predict.activations import predict_activations
+from qbench.predict.shapes import (
     TrainingSetup,
     TrainingShape,
     lacks_kernel,
     training_shape,
     unpredicted,
 )
-from qbench.precisions import precisions
 from tests.precisions.tiny_cells import all_options
 from tests.tiny_models import make_tiny_model
 

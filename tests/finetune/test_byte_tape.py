@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.finetune.byte_tape import (
+from qbench.predict.tape import (
     CHECKPOINT_INPUTS,
     GRADIENTS,
     LAYERS,

@@ -11,11 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from qbench.finetune.training_shape import TrainingShape
 from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.roofline import forward_operations, sizes_of, step_operations
 from qbench.measures.roofline_latency import latency_limits, multiplied_in, weight_bytes_read
 from qbench.measures.roofline_rates import READ_BYTES, matrix_rate, read_bandwidth
+from qbench.predict.shapes import TrainingShape
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.core.spec import PrecisionRef
 from qbench.finetune.train.live_bytes import LivePeak
-from qbench.finetune.training_shape import TrainingShape, training_shape
 from qbench.measures.head import OutputHead
 from qbench.measures.reference_states import CachedStates, OwnStates
 from qbench.measures.scoring import rounding_kl, score_windows
@@ -19,6 +18,7 @@ from qbench.measures.windows import Window
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.predict.decoders import sliding_window
+from qbench.predict.decoding import Adapter, Kernels
 from qbench.predict.formats import Formats, read_formats
 from qbench.predict.inference import (
     HeldModel,
@@ -27,7 +27,7 @@ from qbench.predict.inference import (
     predict_prefill,
     predict_scoring,
 )
-from qbench.predict.inference_tape import Adapter, Kernels
+from qbench.predict.shapes import TrainingShape, training_shape
 from tests.precisions.tiny_cells import all_options
 from tests.tiny_models import make_tiny_model
 

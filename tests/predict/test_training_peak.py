@@ -10,15 +10,15 @@ import torch
 
 from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.finetune import methods
-from qbench.finetune.activations import predict_activations
 from qbench.finetune.optimizers import make_optimizer
 from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
 from qbench.finetune.train.loop import Course, train
 from qbench.finetune.train.make import _enable_checkpointing
-from qbench.finetune.training_shape import TrainingSetup, TrainingShape
 from qbench.precisions import precisions
+from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.predict.shapes import TrainingSetup, TrainingShape
 from qbench.predict.training import optimizer_bytes, trained_bytes
 from tests.precisions.tiny_cells import all_options, resolve
 from tests.tiny_models import make_tiny_model

@@ -1,6 +1,6 @@
 """Prefill and decode on a tape of bytes: a cache, quantized layers, and the attention's kernels.
 
-The blocks are those of `qbench.finetune.byte_blocks`, whose temporaries live as long as in the
+The blocks are those of `qbench.predict.decoder`, whose temporaries live as long as in the
 modules of transformers. No weight is trained, so nothing is kept for a backward pass. The cache is
 transformers' `DynamicCache`: each layer's keys and values are joined with the new ones into new
 tensors, beside which the old ones stand until the joining is done.
@@ -11,18 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from qbench.finetune.byte_attention import Attention
-from qbench.finetune.byte_blocks import Decoder
-from qbench.finetune.byte_linear import FP32, HALF, Linears
-from qbench.finetune.byte_tape import BATCH, Bytes, Storage, Tape
-from qbench.finetune.training_shape import TrainingSetup
 from qbench.precisions.integer.options import group_fits, scale_count
+from qbench.predict.attention import Attention
+from qbench.predict.decoder import Decoder
+from qbench.predict.linear import FP32, HALF, Linears
+from qbench.predict.shapes import TrainingSetup
+from qbench.predict.tape import BATCH, Bytes, Storage, Tape
 
 if TYPE_CHECKING:
-    from qbench.finetune.byte_tape import Ledger
-    from qbench.finetune.training_shape import Linear, TrainingShape
     from qbench.precisions.integer.options import IntegerOptions
     from qbench.predict.formats import Formats
+    from qbench.predict.shapes import Linear, TrainingShape
+    from qbench.predict.tape import Ledger
 
 ACTIVATIONS = "activations"
 KV_CACHE = "kv_cache"

@@ -1,7 +1,7 @@
 """Bytes that a training step takes above its weights and states, predicted from shapes alone.
 
-The step is gone through operation by operation on a `Tape` of `qbench.finetune.byte_tape`, as the
-blocks of `qbench.finetune.byte_blocks` describe it, and the highest moment is kept. In a training
+The step is gone through operation by operation on a `Tape` of `qbench.predict.tape`, as the
+blocks of `qbench.predict.decoder` describe it, and the highest moment is kept. In a training
 that is one of: the loss (all activations and, in fp32, the logits, their log-softmax and a gradient
 or two of either), the backward pass of a block (what is computed again under checkpointing, and
 the gradients that there are by then), its end (all gradients), or the optimizer's step.
@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.finetune.byte_blocks import Decoder
-from qbench.finetune.byte_tape import (
+from qbench.predict.decoder import Decoder
+from qbench.predict.tape import (
     BATCH,
     CHECKPOINT_INPUTS,
     GRADIENTS,
@@ -31,7 +31,7 @@ from qbench.finetune.byte_tape import (
 )
 
 if TYPE_CHECKING:
-    from qbench.finetune.training_shape import TrainingSetup, TrainingShape
+    from qbench.predict.shapes import TrainingSetup, TrainingShape
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.finetune.byte_tape import Bytes, make_weight
+from qbench.predict.tape import Bytes, make_weight
 
 if TYPE_CHECKING:
-    from qbench.finetune.byte_tape import Tape
-    from qbench.finetune.training_shape import Linear, TrainingSetup
+    from qbench.predict.shapes import Linear, TrainingSetup
+    from qbench.predict.tape import Tape
 
 FP32 = 4
 HALF = 2

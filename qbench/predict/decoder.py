@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.finetune.byte_attention import Attention
-from qbench.finetune.byte_linear import FP32, Linears
-from qbench.finetune.byte_tape import BATCH, LAYERS, LOGITS_AND_LOSS, Bytes, Edge
+from qbench.predict.attention import Attention
+from qbench.predict.linear import FP32, Linears
+from qbench.predict.tape import BATCH, LAYERS, LOGITS_AND_LOSS, Bytes, Edge
 
 if TYPE_CHECKING:
-    from qbench.finetune.byte_tape import Tape
-    from qbench.finetune.training_shape import TrainingSetup, TrainingShape
+    from qbench.predict.shapes import TrainingSetup, TrainingShape
+    from qbench.predict.tape import Tape
 
 _INT64 = 8
 

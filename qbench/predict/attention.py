@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.finetune.byte_linear import FP32, HALF
+from qbench.predict.linear import FP32, HALF
 
 if TYPE_CHECKING:
-    from qbench.finetune.byte_linear import Linears
-    from qbench.finetune.byte_tape import Bytes
-    from qbench.finetune.training_shape import TrainingSetup, TrainingShape
+    from qbench.predict.linear import Linears
+    from qbench.predict.shapes import TrainingSetup, TrainingShape
+    from qbench.predict.tape import Bytes
 
 
 class Attention:
