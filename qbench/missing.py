@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import StoreError
 from qbench.core.store import read_record
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
-from qbench.measures.reference_states import has_states
+from qbench.measures.quality.reference_states import has_states
 from qbench.plan import damaged_records
 
 if TYPE_CHECKING:

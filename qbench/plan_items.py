@@ -83,7 +83,7 @@ class CellItems:
         ]
         options: Any = self.suite.measure.get("generation")
         if options is not None:
-            from qbench.measures.generation import test_split_item
+            from qbench.measures.generation.generation import test_split_item
 
             made.append(test_split_item(options, data, self._scores(), self.suite.base))
         return made

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.measures.references import SCORES
-from qbench.measures.windows import FIXED_WINDOW
+from qbench.measures.generation.references import SCORES
+from qbench.measures.quality.windows import FIXED_WINDOW
 from qbench.sources.bundled import bundled_models
 from qbench.sources.models.headers import read_headers, weight_files
 

@@ -13,7 +13,7 @@ from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, T
 from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.finetune.serve.deploy import served_precision
-from qbench.measures.evaluate_metrics import known_score
+from qbench.measures.generation.evaluate_metrics import known_score
 from qbench.precisions import precisions
 from qbench.sources.data.tuning import TuningDataOptions
 from qbench.suite_options import read_options, read_sweep

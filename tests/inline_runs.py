@@ -17,7 +17,7 @@ from qbench.executors.inline import InlineExecutor
 from qbench.finetune.artifact import artifact_folder
 from qbench.measures import measures
 from qbench.measures.loaded import make_metric
-from qbench.measures.reference_states import states_path
+from qbench.measures.quality.reference_states import states_path
 from qbench.plan import load_checked_suite
 from qbench.runner import parse_retry, run_suite
 from qbench.sources.sealed import seal

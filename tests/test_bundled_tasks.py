@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qbench.bundled.build_tasks import choice_items, completion_items, main
-from qbench.measures.task_index import BUNDLED_TASKS_FOLDER, bundled_tasks
+from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER, bundled_tasks
 from qbench.sources.bundled import BUNDLED_FOLDER, bundled_texts
 
 if TYPE_CHECKING:

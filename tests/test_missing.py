@@ -12,9 +12,9 @@ from rich.console import Console
 
 from qbench.core.store import write_record
 from qbench.display import RunDisplay
-from qbench.measures.divergence import DIVERGENCE_METRICS
 from qbench.measures.loaded import make_metric
-from qbench.measures.reference_states import states_path
+from qbench.measures.quality.divergence import DIVERGENCE_METRICS
+from qbench.measures.quality.reference_states import states_path
 from qbench.missing import jobs_to_run, lacking
 from qbench.plan import RETRIED, Plan, make_plan
 from qbench.report.plan_page import plan_page

@@ -10,18 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.plugins import load_plugins
-from qbench.measures import (
-    adapters,
-    completion,
-    footprint,
-    generation,
-    latency,
-    memory,
-    quality,
-    tasks,
-    training,
-    weight_error,
-)
+from qbench.measures import adapters, completion, footprint, latency, memory, weight_error
+from qbench.measures.generation.generation import GENERATION
+from qbench.measures.quality.quality import QUALITY
+from qbench.measures.tasks.tasks import TASKS
+from qbench.measures.training.training import TRAINING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,12 +81,12 @@ def measures() -> dict[str, Measurement]:
             memory.MEMORY,
             latency.LATENCY,
             weight_error.WEIGHT_ERROR,
-            quality.QUALITY,
-            tasks.TASKS,
-            generation.GENERATION,
+            QUALITY,
+            TASKS,
+            GENERATION,
             completion.COMPLETION,
             adapters.ADAPTERS,
-            training.TRAINING,
+            TRAINING,
         )
     }
     for measurement in load_plugins("qbench.measures", Measurement):

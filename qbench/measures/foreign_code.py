@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.references import SCORES
-from qbench.measures.task_index import (
+from qbench.measures.generation.references import SCORES
+from qbench.measures.tasks.index import (
     BUNDLED_TASKS_FOLDER,
     known_tasks,
     with_includes,

@@ -18,13 +18,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from qbench.core.gpu import gpu_probes
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
-from qbench.measures import roofline_latency
 from qbench.measures.attention import watching_attention
-from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
-from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive, Repeats
-from qbench.measures.roofline_latency import latency_limits
+from qbench.measures.roofline import latency as roofline_latency
+from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
+from qbench.measures.roofline.energy import open_energy_meter
+from qbench.measures.roofline.latency import latency_limits
 from qbench.measures.timing import (
     UNSTABLE_SPREAD,
     WARMUP_MOST,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.measures.head import find_head
 from qbench.measures.peaks import PeakMeter
-from qbench.measures.quality import QUALITY, QualityOptions
-from qbench.measures.scoring import in_groups
-from qbench.measures.windows import cut_windows
+from qbench.measures.quality.head import find_head
+from qbench.measures.quality.quality import QUALITY, QualityOptions
+from qbench.measures.quality.scoring import in_groups
+from qbench.measures.quality.windows import cut_windows
 from qbench.predict.inference import CHUNK_TOKENS
 from qbench.sources.bundled import bundled_models, bundled_texts
 from tests.precisions.tiny_cells import load_fresh

@@ -17,7 +17,7 @@ from qbench.finetune.train.examples import (
     pack,
     prompt_ids,
 )
-from qbench.measures import continuation
+from qbench.measures.generation import continuation
 from qbench.sources.data.tuning import Example
 from tests.tiny_models import make_tiny_tokenizer
 

@@ -16,8 +16,8 @@ from qbench.finetune import methods
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.memory import MEMORY, MemoryOptions
-from qbench.measures.roofline_rates import matrix_rate, read_bandwidth
-from qbench.measures.training import TRAINING
+from qbench.measures.roofline.rates import matrix_rate, read_bandwidth
+from qbench.measures.training.training import TRAINING
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from tests.precisions.tiny_cells import TinyCells, Variant, make_job, resolve
 

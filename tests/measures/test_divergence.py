@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.quality import QUALITY, QualityOptions
-from qbench.measures.reference_states import has_states, states_path
-from qbench.measures.windows import cut_windows
+from qbench.measures.quality.quality import QUALITY, QualityOptions
+from qbench.measures.quality.reference_states import has_states, states_path
+from qbench.measures.quality.windows import cut_windows
 from qbench.sources.bundled import bundled_models
 from tests.measures.test_quality import STUBBED, make_text, write_text
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh

@@ -16,9 +16,9 @@ from qbench.core.gpu import (
     gpu_probes,
     used_bytes_by_device,
 )
-from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
-from qbench.measures.energy import SHORTEST_S, open_energy_meter
-from qbench.measures.roofline_training import StepWatch
+from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
+from qbench.measures.roofline.energy import SHORTEST_S, open_energy_meter
+from qbench.measures.roofline.training import StepWatch
 from tests.measures.fake_nvml import FakeNvml
 
 

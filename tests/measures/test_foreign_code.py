@@ -11,7 +11,7 @@ import pytest
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.foreign_code import code_of
-from qbench.measures.tasks import TASKS, TasksOptions
+from qbench.measures.tasks.tasks import TASKS, TasksOptions
 from qbench.sources.bundled import bundled_models
 from tests.command import call
 from tests.precisions.tiny_cells import Variant, resolve

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 
 from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.finetune.train.examples import encode_all
-from qbench.measures.generation import GENERATION, METRICS, GenerationOptions
-from qbench.measures.generation import test_split_item as split_item
+from qbench.measures.generation.generation import GENERATION, METRICS, GenerationOptions
+from qbench.measures.generation.generation import test_split_item as split_item
 from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh

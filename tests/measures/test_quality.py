@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import MeasurementError, NonFiniteError
-from qbench.measures.head import find_head
-from qbench.measures.quality import QUALITY, QualityOptions
+from qbench.measures.quality.head import find_head
+from qbench.measures.quality.quality import QUALITY, QualityOptions
 from qbench.precisions.verification import linear_layers
 from qbench.predict.inference import CHUNK_TOKENS
 from tests.measures import naive_perplexity as naive

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.references import METRIC_OF_SCORE, METRICS, SCORES, score
+from qbench.measures.generation.references import METRIC_OF_SCORE, METRICS, SCORES, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

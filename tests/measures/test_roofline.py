@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from qbench.measures.latency import LATENCY, LatencyOptions
-from qbench.measures.roofline import forward_operations, sizes_of, step_operations
-from qbench.measures.roofline_latency import latency_limits, multiplied_in, weight_bytes_read
-from qbench.measures.roofline_rates import READ_BYTES, matrix_rate, read_bandwidth
+from qbench.measures.roofline.latency import latency_limits, multiplied_in, weight_bytes_read
+from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
+from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
 from qbench.predict.shapes import TrainingShape
 from tests.precisions.tiny_cells import TinyCells, Variant
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qbench.measures.head import find_head
-from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import Scores, rounding_kl, score_windows
-from qbench.measures.windows import Window
+from qbench.measures.quality.head import find_head
+from qbench.measures.quality.reference_states import CachedStates, OwnStates
+from qbench.measures.quality.scoring import Scores, rounding_kl, score_windows
+from qbench.measures.quality.windows import Window
 from qbench.predict import inference
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
-    from qbench.measures.head import OutputHead
+    from qbench.measures.quality.head import OutputHead
 
 KEY = "0123456789abcdef"
 WAITING = {

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import MeasurementError, NonFiniteError, TextError
-from qbench.measures.task_index import BUNDLED_TASKS_FOLDER
-from qbench.measures.tasks import TASKS, TasksOptions
+from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER
+from qbench.measures.tasks.tasks import TASKS, TasksOptions
 from qbench.sources.bundled import bundled_models
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, resolve
 
@@ -146,7 +146,7 @@ def test_a_group_with_a_score_of_its_own_is_one_item(own_folder: Path) -> None:
 
 def test_lm_evals_own_tasks_are_known_without_it_being_imported() -> None:
     code = (
-        "import sys; from qbench.measures.task_index import default_tasks, scored_names as s;"
+        "import sys; from qbench.measures.tasks.index import default_tasks, scored_names as s;"
         "index = default_tasks(); default_tasks.cache_clear(); kept = default_tasks();"
         "print(len(index) > 10000, index == kept, *s('hellaswag', index),"
         " *s('mmlu', index), *s('ai2_arc', index),"
@@ -445,7 +445,7 @@ def test_a_tokenizer_without_an_end_token(tmp_path: Path) -> None:
 
 
 def test_items_of_which_every_answer_is_ruled_out() -> None:
-    from qbench.measures.task_results import make_outcome
+    from qbench.measures.tasks.results import make_outcome
 
     row = {"resps": [[(float("-inf"), False)], [(float("-inf"), False)]]}
     with pytest.raises(NonFiniteError, match="the likelihoods of 1 items"):

@@ -15,8 +15,8 @@ from qbench.core.errors import MeasurementError
 from qbench.core.spec import Item
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact, read_artifact
-from qbench.measures.training import TRAINING, TrainingItemOptions
-from qbench.measures.training_memory import MEMORY_KINDS
+from qbench.measures.training.memory import MEMORY_KINDS
+from qbench.measures.training.training import TRAINING, TrainingItemOptions
 from qbench.precisions.inventory import logical_weights
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from tests.precisions.tiny_cells import load_fresh

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.measures.windows import Protocol, Window, cut_windows
+from qbench.measures.quality.windows import Protocol, Window, cut_windows
 
 BOS = 1000
 PROTOCOLS: tuple[Protocol, ...] = (

@@ -11,10 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qbench.core.spec import PrecisionRef
 from qbench.finetune.train.live_bytes import LivePeak
-from qbench.measures.head import OutputHead
-from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import rounding_kl, score_windows
-from qbench.measures.windows import Window
+from qbench.measures.quality.head import OutputHead
+from qbench.measures.quality.reference_states import CachedStates, OwnStates
+from qbench.measures.quality.scoring import rounding_kl, score_windows
+from qbench.measures.quality.windows import Window
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.predict.decoders import sliding_window

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from qbench.core.errors import MeasurementError, TextError
-from qbench.measures.continuation import encode
-from qbench.measures.references import ScoreName
+from qbench.measures.generation.continuation import encode
+from qbench.measures.generation.references import ScoreName
 from qbench.sources.data.recipes import RECIPE_NAMES, Templates, render
 from qbench.sources.data.template_limits import TemplateLimitError, within_limits
 from qbench.sources.data.tuning import TuningDataOptions

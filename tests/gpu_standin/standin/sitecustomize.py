@@ -52,7 +52,7 @@ _AFTER = {
     "torch.cuda": _nvml,
     "torch": _tensors,
     "bitsandbytes.cuda_specs": _library,
-    "qbench.measures.roofline_rates": _rates,
+    "qbench.measures.roofline.rates": _rates,
 }
 
 

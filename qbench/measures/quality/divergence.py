@@ -10,7 +10,7 @@ from qbench.core.record import Metric, MetricDefinition
 from qbench.measures.loaded import make_metric
 
 if TYPE_CHECKING:
-    from qbench.measures.scoring import Scores
+    from qbench.measures.quality.scoring import Scores
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 

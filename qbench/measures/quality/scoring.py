@@ -26,9 +26,9 @@ from qbench.predict.inference import CHUNK_TOKENS, block_rows
 if TYPE_CHECKING:
     import torch
 
-    from qbench.measures.head import OutputHead
-    from qbench.measures.reference_states import Reference
-    from qbench.measures.windows import Window
+    from qbench.measures.quality.head import OutputHead
+    from qbench.measures.quality.reference_states import Reference
+    from qbench.measures.quality.windows import Window
 
 ROUNDING_TOKENS = 1024
 """The share of rounding is taken on the first windows that hold as many tokens."""

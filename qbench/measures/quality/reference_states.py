@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
-from qbench.measures.head import OutputHead
+from qbench.measures.quality.head import OutputHead
 from qbench.sources.sealed import broken_seal, making
 
 if TYPE_CHECKING:

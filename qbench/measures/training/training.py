@@ -15,11 +15,11 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.train.make import make_artifact, prepare_course
-from qbench.measures import roofline_training
-from qbench.measures.energy import open_energy_meter
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.roofline_training import StepWatch, training_limits
-from qbench.measures.training_memory import (
+from qbench.measures.roofline import training as roofline_training
+from qbench.measures.roofline.energy import open_energy_meter
+from qbench.measures.roofline.training import StepWatch, training_limits
+from qbench.measures.training.memory import (
     MEMORY_KINDS,
     adapted_layers,
     explain_memory,

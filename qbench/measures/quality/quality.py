@@ -16,13 +16,17 @@ from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
-from qbench.measures.divergence import DIVERGENCE_METRICS, divergence_metrics, divergence_series
-from qbench.measures.head import find_head
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
-from qbench.measures.reference_states import CachedStates, OwnStates
-from qbench.measures.scoring import ids_of, in_groups, rounding_kl, score_windows
-from qbench.measures.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
+from qbench.measures.quality.divergence import (
+    DIVERGENCE_METRICS,
+    divergence_metrics,
+    divergence_series,
+)
+from qbench.measures.quality.head import find_head
+from qbench.measures.quality.reference_states import CachedStates, OwnStates
+from qbench.measures.quality.scoring import ids_of, in_groups, rounding_kl, score_windows
+from qbench.measures.quality.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
 from qbench.sources.data.control_tokens import written_out
 from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
@@ -33,9 +37,9 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Metric
     from qbench.core.spec import ResolvedModel
-    from qbench.measures.head import OutputHead
     from qbench.measures.loaded import LoadedModel
-    from qbench.measures.reference_states import Reference
+    from qbench.measures.quality.head import OutputHead
+    from qbench.measures.quality.reference_states import Reference
 
 LARGEST_MEAN_LOSS = 700.0
 """Nats a token beyond which exp() has no finite value."""

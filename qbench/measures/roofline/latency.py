@@ -2,7 +2,7 @@
 
 Decode at a small batch is bound by memory: each new token has to read all weights and the cache, of
 a mixture's experts those that it is sent to. Prefill is bound by the products of matrices. Both
-limits are of the device as measured, see `qbench.measures.roofline_rates`.
+limits are of the device as measured, see `qbench.measures.roofline.rates`.
 
 Records of before have a floor of another kind, `latency.decode.floor`: all weights, experts that no
 token reads and tables of positions too, at the bandwidth of copies, which write half of what they
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
-from qbench.measures.roofline import forward_operations, sizes_of
-from qbench.measures.roofline_rates import Rate, matrix_rate, read_bandwidth
+from qbench.measures.roofline.operations import forward_operations, sizes_of
+from qbench.measures.roofline.rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
 from qbench.precisions.integer.options import (
     MOST_ROWS_IN_FP32,

@@ -18,11 +18,11 @@ from qbench.core.errors import MeasurementError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.examples import prompt_ids
-from qbench.measures import references as scoring
-from qbench.measures.continuation import continue_greedily, encode, find_stop_ids
-from qbench.measures.evaluate_metrics import EvaluateName, evaluated, resolve_name
+from qbench.measures.generation import references as scoring
+from qbench.measures.generation.continuation import continue_greedily, encode, find_stop_ids
+from qbench.measures.generation.evaluate_metrics import EvaluateName, evaluated, resolve_name
+from qbench.measures.generation.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.sources.data.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 

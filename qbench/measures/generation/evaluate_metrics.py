@@ -17,7 +17,7 @@ from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
 from qbench.core.record import Metric
 from qbench.measures.foreign_code import nothing_fetched
-from qbench.measures.references import SCORES
+from qbench.measures.generation.references import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.record import MetricDefinition
 from qbench.finetune.lora_options import LoraOptions
-from qbench.measures.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.roofline import sizes_of, step_operations
-from qbench.measures.roofline_rates import matrix_rate
+from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
+from qbench.measures.roofline.operations import sizes_of, step_operations
+from qbench.measures.roofline.rates import matrix_rate
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
-from qbench.measures.training_memory import adapted_layers
+from qbench.measures.training.memory import adapted_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.train.checkpoint import Progress
     from qbench.finetune.train.make import Training
-    from qbench.measures.energy import EnergyMeter
     from qbench.measures.loaded import LoadedModel
+    from qbench.measures.roofline.energy import EnergyMeter
 
 METRICS = (
     MetricDefinition(

@@ -14,7 +14,7 @@ from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, Item, slugify
 from qbench.measures.foreign_code import REMEDY, code_of
 from qbench.measures.options import OneOrMoreText
-from qbench.measures.task_index import (
+from qbench.measures.tasks.index import (
     bundled_tasks,
     fingerprint,
     known_tasks,
@@ -23,14 +23,14 @@ from qbench.measures.task_index import (
     unreadable_files,
     yaml_files_of,
 )
-from qbench.measures.task_results import METRICS, make_outcome
-from qbench.measures.task_run import COMMAND_SEEDS, run_task
+from qbench.measures.tasks.results import METRICS, make_outcome
+from qbench.measures.tasks.run import COMMAND_SEEDS, run_task
 
 if TYPE_CHECKING:
     from qbench.core.record import MetricDefinition
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome
-    from qbench.measures.task_index import Index
+    from qbench.measures.tasks.index import Index
 
 
 class TasksOptions(Frozen):

@@ -1,0 +1,1 @@
+"""Generations from prompts, and their scores against references."""

@@ -1,0 +1,1 @@
+"""Perplexity and divergence from the reference, in one pass over a text."""

@@ -1,0 +1,1 @@
+"""How near a measurement comes to the limits of the device."""

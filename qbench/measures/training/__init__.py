@@ -1,0 +1,1 @@
+"""A training as a measurement: what it costs and what it gains."""
