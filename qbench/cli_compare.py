@@ -32,7 +32,7 @@ def compare(
     output: Output = None,
 ) -> None:
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
-    from qbench.comparison.compare import compare_records
+    from qbench.compare.compare import compare_records
     from qbench.comparison.sides import load_side
     from qbench.report import find_format
     from qbench.report.comparison import comparison_on_screen, comparison_page
@@ -68,8 +68,8 @@ def gate(
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
-    from qbench.comparison.gate import run_gate
-    from qbench.comparison.gate_field import place_of
+    from qbench.compare.gate.field import place_of
+    from qbench.compare.gate.gate import run_gate
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.files import write_atomically
@@ -140,8 +140,8 @@ def baseline(
     ] = None,
 ) -> None:
     """Write a compact baseline file from a suite's records, and say what changed."""
-    from qbench.comparison.baseline import write_baseline
-    from qbench.comparison.compare import compare_records
+    from qbench.compare.baseline import write_baseline
+    from qbench.compare.compare import compare_records
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError
     from qbench.report.comparison import comparison_on_screen

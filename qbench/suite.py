@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, SerializeAsAny
 
-from qbench.comparison.gate_rules import GateRule, parse_rules
+from qbench.compare.gate.rules import GateRule, parse_rules
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import nearest
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify

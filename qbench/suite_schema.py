@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.comparison.gate_rules import rules_schema
+from qbench.compare.gate.rules import rules_schema
 from qbench.core.foreign import LONGEST_LINE
 from qbench.core.spec import LONGEST_NAME
 from qbench.selectors import Selector

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.baseline import read_baseline, render_baseline, write_baseline
-from qbench.comparison.compare import compare_records
+from qbench.compare.baseline import read_baseline, render_baseline, write_baseline
+from qbench.compare.compare import compare_records
 from qbench.core.errors import StoreError
 from tests.paired_records import divergence, task, untouched
 from tests.record_factory import make_failure, make_record, quickstart_records

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qbench.comparison.binary import PairedShares, Share
-from qbench.comparison.power import detectable_change, units_needed, units_to_find
-from qbench.comparison.statistics import equivalence, two_sided
+from qbench.compare.estimates.binary import PairedShares, Share
+from qbench.compare.estimates.estimates import equivalence, two_sided
+from qbench.compare.estimates.power import detectable_change, units_needed, units_to_find
 
 
 @pytest.mark.parametrize(("right", "trials"), [(0, 20), (20, 20), (3, 8), (317, 400)])

@@ -13,11 +13,11 @@ import pytest
 from scipy import stats
 from scipy.signal import lfilter
 
-from qbench.comparison.blocks import block_length
-from qbench.comparison.bootstrap import Bootstrap, bootstrap
+from qbench.compare.estimates.blocks import block_length
+from qbench.compare.estimates.bootstrap import Bootstrap, bootstrap
 
 if TYPE_CHECKING:
-    from qbench.comparison.bootstrap import Floats
+    from qbench.compare.estimates.bootstrap import Floats
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "quickstart"
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.compare import compare_records
-from qbench.comparison.marks import Allowance, one_change
+from qbench.compare.comparable import Obstacle
+from qbench.compare.compare import compare_records
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import Allowance, one_change
+from qbench.compare.selection import select
 from qbench.report import markdown
 from qbench.report.comparison import comparison_page
 from qbench.report.difference_table import difference_table
-from qbench.report.selection import select
 from tests.paired_records import (
     divergence,
     footprint,
@@ -26,7 +26,7 @@ from tests.paired_records import (
 from tests.record_factory import make_environment, make_failure
 
 if TYPE_CHECKING:
-    from qbench.comparison.compare import Comparison, Row
+    from qbench.compare.compare import Comparison, Row
     from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qbench.comparison.binary import Share
-from qbench.comparison.blocks import block_length
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.differences import difference, level
-from qbench.comparison.statistics import Exact, two_sided
+from qbench.compare.differences import difference, level
+from qbench.compare.estimates.binary import Share
+from qbench.compare.estimates.blocks import block_length
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.estimates.estimates import Exact, two_sided
 from tests.paired_records import (
     TOKENS,
     divergence,
@@ -29,7 +29,7 @@ from tests.record_factory import make_environment, make_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.differences import Difference
+    from qbench.compare.differences import Difference
     from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)

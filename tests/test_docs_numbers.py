@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.marks import default_allowance
+from qbench.compare.marks import default_allowance
 from qbench.core.store import read_folder
 from qbench.measures.timing import STABLE_WITHIN, UNSTABLE_SPREAD, WARMUP_LEAST, WARMUP_MOST
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scipy import stats
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.gate import run_gate
-from qbench.comparison.gate_power import gate_power
-from qbench.comparison.gate_rules import parse_rules
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.gate.gate import run_gate
+from qbench.compare.gate.power import gate_power
+from qbench.compare.gate.rules import parse_rules
 from qbench.core.errors import UsageError
 from tests.paired_records import (
     divergence,
@@ -27,8 +27,8 @@ from tests.record_factory import make_environment, make_failure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.gate import Check, GateOutcome
-    from qbench.comparison.gate_power import Power
+    from qbench.compare.gate.gate import Check, GateOutcome
+    from qbench.compare.gate.power import Power
     from qbench.core.record import Record
 
 SAMPLING = Sampling(resamples=2000)

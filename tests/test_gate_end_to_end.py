@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qbench.comparison.gate import run_gate
+from qbench.compare.gate.gate import run_gate
 from qbench.comparison.sides import load_baseline
 from qbench.core.store import read_folder
 from qbench.sources.bundled import bundled_models, bundled_texts

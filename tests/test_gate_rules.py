@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from qbench.comparison.gate_rules import parse_rules, rules_schema
+from qbench.compare.gate.rules import parse_rules, rules_schema
 from tests.paired_records import footprint, quality, task
 
 GOOD: dict[str, Any] = {

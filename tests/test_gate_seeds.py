@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.gate import run_gate
-from qbench.comparison.gate_rules import parse_rules
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.gate.gate import run_gate
+from qbench.compare.gate.rules import parse_rules
 from qbench.core.spec import PrecisionRef, TuningRef
 from tests.paired_records import losses, quality
 
 if TYPE_CHECKING:
-    from qbench.comparison.gate import GateOutcome
+    from qbench.compare.gate.gate import GateOutcome
     from qbench.core.record import Record
 
 

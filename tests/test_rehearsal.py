@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qbench.comparison.baseline import write_baseline
+from qbench.compare.baseline import write_baseline
 from qbench.comparison.sides import load_side
 from qbench.core.errors import StoreError, SuiteError, UsageError
 from qbench.plan import make_plan

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import Difference, difference
-from qbench.comparison.seeds import difference_over_seeds
-from qbench.comparison.statistics import Exact
+from qbench.compare.comparable import Obstacle
+from qbench.compare.differences import Difference, difference
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.estimates.estimates import Exact
+from qbench.compare.seeds import difference_over_seeds
 from tests.paired_records import losses, quality, task
 from tests.record_factory import make_failure, make_metric, make_record
 

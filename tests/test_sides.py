@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.baseline import write_baseline
+from qbench.compare.baseline import write_baseline
 from qbench.comparison.sides import load_baseline, load_side
 from qbench.core.errors import StoreError, UsageError
 from tests.record_factory import footprint_record, make_environment

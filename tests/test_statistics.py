@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qbench.comparison.bootstrap import bootstrap
-from qbench.comparison.power import detectable_change, units_needed, units_to_find
-from qbench.comparison.statistics import (
+from qbench.compare.estimates.bootstrap import bootstrap
+from qbench.compare.estimates.estimates import (
     Exact,
     equivalence,
     holm,
@@ -19,12 +18,13 @@ from qbench.comparison.statistics import (
     two_sided,
     welch,
 )
+from qbench.compare.estimates.power import detectable_change, units_needed, units_to_find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.estimates.bootstrap import Floats
+    from qbench.compare.estimates.estimates import Estimate
 
 
 def mean_of(sums: list[Floats]) -> Floats:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.differences import difference
-from qbench.comparison.statistics import Exact, Student
-from qbench.comparison.verdict import Margin, amount_text, judge
+from qbench.compare.comparable import Obstacle
+from qbench.compare.differences import difference
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.estimates.estimates import Exact, Student
+from qbench.compare.verdicts import Margin, amount_text, judge
 from tests.paired_records import footprint, latency, losses, quality
 
 if TYPE_CHECKING:
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.verdict import Verdict
+    from qbench.compare.differences import Difference
+    from qbench.compare.verdicts import Verdict
 
 ONE_PER_CENT = Margin("max_increase", 0.01, relative=True)
 SAMPLING = Sampling(resamples=2000)

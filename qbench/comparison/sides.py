@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.comparison.baseline import read_baseline
+from qbench.compare.baseline import read_baseline
+from qbench.compare.selection import select
 from qbench.core.errors import StoreError, UsageError
 from qbench.core.names import nearest
 from qbench.core.store import read_folder, tell_unreadable
-from qbench.report.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,20 +7,20 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.selection import select
 from qbench.core.page_data import table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.report.finetune_ladder import ladder_table
 from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table
-from qbench.report.selection import select
 from qbench.report.tables import decision_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import TableRecords
     from qbench.core.page import Page
     from qbench.core.record import Record
-    from qbench.report.selection import TableRecords
     from qbench.report.tables import Decision
 
 

@@ -11,15 +11,15 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.selection import select
 from qbench.core.quantile import quantile_of_sorted
 from qbench.report.figures import finite_value
-from qbench.report.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords
 
 METRICS = ("latency.prefill", "latency.decode", "load_time")
 FORMAT_VERSION = "5.0.0"

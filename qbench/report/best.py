@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.marks import one_change
-from qbench.comparison.statistics import two_sided
-from qbench.comparison.variation import variation
+from qbench.compare.comparable import Obstacle
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.estimates.estimates import two_sided
+from qbench.compare.marks import one_change
+from qbench.compare.variation import variation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from qbench.compare.selection import CellRecords
     from qbench.core.page import Figure
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords
 
 Source = tuple[str, str | None, str]
 """Measurement, item and metric that a column is made of."""

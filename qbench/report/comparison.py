@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
-from qbench.comparison.verdict import amount_text
+from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.compare import Comparison, Row
+    from qbench.compare.compare import Comparison, Row
     from qbench.core.page import Part, Tone
 
 _COLUMNS = (

@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qbench.comparison.comparability import (
-    DEVICE_CONDITIONS,
-    device_conditions,
-    fingerprint,
-)
+from qbench.compare.comparable import DEVICE_CONDITIONS, device_conditions, fingerprint
 from qbench.report.items import describe_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.compare.selection import Selection
     from qbench.core.record import Record
-    from qbench.report.selection import Selection
 
 _ABSENT = "not installed"
 _DIGITS_SHOWN = 16

@@ -22,9 +22,9 @@ from qbench.report.roofline import roofline_tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.core.units import Display
-    from qbench.report.selection import CellRecords, TableRecords
 
 TABLED = frozenset(
     {

@@ -1,28 +1,28 @@
 """Every difference from the reference in one table: how large, and whether it is real.
 
-The marks are those of `qbench.comparison.marks`, adjusted together over the whole table.
+The marks are those of `qbench.compare.marks`, adjusted together over the whole table.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.compare import CellName, ItemName
-from qbench.comparison.compare import Row as Compared
-from qbench.comparison.marks import default_allowance, mark_all, one_change
-from qbench.comparison.series_estimates import WHAT_INTERVALS_ARE_ABOUT
-from qbench.comparison.verdict import amount_text
+from qbench.compare.comparable import Obstacle
+from qbench.compare.compare import CellName, ItemName
+from qbench.compare.compare import Row as Compared
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import default_allowance, mark_all, one_change
+from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.items import describe_point, items, text_titles
 
 if TYPE_CHECKING:
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.marks import Allowance, Mark
+    from qbench.compare.differences import Difference
+    from qbench.compare.marks import Allowance, Mark
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Metric, Record
-    from qbench.report.selection import CellRecords, TableRecords
 
 _HEADLINES = {
     "footprint": ("memory.static",),

@@ -11,8 +11,8 @@ from qbench.report.figures import finite_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, Selection, TableRecords
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords, Selection, TableRecords
 
 ALL_MEASUREMENTS = "all measurements"
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?")

@@ -6,17 +6,17 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import describe_params
-from qbench.report.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.core.spec import Deployment, TuningRef
-    from qbench.report.selection import CellRecords, TableRecords
 
 _MOST_TOLD = 3
 """Options by which an arm is told from others; beyond that its name says more."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.marks import Allowance, mark_all
-from qbench.comparison.seeds import difference_over_seeds
-from qbench.comparison.verdict import amount_text
+from qbench.compare.comparable import Obstacle
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import Allowance, mark_all
+from qbench.compare.seeds import difference_over_seeds
+from qbench.compare.selection import CellRecords
+from qbench.compare.verdicts import amount_text
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune_arms import by_seed
-from qbench.report.selection import CellRecords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.marks import Mark
+    from qbench.compare.differences import Difference
+    from qbench.compare.marks import Mark
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 LOSS_MARGIN = Allowance(0.02, relative=False)

@@ -12,9 +12,9 @@ from qbench.report.sparkline import LEVELS, downsample, sparkline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords
     from qbench.core.record import Record
     from qbench.report.finetune_arms import Arm
-    from qbench.report.selection import CellRecords
 
 WIDTH = 32
 """Characters of a curve."""

@@ -23,12 +23,12 @@ from qbench.report.items import (
 )
 
 if TYPE_CHECKING:
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.core.spec import Deployment
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Claim, Judged
     from qbench.report.finetune_results import Results
-    from qbench.report.selection import CellRecords, TableRecords
 
 ATTACHED: Deployment = "attached"
 MERGED_RUNG: Deployment = "merged"

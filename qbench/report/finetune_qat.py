@@ -19,11 +19,11 @@ from qbench.report.finetune_changes import LOSS_MARGIN, judge_all, loss_change
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords
     from qbench.core.spec import TuningRef
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Claim, Judged
     from qbench.report.finetune_results import Results
-    from qbench.report.selection import CellRecords
 
 TITLE = "Trained for the rounding (QAT) or rounded afterwards (PTQ)"
 _FLOATING_RUNG, _BEFORE = "merged", "fake-quantized"

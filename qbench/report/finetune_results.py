@@ -10,10 +10,10 @@ from qbench.report.finetune_changes import judge_all, loss_change, perplexity_ch
 from qbench.report.items import against_merged, items_of
 
 if TYPE_CHECKING:
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.report.finetune_arms import Arm
     from qbench.report.finetune_changes import Claim, Judged
-    from qbench.report.selection import CellRecords, TableRecords
 
 _SCORES = ("generation.rougeL", "generation.chrf", "generation.exact_match", "generation.bleu")
 """The first of these that has a value is the score of the arms."""

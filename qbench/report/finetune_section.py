@@ -25,9 +25,9 @@ from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import TableRecords
     from qbench.core.page import Part, Table
     from qbench.report.finetune_arms import Arm
-    from qbench.report.selection import TableRecords
 
 _PROMPTS_SHOWN = 3
 _DETAILS = "Tuned models: how they were trained, and all that was measured of them"

@@ -14,8 +14,8 @@ from qbench.report.items import text_titles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords
     from qbench.report.finetune_results import ArmResult, Results
-    from qbench.report.selection import CellRecords
 
 _COMPACT = (
     "training.trainable_share",

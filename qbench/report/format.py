@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qbench.comparison.gate import GateOutcome
+    from qbench.compare.gate.gate import GateOutcome
     from qbench.core.page import Page
     from qbench.core.record import Record
 

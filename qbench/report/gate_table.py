@@ -20,7 +20,7 @@ from qbench.core.page import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.gate import Check, GateOutcome, State
+    from qbench.compare.gate.gate import Check, GateOutcome, State
     from qbench.core.page import Part, Tone
 
 SIGNS: dict[State, str] = {"pass": "✅", "fail": "❌", "error": "⛔", "skip": "⏭️"}

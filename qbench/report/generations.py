@@ -14,9 +14,9 @@ from qbench.report.items import items, text_titles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.page import Part
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords, TableRecords
 
 MEASUREMENT = "generation"
 MARK = "⟂"

@@ -10,8 +10,8 @@ from qbench.precisions import precisions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords, TableRecords
 
 MERGED = "merged"
 """Parameter `against` of items that are not held against the suite's reference."""

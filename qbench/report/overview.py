@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
 from qbench.report.failures import failures, warnings
 from qbench.report.finetune_qat import won_back, won_back_words
@@ -14,16 +15,15 @@ from qbench.report.finetune_words import paragraph
 from qbench.report.legend import short_legend
 from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.report_page import NO_RECORDS
-from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Part
     from qbench.core.record import Record
-    from qbench.report.selection import Selection, TableRecords
 
 _REASON_LINES = 3
 _NOT_RUN = ("skipped", "missing")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from qbench.comparison.gate_power import Power
+    from qbench.compare.gate.power import Power
     from qbench.core.page import Part
     from qbench.core.record import Record
     from qbench.job import Job
@@ -214,8 +214,8 @@ def _power(plan: Plan, records: Iterable[Record | None]) -> list[Power] | None:
     there = [record for record in records if record is not None]
     if not there:
         return []
-    from qbench.comparison.bootstrap import Sampling
-    from qbench.comparison.gate_power import gate_power
+    from qbench.compare.estimates.bootstrap import Sampling
+    from qbench.compare.gate.power import gate_power
 
     return gate_power(plan.suite.gate, there, sampling=Sampling(resamples=POWER_RESAMPLES))
 

@@ -11,9 +11,9 @@ from qbench.report.figures import pool
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.page import Part
     from qbench.core.record import Record
-    from qbench.report.selection import CellRecords, TableRecords
 
 TITLE = "Predicted against measured"
 _COLUMNS = (

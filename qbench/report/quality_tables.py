@@ -11,7 +11,7 @@ from qbench.report.items import against_merged, batch_told, items, text_titles
 from qbench.report.tables import change_figure
 
 if TYPE_CHECKING:
-    from qbench.report.selection import TableRecords
+    from qbench.compare.selection import TableRecords
 
 WORST_LAYERS = 3
 """Layers named in the table of weight errors; the records have them all."""

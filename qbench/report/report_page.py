@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.selection import select
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.conditions import conditions, parameters
 from qbench.report.details import detail_tables
@@ -16,17 +17,16 @@ from qbench.report.legend import definitions, explained
 from qbench.report.predicted import predicted_parts
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
-from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
     from qbench.report.failures import Warned
-    from qbench.report.selection import Selection, TableRecords
     from qbench.report.tables import Decision
 
 _HOW_TO_READ_DETAILS = (

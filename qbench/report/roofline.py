@@ -13,8 +13,8 @@ from qbench.report.items import describe_point, items
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import TableRecords
     from qbench.report.finetune_arms import Arm
-    from qbench.report.selection import TableRecords
 
 TITLE = "How near to the machine's limits"
 HOW_TO_READ = (

@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from qbench.report.selection import select
+from qbench.compare.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ from qbench.report.figures import pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import CellRecords, Selection, TableRecords
     from qbench.core.page import Row
-    from qbench.report.selection import CellRecords, Selection, TableRecords
     from qbench.report.tables import Decision
 
 _CELLS_TO_COMPARE = 2

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.marks import one_change
+from qbench.compare.comparable import Obstacle
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.best import ByRecords
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
+    from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.report.best import Source
-    from qbench.report.selection import CellRecords, TableRecords
 
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 NOMINAL = "bits_per_weight.nominal"

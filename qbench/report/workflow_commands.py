@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qbench.comparison.gate import Check
+    from qbench.compare.gate.gate import Check
     from qbench.report.format import Gated
 
 MOST = 10

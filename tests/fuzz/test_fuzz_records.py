@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.comparison.baseline import render_baseline
+from qbench.compare.baseline import render_baseline
 from qbench.results import load_results
 from tests.fuzz.conftest import of_usual
 from tests.fuzz.mutations import Mutant, mutated, paths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.comparison.compare import Comparison, compare_records
+from qbench.compare.compare import Comparison, compare_records
 from qbench.report import comparison as page
 from qbench.report import markdown
 from tests.pages import on_terminal

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from qbench.compare.selection import select
 from qbench.core.spec import PrecisionRef
 from qbench.report import terminal
 from qbench.report.details import detail_tables
@@ -26,7 +27,6 @@ from qbench.report.finetune_results import results_of
 from qbench.report.finetune_table import arms_table
 from qbench.report.finetune_words import paragraph
 from qbench.report.overview import overview_page
-from qbench.report.selection import select
 from qbench.report.tables import decision_table
 from tests.pages import REPORT_FORMATS, written_as
 from tests.pages import whole_report as render
@@ -50,9 +50,9 @@ from tests.tuned_records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.selection import TableRecords
     from qbench.core.page import Figure, Table
     from qbench.core.record import Record
-    from qbench.report.selection import TableRecords
 
 SEEDS = (0, 1, 2)
 NEUTRAL = "neutral-w256-default"

@@ -7,9 +7,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.gate import run_gate
-from qbench.comparison.gate_rules import parse_rules
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.gate.gate import run_gate
+from qbench.compare.gate.rules import parse_rules
 from qbench.report import gate_table, junit, step_summary, workflow_commands
 from qbench.report.format import Gated
 from tests.pages import on_terminal
@@ -17,7 +17,7 @@ from tests.paired_records import footprint, latency, losses, quality
 from tests.record_factory import make_environment, make_failure
 
 if TYPE_CHECKING:
-    from qbench.comparison.gate import GateOutcome
+    from qbench.compare.gate.gate import GateOutcome
 
 RULES = {
     "perplexity": {"max_increase": "1%"},

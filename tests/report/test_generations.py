@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.compare.selection import select
 from qbench.core.page import Page
 from qbench.report import markdown
 from qbench.report.generations import (
@@ -20,13 +21,12 @@ from qbench.report.generations import (
     read_generated,
     visible,
 )
-from qbench.report.selection import select
 from tests.record_factory import make_failure, make_record
 
 if TYPE_CHECKING:
+    from qbench.compare.selection import TableRecords
     from qbench.core.page import Figure
     from qbench.core.record import Record
-    from qbench.report.selection import TableRecords
 
 SLUG = "stdlib-prompts-n2-t4"
 NASTY = (

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading
 from qbench.report.predicted import predicted_parts, predicted_table
-from qbench.report.selection import select
 from tests.pages import whole_report as render
 from tests.record_factory import make_environment, make_record, quickstart_records
 from tests.tuned_records import finetune_records, make_tuning, training_record

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.compare.selection import select
 from qbench.report.details import detail_tables
 from qbench.report.finetune_arms import arms_of
 from qbench.report.roofline import TITLE, roofline_tables, training_roofline_table
-from qbench.report.selection import select
 from tests.pages import whole_report as render
 from tests.record_factory import footprint_record, latency_record, make_metric
 from tests.tuned_records import finetune_records, make_tuning, training_record

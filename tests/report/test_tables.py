@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.comparison.compare import compare_records
+from qbench.compare.compare import compare_records
+from qbench.compare.selection import select
 from qbench.report.conditions import conditions
 from qbench.report.details import detail_tables
 from qbench.report.difference_table import difference_table
 from qbench.report.failures import failures, valueless, warnings
-from qbench.report.selection import select
 from qbench.report.summary import passed_over, summarise
 from qbench.report.tables import decision_table
 from tests.paired_records import latency, losses, quality

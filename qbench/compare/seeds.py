@@ -18,18 +18,18 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.comparison.bootstrap import Bootstrap, sparse
-from qbench.comparison.comparability import Obstacle, find_obstacle
-from qbench.comparison.differences import Difference, difference
-from qbench.comparison.paired_series import align, find_series
-from qbench.comparison.series_estimates import resample
-from qbench.comparison.statistics import Exact, Student
+from qbench.compare.comparable import Obstacle, find_obstacle
+from qbench.compare.differences import Difference, difference
+from qbench.compare.estimates.bootstrap import Bootstrap, sparse
+from qbench.compare.estimates.estimates import Exact, Student
+from qbench.compare.series import align, find_series
+from qbench.compare.series_estimates import resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats, Sampling
-    from qbench.comparison.paired_series import Series
+    from qbench.compare.estimates.bootstrap import Floats, Sampling
+    from qbench.compare.series import Series
     from qbench.core.record import Record
 
 Pair = tuple["Sequence[Record]", "Sequence[Record]"]

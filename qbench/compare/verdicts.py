@@ -19,15 +19,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.power import detectable_change, units_needed
-from qbench.comparison.statistics import Exact, holm
+from qbench.compare.comparable import Obstacle
+from qbench.compare.estimates.estimates import Exact, holm
+from qbench.compare.estimates.power import detectable_change, units_needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.differences import Difference
+    from qbench.compare.estimates.estimates import Estimate
 
 VerdictName = Literal[
     "holds", "improved", "broken", "inconclusive", "missing", "incomparable", "not applicable"

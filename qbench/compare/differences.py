@@ -17,18 +17,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.comparison.paired_series import align, find_series
-from qbench.comparison.series_estimates import of_change, of_level
-from qbench.comparison.statistics import FEWEST_PROCESSES, Exact, one_sample, welch
-from qbench.comparison.variation import variation
+from qbench.compare.estimates.estimates import FEWEST_PROCESSES, Exact, one_sample, welch
+from qbench.compare.series import align, find_series
+from qbench.compare.series_estimates import of_change, of_level
+from qbench.compare.variation import variation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Sampling
-    from qbench.comparison.paired_series import Series, Unit
-    from qbench.comparison.series_estimates import Estimated
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.estimates.bootstrap import Sampling
+    from qbench.compare.estimates.estimates import Estimate
+    from qbench.compare.series import Series, Unit
+    from qbench.compare.series_estimates import Estimated
     from qbench.core.record import Metric, Record
 
 
@@ -77,7 +77,7 @@ def difference(
 ) -> Difference:
     """The change of a metric from `old` to `new`: records of one item, one a repeat.
 
-    The two must be comparable: see `qbench.comparison.comparability.find_obstacle`.
+    The two must be comparable: see `qbench.compare.comparable.find_obstacle`.
     """
     mine, theirs = _good(new, metric), _good(old, metric)
     values = _value(mine[0], metric), _value(theirs[0], metric)

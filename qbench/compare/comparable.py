@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.comparison.variation import variation
+from qbench.compare.variation import variation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

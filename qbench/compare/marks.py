@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from qbench.comparison.comparability import Obstacle, find_obstacle
-from qbench.comparison.differences import difference
-from qbench.comparison.statistics import equivalence, holm, two_sided
+from qbench.compare.comparable import Obstacle, find_obstacle
+from qbench.compare.differences import difference
+from qbench.compare.estimates.estimates import equivalence, holm, two_sided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Sampling
-    from qbench.comparison.differences import Difference
+    from qbench.compare.differences import Difference
+    from qbench.compare.estimates.bootstrap import Sampling
     from qbench.core.record import Metric, Record
 
 Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]

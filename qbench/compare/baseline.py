@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from qbench.comparison.paired_series import ITEM_IDS, WEIGHTS
+from qbench.compare.series import ITEM_IDS, WEIGHTS
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.foreign import cleaned, parse_json, read_bounded

@@ -6,14 +6,14 @@ import math
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from qbench.comparison.binary import Outcomes
-from qbench.comparison.bootstrap import Bootstrap
-from qbench.comparison.statistics import Student
+from qbench.compare.estimates.binary import Outcomes
+from qbench.compare.estimates.bootstrap import Bootstrap
+from qbench.compare.estimates.estimates import Student
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.estimates.estimates import Estimate
 
 POWER = 0.8
 """The chance of a decision that everything here is stated for."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from qbench.comparison.comparability import Obstacle, find_gap, find_obstacle
-from qbench.comparison.compare import CellName, ItemName, counterpart, index_records
-from qbench.comparison.differences import difference, level
-from qbench.comparison.seeds import difference_over_seeds
+from qbench.compare.comparable import Obstacle, find_gap, find_obstacle
+from qbench.compare.compare import CellName, ItemName, counterpart, index_records
+from qbench.compare.differences import difference, level
+from qbench.compare.seeds import difference_over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Sampling
-    from qbench.comparison.compare import Index
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.gate_rules import GateRule
+    from qbench.compare.compare import Index
+    from qbench.compare.differences import Difference
+    from qbench.compare.estimates.bootstrap import Sampling
+    from qbench.compare.gate.rules import GateRule
     from qbench.core.record import Metric, Record
     from qbench.core.spec import Cell, Item
 

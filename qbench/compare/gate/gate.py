@@ -1,7 +1,7 @@
 """Rules and records in, an outcome out: does every rule hold?
 
 A check is one rule on one metric of one item of one cell. All checks of a gate are judged together:
-see `qbench.comparison.verdict` for what that means for the error of each claim.
+see `qbench.compare.verdicts` for what that means for the error of each claim.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle, condition_changes
-from qbench.comparison.gate_field import LEVELS, Field, look, look_over_seeds
-from qbench.comparison.verdict import Margin, Verdict, amount_text, interval_text, judge
+from qbench.compare.comparable import Obstacle, condition_changes
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.gate.field import LEVELS, Field, look, look_over_seeds
+from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
 from qbench.core.names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.comparison.comparability import ConditionChange
-    from qbench.comparison.compare import CellName, ItemName
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.gate_field import Place
-    from qbench.comparison.gate_rules import GateRule
-    from qbench.comparison.verdict import VerdictName
+    from qbench.compare.comparable import ConditionChange
+    from qbench.compare.compare import CellName, ItemName
+    from qbench.compare.differences import Difference
+    from qbench.compare.gate.field import Place
+    from qbench.compare.gate.rules import GateRule
+    from qbench.compare.verdicts import VerdictName
     from qbench.core.record import Record
     from qbench.core.spec import Cell, Item
 

@@ -1,6 +1,6 @@
 """Two sets of records, metric by metric: what changed, how surely, and what cannot be compared.
 
-Pure: records in, a comparison out. What its marks mean is told in `qbench.comparison.marks`; the
+Pure: records in, a comparison out. What its marks mean is told in `qbench.compare.marks`; the
 adjustment there is over all the metrics of a comparison.
 """
 
@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle, condition_changes, find_gap, parameter_changes
-from qbench.comparison.marks import default_allowance, mark_all, one_change
+from qbench.compare.comparable import Obstacle, condition_changes, find_gap, parameter_changes
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import default_allowance, mark_all, one_change
 from qbench.core.record import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.comparison.comparability import ConditionChange
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.marks import Allowance, Mark
+    from qbench.compare.comparable import ConditionChange
+    from qbench.compare.differences import Difference
+    from qbench.compare.marks import Allowance, Mark
     from qbench.core.record import Better, Record
 
 

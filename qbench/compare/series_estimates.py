@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.comparison.binary import PairedShares, Share
-from qbench.comparison.bootstrap import bootstrap, sparse
-from qbench.comparison.statistics import FEWEST_UNITS, Exact, Student
+from qbench.compare.estimates.binary import PairedShares, Share
+from qbench.compare.estimates.bootstrap import bootstrap, sparse
+from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact, Student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats, Sampling, Statistic
-    from qbench.comparison.paired_series import Series
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.estimates.bootstrap import Floats, Sampling, Statistic
+    from qbench.compare.estimates.estimates import Estimate
+    from qbench.compare.series import Series
 
 WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
 

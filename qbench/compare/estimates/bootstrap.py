@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from qbench.comparison.blocks import block_length
-from qbench.comparison.statistics import FEWEST_UNITS, Exact
+from qbench.compare.estimates.blocks import block_length
+from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.estimates.estimates import Estimate
 
     Floats = npt.NDArray[np.float64]
     Statistic = Callable[[list[Floats]], Floats]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.bootstrap import Floats
+    from qbench.compare.estimates.bootstrap import Floats
     from qbench.core.record import Record
 
 Link = Literal["mean", "exp", "root"]

@@ -11,20 +11,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.comparison.bootstrap import Sampling
-from qbench.comparison.comparability import Obstacle
-from qbench.comparison.gate_field import LEVELS, Field, look
-from qbench.comparison.power import POWER, detectable_change, units_to_find
-from qbench.comparison.statistics import Exact
-from qbench.comparison.verdict import amount_text
+from qbench.compare.comparable import Obstacle
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.estimates.estimates import Exact
+from qbench.compare.estimates.power import POWER, detectable_change, units_to_find
+from qbench.compare.gate.field import LEVELS, Field, look
+from qbench.compare.verdicts import amount_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.comparison.compare import CellName, ItemName
-    from qbench.comparison.differences import Difference
-    from qbench.comparison.gate_rules import GateRule
-    from qbench.comparison.statistics import Estimate
+    from qbench.compare.compare import CellName, ItemName
+    from qbench.compare.differences import Difference
+    from qbench.compare.estimates.estimates import Estimate
+    from qbench.compare.gate.rules import GateRule
     from qbench.core.record import Record
 
 

@@ -1,0 +1,1 @@
+"""From rules and two sets of records to an outcome."""
