@@ -47,13 +47,13 @@ def run(
     for what the caller can fix; a cell that fails is a record with its reason.
     """
     from qbench.display import RunDisplay
-    from qbench.plan import load_checked_suite
+    from qbench.plan.plan import load_checked_suite
     from qbench.report.console import make_console
     from qbench.runner import parse_retry, run_suite
 
     chosen = load_checked_suite(Path(suite))
     if rehearse:
-        from qbench.rehearsal import rehearse as made_of
+        from qbench.plan.rehearsal import rehearse as made_of
 
         chosen = made_of(chosen)
     with RunDisplay(make_console(stderr=True), quiet=quiet) as display:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 
 def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:

@@ -73,13 +73,13 @@ def gate(
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.files import write_atomically
-    from qbench.missing import why_absent
-    from qbench.plan import expected_tasks
-    from qbench.plan_records import RecordsOnDisk
+    from qbench.plan.missing import why_absent
+    from qbench.plan.plan import expected_tasks
+    from qbench.plan.records import RecordsOnDisk
+    from qbench.plan.suite.suite import load_suite
     from qbench.report import find_format, formats
     from qbench.report.format import Gated, Subject
     from qbench.report.gate_table import gate_on_screen, gate_page
-    from qbench.suite import load_suite
 
     form = find_format(format_name, "page", "gate")
     loaded = load_suite(suite)
@@ -144,10 +144,10 @@ def baseline(
     from qbench.compare.compare import compare_records
     from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError
+    from qbench.plan.suite.suite import load_suite
     from qbench.report.comparison import comparison_on_screen
     from qbench.report.console import make_console, say
     from qbench.report.terminal import render
-    from qbench.suite import load_suite
 
     name = load_suite(suite).name
     side = load_side(str(suite), results)

@@ -10,7 +10,7 @@ import typer
 from qbench.cli_shared import Device, FormatName, Only, Output, Rehearse, Results, SuitePath, show
 
 if TYPE_CHECKING:
-    from qbench.suite import Suite
+    from qbench.plan.suite.suite import Suite
 
 EXAMPLES = "Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB"
 
@@ -35,7 +35,7 @@ def plan(
     output: Output = None,
 ) -> None:
     """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
-    from qbench.plan import make_plan
+    from qbench.plan.plan import make_plan
     from qbench.predict.devices import parse_memory
     from qbench.report import find_format
     from qbench.report.format import Subject
@@ -54,11 +54,11 @@ def plan(
 
 def load(path: Path, *, rehearse: bool) -> Suite:
     """The checked suite, or its rehearsal."""
-    from qbench.plan import load_checked_suite
+    from qbench.plan.plan import load_checked_suite
 
     suite = load_checked_suite(path)
     if not rehearse:
         return suite
-    from qbench.rehearsal import rehearse as made_of
+    from qbench.plan.rehearsal import rehearse as made_of
 
     return made_of(suite)

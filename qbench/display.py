@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from qbench.core.units import counted, format_seconds
-from qbench.estimate import Estimate
+from qbench.plan.estimate import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from qbench.core.record import Record
     from qbench.executors.executor import JobEnd
-    from qbench.job import Job, Task
-    from qbench.plan import Plan
+    from qbench.plan.job import Job, Task
+    from qbench.plan.plan import Plan
 
 MOST_ROWS = 14
 """Cells shown at once; with more, those around the one under way."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from qbench.job import Job
-    from qbench.plan import Plan
+    from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
 
 __all__ = ["Obstacle", "check", "obstacles", "page"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.spec import Item, ResolvedModel
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 _BYTES_A_WEIGHT = 2
 """Of a checkpoint in 16 bits, where the hub has not told its size."""

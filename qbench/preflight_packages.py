@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.spec import Cell
-    from qbench.job import Job
-    from qbench.plan import Plan
+    from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
 
 _ALWAYS = ("torch", "transformers", "accelerate", "safetensors")
 

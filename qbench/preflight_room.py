@@ -10,7 +10,7 @@ from qbench.core.cache import cache_folder
 from qbench.core.environment import device_fault
 from qbench.core.gpu import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.core.units import counted
-from qbench.plan_needs import disk_needs
+from qbench.plan.needs import disk_needs
 from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from qbench.job import Job
-    from qbench.plan import Plan
+    from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
 
 MOST_WEIGHTS_ON_CPU = 2_000_000_000
 """Weights of a model beyond which a suite takes days on a CPU."""

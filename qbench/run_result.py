@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.units import counted
-from qbench.missing import lacking, why_lacking
+from qbench.plan.missing import lacking, why_lacking
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
-    from qbench.job import Task
-    from qbench.plan import Plan
+    from qbench.plan.job import Task
+    from qbench.plan.plan import Plan
 
 
 @dataclass(frozen=True)

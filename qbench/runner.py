@@ -22,8 +22,8 @@ from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import run_side_by_side
 from qbench.finetune.artifact import has_artifact
-from qbench.missing import is_missing, jobs_to_run, made_again
-from qbench.plan import RETRIED, make_plan
+from qbench.plan.missing import is_missing, jobs_to_run, made_again
+from qbench.plan.plan import RETRIED, make_plan
 from qbench.preflight import check, obstacles
 from qbench.run_result import RunResult, result_of
 from qbench.supervision import OneAtATime, run_job
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Record, Status
     from qbench.executors.executor import Executor, MakeExecutor
-    from qbench.job import Job, Task
-    from qbench.plan import Plan
-    from qbench.suite import Suite
+    from qbench.plan.job import Job, Task
+    from qbench.plan.plan import Plan
+    from qbench.plan.suite.suite import Suite
     from qbench.supervision import Watcher
 
 _LOCK_POLL_S = 1.0

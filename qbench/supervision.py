@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.errors import StoreError
 from qbench.core.store import file_stamp, write_record
-from qbench.job import now
+from qbench.plan.job import now
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
     from qbench.executors.executor import Executor, JobEnd
-    from qbench.job import Job, Task
-    from qbench.plan import Plan
-    from qbench.plan_records import RecordsOnDisk
+    from qbench.plan.job import Job, Task
+    from qbench.plan.plan import Plan
+    from qbench.plan.records import RecordsOnDisk
 
 LOG_TAIL_LINES = 20
 

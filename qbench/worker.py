@@ -30,10 +30,10 @@ from qbench.core.errors import (
     is_out_of_memory,
 )
 from qbench.core.store import write_record
-from qbench.job import Job, Task, now
 from qbench.measures import measures
 from qbench.measures.peaks import release_cached
-from qbench.plan_items import falsified
+from qbench.plan.items import falsified
+from qbench.plan.job import Job, Task, now
 from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED

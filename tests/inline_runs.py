@@ -18,7 +18,7 @@ from qbench.finetune.artifact import artifact_folder
 from qbench.measures import measures
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.reference_states import states_path
-from qbench.plan import load_checked_suite
+from qbench.plan.plan import load_checked_suite
 from qbench.runner import parse_retry, run_suite
 from qbench.sources.sealed import seal
 from tests.workplace import taken
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record, Status
     from qbench.executors.executor import OnEvent
     from qbench.executors.inline import Work
-    from qbench.job import Job, Task
+    from qbench.plan.job import Job, Task
     from qbench.run_result import RunResult
     from tests.workplace import Workplace
 

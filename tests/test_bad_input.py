@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.plan import make_plan
-from qbench.suite import load_suite
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite
 from tests.record_factory import footprint_record
 from tests.workplace import keep
 

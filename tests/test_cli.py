@@ -17,9 +17,9 @@ import yaml
 from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures
+from qbench.plan.suite.schema import suite_schema
+from qbench.plan.suite.suite import load_suite
 from qbench.precisions import precisions
-from qbench.suite import load_suite
-from qbench.suite_schema import suite_schema
 from tests.record_factory import footprint_record, make_environment, quickstart_records
 from tests.workplace import QBENCH, keep
 

@@ -11,15 +11,15 @@ from rich.console import Console
 from qbench.core.units import format_seconds
 from qbench.display import MOST_ROWS, RunDisplay
 from qbench.executors.executor import JobEnd
-from qbench.plan import Plan, make_plan
-from qbench.suite import load_suite_text
+from qbench.plan.plan import Plan, make_plan
+from qbench.plan.suite.suite import load_suite_text
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.core.record import Record
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 SUITE = """\
 name: shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.spec import ResolvedModel
-from qbench.estimate import Estimate
-from qbench.job import Job, Task
+from qbench.plan.estimate import Estimate
+from qbench.plan.job import Job, Task
 from tests.record_factory import footprint_record, latency_record, make_failure, quality_record
 
 if TYPE_CHECKING:

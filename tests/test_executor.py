@@ -21,13 +21,13 @@ from qbench.executors.executor import RunStoppedError
 from qbench.executors.gpus import choose_gpus
 from qbench.executors.local import LocalExecutor
 from qbench.executors.side_by_side import needs, run_side_by_side
-from qbench.plan import make_plan
-from qbench.suite import load_suite_text
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite_text
 from qbench.supervision import OneAtATime, run_job
 from tests.workplace import MARK, Workplace
 
 if TYPE_CHECKING:
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 SUITE = "models: [{}]\nprecisions: [fp32]\nmeasure: [footprint]\n"
 

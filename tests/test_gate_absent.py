@@ -10,9 +10,9 @@ from qbench.core.store import write_record
 from qbench.measures.footprint import METRICS as FOOTPRINT
 from qbench.measures.latency import METRICS as LATENCY
 from qbench.measures.loaded import make_metric
-from qbench.missing import why_absent
-from qbench.plan import Plan, make_plan
-from qbench.suite import load_suite
+from qbench.plan.missing import why_absent
+from qbench.plan.plan import Plan, make_plan
+from qbench.plan.suite.suite import load_suite
 
 if TYPE_CHECKING:
     import pytest
@@ -64,7 +64,7 @@ def test_what_else_differs_is_named(workplace: Workplace, monkeypatch: pytest.Mo
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     measure_all(workplace)
     assert [why_absent(task) for task in planned(workplace).tasks] == [None] * 3
-    monkeypatch.setattr("qbench.plan_keys.PROTOCOL_VERSION", "0")
+    monkeypatch.setattr("qbench.plan.keys.PROTOCOL_VERSION", "0")
     (footprint, *latencies) = planned(workplace).tasks
     assert why_absent(footprint) == (
         f"there is one of protocol {PROTOCOL_VERSION}, now 0; run the suite again"

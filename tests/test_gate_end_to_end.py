@@ -10,8 +10,8 @@ import pytest
 from qbench.compare.gate.gate import run_gate
 from qbench.comparison.sides import load_baseline
 from qbench.core.store import read_folder
+from qbench.plan.suite.suite import load_suite
 from qbench.sources.bundled import bundled_models, bundled_texts
-from qbench.suite import load_suite
 from tests.workplace import Workplace
 
 pytestmark = pytest.mark.slow

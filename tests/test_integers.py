@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import SuiteError
-from qbench.plan import make_plan
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite
 from qbench.sources.bundled import bundled_texts
-from qbench.suite import load_suite
 from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.plan import Plan
+    from qbench.plan.plan import Plan
 
 MODEL = "bundled:tiny-mistral"
 SUITE = """\

@@ -15,16 +15,16 @@ from qbench.display import RunDisplay
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.divergence import DIVERGENCE_METRICS
 from qbench.measures.quality.reference_states import states_path
-from qbench.missing import jobs_to_run, lacking
-from qbench.plan import RETRIED, Plan, make_plan
+from qbench.plan.missing import jobs_to_run, lacking
+from qbench.plan.plan import RETRIED, Plan, make_plan
+from qbench.plan.suite.suite import load_suite_text
 from qbench.report.plan_page import plan_page
-from qbench.suite import load_suite_text
 from tests.pages import on_terminal
 from tests.workplace import write_text
 
 if TYPE_CHECKING:
     from qbench.core.record import Status
-    from qbench.job import Job, Task
+    from qbench.plan.job import Job, Task
 
 SUITE = """\
 models: [{}]

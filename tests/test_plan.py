@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import qbench.plan_keys
+import qbench.plan.keys
 from qbench.core.environment import detect_environment
 from qbench.core.errors import DeviceError, SuiteError, UsageError
 from qbench.core.record import STATUSES
 from qbench.core.store import NewerRecordError, write_record
-from qbench.plan import (
-    RETRIED,
-    Plan,
-    damaged_records,
-    make_plan,
-)
-from qbench.plan_keys import IDENTITY_PACKAGES
-from qbench.suite import load_suite_text
+from qbench.plan.keys import IDENTITY_PACKAGES
+from qbench.plan.plan import RETRIED, Plan, damaged_records, make_plan
+from qbench.plan.suite.suite import load_suite_text
 from tests.tiny_models import make_tiny_model
 from tests.workplace import write_text
 
@@ -78,7 +73,7 @@ def in_environment(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     def detect(device: str) -> Environment:
         return here.model_copy(update=changes)
 
-    monkeypatch.setattr(qbench.plan, "detect_environment", detect)
+    monkeypatch.setattr(qbench.plan.plan, "detect_environment", detect)
 
 
 class TestKeys:
@@ -161,7 +156,7 @@ class TestKeys:
 
     def test_the_protocol_counts(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = keys(plan(base))
-        monkeypatch.setattr(qbench.plan_keys, "PROTOCOL_VERSION", "another")
+        monkeypatch.setattr(qbench.plan.keys, "PROTOCOL_VERSION", "another")
         assert changed(before, keys(plan(base))) == set(before)
 
     @pytest.mark.parametrize("package", IDENTITY_PACKAGES)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import SuiteError
-from qbench.plan import Plan, expected_tasks, make_plan
-from qbench.suite import load_suite_text
+from qbench.plan.plan import Plan, expected_tasks, make_plan
+from qbench.plan.suite.suite import load_suite_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.plan_layout import PlannedCell
+    from qbench.plan.layout import PlannedCell
 
 SUITE = """\
 models: bundled:tiny-mistral

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.environment import detect_environment
-from qbench.plan import make_plan
-from qbench.plan_needs import cell_need, disk_needs
+from qbench.plan.needs import cell_need, disk_needs
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite_text
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.report.plan_page import plan_page
-from qbench.suite import load_suite_text
 from tests.pages import on_terminal
 from tests.record_factory import make_environment, make_record
 from tests.workplace import keep
@@ -21,7 +21,7 @@ from tests.workplace import keep
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.plan import Plan
+    from qbench.plan.plan import Plan
     from tests.workplace import Workplace
 
 MISTRAL = """\

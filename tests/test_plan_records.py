@@ -12,13 +12,13 @@ import pytest
 
 from qbench.core.errors import StoreError
 from qbench.core.store import write_record
-from qbench.plan import make_plan
-from qbench.plan_records import RecordsOnDisk
-from qbench.suite import load_suite_text
+from qbench.plan.plan import make_plan
+from qbench.plan.records import RecordsOnDisk
+from qbench.plan.suite.suite import load_suite_text
 from tests.inline_runs import pretended, run_inline
 
 if TYPE_CHECKING:
-    from qbench.job import Job
+    from qbench.plan.job import Job
     from tests.workplace import Workplace
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import PreflightError
-from qbench.plan import Plan, make_plan
+from qbench.plan.plan import Plan, make_plan
+from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.preflight import check, obstacles, page
-from qbench.suite import load_suite, load_suite_text
 from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
 
 if TYPE_CHECKING:
-    from qbench.job import Job
+    from qbench.plan.job import Job
     from tests.workplace import Workplace
 
 SUITES = Path(__file__).parent.parent / "suites"

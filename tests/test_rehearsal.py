@@ -10,14 +10,14 @@ import pytest
 from qbench.compare.baseline import write_baseline
 from qbench.comparison.sides import load_side
 from qbench.core.errors import StoreError, SuiteError, UsageError
-from qbench.plan import make_plan
-from qbench.rehearsal import rehearse
+from qbench.plan.plan import make_plan
+from qbench.plan.rehearsal import rehearse
+from qbench.plan.suite.suite import Suite, load_suite_text
 from qbench.report import formats
 from qbench.report.files import by_suite, write_report
 from qbench.report.plan_page import plan_page
 from qbench.report.rows import metric_rows
 from qbench.sources.bundled import bundled_texts
-from qbench.suite import Suite, load_suite_text
 from tests.pages import on_terminal, short_report
 from tests.pages import whole_report as markdown
 from tests.record_factory import make_record

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.executors.inline import InlineExecutor
-from qbench.plan import make_plan
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.runner import parse_retry, run_suite
-from qbench.suite import load_suite, load_suite_text
 from tests.inline_runs import pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Record
     from qbench.executors.executor import JobEnd
-    from qbench.job import Job
-    from qbench.plan import Plan
+    from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
     from qbench.run_result import RunResult
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.store import read_folder
-from qbench.plan import make_plan
-from qbench.suite import load_suite
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite
 from tests.workplace import Finished, Workplace
 
 if TYPE_CHECKING:

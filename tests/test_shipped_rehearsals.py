@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from qbench.display import RunDisplay
+from qbench.plan.rehearsal import rehearse
+from qbench.plan.suite.suite import load_suite
 from qbench.precisions.integer.options import is_integer
-from qbench.rehearsal import rehearse
 from qbench.runner import run_suite
-from qbench.suite import load_suite
 
 if TYPE_CHECKING:
-    from qbench.suite import Suite
+    from qbench.plan.suite.suite import Suite
 
 SUITES = sorted((Path(__file__).parent.parent / "suites").glob("**/*.yaml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qbench.core.errors import SuiteError
-from qbench.suite import Suite, load_suite_text
+from qbench.plan.suite.suite import Suite, load_suite_text
 
 BASE = Path(__file__).parent
 

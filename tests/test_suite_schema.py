@@ -12,10 +12,10 @@ from jsonschema import Draft202012Validator
 
 from qbench.core.errors import SuiteError
 from qbench.measures import asked_for
+from qbench.plan.suite.schema import suite_schema
+from qbench.plan.suite.suite import KEYS, load_suite_text
+from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
-from qbench.suite import KEYS, load_suite_text
-from qbench.suite_schema import suite_schema
-from qbench.yaml_lines import read_yaml
 
 SCHEMA_FILE = Path(__file__).parent.parent / "suites" / "schema.json"
 

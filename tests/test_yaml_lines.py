@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.yaml_lines import MAX_DEPTH, MAX_NODES, Node, read_yaml
+from qbench.plan.suite.yaml_lines import MAX_DEPTH, MAX_NODES, Node, read_yaml
 
 JSON_VALUES = st.recursive(
     st.none()

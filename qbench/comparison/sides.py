@@ -40,7 +40,7 @@ def load_side(where: str, results: Path = Path("results")) -> Side:
     if path.is_dir():
         return _from_folder(path, where)
     if path.suffix in {".yaml", ".yml"}:
-        from qbench.suite import load_suite
+        from qbench.plan.suite.suite import load_suite
 
         name = load_suite(path).name
         return _from_folder(results / name, name)

@@ -113,7 +113,7 @@ class Record(Frozen):
     key: str
     """`content_key(identity)`."""
     identity: dict[str, Any]
-    """Everything that decides the numbers; see `qbench.plan`."""
+    """Everything that decides the numbers; see `qbench.plan.plan`."""
     suite: str
     cell: Cell
     item: Item

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Gets each event of a worker; see `qbench.worker`."""

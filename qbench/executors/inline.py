@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.executors.executor import OnEvent
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
     Work = Callable[[Job, OnEvent], JobEnd | None]
 

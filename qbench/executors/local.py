@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.executors.executor import OnEvent
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 
 _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")

@@ -86,7 +86,7 @@ def _become_worker(request: dict[str, Any], events: int, server: int, scratch: s
         os.dup2(log, 2)
         faulthandler.enable()
 
-        from qbench.job import Job
+        from qbench.plan.job import Job
         from qbench.worker import run_job
 
         run_job(Job.model_validate(request["job"]), lambda event: _send(events, event))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 
 def needs(jobs: Sequence[Job]) -> list[frozenset[int]]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import SuiteError, UsageError
+from qbench.plan.suite.options import read_options
+from qbench.plan.suite.problems import Findings
+from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
-from qbench.suite_options import read_options
-from qbench.suite_problems import Findings
-from qbench.yaml_lines import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.core.page import Part
-    from qbench.plan import Plan
-    from qbench.plan_layout import PlannedCell
-    from qbench.plan_needs import CellNeed
+    from qbench.plan.layout import PlannedCell
+    from qbench.plan.needs import CellNeed
+    from qbench.plan.plan import Plan
 
 
 def kinds_parts(plan: Plan, needs: Sequence[CellNeed]) -> list[Part]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
-from qbench.plan_needs import cache_free_bytes, disk_needs, packed_bits
+from qbench.plan.needs import cache_free_bytes, disk_needs, packed_bits
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
@@ -14,9 +14,9 @@ from qbench.predict.peaks import training_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.plan import Plan
-    from qbench.plan_layout import PlannedCell
-    from qbench.plan_needs import CellNeed, DiskNeed
+    from qbench.plan.layout import PlannedCell
+    from qbench.plan.needs import CellNeed, DiskNeed
+    from qbench.plan.plan import Plan
 
 
 def plan_notes(plan: Plan) -> list[Words]:

@@ -10,10 +10,10 @@ from qbench.core.page_data import rows_data
 from qbench.core.spec import slugify
 from qbench.core.store import read_folder
 from qbench.core.units import counted, format_seconds
-from qbench.estimate import Estimate
-from qbench.missing import lacking
-from qbench.plan import RETRIED
-from qbench.plan_needs import cache_free_bytes, cell_need, disk_needs
+from qbench.plan.estimate import Estimate
+from qbench.plan.missing import lacking
+from qbench.plan.needs import cache_free_bytes, cell_need, disk_needs
+from qbench.plan.plan import RETRIED
 from qbench.report.plan_kinds import kinds_data, kinds_parts
 from qbench.report.plan_notes import need_notes, plan_notes
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from qbench.compare.gate.power import Power
     from qbench.core.page import Part
     from qbench.core.record import Record
-    from qbench.job import Job
-    from qbench.plan import Plan
-    from qbench.plan_layout import PlannedCell
-    from qbench.plan_needs import CellNeed
+    from qbench.plan.job import Job
+    from qbench.plan.layout import PlannedCell
+    from qbench.plan.needs import CellNeed
+    from qbench.plan.plan import Plan
 
 POWER_RESAMPLES = 1000
 """Enough for an estimate that is made at every `plan`; the gate itself takes more."""

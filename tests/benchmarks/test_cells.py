@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.executors.local import LocalExecutor
-from qbench.plan import make_plan
-from qbench.suite import load_suite_text
+from qbench.plan.plan import make_plan
+from qbench.plan.suite.suite import load_suite_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from qbench.job import Job
+    from qbench.plan.job import Job
 
 SUITE = "models: [{}]\nprecisions: [fp32]\nmeasure: [footprint]\n"
 BARE_IMPORT = "import sys; sys.modules['kernels'] = None; import torch, transformers, bitsandbytes"

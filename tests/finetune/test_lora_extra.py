@@ -13,10 +13,10 @@ from qbench.core.errors import MeasurementError
 from qbench.finetune.lora_extra import REFUSED, SERVED
 from qbench.finetune.lora_options import LoraOptions, lora_arguments
 from qbench.finetune.serve.deploy import load_deployed, served_precision
-from qbench.plan import Plan, make_plan
+from qbench.plan.plan import Plan, make_plan
+from qbench.plan.suite.suite import load_suite_text
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.precisions.verification import linear_layers
-from qbench.suite import load_suite_text
 from tests.finetune.made_adapters import (
     MadeAdapter,
     load_by_hand,

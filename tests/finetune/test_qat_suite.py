@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import SuiteError
-from qbench.plan import Plan, make_plan
-from qbench.suite import Suite, load_suite_text
+from qbench.plan.plan import Plan, make_plan
+from qbench.plan.suite.suite import Suite, load_suite_text
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:

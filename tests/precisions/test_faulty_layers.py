@@ -8,8 +8,8 @@ import pytest
 
 from qbench.core.cpu import cpu_features
 from qbench.core.record import Record, content_key
-from qbench.job import Task
 from qbench.measures import measures
+from qbench.plan.job import Task
 from qbench.precisions import precisions
 from qbench.precisions.layer_probe import relative_error
 from qbench.worker import run_job

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from qbench.core.errors import ModelError
 from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
-from qbench.plan_items import why_not_taken, why_skipped
+from qbench.plan.items import why_not_taken, why_skipped
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.predict.peaks import Peak, predicted_peak

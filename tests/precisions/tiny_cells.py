@@ -12,7 +12,7 @@ import pytest
 
 from qbench.building import load
 from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
-from qbench.job import Job
+from qbench.plan.job import Job
 from qbench.precisions import precisions
 from qbench.sources.models.resolve import parse_model, resolve_model
 from qbench.sources.shapes.architectures import ARCHITECTURES

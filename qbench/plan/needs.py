@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Environment
     from qbench.core.spec import ResolvedModel
-    from qbench.plan import Plan
-    from qbench.plan_layout import PlannedCell
+    from qbench.plan.layout import PlannedCell
+    from qbench.plan.plan import Plan
     from qbench.predict.peaks import Peak
 
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")

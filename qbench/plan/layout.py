@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.finetune.artifact import has_artifact
-from qbench.plan_fit import why_cell_does_not_fit, why_item_does_not_fit
-from qbench.plan_items import why_not_taken, why_skipped
+from qbench.plan.items import why_not_taken, why_skipped
+from qbench.plan.unfit import why_cell_does_not_fit, why_item_does_not_fit
 from qbench.predict.static import predicted_bytes
 
 if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, Item, ResolvedModel, StaticBytes
-    from qbench.job import Task
-    from qbench.plan_keys import Keys
+    from qbench.plan.job import Task
+    from qbench.plan.keys import Keys
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from qbench.core.store import DamagedRecordError, file_stamp, read_record
 if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.core.store import FileStamp
-    from qbench.job import Task
+    from qbench.plan.job import Task
 
 
 @dataclass(frozen=True)

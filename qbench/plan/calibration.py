@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.core.spec import Item, PrecisionRef
+    from qbench.plan.suite.suite import Suite
     from qbench.sources.data.tuning import ResolvedTuningData
-    from qbench.suite import Suite
 
 
 def resolve_calibrations(

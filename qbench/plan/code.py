@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qbench.core.errors import Problem
     from qbench.core.spec import Item
-    from qbench.suite import Suite
+    from qbench.plan.suite.suite import Suite
 
 _EXPECTED = "no Python that did not come installed"
 _REMEDY = "read it and add `trust_code: true` to the suite, which lets it run; or leave it out"

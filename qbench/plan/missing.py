@@ -10,12 +10,12 @@ from qbench.core.errors import StoreError
 from qbench.core.store import read_record
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.quality.reference_states import has_states
-from qbench.plan import damaged_records
+from qbench.plan.plan import damaged_records
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
-    from qbench.job import Job, Task
-    from qbench.plan import Plan
+    from qbench.plan.job import Job, Task
+    from qbench.plan.plan import Plan
 
 _DIVERGENCE = "kl.mean"
 _IDS = "ids_sha256"

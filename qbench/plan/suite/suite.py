@@ -13,10 +13,9 @@ from qbench.compare.gate.rules import GateRule, parse_rules
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import nearest
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
-from qbench.selectors import Selector, check_selection, read_selectors, selected
-from qbench.suite_finetune import FineTuning, read_finetune
-from qbench.suite_options import owners
-from qbench.suite_parts import (
+from qbench.plan.suite.finetune import FineTuning, read_finetune
+from qbench.plan.suite.options import owners
+from qbench.plan.suite.parts import (
     MAX_CELLS,
     default_measures,
     default_precisions,
@@ -28,8 +27,9 @@ from qbench.suite_parts import (
     read_seconds,
     read_switch,
 )
-from qbench.suite_problems import Findings
-from qbench.yaml_lines import Node, read_yaml
+from qbench.plan.suite.problems import Findings
+from qbench.plan.suite.selectors import Selector, check_selection, read_selectors, selected
+from qbench.plan.suite.yaml_lines import Node, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

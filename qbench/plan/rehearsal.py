@@ -17,8 +17,8 @@ from qbench.core.foreign import read_bounded
 from qbench.core.spec import ModelRef, PrecisionRef
 from qbench.finetune import methods
 from qbench.measures import measures
+from qbench.plan.rehearsal_options import shorten_measure, shorten_training
 from qbench.precisions import precisions, stored
-from qbench.rehearsal_options import shorten_measure, shorten_training
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
 from qbench.sources.data.recipes import Templates
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
@@ -27,9 +27,9 @@ from qbench.sources.models.known_configs import HUB_IDS, known_configs
 from qbench.sources.models.resolve import resolve_model
 
 if TYPE_CHECKING:
-    from qbench.selectors import Selector
-    from qbench.suite import Suite
-    from qbench.suite_finetune import FineTuning
+    from qbench.plan.suite.finetune import FineTuning
+    from qbench.plan.suite.selectors import Selector
+    from qbench.plan.suite.suite import Suite
 
 SUFFIX = "-rehearsal"
 """Ends the names of a rehearsal's models, and so of its cells, wherever they are shown."""

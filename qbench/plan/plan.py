@@ -12,18 +12,18 @@ from qbench.core.errors import ModelError, Problem, SuiteError, TextError
 from qbench.core.store import REHEARSALS
 from qbench.finetune import methods
 from qbench.finetune.options import misfit
-from qbench.job import Job, Task
 from qbench.measures import measures
-from qbench.plan_calibration import resolve_calibrations
-from qbench.plan_code import code_problems
-from qbench.plan_items import CellItems
-from qbench.plan_keys import Keys, references_first
-from qbench.plan_layout import Layout, PlannedCell
-from qbench.plan_records import RecordsOnDisk
+from qbench.plan.calibration import resolve_calibrations
+from qbench.plan.code import code_problems
+from qbench.plan.items import CellItems
+from qbench.plan.job import Job, Task
+from qbench.plan.keys import Keys, references_first
+from qbench.plan.layout import Layout, PlannedCell
+from qbench.plan.records import RecordsOnDisk
+from qbench.plan.suite.suite import Suite, load_suite
 from qbench.predict.devices import as_if_on
 from qbench.sources.data.tuning import resolve_tuning_data
 from qbench.sources.models.resolve import resolve_model
-from qbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

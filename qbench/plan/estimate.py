@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qbench.core.record import Record
-    from qbench.job import Job, Task
+    from qbench.plan.job import Job, Task
 
 
 class Estimate:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qbench.core.errors import ModelError
 from qbench.core.names import did_you_mean, shortened
 from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
+from qbench.plan.suite.options import owners, read_options, read_sweep
+from qbench.plan.suite.problems import amendment, in_words
 from qbench.precisions import stored
-from qbench.suite_options import owners, read_options, read_sweep
-from qbench.suite_problems import amendment, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import Frozen
     from qbench.measures import Measurement
+    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.yaml_lines import Node
     from qbench.precisions import Precision
-    from qbench.suite_problems import Findings
-    from qbench.yaml_lines import Node
 
 NAME_PATTERN = r"^[A-Za-z0-9_=]([A-Za-z0-9._=-]*[A-Za-z0-9_=])?$"
 """What a name may look like: it becomes the name of a file or folder as it is."""

@@ -10,7 +10,7 @@ from qbench.core.names import nearest, shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qbench.yaml_lines import Node
+    from qbench.plan.suite.yaml_lines import Node
 
 
 class Findings:

@@ -14,10 +14,8 @@ from qbench.finetune import methods
 from qbench.finetune.options import is_quantized
 from qbench.finetune.serve.deploy import served_precision
 from qbench.measures.generation.evaluate_metrics import known_score
-from qbench.precisions import precisions
-from qbench.sources.data.tuning import TuningDataOptions
-from qbench.suite_options import read_options, read_sweep
-from qbench.suite_parts import (
+from qbench.plan.suite.options import read_options, read_sweep
+from qbench.plan.suite.parts import (
     at_most,
     entries_of,
     read_name,
@@ -25,11 +23,13 @@ from qbench.suite_parts import (
     shown_options,
     unique,
 )
-from qbench.suite_problems import amendment
-from qbench.yaml_lines import Node
+from qbench.plan.suite.problems import amendment
+from qbench.plan.suite.yaml_lines import Node
+from qbench.precisions import precisions
+from qbench.sources.data.tuning import TuningDataOptions
 
 if TYPE_CHECKING:
-    from qbench.suite_problems import Findings
+    from qbench.plan.suite.problems import Findings
 
 KEYS = ("data", "methods", "seeds", "deploy", "quantize")
 """The keys under `finetune`."""

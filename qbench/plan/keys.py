@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.cpu import compute_threads
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
-from qbench.job import Task
-from qbench.plan_items import MERGED
+from qbench.plan.items import MERGED
+from qbench.plan.job import Task
 from qbench.precisions import stored
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, Item, ResolvedModel
-    from qbench.suite import Suite
+    from qbench.plan.suite.suite import Suite
 
 IDENTITY_PACKAGES = (
     "torch",

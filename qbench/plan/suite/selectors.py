@@ -12,8 +12,8 @@ from qbench.core.spec import Cell, Frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.suite_problems import Findings
-    from qbench.yaml_lines import Node
+    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.yaml_lines import Node
 
 
 UNTUNED = "none"

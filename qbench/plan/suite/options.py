@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from qbench.suite_problems import amendment, expectation, fixed_by, in_words
+from qbench.plan.suite.problems import amendment, expectation, fixed_by, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qbench.core.spec import Frozen
-    from qbench.suite_problems import Findings
-    from qbench.yaml_lines import Node
+    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.yaml_lines import Node
 
 MAX_SWEEP = 200
 """Precisions that one entry may sweep into."""

@@ -18,8 +18,8 @@ from qbench.sources.models.random_models import TOKENIZER_MODEL
 if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, PrecisionRef, ResolvedModel, TuningRef
+    from qbench.plan.suite.suite import Suite
     from qbench.sources.data.tuning import ResolvedTuningData
-    from qbench.suite import Suite
 
 MERGED = "merged"
 """What an item is compared with that is not compared with the suite's reference."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.gate.rules import rules_schema
 from qbench.core.foreign import LONGEST_LINE
 from qbench.core.spec import LONGEST_NAME
-from qbench.selectors import Selector
-from qbench.suite import DEFAULT_TIMEOUT_S
-from qbench.suite_options import is_list, options_schema
-from qbench.suite_parts import NAME_PATTERN
+from qbench.plan.suite.options import is_list, options_schema
+from qbench.plan.suite.parts import NAME_PATTERN
+from qbench.plan.suite.selectors import Selector
+from qbench.plan.suite.suite import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,8 +199,8 @@ def _precision(table: Mapping[str, Precision], nested: Schema) -> Schema:
 def _finetune(nested: Schema) -> Schema:
     """Data, methods with their options, seeds and rungs."""
     from qbench.finetune import methods
+    from qbench.plan.suite.finetune import DEFAULT_DEPLOY, DEPLOYMENTS
     from qbench.sources.data.tuning import TuningDataOptions
-    from qbench.suite_finetune import DEFAULT_DEPLOY, DEPLOYMENTS
 
     rows = []
     for entry in methods().values():

@@ -1,0 +1,1 @@
+"""From a suite's file to jobs. No torch; all problems at once."""

@@ -1,0 +1,1 @@
+"""What the user asked for: a suite's YAML file, or all its problems."""
