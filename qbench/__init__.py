@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from qbench.run_result import RunResult
+    from qbench.running.result import RunResult
 
 __all__ = ["load_results", "run"]
 
@@ -49,7 +49,7 @@ def run(
     from qbench.display import RunDisplay
     from qbench.plan.plan import load_checked_suite
     from qbench.report.console import make_console
-    from qbench.runner import parse_retry, run_suite
+    from qbench.running.runner import parse_retry, run_suite
 
     chosen = load_checked_suite(Path(suite))
     if rehearse:

@@ -20,7 +20,7 @@ from qbench.cli_shared import Device, Only, Rehearse, Reports, Results, SuitePat
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qbench.run_result import RunResult
+    from qbench.running.result import RunResult
 
 app = typer.Typer(
     name="qbench",
@@ -79,7 +79,7 @@ def run(
     """Measure what is missing of a suite, cell by cell, and report."""
     from qbench.cli_end import stopped_when_unread
     from qbench.display import RunDisplay
-    from qbench.runner import parse_retry, run_suite
+    from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
     console = _console()

@@ -36,12 +36,12 @@ def explain(
     """Show how a precision holds numbers, and the error it makes on a real tensor."""
     import logging
 
-    from qbench.executors.preload import prepare_process
     from qbench.explain.options import read_assignments
     from qbench.precisions.explain.explain import check_precision
     from qbench.precisions.explain.explain import explain as explain_precision
     from qbench.report import find_format
     from qbench.report.format import Subject
+    from qbench.running.executors.preload import prepare_process
 
     form = find_format(format_name, "page")
     prepare_process()

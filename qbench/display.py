@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from qbench.core.record import Record
-    from qbench.executors.executor import JobEnd
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
+    from qbench.running.executors.executor import JobEnd
 
 MOST_ROWS = 14
 """Cells shown at once; with more, those around the one under way."""
@@ -43,7 +43,7 @@ _PHASE_WORDS = {
 
 
 class RunDisplay:
-    """Shows a run; satisfies `qbench.supervision.Watcher`. A context manager."""
+    """Shows a run; satisfies `qbench.running.supervision.Watcher`. A context manager."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console

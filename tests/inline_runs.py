@@ -12,14 +12,14 @@ from rich.console import Console
 
 from qbench.core.store import write_record
 from qbench.display import RunDisplay
-from qbench.executors.executor import JobEnd
-from qbench.executors.inline import InlineExecutor
 from qbench.finetune.artifact import artifact_folder
 from qbench.measures import measures
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.reference_states import states_path
 from qbench.plan.plan import load_checked_suite
-from qbench.runner import parse_retry, run_suite
+from qbench.running.executors.executor import JobEnd
+from qbench.running.executors.inline import InlineExecutor
+from qbench.running.runner import parse_retry, run_suite
 from qbench.sources.sealed import seal
 from tests.workplace import taken
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qbench.core.record import Record, Status
-    from qbench.executors.executor import OnEvent
-    from qbench.executors.inline import Work
     from qbench.plan.job import Job, Task
-    from qbench.run_result import RunResult
+    from qbench.running.executors.executor import OnEvent
+    from qbench.running.executors.inline import Work
+    from qbench.running.result import RunResult
     from tests.workplace import Workplace
 
 

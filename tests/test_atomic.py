@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
 from qbench.core.files import scratch_folder, sweep, waiting_folder, write_atomically
-from qbench.executors.inline import InlineExecutor
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
-from qbench.runner import run_suite
+from qbench.running.executors.inline import InlineExecutor
+from qbench.running.runner import run_suite
 from tests.inline_runs import pretended
 from tests.test_run import Listener
 

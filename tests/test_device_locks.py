@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.errors import StoreError
-from qbench.executors.device_locks import DeviceLocks, lock_folder, lock_names
+from qbench.running.executors.device_locks import DeviceLocks, lock_folder, lock_names
 from tests.gpu_standin.machines import with_gpus
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
 NAMES = """
-from qbench.executors.device_locks import lock_names
+from qbench.running.executors.device_locks import lock_names
 print(lock_names({device!r}, every_gpu={every}))
 """
-TAKE = (
-    "from qbench.executors.device_locks import DeviceLocks; print(DeviceLocks(['cpu']).acquired())"
-)
+TAKE = "import qbench.running.executors.device_locks as d; print(d.DeviceLocks(['cpu']).acquired())"
 
 
 def said(script: str, environment: dict[str, str], **options: int) -> str:

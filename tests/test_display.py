@@ -10,9 +10,9 @@ from rich.console import Console
 
 from qbench.core.units import format_seconds
 from qbench.display import MOST_ROWS, RunDisplay
-from qbench.executors.executor import JobEnd
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
+from qbench.running.executors.executor import JobEnd
 from tests.workplace import write_text
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ import pytest
 from qbench.core.environment import Gpu
 from qbench.core.errors import DeviceError, StoreError
 from qbench.core.store import read_record
-from qbench.executors.executor import RunStoppedError
-from qbench.executors.gpus import choose_gpus
-from qbench.executors.local import LocalExecutor
-from qbench.executors.side_by_side import needs, run_side_by_side
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
-from qbench.supervision import OneAtATime, run_job
+from qbench.running.executors.executor import RunStoppedError
+from qbench.running.executors.gpus import choose_gpus
+from qbench.running.executors.local import LocalExecutor
+from qbench.running.executors.side_by_side import needs, run_side_by_side
+from qbench.running.supervision import OneAtATime, run_job
 from tests.workplace import MARK, Workplace
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ LIFELINE = """
 import os, subprocess, sys, time
 child = subprocess.Popen(
     [sys.executable, "-c",
-     "import time; from qbench.executors.lifeline import die_with_parent as die;"
+     "import time; from qbench.running.executors.lifeline import die_with_parent as die;"
      f"die({{os.getpid()}}); print('alive', flush=True); time.sleep(600)"],
     stdout=subprocess.PIPE, start_new_session=True,
 )
@@ -148,7 +148,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_process_whose_parent_is_already_gone_ends_at_once() -> None:
-    code = "from qbench.executors.lifeline import die_with_parent as die; die(1); print('alive')"
+    code = "import qbench.running.executors.lifeline as own; own.die_with_parent(1); print('alive')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )

@@ -12,7 +12,7 @@ import pytest
 from qbench.core.errors import PreflightError
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
-from qbench.preflight import check, obstacles, page
+from qbench.running.preflight.check import check, obstacles, page
 from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
 
@@ -97,11 +97,13 @@ def test_what_is_laid_over_all_gpus_is_held_against_all(
         "bundled:tiny-mistral", "{source: bundled:tiny-mistral, device_map: auto}"
     )
     plan, jobs = planned(spread, tmp_path)
-    monkeypatch.setattr("qbench.preflight_room.device_fault", lambda device: None)
+    monkeypatch.setattr("qbench.running.preflight.room.device_fault", lambda device: None)
     used = {"cuda:0": 0, "cuda:1": 100_000}
     monkeypatch.setattr("qbench.core.gpu.device_used_bytes", used.get)
     free = {"cuda:0": 8_000_000, "cuda:1": 7_900_000}
-    monkeypatch.setattr("qbench.preflight_room.device_free_bytes", lambda device: free[device])
+    monkeypatch.setattr(
+        "qbench.running.preflight.room.device_free_bytes", lambda device: free[device]
+    )
     # The model in fp32 has 11,805,824 bytes.
     gpu = {"device_type": "cuda", "device": "H100", "device_memory_bytes": 8_000_000}
     both = changed(plan, **gpu, gpus_memory_bytes=(8_000_000, 8_000_000))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.executors.inline import InlineExecutor
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
-from qbench.runner import parse_retry, run_suite
+from qbench.running.executors.inline import InlineExecutor
+from qbench.running.runner import parse_retry, run_suite
 from tests.inline_runs import pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.core.record import Record
-    from qbench.executors.executor import JobEnd
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
-    from qbench.run_result import RunResult
+    from qbench.running.executors.executor import JobEnd
+    from qbench.running.result import RunResult
 
 
 class Step:
@@ -201,7 +201,7 @@ def test_repeats_are_jobs_of_their_own_in_turn(workplace: Workplace) -> None:
 
 
 class Listener:
-    """Remembers what a run tells; satisfies `qbench.supervision.Watcher`."""
+    """Remembers what a run tells; satisfies `qbench.running.supervision.Watcher`."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []

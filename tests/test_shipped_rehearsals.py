@@ -13,7 +13,7 @@ from qbench.display import RunDisplay
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite
 from qbench.precisions.integer.options import is_integer
-from qbench.runner import run_suite
+from qbench.running.runner import run_suite
 
 if TYPE_CHECKING:
     from qbench.plan.suite.suite import Suite

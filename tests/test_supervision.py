@@ -11,19 +11,19 @@ import pytest
 
 from qbench.core.errors import StoreError
 from qbench.core.store import write_record
-from qbench.executors.executor import JobEnd, RunStoppedError
-from qbench.executors.inline import InlineExecutor
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite
-from qbench.runner import run_suite
-from qbench.supervision import log_path
+from qbench.running.executors.executor import JobEnd, RunStoppedError
+from qbench.running.executors.inline import InlineExecutor
+from qbench.running.runner import run_suite
+from qbench.running.supervision import log_path
 from tests.inline_runs import good, pretended, run_inline
 from tests.test_run import Listener
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
-    from qbench.executors.executor import OnEvent
     from qbench.plan.job import Job, Task
+    from qbench.running.executors.executor import OnEvent
     from tests.inline_runs import Ran
     from tests.workplace import Workplace
 

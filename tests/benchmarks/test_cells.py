@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.executors.local import LocalExecutor
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
+from qbench.running.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
     from pathlib import Path

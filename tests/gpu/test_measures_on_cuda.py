@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.building import load
 from qbench.core.gpu import device_used_bytes, gpu_probe
 from qbench.core.spec import Item
 from qbench.finetune import methods
@@ -18,6 +17,7 @@ from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.memory import MEMORY, MemoryOptions
 from qbench.measures.roofline.rates import matrix_rate, read_bandwidth
 from qbench.measures.training.training import TRAINING
+from qbench.running.loading import load
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from tests.precisions.tiny_cells import TinyCells, Variant, make_job, resolve
 

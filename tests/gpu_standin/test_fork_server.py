@@ -11,7 +11,7 @@ from pathlib import Path
 STANDIN = Path(__file__).parent / "standin"
 SCRIPT = """
 import json, os, sys
-from qbench.executors.preload import preload
+from qbench.running.executors.preload import preload
 
 preload("cuda:0", ["quality"])
 reading, writing = os.pipe()

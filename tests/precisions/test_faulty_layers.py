@@ -12,7 +12,7 @@ from qbench.measures import measures
 from qbench.plan.job import Task
 from qbench.precisions import precisions
 from qbench.precisions.layer_probe import relative_error
-from qbench.worker import run_job
+from qbench.running.worker import run_job
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, make_job, resolve
 
 if TYPE_CHECKING:
@@ -273,9 +273,9 @@ def test_what_changes_while_it_is_measured(
     """Layers that are sound when verified, and have other constants after so many passes."""
     import torch
 
-    from qbench.building import load
     from qbench.precisions.inventory import inventory
-    from qbench.worker import _take
+    from qbench.running.loading import load
+    from qbench.running.worker import _take
 
     job = make_job(resolve(cells.folder(TINY)), precision)
     loaded = load(job, lambda phase: None)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from qbench.building import load
 from qbench.core.errors import OutOfMemoryError
 from qbench.precisions.placement import check_placement, device_of, refusing_offload
+from qbench.running.loading import load
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import load_fresh, make_job
 from tests.tiny_models import make_tiny_model

@@ -10,11 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from qbench.building import load
 from qbench.core.spec import StaticBytes
 from qbench.finetune.train.live_bytes import StorageCount
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
+from qbench.running.loading import load
 from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
 from tests.precisions.tiny_cells import all_options, load_fresh, make_job
 from tests.tiny_models import make_tiny_model

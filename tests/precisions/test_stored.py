@@ -63,7 +63,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Loa
 
 
 def load_stored(folder: Path) -> LoadedModel:
-    from qbench.building import load
+    from qbench.running.loading import load
 
     return load(make_job(resolve(folder), "stored"), lambda phase: None)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.building import load
 from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
 from qbench.plan.job import Job
 from qbench.precisions import precisions
+from qbench.running.loading import load
 from qbench.sources.models.resolve import parse_model, resolve_model
 from qbench.sources.shapes.architectures import ARCHITECTURES
 from tests.record_factory import make_environment

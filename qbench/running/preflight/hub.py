@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.environment import hub_reachable
 from qbench.core.errors import ModelError
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
-from qbench.preflight_obstacle import Obstacle
+from qbench.running.preflight.obstacle import Obstacle
 from qbench.sources.data.texts import DATASETS
 from qbench.sources.models.hub import data_folder, hub_folder
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
-from qbench.preflight_obstacle import Obstacle
+from qbench.running.preflight.obstacle import Obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
 """The fork server: imports once, then forks one worker a job.
 
-`python -m qbench.executors.server PARENT_PID DEVICE [MEASUREMENT …]`, with the measurements that
-are to be taken, reads one request a line from its standard input, `{"job": …, "log": path}`, and
-writes one event a line to its standard output: the worker's own (see `qbench.worker`) between
-`{"event": "started", "pid": …}` and `{"event": "ended", "exit_code": …}` (negative: the signal that
-ended it).
+`python -m qbench.running.executors.server PARENT_PID DEVICE [MEASUREMENT …]`, with the measurements
+that are to be taken, reads one request a line from its standard input, `{"job": …, "log": path}`,
+and writes one event a line to its standard output: the worker's own (see `qbench.running.worker`)
+between `{"event": "started", "pid": …}` and `{"event": "ended", "exit_code": …}` (negative: the
+signal that ended it).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qbench.executors.lifeline import adopt_orphans, die_with_parent, end_children
-from qbench.executors.preload import preload
+from qbench.running.executors.lifeline import adopt_orphans, die_with_parent, end_children
+from qbench.running.executors.preload import preload
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -87,7 +87,7 @@ def _become_worker(request: dict[str, Any], events: int, server: int, scratch: s
         faulthandler.enable()
 
         from qbench.plan.job import Job
-        from qbench.worker import run_job
+        from qbench.running.worker import run_job
 
         run_job(Job.model_validate(request["job"]), lambda event: _send(events, event))
         code = 0

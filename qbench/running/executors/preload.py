@@ -34,7 +34,7 @@ _ALWAYS = (
     "transformers.integrations.sdpa_attention",
     "accelerate",
     "safetensors.torch",
-    "qbench.worker",
+    "qbench.running.worker",
 )
 _WITHOUT_CUDA = (
     "bitsandbytes",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from qbench.executors.executor import JobEnd, RunStoppedError
+from qbench.running.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from qbench.executors.executor import OnEvent
     from qbench.plan.job import Job
+    from qbench.running.executors.executor import OnEvent
 
     Work = Callable[[Job, OnEvent], JobEnd | None]
 
@@ -48,6 +48,6 @@ class InlineExecutor:
 
 
 def _run_job(job: Job, on_event: OnEvent) -> None:
-    from qbench.worker import run_job
+    from qbench.running.worker import run_job
 
     run_job(job, on_event)

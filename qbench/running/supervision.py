@@ -16,10 +16,10 @@ from qbench.plan.job import now
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
-    from qbench.executors.executor import Executor, JobEnd
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
     from qbench.plan.records import RecordsOnDisk
+    from qbench.running.executors.executor import Executor, JobEnd
 
 LOG_TAIL_LINES = 20
 
@@ -37,7 +37,7 @@ class Watcher(Protocol):
         """A worker for this job is asked for."""
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
-        """An event of the worker; see `qbench.worker`."""
+        """An event of the worker; see `qbench.running.worker`."""
 
     def recorded(self, job: Job, record: Record) -> None:
         """A record is on disk."""

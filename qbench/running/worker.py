@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.building import load
 from qbench.core.errors import (
     MeasurementError,
     NonFiniteError,
@@ -38,6 +37,7 @@ from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED
 from qbench.predict.bf16 import OF_DEVICE, bf16_warning
+from qbench.running.loading import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

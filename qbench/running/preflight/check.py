@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import PreflightError
 from qbench.core.units import counted
-from qbench.preflight_hub import hub_obstacles
-from qbench.preflight_obstacle import Obstacle
-from qbench.preflight_packages import package_obstacles
-from qbench.preflight_room import device_obstacles, disk_obstacles, memory_obstacles
+from qbench.running.preflight.hub import hub_obstacles
+from qbench.running.preflight.obstacle import Obstacle
+from qbench.running.preflight.packages import package_obstacles
+from qbench.running.preflight.room import device_obstacles, disk_obstacles, memory_obstacles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
-from qbench.preflight_obstacle import Obstacle
+from qbench.running.preflight.obstacle import Obstacle
 from qbench.sources.models.hub import hub_folder
 
 if TYPE_CHECKING:

@@ -16,27 +16,27 @@ from qbench.core.errors import UsageError
 from qbench.core.files import sweep
 from qbench.core.record import STATUSES
 from qbench.core.store import check_writable, file_stamp, write_record
-from qbench.executors.device_locks import DeviceLocks, lock_names
-from qbench.executors.executor import RunStoppedError
-from qbench.executors.gpus import choose_gpus
-from qbench.executors.local import LocalExecutor
-from qbench.executors.side_by_side import run_side_by_side
 from qbench.finetune.artifact import has_artifact
 from qbench.plan.missing import is_missing, jobs_to_run, made_again
 from qbench.plan.plan import RETRIED, make_plan
-from qbench.preflight import check, obstacles
-from qbench.run_result import RunResult, result_of
-from qbench.supervision import OneAtATime, run_job
+from qbench.running.executors.device_locks import DeviceLocks, lock_names
+from qbench.running.executors.executor import RunStoppedError
+from qbench.running.executors.gpus import choose_gpus
+from qbench.running.executors.local import LocalExecutor
+from qbench.running.executors.side_by_side import run_side_by_side
+from qbench.running.preflight.check import check, obstacles
+from qbench.running.result import RunResult, result_of
+from qbench.running.supervision import OneAtATime, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.record import Record, Status
-    from qbench.executors.executor import Executor, MakeExecutor
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
     from qbench.plan.suite.suite import Suite
-    from qbench.supervision import Watcher
+    from qbench.running.executors.executor import Executor, MakeExecutor
+    from qbench.running.supervision import Watcher
 
 _LOCK_POLL_S = 1.0
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Gets each event of a worker; see `qbench.worker`."""
+"""Gets each event of a worker; see `qbench.running.worker`."""
 
 
 @dataclass(frozen=True)

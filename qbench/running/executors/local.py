@@ -17,14 +17,14 @@ from qbench.core.environment import visible_ids
 from qbench.core.errors import names_no_memory
 from qbench.core.files import scratch_folder
 from qbench.core.processes import python_command, python_environment
-from qbench.executors.executor import JobEnd, RunStoppedError
+from qbench.running.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from qbench.executors.executor import OnEvent
     from qbench.plan.job import Job
+    from qbench.running.executors.executor import OnEvent
 
 
 _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
@@ -115,7 +115,10 @@ class LocalExecutor:
         scratch = self._scratch.enter_context(scratch_folder("qbench-run"))
         self._server = subprocess.Popen(
             python_command(
-                "qbench.executors.server", str(os.getpid()), self._device, *self._measurements
+                "qbench.running.executors.server",
+                str(os.getpid()),
+                self._device,
+                *self._measurements,
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""The look at the machine before the first cell."""
