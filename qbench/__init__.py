@@ -76,6 +76,6 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     A record without metrics, such as that of a cell that failed, has one row with its status and
     reason. Raises `qbench.core.errors.StoreError` when there is no such folder.
     """
-    from qbench.results import load_results as load
+    from qbench.report.frame import load_results as load
 
     return load(path)

@@ -186,7 +186,7 @@ def main() -> None:
 
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     """What the run found: the decision table, where the report lies, and what to do next."""
-    from qbench.report import TEXT, report_subject, written_formats
+    from qbench.report.formats import TEXT, report_subject, written_formats
 
     if result.records:
         show(report_subject(result.records), TEXT)

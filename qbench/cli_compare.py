@@ -34,9 +34,9 @@ def compare(
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
     from qbench.compare.compare import compare_records
     from qbench.comparison.sides import load_side
-    from qbench.report import find_format
     from qbench.report.comparison import comparison_on_screen, comparison_page
     from qbench.report.format import Subject
+    from qbench.report.formats import find_format
 
     form = find_format(format_name, "page")
     sides = load_side(new, results), load_side(old, results)
@@ -77,9 +77,9 @@ def gate(
     from qbench.plan.plan import expected_tasks
     from qbench.plan.records import RecordsOnDisk
     from qbench.plan.suite.suite import load_suite
-    from qbench.report import find_format, formats
     from qbench.report.format import Gated, Subject
-    from qbench.report.gate_table import gate_on_screen, gate_page
+    from qbench.report.formats import find_format, formats
+    from qbench.report.gate.terminal import gate_on_screen, gate_page
 
     form = find_format(format_name, "page", "gate")
     loaded = load_suite(suite)

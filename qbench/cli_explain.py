@@ -39,8 +39,8 @@ def explain(
     from qbench.explain.options import read_assignments
     from qbench.precisions.explain.explain import check_precision
     from qbench.precisions.explain.explain import explain as explain_precision
-    from qbench.report import find_format
     from qbench.report.format import Subject
+    from qbench.report.formats import find_format
     from qbench.running.executors.preload import prepare_process
 
     form = find_format(format_name, "page")

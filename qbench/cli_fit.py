@@ -59,8 +59,8 @@ def fit(
 ) -> None:
     """Show the largest batch and sequence length that fit, by precision and method, from shapes."""
     from qbench import fit as fitting
-    from qbench.report import find_format
     from qbench.report.format import Subject
+    from qbench.report.formats import find_format
 
     form = find_format(format_name, "page")
     names = fitting.check_precisions(precision or ())

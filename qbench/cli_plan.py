@@ -37,8 +37,8 @@ def plan(
     """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
     from qbench.plan.plan import make_plan
     from qbench.predict.devices import parse_memory
-    from qbench.report import find_format
     from qbench.report.format import Subject
+    from qbench.report.formats import find_format
     from qbench.report.plan_page import plan_page
 
     form = find_format(format_name, "page")

@@ -37,8 +37,8 @@ def report(
     """Render records as a table on the terminal and as a file."""
     from qbench.core.errors import StoreError
     from qbench.core.store import read_folder, tell_unreadable
-    from qbench.report import TEXT, find_format, report_subject, written_formats
     from qbench.report.files import by_suite
+    from qbench.report.formats import TEXT, find_format, report_subject, written_formats
 
     chosen = written_formats()
     if format_name is not None:
@@ -63,8 +63,8 @@ def list_(
 ) -> None:
     """List precisions, methods and measurements, what each needs, and whether it runs here."""
     from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
-    from qbench.report import find_format, formats
     from qbench.report.format import Subject
+    from qbench.report.formats import find_format, formats
     from qbench.report.listing import listing_page
 
     form = find_format(format_name, "page")

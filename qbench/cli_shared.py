@@ -40,8 +40,8 @@ def show(subject: Subject, form: Format, output: Path | None = None) -> None:
     """
     from qbench.core.errors import UsageError
     from qbench.core.files import write_atomically
-    from qbench.report import TEXT
     from qbench.report.console import make_console, say, tell, tell_bytes
+    from qbench.report.formats import TEXT
     from qbench.report.terminal import render
 
     if output is not None and output != TERMINAL:

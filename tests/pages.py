@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from qbench.report import OWN, formats, markdown, report_subject, terminal
+from qbench.report import markdown, terminal
+from qbench.report.formats import OWN, formats, report_subject
 from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 

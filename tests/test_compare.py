@@ -13,7 +13,7 @@ from qbench.compare.marks import Allowance, one_change
 from qbench.compare.selection import select
 from qbench.report import markdown
 from qbench.report.comparison import comparison_page
-from qbench.report.difference_table import difference_table
+from qbench.report.differences import difference_table
 from tests.paired_records import (
     divergence,
     footprint,

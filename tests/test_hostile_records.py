@@ -13,7 +13,7 @@ import pytest
 from rich.text import Text
 
 from qbench.report.console import harmless, make_console
-from qbench.results import load_results
+from qbench.report.frame import load_results
 from tests.command import call
 from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import (

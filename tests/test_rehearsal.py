@@ -13,8 +13,8 @@ from qbench.core.errors import StoreError, SuiteError, UsageError
 from qbench.plan.plan import make_plan
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import Suite, load_suite_text
-from qbench.report import formats
 from qbench.report.files import by_suite, write_report
+from qbench.report.formats import formats
 from qbench.report.plan_page import plan_page
 from qbench.report.rows import metric_rows
 from qbench.sources.bundled import bundled_texts

@@ -8,8 +8,8 @@ import pytest
 
 from qbench.core.errors import StoreError
 from qbench.core.store import record_path, write_record
+from qbench.report.frame import load_results, to_frame
 from qbench.report.rows import COLUMNS
-from qbench.results import load_results, to_frame
 from tests.record_factory import (
     footprint_record,
     make_failure,

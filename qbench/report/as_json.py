@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.selection import select
 from qbench.core.page_data import table_data
 from qbench.core.record import SCHEMA_VERSION
-from qbench.report.finetune_ladder import ladder_table
-from qbench.report.finetune_results import results_of
-from qbench.report.finetune_table import arms_table
-from qbench.report.tables import decision_table
+from qbench.report.decision import decision_table
+from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.results import results_of
+from qbench.report.finetune.table import arms_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Page
     from qbench.core.record import Record
-    from qbench.report.tables import Decision
+    from qbench.report.decision import Decision
 
 
 def render(records: Sequence[Record]) -> str:

@@ -11,12 +11,7 @@ from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.items import against_merged, describe_point, items
-from qbench.report.quality_tables import (
-    divergence_table,
-    quality_table,
-    task_tables,
-    weight_error_table,
-)
+from qbench.report.quality import divergence_table, quality_table, task_tables, weight_error_table
 from qbench.report.roofline import roofline_tables
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.spec import LONGEST_NAME, slugify
-from qbench.report import report_subject
+from qbench.report.formats import report_subject
 from qbench.report.rehearsals import is_rehearsal
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
+from qbench.report.decision import decision_table
 from qbench.report.failures import failures, warnings
-from qbench.report.finetune_qat import won_back, won_back_words
-from qbench.report.finetune_qat_lacking import without_counterpart
-from qbench.report.finetune_results import results_of
-from qbench.report.finetune_table import arms_table, compact_table
-from qbench.report.finetune_words import paragraph
+from qbench.report.finetune.qat import won_back, won_back_words
+from qbench.report.finetune.qat_lacking import without_counterpart
+from qbench.report.finetune.results import results_of
+from qbench.report.finetune.table import arms_table, compact_table
+from qbench.report.finetune.words import paragraph
 from qbench.report.legend import short_legend
 from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.report_page import NO_RECORDS
 from qbench.report.summary import passed_over, summarise
-from qbench.report.tables import decision_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

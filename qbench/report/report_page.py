@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from qbench.compare.selection import select
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.conditions import conditions, parameters
+from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
-from qbench.report.difference_table import difference_table, how_decided
+from qbench.report.differences import difference_table, how_decided
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
-from qbench.report.finetune_section import finetune_details, finetune_parts
+from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained
 from qbench.report.predicted import predicted_parts
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
-from qbench.report.tables import decision_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
+    from qbench.report.decision import Decision
     from qbench.report.failures import Warned
-    from qbench.report.tables import Decision
 
 _HOW_TO_READ_DETAILS = (
     (

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import pool
-from qbench.report.finetune_arms import over_seeds
+from qbench.report.finetune.arms import over_seeds
 from qbench.report.items import describe_point, items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import TableRecords
-    from qbench.report.finetune_arms import Arm
+    from qbench.report.finetune.arms import Arm
 
 TITLE = "How near to the machine's limits"
 HOW_TO_READ = (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import CellRecords, Selection, TableRecords
     from qbench.core.page import Row
-    from qbench.report.tables import Decision
+    from qbench.report.decision import Decision
 
 _CELLS_TO_COMPARE = 2
 _PROCESSES_FOR_SPREAD = 2

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qbench.compare.baseline import render_baseline
-from qbench.results import load_results
+from qbench.report.frame import load_results
 from tests.fuzz.conftest import of_usual
 from tests.fuzz.mutations import Mutant, mutated, paths
 from tests.fuzz.places import check, place, write_json

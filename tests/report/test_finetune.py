@@ -16,18 +16,18 @@ from rich.console import Console
 from qbench.compare.selection import select
 from qbench.core.spec import PrecisionRef
 from qbench.report import terminal
+from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
-from qbench.report.difference_table import difference_table
+from qbench.report.differences import difference_table
 from qbench.report.failures import failures, warnings
-from qbench.report.finetune_arms import arms_of, counterpart, describe_method
-from qbench.report.finetune_curves import curves_table
-from qbench.report.finetune_ladder import ladder_table
-from qbench.report.finetune_memory import adapters_table, memory_table
-from qbench.report.finetune_results import results_of
-from qbench.report.finetune_table import arms_table
-from qbench.report.finetune_words import paragraph
+from qbench.report.finetune.arms import arms_of, counterpart, describe_method
+from qbench.report.finetune.curves import curves_table
+from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.memory import adapters_table, memory_table
+from qbench.report.finetune.results import results_of
+from qbench.report.finetune.table import arms_table
+from qbench.report.finetune.words import paragraph
 from qbench.report.overview import overview_page
-from qbench.report.tables import decision_table
 from tests.pages import REPORT_FORMATS, written_as
 from tests.pages import whole_report as render
 from tests.record_factory import make_record, quickstart_records

@@ -10,8 +10,8 @@ from rich.console import Console
 from qbench.compare.selection import select
 from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.report import terminal
-from qbench.report.finetune_qat import WonBack, won_back, won_back_table, won_back_words
-from qbench.report.finetune_results import results_of
+from qbench.report.finetune.qat import WonBack, won_back, won_back_table, won_back_words
+from qbench.report.finetune.results import results_of
 from qbench.report.overview import overview_page
 from tests.pages import whole_report as render
 from tests.tuned_records import (

@@ -14,7 +14,7 @@ import pytest
 
 from qbench.core.record import SCHEMA_VERSION, Record
 from qbench.core.units import choose_scale
-from qbench.report import formats
+from qbench.report.formats import formats
 from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import (
     footprint_record,

@@ -10,8 +10,9 @@ import pytest
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.rules import parse_rules
-from qbench.report import gate_table, junit, step_summary, workflow_commands
 from qbench.report.format import Gated
+from qbench.report.gate import junit, step_summary, workflow_commands
+from qbench.report.gate import terminal as gate_table
 from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality
 from tests.record_factory import make_environment, make_failure

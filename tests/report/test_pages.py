@@ -26,9 +26,10 @@ from qbench.core.page import (
 )
 from qbench.core.page_data import rows_data
 from qbench.core.picture import BINS
-from qbench.report import OWN, find_format, formats, markdown, terminal
+from qbench.report import markdown, terminal
 from qbench.report.as_json import page_json
 from qbench.report.format import Subject
+from qbench.report.formats import OWN, find_format, formats
 from tests.pages import on_terminal
 
 NASTY = "# a|b *c* <d> `e`"

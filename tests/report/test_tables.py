@@ -11,11 +11,11 @@ import pytest
 from qbench.compare.compare import compare_records
 from qbench.compare.selection import select
 from qbench.report.conditions import conditions
+from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
-from qbench.report.difference_table import difference_table
+from qbench.report.differences import difference_table
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.summary import passed_over, summarise
-from qbench.report.tables import decision_table
 from tests.paired_records import latency, losses, quality
 from tests.record_factory import (
     DECODE_S,
@@ -37,7 +37,7 @@ from tests.record_factory import (
 if TYPE_CHECKING:
     from qbench.core.page import Figure, Table
     from qbench.core.record import Record
-    from qbench.report.tables import Decision
+    from qbench.report.decision import Decision
 
 LATER = "2026-07-02T12:00:00+00:00"
 PERPLEXITY = "perplexity:stdlib-heldout-w256-default"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from qbench.core.lookup import shared_count
 from qbench.core.units import choose_scale, counted
-from qbench.report.finetune_arms import over_seeds
-from qbench.report.finetune_changes import LOSS_MARGIN
+from qbench.report.finetune.arms import over_seeds
+from qbench.report.finetune.changes import LOSS_MARGIN
 from qbench.report.items import text_titles
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from qbench.core.page import Figure
     from qbench.core.record import Record
     from qbench.core.units import Display
-    from qbench.report.finetune_arms import Arm
-    from qbench.report.finetune_changes import Judged
-    from qbench.report.finetune_results import ArmResult, Results
+    from qbench.report.finetune.arms import Arm
+    from qbench.report.finetune.changes import Judged
+    from qbench.report.finetune.results import ArmResult, Results
 
 _ARMS_IN_WORDS = 8
 """Arms that have a sentence each; a sweep has more than a person reads."""

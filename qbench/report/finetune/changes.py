@@ -12,7 +12,7 @@ from qbench.compare.selection import CellRecords
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED
-from qbench.report.finetune_arms import by_seed
+from qbench.report.finetune.arms import by_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best
-from qbench.report.finetune_arms import over_seeds
-from qbench.report.finetune_changes import LOSS_MARGIN, PERPLEXITY_MARGIN
+from qbench.report.finetune.arms import over_seeds
+from qbench.report.finetune.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
 from qbench.report.items import text_titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords
-    from qbench.report.finetune_results import ArmResult, Results
+    from qbench.report.finetune.results import ArmResult, Results
 
 _COMPACT = (
     "training.trainable_share",

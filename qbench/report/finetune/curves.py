@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, pool
-from qbench.report.sparkline import LEVELS, downsample, sparkline
+from qbench.report.finetune.sparkline import LEVELS, downsample, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords
     from qbench.core.record import Record
-    from qbench.report.finetune_arms import Arm
+    from qbench.report.finetune.arms import Arm
 
 WIDTH = 32
 """Characters of a curve."""

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Fold, Heading, Words
 from qbench.report.details import detail_tables
-from qbench.report.finetune_arms import arms_of
-from qbench.report.finetune_curves import curves_table
-from qbench.report.finetune_ladder import ladder_table
-from qbench.report.finetune_memory import adapters_table, memory_table
-from qbench.report.finetune_options import describe_data, options_table, shared_options
-from qbench.report.finetune_qat import TITLE as QAT_TITLE
-from qbench.report.finetune_qat import won_back, won_back_table, won_back_words
-from qbench.report.finetune_qat_lacking import without_counterpart
-from qbench.report.finetune_results import results_of, test_split_items
-from qbench.report.finetune_table import arms_table
-from qbench.report.finetune_words import how_judged, paragraph
+from qbench.report.finetune.arms import arms_of
+from qbench.report.finetune.curves import curves_table
+from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.memory import adapters_table, memory_table
+from qbench.report.finetune.options import describe_data, options_table, shared_options
+from qbench.report.finetune.qat import TITLE as QAT_TITLE
+from qbench.report.finetune.qat import won_back, won_back_table, won_back_words
+from qbench.report.finetune.qat_lacking import without_counterpart
+from qbench.report.finetune.results import results_of, test_split_items
+from qbench.report.finetune.table import arms_table
+from qbench.report.finetune.words import how_judged, paragraph
 from qbench.report.generations import side_by_side
 from qbench.report.legend import explained, missing_values, titled
 from qbench.report.roofline import HOW_TO_READ, training_roofline_table
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Part, Table
-    from qbench.report.finetune_arms import Arm
+    from qbench.report.finetune.arms import Arm
 
 _PROMPTS_SHOWN = 3
 _DETAILS = "Tuned models: how they were trained, and all that was measured of them"

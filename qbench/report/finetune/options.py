@@ -12,7 +12,7 @@ from qbench.report.items import describe_params
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.finetune_arms import Arm
+    from qbench.report.finetune.arms import Arm
 
 
 def shared_options(arms: Sequence[Arm]) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
-from qbench.report.finetune_arms import over_seeds, rung_words
-from qbench.report.finetune_changes import (
+from qbench.report.finetune.arms import over_seeds, rung_words
+from qbench.report.finetune.changes import (
     LOSS_MARGIN,
     PERPLEXITY_MARGIN,
     judge_all,
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.core.spec import Deployment
-    from qbench.report.finetune_arms import Arm
-    from qbench.report.finetune_changes import Claim, Judged
-    from qbench.report.finetune_results import Results
+    from qbench.report.finetune.arms import Arm
+    from qbench.report.finetune.changes import Claim, Judged
+    from qbench.report.finetune.results import Results
 
 ATTACHED: Deployment = "attached"
 MERGED_RUNG: Deployment = "merged"

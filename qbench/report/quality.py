@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from qbench.core.lookup import listed, mapping, number
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.decision import change_figure
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
 from qbench.report.items import against_merged, batch_told, items, text_titles
-from qbench.report.tables import change_figure
 
 if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from qbench.core.lookup import shared_count
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
-from qbench.report.finetune_arms import is_quantized, over_seeds
-from qbench.report.finetune_changes import LOSS_MARGIN, judge_all, loss_change
+from qbench.report.finetune.arms import is_quantized, over_seeds
+from qbench.report.finetune.changes import LOSS_MARGIN, judge_all, loss_change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords
     from qbench.core.spec import TuningRef
-    from qbench.report.finetune_arms import Arm
-    from qbench.report.finetune_changes import Claim, Judged
-    from qbench.report.finetune_results import Results
+    from qbench.report.finetune.arms import Arm
+    from qbench.report.finetune.changes import Claim, Judged
+    from qbench.report.finetune.results import Results
 
 TITLE = "Trained for the rounding (QAT) or rounded afterwards (PTQ)"
 _FLOATING_RUNG, _BEFORE = "merged", "fake-quantized"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.report.finetune_arms import arms_of, counterpart, untuned_base
-from qbench.report.finetune_changes import judge_all, loss_change, perplexity_change
+from qbench.report.finetune.arms import arms_of, counterpart, untuned_base
+from qbench.report.finetune.changes import judge_all, loss_change, perplexity_change
 from qbench.report.items import against_merged, items_of
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
-    from qbench.report.finetune_arms import Arm
-    from qbench.report.finetune_changes import Claim, Judged
+    from qbench.report.finetune.arms import Arm
+    from qbench.report.finetune.changes import Claim, Judged
 
 _SCORES = ("generation.rougeL", "generation.chrf", "generation.exact_match", "generation.bleu")
 """The first of these that has a value is the score of the arms."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.finetune_arms import is_quantized
+from qbench.report.finetune.arms import is_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.finetune_arms import Arm
-    from qbench.report.finetune_qat import WonBack
-    from qbench.report.finetune_results import Results
+    from qbench.report.finetune.arms import Arm
+    from qbench.report.finetune.qat import WonBack
+    from qbench.report.finetune.results import Results
 
 
 def without_counterpart(results: Results, compared: Sequence[WonBack]) -> str:

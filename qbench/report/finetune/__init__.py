@@ -1,0 +1,1 @@
+"""What fine-tuning cost and gained: tables, curves and words."""

@@ -1,0 +1,83 @@
+"""From what was found to what a person or a program reads: pages, tables and files.
+
+A format is a function in a module of its own and one line in the table below; a package outside
+adds one through the entry point `qbench.reports`. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from qbench.core.errors import UsageError
+from qbench.core.names import nearest
+from qbench.core.plugins import load_plugins
+from qbench.report import as_json, benchmark_json, delimited, markdown, terminal
+from qbench.report.format import Format, Subject
+from qbench.report.gate import junit, step_summary, workflow_commands
+from qbench.report.overview import overview_page
+from qbench.report.report_page import report_page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.core.record import Record
+    from qbench.report.format import Source
+
+OWN = (
+    Format("text", ".txt", "as a terminal shows it", page=terminal.as_text, on_screen=True),
+    Format("markdown", ".md", "the whole page", page=markdown.render, written=True),
+    Format("json", ".json", "for programs", page=as_json.page_json, records=as_json.render),
+    Format("csv", ".csv", "one row a metric", records=delimited.render),
+    Format(
+        "benchmark-json",
+        ".benchmark.json",
+        "latencies, for pytest-benchmark",
+        records=benchmark_json.render,
+    ),
+    Format("junit", ".xml", "test results, for CI systems", gate=junit.render),
+    Format("step-summary", ".md", "for the summary of a GitHub job", gate=step_summary.render),
+    Format(
+        "annotations",
+        ".txt",
+        "GitHub's workflow commands",
+        gate=workflow_commands.render,
+        commands=True,
+    ),
+)
+TEXT = OWN[0]
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """All formats by name, qbench's own first.
+
+    Raises `UsageError` for a plug-in that is none.
+    """
+    table = {one.name: one for one in OWN}
+    for one in load_plugins("qbench.reports", Format):
+        table[one.name] = one
+    return table
+
+
+def written_formats() -> list[Format]:
+    """Those that `run` and `report` write files of."""
+    return [form for form in formats().values() if form.written]
+
+
+def find_format(name: str, *sources: Source) -> Format:
+    """The format of that name that can be made of one of the sources.
+
+    Raises `UsageError`, which names those that can, for any other name.
+    """
+    fitting = [one for one, form in formats().items() if any(map(form.takes, sources))]
+    if name in fitting:
+        return formats()[name]
+    near = nearest(name, fitting)
+    message = f"--format: found {name!r}; expected one of {', '.join(fitting)}"
+    raise UsageError(f"{message}; {near}" if near else message)
+
+
+def report_subject(records: Sequence[Record]) -> Subject:
+    """The report on records of any suites."""
+    return Subject(lambda: report_page(records), lambda: overview_page(records), records=records)
