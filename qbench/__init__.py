@@ -46,7 +46,7 @@ def run(
     `qbench.core.errors.UsageError`
     for what the caller can fix; a cell that fails is a record with its reason.
     """
-    from qbench.display import RunDisplay
+    from qbench.cli.display import RunDisplay
     from qbench.plan.plan import load_checked_suite
     from qbench.report.console import make_console
     from qbench.running.runner import parse_retry, run_suite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qbench.cli import main
+from qbench.cli.main import main
 
 if __name__ == "__main__":
     main()

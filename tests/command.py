@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.cli import main
+from qbench.cli.main import main
 from tests.workplace import Finished
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from qbench.cli.display import RunDisplay
 from qbench.core.store import write_record
-from qbench.display import RunDisplay
 from qbench.finetune.artifact import artifact_folder
 from qbench.measures import measures
 from qbench.measures.loaded import make_metric

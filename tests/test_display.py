@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from qbench.cli.display import MOST_ROWS, RunDisplay
 from qbench.core.units import format_seconds
-from qbench.display import MOST_ROWS, RunDisplay
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.executor import JobEnd

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qbench.cli.sides import load_baseline
 from qbench.compare.gate.gate import run_gate
-from qbench.comparison.sides import load_baseline
 from qbench.core.store import read_folder
 from qbench.plan.suite.suite import load_suite
 from qbench.sources.bundled import bundled_models, bundled_texts

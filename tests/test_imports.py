@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "pandas", "accelerate", "bitsandbytes", "datasets", "numpy"}
 CALL = """
 import json, sys
-from qbench.cli import main
+from qbench.cli.main import main
 sys.argv = ["qbench", *{arguments}]
 code = 0
 try:

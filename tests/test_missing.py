@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from qbench.cli.display import RunDisplay
 from qbench.core.store import write_record
-from qbench.display import RunDisplay
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.divergence import DIVERGENCE_METRICS
 from qbench.measures.quality.reference_states import states_path

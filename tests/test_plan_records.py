@@ -78,7 +78,7 @@ def hear(event, arguments):
 sys.addaudithook(hear)
 sys.argv[0] = "qbench"
 try:
-    from qbench.cli import main
+    from qbench.cli.main import main
     main()
 finally:
     print("\\n".join(f"opened {path}" for path in opened))

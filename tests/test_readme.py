@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from qbench.cli import app
+from qbench.cli.main import app
 from qbench.plan.suite.suite import load_suite_text
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qbench.cli.sides import load_side
 from qbench.compare.baseline import write_baseline
-from qbench.comparison.sides import load_side
 from qbench.core.errors import StoreError, SuiteError, UsageError
 from qbench.plan.plan import make_plan
 from qbench.plan.rehearsal import rehearse

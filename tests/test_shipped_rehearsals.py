@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from qbench.display import RunDisplay
+from qbench.cli.display import RunDisplay
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite
 from qbench.precisions.integer.options import is_integer

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from qbench.cli.starter import STARTER
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
@@ -15,7 +16,6 @@ from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
 from qbench.sources.models.resolve import resolve_model
-from qbench.starter import STARTER
 
 FOLDER = Path(__file__).parent.parent / "suites"
 SUITES = sorted(FOLDER.glob("**/*.yaml"))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.cli.sides import load_baseline, load_side
 from qbench.compare.baseline import write_baseline
-from qbench.comparison.sides import load_baseline, load_side
 from qbench.core.errors import StoreError, UsageError
 from tests.record_factory import footprint_record, make_environment
 from tests.workplace import keep, place_of

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from qbench.cli import app
-from qbench.cli_end import run_app
+from qbench.cli.end import run_app
+from qbench.cli.main import app
 from qbench.core.store import read_record, record_path, write_record
 
 if TYPE_CHECKING:

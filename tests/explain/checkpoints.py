@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from qbench.explain.options import read_assignments
+from qbench.cli.explain_options import read_assignments
 from qbench.precisions.explain.explain import explain
 
 if TYPE_CHECKING:

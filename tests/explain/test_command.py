@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.cli.explain_options import read_assignments
 from qbench.core.errors import UsageError
-from qbench.explain.options import read_assignments
 from qbench.precisions.explain.explain import EXPLAINERS, explain
 from qbench.report.as_json import page_json as as_json
 from qbench.report.markdown import render as markdown

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from qbench.cli.explain_options import read_assignments
 from qbench.core.errors import UsageError
 from qbench.core.page import Heading, Table
-from qbench.explain.options import read_assignments
 from qbench.precisions.explain.explain import explain
 from tests.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded

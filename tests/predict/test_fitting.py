@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qbench.cli.fit_table import find_model
 from qbench.core.spec import Cell, Item
-from qbench.fit import find_model
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, Way, fit_row, largest, ways
 from qbench.predict.peaks import predicted_peak, training_peak

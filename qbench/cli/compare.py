@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli_shared import FormatName, Output, Results, SuitePath, show
+from qbench.cli.shared import FormatName, Output, Results, SuitePath, show
 
 if TYPE_CHECKING:
-    from qbench.comparison.sides import Side
+    from qbench.cli.sides import Side
 
 BaselinePath = Annotated[
     Path | None,
@@ -32,8 +32,8 @@ def compare(
     output: Output = None,
 ) -> None:
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
+    from qbench.cli.sides import load_side
     from qbench.compare.compare import compare_records
-    from qbench.comparison.sides import load_side
     from qbench.report.comparison import comparison_on_screen, comparison_page
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
@@ -68,9 +68,9 @@ def gate(
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
+    from qbench.cli.sides import load_baseline, load_side
     from qbench.compare.gate.field import place_of
     from qbench.compare.gate.gate import run_gate
-    from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.files import write_atomically
     from qbench.plan.missing import why_absent
@@ -140,9 +140,9 @@ def baseline(
     ] = None,
 ) -> None:
     """Write a compact baseline file from a suite's records, and say what changed."""
+    from qbench.cli.sides import load_baseline, load_side
     from qbench.compare.baseline import write_baseline
     from qbench.compare.compare import compare_records
-    from qbench.comparison.sides import load_baseline, load_side
     from qbench.core.errors import StoreError
     from qbench.plan.suite.suite import load_suite
     from qbench.report.comparison import comparison_on_screen

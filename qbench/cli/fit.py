@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from qbench.cli_shared import FormatName, Output, show
+from qbench.cli.shared import FormatName, Output, show
 
 EXAMPLES = (
     "Examples: qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB |"
@@ -58,7 +58,7 @@ def fit(
     output: Output = None,
 ) -> None:
     """Show the largest batch and sequence length that fit, by precision and method, from shapes."""
-    from qbench import fit as fitting
+    from qbench.cli import fit_table as fitting
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli_shared import Device, FormatName, Only, Output, Rehearse, Results, SuitePath, show
+from qbench.cli.shared import Device, FormatName, Only, Output, Rehearse, Results, SuitePath, show
 
 if TYPE_CHECKING:
     from qbench.plan.suite.suite import Suite

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli_shared import FormatName, Output, show
+from qbench.cli.shared import FormatName, Output, show
 
 
 def explain(
@@ -36,7 +36,7 @@ def explain(
     """Show how a precision holds numbers, and the error it makes on a real tensor."""
     import logging
 
-    from qbench.explain.options import read_assignments
+    from qbench.cli.explain_options import read_assignments
     from qbench.precisions.explain.explain import check_precision
     from qbench.precisions.explain.explain import explain as explain_precision
     from qbench.report.format import Subject

@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench import cli_compare, cli_explain, cli_fit, cli_plan, cli_report
-from qbench.cli_plan import load
-from qbench.cli_report import write_reports
-from qbench.cli_shared import Device, Only, Rehearse, Reports, Results, SuitePath, show
+from qbench.cli import (
+    compare as cli_compare,
+)
+from qbench.cli import (
+    explain as cli_explain,
+)
+from qbench.cli import (
+    fit as cli_fit,
+)
+from qbench.cli import (
+    plan as cli_plan,
+)
+from qbench.cli import (
+    report as cli_report,
+)
+from qbench.cli.plan import load
+from qbench.cli.report import write_reports
+from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, SuitePath, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,8 +91,8 @@ def run(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
 ) -> None:
     """Measure what is missing of a suite, cell by cell, and report."""
-    from qbench.cli_end import stopped_when_unread
-    from qbench.display import RunDisplay
+    from qbench.cli.display import RunDisplay
+    from qbench.cli.end import stopped_when_unread
     from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
@@ -110,8 +124,8 @@ def doctor(*, device: Device = None) -> None:
     """Look at Python, versions, device, back ends, hub and cache, and say what follows."""
     from rich.text import Text
 
+    from qbench.cli.doctor import examine
     from qbench.core.foreign import visible
-    from qbench.doctor import examine
 
     console = _console()
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -133,11 +147,11 @@ def init(
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a commented suite to start from; in fp16 where the GPU does not multiply bf16."""
+    from qbench.cli.starter import starter_text
     from qbench.core.environment import detect_environment, find_device
     from qbench.core.errors import UsageError
     from qbench.predict.bf16 import has_bf16
     from qbench.report.console import say
-    from qbench.starter import starter_text
 
     if path.exists() and not force:
         raise UsageError(f"{path}: is there already; choose another name, or --force replaces it")
@@ -176,7 +190,7 @@ def main() -> None:
     """Runs the command line; every error becomes one message and an exit code."""
     import gc
 
-    from qbench.cli_end import run_app
+    from qbench.cli.end import run_app
 
     gc.set_threshold(
         100_000, 20

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli_shared import TERMINAL, Device, FormatName, Output, Reports, show
+from qbench.cli.shared import TERMINAL, Device, FormatName, Output, Reports, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,1 +1,0 @@
-"""What is left here moves with its room."""
