@@ -12,7 +12,7 @@ from qbench.cli.explain_options import read_assignments
 from qbench.core.errors import UsageError
 from qbench.core.page import Heading, Table
 from qbench.precisions.explain.explain import explain
-from tests.explain.checkpoints import figures, random_weight, relative, save
+from tests.precisions.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import rounded
 
 if TYPE_CHECKING:

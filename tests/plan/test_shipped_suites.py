@@ -17,7 +17,7 @@ from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
 from qbench.sources.models.resolve import resolve_model
 
-FOLDER = Path(__file__).parent.parent / "suites"
+FOLDER = Path(__file__).parents[2] / "suites"
 SUITES = sorted(FOLDER.glob("**/*.yaml"))
 
 
@@ -169,7 +169,7 @@ def test_the_published_report_is_made_from_the_published_records(name: str) -> N
     from qbench.core.store import read_folder
     from tests.pages import whole_report as render
 
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     records, unreadable = read_folder(root / "results" / "published" / name)
     assert not unreadable
     kind = records[0].environment.device_kind

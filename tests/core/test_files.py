@@ -16,7 +16,7 @@ from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
 from tests.inline_runs import pretended
-from tests.test_run import Listener
+from tests.running.test_run import Listener
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from qbench.compare.estimates.bootstrap import Bootstrap, bootstrap
 if TYPE_CHECKING:
     from qbench.compare.estimates.bootstrap import Floats
 
-PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "quickstart"
+PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "quickstart"
 
 
 def mean_of(sums: list[Floats]) -> Floats:

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.core.errors import ModelError, UsageError
 from qbench.precisions.explain.weights import read_weight
-from tests.explain.checkpoints import NAME, random_weight, save
+from tests.precisions.explain.checkpoints import NAME, random_weight, save
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:

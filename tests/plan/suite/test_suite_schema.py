@@ -17,7 +17,7 @@ from qbench.plan.suite.suite import KEYS, load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
 
-SCHEMA_FILE = Path(__file__).parent.parent / "suites" / "schema.json"
+SCHEMA_FILE = Path(__file__).parents[3] / "suites" / "schema.json"
 
 
 @cache

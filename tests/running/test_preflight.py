@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job
     from tests.workplace import Workplace
 
-SUITES = Path(__file__).parent.parent / "suites"
+SUITES = Path(__file__).parents[2] / "suites"
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from qbench.core.errors import UsageError
 from qbench.precisions.explain.explain import EXPLAINERS, explain
 from qbench.report.as_json import page_json as as_json
 from qbench.report.markdown import render as markdown
-from tests.explain.checkpoints import random_weight, save
 from tests.pages import on_terminal
+from tests.precisions.explain.checkpoints import random_weight, save
 
 if TYPE_CHECKING:
     from pathlib import Path

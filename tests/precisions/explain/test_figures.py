@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.explain.checkpoints import figures, random_weight, relative, save
+from tests.precisions.explain.checkpoints import figures, random_weight, relative, save
 from tests.precisions.numpy_formats import FP4_LEVELS, four_bit, int8_rows, nested_bound, rounded
 
 if TYPE_CHECKING:

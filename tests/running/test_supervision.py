@@ -18,7 +18,7 @@ from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
 from qbench.running.supervision import log_path
 from tests.inline_runs import good, pretended, run_inline
-from tests.test_run import Listener
+from tests.running.test_run import Listener
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status

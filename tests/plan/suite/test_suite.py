@@ -14,7 +14,7 @@ from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.measures import asked_for, measures
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
 from qbench.precisions import precisions
-from tests.wrong_suites import WRONG_LINES
+from tests.plan.suite.wrong_suites import WRONG_LINES
 
 BASE = Path(__file__).parent.resolve()
 

@@ -18,7 +18,7 @@ from qbench.running.runner import run_suite
 if TYPE_CHECKING:
     from qbench.plan.suite.suite import Suite
 
-SUITES = sorted((Path(__file__).parent.parent / "suites").glob("**/*.yaml"))
+SUITES = sorted((Path(__file__).parents[2] / "suites").glob("**/*.yaml"))
 
 
 @pytest.fixture(scope="module")

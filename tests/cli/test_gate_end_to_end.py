@@ -88,7 +88,7 @@ def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
 
 
 def test_the_published_records_hold_against_the_committed_baseline() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     suite = load_suite(root / "suites" / "quickstart.yaml")
     records, _ = read_folder(root / "results" / "published" / "quickstart")
     baseline = load_baseline(root / "results" / "baselines", suite.name)

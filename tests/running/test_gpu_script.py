@@ -16,7 +16,7 @@ from qbench.core.store import read_folder
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".ci" / "gpu"
 SUITE = """\
 name: small
