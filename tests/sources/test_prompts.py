@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qbench.bundled import build_prompts
 from qbench.core.errors import TextError
 from qbench.sources.data.prompts import Prompt, bundled_prompts, read_prompts, resolve_prompts
+from tools.bundled import build_prompts
 
 
 def write_lines(folder: Path, *rows: object, name: str = "p.jsonl") -> Path:

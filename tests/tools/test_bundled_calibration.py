@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from qbench.bundled.build_calibration import FILE_BYTES, MOST_BYTES, calibration_text
-from qbench.bundled.corpus import Corpus
 from qbench.sources.bundled import bundled_instruct, bundled_texts
+from tools.bundled.build_calibration import FILE_BYTES, MOST_BYTES, calibration_text
+from tools.bundled.corpus import Corpus
 
 _LONG = 40
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.bundled.build_instruct import RECIPES, instruct_rows, main
-from qbench.bundled.corpus import Corpus, read_corpus
 from qbench.finetune.train.examples import encode_examples
 from qbench.sources.bundled import BUNDLED_FOLDER, bundled_instruct, bundled_texts
 from qbench.sources.data.tuning import TuningDataOptions, load_splits, resolve_tuning_data
+from tools.bundled.build_instruct import RECIPES, instruct_rows, main
+from tools.bundled.corpus import Corpus, read_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from qbench.bundled.build_tasks import choice_items, completion_items, main
 from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER, bundled_tasks
 from qbench.sources.bundled import BUNDLED_FOLDER, bundled_texts
+from tools.bundled.build_tasks import choice_items, completion_items, main
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Makes the bundled calibration text: `python -m qbench.bundled.build_calibration`.
+"""Makes the bundled calibration text: `python -m tools.bundled.build_calibration`.
 
 Whole files of the Python standard library, of the part that the bundled model was trained on: none
 is a held-out module or tests one, and none has a function that stands in the bundled instruction
@@ -13,11 +13,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.bundled.build_instruct import functions_of
-from qbench.bundled.corpus import read_corpus
+from qbench.sources.bundled import BUNDLED_FOLDER
+from tools.bundled.build_instruct import functions_of
+from tools.bundled.corpus import read_corpus
 
 if TYPE_CHECKING:
-    from qbench.bundled.corpus import Corpus
+    from tools.bundled.corpus import Corpus
 
 MOST_BYTES = 160_000
 """Of the whole text."""
@@ -62,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    here = Path(__file__).parent
+    here = BUNDLED_FOLDER
     parser.add_argument("--out", type=Path, default=here / "stdlib-calibration")
     chosen = parser.parse_args()
     rows = here / "instruct" / "stdlib-instruct.jsonl"

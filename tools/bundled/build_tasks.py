@@ -1,4 +1,4 @@
-"""Makes the bundled tasks' items: `python -m qbench.bundled.build_tasks`.
+"""Makes the bundled tasks' items: `python -m tools.bundled.build_tasks`.
 
 Two tasks from the held-out text, as JSON lines beside their YAML in `qbench/bundled/tasks`:
 
@@ -18,6 +18,8 @@ import keyword
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from qbench.sources.bundled import BUNDLED_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,9 +189,9 @@ def write_tasks(text: Path, folder: Path) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the items where the package keeps them, or into another folder."""
-    here = Path(__file__).parent
+    here = BUNDLED_FOLDER
     parser = argparse.ArgumentParser(
-        prog="python -m qbench.bundled.build_tasks", description=main.__doc__
+        prog="python -m tools.bundled.build_tasks", description=main.__doc__
     )
     parser.add_argument("--out", type=Path, default=here / "tasks", help="folder to write into")
     chosen = parser.parse_args(arguments)

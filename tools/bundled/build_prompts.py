@@ -1,6 +1,6 @@
 """Writes the bundled prompts: places in the held-out library text, with what follows there.
 
-    python -m qbench.bundled.build_prompts
+    python -m tools.bundled.build_prompts
 
 A place is inside a paragraph of indented code: the prompt is the text up to the end of one of its
 lines, the reference the rest of the paragraph. The model was trained on none of it. The same text
@@ -13,6 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
+from qbench.sources.bundled import BUNDLED_FOLDER
+
 COUNT = 16
 STRIDE = 7
 """From one chosen place to the next; shares no factor with `COUNT`."""
@@ -20,8 +22,8 @@ PROMPT_CHARACTERS = (200, 600)
 """Fewest and most: at about 2.5 characters a token, few enough for a context of 512."""
 REFERENCE_CHARACTERS = (50, 160)
 """Fewest and most: about 64 tokens."""
-SOURCE = Path(__file__).parent / "stdlib-heldout" / "stdlib-heldout.txt"
-OUT = Path(__file__).parent / "prompts" / "stdlib-prompts.jsonl"
+SOURCE = BUNDLED_FOLDER / "stdlib-heldout" / "stdlib-heldout.txt"
+OUT = BUNDLED_FOLDER / "prompts" / "stdlib-prompts.jsonl"
 
 
 def find_places(text: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Makes the bundled model: `python -m qbench.bundled.build --out qbench/bundled/tiny-mistral`.
+"""Makes the bundled model: `python -m tools.bundled.build --out qbench/bundled/tiny-mistral`.
 
 A byte-level BPE tokenizer and a Mistral of 2.95 M weights, trained from scratch on the standard
 library's own source. Everything is seeded; the same Python, torch and thread count give the same
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.bundled.corpus import HELD_OUT, Corpus, read_corpus
+from qbench.sources.bundled import BUNDLED_FOLDER
+from tools.bundled.corpus import HELD_OUT, Corpus, read_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +202,7 @@ is of no other use.
 - **Final training loss**: {loss:.4f} nats a token.
 - **Held-out perplexity**: {perplexity:.3f} a token in fp32 (windows of {context}, `<s>` first).
 - **Made with** torch {torch} and transformers {transformers}:
-  `python -m qbench.bundled.build --steps {steps} --threads {threads}`.
+  `python -m tools.bundled.build --steps {steps} --threads {threads}`.
 
 The training text is under the PSF licence (see `../stdlib-heldout/LICENSE`).
 """
@@ -212,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tiny-mistral")
+    parser.add_argument("--out", type=Path, default=BUNDLED_FOLDER / "tiny-mistral")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit-files", type=int, help="train on the first N files only (a trial)")

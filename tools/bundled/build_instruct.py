@@ -1,4 +1,4 @@
-"""Makes the bundled instruction data: `python -m qbench.bundled.build_instruct`.
+"""Makes the bundled instruction data: `python -m tools.bundled.build_instruct`.
 
 Functions of the Python standard library that have a docstring, as JSON lines of three columns:
 
@@ -22,16 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.bundled.corpus import read_corpus
+from qbench.sources.bundled import BUNDLED_FOLDER
 from qbench.sources.data.recipes import render
+from tools.bundled.corpus import read_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tokenizers import Tokenizer
 
-    from qbench.bundled.corpus import Corpus
     from qbench.sources.data.recipes import RecipeName
+    from tools.bundled.corpus import Corpus
 
 ROWS = 2400
 """Spread evenly over all functions that the rules allow."""
@@ -132,9 +133,9 @@ def _plain(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the rows where the package keeps them, or into another file."""
-    here = Path(__file__).parent
+    here = BUNDLED_FOLDER
     parser = argparse.ArgumentParser(
-        prog="python -m qbench.bundled.build_instruct", description=main.__doc__
+        prog="python -m tools.bundled.build_instruct", description=main.__doc__
     )
     parser.add_argument("--out", type=Path, default=here / "instruct" / "stdlib-instruct.jsonl")
     parser.add_argument("--library", type=Path, help="another Python's library folder")
