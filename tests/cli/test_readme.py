@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,26 @@ def test_the_python_shown_names_what_there_is() -> None:
     shown = [code for text in TEXTS.values() for code in blocks(text, "python")]
     names = {name for code in shown for name in re.findall(r"qbench\.(\w+)\(", code)}
     assert names == set(qbench.__all__)
+
+
+def test_the_imports_shown_lead_to_something() -> None:
+    for text in TEXTS.values():
+        for module, names in re.findall(r"^from (qbench[.\w]*) import (.+)$", text, re.MULTILINE):
+            there = vars(importlib.import_module(module))
+            assert set(re.split(r",\s*", names)) <= there.keys(), module
+
+
+def test_the_rooms_told_of_are_those_of_the_contract() -> None:
+    """In the contract's order, so that each imports from those below it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [layers] = [
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    rooms = TEXTS["CONTRIBUTING.md"].partition("## The rooms")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| `(\w+)` \|", rooms, re.MULTILINE)
+    assert told == [room for layer in layers for room in layer.split(" | ")]
 
 
 UNITS = {"MiB": 2**20, "ms": 1e-3, "%": 1e-2}
