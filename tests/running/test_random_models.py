@@ -78,13 +78,13 @@ def test_planned_and_run_with_what_it_cannot_tell_skipped(place: Workplace) -> N
         assert placement["modules"] == {"all": "cpu"}
         assert placement["static_bytes"] == {"cpu": record.value("memory.static")}
     for record in select(records, "latency"):
-        falsified = any("no activation column is an outlier" in w for w in record.warnings)
+        falsified = any("which activation columns are outliers" in w for w in record.warnings)
         assert falsified == (record.cell.precision.name == "int8")
     for record in select(records, "training"):
         assert any("bundled:tiny-mistral's tokenizer" in w for w in record.warnings)
         assert (record.value("training.memory.peak") or 0) > 0
     shown = place.call_here("report").output
-    assert "LLM.int8's time for such columns is missing" in " ".join(shown.split())
+    assert "LLM.int8's time and peak memory are not the trained model's" in " ".join(shown.split())
     assert run_inline(place).jobs == ()
 
 
