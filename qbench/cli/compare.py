@@ -79,7 +79,7 @@ def gate(
     from qbench.plan.suite.suite import load_suite
     from qbench.report.format import Gated, Subject
     from qbench.report.formats import find_format, formats
-    from qbench.report.gate.terminal import gate_on_screen, gate_page
+    from qbench.report.gate.page import gate_on_screen, gate_page
 
     form = find_format(format_name, "page", "gate")
     loaded = load_suite(suite)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qbench.core.markdown import aligned, escape
 from qbench.core.page import (
     Bullets,
     Code,
@@ -21,7 +20,7 @@ from qbench.core.page import (
 from qbench.core.picture import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from qbench.core.page import Column, Figure, Line, Page, Part
     from qbench.core.units import Scale
@@ -103,7 +102,7 @@ def _table(table: Table) -> str:
         lines.append([label, *(_figure(figure, scale) for figure, scale in cells)])
     right = [at for at, column in enumerate(table.columns, 1) if column.to_the_right]
     right += [0] if table.stub_right else []
-    return aligned(headings, lines, right)
+    return _aligned(headings, lines, right)
 
 
 def heading(column: Column, scale: Scale) -> str:
@@ -119,3 +118,36 @@ def _figure(figure: Figure, scale: Scale) -> str:
         text = f"{text} ± {scale.text(figure.spread)}"
     text = f"**{text}**" if figure.best else text
     return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
+
+
+def escape(text: str) -> str:
+    """Text that markdown shows as it is, on one line and within one cell of a table."""
+    line = " ".join(text.split())
+    line = re.sub(r"([\\`*|])", r"\\\1", line)
+    line = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+    line = re.sub(r"&(?=#|\w+;)", "&amp;", line)
+    line = re.sub(r"~(?=~)", r"\\~", line)
+    line = re.sub(r"^(?=#{1,6}(?: |$)|>)", r"\\", line)
+    # only what could open a tag: "<0.001" is shown as it is
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)
+    # a link, one that is named elsewhere, and such a name
+    return re.sub(r"\](?=\[|:)", r"\\]", line.replace("](", "]\\("))
+
+
+def _aligned(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()
+) -> str:
+    """A table of what is markdown already, its columns aligned in the source."""
+    widths = [max(3, *map(len, column)) for column in zip(headings, *lines, strict=True)]
+    rule = [
+        "-" * (width - 1) + ":" if index in right else "-" * width
+        for index, width in enumerate(widths)
+    ]
+    padded = [
+        [
+            text.rjust(width) if index in right else text.ljust(width)
+            for index, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in [list(headings), rule, *lines]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)

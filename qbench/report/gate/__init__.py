@@ -1,1 +1,1 @@
-"""The outcome of a gate: on the terminal, for GitHub, as JUnit XML."""
+"""The outcome of a gate: as a page, for GitHub, as JUnit XML."""

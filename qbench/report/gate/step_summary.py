@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.page import Page, Words
-from qbench.report.gate.terminal import gate_page
+from qbench.report.gate.page import gate_page
 from qbench.report.markdown import render as as_markdown
 
 if TYPE_CHECKING:

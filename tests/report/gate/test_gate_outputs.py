@@ -12,7 +12,7 @@ from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.rules import parse_rules
 from qbench.report.format import Gated
 from qbench.report.gate import junit, step_summary, workflow_commands
-from qbench.report.gate import terminal as gate_table
+from qbench.report.gate.page import gate_on_screen
 from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality
 from tests.record_factory import make_environment, make_failure
@@ -122,7 +122,7 @@ def test_more_annotations_than_github_shows_end_in_their_number(outcome: GateOut
 
 
 def test_the_terminal_shows_every_rule_and_the_answer_last(outcome: GateOutcome) -> None:
-    text = on_terminal(gate_table.gate_on_screen(outcome), 300)
+    text = on_terminal(gate_on_screen(outcome), 300)
     assert text.strip().splitlines()[-1].startswith("gate failed")
     for check in outcome.checks:
         assert check.name in text
