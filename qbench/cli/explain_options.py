@@ -6,8 +6,11 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from qbench.core.errors import SuiteError, UsageError
-from qbench.plan.suite.options import read_options
+from qbench.plan.suite.errors import note_errors
+from qbench.plan.suite.options import Options
 from qbench.plan.suite.problems import Findings
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
@@ -35,12 +38,13 @@ def read_assignments(precision: str, assignments: Iterable[str]) -> dict[str, An
             )
         lines.append(f"{found[1]}: {found[2]}\n")
     top, problems = read_yaml("".join(lines), "--set")
-    findings = Findings("--set", problems)
-    if top is None:
-        options = precisions()[precision].options() if not problems else None
-    else:
-        options = read_options(findings, top, precision, precisions())
-    if options is None or len(findings):
+    findings = Findings("--set", top, problems)
+    reader = Options(precision, precisions()[precision].options)
+    try:
+        options = reader.read(None if top is None else top.plain())
+    except ValidationError as error:
+        note_errors(findings, error, reader.model.model_json_schema(), precision)
+    if len(findings):
         # A line of its own is what each option has, and none that the user could count.
         raise SuiteError([replace(problem, line=None) for problem in findings.sorted()])
     return options.model_dump()

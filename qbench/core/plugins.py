@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ def load_plugins(group: str, expected: type) -> Iterator[Any]:
 
     Raises `UsageError` for one that cannot be loaded, or that lacks a part of what is `expected`.
     """
-    for entry in entry_points(group=group):
+    for entry in _installed().select(group=group):
         owner = entry.dist.name if entry.dist else "an installed package"
         named = f"the plug-in {entry.name} ({entry.value}) of {owner}"
         try:
@@ -40,3 +41,9 @@ def _parts(expected: type) -> list[str]:
     """Names of what an object of the class, or of the protocol, has."""
     names = dict.fromkeys((*getattr(expected, "__annotations__", {}), *vars(expected)))
     return [name for name in names if not name.startswith("_")]
+
+
+@cache
+def _installed() -> Any:
+    """Those of all packages: their files are read once, not once a group."""
+    return entry_points()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
@@ -16,6 +17,13 @@ def _as_tuple(value: object) -> object:
     return tuple(entry for at, entry in enumerate(value) if entry not in value[:at])
 
 
+def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuses an empty list; a `min_length` would count what is wrong in a list as not there."""
+    if not value:
+        raise PydanticCustomError("too_short", "an empty list")
+    return value
+
+
 MOST_REPEATS = 100
 """Processes that a point is taken in: beyond it, a number was meant for something else."""
 
@@ -24,14 +32,19 @@ Repeats = Annotated[PositiveInt, Field(le=MOST_REPEATS)]
 
 OneOrMorePositive = Annotated[
     tuple[PositiveInt, ...],
-    BeforeValidator(_as_tuple, json_schema_input_type=PositiveInt | list[PositiveInt]),
-    Field(min_length=1),
+    AfterValidator(_not_empty),
+    BeforeValidator(
+        _as_tuple,
+        json_schema_input_type=PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)],
+    ),
 ]
 """A positive whole number, or a list of them: one point of the grid for each."""
 
 OneOrMoreText = Annotated[
     tuple[str, ...],
-    BeforeValidator(_as_tuple, json_schema_input_type=str | list[str]),
-    Field(min_length=1),
+    AfterValidator(_not_empty),
+    BeforeValidator(
+        _as_tuple, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
+    ),
 ]
 """A name, or a list of them."""

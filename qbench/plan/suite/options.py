@@ -1,22 +1,26 @@
-"""The options of a precision or a measurement: from a suite's YAML to their typed object."""
+"""The options of a precision, a measurement or a method, read by their own pydantic model."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from qbench.plan.suite.problems import amendment, expectation, fixed_by, in_words
+from qbench.plan.suite.reading import Unfit, one_or_more
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
 
     from qbench.core.spec import Frozen
-    from qbench.plan.suite.problems import Findings
-    from qbench.plan.suite.yaml_lines import Node
 
 MAX_SWEEP = 200
 """Precisions that one entry may sweep into."""
@@ -30,66 +34,18 @@ class HasOptions(Protocol):
         """The class of its options; every one has a default."""
 
 
-def options_schema(options: type[Frozen], ref_prefix: str = "") -> dict[str, Any]:
-    """JSON Schema of the options, with its own `$defs` where it has nested parts."""
-    schema = options.model_json_schema(ref_template=f"#/$defs/{ref_prefix}{{model}}")
-    schema.pop("title", None)
-    for field in schema.get("properties", {}).values():
-        field.pop("title", None)  # a title would only say the key once more
-        if "anyOf" in field and "minLength" in field:
-            # pydantic does not see that the length of a "one or more" field is a list's.
-            field["minItems"] = field.pop("minLength")
-    return schema
+class Choice(NamedTuple):
+    """Options that a suite has chosen."""
 
+    options: Frozen
+    swept: dict[str, Any]
+    """Those of them that were given as lists, with this combination's values."""
 
-def is_list(schema: Mapping[str, Any]) -> bool:
-    """Whether a list is a value of the option itself, so that it cannot mean a sweep."""
-    return any(part.get("type") == "array" for part in (schema, *schema.get("anyOf", ())))
-
-
-def read_options(
-    findings: Findings, node: Node, owner: str, table: Mapping[str, HasOptions]
-) -> Frozen | None:
-    """The options under a name of the table; None when they have problems."""
-    entries = _known_entries(findings, node, owner, table)
-    return None if entries is None else _validated(findings, node, table[owner].options, entries)
-
-
-def read_sweep(
-    findings: Findings, node: Node, owner: str, table: Mapping[str, HasOptions]
-) -> list[tuple[Frozen, dict[str, Any]]]:
-    """The options under a name of the table, once for each combination of the lists among them.
-
-    Beside each the options that were swept, with this combination's values. Combinations with
-    problems are left out.
-    """
-    entries = _known_entries(findings, node, owner, table)
-    if entries is None:
-        return []
-    options = table[owner].options
-    fields = options_schema(options).get("properties", {})
-    choices: dict[str, tuple[Node, ...]] = {}
-    for name, child in entries.items():
-        if not isinstance(child.value, tuple) or is_list(fields[name]):
-            choices[name] = (child,)
-        elif child.value:
-            choices[name] = child.value
-        else:
-            findings.add(child, "at least one value to sweep over")
-    count = math.prod(len(values) for values in choices.values())
-    if count > MAX_SWEEP:
-        found = f"{count} combinations of options"
-        findings.add(node, f"at most {MAX_SWEEP}", found=found, remedy="shorten the lists")
-        return []
-    swept = [name for name, values in choices.items() if values != (entries[name],)]
-    made = []
-    for values in itertools.product(*choices.values()):
-        chosen = dict(zip(choices, values, strict=True))
-        checked = _validated(findings, node, options, chosen)
-        if checked is not None:
-            dumped = checked.model_dump(mode="json")
-            made.append((checked, {name: dumped[name] for name in swept}))
-    return made
+    @classmethod
+    def of(cls, options: Frozen, swept: Iterable[str] = ()) -> Choice:
+        """The options, of which those were swept."""
+        dumped = options.model_dump(mode="json")
+        return cls(options, {name: dumped[name] for name in swept})
 
 
 def owners(option: str, table: Mapping[str, HasOptions]) -> list[str]:
@@ -97,71 +53,110 @@ def owners(option: str, table: Mapping[str, HasOptions]) -> list[str]:
     return [name for name, entry in table.items() if option in entry.options.model_fields]
 
 
-def _known_entries(
-    findings: Findings, node: Node, owner: str, table: Mapping[str, HasOptions]
-) -> dict[str, Node] | None:
-    """The options by name, unknown ones noted and left out; None for something else."""
-    if node.value is None:
-        return {}
-    if not isinstance(node.value, dict):
-        findings.add(node, f"a mapping of the options of {owner}, or nothing")
-        return None
-    fields = table[owner].options.model_fields
-    for name, child in node.value.items():
-        if name not in fields:
-            elsewhere = owners(name, table)
-            hint = f"'{name}' is an option of {', '.join(elsewhere)}" if elsewhere else None
-            findings.add_unknown(child, f"option of {owner}", name, fields, hint)
-    return {name: child for name, child in node.value.items() if name in fields}
+@dataclass(frozen=True)
+class Options:
+    """Reads what stands under a name as its options; nothing stands for the defaults."""
 
+    owner: str
+    model: type[Frozen]
 
-def _validated(
-    findings: Findings, node: Node, options: type[Frozen], chosen: Mapping[str, Node]
-) -> Frozen | None:
-    """The options object, or None with the problems noted at their values."""
-    plain = {name: child.plain() for name, child in chosen.items()}
-    try:
+    def read(self, value: object) -> Frozen:
+        """The options; raises `ValidationError`, or `Unfit` for what is no mapping."""
         # The strict reading of JSON: the text '128' is no number, yet a list serves as a tuple.
-        return options.model_validate_json(json.dumps(plain), strict=True)
-    except ValidationError as error:
-        fields = options_schema(options).get("properties", {})
-        for detail in error.errors(include_url=False):
-            _note(findings, node, chosen, fields, detail)
-        return None
+        text = json.dumps(self._mapping(value), ensure_ascii=False).encode(errors="replace")
+        return self.model.model_validate_json(text, strict=True)
+
+    def _mapping(self, value: object) -> dict[str, Any]:
+        if value is None or isinstance(value, dict):
+            return value or {}
+        raise Unfit(f"a mapping of the options of {self.owner}, or nothing")
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(self.model.__pydantic_core_schema__), {"type": "null"}]}
 
 
-def _note(
-    findings: Findings,
-    node: Node,
-    chosen: Mapping[str, Node],
-    fields: Mapping[str, dict[str, Any]],
-    detail: Any,
-) -> None:
-    """Notes one of pydantic's errors in our words, at the innermost value that it speaks of."""
-    location = detail["loc"]
-    place = chosen.get(location[0]) if location else node
-    schema = dict(fields.get(location[0], {})) if location else {}
-    if place is None:
-        expected = f"the option `{location[0]}`, {expectation(schema)}"
-        findings.add(node, expected, found=in_words(node), remedy="add it")
-        return
-    for step in location[1:]:
-        child = place.child(step)
-        if child is None:
-            break
-        if isinstance(step, int):
-            schema = _element(schema)
-        place = child
-    if detail["type"] == "extra_forbidden":
-        findings.add(place, "a known key", found=f"the unknown key '{location[-1]}'", at_key=True)
-        return
-    reason = detail.get("ctx", {}).get("error")
-    expected = expectation(schema) if reason is None else str(reason)
-    findings.add(place, expected, remedy=fixed_by(schema) or amendment(place, schema))
+class Swept(Options):
+    """Reads options of which each may be a list of values: one choice for each combination."""
+
+    def read(self, value: object) -> tuple[Choice, ...]:  # type: ignore[override]
+        """All combinations, in order; what is wrong with any of them is raised at once."""
+        entries = self._mapping(value)
+        lists = self._lists(entries)
+        count = math.prod(map(len, lists.values()))
+        if count > MAX_SWEEP:
+            found = f"{count} combinations of options"
+            raise Unfit(f"at most {MAX_SWEEP}", found, "shorten the lists")
+        made: list[Choice] = []
+        errors: list[InitErrorDetails] = []
+        for indices in itertools.product(*(range(len(values)) for values in lists.values())):
+            taken = dict(zip(lists, indices, strict=True))
+            chosen = entries | {name: lists[name][index] for name, index in taken.items()}
+            try:
+                made.append(Choice.of(super().read(chosen), lists))
+            except ValidationError as error:
+                errors += _with_index(error, taken)
+        if errors:
+            raise ValidationError.from_exception_data(self.owner, errors)
+        return tuple(made)
+
+    def _lists(self, entries: Mapping[str, object]) -> dict[str, list[Any]]:
+        """The options that are swept: no list is a value of theirs."""
+        given = {name: one for name, one in entries.items() if isinstance(one, list) and one}
+        fields = self.model.model_json_schema().get("properties", {}) if given else {}
+        return {
+            name: one
+            for name, one in given.items()
+            if name in fields and not _is_list(fields[name])
+        }
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        own = handler.resolve_ref_schema(handler(self.model.__pydantic_core_schema__))
+        fields = {}
+        for name, field in own.get("properties", {}).items():
+            about = {key: field[key] for key in ("description", "default") if key in field}
+            value = {key: part for key, part in field.items() if key not in about}
+            fields[name] = field if _is_list(field) else about | one_or_more(value)
+        return {"anyOf": [own | {"properties": fields}, {"type": "null"}]}
 
 
-def _element(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an element of a list."""
-    parts: Iterator[dict[str, Any]] = iter((schema, *schema.get("anyOf", ())))
-    listed = next((part for part in parts if part.get("type") == "array"), {})
-    return dict(listed.get("items", {}))
+class PlainSchema(GenerateJsonSchema):
+    """JSON Schema without the titles of fields, and without defaults that no suite can state."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """A title would only say the key once more."""
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Of a default that means "not given", nothing is said unless null may be written."""
+        made = super().default_schema(schema)
+        stated = made.get("default") or {"type": "null"} in made.get("anyOf", ())
+        if not stated and made.get("default") in (None, []):
+            made.pop("default", None)
+        return made
+
+
+def _with_index(error: ValidationError, taken: Mapping[str, int]) -> list[InitErrorDetails]:
+    """The errors of one combination, each with the index of the value that was taken of a list."""
+    details = []
+    for one in error.errors(include_url=False):
+        loc = one["loc"]
+        if loc and loc[0] in taken:
+            loc = (loc[0], taken[str(loc[0])], *loc[1:])
+        # A type of error that pydantic defines, made again by its name, would ask for its context.
+        kind = PydanticCustomError(one["type"], one["type"], one.get("ctx"))
+        details.append(InitErrorDetails(type=kind, loc=loc, input=one["input"]))
+    return details
+
+
+def _is_list(schema: Mapping[str, Any]) -> bool:
+    """Whether a list is a value of the option itself, so that it cannot mean a sweep."""
+    return any(part.get("type") == "array" for part in (schema, *schema.get("anyOf", ())))

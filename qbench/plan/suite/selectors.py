@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, model_validator
 
 from qbench.core.foreign import LONGEST_LINE
 from qbench.core.names import nearest
 from qbench.core.spec import Cell, Frozen
+from qbench.plan.suite.reading import PART, Given, Unfit, said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.plan.suite.problems import Findings
-    from qbench.plan.suite.yaml_lines import Node
-
 
 UNTUNED = "none"
 """The pattern that picks the cells which are not tuned; `*` picks those that are."""
 
 
+Pattern = Annotated[
+    str, said("a name or a pattern such as nf4*", min_length=1, max_length=LONGEST_LINE)
+]
+
+
+_EXPECTED = "a mapping with `model`, `precision` or both, such as {precision: nf4*}"
+
+
 class Selector(Frozen):
     """Picks the cells whose model and precision match its patterns."""
 
-    model: str = "*"
+    model_config = PART | ConfigDict(
+        json_schema_extra={"minProperties": 1, "errorMessage": _EXPECTED}
+    )
+
+    model: Pattern = "*"
     """Pattern for the model's name, as in file names: `*`, `?` and `[abc]`."""
-    precision: str = "*"
+    precision: Pattern = "*"
     """Pattern for the precision's label or name, such as `nf4*`: what a cell is served in."""
-    finetune: str | None = None
+    finetune: Annotated[Pattern | None, Given()] = None
     """Pattern for what tuned cells are called, such as `qlora*`; `none` picks untuned cells."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        if value == {}:
+            raise Unfit(_EXPECTED)
+        return value
 
     def matches(self, cell: Cell) -> bool:
         """Whether the cell is picked."""
@@ -68,50 +88,39 @@ def _tuning_label(cell: Cell) -> str | None:
     return None if cell.tuning is None else cell.tuning.label
 
 
-def read_selectors(findings: Findings, node: Node | None) -> list[tuple[Selector, Node]]:
-    """The selectors of a list, each with its place."""
-    if node is None:
-        return []
-    entries = node.value if isinstance(node.value, tuple) else (node,)
-    if node.value is None or not entries:
-        entries = ()
-        remedy = "remove the line to keep every cell"
-        findings.add(node, "at least one selector such as {precision: nf4*}", remedy=remedy)
-    return [(made, entry) for entry in entries if (made := _read_selector(findings, entry))]
-
-
 def check_selection(
     findings: Findings,
     cells: Sequence[Cell],
-    include: Sequence[tuple[Selector, Node]],
-    exclude: Sequence[tuple[Selector, Node]],
+    include: Sequence[Selector],
+    exclude: Sequence[Selector],
     reference: str,
 ) -> None:
     """Notes selectors that pick nothing, a reference that is dropped, and a suite left empty."""
+    placed = [(selector, ("include", index)) for index, selector in enumerate(include)]
+    dropping = [(selector, ("exclude", index)) for index, selector in enumerate(exclude)]
     idle = [
-        (selector, node)
-        for selector, node in (*include, *exclude)
+        (selector, at)
+        for selector, at in (*placed, *dropping)
         if not any(selector.matches(cell) for cell in cells)
     ]
-    for selector, node in idle:
-        _note_no_match(findings, cells, selector, node)
+    for selector, at in idle:
+        _note_no_match(findings, cells, selector, at)
     if idle:
         return  # what is left over says nothing while a pattern is misspelt
-    kept = selected(cells, [s for s, _ in include], [s for s, _ in exclude])
+    kept = selected(cells, [one for one, _ in placed], [one for one, _ in dropping])
     if not kept and cells:
-        node = (*exclude, *include)[0][1]
+        _, at = (*dropping, *placed)[0]
         found = "a selection that leaves no cell"
-        findings.add(node, "at least one cell to measure", found=found, remedy="select less")
+        findings.add(at, "at least one cell to measure", found=found, remedy="select less")
         return
     for name in dict.fromkeys(cell.model.name for cell in kept):
         of_model = [cell for cell in cells if cell.model.name == name]
         dropped = next(cell for cell in of_model if cell.label == reference)
         if dropped in kept:
             continue
-        culprit = next((node for selector, node in exclude if selector.matches(dropped)), None)
-        node = culprit or include[0][1]
+        culprit = next((at for selector, at in dropping if selector.matches(dropped)), None)
         findings.add(
-            node,
+            culprit or placed[0][1],
             "the reference to stay, for the other cells are compared with it",
             found=f"the reference cell {name} in {reference} dropped",
             remedy="set `reference` to a precision that stays"
@@ -120,24 +129,8 @@ def check_selection(
         )
 
 
-def _read_selector(findings: Findings, node: Node) -> Selector | None:
-    if not isinstance(node.value, dict) or not node.value:
-        findings.add(node, "a mapping with `model`, `precision` or both, such as {precision: nf4*}")
-        return None
-    patterns = {}
-    for key, child in node.value.items():
-        if key not in Selector.model_fields:
-            findings.add_unknown(child, "key of a selector", key, Selector.model_fields)
-        elif isinstance(child.value, str) and 0 < len(child.value) <= LONGEST_LINE:
-            patterns[key] = child.value
-        else:
-            remedy = "put it in quotes" if isinstance(child.value, int | float) else None
-            findings.add(child, "a name or a pattern such as nf4*", remedy=remedy)
-    return Selector(**patterns) if len(patterns) == len(node.value) else None
-
-
 def _note_no_match(
-    findings: Findings, cells: Sequence[Cell], selector: Selector, node: Node
+    findings: Findings, cells: Sequence[Cell], selector: Selector, at: tuple[str, int]
 ) -> None:
     """Says which of the patterns matches nothing: one does, since every pair is a cell."""
     known = {
@@ -152,7 +145,7 @@ def _note_no_match(
         alone = Selector(**{key: pattern})
         if not any(alone.matches(cell) for cell in cells):
             findings.add(
-                node.child(key) or node,
+                (*at, key),
                 f"a name or pattern of {', '.join(dict.fromkeys(names))}",
                 found=f"'{pattern}', which matches no {key} of the suite",
                 remedy=nearest(pattern.strip("*"), names),

@@ -5,53 +5,34 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, ValidationError
 
-from qbench.compare.gate.rules import GateRule, parse_rules
+from qbench.compare.gate.rules import GateRule
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import nearest
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
-from qbench.plan.suite.finetune import FineTuning, read_finetune
-from qbench.plan.suite.options import owners
+from qbench.plan.suite.errors import note_errors
+from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile, suite_schema
+from qbench.plan.suite.finetune import FineTuning, make_finetune
 from qbench.plan.suite.parts import (
-    MAX_CELLS,
-    default_measures,
+    check_count,
     default_precisions,
-    read_measures,
-    read_models,
-    read_name,
-    read_precisions,
-    read_reference,
-    read_seconds,
-    read_switch,
+    make_measures,
+    make_models,
+    make_precisions,
+    make_reference,
 )
-from qbench.plan.suite.problems import Findings
-from qbench.plan.suite.selectors import Selector, check_selection, read_selectors, selected
-from qbench.plan.suite.yaml_lines import Node, read_yaml
+from qbench.plan.suite.problems import Findings, leave_out
+from qbench.plan.suite.selectors import Selector, check_selection, selected
+from qbench.plan.suite.yaml_lines import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_TIMEOUT_S = 3600.0
-"""Seconds one process of a cell may take."""
 LARGEST_FILE_BYTES = 1_000_000
 """A suite is written by hand; a file beyond this is something else."""
-KEYS = (
-    "name",
-    "models",
-    "precisions",
-    "reference",
-    "finetune",
-    "measure",
-    "include",
-    "exclude",
-    "gate",
-    "timeout_s",
-    "trust_code",
-)
-"""The keys of a suite's file."""
 
 
 class Suite(Frozen):
@@ -131,95 +112,74 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
 
     `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
     """
-    from qbench.measures import asked_for
-    from qbench.precisions import precisions
-
     top, problems = read_yaml(text, file)
-    findings = Findings(file, problems)
-    entries = _top_entries(findings, top, text)
-    if top is None or entries is None:
+    findings = Findings(file, top, problems)
+    if top is None:
+        if not problems:
+            found = "nothing but comments" if text.strip() else "an empty file"
+            remedy = "`qbench init` writes a suite to start from"
+            findings.add((), "a suite with its `models`", found=found, remedy=remedy)
         raise SuiteError(findings.sorted())
-
-    before = len(findings)
-    models: tuple[ModelRef, ...] = ()
-    if "models" in entries:
-        models = read_models(findings, entries["models"], base)
-    else:
-        remedy = "add `models: [bundled:tiny-mistral]`, for one"
-        findings.add(top, "the key `models`", found="a suite without models", remedy=remedy)
-    chosen = default_precisions(precisions())
-    if "precisions" in entries:
-        chosen = read_precisions(findings, entries["precisions"], precisions())
-    unread = any(problem.path.startswith(("models", "precisions")) for problem in problems)
-    whole = len(findings) == before and not unread
-    reference = read_reference(findings, entries.get("reference"), chosen, complete=whole)
-    measure = default_measures(asked_for())
-    if "measure" in entries:
-        measure = read_measures(findings, entries["measure"], asked_for())
-    finetune = read_finetune(findings, entries.get("finetune"))
-    include = read_selectors(findings, entries.get("include"))
-    exclude = read_selectors(findings, entries.get("exclude"))
-    countable = _check_count(findings, top, models, chosen, finetune)
-    if countable and whole and any(precision.label == reference for precision in chosen):
-        cells = _every_cell(models, chosen, reference, finetune)
-        check_selection(findings, cells, include, exclude, reference)
-    name = slugify(slugify(Path(file).stem)[:LONGEST_NAME])
-    if "name" in entries:
-        name = read_name(findings, entries["name"]) or name
-    timeout_s: float | None = DEFAULT_TIMEOUT_S
-    if "timeout_s" in entries:
-        timeout_s = read_seconds(findings, entries["timeout_s"])
-    trust_code = "trust_code" in entries and read_switch(findings, entries["trust_code"])
-
-    rules: tuple[GateRule, ...] = ()
-    if "gate" in entries:
-        rules = _read_gate(findings, entries["gate"])
-
-    suite = Suite(
-        name=name,
-        file=file,
-        base=base,
-        models=models,
-        precisions=chosen,
-        reference=reference,
-        finetune=finetune,
-        measure=measure,
-        include=tuple(selector for selector, _ in include),
-        exclude=tuple(selector for selector, _ in exclude),
-        timeout_s=timeout_s or DEFAULT_TIMEOUT_S,
-        trust_code=trust_code,
-        gate=rules,
-        lines=top.lines(),
-    )
-    if len(findings) or timeout_s is None:
+    written = top.plain()
+    if not isinstance(written, dict):
+        remedy = "write `models:` and the models under it, each with a dash"
+        findings.add((), f"keys with values: {', '.join(SuiteFile.model_fields)}", remedy=remedy)
+        raise SuiteError(findings.sorted())
+    try:
+        read = SuiteFile.model_validate(written)
+    except ValidationError as error:
+        wrong = note_errors(findings, error, suite_schema())
+        findings.kept = leave_out(written, wrong)
+        read = _what_is_right(written)
+    suite = _make_suite(findings, read, file, base, top.lines())
+    if len(findings):
         raise SuiteError(findings.sorted(), readable=suite)
     return suite
 
 
-def _check_count(
-    findings: Findings,
-    top: Node,
-    models: tuple[ModelRef, ...],
-    precisions: tuple[PrecisionRef, ...],
-    finetune: FineTuning | None,
-) -> bool:
-    """Notes a suite of too many cells, before any of them is made."""
+def _what_is_right(written: dict[str, Any]) -> SuiteFile:
+    """What a file says, less the keys that still cannot be read."""
+    lacking = {} if "models" in written else {"models": ["bundled:tiny-mistral"]}
+    try:
+        read = SuiteFile.model_validate(written | lacking)
+    except ValidationError as error:
+        unread = {detail["loc"][0] for detail in error.errors(include_url=False)}
+        return _what_is_right({key: one for key, one in written.items() if key not in unread})
+    return read.model_copy(update={"models": ()}) if lacking else read
+
+
+def _make_suite(
+    findings: Findings, read: SuiteFile, file: str, base: Path, lines: dict[str, int]
+) -> Suite:
+    """The suite that the file means; what is wrong with the whole of it is noted."""
+    models = make_models(findings, read.models, base)
+    precisions = default_precisions()
+    if "precisions" in lines:
+        precisions = make_precisions(findings, read.precisions, "precisions")
+    whole = bool(read.models) and not findings.has("models", "precisions")
+    labels = [precision.label for precision in precisions]
+    reference = make_reference(findings, read.reference, labels, complete=whole)
+    finetune = make_finetune(findings, read.finetune) if read.finetune else None
     count = len(models) * (len(precisions) + (finetune.count if finetune else 0))
-    if count > MAX_CELLS:
-        remedy = "shorten the lists, or write several suites"
-        findings.add(top, f"at most {MAX_CELLS}", found=f"{count} cells", remedy=remedy)
-    return count <= MAX_CELLS
-
-
-def _read_gate(findings: Findings, node: Node) -> tuple[GateRule, ...]:
-    """The rules of a gate, each problem at the place it stands in."""
-    rules, wrong = parse_rules(node.plain())
-    for problem in wrong:
-        at = node
-        for key in problem.keys:
-            at = at.child(key) or at
-        findings.add(at, problem.expected, found=problem.found, remedy=problem.remedy)
-    return tuple(rules)
+    if check_count(findings, count) and whole and reference in labels:
+        cells = _every_cell(models, precisions, reference, finetune)
+        check_selection(findings, cells, read.include, read.exclude, reference)
+    return Suite(
+        name=read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME]),
+        file=file,
+        base=base,
+        models=models,
+        precisions=precisions,
+        reference=reference,
+        finetune=finetune,
+        measure=make_measures(findings, read.measure),
+        include=read.include,
+        exclude=read.exclude,
+        timeout_s=read.timeout_s,
+        trust_code=read.trust_code,
+        gate=read.gate,
+        lines=lines,
+    )
 
 
 def _every_cell(
@@ -238,33 +198,6 @@ def _every_cell(
             *(finetune.cells(model) if finetune else ()),
         )
     )
-
-
-def _top_entries(findings: Findings, top: Node | None, text: str) -> dict[str, Node] | None:
-    """The suite's keys, unknown ones noted; None where there is no suite at all."""
-    from qbench.measures import asked_for
-
-    if top is None:
-        if not len(findings):
-            place = Node(None, "", 1, 1)
-            found = "nothing but comments" if text.strip() else "an empty file"
-            remedy = "`qbench init` writes a suite to start from"
-            findings.add(place, "a suite with its `models`", found=found, remedy=remedy)
-        return None
-    if not isinstance(top.value, dict):
-        remedy = "write `models:` and the models under it, each with a dash"
-        findings.add(top, f"keys with values: {', '.join(KEYS)}", remedy=remedy)
-        return None
-    for key, child in top.value.items():
-        if key in KEYS:
-            continue
-        hint = None
-        if key in asked_for():
-            hint = f"'{key}' is a measurement: put it under `measure`"
-        elif homes := owners(key, asked_for()):
-            hint = f"'{key}' is an option of {', '.join(homes)}: put it there, under `measure`"
-        findings.add_unknown(child, "key", key, KEYS, hint)
-    return top.value
 
 
 def _read_text(path: Path) -> str:

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 
 from qbench.core.errors import SuiteError
 from qbench.measures import asked_for
-from qbench.plan.suite.schema import suite_schema
-from qbench.plan.suite.suite import KEYS, load_suite_text
+from qbench.plan.suite.file import SuiteFile, suite_schema
+from qbench.plan.suite.suite import load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
 
@@ -168,7 +168,7 @@ def test_every_precision_and_measurement_is_there() -> None:
 
 def test_every_key_and_option_is_described() -> None:
     schema = suite_schema()
-    assert tuple(schema["properties"]) == KEYS
+    assert tuple(schema["properties"]) == tuple(SuiteFile.model_fields)
 
     def undescribed(part: Any, path: str) -> list[str]:
         if isinstance(part, list):

@@ -1,0 +1,386 @@
+"""What a suite's file may say: the model that reads it, and its JSON Schema for editors.
+
+What one value tells is decided here. That names are unique, the reference is among the labels and
+patterns match something is seen afterwards, on the whole.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic_core import core_schema
+from typing_extensions import TypeAliasType
+
+from qbench.compare.gate.rules import GateRule, parse_rules, rules_schema
+from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
+from qbench.finetune import methods
+from qbench.measures import asked_for
+from qbench.plan.suite.options import Choice, Options, PlainSchema, Swept
+from qbench.plan.suite.reading import PART, Given, OneOrMore, Unfit, said, unfit_below
+from qbench.plan.suite.selectors import Selector
+from qbench.precisions import precisions
+from qbench.sources.data.tuning import TuningDataOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+
+DEFAULT_TIMEOUT_S = 3600.0
+"""Seconds one process of a cell may take."""
+DEFAULT_DEPLOY: tuple[Deployment, ...] = ("attached", "merged")
+
+
+class OfTables:
+    """Of a field whose type follows from the tables of what is installed."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        """`build` is called when the field is first needed."""
+        self.build = build
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return handler.generate_schema(self.build())
+
+
+def _entry(name: str, base: type[Frozen], about: str, **fields: Any) -> Any:
+    """The class of one entry of a table."""
+    # Its fields say what they are; looking for docstrings would search all modules.
+    told = {"use_attribute_docstrings": False}
+    return create_model(name, __base__=base, __doc__=about, __cls_kwargs__=told, **fields)
+
+
+Name = Annotated[
+    str,
+    said(
+        f"a name of at most {LONGEST_NAME} letters, digits and . _ = - (none of . - at either end)",
+        pattern=r"^[A-Za-z0-9_=]([A-Za-z0-9._=-]*[A-Za-z0-9_=])?$",
+        max_length=LONGEST_NAME,
+    ),
+]
+"""It becomes the name of a file or folder as it is."""
+Source = Annotated[
+    str,
+    said(
+        "a model: `bundled:…`, a folder, or a hub id",
+        pattern=r"\S",
+        description="`bundled:<name>`, a folder (relative to the suite's file), a hub id with an"
+        " optional `@revision`, or `random:` before one of these or the name of a known"
+        " configuration: the same shape with random weights.",
+        examples=["bundled:tiny-mistral", "./my-model", "owner/name@rev", "random:Mistral-7B"],
+    ),
+]
+
+
+class ModelEntry(Frozen):
+    """A model, and how it is loaded."""
+
+    model_config = PART
+
+    source: Source
+    name: Annotated[Name | None, Given()] = None
+    """Short name for tables and files, unique."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model. Read it first."""
+    device_map: Annotated[
+        Literal["auto"] | None, Given(), said("auto, which lays the model over all GPUs")
+    ] = None
+    """Leave it out to keep the model on one device. With `auto` the layers of one that is too large
+    lie over all GPUs, and the record says what went where."""
+    original: Annotated[str | None, Given(), said("the name or source of a model of the suite")] = (
+        None
+    )
+    """Of a checkpoint that is already quantized: name or source of the suite's model that it was
+    made of, against whose reference it is held."""
+
+
+AnyModel = Annotated[
+    ModelEntry,
+    BeforeValidator(
+        lambda value: value if isinstance(value, dict) else {"source": value},
+        json_schema_input_type=Source | ModelEntry,
+    ),
+]
+"""A model by its source alone, or with more."""
+
+
+class PrecisionEntry(Frozen):
+    """A precision by its name; each has a class of its own, whose `choices` are under that name."""
+
+    model_config = PART
+    precision: ClassVar[str] = ""
+
+    choices: Annotated[tuple[Choice, ...], Swept("", Frozen)]
+    name: Annotated[Name | None, Given()] = None
+    """Label of its own, unique within the suite."""
+
+
+def _by_name(value: object) -> object:
+    """An entry of `precisions` as a mapping; a name alone takes the defaults."""
+    if isinstance(value, str):
+        return {value: None}
+    example = "a precision's name, or one with options such as {nf4: {compute_dtype: fp16}}"
+    if not isinstance(value, dict):
+        raise Unfit(example)
+    chosen = [name for name in value if name in precisions()]
+    if len(chosen) > 1 or set(value) <= {"name"}:
+        found = f"{len(chosen)} precisions in one entry" if chosen else None
+        raise Unfit(example, found, "begin each with a dash")
+    return value
+
+
+def _precision_tag(value: dict[str, Any]) -> str:
+    """Names the class of an entry; that of a key which is no precision, where there is none."""
+    first, *_ = [*filter(precisions().get, value), *(key for key in value if key != "name")]
+    return f"precision-{first}"
+
+
+@cache
+def _precision_types() -> TypeAliasType:
+    """A precision by its name alone, or with options, or with a label of its own."""
+    table = precisions()
+    tagged = []
+    for name, entry in table.items():
+        field = (Annotated[tuple[Choice, ...], Swept(name, entry.options)], Field(alias=name))
+        made = _entry(f"precision-{name}", PrecisionEntry, entry.summary, choices=field)
+        made.precision = name
+        tagged.append(Annotated[made, Tag(made.__name__)])
+    told = "; ".join(f"{entry.name} ({entry.summary})" for entry in table.values())
+    names: Any = Annotated[Literal[tuple(table)], Field(description=told)]
+    by_name: Any = Annotated[_union(tagged), Discriminator(_precision_tag)]
+    read = BeforeValidator(_by_name, json_schema_input_type=names | by_name)
+    return TypeAliasType("any_precision", Annotated[by_name, read])
+
+
+def _union(types: list[Any]) -> Any:
+    return Union[tuple(types)]  # noqa: UP007 - of types that are known here alone
+
+
+AnyPrecision = Annotated[PrecisionEntry, OfTables(_precision_types)]
+
+
+class MethodEntry(Frozen):
+    """A way to tune; each has a class of its own, whose `choices` stand among the other keys."""
+
+    model_config = PART
+
+    method: str
+    precision: Annotated[
+        tuple[AnyPrecision, ...],
+        OneOrMore("one precision", "add one, or remove the line to take bf16"),
+    ] = ()
+    """What the base is held in while it is trained; bf16 unless given."""
+    name: Annotated[Name | None, Given()] = None
+    """Label of the arm, unique within the suite."""
+    choices: Annotated[tuple[Choice, ...], Swept("", Frozen)]
+
+
+METHOD_KEYS = ("method", "precision", "name")
+"""The keys of a method's entry beside the method's own options."""
+
+
+def _with_choices(value: object) -> object:
+    """An entry of `methods` as a mapping, the method's options put together."""
+    names = ", ".join(methods())
+    if isinstance(value, str):
+        value = {"method": value}
+    if not isinstance(value, dict):
+        raise Unfit("a method such as {method: lora, precision: nf4, rank: 16}")
+    if "method" not in value:
+        remedy = f"add `method: lora`; there are {names}"
+        raise Unfit("an entry with its `method`", remedy=remedy)
+    if not isinstance(value["method"], str):
+        remedy = "write an entry for each, its options beside it: {method: lora, rank: 8}"
+        raise unfit_below([(("method",), Unfit(f"one of {names}", remedy=remedy))])
+    own = {key: one for key, one in value.items() if key in METHOD_KEYS}
+    return own | {"choices": {key: one for key, one in value.items() if key not in METHOD_KEYS}}
+
+
+def _flat(schema: JsonSchemaValue) -> None:
+    """Puts the options of a method beside its other keys, as they are written."""
+    fields = schema["properties"]
+    fields |= fields.pop("choices")["anyOf"][0]["properties"]
+    schema["required"] = ["method"]
+
+
+@cache
+def _method_types() -> TypeAliasType:
+    """A method by its name alone, or with its precision and options."""
+    tagged = []
+    for name, entry in methods().items():
+        fields = {
+            "method": (Literal[name], Field(description=entry.summary)),
+            "choices": (Annotated[tuple[Choice, ...], Swept(name, entry.options)], ...),
+        }
+        made = _entry(f"method-{name}", MethodEntry, entry.summary, **fields)
+        made.model_config["json_schema_extra"] = _flat
+        tagged.append(Annotated[made, Tag(made.__name__)])
+    names: Any = Literal[tuple(methods())]
+    by_name: Any = Annotated[
+        _union(tagged), Discriminator(lambda value: f"method-{value['method']}")
+    ]
+    read = BeforeValidator(_with_choices, json_schema_input_type=names | by_name)
+    return TypeAliasType("any_method", Annotated[by_name, read])
+
+
+class FineTuneEntry(Frozen):
+    """What to tune, on which data, and how the tuned models are served."""
+
+    model_config = PART | ConfigDict(
+        json_schema_extra={
+            "errorMessage": "a mapping such as {methods: [{method: lora, precision: nf4}]}"
+        }
+    )
+
+    data: Annotated[TuningDataOptions, Options("data", TuningDataOptions)] = Field(
+        default_factory=TuningDataOptions
+    )
+    """What to tune on, and its three disjoint splits."""
+    methods: Annotated[
+        tuple[Annotated[MethodEntry, OfTables(_method_types)], ...],
+        OneOrMore("one method", "add one"),
+    ] = Field(examples=[[{"method": "lora", "precision": ["bf16", "nf4"]}]])
+    """How to tune: one arm for each precision and value of a list."""
+    seeds: Annotated[
+        tuple[Annotated[int, said("a whole number from 0", ge=0, lt=2**31)], ...],
+        OneOrMore("one seed", "add one, or remove the line to take seed 0"),
+    ] = (0,)
+    """Each arm is trained once with each."""
+    deploy: Annotated[
+        tuple[Annotated[Deployment, Field(title="way to serve")], ...],
+        OneOrMore(
+            "one way to serve a tuned model",
+            f"add one, or remove the line to take {', '.join(DEFAULT_DEPLOY)}",
+        ),
+    ] = DEFAULT_DEPLOY
+    """How each tuned model is served; rungs that a method does not have are left out."""
+    quantize: Annotated[
+        tuple[AnyPrecision, ...],
+        OneOrMore("one precision", "add one, or remove the line to take those that QAT trains for"),
+    ] = ()
+    """What fully tuned weights are also rounded to after the training (PTQ); unless given, the
+    precisions that QAT trains for."""
+
+
+class MeasureEntry(Frozen):
+    """Measurements with their options: a key for each that there is."""
+
+    model_config = PART | ConfigDict(json_schema_extra={"minProperties": 1})
+
+    @property
+    def options(self) -> dict[str, Frozen]:
+        """Those that are given, in the order of the table."""
+        fields = type(self).model_fields.items()
+        given = {str(one.alias): getattr(self, name) for name, one in fields}
+        return {name: options for name, options in given.items() if options is not None}
+
+
+@cache
+def _measure_types() -> Any:
+    """Measurements as a mapping, or by their names alone."""
+    table = asked_for()
+    fields = {
+        f"field_{index}": (
+            Annotated[Frozen | None, Options(name, entry.options)],
+            Field(default_factory=lambda: None, alias=name, description=entry.summary),
+        )
+        for index, (name, entry) in enumerate(table.items())
+    }
+    made = _entry("measurements", MeasureEntry, str(MeasureEntry.__doc__), **fields)
+    expected = (
+        "a measurement's name; for options, a mapping `quality: {window: 256}` without dashes"
+    )
+    name: Any = Annotated[Literal[tuple(table)], said(expected, title="measurement")]
+    several = OneOrMore("one measurement", "add one, or remove the line to take all", unique=True)
+    measurement_names = TypeAliasType("measurement_names", Annotated[tuple[name, ...], several])
+    return Annotated[
+        Annotated[made, Tag("measurements")]
+        | Annotated[measurement_names, Tag("measurement_names")],
+        Discriminator(
+            lambda value: "measurements" if isinstance(value, dict) else "measurement_names"
+        ),
+        BeforeValidator(lambda value: None if value == {} else value),
+    ]
+
+
+class GateRules:
+    """Reads the rules of a gate."""
+
+    def _read(self, value: object) -> tuple[GateRule, ...]:
+        rules, problems = parse_rules(value)
+        if problems:
+            raise unfit_below(
+                (one.keys, Unfit(one.expected, one.found, one.remedy)) for one in problems
+            )
+        return rules
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return rules_schema()
+
+
+SELECTORS = OneOrMore(
+    "one selector such as {precision: nf4*}", "remove the line to keep every cell"
+)
+
+
+class SuiteFile(Frozen):
+    """Which models qbench measures, in which precisions, and how."""
+
+    model_config = PART | ConfigDict(title="A suite for qbench")
+
+    name: Annotated[Name | None, Given()] = None
+    """Folder name under `results/`; the file's stem unless given."""
+    models: Annotated[tuple[AnyModel, ...], OneOrMore("one model", "add one")] = Field(
+        examples=[["bundled:tiny-mistral"]]
+    )
+    """The models, each held in each of the precisions."""
+    precisions: Annotated[
+        tuple[AnyPrecision, ...],
+        OneOrMore("one precision", "add one, or remove the line to take all"),
+    ] = Field((), examples=[["fp32", "nf4", {"nf4": {"compute_dtype": ["fp32", "fp16"]}}]])
+    """The precisions, by name or with options; all unless given. A list as the value of an option
+    sweeps: one precision for each value."""
+    reference: Annotated[
+        str | None, Given(), said("the label of one of the precisions", examples=["fp32"])
+    ] = None
+    """Label of the precision that the others are compared with: fp32 unless given, else bf16, else
+    the first."""
+    finetune: Annotated[FineTuneEntry | None, Given()] = None
+    """What to tune and how the tuned models are served; nothing unless given."""
+    measure: Annotated[MeasureEntry | tuple[str, ...] | None, OfTables(_measure_types)] = None
+    """What to find out about each cell; everything unless given."""
+    include: Annotated[tuple[Selector, ...], SELECTORS] = Field(
+        (), examples=[[{"precision": "nf4*"}]]
+    )
+    """Keep only the cells that match one of these. `*`, `?` and `[abc]` stand for other letters."""
+    exclude: Annotated[tuple[Selector, ...], SELECTORS] = Field(
+        (), examples=[[{"precision": "nf4*"}]]
+    )
+    """Drop the cells that match one of these. `*`, `?` and `[abc]` stand for other letters."""
+    gate: Annotated[tuple[GateRule, ...], GateRules()] = ()
+    """Margins that `qbench gate` compares the results with, by metric."""
+    timeout_s: Annotated[float, said("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
+    """Seconds that one process of a cell may take."""
+    trust_code: bool = False
+    """Run the Python that tasks of your own name, and scripts of metrics. Read it first."""
+
+
+@cache
+def suite_schema() -> JsonSchemaValue:
+    """JSON Schema of a suite's file, draft 2020-12, with all that is installed.
+
+    It refuses what `load_suite` refuses, as far as one value tells.
+    """
+    heading = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return heading | SuiteFile.model_json_schema(schema_generator=PlainSchema)
