@@ -11,6 +11,7 @@ from qbench.compare.selection import select
 from qbench.core.page_data import table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.report.decision import decision_table
+from qbench.report.differences import difference_table
 from qbench.report.finetune.ladder import ladder_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Page
     from qbench.core.record import Record
-    from qbench.report.decision import Decision
 
 
 def render(records: Sequence[Record]) -> str:
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
+
+    Each decision table has its `differences` from the reference.
 
     Numbers stand in the metrics' own units; what is missing is null.
     """
@@ -35,8 +37,8 @@ def render(records: Sequence[Record]) -> str:
         "protocol": selection.protocol,
         "older_records": selection.older,
         "other_protocols": dict(selection.other_protocols),
-        "decision_tables": [_decision(decision_table(table)) for table in selection.tables],
-        "fine_tuning": [_fine_tuning(table) for table in selection.tables if table.tuned],
+        "decision_tables": [_finite(_decision(table)) for table in selection.tables],
+        "fine_tuning": [_finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN
         "records": [json.loads(record.model_dump_json()) for record in records],
     }
@@ -57,7 +59,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _decision(decision: Decision) -> dict[str, Any]:
+def _decision(records: TableRecords) -> dict[str, Any]:
+    decision, differences = decision_table(records), difference_table(records)
     latency, memory = decision.latency_point, decision.memory_point
     return {
         "suite": decision.suite,
@@ -67,6 +70,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "latency_point": latency.item.slug if latency else None,
         "memory_point": memory.item.slug if memory else None,
         **table_data(decision.table),
+        "differences": None if differences is None else table_data(differences),
     }
 
 

@@ -101,6 +101,12 @@ def test_json_holds_the_decision_table() -> None:
     assert decision["columns"]["memory.static"]["unit"] == "B"
     change = by_label["nf4"]["change:stdlib-heldout-w256-default"]
     assert change["low"] < change["value"] < change["high"]
+    (row,) = [
+        row for row in decision["differences"]["rows"] if row["metric"].startswith("perplexity")
+    ]
+    assert {key: row["figures"]["nf4"][key] for key in ("value", "low", "high")} == {
+        key: change[key] for key in ("value", "low", "high")
+    }
 
 
 def test_json_writes_no_nan() -> None:
@@ -109,6 +115,18 @@ def test_json_writes_no_nan() -> None:
     text = written_as("json", [record])
     assert "NaN" not in text
     assert "Infinity" not in text
+
+
+def test_a_difference_from_nothing_is_no_number_in_json() -> None:
+    records = [
+        make_record(label, metrics={"memory.static": size})
+        for label, size in (("fp32", 0.0), ("nf4", 5.0))
+    ]
+    document = json.loads(written_as("json", records))
+    (row,) = document["decision_tables"][0]["differences"]["rows"]
+    found = row["figures"]["nf4"]
+    assert (found["value"], found["high"]) == (None, None)
+    assert found["word"] == "from 0 worse"
 
 
 def test_no_format_loads_torch_or_pandas() -> None:
