@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -101,3 +102,19 @@ def test_no_module_loads_anything_heavy_when_it_is_imported() -> None:
         timeout=60,
     )
     assert json.loads(done.stdout) == []
+
+
+def test_a_folder_says_what_it_is_and_runs_nothing_but_for_the_three_tables() -> None:
+    """Asking for one file of a folder runs no other: so there are no circles at import."""
+    package = REPOSITORY / "qbench"
+    with_code = {
+        str(path.parent.relative_to(package))
+        for path in package.rglob("__init__.py")
+        if len(ast.parse(path.read_text(encoding="utf-8")).body) != 1
+    }
+    assert with_code == {".", "finetune", "measures", "precisions"}
+
+
+def test_at_the_root_of_the_package_there_is_no_code_but_what_others_call() -> None:
+    files = {path.name for path in (REPOSITORY / "qbench").glob("*.py")}
+    assert files <= {"__init__.py", "__main__.py", "plugin.py"}
