@@ -53,7 +53,7 @@ class CellRecords:
     @property
     def is_training(self) -> bool:
         """Whether it is the training itself, which no model is served in."""
-        return self.tuning is not None and self.deploy is None
+        return self.records[0].cell.is_training
 
     @property
     def faulty(self) -> bool:

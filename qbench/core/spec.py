@@ -185,7 +185,7 @@ Deployment = Literal[
 class Cell(Frozen):
     """One model variant: a model, tuned or not, held in one precision.
 
-    With a `tuning` and no `deploy` it is the artifact itself: what is recorded is the training.
+    With a `tuning` and no `deploy` it is a training, which makes the tuned model that others serve.
     """
 
     model: ModelRef
@@ -195,11 +195,21 @@ class Cell(Frozen):
     deploy: Deployment | None = None
 
     @property
+    def training(self) -> TuningRef | None:
+        """The tuning that the cell is the making of; None for a cell whose model is measured."""
+        return self.tuning if self.deploy is None else None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it makes a tuned model, rather than serve one."""
+        return self.training is not None
+
+    @property
     def label(self) -> str:
         """Names the cell within its model: the precision, or the tuning and its deployment."""
         if self.tuning is None:
             return self.precision.label
-        if self.deploy is None:
+        if self.is_training:
             return self.tuning.label
         # Only what is not quantized while it is tuned can be quantized in several ways afterwards.
         chosen = self.deploy == "quantized" and self.precision != self.tuning.precision

@@ -46,7 +46,7 @@ class CellItems:
         measured = self.measured[cell.model.name]
         if cell.tuning is None:
             return [*measured, *self._of_test_split()]
-        if cell.deploy is None:
+        if cell.is_training:
             return [self._training(cell.tuning)]
         kept = [item for item in measured if item.measurement not in _OF_UNTUNED]
         return [

@@ -80,8 +80,8 @@ class Keys:
     def tasks(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> tuple[Task, ...]:
         """The tasks of one cell, after all that its keys hold."""
         tasks = tuple(self._task(cell, model, item) for item in items)
-        if cell.tuning is not None and cell.deploy is None:
-            self._artifact_keys[cell.model.name, cell.tuning.label] = tasks[0].key
+        if cell.training is not None:
+            self._artifact_keys[cell.model.name, cell.training.label] = tasks[0].key
         return tasks
 
     def artifact_key(self, cell: Cell) -> str | None:

@@ -34,12 +34,12 @@ class PlannedCell:
     @property
     def is_needed_by_others(self) -> bool:
         """Whether other cells need what it leaves in the cache."""
-        return self.is_training or any(task.item.makes_states for task in self.tasks)
+        return self.cell.is_training or any(task.item.makes_states for task in self.tasks)
 
     @property
     def is_training(self) -> bool:
         """Whether it makes a tuned model, rather than serve one."""
-        return self.cell.tuning is not None and self.cell.deploy is None
+        return self.cell.is_training
 
 
 class Layout:
@@ -83,7 +83,7 @@ class Layout:
         if cell.tuning is None:
             return reason
         place = (cell.model.name, cell.tuning.label)
-        if cell.deploy is None:
+        if cell.is_training:
             if reason is not None:
                 self._unfit_trainings[place] = reason
             return reason

@@ -90,7 +90,7 @@ def made_again(plan: Plan, jobs: list[Job], retry: frozenset[Status]) -> list[st
             f"the tuned model of {job.cell.slug} in the cache is not what its training left:"
             f" {damage}; it is trained again now"
             for job in jobs
-            if job.cell.deploy is None and job.artifact_key is not None
+            if job.cell.is_training and job.artifact_key is not None
             if (damage := damage_of_artifact(job.artifact_key)) is not None
         ),
     ]

@@ -149,7 +149,7 @@ def _download_bytes(model: ResolvedModel) -> int | None:
 
 def _trained_bytes(planned: PlannedCell) -> int | None:
     """Bytes of the adapter, or of all weights, that a training leaves; None for another cell."""
-    tuning, shape = planned.cell.tuning, planned.model.shape
-    if tuning is None or planned.cell.deploy is not None or shape is None:
+    training, shape = planned.cell.training, planned.model.shape
+    if training is None or shape is None:
         return None
-    return trained_bytes(shape, planned.model.architecture, tuning)
+    return trained_bytes(shape, planned.model.architecture, training)

@@ -29,7 +29,7 @@ def why_cell_does_not_fit(cell: Cell, model: ResolvedModel, environment: Environ
     device = _device(cell, environment)
     if device is None:
         return None
-    if cell.tuning is not None and cell.deploy is None:
+    if cell.is_training:
         peak = predicted_peak(cell, model, device=device.kind, flash=device.flash)
         return _why_not("a training step", peak, device, lambda: remedy(cell, model, None, device))
     peak = load_peak(cell, model, device=device.kind)
@@ -44,7 +44,7 @@ def why_item_does_not_fit(
 ) -> str | None:
     """Why one item of a cell cannot be taken, whose model can be held; None if it can."""
     device = _device(cell, environment)
-    if device is None or (cell.tuning is not None and cell.deploy is None):
+    if device is None or cell.is_training:
         return None
     peak = predicted_peak(cell, model, item, device=device.kind, flash=device.flash)
     what = f"{item.measurement} {item.slug}"

@@ -58,9 +58,9 @@ def in_fp16(precision: PrecisionRef) -> PrecisionRef:
 
 def _instead(cell: Cell) -> str | None:
     """What to ask for instead; None where nothing is computed in bf16."""
-    tuning, options = cell.tuning, _bf16_options(cell.precision)
-    if tuning is not None and cell.deploy is None:
-        if tuning.options.get("compute") == "bf16":
+    training, options = cell.training, _bf16_options(cell.precision)
+    if training is not None:
+        if training.options.get("compute") == "bf16":
             return "train with compute: fp32, or on a newer GPU"
         held = cell.precision.name == "bf16" or options
         return "train on a base in fp32, or on a newer GPU" if held else None

@@ -75,8 +75,8 @@ def predicted_peak(
     back within one operation, which a counting of tensors does not see.
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    if cell.tuning is not None and cell.deploy is None:
-        return _training_peak(cell, model, item, kind, flash=flash)
+    if cell.training is not None:
+        return _training_peak(cell.training, model, item, kind, flash=flash)
     if item is None or item.measurement not in _TIMED | _SCORED:
         return None
     phase = "scoring" if item.measurement in _SCORED else "prefill"
@@ -169,17 +169,17 @@ def training_tokens(tuning: TuningRef, model: ResolvedModel) -> int:
 
 
 def _training_peak(
-    cell: Cell, model: ResolvedModel, item: Item | None, device: str, *, flash: bool
+    tuning: TuningRef, model: ResolvedModel, item: Item | None, device: str, *, flash: bool
 ) -> Peak | None:
     """At the longest sequence that the options allow, as the data's own is not known yet."""
-    if cell.tuning is None or (item is not None and item.measurement != "training"):
+    if item is not None and item.measurement != "training":
         return None
     return training_peak(
         model,
-        cell.tuning.method,
-        cell.tuning.precision,
-        cell.tuning.options,
-        tokens=training_tokens(cell.tuning, model),
+        tuning.method,
+        tuning.precision,
+        tuning.options,
+        tokens=training_tokens(tuning, model),
         padded=True,
         device=device,
         flash=flash,

@@ -24,8 +24,8 @@ def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMe
 
     None where no smaller batch and no smaller precision fits, or where the peak is not known.
     """
-    if cell.tuning is not None and cell.deploy is None:
-        return _of_training(cell.tuning, model, device)
+    if cell.training is not None:
+        return _of_training(cell.training, model, device)
     if item is None:
         return None
     return _of_item(cell, model, item, device)

@@ -137,7 +137,7 @@ class _Run:
         self._records = plan.records
         self._timeout_s = plan.suite.timeout_s
         self._trainings = {
-            task.key: task for cell in plan.every for task in cell.tasks if cell.is_training
+            task.key: task for cell in plan.every for task in cell.tasks if cell.cell.is_training
         }
         self._retry = retry
         self._planned = {task.key: file_stamp(_path(task)) for job in jobs for task in job.tasks}
