@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.core.options import typed_options
 from qbench.core.plugins import load_plugins
 from qbench.finetune import full, lora
 from qbench.finetune.qat.qat import QAT
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.record import Environment
-    from qbench.core.spec import Deployment, PrecisionRef
+    from qbench.core.spec import Deployment, PrecisionRef, TuningRef
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.trainable import Trainable
 
@@ -79,3 +80,8 @@ def methods() -> dict[str, Method]:
     for method in load_plugins("qbench.finetune", Method):
         table[method.name] = method
     return table
+
+
+def options_of(tuning: TuningRef) -> TrainingOptions:
+    """The options that a training was chosen with, as its method's own type."""
+    return typed_options(methods()[tuning.method].options, tuning.options)

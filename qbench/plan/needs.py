@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
+from qbench.core.options import typed_options
 from qbench.precisions import precisions
 from qbench.precisions.integer.integer import Integer
 from qbench.precisions.integer.options import IntegerOptions
@@ -88,10 +89,10 @@ def packed_bits(planned: PlannedCell) -> float | None:
     precision, shape = precisions()[planned.cell.precision.name], planned.model.shape
     if planned.predicted is None or shape is None or not isinstance(precision, Integer):
         return None
-    options = planned.cell.precision.options
-    if IntegerOptions.model_validate(options).bits == _STORED_BITS:
+    ref = planned.cell.precision
+    if typed_options(IntegerOptions, ref.options).bits == _STORED_BITS:
         return None
-    return 8 * precision.packed_bytes(shape, options) / shape.weights
+    return 8 * precision.packed_bytes(shape, ref.options) / shape.weights
 
 
 def _bytes(peak: Peak) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
 from qbench.core.errors import ModelError, Problem, SuiteError, TextError
 from qbench.core.store import REHEARSALS
-from qbench.finetune import methods
+from qbench.finetune import options_of
 from qbench.finetune.options import misfit
 from qbench.measures import measures
 from qbench.plan.calibration import resolve_calibrations
@@ -283,9 +283,8 @@ def _resolve_data(
         return None, []
     problems: dict[str, Problem] = {}
     for tuning in suite.finetune.tunings:
-        options = methods()[tuning.method].options.model_validate(tuning.options)
         for model in models.values():
-            wrong = misfit(options, model)
+            wrong = misfit(options_of(tuning), model)
             if wrong is not None:
                 option, found, expected, remedy = wrong
                 problem = suite.problem("finetune.methods", f"{option} {found}", expected, remedy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.core.options import typed_options
 from qbench.core.plugins import load_plugins
 from qbench.precisions import bnb4bit, floating, int8, stored
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.record import Environment
-    from qbench.core.spec import Frozen, ModelShape, StaticBytes
+    from qbench.core.spec import Frozen, ModelShape, PrecisionRef, StaticBytes
 
     from .verification import Verification
 
@@ -75,3 +76,8 @@ def precisions() -> dict[str, Precision]:
     for precision in load_plugins("qbench.precisions", Precision):
         table[precision.name] = precision
     return table
+
+
+def options_of(ref: PrecisionRef) -> Frozen:
+    """The options that a precision was chosen with, as its own type."""
+    return typed_options(precisions()[ref.name].options, ref.options)
