@@ -36,8 +36,8 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """Why there is nothing to compare."""
+class Gap:
+    """Why there is nothing to compare: a value is missing, or the two do not compare."""
 
     kind: Literal["missing", "incomparable", "not applicable"]
     reason: str
@@ -52,18 +52,18 @@ class ConditionChange:
     old: str
 
 
-def find_obstacle(
+def find_gap(
     new: Sequence[Record], old: Sequence[Record], metric: str, *, same_run: bool = False
-) -> Obstacle | None:
+) -> Gap | None:
     """What bars a metric of `new` from being compared with that of `old`; None if nothing does.
 
     Within one run (`same_run`: a cell against its reference) other weights of the model bar it too;
     between two runs they are what is being compared, and are listed among the conditions.
     """
     for records, side in ((new, "this side"), (old, "the reference" if same_run else "the other")):
-        obstacle = find_gap(records, metric, side)
-        if obstacle is not None:
-            return obstacle
+        gap = missing_value(records, metric, side)
+        if gap is not None:
+            return gap
     mine, theirs = new[0], old[0]
     if mine.protocol != theirs.protocol:
         return _other("protocol", mine.protocol, theirs.protocol)
@@ -76,18 +76,18 @@ def find_obstacle(
     return _other_device(mine, theirs) if bound else _other_data(mine, theirs, metric)
 
 
-def find_gap(records: Sequence[Record], metric: str, side: str) -> Obstacle | None:
+def missing_value(records: Sequence[Record], metric: str, side: str) -> Gap | None:
     """Why a side has no value of the metric; None if it has."""
     if not records:
-        return Obstacle("missing", f"{side} has no record of it")
+        return Gap("missing", f"{side} has no record of it")
     good = [record for record in records if record.status == "ok"]
     if not good:
         first = records[0]
-        return Obstacle("missing", f"{side}: {first.status} ({first.reason or 'no reason given'})")
+        return Gap("missing", f"{side}: {first.status} ({first.reason or 'no reason given'})")
     if all(record.value(metric) is None for record in good):
         found = good[0].metric(metric)
         reason = found.reason if found else "its record does not hold this metric"
-        return Obstacle("missing", f"{side}: {reason}")
+        return Gap("missing", f"{side}: {reason}")
     return None
 
 
@@ -171,19 +171,19 @@ def _conditions(record: Record) -> dict[str, str]:
     )
 
 
-def _other_device(new: Record, old: Record) -> Obstacle | None:
+def _other_device(new: Record, old: Record) -> Gap | None:
     mine, theirs = new.environment, old.environment
     if mine.device != theirs.device:
         devices = f"{mine.device} here, {theirs.device} there"
         reason = f"times and peaks compare on one device model only: {devices}"
-        return Obstacle("not applicable", reason)
+        return Gap("not applicable", reason)
     if mine.device_type == "cpu" and mine.threads != theirs.threads:
         reason = f"another number of threads: {mine.threads} here, {theirs.threads} there"
-        return Obstacle("not applicable", reason)
+        return Gap("not applicable", reason)
     return None
 
 
-def _other_data(new: Record, old: Record, metric: str) -> Obstacle | None:
+def _other_data(new: Record, old: Record, metric: str) -> Gap | None:
     if metric.startswith(_DIVERGENCE):
         here, there = new.item.held_against, old.item.held_against
         if None not in (here, there) and here != there:
@@ -198,8 +198,8 @@ def _other_data(new: Record, old: Record, metric: str) -> Obstacle | None:
     return None
 
 
-def _other(name: str, new: str, old: str) -> Obstacle:
-    return Obstacle("incomparable", f"other {name}: {new} here, {old} there")
+def _other(name: str, new: str, old: str) -> Gap:
+    return Gap("incomparable", f"other {name}: {new} here, {old} there")
 
 
 def _short(value: object) -> str:

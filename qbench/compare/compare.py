@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.compare.comparable import Obstacle, condition_changes, find_gap, parameter_changes
+from qbench.compare.comparable import Gap, condition_changes, missing_value, parameter_changes
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import default_allowance, mark_all, one_change
 from qbench.core.record import Metric
@@ -131,22 +131,22 @@ def compare_records(
 
 def counterpart(
     item: ItemName, records: Sequence[Record], others: Mapping[ItemName, list[Record]]
-) -> Obstacle:
+) -> Gap:
     """Why an item has no namesake on the other side: other parameters, or none measured at all."""
     kindred = [found[0] for name, found in others.items() if name.measurement == item.measurement]
     changes = [parameter_changes(records[0], one) for one in kindred]
     nearest = min((one for one in changes if one), key=len, default=None)
     if nearest is None:
-        return Obstacle("missing", "the other side has no record of it")
+        return Gap("missing", "the other side has no record of it")
     words = ", ".join(f"{one.name} {one.new} here, {one.old} there" for one in nearest)
-    return Obstacle("incomparable", f"other parameters: {words}")
+    return Gap("incomparable", f"other parameters: {words}")
 
 
 class _Draft(NamedTuple):
     cell: CellName
     item: ItemName
     metric: Metric
-    found: Difference | Obstacle
+    found: Difference | Gap
 
 
 def _cell_drafts(
@@ -186,10 +186,10 @@ def _metrics(new: Sequence[Record], old: Sequence[Record]) -> list[Metric]:
     return list(found.values())
 
 
-def _failed(records: Sequence[Record], side: str) -> Obstacle | None:
+def _failed(records: Sequence[Record], side: str) -> Gap | None:
     """What became of an item that no repeat succeeded in."""
     failed = all(record.status != "ok" for record in records)
-    return find_gap(records, "", side) if failed else None
+    return missing_value(records, "", side) if failed else None
 
 
 def _row(draft: _Draft, allowance: Allowance, mark: Mark) -> Row:
@@ -200,6 +200,6 @@ def _row(draft: _Draft, allowance: Allowance, mark: Mark) -> Row:
         unit=draft.metric.unit,
         better=draft.metric.better,
         allowance=allowance,
-        difference=None if isinstance(draft.found, Obstacle) else draft.found,
+        difference=None if isinstance(draft.found, Gap) else draft.found,
         mark=mark,
     )

@@ -77,7 +77,7 @@ def difference(
 ) -> Difference:
     """The change of a metric from `old` to `new`: records of one item, one a repeat.
 
-    The two must be comparable: see `qbench.compare.comparable.find_obstacle`.
+    The two must be comparable: see `qbench.compare.comparable.find_gap`.
     """
     mine, theirs = _good(new, metric), _good(old, metric)
     values = _value(mine[0], metric), _value(theirs[0], metric)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from qbench.compare.comparable import Obstacle, find_obstacle
+from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import difference
 from qbench.compare.estimates.estimates import equivalence, holm, two_sided
 
@@ -43,15 +43,13 @@ class Mark:
     high: float | None = None
 
 
-def mark_all(
-    cases: Sequence[tuple[Difference | Obstacle, Allowance]], *, alpha: float
-) -> list[Mark]:
+def mark_all(cases: Sequence[tuple[Difference | Gap, Allowance]], *, alpha: float) -> list[Mark]:
     """A mark for each difference, the claims of each kind adjusted by Holm over all of them."""
-    estimates = [None if isinstance(found, Obstacle) else found.estimate for found, _ in cases]
+    estimates = [None if isinstance(found, Gap) else found.estimate for found, _ in cases]
     same: list[float] = []
     differs: list[float] = []
     for (found, allowance), estimate in zip(cases, estimates, strict=True):
-        if isinstance(found, Obstacle) or estimate is None:
+        if isinstance(found, Gap) or estimate is None:
             continue
         low, high = (found.bound(end) for end in (-allowance.amount, allowance.amount))
         same.append(0.0 if found.equal else equivalence(estimate, low, high))
@@ -59,7 +57,7 @@ def mark_all(
     adjusted = iter(zip(holm(same), holm(differs), strict=True))
     marks = []
     for (found, _), estimate in zip(cases, estimates, strict=True):
-        if isinstance(found, Obstacle):
+        if isinstance(found, Gap):
             marks.append(Mark(found.kind, found.reason))
         elif estimate is None:
             marks.append(Mark("undecided", found.reason or "its chance error is not known"))
@@ -97,11 +95,11 @@ def one_change(
     sampling: Sampling,
     *,
     same_run: bool,
-) -> Difference | Obstacle:
+) -> Difference | Gap:
     """The change of one metric of one item, or what bars it; relative as its allowance is."""
-    obstacle = find_obstacle(new, old, metric, same_run=same_run)
-    if obstacle is not None:
-        return obstacle
+    gap = find_gap(new, old, metric, same_run=same_run)
+    if gap is not None:
+        return gap
     example = next(one for record in new if (one := record.metric(metric)) is not None)
     relative = default_allowance(example, new[0].item.measurement).relative
     return difference(new, old, metric, relative=relative, sampling=sampling)

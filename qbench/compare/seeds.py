@@ -18,7 +18,7 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import Obstacle, find_obstacle
+from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference, difference
 from qbench.compare.estimates.bootstrap import Bootstrap, sparse
 from qbench.compare.estimates.estimates import Exact, Student
@@ -43,7 +43,7 @@ def difference_over_seeds(
     relative: bool,
     sampling: Sampling,
     same_run: bool = True,
-) -> Difference | Obstacle:
+) -> Difference | Gap:
     """The mean change of a metric over the pairs, one a seed; what bars it where all are barred.
 
     Pairs that are barred are left out. The metric is a mean over items or windows, or, for a
@@ -51,10 +51,10 @@ def difference_over_seeds(
     """
     if not pairs:
         raise ValueError("a change needs at least one pair of records")
-    barred = [find_obstacle(new, old, metric, same_run=same_run) for new, old in pairs]
-    free = [pair for pair, obstacle in zip(pairs, barred, strict=True) if obstacle is None]
+    barred = [find_gap(new, old, metric, same_run=same_run) for new, old in pairs]
+    free = [pair for pair, gap in zip(pairs, barred, strict=True) if gap is None]
     if not free:
-        return next(obstacle for obstacle in barred if obstacle is not None)
+        return next(gap for gap in barred if gap is not None)
     first = difference(*free[0], metric, relative=relative, sampling=sampling)
     if len(free) == 1 or first.estimate is None:
         return first

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.estimates.estimates import Exact, holm
 from qbench.compare.estimates.power import detectable_change, units_needed
 
@@ -90,13 +90,11 @@ class _Test:
 
 
 def judge(
-    cases: Sequence[tuple[Margin, Difference | Obstacle]], *, alpha: float = 0.05
+    cases: Sequence[tuple[Margin, Difference | Gap]], *, alpha: float = 0.05
 ) -> list[Verdict]:
     """A verdict for each case, claims of broken and improved adjusted by Holm over all of them."""
     tests = [
-        _test(margin, found)
-        if not isinstance(found, Obstacle) and found.estimate is not None
-        else None
+        _test(margin, found) if not isinstance(found, Gap) and found.estimate is not None else None
         for margin, found in cases
     ]
     broken = _adjusted([None if test is None else test.broken for test in tests])
@@ -164,13 +162,13 @@ def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
 
 def _verdict(
     margin: Margin,
-    found: Difference | Obstacle,
+    found: Difference | Gap,
     test: _Test | None,
     broken: float | None,
     improved: float | None,
     alpha: float,
 ) -> Verdict:
-    if isinstance(found, Obstacle):
+    if isinstance(found, Gap):
         return Verdict(found.kind, found.reason)
     estimate = found.estimate
     if estimate is None or test is None or broken is None:

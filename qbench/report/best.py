@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import two_sided
 from qbench.compare.marks import one_change
@@ -40,7 +40,7 @@ class ByRecords:
         if not any(_varies(side, metric) for side in sides):
             return True
         found = one_change(sides[0], sides[1], metric, Sampling(), same_run=True)
-        if isinstance(found, Obstacle) or found.estimate is None:
+        if isinstance(found, Gap) or found.estimate is None:
             return False
         return two_sided(found.estimate) <= Sampling().alpha
 

@@ -45,7 +45,7 @@ def comparison_page(comparison: Comparison) -> Page:
     parts: list[Part] = [Words(summary(comparison))]
     if shown := _compared(comparison, everything=True):
         parts.append(_table(shown))
-    if gaps := obstacles(comparison):
+    if gaps := find_gaps(comparison):
         lines = (f"{reason}: {', '.join(places)}" for reason, places in gaps)
         parts += [Heading("Not compared"), bullets(lines)]
     rows = [(one.name, one.new, one.old) for one in comparison.conditions]
@@ -72,7 +72,7 @@ def comparison_on_screen(
         for row in _compared(comparison, everything=everything)
         if undecided or row.mark.finding != "undecided"
     ]
-    gaps = (f"{reason}: {_first(places)}" for reason, places in obstacles(comparison))
+    gaps = (f"{reason}: {_first(places)}" for reason, places in find_gaps(comparison))
     parts: list[Part] = [
         *([_table(shown)] if shown else []),
         bullets([summary(comparison), *gaps]),
@@ -111,7 +111,7 @@ def method(comparison: Comparison) -> str:
     )
 
 
-def obstacles(comparison: Comparison) -> list[tuple[str, list[str]]]:
+def find_gaps(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """What was not compared, by reason, with the places."""
     found: dict[str, dict[str, None]] = {}
     for row in comparison.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
@@ -138,7 +138,7 @@ def change_figure(cell: CellRecords, reference: CellRecords | None, slug: str) -
         return Figure(word=REFERENCE_WORD)
     sides = cell.of("quality", slug), reference.of("quality", slug) if reference else []
     found = one_change(*sides, "perplexity", Sampling(), same_run=True)
-    if isinstance(found, Obstacle):
+    if isinstance(found, Gap):
         return Figure(word=NOT_MEASURED, reason=found.reason)
     if found.estimate is None:
         value = found.new / found.old - 1 if found.new is not None and found.old else None

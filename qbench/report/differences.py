@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.compare import CellName, ItemName
 from qbench.compare.compare import Row as Compared
 from qbench.compare.estimates.bootstrap import Sampling
@@ -129,10 +129,8 @@ def _metrics(record: Record) -> list[Metric]:
     ]
 
 
-def _figure(
-    line: _Line, cell: CellRecords, difference: Difference | Obstacle, mark: Mark
-) -> Figure:
-    if isinstance(difference, Obstacle):
+def _figure(line: _Line, cell: CellRecords, difference: Difference | Gap, mark: Mark) -> Figure:
+    if isinstance(difference, Gap):
         return Figure(word=NOT_MEASURED, reason=difference.reason)
     if difference.estimate is None:
         return Figure(word="undecided", reason=difference.reason)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.compare import compare_records
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import Allowance, one_change
@@ -234,7 +234,7 @@ def test_within_a_run_other_weights_are_not_compared() -> None:
     reference = [quality("fp32", losses(0.0))]
     other = quality("nf4", losses(0.0), identity={"model": {"fingerprint": "other"}})
     found = one_change([other], reference, "perplexity", SAMPLING, same_run=True)
-    assert isinstance(found, Obstacle)
+    assert isinstance(found, Gap)
     assert found.kind == "incomparable"
     across = compare([other], [quality("nf4", losses(0.0))])
     assert row_of(across, "perplexity").mark.finding == "equivalent"

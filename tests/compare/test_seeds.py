@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.differences import Difference, difference
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact
@@ -176,7 +176,7 @@ def test_a_failed_seed_is_left_out() -> None:
     sides = [completion(own, tokens)], [completion(base, tokens)]
     assert pooled([sides, ([failed], sides[1])]).estimate is not None
     nothing = difference_over_seeds([([failed], sides[1])], LOSS, relative=False, sampling=SAMPLING)
-    assert nothing == Obstacle("missing", "this side: oom (full)")
+    assert nothing == Gap("missing", "this side: oom (full)")
 
 
 def test_other_items_in_one_seed_are_not_pooled() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.differences import difference
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact, Student
@@ -33,7 +33,7 @@ def size(new: float, old: float) -> Difference:
     return difference(*records, "memory.static", relative=True, sampling=SAMPLING)
 
 
-def verdict(margin: Margin, found: Difference | Obstacle) -> Verdict:
+def verdict(margin: Margin, found: Difference | Gap) -> Verdict:
     (only,) = judge([(margin, found)])
     return only
 
@@ -110,8 +110,8 @@ def test_too_few_processes_are_inconclusive_and_say_how_many_are_needed() -> Non
 
 @pytest.mark.parametrize("kind", ["missing", "incomparable", "not applicable"])
 def test_an_obstacle_is_the_verdict(kind: str) -> None:
-    obstacle = Obstacle(kind, "because")  # type: ignore[arg-type]
-    told = verdict(ONE_PER_CENT, obstacle)
+    gap = Gap(kind, "because")  # type: ignore[arg-type]
+    told = verdict(ONE_PER_CENT, gap)
     assert (told.name, told.reason) == (kind, "because")
 
 

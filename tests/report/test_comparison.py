@@ -39,7 +39,7 @@ def test_the_terminal_shows_what_differs_and_counts_the_rest(comparison: Compari
 
 
 def test_what_was_not_compared_is_listed_by_reason(comparison: Comparison) -> None:
-    reasons = dict(page.obstacles(comparison))
+    reasons = dict(page.find_gaps(comparison))
     assert any("2 more are needed" in reason for reason in reasons)
     assert ["nf4 tasks cloze"] in reasons.values()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import Obstacle, find_gap, find_obstacle
+from qbench.compare.comparable import Gap, find_gap, missing_value
 from qbench.compare.compare import CellName, ItemName, counterpart, index_records
 from qbench.compare.differences import difference, level
 from qbench.compare.seeds import difference_over_seeds
@@ -99,12 +99,12 @@ def place_of(cell: Cell, item: Item) -> Place:
 
 def look(
     rule: GateRule, field: Field, place: Place, metric: str, sampling: Sampling
-) -> Difference | Obstacle | None:
+) -> Difference | Gap | None:
     """What a rule finds of a metric at a place; None where it has nothing to say."""
     if rule.bound[0] in LEVELS:
         return _level(field, place, metric, sampling)
     pair = _of_reference(field, place) if rule.against == "reference" else _pair(field, place)
-    if pair is None or isinstance(pair, Obstacle):
+    if pair is None or isinstance(pair, Gap):
         return pair
     new, old = pair
     if all(never_measured(side, metric) for side in pair):
@@ -112,11 +112,11 @@ def look(
     empty = [side[0].metric(metric) for side in pair if side]
     if len(empty) == 2 and all(one is not None and one.value is None for one in empty):
         reason = empty[0].reason if empty[0] else None
-        return Obstacle("not applicable", reason or "it has no value on either side")
+        return Gap("not applicable", reason or "it has no value on either side")
     same_run = rule.against == "reference"
-    obstacle = find_obstacle(new, old, metric, same_run=same_run)
-    if obstacle is not None:
-        return obstacle
+    gap = find_gap(new, old, metric, same_run=same_run)
+    if gap is not None:
+        return gap
     return difference(new, old, metric, relative=rule.bound[1].relative, sampling=sampling)
 
 
@@ -135,14 +135,14 @@ def look_over_seeds(
     pairs = [one for one in found if isinstance(one, tuple) and all(one)]
     if len(pairs) < len(found):
         return None
-    gaps = (find_obstacle(*pair, metric, same_run=same_run) for pair in pairs)
+    gaps = (find_gap(*pair, metric, same_run=same_run) for pair in pairs)
     if any(gap is not None for gap in gaps):
         return None
     relative = rule.bound[1].relative
     pooled = difference_over_seeds(
         pairs, metric, relative=relative, sampling=sampling, same_run=same_run
     )
-    if isinstance(pooled, Obstacle) or pooled.estimate is None:
+    if isinstance(pooled, Gap) or pooled.estimate is None:
         return None
     return pooled
 
@@ -153,14 +153,12 @@ def never_measured(records: Sequence[Record], metric: str) -> bool:
     return bool(good) and all(record.metric(metric) is None for record in good)
 
 
-def _level(
-    field: Field, place: Place, metric: str, sampling: Sampling
-) -> Difference | Obstacle | None:
+def _level(field: Field, place: Place, metric: str, sampling: Sampling) -> Difference | Gap | None:
     """The metric itself; a reference need not have what is measured against it."""
     new = field.records_of(place)
     if not new and place not in field.expected:
         return None  # the baseline's alone: a level is not counted from it
-    gap = find_gap(new, metric, "this run")
+    gap = missing_value(new, metric, "this run")
     if gap is None:
         return level(new, metric, sampling=sampling)
     is_reference = bool(new) and field.reference.get(place[0].model) == place[0]
@@ -177,17 +175,17 @@ def _of_reference(field: Field, place: Place) -> _Pair | None:
     return field.records_of(place), old
 
 
-def _pair(field: Field, place: Place) -> _Pair | Obstacle | None:
+def _pair(field: Field, place: Place) -> _Pair | Gap | None:
     """The run's and the baseline's records of the item, or why there are not both."""
     cell, item = place
     new, old = field.new.get(cell, {}), field.old.get(cell, {})
     if item in new and item in old:
         return new[item], old[item]
     if item not in new and item not in old:
-        return Obstacle("missing", "the suite asks for it, and there is no record of it")
+        return Gap("missing", "the suite asks for it, and there is no record of it")
     if item in new:
         found = counterpart(item, new[item], old)
-        return found if found.kind == "incomparable" else Obstacle("missing", _NEW)
+        return found if found.kind == "incomparable" else Gap("missing", _NEW)
     if any(name.measurement == item.measurement and name not in old for name in new):
         return None  # told at the item that took its place
-    return Obstacle("missing", _GONE)
+    return Gap("missing", _GONE)

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.comparable import Obstacle, condition_changes
+from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.field import LEVELS, Field, look, look_over_seeds
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
@@ -197,7 +197,7 @@ class _Draft:
     item: ItemName | None
     metric: str | None
     margin: Margin
-    found: Difference | Obstacle
+    found: Difference | Gap
 
 
 def _drafts(
@@ -220,14 +220,14 @@ def _drafts(
                     drafts.append(_Draft(rule, arm, name, metric.name, margin, pooled))
                 continue
             found = look(rule, field, (cell, name), metric.name, sampling)
-            if isinstance(found, Obstacle) and not field.records_of((cell, name)):
+            if isinstance(found, Gap) and not field.records_of((cell, name)):
                 found = _with_reason(found, absent.get((cell, name)))
             if found is not None:
                 drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
     if not drafts:
         names = dict.fromkeys(name for known in field.metrics.values() for name in known)
         hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
-        nothing = Obstacle("missing", f"the rule matches no metric of the cells it picks; {hint}")
+        nothing = Gap("missing", f"the rule matches no metric of the cells it picks; {hint}")
         unseen = (
             f"{place[1].measurement} {place[1].slug} has no record: {why}"
             for place, why in absent.items()
@@ -239,10 +239,10 @@ def _drafts(
     return drafts
 
 
-def _with_reason(obstacle: Obstacle, why: str | None) -> Obstacle:
-    if why is None or obstacle.kind != "missing":
-        return obstacle
-    return Obstacle("missing", f"{obstacle.reason}; {why}")
+def _with_reason(gap: Gap, why: str | None) -> Gap:
+    if why is None or gap.kind != "missing":
+        return gap
+    return Gap("missing", f"{gap.reason}; {why}")
 
 
 def _over_seeds(

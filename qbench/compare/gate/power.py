@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact
 from qbench.compare.estimates.power import POWER, detectable_change, units_to_find
@@ -110,9 +110,9 @@ def gate_power(
 
 
 def _estimated(
-    seen: Difference | Obstacle, margin: float, sampling: Sampling
+    seen: Difference | Gap, margin: float, sampling: Sampling
 ) -> tuple[float | None, int, str | None, int | None, str | None]:
-    if isinstance(seen, Obstacle):
+    if isinstance(seen, Gap):
         return None, 0, None, None, seen.reason
     if seen.estimate is None:
         return None, seen.units, seen.unit, None, seen.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from qbench.compare.comparable import Obstacle
+from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import Allowance, mark_all
 from qbench.compare.seeds import difference_over_seeds
@@ -29,21 +29,21 @@ PERPLEXITY_MARGIN = Allowance(0.005, relative=True)
 class Claim(NamedTuple):
     """A change with the margin it is held against."""
 
-    found: Difference | Obstacle
+    found: Difference | Gap
     allowance: Allowance
 
 
 class Judged(NamedTuple):
     """A change with what is said of it. Of all metrics here, lower is better."""
 
-    found: Difference | Obstacle
+    found: Difference | Gap
     allowance: Allowance
     mark: Mark
 
     @property
     def value(self) -> float | None:
         """The change as it is shown; None where there is no estimate."""
-        if isinstance(self.found, Obstacle) or self.found.estimate is None:
+        if isinstance(self.found, Gap) or self.found.estimate is None:
             return None
         return self.found.shown(self.found.estimate.value)
 
@@ -54,7 +54,7 @@ class Judged(NamedTuple):
         if value is None or self.mark.finding == "undecided":
             return "undecided"
         if self.mark.finding == "equivalent":
-            equal = not isinstance(self.found, Obstacle) and self.found.equal
+            equal = not isinstance(self.found, Gap) and self.found.equal
             return "equal" if equal else "equivalent"
         return "better" if value < 0 else "worse"
 
@@ -76,7 +76,7 @@ class Judged(NamedTuple):
     @property
     def figure(self) -> Figure:
         """As it stands in a table."""
-        if isinstance(self.found, Obstacle):
+        if isinstance(self.found, Gap):
             return Figure(word=NOT_MEASURED, reason=self.found.reason)
         if self.found.estimate is None:
             return Figure(word="undecided", reason=self.found.reason)
@@ -122,9 +122,9 @@ def _change(
     measurement, slug, metric = what
     mine = by_seed(cells, measurement, slug)
     if not mine:
-        return Claim(Obstacle("missing", "not measured"), allowance)
+        return Claim(Gap("missing", "not measured"), allowance)
     if others is None:
-        return Claim(Obstacle("missing", "there is nothing to compare it with"), allowance)
+        return Claim(Gap("missing", "there is nothing to compare it with"), allowance)
     if isinstance(others, CellRecords):
         base = others.of(measurement, slug)
         pairs = [(records, base) for records in mine.values()]
@@ -132,7 +132,7 @@ def _change(
         theirs = by_seed(others, measurement, slug)
         pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
     if not pairs:
-        return Claim(Obstacle("missing", "no seed was measured on both sides"), allowance)
+        return Claim(Gap("missing", "no seed was measured on both sides"), allowance)
     relative = allowance.relative
     found = difference_over_seeds(pairs, metric, relative=relative, sampling=Sampling())
     return Claim(found, allowance)
