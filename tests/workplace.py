@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from qbench.cli.end import run_app
 from qbench.cli.main import app
-from qbench.core.store import read_record, record_path, write_record
+from qbench.core.store import BASELINES, read_record, record_path, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +150,8 @@ class Workplace:
         """The records under `results`, each readable, by `<cell>/<file name>`."""
         found = {}
         for path in sorted((self.folder / "results").rglob("*.json")):
+            if BASELINES in path.parts:
+                continue
             record = read_record(path)
             assert record is not None
             found[f"{path.parent.name}/{path.name}"] = record

@@ -12,9 +12,8 @@ from qbench.compare.gate.gate import run_gate
 from qbench.core.store import read_folder
 from qbench.plan.suite.suite import load_suite
 from qbench.sources.bundled import bundled_models, bundled_texts
+from tests.inline_runs import run_inline
 from tests.workplace import Workplace
-
-pytestmark = pytest.mark.slow
 
 SUITE = """\
 name: guarded
@@ -39,15 +38,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     (folder / "text.txt").write_text(text, encoding="utf-8")
     (folder / "suite.yaml").write_text(SUITE.format(batch=4, more=""), encoding="utf-8")
     made = Workplace(folder, folder / "model")
-    assert made.call("run", "suite.yaml").code == 0
-    assert made.call("baseline", "suite.yaml").code == 0
+    assert not run_inline(made).result.failed
+    assert made.call_here("baseline", "suite.yaml").code == 0
     return made
 
 
-def gate(place: Workplace, **environment: str) -> tuple[int, str]:
-    chosen = place.with_environment(**environment)
-    assert chosen.call("run", "suite.yaml").code == 0
-    finished = chosen.call("gate", "suite.yaml", "--baseline", "results/baselines")
+def gate(place: Workplace) -> tuple[int, str]:
+    finished = place.call_here("gate", "suite.yaml", "--baseline", "results/baselines")
     return finished.code, finished.output
 
 
@@ -62,14 +59,18 @@ def round_to_three_bits(path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_a_rerun_with_other_batches_threads_and_attention_passes(place: Workplace) -> None:
+    assert not run_inline(place, fresh=True).result.failed
     code, output = gate(place)
     assert code == 0, output
     (place.folder / "suite.yaml").write_text(
         SUITE.format(batch=3, more=", attention: eager"), encoding="utf-8"
     )
     # Two threads that wait for each other asleep, as both cores may be busy with other tests.
-    code, output = gate(place, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE")
+    other = place.with_environment(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE")
+    assert other.call("run", "suite.yaml").code == 0
+    code, output = gate(other)
     assert code == 0, output
     assert "holds" in output
 
@@ -79,6 +80,7 @@ def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
     whole = path.read_bytes()
     round_to_three_bits(path)
     try:
+        assert not run_inline(place).result.failed
         code, output = gate(place)
     finally:
         path.write_bytes(whole)

@@ -38,7 +38,14 @@ def variant(request: pytest.FixtureRequest) -> Variant:
     return chosen
 
 
-@pytest.mark.parametrize("name", [name for name in precisions() if name != "stored"])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        pytest.param(name, VARIANTS[at % len(VARIANTS)], id=name)
+        for at, name in enumerate(precisions())
+        if name != "stored"
+    ],
+)
 def test_kinds_add_up_and_equal_the_arithmetic(
     name: str, variant: Variant, cells: TinyCells
 ) -> None:
