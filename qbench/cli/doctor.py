@@ -48,11 +48,11 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Finding:
-    """A fact about this machine and what follows from it."""
+    """What was found at one place of this machine, right or wrong, and what follows from it."""
 
     state: Literal["ok", "warning", "problem"]
-    topic: str
-    fact: str
+    place: str
+    found: str
     follows: str | None = None
 
 
@@ -101,7 +101,7 @@ def _device(chosen: str, wanted: str | None, environment: Environment) -> Findin
         return Finding("warning", "device", fact, note)
     fault = None if chosen == "cpu" else device_fault(chosen)
     if fault is not None:
-        return Finding("problem", "device", f"{fact}: {fault.reason}", fault.remedy)
+        return Finding("problem", "device", f"{fact}: {fault.found}", fault.remedy)
     if chosen == "cpu":
         return Finding("ok", "device", fact, "all precisions run here; fp16 and int8 are slow")
     return Finding("ok", "device", f"{fact}; a product there is right")

@@ -134,8 +134,8 @@ def doctor(*, device: Device = None) -> None:
         mark, style = marks[finding.state]
         problems += finding.state == "problem"
         follows = visible(f" → {finding.follows}") if finding.follows else ""
-        fact = visible(f": {finding.fact}")
-        line = Text.assemble((f"{mark} ", style), (finding.topic, "bold"), fact, (follows, style))
+        fact = visible(f": {finding.found}")
+        line = Text.assemble((f"{mark} ", style), (finding.place, "bold"), fact, (follows, style))
         console.print(line, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
 

@@ -10,9 +10,9 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import cache
 
+from qbench.core.errors import Problem
 from qbench.core.processes import python_environment
 
 TIMEOUT_S = 120
@@ -50,24 +50,17 @@ _REMEDIES = (
 _REMEDY = "see whether `nvidia-smi` works; restarting the machine or the container often helps"
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Why torch cannot compute on a GPU that NVML knows, and what to do about it."""
-
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}; {self.remedy}"
-
-
 @cache
-def cuda_fault(device: str, visible: str | None = None) -> Fault | None:
+def cuda_fault(device: str, visible: str | None = None) -> Problem | None:
     """Why torch cannot compute on a device such as `cuda:0`; None if it can.
 
     `visible` takes the place of `CUDA_VISIBLE_DEVICES`: see `environment.visible_ids`.
     Takes the seconds of importing torch elsewhere, once for this process.
     """
+
+    def problem(found: str, remedy: str = _REMEDY) -> Problem:
+        return Problem(device, found, remedy=remedy)
+
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _SCRIPT, device],
@@ -79,16 +72,16 @@ def cuda_fault(device: str, visible: str | None = None) -> Fault | None:
         )
         found = json.loads((done.stdout.splitlines() or ["{}"])[-1])
     except subprocess.TimeoutExpired:
-        return Fault(f"a small product there did not end within {TIMEOUT_S} s", _REMEDY)
+        return problem(f"a small product there did not end within {TIMEOUT_S} s")
     except (OSError, ValueError) as error:
-        return Fault(f"torch could not be tried there ({error})", _REMEDY)
+        return problem(f"torch could not be tried there ({error})")
     if "error" in found:
         reason = f"torch {found.get('torch') or ''} says: {found['error']}".replace("  ", " ")
         known = (words for text, words in _REMEDIES if re.search(text, found["error"]))
-        return Fault(reason, next(known, _REMEDY))
+        return problem(reason, next(known, _REMEDY))
     if "right" not in found:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        return Fault(f"the process that tried torch ended with {done.returncode}: {said}", _REMEDY)
+        return problem(f"the process that tried torch ended with {done.returncode}: {said}")
     if not found["right"]:
-        return Fault("a small product there came out wrong", "have the card looked at")
+        return problem("a small product there came out wrong", "have the card looked at")
     return None

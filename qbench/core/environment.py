@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
-    from qbench.core.cuda_probe import Fault
+    from qbench.core.errors import Problem
+
 
 NUMERICS_PACKAGES = (
     "torch",
@@ -108,7 +109,9 @@ def why_not_the_gpu(wanted: str | None) -> str | None:
             " the CPU; install a torch with CUDA to use it"
         )
     fault = device_fault("cuda:0")
-    return None if fault is None else f"running on the CPU, not on {gpus[0].name}: {fault}"
+    if fault is None:
+        return None
+    return f"running on the CPU, not on {gpus[0].name}: {fault.found}; {fault.remedy}"
 
 
 def detect_environment(device: str) -> Environment:
@@ -187,7 +190,7 @@ def visible_ids() -> str | None:
     return ",".join(gpu.uuid for gpu in gpus) if gpus and nvml_refusals() else None
 
 
-def device_fault(device: str) -> Fault | None:
+def device_fault(device: str) -> Problem | None:
     """Why torch cannot compute on a GPU of `visible_gpus`, `cuda:0` or a later one; else None."""
     return cuda_fault(device, visible_ids())
 

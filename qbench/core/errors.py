@@ -59,25 +59,29 @@ class PreflightError(UsageError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a suite: where it stands, what was found, expected, and the remedy."""
+    """One thing that is wrong, and what to do about it."""
 
-    file: str
-    path: str
-    """Dotted path of the key within the file, such as `measure.quality.window`."""
+    place: str
+    """What it is about: a key of a suite such as `measure.quality.window`, an option, a part of the
+    machine such as `disk`; empty for the whole file."""
     found: str
-    expected: str | None
-    """None where `found` already says what was expected and what to do."""
-    line: int | None = None
-    """1-based line in the file; None when the problem has no place of its own."""
+    expected: str | None = None
+    """None where `found` already says it."""
     remedy: str | None = None
+    """None where `found` and `expected` already say what to do."""
+    file: str | None = None
+    """The file that it stands in; None for what stands in none."""
+    line: int | None = None
+    """1-based line in the file; None when the problem has no line of its own."""
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        where = f"{place}: {self.path}" if self.path else place
-        if self.expected is None:
-            return f"{where}: {self.found}"
-        text = f"{where}: found {self.found}; expected {self.expected}"
-        return f"{text}; {self.remedy}" if self.remedy else text
+        line = "" if self.line is None else f":{self.line}"
+        parts = [f"{self.file}{line}"] if self.file is not None else []
+        parts += [self.place] if self.place else []
+        text = self.found
+        if self.expected is not None:
+            text = f"found {self.found}; expected {self.expected}"
+        return ": ".join((*parts, f"{text}; {self.remedy}" if self.remedy else text))
 
 
 class SuiteError(UsageError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from qbench.core.errors import Problem
 from qbench.core.spec import Frozen
 
 if TYPE_CHECKING:
@@ -76,12 +77,12 @@ def sequence_tokens(options: TrainingOptions, context_tokens: int | None) -> int
     return min(LONGEST_BY_DEFAULT, context_tokens or LONGEST_BY_DEFAULT)
 
 
-def misfit(options: TrainingOptions, model: ResolvedModel) -> tuple[str, str, str, str] | None:
-    """What cannot be done with the model: (option, found, expected, remedy); None if all can."""
+def misfit(options: TrainingOptions, model: ResolvedModel) -> Problem | None:
+    """Which option cannot be done with the model; None if all can."""
     context = model.context_tokens
     if context is None or options.max_tokens is None or options.max_tokens <= context:
         return None
-    return (
+    return Problem(
         "max_tokens",
         str(options.max_tokens),
         f"at most {context}, the context of {model.ref.name}",

@@ -19,6 +19,7 @@ from qbench.measures.training.training import TRAINING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.record import MetricDefinition
     from qbench.core.spec import Frozen, Item, ResolvedModel
 
@@ -52,8 +53,8 @@ class Measurement(Protocol):
     def trusts_kernels(self) -> bool:
         """Whether its numbers are worthless when a layer's kernel is found wrong."""
 
-    def misfit(self, options: Any, model: ResolvedModel) -> tuple[str, str, str, str] | None:
-        """What of the options cannot be done with the model: (option, found, expected, remedy)."""
+    def misfit(self, options: Any, model: ResolvedModel) -> Problem | None:
+        """What of the options cannot be done with the model; the place is the option."""
 
     def items(self, options: Any, model: ResolvedModel, base: Path) -> list[Item]:
         """The items to record, every parameter resolved; relative paths start at `base`."""

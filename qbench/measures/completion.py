@@ -27,6 +27,7 @@ from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.spec import Item, ResolvedModel
     from qbench.finetune.train.examples import Encoded
     from qbench.measures.loaded import LoadedModel
@@ -77,9 +78,7 @@ class Completion:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: CompletionOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: CompletionOptions, model: ResolvedModel) -> Problem | None:
         """Nothing: a batch suits any model."""
         return None
 

@@ -39,6 +39,7 @@ from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.record import Metric
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
@@ -134,9 +135,7 @@ class Latency:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: LatencyOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: LatencyOptions, model: ResolvedModel) -> Problem | None:
         """Lengths beyond the model's context, or a grid without end."""
         return too_many(options) or misfit(
             options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name

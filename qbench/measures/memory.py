@@ -27,6 +27,7 @@ from qbench.predict.peaks import predicted_peak
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.record import Metric, VariesBy
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
@@ -125,9 +126,7 @@ class Memory:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: MemoryOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: MemoryOptions, model: ResolvedModel) -> Problem | None:
         """Lengths beyond the model's context, or a grid without end."""
         return too_many(options) or misfit(
             options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name

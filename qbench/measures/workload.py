@@ -10,6 +10,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.errors import Problem
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -59,23 +61,23 @@ MOST_POINTS = 10_000
 """Points of a grid, their repeats counted, for one cell."""
 
 
-def too_many(options: Any) -> tuple[str, str, str, str] | None:
-    """What is wrong with a grid of too many points: (option, found, expected, remedy)."""
+def too_many(options: Any) -> Problem | None:
+    """What is wrong with a grid of too many points; None with any other."""
     points = len(options.batch) * len(options.prompt_tokens) * len(options.new_tokens)
     if points * options.repeats <= MOST_POINTS:
         return None
     found = f"a grid of {points} points, {options.repeats} times each"
-    return "batch", found, f"at most {MOST_POINTS} together", "shorten the lists"
+    return Problem("batch", found, f"at most {MOST_POINTS} together", "shorten the lists")
 
 
 def misfit(
     prompt_tokens: tuple[int, ...], new_tokens: tuple[int, ...], context: int | None, model: str
-) -> tuple[str, str, str, str] | None:
-    """Which length does not fit into the model's context: (option, found, expected, remedy)."""
+) -> Problem | None:
+    """Which length does not fit into the model's context; None if all do."""
     longest = max(prompt_tokens) + max(new_tokens)
     if context is None or longest <= context:
         return None
-    return (
+    return Problem(
         "prompt_tokens",
         f"{max(prompt_tokens)} with {max(new_tokens)} new tokens",
         f"at most {context} together, the context of {model}",

@@ -138,7 +138,7 @@ def load_checked_suite(path: Path) -> Suite:
         models, problems = _resolve_models(error.readable)
         _, item_problems = _resolve_items(error.readable, models)
         # Defaults that do not fit may only stand for what could not be read.
-        written = [one for one in item_problems if one.path in error.readable.lines]
+        written = [one for one in item_problems if one.place in error.readable.lines]
         every = dict.fromkeys([*error.problems, *problems, *written])
         raise SuiteError(sorted(every, key=lambda problem: problem.line or 0)) from None
 
@@ -249,11 +249,10 @@ def _resolve_items(
     for name, options in suite.measure.items():
         measurement = measures()[name]
         for model in models.values():
-            misfit = measurement.misfit(options, model)
-            if misfit is not None:
-                option, found, expected, remedy = misfit
-                path = f"measure.{name}.{option}"
-                problem = suite.problem(path, found, expected, remedy)
+            wrong = measurement.misfit(options, model)
+            if wrong is not None:
+                place = f"measure.{name}.{wrong.place}"
+                problem = suite.problem(place, wrong.found, wrong.expected, wrong.remedy)
                 problems[str(problem)] = problem
             try:
                 items[model.ref.name] += measurement.items(options, model, suite.base)
@@ -286,8 +285,8 @@ def _resolve_data(
         for model in models.values():
             wrong = misfit(options_of(tuning), model)
             if wrong is not None:
-                option, found, expected, remedy = wrong
-                problem = suite.problem("finetune.methods", f"{option} {found}", expected, remedy)
+                found = f"{wrong.place} {wrong.found}"
+                problem = suite.problem("finetune.methods", found, wrong.expected, wrong.remedy)
                 problems[str(problem)] = problem
     try:
         data = resolve_tuning_data(suite.finetune.data, base=suite.base)

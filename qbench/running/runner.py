@@ -24,7 +24,7 @@ from qbench.running.executors.executor import RunStoppedError
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
 from qbench.running.executors.side_by_side import run_side_by_side
-from qbench.running.preflight.check import check, obstacles
+from qbench.running.preflight.check import check, problems
 from qbench.running.result import RunResult, result_of
 from qbench.running.supervision import OneAtATime, run_job
 
@@ -73,8 +73,8 @@ def run_suite(
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)
     if go_on:
-        for obstacle in obstacles(plan, jobs, results, more_devices=devices[1:]):
-            watcher.note(str(obstacle))
+        for problem in problems(plan, jobs, results, more_devices=devices[1:]):
+            watcher.note(str(problem))
     else:
         check(plan, jobs, results, more_devices=devices[1:])
     if fresh:

@@ -109,7 +109,7 @@ def test_too_few_processes_are_inconclusive_and_say_how_many_are_needed() -> Non
 
 
 @pytest.mark.parametrize("kind", ["missing", "incomparable", "not applicable"])
-def test_an_obstacle_is_the_verdict(kind: str) -> None:
+def test_a_gap_is_the_verdict(kind: str) -> None:
     gap = Gap(kind, "because")  # type: ignore[arg-type]
     told = verdict(ONE_PER_CENT, gap)
     assert (told.name, told.reason) == (kind, "because")

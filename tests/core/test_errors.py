@@ -1,4 +1,4 @@
-"""Which errors mean that memory was lacking, in the words of the libraries that raise them."""
+"""What a problem says, and which errors mean that memory was lacking."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from qbench.core.errors import ModelError, OutOfMemoryError, is_out_of_memory
+from qbench.core.errors import ModelError, OutOfMemoryError, Problem, is_out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (
+            Problem("measure.quality.window", "0", "at least 2", "leave it out", "a.yaml", 3),
+            "a.yaml:3: measure.quality.window: found 0; expected at least 2; leave it out",
+        ),
+        (Problem("", "no such file", None, None, "a.yaml"), "a.yaml: no such file"),
+        (Problem("models[0]", "found nothing", file="a.yaml"), "a.yaml: models[0]: found nothing"),
+        (Problem("disk", "1 GiB is free", remedy="free some"), "disk: 1 GiB is free; free some"),
+    ],
+)
+def test_a_problem_tells_place_found_expected_and_remedy(problem: Problem, told: str) -> None:
+    assert str(problem) == told
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_the_probe_says_what_this_machine_lacks() -> None:
         pytest.skip("there is a GPU here")
     fault = cuda_fault("cuda:0")
     assert fault is not None
-    assert fault.reason.startswith(f"torch {torch.__version__} says: ")
+    assert fault.found.startswith(f"torch {torch.__version__} says: ")
     if torch.version.cuda is None:
-        assert "not compiled with CUDA" in fault.reason
-        assert "install a torch with CUDA" in fault.remedy
+        assert "not compiled with CUDA" in fault.found
+        assert "install a torch with CUDA" in (fault.remedy or "")

@@ -359,7 +359,7 @@ def test_more_new_tokens_than_the_context_misfit_the_model(cells: TinyCells) -> 
     assert GENERATION.misfit(GenerationOptions(new_tokens=127), model) is None
     misfit = GENERATION.misfit(GenerationOptions(new_tokens=128), model)
     assert misfit is not None
-    assert misfit[:2] == ("new_tokens", "128")
+    assert (misfit.place, misfit.found) == ("new_tokens", "128")
 
 
 def test_one_item_with_all_that_decides_it(cells: TinyCells) -> None:

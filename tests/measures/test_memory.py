@@ -89,8 +89,7 @@ def test_lengths_beyond_the_context(prompt: int, cells: TinyCells, *, fits: bool
         assert found is None
         return
     assert found is not None
-    option, what, expected, remedy = found
-    assert option == "prompt_tokens"
-    assert "97 with 32 new tokens" in what
-    assert "at most 128" in expected
-    assert "at most 96" in remedy
+    assert found.place == "prompt_tokens"
+    assert "97 with 32 new tokens" in found.found
+    assert "at most 128" in (found.expected or "")
+    assert "at most 96" in (found.remedy or "")

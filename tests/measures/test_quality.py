@@ -421,10 +421,10 @@ def test_what_does_not_fit_the_model(cells: TinyCells) -> None:
     assert QUALITY.misfit(QualityOptions(), model) is None
     long = QUALITY.misfit(QualityOptions(window=257), model)
     assert long is not None
-    assert long[:2] == ("window", "257")
+    assert (long.place, long.found) == ("window", "257")
     fixed = QUALITY.misfit(QualityOptions(protocol="gptq-2048-nobos"), model)
     assert fixed is not None
-    assert fixed[:2] == ("protocol", "gptq-2048-nobos")
+    assert (fixed.place, fixed.found) == ("protocol", "gptq-2048-nobos")
     both = QUALITY.misfit(QualityOptions(protocol="llamacpp-512-half", window=100), model)
     assert both is not None
-    assert both[0] == "window"
+    assert both.place == "window"

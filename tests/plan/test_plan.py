@@ -270,7 +270,7 @@ measure:
 """
         with pytest.raises(SuiteError) as caught:
             plan(base, text)
-        told = [(problem.line, problem.path) for problem in caught.value.problems]
+        told = [(problem.line, problem.place) for problem in caught.value.problems]
         assert sorted(told) == [
             (3, "models[1]"),
             (7, "measure.latency.prompt_tokens"),

@@ -12,7 +12,7 @@ import pytest
 from qbench.core.errors import PreflightError
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
-from qbench.running.preflight.check import check, obstacles, page
+from qbench.running.preflight.check import check, page, problems
 from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
 
@@ -38,7 +38,7 @@ def planned(text: str, folder: Path) -> tuple[Plan, list[Job]]:
 
 def found(plan: Plan, jobs: list[Job], folder: Path) -> dict[str, str]:
     """What stands in the way, by its topic."""
-    return {one.topic: str(one) for one in obstacles(plan, jobs, folder / "results")}
+    return {one.place: str(one) for one in problems(plan, jobs, folder / "results")}
 
 
 def changed(plan: Plan, **environment: Any) -> Plan:
@@ -48,7 +48,7 @@ def changed(plan: Plan, **environment: Any) -> Plan:
 def test_nothing_stands_in_the_way_of_the_quickstart(tmp_path: Path) -> None:
     plan = make_plan(load_suite(SUITES / "quickstart.yaml"), tmp_path / "results", device="cpu")
     jobs = plan.jobs(lambda task: True)
-    assert obstacles(plan, jobs, tmp_path / "results") == []
+    assert problems(plan, jobs, tmp_path / "results") == []
     check(plan, jobs, tmp_path / "results")
 
 
@@ -138,7 +138,7 @@ def test_a_large_model_on_a_cpu_is_told_but_not_what_does_not_fit_it(tmp_path: P
     assert (
         "no GPU: 1 cell of random-Mistral-7B-Instruct-v0.2 (7.2 billion weights)" in every["device"]
     )
-    told = page(plan, jobs, obstacles(plan, jobs, tmp_path / "results"))
+    told = page(plan, jobs, problems(plan, jobs, tmp_path / "results"))
     assert "1 cell of the suite would be skipped" in told
     assert "random-Mistral-7B-Instruct-v0.2--fp32: does not fit" in told
 

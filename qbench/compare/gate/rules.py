@@ -10,16 +10,20 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from qbench.core.errors import Problem
 from qbench.core.names import nearest
 from qbench.core.spec import Cell, Frozen, Item
 
 BoundKind = Literal["max_increase", "max_drop", "max", "min"]
 BOUNDS: tuple[BoundKind, ...] = ("max_increase", "max_drop", "max", "min")
 """The kinds of margin; a rule has exactly one."""
+
+Keys = tuple[str | int, ...]
+"""Keys and indices that lead to a value below `gate`."""
 
 _PERCENT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*%")
 
@@ -115,44 +119,28 @@ class GateRule(Frozen):
         return better != "neither" and _any_match(known, (self.metric,))
 
 
-class RuleProblem(NamedTuple):
-    """Something wrong with the rules, in words."""
-
-    keys: tuple[str | int, ...]
-    """Where it stands below `gate`: keys and indices."""
-    found: str
-    expected: str
-    remedy: str | None
-
-    @property
-    def path(self) -> str:
-        """Where it stands in the suite, such as `gate.perplexity[1].cells`."""
-        return "gate" + "".join(
-            f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.keys
-        )
-
-
 def parse_rules(
     plain: Any, known_metrics: Iterable[str] = ()
-) -> tuple[tuple[GateRule, ...], list[RuleProblem]]:
+) -> tuple[tuple[GateRule, ...], list[tuple[Keys, Problem]]]:
     """The rules of a `gate` section given as plain data, and all that is wrong with it.
 
+    Each problem comes with the keys and indices that lead to its place below `gate`.
     `known_metrics` are the names that a rule without a pattern may have; none are checked where it
     is empty.
     """
     if not isinstance(plain, Mapping) or not plain:
         expected = "metrics with their margins, such as perplexity: {max_increase: 1%}"
-        return (), [RuleProblem((), _words(plain), expected, "remove the line to have no gate")]
+        return (), [_wrong((), _words(plain), expected, "remove the line to have no gate")]
     known = tuple(known_metrics)
     rules: list[GateRule] = []
-    problems: list[RuleProblem] = []
+    problems: list[tuple[Keys, Problem]] = []
     for name, stated in plain.items():
         metric = str(name)
         names = (*known, *(one.removesuffix(".mean") for one in known))
         if known and "." not in metric and not any(fnmatchcase(one, metric) for one in names):
             found, remedy = f"the unknown metric '{metric}'", nearest(metric, known)
             expected = "a metric's name or a pattern of names"
-            problems.append(RuleProblem((metric,), found, expected, remedy))
+            problems.append(_wrong((metric,), found, expected, remedy))
             continue
         several = isinstance(stated, list | tuple)
         for index, one in enumerate(stated if several else (stated,)):
@@ -161,7 +149,7 @@ def parse_rules(
             if rule is not None:
                 rules.append(rule)
         if several and not stated:
-            problems.append(RuleProblem((metric,), "an empty list", "at least one rule", None))
+            problems.append(_wrong((metric,), "an empty list", "at least one rule"))
     return tuple(rules), problems
 
 
@@ -184,7 +172,7 @@ def rules_schema() -> dict[str, Any]:
 
 
 def _parse_rule(
-    metric: str, stated: Any, keys: tuple[str | int, ...], problems: list[RuleProblem]
+    metric: str, stated: Any, keys: Keys, problems: list[tuple[Keys, Problem]]
 ) -> GateRule | None:
     before = len(problems)
     if not isinstance(stated, Mapping):
@@ -192,7 +180,7 @@ def _parse_rule(
         remedy = None
         if isinstance(_read_amount(stated), Amount):
             remedy = f"write {{max_increase: {stated}}} or {{max_drop: {stated}}}"
-        problems.append(RuleProblem(keys, _words(stated), expected, remedy))
+        problems.append(_wrong(keys, _words(stated), expected, remedy))
         return None
     fields = [name for name in GateRule.model_fields if name != "metric"]
     values: dict[str, Any] = {"metric": metric}
@@ -201,7 +189,7 @@ def _parse_rule(
         if key not in fields:
             found, remedy = f"the unknown key '{key}'", nearest(key, fields)
             expected = f"one of {', '.join(fields)}"
-            problems.append(RuleProblem((*keys, key), found, expected, remedy))
+            problems.append(_wrong((*keys, key), found, expected, remedy))
             continue
         problem = _field_problem(key, value)
         if problem is None:
@@ -209,12 +197,12 @@ def _parse_rule(
                 (value,) if key in {"cells", "items"} and isinstance(value, str) else value
             )
         else:
-            problems.append(RuleProblem((*keys, key), _words(value), *problem))
+            problems.append(_wrong((*keys, key), _words(value), *problem))
     bounds = [name for name in BOUNDS if name in stated]
     if len(bounds) != 1:
         found = f"{' and '.join(bounds)} in one rule" if bounds else "a rule without a margin"
         remedy = "write a list of two rules" if bounds else None
-        problems.append(RuleProblem(keys, found, f"one of {', '.join(BOUNDS)}", remedy))
+        problems.append(_wrong(keys, found, f"one of {', '.join(BOUNDS)}", remedy))
     elif len(problems) == before:
         problems += _bound_problems(bounds[0], values, keys)
     return GateRule(**values) if len(problems) == before else None
@@ -246,18 +234,16 @@ def _amount_problem(key: str, value: Any) -> tuple[str, str | None] | None:
     return None
 
 
-def _bound_problems(
-    kind: str, values: dict[str, Any], keys: tuple[str | int, ...]
-) -> list[RuleProblem]:
+def _bound_problems(kind: str, values: dict[str, Any], keys: Keys) -> list[tuple[Keys, Problem]]:
     """What does not fit together within a rule."""
     amount = _read_amount(values[kind])
     place = (*keys, kind)
     if kind in {"max", "min"} and amount.relative:
         expected, remedy = "a number in the metric's own unit", "1% would be a share of nothing"
-        return [RuleProblem(place, _words(values[kind]), expected, remedy)]
+        return [_wrong(place, _words(values[kind]), expected, remedy)]
     if kind == "max_drop" and amount.relative and amount.value >= 1:
         expected = "less than 100%: nothing can drop by more"
-        return [RuleProblem(place, _words(values[kind]), expected, None)]
+        return [_wrong(place, _words(values[kind]), expected)]
     if "ceiling" not in values:
         return []
     ceiling = _read_amount(values["ceiling"])
@@ -267,7 +253,14 @@ def _bound_problems(
         expected = f"a ceiling {'with' if amount.relative else 'without'} %, as {kind} has it"
     else:
         return []
-    return [RuleProblem((*keys, "ceiling"), _words(values["ceiling"]), expected, None)]
+    return [_wrong((*keys, "ceiling"), _words(values["ceiling"]), expected)]
+
+
+def _wrong(
+    keys: Keys, found: str, expected: str, remedy: str | None = None
+) -> tuple[Keys, Problem]:
+    place = "gate" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return keys, Problem(place, found, expected, remedy)
 
 
 def _any_match(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.core.errors import MeasurementError
+from qbench.core.errors import MeasurementError, Problem
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.examples import prompt_ids
@@ -92,14 +92,12 @@ class Generation:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: GenerationOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: GenerationOptions, model: ResolvedModel) -> Problem | None:
         """More new tokens than the context has room for beside a prompt of one token."""
         context = model.context_tokens
         if context is None or options.new_tokens < context:
             return None
-        return (
+        return Problem(
             "new_tokens",
             str(options.new_tokens),
             f"fewer than {context}, the context of {model.ref.name}",

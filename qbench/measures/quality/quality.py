@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError
+from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError, Problem
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
@@ -111,13 +111,11 @@ class Quality:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: QualityOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: QualityOptions, model: ResolvedModel) -> Problem | None:
         """A window beyond the model's context, or another than the protocol's own."""
         fixed = FIXED_WINDOW.get(options.protocol)
         if fixed is not None and options.window not in {None, fixed}:
-            return (
+            return Problem(
                 "window",
                 str(options.window),
                 f"{fixed}, the window of protocol {options.protocol}",
@@ -127,7 +125,7 @@ class Quality:
         context = model.context_tokens
         if window is None or context is None or window <= context:
             return None
-        return (
+        return Problem(
             "window" if fixed is None else "protocol",
             str(window) if fixed is None else options.protocol,
             f"a window of at most {context}, the context of {model.ref.name}",

@@ -31,6 +31,7 @@ from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.record import Metric
     from qbench.core.spec import Item, ResolvedModel
     from qbench.finetune.options import TrainingOptions
@@ -168,9 +169,7 @@ class TrainingMeasurement:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = True
 
-    def misfit(
-        self, options: TrainingItemOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: TrainingItemOptions, model: ResolvedModel) -> Problem | None:
         """Nothing to misfit."""
         return None
 

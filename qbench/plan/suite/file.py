@@ -314,7 +314,7 @@ class GateRules:
         rules, problems = parse_rules(value)
         if problems:
             raise unfit_below(
-                (one.keys, Unfit(one.expected, one.found, one.remedy)) for one in problems
+                (keys, Unfit(one.expected or "", one.found, one.remedy)) for keys, one in problems
             )
         return rules
 

@@ -30,7 +30,7 @@ class Findings:
         self.kept: Mapping[Steps, Sequence[int]] = {}
         """Of lists that entries were left out of: the indices of the others, in the file."""
         self._problems = list(problems)
-        self._spoiled = {problem.path for problem in problems} - {""}
+        self._spoiled = {problem.place for problem in problems} - {""}
 
     def place(self, at: Sequence[str | int]) -> Node:
         """The value that keys and indices lead to.
@@ -61,7 +61,7 @@ class Findings:
             return
         line = node.key_line if at_key else node.line
         found = in_words(node) if found is None else found
-        self._problems.append(Problem(self.file, node.path, found, expected, line, remedy))
+        self._problems.append(Problem(node.path, found, expected, remedy, self.file, line))
 
     def add_unknown(
         self,
@@ -79,7 +79,7 @@ class Findings:
 
     def has(self, *keys: str) -> bool:
         """Whether there is a problem below one of the keys of the file."""
-        return any(problem.path.startswith(keys) for problem in self._problems)
+        return any(problem.place.startswith(keys) for problem in self._problems)
 
     def __len__(self) -> int:
         """How many there are so far."""

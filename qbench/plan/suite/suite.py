@@ -74,7 +74,7 @@ class Suite(Frozen):
         at = path
         while at and at not in self.lines:
             at = re.sub(r"(?:^|\.|\[)[^.\[]*$", "", at)  # without its last key or index
-        return Problem(self.file, path, found, expected, self.lines.get(at), remedy)
+        return Problem(path, found, expected, remedy, self.file, self.lines.get(at))
 
     def select(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
         """The cells whose slug, precision's label or name match a pattern; all for no patterns.
@@ -221,13 +221,13 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         found = f"a byte that is not UTF-8 (0x{error.object[error.start]:02x})"
-        problem = Problem(str(path), "", found, "UTF-8 text", line, "save the file as UTF-8")
+        problem = Problem("", found, "UTF-8 text", "save the file as UTF-8", str(path), line)
         raise SuiteError([problem]) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = error.strerror if isinstance(error, OSError) else error
         found, expected = f"a file that cannot be read ({reason})", "a suite's YAML file"
         remedy = "check its permissions and the path"
-    raise SuiteError([Problem(str(path), "", found, expected, remedy=remedy)])
+    raise SuiteError([Problem("", found, expected, remedy, str(path))])
 
 
 def _yaml_names(folder: Path) -> list[str]:

@@ -135,12 +135,12 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         found = f"the control character U+{int(error.character):04X}"  # an int for a text
-        problem = Problem(file, "", found, "text", line, "remove it")
+        problem = Problem("", found, "text", "remove it", file, line)
     except RecursionError:
         problem = _too_deep(file, None)
     except (ValueError, OverflowError) as error:  # PyYAML lets escapes such as "\UFFFFFFFF" through
         at = None if loader is None else int(loader.line) + 1
-        problem = Problem(file, "", f"text that is not YAML ({error})", "YAML", at)
+        problem = Problem("", f"text that is not YAML ({error})", "YAML", None, file, at)
     raise _RefusedError(problem)
 
 
@@ -166,7 +166,7 @@ class _Builder:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             found = f"more than {MAX_NODES} values, aliases written out"
-            raise _RefusedError(Problem(self.file, path, found, "a suite", line, "write fewer"))
+            raise _RefusedError(Problem(path, found, "a suite", "write fewer", self.file, line))
         if depth > MAX_DEPTH:
             raise _RefusedError(_too_deep(self.file, line))
         key_line = line if key_line is None else key_line
@@ -247,7 +247,7 @@ class _Builder:
     def _add(
         self, path: str, found: str, expected: str, line: int, remedy: str | None = None
     ) -> None:
-        self.problems.append(Problem(self.file, path, found, expected, line, remedy))
+        self.problems.append(Problem(path, found, expected, remedy, self.file, line))
 
 
 def _float(text: str) -> float:
@@ -271,7 +271,7 @@ def _merge_sources(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _too_deep(file: str, line: int | None) -> Problem:
     found = f"values more than {MAX_DEPTH} deep, or an alias that holds itself"
-    return Problem(file, "", found, "a suite", line, "check the brackets and aliases")
+    return Problem("", found, "a suite", "check the brackets and aliases", file, line)
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
@@ -285,10 +285,10 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
     place = f" at column {mark.column + 1}" if mark is not None else ""
     both = f"{context} {problem}"
     return Problem(
-        file,
         "",
         f"text that is not YAML{place} ({shortened(words, 160)})",
         "YAML",
-        None if mark is None else mark.line + 1,
         next((remedy for sign, remedy in _REMEDIES if sign in both), None),
+        file,
+        None if mark is None else mark.line + 1,
     )

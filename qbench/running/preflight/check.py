@@ -11,12 +11,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.core.errors import PreflightError
+from qbench.core.errors import PreflightError, Problem
 from qbench.core.units import counted
-from qbench.running.preflight.hub import hub_obstacles
-from qbench.running.preflight.obstacle import Obstacle
-from qbench.running.preflight.packages import package_obstacles
-from qbench.running.preflight.room import device_obstacles, disk_obstacles, memory_obstacles
+from qbench.running.preflight.hub import hub_problems
+from qbench.running.preflight.packages import package_problems
+from qbench.running.preflight.room import device_problems, disk_problems, memory_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
-
-__all__ = ["Obstacle", "check", "obstacles", "page"]
 
 MOST_SKIPS_SHOWN = 4
 """Reasons of skipped cells that a page shows."""
@@ -43,30 +40,30 @@ def check(
     plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
 ) -> None:
     """Raises `PreflightError`, whose text is the page, when something stands in the way."""
-    found = obstacles(plan, jobs, results, more_devices=more_devices)
+    found = problems(plan, jobs, results, more_devices=more_devices)
     if found:
         raise PreflightError(page(plan, jobs, found))
 
 
-def obstacles(
+def problems(
     plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
-) -> list[Obstacle]:
+) -> list[Problem]:
     """All that stands in the way of these jobs; nothing where there are none to run.
 
     `more_devices` are those that cells run on beside the plan's own.
     """
     found = _nothing_to_compare_with(plan)
-    found += package_obstacles(plan, jobs)
+    found += package_problems(plan, jobs)
     if jobs:
         for device in (plan.device, *more_devices):
-            found += device_obstacles(replace(plan, device=device), jobs)
-        found += memory_obstacles(plan, jobs)
-        found += hub_obstacles(jobs)
-        found += disk_obstacles(plan, jobs, results)
+            found += device_problems(replace(plan, device=device), jobs)
+        found += memory_problems(plan, jobs)
+        found += hub_problems(jobs)
+        found += disk_problems(plan, jobs, results)
     return found
 
 
-def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
+def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Problem]) -> str:
     """What stands in the way, what to do about each, and how to continue."""
     suite = plan.suite
     tasks = sum(len(job.tasks) for job in jobs)
@@ -74,7 +71,7 @@ def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
     title = f"{counted(len(found), 'problem')} before the first cell of {suite.name}"
     lines = [f"{title} ({counted(cells, 'cell')}, {counted(tasks, 'measurement')} to take):", ""]
     for number, one in enumerate(found, 1):
-        lines += [f"{number:>3}. {one.topic}: {one.found}", f"     → {one.remedy}"]
+        lines += [f"{number:>3}. {one.place}: {one.found}", f"     → {one.remedy}"]
     skips = _skips(plan)
     if skips.cells:
         lines += ["", f"{counted(skips.cells, 'cell')} of the suite would be skipped:"]
@@ -91,7 +88,7 @@ def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Obstacle]) -> str:
     return "\n".join(lines)
 
 
-def _nothing_to_compare_with(plan: Plan) -> list[Obstacle]:
+def _nothing_to_compare_with(plan: Plan) -> list[Problem]:
     """A reference that is skipped though cells that would be compared with it are not."""
     found = []
     for cell in plan.every:
@@ -102,21 +99,21 @@ def _nothing_to_compare_with(plan: Plan) -> list[Obstacle]:
         ]
         if cell.reference and cell.skip and others:
             found.append(
-                Obstacle(
+                Problem(
                     "reference",
                     f"{cell.cell.slug}, which {counted(len(others), 'cell')} would be compared"
                     f" with, is skipped: {cell.skip}",
-                    f"set `reference` in {plan.suite.file} to a precision that runs here",
+                    remedy=f"set `reference` in {plan.suite.file} to a precision that runs here",
                 )
             )
     if plan.cells and all(cell.skip for cell in plan.cells):
         reasons = Counter(cell.skip for cell in plan.cells)
         found.append(
-            Obstacle(
+            Problem(
                 "cells",
                 f"none of the {counted(len(plan.cells), 'cell')} can run on"
                 f" {plan.environment.device}: {reasons.most_common(1)[0][0]}",
-                "choose another device with --device, or other precisions",
+                remedy="choose another device with --device, or other precisions",
             )
         )
     return found

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import hub_reachable
-from qbench.core.errors import ModelError
+from qbench.core.errors import ModelError, Problem
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
-from qbench.running.preflight.obstacle import Obstacle
 from qbench.sources.data.texts import DATASETS
 from qbench.sources.models.hub import data_folder, hub_folder
 
@@ -36,7 +35,7 @@ class Wanted:
     """None where it is not known, which is so of data sets."""
 
 
-def hub_obstacles(jobs: Sequence[Job]) -> list[Obstacle]:
+def hub_problems(jobs: Sequence[Job]) -> list[Problem]:
     """Why what is not here yet cannot be fetched; nothing where all is here, or can be."""
     wanted = wanted_models(jobs) + _wanted_data(jobs)
     if not wanted:
@@ -52,15 +51,15 @@ def hub_obstacles(jobs: Sequence[Job]) -> list[Obstacle]:
         )
         listed = ", ".join(_shown(one) for one in wanted)
         return [
-            Obstacle(
+            Problem(
                 "network",
                 f"{words}; not on this machine yet: {listed}",
-                "go on line or set HF_ENDPOINT to a mirror; or copy a hub cache here and name it"
-                f" with HF_HOME{token}",
+                remedy="go on line or set HF_ENDPOINT to a mirror; or copy a hub cache here and"
+                f" name it with HF_HOME{token}",
             )
         ]
     return [
-        Obstacle("access", str(reason), "then run again: only what is missing is measured")
+        Problem("access", str(reason), remedy="then run again: only what is missing is measured")
         for reason in _refused(jobs)
     ]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from qbench.core.errors import Problem
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
-from qbench.running.preflight.obstacle import Obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _ALWAYS = ("torch", "transformers", "accelerate", "safetensors")
 
 
-def package_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
-    """One obstacle that names every missing package with what needs it; none if all are there.
+def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
+    """One problem that names every missing package with what needs it; none if all are there.
 
     A cell that is skipped for want of a package counts too: installing it is all that it takes.
     """
@@ -47,10 +47,10 @@ def package_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
         return []
     found = "; ".join(f"{package} for {', '.join(users)}" for package, users in missing.items())
     return [
-        Obstacle(
+        Problem(
             "packages",
             f"not installed: {found}",
-            f"pip install {' '.join(missing)}, or leave out what needs them",
+            remedy=f"pip install {' '.join(missing)}, or leave out what needs them",
         )
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
 from qbench.core.environment import device_fault
+from qbench.core.errors import Problem
 from qbench.core.gpu import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.core.units import counted
 from qbench.plan.needs import disk_needs
@@ -15,7 +16,6 @@ from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
-from qbench.running.preflight.obstacle import Obstacle
 from qbench.sources.models.hub import hub_folder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _TEXT_TOKENS = 300_000
 """Of an evaluation text on the hub, about: WikiText-2's test split has 290,000 to 340,000."""
 
 
-def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
+def device_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     """A GPU that torch cannot use, or others do; a model that is far too large for a CPU."""
     spread = any(job.cell.model.device_map is not None for job in jobs)
     is_cpu = plan.environment.device_type == "cpu"
@@ -44,10 +44,10 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     faults = {gpu: fault for gpu, fault in tried.items() if fault is not None}
     if faults:
         return [
-            Obstacle(
+            Problem(
                 "device",
-                f"{gpu} ({plan.environment.device}) cannot be computed on: {fault.reason}",
-                fault.remedy,
+                f"{gpu} ({plan.environment.device}) cannot be computed on: {fault.found}",
+                remedy=fault.remedy,
             )
             for gpu, fault in faults.items()
         ]
@@ -56,12 +56,12 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     if in_use:
         held = " and ".join(f"{size / _GIB:.1f} GiB of {name}" for name, size in in_use.items())
         return [
-            Obstacle(
+            Problem(
                 "device",
                 f"others hold {held} ({plan.environment.device}):"
                 " peaks and latencies would be theirs too",
-                "end what runs there (`nvidia-smi` names it), or choose another GPU with --device"
-                " or CUDA_VISIBLE_DEVICES",
+                remedy="end what runs there (`nvidia-smi` names it), or choose another GPU with"
+                " --device or CUDA_VISIBLE_DEVICES",
             )
         ]
     if not is_cpu:
@@ -78,29 +78,28 @@ def device_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
     )
     cells = len({job.cell.slug for job in jobs if job.model.ref.name in large})
     return [
-        Obstacle(
+        Problem(
             "device",
             f"no GPU: {counted(cells, 'cell')} of {listed} would run on"
             f" {plan.environment.device}, for days",
-            "run it where there is a GPU; `qbench doctor` says why one that is there is not used",
+            remedy="run it where there is a GPU; `qbench doctor` says why one that is there is not"
+            " used",
         )
     ]
 
 
-def memory_obstacles(plan: Plan, jobs: Sequence[Job]) -> list[Obstacle]:
+def memory_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     """Cells that fit the device, or all GPUs that they are laid over, but not what is free now."""
     found = []
     for spread in (False, True):
         ours = [job for job in jobs if (job.cell.model.device_map is not None) is spread]
         free = _free_memory_bytes(plan, spread=spread) if ours else None
         if free is not None:
-            found += _memory_obstacles(plan, ours, free, spread=spread)
+            found += _memory_problems(plan, ours, free, spread=spread)
     return found
 
 
-def _memory_obstacles(
-    plan: Plan, jobs: Sequence[Job], free: int, *, spread: bool
-) -> list[Obstacle]:
+def _memory_problems(plan: Plan, jobs: Sequence[Job], free: int, *, spread: bool) -> list[Problem]:
     needs = {job.cell.slug: _needed_bytes(job) for job in jobs}
     large = {name: size for name, size in needs.items() if size > free}
     if not large:
@@ -109,17 +108,17 @@ def _memory_obstacles(
     gpus = len(_gpus(plan, spread=spread))
     where = f"{gpus} GPUs together" if gpus > 1 else plan.environment.device
     return [
-        Obstacle(
+        Problem(
             "memory",
             f"{free / _GIB:.1f} GiB are free of {where};"
             f" {counted(len(large), 'cell')} would take more, most of all {name} with"
             f" {large[name] / _GIB:.1f} GiB",
-            "end other programs, or leave these cells out with --only or `exclude`",
+            remedy="end other programs, or leave these cells out with --only or `exclude`",
         )
     ]
 
 
-def disk_obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obstacle]:
+def disk_problems(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Problem]:
     """Disks without room for downloads, tuned and merged models, and reference states."""
     run = replace(plan, selected=frozenset(job.cell.slug for job in jobs))
     uses = [
@@ -133,7 +132,7 @@ def disk_obstacles(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Obsta
     by_disk: dict[int, list[_Use]] = {}
     for use in uses:
         by_disk.setdefault(_existing(use.folder).stat().st_dev, []).append(use)
-    return [obstacle for of_disk in by_disk.values() if (obstacle := _disk_obstacle(of_disk))]
+    return [problem for of_disk in by_disk.values() if (problem := _disk_problem(of_disk))]
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class _Use:
     bytes: int
 
 
-def _disk_obstacle(uses: list[_Use]) -> Obstacle | None:
+def _disk_problem(uses: list[_Use]) -> Problem | None:
     """What a disk has no room for, if it has none."""
     wanted = LEAST_FREE_BYTES + sum(use.bytes for use in uses)
     free = shutil.disk_usage(_existing(uses[0].folder)).free
@@ -154,12 +153,12 @@ def _disk_obstacle(uses: list[_Use]) -> Obstacle | None:
     large = [use for use in uses if use.bytes] or uses
     listed = ", ".join(f"{use.what} ({use.bytes / _GIB:.1f} GiB)" for use in large)
     folders = ", ".join(dict.fromkeys(str(use.folder) for use in large))
-    return Obstacle(
+    return Problem(
         "disk",
         f"{free / _GIB:.1f} GiB are free for {folders}, some {wanted / _GIB:.1f} GiB are wanted:"
         f" {listed}",
-        "free space, choose other folders (--results, QBENCH_CACHE, HF_HOME), or take the suite in"
-        " parts with --only",
+        remedy="free space, choose other folders (--results, QBENCH_CACHE, HF_HOME), or take the"
+        " suite in parts with --only",
     )
 
 

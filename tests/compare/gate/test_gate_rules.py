@@ -63,18 +63,18 @@ def test_rules_are_read_with_their_defaults() -> None:
 )
 def test_a_problem_names_place_and_remedy(plain: Any, path: str, words: str) -> None:
     _, problems = parse_rules(plain)
-    place, *_ = [one for one in problems if one.path == path]
+    place, *_ = [one for _, one in problems if one.place == path]
     assert words in f"{place.found} {place.expected} {place.remedy}"
 
 
 def test_all_problems_are_told_at_once() -> None:
     rules, problems = parse_rules({"a": {"max": "x"}, "b": {"foo": 1, "max": 2}, "c": {"max": 3}})
-    assert [one.path for one in problems] == ["gate.a.max", "gate.b.foo"]
+    assert [one.place for _, one in problems] == ["gate.a.max", "gate.b.foo"]
     assert [rule.metric for rule in rules] == ["c"]
 
 
 def test_an_unknown_metric_gets_the_nearest_name() -> None:
-    _, (problem,) = parse_rules({"perplexty": {"max_increase": "1%"}}, ["perplexity", "kl"])
+    _, ((_, problem),) = parse_rules({"perplexty": {"max_increase": "1%"}}, ["perplexity", "kl"])
     assert problem.remedy == "did you mean 'perplexity'?"
     assert parse_rules({"perp*": {"max_increase": "1%"}}, ["perplexity"])[1] == []
 

@@ -154,7 +154,7 @@ class TestMeaning:
     def test_a_later_problem_finds_its_line(self, path: str, line: int | None) -> None:
         suite = load("models: ./a\nmeasure:\n  quality:\n    window: 256\n")
         problem = suite.problem(path, "this", "that", "mend it")
-        assert (problem.file, problem.path, problem.line) == ("some/suite.yaml", path, line)
+        assert (problem.file, problem.place, problem.line) == ("some/suite.yaml", path, line)
 
     def test_select_takes_slugs_labels_and_names(self) -> None:
         suite = load("models: [./a, ./b]\nprecisions: [fp32, {nf4: , name: own}, nf4-dq]\n")
@@ -183,7 +183,7 @@ class TestProblems:
     @pytest.mark.parametrize(("line", "path", "words"), WRONG_LINES)
     def test_each_is_one_clear_message(self, line: str, path: str, words: list[str]) -> None:
         problems = problems_of(f"models: [./model]\n{line}\n")
-        assert [problem.path for problem in problems] == [path]
+        assert [problem.place for problem in problems] == [path]
         assert problems[0].line == 2 + line.count("\n")
         message = str(problems[0])
         assert [word for word in words if word not in message] == []
@@ -230,7 +230,7 @@ class TestProblems:
     )
     def test_of_models_and_whole_files(self, text: str, path: str, words: list[str]) -> None:
         problems = problems_of(text)
-        assert [problem.path for problem in problems] == [path]
+        assert [problem.place for problem in problems] == [path]
         assert problems[0].line == 1
         assert [word for word in words if word not in str(problems[0])] == []
 
@@ -246,7 +246,7 @@ class TestProblems:
             "  - nf4: {compute_dtype: fp99, dtype: [bf16, fp16]}\n"
             "name: .inf\n"
         )
-        assert [(problem.line, problem.path) for problem in problems] == [
+        assert [(problem.line, problem.place) for problem in problems] == [
             (1, "modls"),
             (1, ""),
             (2, "timeout_s"),
@@ -260,7 +260,7 @@ class TestProblems:
 
     def test_no_label_is_called_unknown_while_precisions_are_misspelt(self) -> None:
         problems = problems_of("models: ./a\nprecisions: [fp23]\nreference: fp32\n")
-        assert [problem.path for problem in problems] == ["precisions[0]"]
+        assert [problem.place for problem in problems] == ["precisions[0]"]
 
 
 class TestFiles:

@@ -10,6 +10,7 @@ from qbench.core.spec import Frozen, Item
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.record import MetricDefinition
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome
@@ -30,7 +31,7 @@ class Faulty:
     metrics: tuple[MetricDefinition, ...] = ()
     trusts_kernels: bool = False
 
-    def misfit(self, options: NoOptions, model: ResolvedModel) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: NoOptions, model: ResolvedModel) -> Problem | None:
         return None
 
     def items(self, options: NoOptions, model: ResolvedModel, base: Path) -> list[Item]:

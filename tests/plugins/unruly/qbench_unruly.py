@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from qbench.core.errors import Problem
     from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
     from qbench.measures.loaded import LoadedModel
@@ -167,9 +168,7 @@ class Unruly:
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = False
 
-    def misfit(
-        self, options: UnrulyOptions, model: ResolvedModel
-    ) -> tuple[str, str, str, str] | None:
+    def misfit(self, options: UnrulyOptions, model: ResolvedModel) -> Problem | None:
         return None
 
     def items(self, options: UnrulyOptions, model: ResolvedModel, base: Path) -> list[Item]:
