@@ -58,7 +58,7 @@ class Precision(Protocol):
         """
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
-        """What was really loaded, held against what was asked for."""
+        """What was really loaded, compared with what was asked for."""
 
 
 @cache

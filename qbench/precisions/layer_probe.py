@@ -1,4 +1,4 @@
-"""One quantized layer held against the definition of its format, a slice of its rows at a time.
+"""One quantized layer compared with the definition of its format, a slice of its rows at a time.
 
 The naive weights of a whole layer take 12 to 16 bytes each, with what it takes to make them: 3 GiB
 for the largest of a 70B model. In slices nothing is held but what the layer's own product takes.

@@ -40,5 +40,5 @@ def describe_nonfinite(tensors: list[str]) -> str:
     return (
         "the checkpoint's own weights hold NaN or infinity:"
         f" {', '.join(tensors[:MOST_NAMED])}{f' and {more} more tensors' if more > 0 else ''};"
-        " no precision mends that: give a sound copy of the checkpoint"
+        " no precision fixes that: use a good copy of the checkpoint"
     )

@@ -38,8 +38,8 @@ NEEDS = {
 }
 """Packages by the `quant_method` of a checkpoint's config.json."""
 _ON_TRUST = (
-    "this format's layers are not held against their definition, as those of bitsandbytes are:"
-    " what they compute is taken on trust"
+    "this format's layers are not compared with their definition, as those of bitsandbytes are:"
+    " what they compute is not checked"
 )
 
 

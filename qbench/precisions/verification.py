@@ -1,4 +1,4 @@
-"""What was really loaded, held against what was asked for.
+"""What was really loaded, compared with what was asked for.
 
 A suite that trusts its libraries measures their bugs: a quantized layer can be there unquantized,
 left out silently, or be computed by a kernel that is wrong for its shape. So every quantized layer

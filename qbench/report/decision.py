@@ -124,7 +124,7 @@ def _peaks(records: TableRecords, point: Record | None) -> tuple[str, ...]:
 
 
 def _original_of(records: TableRecords) -> str | None:
-    """The model that a quantized checkpoint was made of, and held against, if it is stated."""
+    """The model that a quantized checkpoint was made of, and compared with, if it is stated."""
     found = (record.cell.model.original for cell in records.cells for record in cell.records)
     return next((original for original in found if original is not None), None)
 
@@ -161,7 +161,7 @@ def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_na
 
 
 def _is_diverged(records: TableRecords, slug: str) -> bool:
-    """Whether any cell was held against the reference on that text."""
+    """Whether any cell was compared with the reference on that text."""
     found = (record for cell in records.cells for record in cell.of("quality", slug))
     return any(record.metric("kl.mean") is not None for record in found)
 

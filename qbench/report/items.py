@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 MERGED = "merged"
-"""Parameter `against` of items that are not held against the suite's reference."""
+"""Parameter `against` of items that are not compared with the suite's reference."""
 _POINT = ("batch", "prompt_tokens", "new_tokens")
 
 
@@ -60,7 +60,7 @@ def describe_point(record: Record) -> str:
 
 
 def against_merged(record: Record) -> bool:
-    """Whether it holds a tuned model against the same one merged in 16 bits."""
+    """Whether it compares a tuned model with the same one merged in 16 bits."""
     return record.item.params.get("against") == MERGED
 
 

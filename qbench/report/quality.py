@@ -139,7 +139,7 @@ def _rounding_column(records: TableRecords, slug: str) -> Column:
         "number",
         decimals=6,
         definition="what two runs of the same weights differ by because their arithmetic rounds"
-        " differently, of the cell and the reference; a KL mean not well above it is jitter, not"
+        " differently, of the cell and the reference; a KL mean not well above it is noise, not"
         " damage",
     )
 

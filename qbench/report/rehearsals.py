@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 BANNER = (
-    "REHEARSAL: these figures are those of small stand-ins, not of the models that the suite names."
+    "REHEARSAL: these figures are those of small replacements, not of the suite's own models."
     " They show that every cell and measurement runs, and nothing else."
 )
 

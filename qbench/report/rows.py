@@ -61,7 +61,7 @@ COLUMNS = (
 
 `reason` says why the status is not `ok` or why the metric has no value, `samples` counts the raw
 samples, `tabled` tells whether a report shows the record or passes it over for a newer one.
-`rehearsal` tells whether the numbers are those of a rehearsal's stand-ins.
+`rehearsal` tells whether the numbers are those of a rehearsal's replacements.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.

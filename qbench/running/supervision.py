@@ -225,6 +225,6 @@ def _open_log(path: Path, job: Job) -> None:
             file.write(f"--- {now()} {job.cell.slug}: {names}\n")
     except OSError as error:
         raise StoreError(
-            f"{path}: the cell's log cannot be written ({error.strerror}); free space or mend the"
+            f"{path}: the cell's log cannot be written ({error.strerror}); free space or fix the"
             " folder's permissions, then run again"
         ) from error

@@ -30,7 +30,7 @@ STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Types of weights that can be explained, by safetensors' names."""
 
 _NO_LINEAR = re.compile(r"embed|lm_head|\bw[tp]e\b|norm|\bln_")
-"""Matrices outside linear layers, in architectures that qbench does not know by heart."""
+"""Matrices outside linear layers, in architectures that qbench does not know itself."""
 _MLP = re.compile(r"mlp|\bfc|ffn|feed_forward|\bdense_")
 """Names of MLPs, in the architectures that are known and in others."""
 _NAMES_SHOWN = 3

@@ -64,7 +64,7 @@ def resolve_calibration(
     if tuned_on is not None and (text.kind, text.location) == (tuned_on.kind, tuned_on.location):
         raise TextError(
             f"calibration_text {text.source} is the data of finetune, whose test split is scored:"
-            " its loss would flatter the calibrated precision; calibrate on another text, such as"
+            " its loss would look better than it is; calibrate on another text, such as"
             f" {CALIBRATION_TEXT}"
         )
     found: dict[str, Any] = {**precision.options, "calibration_text": text.model_dump()}
@@ -105,7 +105,7 @@ def _check_apart(text: ResolvedText, evaluated: ResolvedText) -> None:
     if text.fingerprint == evaluated.fingerprint:
         raise TextError(
             f"calibration_text {text.source} is the text that quality is measured on"
-            f" ({evaluated.source}): its perplexity would flatter the calibrated precision;"
+            f" ({evaluated.source}): its perplexity would look better than it is;"
             f" {remedy}"
         )
     if "hub" in (text.kind, evaluated.kind):

@@ -80,7 +80,7 @@ class Arm:
 
     @property
     def rungs(self) -> tuple[str, ...]:
-        """The ways in which it was served, in the order of the ladder.
+        """The ways in which it was served, in the order of their table.
 
         Each is the deployment; with the precision (`quantized-nf4`) where there can be several.
         """
@@ -189,7 +189,7 @@ def counterpart(arms: Sequence[Arm], arm: Arm) -> Arm:
 
 
 def rung_words(arm: Arm, rung: str) -> str:
-    """A rung of the ladder in words."""
+    """A deployment in words."""
     deploy = next(cell.deploy for cell in arm.of_rung(rung))
     if arm.tuning.method == METHOD_ORDER[0]:
         return FULL_RUNG if deploy == "merged" else PTQ_RUNG

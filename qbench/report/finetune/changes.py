@@ -27,7 +27,7 @@ PERPLEXITY_MARGIN = Allowance(0.005, relative=True)
 
 
 class Claim(NamedTuple):
-    """A change with the margin it is held against."""
+    """A change with the margin it is compared with."""
 
     found: Difference | Gap
     allowance: Allowance

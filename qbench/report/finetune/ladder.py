@@ -1,4 +1,4 @@
-"""The ladder of what becomes of a tuned model: each rung is a model of its own."""
+"""How each tuned model is served: each deployment is a model of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Key = tuple[str, str, str]
 
 
 def ladder_table(records: TableRecords, results: Results) -> Table:
-    """One row a rung of an arm, its seeds pooled."""
+    """One row for each deployment of an arm, its seeds pooled."""
     rungs = [(one.arm, rung) for one in results.arms for rung in one.arm.rungs]
     served = [cell for one in results.arms for cell in one.arm.served]
     point = first_point(served, "latency")
@@ -45,7 +45,7 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
     damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
     texts = text_titles(results.texts)
     columns = (
-        Column("rung", "rung", "text", definition="what became of the tuned model"),
+        Column("rung", "deployment", "text", definition="how the tuned model is served"),
         Column("served", "served in", "text", definition="precision that the base is held in"),
         Column("memory.static", "static", "bytes", definition="bytes that the loaded model keeps"),
         *_latency_columns(point),
@@ -90,7 +90,7 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
                 faulty=any(cell.faulty for cell in cells),
             )
         )
-    return Table("What becomes of the tuned model", "cell", columns, tuple(rows))
+    return Table("How the tuned model is served", "cell", columns, tuple(rows))
 
 
 _CHANGE = (
@@ -117,7 +117,7 @@ def _judged(
 
 
 def _first_rung(arm: Arm) -> str | None:
-    """What an arm's other rungs are compared with; None where there is nothing to compare."""
+    """What an arm's other deployments are compared with; None where there is nothing to compare."""
     if ATTACHED in arm.rungs:
         return ATTACHED
     if arm.tuning.method == "lora" or len(arm.rungs) == 1:

@@ -1,4 +1,4 @@
-"""Arms that trained against codes with nothing to hold them against, and what would give it."""
+"""Arms that trained against codes with nothing to compare them with, and what would give it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def without_counterpart(results: Results, compared: Sequence[WonBack]) -> str:
         return ""
     formats = list(dict.fromkeys(arm.tuning.precision.label for arm in lacking))
     return (
-        f"Not held against PTQ: {', '.join(arm.name for arm in lacking)}, for no model that was"
+        f"Not compared with PTQ: {', '.join(arm.name for arm in lacking)}, for no model that was"
         f" tuned in floating point is rounded to {', '.join(formats)} afterwards; list"
         f" {'it' if len(formats) == 1 else 'them'} under finetune's `quantize`, beside an arm of"
         " method full (for adapters, lora in bf16)."

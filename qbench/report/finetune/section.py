@@ -37,8 +37,8 @@ _MEMORY = (
 )
 _ADAPTERS = (
     "A further adapter takes what its tensors take; switching keeps all of them on the device."
-    " Stored in 8 or 4 bits an adapter is dequantized when it is loaded: what that costs is a rung"
-    " of the ladder."
+    " Stored in 8 or 4 bits an adapter is dequantized when it is loaded: what that costs is"
+    " measured as a deployment of its own."
 )
 
 

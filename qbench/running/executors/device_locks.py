@@ -151,6 +151,6 @@ def _open(path: Path) -> int:
 def _error(place: Path, found: str | None) -> StoreError:
     return StoreError(
         f"{place}: cannot be locked ({found}); it keeps two runs from measuring on one device at"
-        " once. Have it mended by whom it belongs to, or name another folder with the environment"
+        " once. Ask its owner to fix it, or name another folder with the environment"
         " variable QBENCH_LOCKS"
     )

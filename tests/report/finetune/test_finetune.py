@@ -380,7 +380,7 @@ class TestPage:
         assert [heading.split(":")[0] for heading in headings[start + 1 : start + 6]] == [
             "Peak memory of a training step, by kind",
             "Loss curves",
-            "What becomes of the tuned model",
+            "How the tuned model is served",
             "Several adapters on one base",
             "Base and tuned, side by side",
         ]

@@ -178,12 +178,12 @@ def test_an_arm_without_its_rounded_counterpart_has_no_row() -> None:
 def test_what_would_give_a_counterpart_is_told() -> None:
     base = untuned_records("fp32")
     page = render([*base, *full_arm(0, INT4), *qat_arm(0, 0.05), *qlora_arm(0, 0.1)])
-    assert "Not held against PTQ: qlora-nf4, for no model" in page
+    assert "Not compared with PTQ: qlora-nf4, for no model" in page
     page = render([*base, *full_arm(0), *qat_arm(0, 0.05), *qlora_arm(0, 0.1)])
-    assert "Not held against PTQ: qat-int4-g32, qlora-nf4, for no model" in page
+    assert "Not compared with PTQ: qat-int4-g32, qlora-nf4, for no model" in page
     assert "is rounded to int4-g32, nf4 afterwards; list them under finetune's" in page
     # Without QAT nobody asked for the comparison.
-    assert "Not held against PTQ" not in render([*base, *full_arm(0), *qlora_arm(0, 0.1)])
+    assert "Not compared with PTQ" not in render([*base, *full_arm(0), *qlora_arm(0, 0.1)])
 
 
 def test_the_terminal_says_what_was_won_back() -> None:
