@@ -15,6 +15,8 @@ from qbench.finetune import full, lora
 from qbench.finetune.qat.qat import QAT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
     from qbench.core.record import Environment
@@ -63,7 +65,7 @@ class Method(Protocol):
         *,
         precision: PrecisionRef,
         seed: int,
-        folder: str,
+        folder: Path,
     ) -> Trainable:
         """Makes the loaded model trainable, in place.
 

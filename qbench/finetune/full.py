@@ -7,7 +7,6 @@ so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.finetune.artifact import copy_tokenizer
@@ -16,6 +15,8 @@ from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantize
 from qbench.finetune.trainable import Trainable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
     from qbench.core.record import Environment
@@ -77,14 +78,14 @@ class Full:
         *,
         precision: PrecisionRef,
         seed: int,
-        folder: str,
+        folder: Path,
     ) -> Trainable:
         """All weights require a gradient; saved as transformers does, in the type they are in."""
         model.requires_grad_(requires_grad=True)
 
         def save(target: Path) -> None:
             model.save_pretrained(target)
-            copy_tokenizer(Path(folder), target)
+            copy_tokenizer(folder, target)
 
         return Trainable(model, save)
 

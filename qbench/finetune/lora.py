@@ -141,7 +141,7 @@ class Lora:
         *,
         precision: PrecisionRef,
         seed: int,
-        folder: str,
+        folder: Path,
     ) -> Trainable:
         """Injects adapters into the model, beside layers that stay as they are."""
         import torch
@@ -155,7 +155,7 @@ class Lora:
             with _what_is_ignored_refused():
                 tuned = get_peft_model(model, config)
             if options.init == "loftq":
-                replace_lora_weights_loftq(tuned, model_path=folder)
+                replace_lora_weights_loftq(tuned, model_path=str(folder))
         except (*_REFUSALS, RuntimeWarning) as error:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise MeasurementError(

@@ -169,7 +169,7 @@ def _check(encoded: list[Encoded], kept: list[int], loaded: LoadedModel) -> None
     if highest >= rows:
         raise MeasurementError(
             f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
-            f" tokenizer in {loaded.folder} is not this model's"
+            f" tokenizer in {loaded.checkpoint.folder} is not this model's"
         )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import MetricDefinition, VariesBy
     from qbench.core.spec import Cell, ResolvedModel, StaticBytes
     from qbench.measures.peaks import Peak, PeakMeter
@@ -32,9 +33,10 @@ class LoadedModel:
     model: PreTrainedModel
     cell: Cell
     resolved: ResolvedModel
-    folder: str
-    """Where its files lie on this machine."""
+    checkpoint: Checkpoint
+    """What was fetched: of a tuned model, its base."""
     device: str
+    """The job's, where a model that is spread over several GPUs has its first part."""
     verification: Verification
     predicted: StaticBytes | None
     """Static bytes by arithmetic; None where the shapes are not known without loading."""
@@ -62,26 +64,26 @@ class LoadedModel:
         """
         from transformers import AutoTokenizer
 
-        folder = self.folder
+        folder = self.checkpoint.folder
         if self.has_random_weights:
-            folder = str(bundled_models()[TOKENIZER_MODEL])
+            folder = bundled_models()[TOKENIZER_MODEL]
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder,
-                trust_remote_code=self.cell.model.trust_remote_code,
+                str(folder),
+                trust_remote_code=self.checkpoint.trust_remote_code,
                 local_files_only=True,
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise MeasurementError(
-                f"{self.folder}: no tokenizer that transformers can load beside the model"
-                f" ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
+                f"{self.checkpoint.folder}: no tokenizer that transformers can load beside the"
+                f" model ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
             ) from error
         return tokenizer
 
     @cached_property
     def nonfinite_tensors(self) -> list[str]:
         """The checkpoint's tensors that hold NaN or infinity; all of it is read to know them."""
-        return nonfinite_tensors(self.folder)
+        return nonfinite_tensors(self.checkpoint.folder)
 
     @property
     def has_random_weights(self) -> bool:

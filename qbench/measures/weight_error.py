@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NonFiniteError
@@ -18,6 +17,8 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.sources.models.headers import weight_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from qbench.core.spec import ResolvedModel
@@ -81,13 +82,13 @@ class WeightError:
 
         from qbench.precisions.verification import linear_layers
 
-        checkpoint = _Checkpoint(loaded.folder, loaded.model.base_model_prefix)
+        originals = _Originals(loaded.checkpoint.folder, loaded.model.base_model_prefix)
         layers: list[dict[str, Any]] = []
         signal = noise = 0.0
         with torch.inference_mode():
             for name, layer in linear_layers(loaded.model):
                 held = held_weight(layer)
-                original = checkpoint.weight(name).to(held.device)
+                original = originals.weight(name).to(held.device)
                 if getattr(layer, "source_cls", None) is Conv1D:
                     original = original.T  # stored as (in, out), quantized as (out, in)
                 if held.shape != original.shape:
@@ -144,16 +145,16 @@ def held_weight(layer: Any) -> torch.Tensor:
     return weight
 
 
-class _Checkpoint:
+class _Originals:
     """The weights that are loaded from a folder, read one at a time."""
 
-    def __init__(self, folder: str, prefix: str) -> None:
+    def __init__(self, folder: Path, prefix: str) -> None:
         from safetensors import safe_open
 
         open_file: Any = safe_open  # untyped in safetensors
         self._prefix = prefix
         self._files: dict[str, Any] = {}
-        for path in weight_files(Path(folder)):
+        for path in weight_files(folder):
             file = open_file(path, framework="pt")
             self._files.update(dict.fromkeys(file.keys(), file))
 

@@ -18,6 +18,7 @@ from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen, ModelShape, PrecisionRef, StaticBytes
 
@@ -49,13 +50,8 @@ class Precision(Protocol):
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """Static bytes by arithmetic from the shapes alone."""
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
-        """Loads the model from its folder in this precision onto the device, in eval mode.
-
-        The device is one that torch knows, or `auto` for all GPUs.
-        """
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+        """Loads the model in this precision onto the checkpoint's device, in eval mode."""
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
         """What was really loaded, compared with what was asked for."""

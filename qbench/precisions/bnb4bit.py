@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
 
@@ -98,18 +99,14 @@ class FourBit:
             bias_bytes=ITEM_BYTES[options["compute_dtype"]],
         )
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
         import torch
         from transformers import BitsAndBytesConfig
 
         model = load_pretrained(
-            folder,
+            checkpoint,
             dtype=_rest_dtype(options),
-            device=device,
-            trust_remote_code=trust_remote_code,
             quantization=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quant_type,

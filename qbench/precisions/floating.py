@@ -13,6 +13,7 @@ from qbench.precisions.verification import Verification, attention_backend, line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, StaticBytes
 
@@ -38,13 +39,9 @@ class Floating:
         """Elements times the type's bytes."""
         return static_bytes(shape, ITEM_BYTES[self.name], linear=None)
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads the checkpoint rounded to the type."""
-        return load_pretrained(
-            folder, dtype=self.name, device=device, trust_remote_code=trust_remote_code
-        )
+        return load_pretrained(checkpoint, dtype=self.name)
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
         """Every linear weight has the type that was asked for."""

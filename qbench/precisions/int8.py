@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
 
@@ -65,17 +66,13 @@ class Int8:
 
         return static_bytes(shape, ITEM_BYTES[options["dtype"]], linear)
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
         from transformers import BitsAndBytesConfig
 
         return load_pretrained(
-            folder,
+            checkpoint,
             dtype=options["dtype"],
-            device=device,
-            trust_remote_code=trust_remote_code,
             quantization=BitsAndBytesConfig(
                 load_in_8bit=True, llm_int8_threshold=options["threshold"]
             ),

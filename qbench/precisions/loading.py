@@ -17,49 +17,46 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from qbench.core.checkpoint import Checkpoint
+
 TORCH_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Names of torch's types by qbench's names."""
 
 
 def load_pretrained(
-    folder: str,
+    checkpoint: Checkpoint,
     *,
     dtype: str,
-    device: str,
-    trust_remote_code: bool,
     quantization: QuantizationConfigMixin | None = None,
 ) -> PreTrainedModel:
-    """Loads a causal language model from a local folder, safetensors only, in eval mode.
+    """Loads a causal language model, safetensors only, in eval mode.
 
     `dtype` is `fp32`, `bf16` or `fp16`: the type of everything that is not quantized; `auto` takes
-    what config.json states. The whole model goes to one device, or with the device `auto` over all
-    GPUs: no layer is ever offloaded. A folder that is marked so gets random weights. Raises
-    `ModelError` for a checkpoint that lacks tensors of the model, `OutOfMemoryError` for a model
-    that the GPUs cannot hold, and `MeasurementError` for a tensor that cannot be converted.
+    what config.json states. The whole model goes to one device, or over all GPUs: no layer is ever
+    offloaded. A folder that is marked so gets random weights. Raises `ModelError` for a checkpoint
+    that lacks tensors of the model, `OutOfMemoryError` for a model that the GPUs cannot hold, and
+    `MeasurementError` for a tensor that cannot be converted.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    if is_random(folder):
+    if is_random(checkpoint.folder):
         return make_random(
-            folder,
-            dtype=getattr(torch, TORCH_DTYPE[dtype]),
-            device=device,
-            trust_remote_code=trust_remote_code,
-            quantization=quantization,
+            checkpoint, dtype=getattr(torch, TORCH_DTYPE[dtype]), quantization=quantization
         )
+    device = checkpoint.device
     arguments: dict[str, Any] = {}
     if quantization is not None:
         arguments["quantization_config"] = quantization
     model: PreTrainedModel
     with refusing_offload(device), _said_of_conversions():
         model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
+            str(checkpoint.folder),
             output_loading_info=True,
             dtype="auto" if dtype == "auto" else getattr(torch, TORCH_DTYPE[dtype]),
             device_map=device if device == EVERY_GPU else {"": device},
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=checkpoint.trust_remote_code,
             local_files_only=True,
             **arguments,
         )
@@ -67,7 +64,7 @@ def load_pretrained(
     unusable = sorted({*loading["missing_keys"], *map(str, loading["mismatched_keys"])})
     if unusable:
         raise ModelError(
-            f"{folder}: the checkpoint does not hold {', '.join(unusable[:3])}"
+            f"{checkpoint.folder}: the checkpoint does not hold {', '.join(unusable[:3])}"
             f"{' …' if len(unusable) > 3 else ''} ({len(unusable)} tensors) as"
             f" {type(model).__name__} needs them, which would be filled with random numbers;"
             " use a checkpoint that matches its config.json"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.sources.models.headers import weight_files
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MOST_NAMED = 3
 
 
-def nonfinite_tensors(folder: str) -> list[str]:
+def nonfinite_tensors(folder: Path) -> list[str]:
     """Names of the checkpoint's tensors with values that are no finite numbers, with their count.
 
     Reads every tensor, one at a time; for when such values have turned up.
@@ -19,7 +21,7 @@ def nonfinite_tensors(folder: str) -> list[str]:
     from safetensors import safe_open
 
     try:
-        files = weight_files(Path(folder))
+        files = weight_files(folder)
     except ModelError:  # random weights come without a file
         return []
     found = []

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from qbench.core.checkpoint import Checkpoint
+
 _DEFAULT_SPREAD = 0.02
 """Standard deviation of a matrix's elements where the configuration states none."""
 
 
 def make_random(
-    folder: str,
+    checkpoint: Checkpoint,
     *,
     dtype: torch.dtype,
-    device: str,
-    trust_remote_code: bool,
     quantization: QuantizationConfigMixin | None = None,
 ) -> PreTrainedModel:
     """The model of the folder's config.json, frozen, in eval mode.
@@ -41,8 +41,9 @@ def make_random(
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
+    device, trust_remote_code = checkpoint.device, checkpoint.trust_remote_code
     config = AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
+        str(checkpoint.folder), trust_remote_code=trust_remote_code, local_files_only=True
     )
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(

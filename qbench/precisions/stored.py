@@ -26,6 +26,7 @@ from qbench.precisions.verification import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, ModelShape, ResolvedModel, StaticBytes, TensorShape
 
@@ -68,13 +69,9 @@ class Stored:
 
         return static_bytes(shape, 4, linear)
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads codes and state as they are stored."""
-        model = load_pretrained(
-            folder, dtype="auto", device=device, trust_remote_code=trust_remote_code
-        )
+        model = load_pretrained(checkpoint, dtype="auto")
         keep_codes(model)
         return model
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from qbench.core.checkpoint import checkpoint_of
 from qbench.core.gpu import used_bytes_by_device
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
@@ -25,9 +25,11 @@ from qbench.sources.models.resolve import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.plan.job import Job
 
 
@@ -39,7 +41,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     import torch
 
     phase("fetch")
-    folder = str(fetch_model(job.model))
+    checkpoint = checkpoint_of(job.cell.model, fetch_model(job.model), job.device)
     is_cuda = job.device.startswith("cuda")
     is_spread = is_cuda and job.cell.model.device_map is not None
     devices = every_gpu() if is_spread else (job.device,)
@@ -49,11 +51,11 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         torch.cuda.set_device(job.device)  # for kernels that ask which one is current
     if job.artifact_key is not None and job.cell.deploy is not None:
         phase("prepare")
-    source = _source(job, folder)
+    source = _source(job, checkpoint)
     if is_cuda:
         make_workspaces(devices)
     torch.manual_seed(0)
-    _drop_from_page_cache(source.checkpoint)
+    _drop_from_page_cache(source.checkpoint.folder)
     meter = PeakMeter(*devices)
     meter.boundary()
     level_before_bytes = meter.level_bytes()
@@ -74,7 +76,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         model=model,
         cell=job.cell,
         resolved=job.model,
-        folder=folder,
+        checkpoint=checkpoint,
         device=job.device,
         verification=verification,
         predicted=job.predicted,
@@ -95,38 +97,26 @@ class _Source:
 
     held: PrecisionRef
     """What it is held in once it is built."""
-    checkpoint: Path
+    checkpoint: Checkpoint
     build: Callable[[], PreTrainedModel]
 
 
-def _source(job: Job, folder: str) -> _Source:
+def _source(job: Job, base: Checkpoint) -> _Source:
     """The source of the job's model; merged weights are made here, before anything is measured."""
-    tuning, trust = job.cell.tuning, job.cell.model.trust_remote_code
-    held = job.cell.precision
+    tuning, held = job.cell.tuning, job.cell.precision
     if tuning is not None and job.cell.deploy is not None:
         from qbench.finetune.artifact import artifact_folder, read_artifact
-        from qbench.finetune.serve.deploy import deployed_folder, load_deployed
+        from qbench.finetune.serve.deploy import ServedModel, deployed_checkpoint, load_deployed
 
         key = job.artifact_key or ""
         read_artifact(key, base_fingerprint=job.model.fingerprint)
-        served: Any = {
-            "folder": folder,
-            "tuning": tuning,
-            "deploy": job.cell.deploy,
-            "precision": held,
-            "artifact": artifact_folder(key),
-            "device": job.cell.model.device_map or job.device,
-            "trust_remote_code": trust,
-        }
-        source = deployed_folder(**served)
-        return _Source(held, source, partial(load_deployed, **served, source=source))
+        served = ServedModel(base, tuning, job.cell.deploy, held, artifact_folder(key))
+        source = deployed_checkpoint(served)
+        return _Source(held, source, partial(load_deployed, served, source))
     if tuning is not None:
         name, options = methods()[tuning.method].load_precision(held, tuning.options)
         held = PrecisionRef(label=name, name=name, options=options)
-    load_base = precisions()[held.name].load
-    device = job.cell.model.device_map or job.device
-    build = partial(load_base, folder, held.options, device, trust_remote_code=trust)
-    return _Source(held, Path(folder), build)
+    return _Source(held, base, partial(precisions()[held.name].load, base, held.options))
 
 
 def _drop_from_page_cache(folder: Path) -> None:

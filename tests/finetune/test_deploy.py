@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
-from qbench.finetune.serve.deploy import deployed_folder, load_deployed, served_precision
+from qbench.finetune.serve.deploy import (
+    ServedModel,
+    deployed_checkpoint,
+    load_deployed,
+    served_precision,
+)
 from qbench.measures.weight_error import held_weight
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
@@ -69,13 +75,13 @@ def deploy(
     precision: PrecisionRef | None = None,
 ) -> PreTrainedModel:
     return load_deployed(
-        folder=str(adapter.base),
-        tuning=tuning,
-        deploy=rung,
-        precision=precision or served_precision(tuning, rung),
-        artifact=adapter.folder,
-        device="cpu",
-        trust_remote_code=False,
+        ServedModel(
+            Checkpoint(adapter.base, "cpu"),
+            tuning,
+            rung,
+            precision or served_precision(tuning, rung),
+            adapter.folder,
+        )
     )
 
 
@@ -92,9 +98,7 @@ def plain_peft(adapter: MadeAdapter, precision: PrecisionRef, **how: Any) -> Any
     """The same as a user loads it: the base, and `PeftModel.from_pretrained`."""
     from peft import PeftModel
 
-    base = precisions()[precision.name].load(
-        str(adapter.base), precision.options, "cpu", trust_remote_code=False
-    )
+    base = precisions()[precision.name].load(Checkpoint(adapter.base, "cpu"), precision.options)
     return PeftModel.from_pretrained(base, str(adapter.folder), **how).eval()
 
 
@@ -214,9 +218,7 @@ def test_what_an_adapter_is_attached_to_is_held_against_its_codes(
 def test_adapters_are_counted_as_a_kind_of_their_own(adapter: MadeAdapter) -> None:
     tuning = tuning_ref("nf4")
     held = list(inventory(deploy(adapter, "attached", tuning)))
-    untuned = precisions()["nf4"].load(
-        str(adapter.base), tuning.precision.options, "cpu", trust_remote_code=False
-    )
+    untuned = precisions()["nf4"].load(Checkpoint(adapter.base, "cpu"), tuning.precision.options)
     weights = sum(4 * sum(weight.shape) for weight in own_weights(adapter).values())
     adapters = [one for one in held if one.kind == "adapters"]
     assert sum(one.tensor.untyped_storage().nbytes() for one in adapters) == 2 * weights
@@ -377,9 +379,7 @@ def test_dequantized_is_the_quantized_base_and_the_update(adapter: MadeAdapter, 
     tuning = tuning_ref(name, **EXACT[name])
     model = deploy(adapter, "merged-dequantized", tuning, precision_ref("fp32"))
     found = served_weights(model)
-    quantized = precisions()[name].load(
-        str(adapter.base), tuning.precision.options, "cpu", trust_remote_code=False
-    )
+    quantized = precisions()[name].load(Checkpoint(adapter.base, "cpu"), tuning.precision.options)
     for layer, held in linear_layers(quantized):
         assert_close(found[layer], adapter.merged_into(held_weight(held), layer), 1e-6)
     for layer, weight in own_weights(adapter).items():
@@ -435,15 +435,15 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
     tuning = tuning_ref("nf4")
 
     def folder(rung: Deployment) -> Path:
-        return deployed_folder(
-            folder=str(adapter.base),
-            tuning=tuning,
-            deploy=rung,
-            precision=served_precision(tuning, rung),
-            artifact=adapter.folder,
-            device="cpu",
-            trust_remote_code=False,
-        )
+        return deployed_checkpoint(
+            ServedModel(
+                Checkpoint(adapter.base, "cpu"),
+                tuning,
+                rung,
+                served_precision(tuning, rung),
+                adapter.folder,
+            )
+        ).folder
 
     merged = folder("merged")
     written = (merged / "model.safetensors").stat().st_mtime_ns
@@ -502,9 +502,7 @@ def test_full_tuning_is_served_from_its_own_weights(
     assert served_precision(tuning, "merged").label == "bf16"
     precision = precision_ref(name, **EXACT.get(name, {}))
     model = deploy(tuned, "merged", tuning, precision)
-    expected = precisions()[name].load(
-        str(artifact), precision.options, "cpu", trust_remote_code=False
-    )
+    expected = precisions()[name].load(Checkpoint(artifact, "cpu"), precision.options)
     assert (logits(model) == logits(expected)).all()
     with pytest.raises(MeasurementError, match="full tuning leaves no adapter: found attached"):
         deploy(tuned, "attached", tuning)

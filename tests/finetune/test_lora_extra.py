@@ -9,10 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
 from qbench.finetune.lora_extra import REFUSED, SERVED
 from qbench.finetune.lora_options import LoraOptions, lora_arguments
-from qbench.finetune.serve.deploy import load_deployed, served_precision
+from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.precisions.inventory import inventory, logical_weights
@@ -114,13 +115,7 @@ def deploy(adapter: MadeAdapter, rung: Deployment, precision: str = "fp32", **op
     if rung == "merged-dequantized":
         served = precision_ref("fp32")
     return load_deployed(
-        folder=str(adapter.base),
-        tuning=tuning,
-        deploy=rung,
-        precision=served,
-        artifact=adapter.folder,
-        device="cpu",
-        trust_remote_code=False,
+        ServedModel(Checkpoint(adapter.base, "cpu"), tuning, rung, served, adapter.folder)
     )
 
 

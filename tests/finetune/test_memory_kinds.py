@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.finetune.train.memory_kinds import KindBytes, bytes_by_kind, held_tensors
 from qbench.precisions import precisions
 from tests.precisions.tiny_cells import all_options, resolve
@@ -27,9 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(folder: Path, precision: str) -> Any:
-    return precisions()[precision].load(
-        str(folder), all_options(precision), "cpu", trust_remote_code=False
-    )
+    return precisions()[precision].load(Checkpoint(folder, "cpu"), all_options(precision))
 
 
 def _with_adapters(model: Any) -> Any:

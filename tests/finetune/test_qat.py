@@ -14,13 +14,14 @@ from torchao.quantization.qat import QATConfig
 from torchao.quantization.qat.linear import FakeQuantizedLinear
 from transformers import AutoModelForCausalLM, get_scheduler
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact
 from qbench.finetune.qat.adapters import adapt
 from qbench.finetune.qat.layers import fake_quantize, weight_grid
-from qbench.finetune.serve.deploy import load_deployed, served_precision
+from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
 from qbench.finetune.train.examples import NOT_SCORED, collate
 from qbench.precisions.integer.config import torchao_config
 from qbench.precisions.integer.options import IntegerOptions
@@ -68,13 +69,13 @@ def served(base: Path, precision: PrecisionRef, rung: Deployment) -> Any:
     """The artifact of the last training, as it is deployed."""
     tuning = TuningRef(label="qat", arm="qat", method="qat", precision=precision)
     return load_deployed(
-        folder=str(base),
-        tuning=tuning,
-        deploy=rung,
-        precision=served_precision(tuning, rung),
-        artifact=artifact_folder(KEY),
-        device="cpu",
-        trust_remote_code=False,
+        ServedModel(
+            Checkpoint(base, "cpu"),
+            tuning,
+            rung,
+            served_precision(tuning, rung),
+            artifact_folder(KEY),
+        )
     )
 
 

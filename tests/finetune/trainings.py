@@ -123,7 +123,7 @@ def train(
         key=key,
         precision=trained_for or loaded.cell.precision,
         base_fingerprint=loaded.resolved.fingerprint,
-        folder=str(folder),
+        folder=folder,
         rule=CheckpointRule(every_steps=every_steps),
         after_step=after_step,
     )

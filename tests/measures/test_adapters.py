@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import Cell
 from qbench.finetune.artifact import artifact_folder
 from qbench.finetune.serve.adapter_storage import store_adapter
-from qbench.finetune.serve.deploy import load_deployed, served_precision
+from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
 from qbench.measures.adapters import ADAPTERS, ROUNDS, AdaptersOptions
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
@@ -42,13 +43,7 @@ def serve(base: Path, precision: str, rung: Deployment = "attached", **config: A
     tuning = tuning_ref(precision, options=options)
     served = served_precision(tuning, rung)
     model = load_deployed(
-        folder=str(base),
-        tuning=tuning,
-        deploy=rung,
-        precision=served,
-        artifact=adapter.folder,
-        device="cpu",
-        trust_remote_code=False,
+        ServedModel(Checkpoint(base, "cpu"), tuning, rung, served, adapter.folder)
     )
     loaded = load_fresh(base, served.name)
     shape = loaded.resolved.shape

@@ -100,7 +100,7 @@ def test_the_bundled_model_continues_the_bundled_prompts(cells: TinyCells) -> No
     found = values(outcome)
     stop = {loaded.model.config.eos_token_id}
     for index, text in enumerate(outcome.details["prompts"]):
-        ids = prompt_ids(Path(loaded.folder), text)
+        ids = prompt_ids(loaded.checkpoint.folder, text)
         expected = naive_greedy(loaded.model, ids, 24, stop)
         assert outcome.details["generated_ids"][index] == expected
     assert found["generation.tokens"] == 72

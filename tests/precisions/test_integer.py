@@ -243,7 +243,7 @@ def test_lora_on_codes_learns_as_on_their_weights(name: str, cells: TinyCells) -
             LoraOptions(target="all-linear"),
             precision=loaded.cell.precision,
             seed=0,
-            folder=str(cells.folder(LLAMA)),
+            folder=cells.folder(LLAMA),
         )
         trainable.model(input_ids=ids, labels=ids).loss.backward()
         factors = dict(trainable.model.named_parameters())

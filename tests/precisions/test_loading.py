@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError, OutOfMemoryError
 from qbench.precisions import precisions
 
@@ -30,7 +31,7 @@ class Failing(TorchDispatchMode):
 
 def load(folder: Path) -> None:
     nf4 = precisions()["nf4"]
-    nf4.load(str(folder), nf4.options().model_dump(), "cpu", trust_remote_code=False)
+    nf4.load(Checkpoint(folder, "cpu"), nf4.options().model_dump())
 
 
 def test_no_memory_for_a_layer(tiny_model: Path) -> None:

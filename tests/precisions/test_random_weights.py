@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import StaticBytes
 from qbench.finetune.train.live_bytes import StorageCount
 from qbench.precisions import precisions
@@ -119,7 +120,7 @@ def test_never_more_than_one_weight_is_there_unquantized(precision: str, tmp_pat
     model = resolve_model(parse_model(f"random:{full}", base=tmp_path))
     folder, options = str(fetch_model(model)), all_options(precision)
     with RealBytes() as seen:
-        built = precisions()[precision].load(folder, options, "cpu", trust_remote_code=False)
+        built = precisions()[precision].load(Checkpoint(folder, "cpu"), options)
     final_bytes = sum(held.tensor.untyped_storage().nbytes() for held in inventory(built))
     assert model.shape is not None
     largest = max(t.numel for t in model.shape.tensors if t.role == "linear")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.optimizers import make_optimizer
@@ -159,7 +160,7 @@ def test_the_peak_is_explained(case: _Case, folder_of: Callable[[_Case], Path]) 
 
 def _load(case: _Case, folder: Path) -> Any:
     model = precisions()[case.precision].load(
-        str(folder), all_options(case.precision), "cpu", trust_remote_code=False
+        Checkpoint(folder, "cpu"), all_options(case.precision)
     )
     model.set_attn_implementation("eager" if case.attention == "eager" else "sdpa")
     return model
@@ -173,7 +174,7 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
     chosen = {"target": "all-linear", "rank": 8} if case.method == "lora" else {}
     options = method.options(**{"batch": case.batch, **chosen, **case.options})
     held = PrecisionRef(label=case.precision, name=case.precision)
-    trained = method.prepare(model, options, precision=held, seed=0, folder=str(folder)).model
+    trained = method.prepare(model, options, precision=held, seed=0, folder=folder).model
     if options.checkpointing:
         _enable_checkpointing(model)
     made, longest = random.Random(0), case.tokens - 3 * case.padded

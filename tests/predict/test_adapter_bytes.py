@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.finetune.serve.attach import adapter_bytes
-from qbench.finetune.serve.deploy import load_deployed, served_precision
+from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
 from qbench.finetune.targets import DEFAULT_TARGETS
 from qbench.predict.static import adapter_static_bytes
 from tests.finetune.made_adapters import make_adapter, tuning_ref
@@ -48,13 +49,7 @@ def test_the_arithmetic_equals_the_tensors(
         tuning = tuning_ref(name, options=options)
         served = served_precision(tuning, rung)
         loaded = load_deployed(
-            folder=str(base),
-            tuning=tuning,
-            deploy=rung,
-            precision=served,
-            artifact=adapter.folder,
-            device="cpu",
-            trust_remote_code=False,
+            ServedModel(Checkpoint(base, "cpu"), tuning, rung, served, adapter.folder)
         )
         assert model.shape is not None
         found = adapter_static_bytes(model.shape, architecture, tuning, rung, served)

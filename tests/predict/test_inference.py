@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import PrecisionRef
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.quality.head import OutputHead
@@ -97,7 +98,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[_Case], Any]:
         key = f"{kind}-{case.precision}"
         if key not in models:
             models[key] = precisions()[case.precision].load(
-                str(folders[kind]), all_options(case.precision), "cpu", trust_remote_code=False
+                Checkpoint(folders[kind], "cpu"), all_options(case.precision)
             )
         return models[key]
 
@@ -227,9 +228,7 @@ def test_an_attached_adapter(precision: str, target: Any, tmp_path: Path) -> Non
 
     case = _Case("llama", precision)
     folder = make_tiny_model(tmp_path, "llama", context=512, tokenizer=False)
-    model = precisions()[precision].load(
-        str(folder), all_options(precision), "cpu", trust_remote_code=False
-    )
+    model = precisions()[precision].load(Checkpoint(folder, "cpu"), all_options(precision))
     chosen = target if isinstance(target, str) else list(target)
     tuned = get_peft_model(model, LoraConfig(r=16, target_modules=chosen, task_type="CAUSAL_LM"))
     item = 4 if precision == "fp32" else 2

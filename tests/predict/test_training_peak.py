@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.optimizers import make_optimizer
@@ -99,10 +100,8 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
     method = methods()[case.method]
     options = method.options.model_validate(case.all_options())
     name, held = method.load_precision(case.ref, case.all_options())
-    model = precisions()[name].load(
-        str(folder), held or all_options(name), "cpu", trust_remote_code=False
-    )
-    trained = method.prepare(model, options, precision=case.ref, seed=0, folder=str(folder)).model
+    model = precisions()[name].load(Checkpoint(folder, "cpu"), held or all_options(name))
+    trained = method.prepare(model, options, precision=case.ref, seed=0, folder=folder).model
     if options.checkpointing:
         _enable_checkpointing(model)
     generator = torch.Generator().manual_seed(0)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.precisions.integer.options import Granularity, IntegerOptions, Mapping
 
 _ACTIVATION_BITS = 8
@@ -163,13 +164,9 @@ def fake_quantize(model: PreTrainedModel, options: IntegerOptions) -> tuple[str,
     return turned
 
 
-def load_fake_quantized(
-    folder: str, options: IntegerOptions, device: str, *, trust_remote_code: bool
-) -> PreTrainedModel:
+def load_fake_quantized(checkpoint: Checkpoint, options: IntegerOptions) -> PreTrainedModel:
     """A model trained by QAT as it is before conversion, in the type that it is served in."""
-    model = load_pretrained(
-        folder, dtype=options.dtype, device=device, trust_remote_code=trust_remote_code
-    )
+    model = load_pretrained(checkpoint, dtype=options.dtype)
     fake_quantize(model, options)
     model.requires_grad_(requires_grad=False)
     return model

@@ -27,6 +27,8 @@ from qbench.finetune.trainable import Trainable
 from qbench.precisions.integer.options import IntegerOptions, is_integer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
     from qbench.core.record import Environment
@@ -108,7 +110,7 @@ class Qat:
         *,
         precision: PrecisionRef,
         seed: int,
-        folder: str,
+        folder: Path,
     ) -> Trainable:
         """All weights, or the adapters, require a gradient.
 

@@ -16,8 +16,7 @@ computes in, which is what the autocast computed with, and what a user who serve
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
@@ -29,7 +28,11 @@ from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.storage import ITEM_BYTES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
+
+    from qbench.core.checkpoint import Checkpoint
 
 _STORED: dict[Deployment, StorageKind] = {"adapter-int8": "int8", "adapter-nf4": "nf4"}
 _CHECKPOINTS: frozenset[Deployment] = frozenset(
@@ -41,6 +44,20 @@ WHOLE_MODELS: dict[str, tuple[Deployment, ...]] = {
     "qat": ("quantized", "fake-quantized"),
 }
 """Methods that tune all weights, whose artifact is a checkpoint, with their deployments."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A tuned model in one of its deployments, before it is loaded."""
+
+    base: Checkpoint
+    """What was tuned."""
+    tuning: TuningRef
+    deploy: Deployment
+    precision: PrecisionRef
+    """What it is held in: `served_precision`, or for merged weights and full tuning any other."""
+    artifact: Path
+    """Folder of what the training left."""
 
 
 def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
@@ -88,93 +105,56 @@ def compute_type(precision: PrecisionRef) -> str:
     return _type_of(precision, "compute_dtype", "dtype")
 
 
-def deployed_folder(
-    *,
-    folder: str,
-    tuning: TuningRef,
-    deploy: Deployment,
-    precision: PrecisionRef,
-    artifact: Path,
-    device: str,
-    trust_remote_code: bool,
-) -> Path:
+def deployed_checkpoint(served: ServedModel) -> Checkpoint:
     """The checkpoint that the served model is loaded from: the base's, or one of its own.
 
     Merged weights are made here on first use, which takes time and memory: call it before anything
     is measured. Raises `MeasurementError`.
     """
-    if deploy not in _CHECKPOINTS:
-        return Path(folder)
-    if tuning.method in WHOLE_MODELS:
-        return artifact
+    if served.deploy not in _CHECKPOINTS:
+        return served.base
+    if served.tuning.method in WHOLE_MODELS:
+        return replace(served.base, folder=served.artifact)
     from qbench.finetune.serve.merge import merged_checkpoint
 
-    return merged_checkpoint(
-        folder=folder,
-        trained_in=tuning.precision,
-        dequantized=deploy == "merged-dequantized",
-        artifact=artifact,
+    folder = merged_checkpoint(
+        served.base,
+        served.artifact,
         # What the precision starts from, so that nothing is rounded twice.
-        dtype=_type_of(precision, "dtype", "compute_dtype"),
-        device=device,
-        trust_remote_code=trust_remote_code,
+        _type_of(served.precision, "dtype", "compute_dtype"),
+        dequantized_from=served.tuning.precision if served.deploy == "merged-dequantized" else None,
     )
+    return replace(served.base, folder=folder)
 
 
-def load_deployed(
-    *,
-    folder: str,
-    tuning: TuningRef,
-    deploy: Deployment,
-    precision: PrecisionRef,
-    artifact: Path,
-    device: str,
-    trust_remote_code: bool,
-    source: Path | None = None,
-) -> PreTrainedModel:
+def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreTrainedModel:
     """Loads a tuned model as it is served: a plain transformers model, frozen, in eval mode.
 
-    `folder` is the base's, `precision` what the model is held in: `served_precision`, or for merged
-    weights and full tuning any other. `source` is what `deployed_folder` gave, where that was
-    called before. Raises `MeasurementError` for an artifact that is missing, damaged or of another
-    base, and for a deployment that the method does not have.
+    `source` is what `deployed_checkpoint` gave, where that was called before. Raises
+    `MeasurementError` for an artifact that is missing, damaged or of another base, and for a
+    deployment that the method does not have.
     """
+    tuning, deploy, precision = served.tuning, served.deploy, served.precision
     if tuning.method in WHOLE_MODELS and deploy not in WHOLE_MODELS[tuning.method]:
         expected = " or ".join(WHOLE_MODELS[tuning.method])
         raise MeasurementError(
             f"{tuning.method} tuning leaves no adapter: found {deploy}, expected {expected}, its"
             " own weights"
         )
-    source = source or deployed_folder(
-        folder=folder,
-        tuning=tuning,
-        deploy=deploy,
-        precision=precision,
-        artifact=artifact,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+    source = source or deployed_checkpoint(served)
     if deploy == "fake-quantized":
-        return load_fake_quantized(
-            str(source),
-            IntegerOptions.model_validate(tuning.precision.options),
-            device,
-            trust_remote_code=trust_remote_code,
-        )
+        return load_fake_quantized(source, IntegerOptions.model_validate(tuning.precision.options))
     if deploy in _CHECKPOINTS:
-        return precisions()[precision.name].load(
-            str(source), precision.options, device, trust_remote_code=trust_remote_code
-        )
+        return precisions()[precision.name].load(source, precision.options)
     from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
     from qbench.finetune.serve.attach import attach_adapter, cast_adapter, read_adapter
     from qbench.finetune.serve.merge import merge_attached
 
-    adapter = read_adapter(artifact)
+    adapter = read_adapter(served.artifact)
     if deploy in _STORED:
-        adapter = replace(adapter, tensors=load_stored(store_adapter(artifact, _STORED[deploy])))
-    model = precisions()[precision.name].load(
-        folder, precision.options, device, trust_remote_code=trust_remote_code
-    )
+        stored = store_adapter(served.artifact, _STORED[deploy])
+        adapter = replace(adapter, tensors=load_stored(stored))
+    model = precisions()[precision.name].load(source, precision.options)
     tuner = attach_adapter(model, adapter)
     if deploy == "merged-in-place":
         if adapter.config.lora_bias:

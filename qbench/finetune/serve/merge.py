@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -33,10 +33,13 @@ from qbench.sources.fingerprint import files_sha256
 from qbench.sources.sealed import broken_seal, making, one_maker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from peft import LoraModel
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.spec import PrecisionRef
 
 _LOG = logging.getLogger(__name__)
@@ -45,28 +48,23 @@ _COPIED_SUFFIXES = {".json", ".py"}
 
 
 def merged_checkpoint(
-    *,
-    folder: str,
-    trained_in: PrecisionRef,
-    dequantized: bool,
-    artifact: Path,
-    dtype: str,
-    device: str,
-    trust_remote_code: bool,
+    base: Checkpoint, artifact: Path, dtype: str, *, dequantized_from: PrecisionRef | None
 ) -> Path:
     """The folder of the base with the adapter merged into it, made if it is not there.
 
-    `dequantized` merges into what the base was while it was trained, dequantized, instead of into
-    the original weights. `dtype` is what the result is rounded to. Raises `MeasurementError`.
+    `dequantized_from` is what the base was held in while it was trained, to merge into its
+    dequantized weights; None merges into the original ones. `dtype` is what the result is rounded
+    to. Raises `MeasurementError`.
     """
-    base, adapter = _fingerprints(artifact)
+    base_fingerprint, adapter = _fingerprints(artifact)
+    held = dequantized_from
     identity = {
-        "base": base,
+        "base": base_fingerprint,
         "adapter": adapter,
         # Quantized by other kernels on another device, to other codes.
-        "dequantized": [trained_in.name, trained_in.options, device.partition(":")[0]]
-        if dequantized
-        else None,
+        "dequantized": None
+        if held is None
+        else [held.name, held.options, base.device.partition(":")[0]],
         "dtype": dtype,
         "versions": {package: version(package) for package in _DECIDING_PACKAGES},
     }
@@ -76,15 +74,7 @@ def merged_checkpoint(
         if damage is not None:
             if made.exists():
                 _LOG.warning("%s: not what was merged: %s; it is merged again", made, damage)
-            model = _merged_model(
-                folder,
-                trained_in,
-                artifact,
-                device,
-                dequantized=dequantized,
-                trust_remote_code=trust_remote_code,
-            )
-            _save(model, Path(folder), made, dtype)
+            _save(_merged_model(base, artifact, held), base.folder, made, dtype)
     return made
 
 
@@ -134,23 +124,15 @@ def _fingerprints(artifact: Path) -> tuple[str, str]:
 
 
 def _merged_model(
-    folder: str,
-    trained_in: PrecisionRef,
-    artifact: Path,
-    device: str,
-    *,
-    dequantized: bool,
-    trust_remote_code: bool,
+    base: Checkpoint, artifact: Path, dequantized_from: PrecisionRef | None
 ) -> PreTrainedModel:
-    """The merged model in fp32."""
-    base = precisions()["fp32"].load(folder, {}, "cpu", trust_remote_code=trust_remote_code)
-    if dequantized:
-        held = precisions()[trained_in.name].load(
-            folder, trained_in.options, device, trust_remote_code=trust_remote_code
-        )
-        _copy_dequantized(held, base)
+    """The merged model in fp32, on the CPU."""
+    plain = precisions()["fp32"].load(replace(base, device="cpu"), {})
+    if dequantized_from is not None:
+        held = precisions()[dequantized_from.name].load(base, dequantized_from.options)
+        _copy_dequantized(held, plain)
         del held
-    return merge_attached(base, attach_adapter(base, read_adapter(artifact)))
+    return merge_attached(plain, attach_adapter(plain, read_adapter(artifact)))
 
 
 def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel) -> None:

@@ -123,7 +123,7 @@ def make_artifact(
     key: str,
     precision: PrecisionRef,
     base_fingerprint: str,
-    folder: str,
+    folder: Path,
     rule: CheckpointRule | None = None,
     after_step: Callable[[Progress], None] | None = None,
 ) -> Training:

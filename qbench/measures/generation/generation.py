@@ -239,7 +239,7 @@ def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> No
         if max(ids) >= rows:
             raise MeasurementError(
                 f"the tokenizer gives id {max(ids)}, but the model's embedding has {rows} rows: the"
-                f" tokenizer in {loaded.folder} is not this model's"
+                f" tokenizer in {loaded.checkpoint.folder} is not this model's"
             )
 
 

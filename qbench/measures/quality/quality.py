@@ -304,7 +304,7 @@ def _check(
     if highest >= rows:
         raise MeasurementError(
             f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
-            f" tokenizer in {loaded.folder} is not this model's"
+            f" tokenizer in {loaded.checkpoint.folder} is not this model's"
         )
 
 

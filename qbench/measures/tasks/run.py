@@ -64,8 +64,9 @@ def run_task(
     tokenizer = copy.deepcopy(loaded.tokenizer)
     if chat_template and not tokenizer.chat_template:
         raise MeasurementError(
-            f"task {name}: chat_template is asked for, but the tokenizer in {loaded.folder} has"
-            " none; set chat_template: false, or use the model's instruction-tuned sibling"
+            f"task {name}: chat_template is asked for, but the tokenizer in"
+            f" {loaded.checkpoint.folder} has none; set chat_template: false, or use the"
+            " model's instruction-tuned sibling"
         )
     random.seed(seeds[0])
     np.random.seed(seeds[1])  # noqa: NPY002 - the generator that tasks use
@@ -86,7 +87,7 @@ def run_task(
         tasks = _load(name, yaml_files)
     for task_name, task in tasks["tasks"].items():
         _check_fit(task_name, task)
-        _check_tokens(task_name, task, lm, loaded.folder)
+        _check_tokens(task_name, task, lm, loaded.checkpoint.folder)
         _check_metrics(task_name, task)
         _set_few_shot(task, few_shot)
         task.set_fewshot_seed(seeds[3])
@@ -178,7 +179,7 @@ def _check_metrics(name: str, task: Any) -> None:
             )
 
 
-def _check_tokens(name: str, task: Any, lm: Any, folder: str) -> None:
+def _check_tokens(name: str, task: Any, lm: Any, folder: Path) -> None:
     """Raises `MeasurementError` where the tokenizer lacks a token that the task cannot do without.
 
     lm-eval ends what a model writes at the end token, and begins a text with `<s>` or with it.

@@ -206,7 +206,7 @@ class TrainingMeasurement:
                 key=loaded.artifact_key,
                 precision=loaded.cell.precision,
                 base_fingerprint=loaded.resolved.fingerprint,
-                folder=loaded.folder,
+                folder=loaded.checkpoint.folder,
                 after_step=watch,
             )
         name, chosen = method.load_precision(loaded.cell.precision, params["options"])

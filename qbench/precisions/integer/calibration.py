@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.precisions.integer.options import IntegerOptions
 
 
@@ -28,9 +29,7 @@ def calibrate(
     model: PreTrainedModel,
     layers: dict[str, Any],
     options: IntegerOptions,
-    folder: str,
-    *,
-    trust_remote_code: bool,
+    checkpoint: Checkpoint,
 ) -> None:
     """Quantizes the layers of a model that is loaded unquantized, with what they see of a text.
 
@@ -42,7 +41,7 @@ def calibrate(
     text = options.calibration_text
     if not isinstance(text, ResolvedText):
         text = resolve_text(text, base=Path())
-    windows, about = draw_windows(model, text, options, folder, trust_remote_code=trust_remote_code)
+    windows, about = draw_windows(model, text, options, checkpoint)
     dtype: torch.dtype = getattr(torch, TORCH_DTYPE[options.dtype])
     if options.weights == "gptq":
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)

@@ -30,6 +30,7 @@ from qbench.precisions.verification import MOST_NAMED, Verification, verify_quan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen, ModelShape, StaticBytes, TensorShape
 
@@ -90,9 +91,7 @@ class Integer:
                 saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
         return self.storage(shape, options).total - saved
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads the model in the type of the rest, then quantizes it layer by layer.
 
         Raises `ModelError` where no layer can be quantized, and `TextError` or `ModelError` for a
@@ -107,18 +106,16 @@ class Integer:
         )
 
         chosen = IntegerOptions.model_validate(options)
-        model = load_pretrained(
-            folder, dtype=chosen.dtype, device=device, trust_remote_code=trust_remote_code
-        )
+        model = load_pretrained(checkpoint, dtype=chosen.dtype)
         replace_conv1d(model)
         layers = layers_to_quantize(model, chosen)
         if not layers:
             widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
-            raise ModelError(f"{folder}: {no_layer_fits(chosen.group, widths)}")
+            raise ModelError(f"{checkpoint.folder}: {no_layer_fits(chosen.group, widths)}")
         if chosen.calibrates:
             from qbench.precisions.integer.calibration import calibrate
 
-            calibrate(model, layers, chosen, folder, trust_remote_code=trust_remote_code)
+            calibrate(model, layers, chosen, checkpoint)
         else:
             for layer in layers.values():
                 quantize_layer(layer, chosen, getattr(torch, TORCH_DTYPE[chosen.dtype]))

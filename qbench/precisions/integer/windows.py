@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.precisions.integer.options import IntegerOptions
     from qbench.sources.data.texts import ResolvedText
 
@@ -24,9 +25,7 @@ def draw_windows(
     model: PreTrainedModel,
     text: ResolvedText,
     options: IntegerOptions,
-    folder: str,
-    *,
-    trust_remote_code: bool,
+    checkpoint: Checkpoint,
 ) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Windows of token ids, each (1, tokens), with what of them stands in the record.
 
@@ -37,14 +36,14 @@ def draw_windows(
     import torch
 
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    tokens, bos = _tokenize(folder, read_text(text), trust_remote_code=trust_remote_code)
-    if is_random(folder):
+    tokens, bos = _tokenize(checkpoint, read_text(text))
+    if is_random(checkpoint.folder):
         tokens = [token % vocabulary for token in tokens]
         bos = None if bos is None else bos % vocabulary
     if max(tokens, default=0) >= vocabulary:
         raise ModelError(
-            f"{folder}: its tokenizer gives the id {max(tokens)}, beyond the model's {vocabulary}"
-            " embeddings; put the model's own tokenizer beside it"
+            f"{checkpoint.folder}: its tokenizer gives the id {max(tokens)}, beyond the model's"
+            f" {vocabulary} embeddings; put the model's own tokenizer beside it"
         )
     size = window_tokens(options, getattr(model.config, "max_position_embeddings", None))
     head = [] if bos is None else [bos]
@@ -74,14 +73,15 @@ def draw_windows(
     return [torch.tensor([row], device=model.device) for row in rows], about
 
 
-def _tokenize(folder: str, text: str, *, trust_remote_code: bool) -> tuple[list[int], int | None]:
+def _tokenize(checkpoint: Checkpoint, text: str) -> tuple[list[int], int | None]:
     """The text's ids with nothing added, and `<s>`; a bundled tokenizer's for random weights."""
     from transformers import AutoTokenizer
 
-    place = str(bundled_models()[TOKENIZER_MODEL]) if is_random(folder) else folder
+    folder = checkpoint.folder
+    place = bundled_models()[TOKENIZER_MODEL] if is_random(folder) else folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=trust_remote_code, local_files_only=True
+            str(place), trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(

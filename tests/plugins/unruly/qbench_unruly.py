@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.errors import Problem
     from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
@@ -204,14 +205,10 @@ class Wayward:
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         return static_bytes(shape, 4, linear=None)
 
-    def load(
-        self, folder: str, options: dict[str, Any], device: str, *, trust_remote_code: bool
-    ) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         if not _calm():
             self.act()
-        return load_pretrained(
-            folder, dtype="fp32", device=device, trust_remote_code=trust_remote_code
-        )
+        return load_pretrained(checkpoint, dtype="fp32")
 
     def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
         return Verification(details={"quantized_share": 0.0})
