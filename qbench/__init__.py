@@ -32,7 +32,7 @@ def run(
     retry: str = "crash,timeout,error",
     fresh: bool = False,
     rehearse: bool = False,
-    go_on: bool = False,
+    yes: bool = False,
     gpus: str | None = None,
     quiet: bool = False,
 ) -> RunResult:
@@ -42,9 +42,9 @@ def run(
     it are those that cells run on side by side (`0,1`, `all`). `only` keeps the cells that match a
     pattern; `retry` names the statuses to take again (`none`, `all`, or some of
     them with commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
-    and data, a little of each; `go_on` goes on whatever the look at the machine found. Raises
-    `qbench.core.errors.UsageError`
-    for what the caller can fix; a cell that fails is a record with its reason.
+    and data, a little of each; `yes` starts whatever the look at the machine found. Raises
+    `qbench.core.errors.UsageError` for what the caller can fix; a cell that fails is a record with
+    its reason.
     """
     from qbench.cli.display import RunDisplay
     from qbench.plan.plan import load_checked_suite
@@ -65,7 +65,7 @@ def run(
             only=only,
             retry=parse_retry(retry),
             fresh=fresh,
-            go_on=go_on,
+            yes=yes,
             gpus=gpus,
         )
 

@@ -15,7 +15,7 @@ from qbench.precisions import precisions
 from qbench.precisions.integer.options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
-from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_row, ways
+from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_cases, fit_row
 from qbench.sources.models.known_configs import known_configs, known_name
 from qbench.sources.models.random_models import RANDOM_PREFIX
 from qbench.sources.models.resolve import parse_model, resolve_model
@@ -116,7 +116,7 @@ def make_table(
     shown = tuple(lengths) or usual or (context or LENGTHS[0],)
     layers = target if target in _SETS_OF_LAYERS else _named_layers(target, model)
     bf16 = multiplies_bf16(device)
-    found = ways(names, rank=rank, target=layers, optimizer=optimizer, bf16=bf16)
+    found = fit_cases(names, rank=rank, target=layers, optimizer=optimizer, bf16=bf16)
     return FitTable(
         model=model.ref.source.removeprefix(RANDOM_PREFIX),
         weights=0 if model.shape is None else model.shape.weights,

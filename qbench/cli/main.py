@@ -107,7 +107,7 @@ def run(
                 only=only or (),
                 retry=statuses,
                 fresh=fresh,
-                go_on=yes,
+                yes=yes,
                 gpus=gpus,
             )
         _summarize(console, result, reports)

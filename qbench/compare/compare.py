@@ -108,21 +108,21 @@ def compare_records(
     if len(mine) == len(theirs) == 1:
         (own,) = mine
         theirs = {own: next(iter(theirs.values()))}
-    drafts: list[_Draft] = []
+    unmarked: list[_UnmarkedRow] = []
     for cell in dict.fromkeys((*mine, *theirs)):
-        drafts += _cell_drafts(cell, mine.get(cell, {}), theirs.get(cell, {}), sampling)
+        unmarked += _unmarked_rows(cell, mine.get(cell, {}), theirs.get(cell, {}), sampling)
     chosen = [
-        (allowances or {}).get(draft.metric.name)
-        or default_allowance(draft.metric, draft.item.measurement)
-        for draft in drafts
+        (allowances or {}).get(row.metric.name)
+        or default_allowance(row.metric, row.item.measurement)
+        for row in unmarked
     ]
     marks = mark_all(
-        [(draft.found, allowance) for draft, allowance in zip(drafts, chosen, strict=True)],
+        [(row.found, allowance) for row, allowance in zip(unmarked, chosen, strict=True)],
         alpha=sampling.alpha,
     )
     rows = tuple(
-        _row(draft, allowance, mark)
-        for draft, allowance, mark in zip(drafts, chosen, marks, strict=True)
+        _row(row, allowance, mark)
+        for row, allowance, mark in zip(unmarked, chosen, marks, strict=True)
     )
     tests = sum(row.difference is not None and row.difference.estimate is not None for row in rows)
     conditions = tuple(condition_changes(new, old))
@@ -142,20 +142,22 @@ def counterpart(
     return Gap("incomparable", f"other parameters: {words}")
 
 
-class _Draft(NamedTuple):
+class _UnmarkedRow(NamedTuple):
+    """A row before its mark, which depends on how many there are."""
+
     cell: CellName
     item: ItemName
     metric: Metric
     found: Difference | Gap
 
 
-def _cell_drafts(
+def _unmarked_rows(
     cell: CellName,
     new: Mapping[ItemName, list[Record]],
     old: Mapping[ItemName, list[Record]],
     sampling: Sampling,
-) -> list[_Draft]:
-    drafts = []
+) -> list[_UnmarkedRow]:
+    unmarked = []
     lonely = {name.measurement for name in new if name not in old}
     for item in dict.fromkeys((*new, *old)):
         mine, theirs = new.get(item, []), old.get(item, [])
@@ -163,16 +165,18 @@ def _cell_drafts(
             continue  # told at the item of this side that it might have been
         if not mine or not theirs:
             there = old if mine else new
-            drafts.append(_Draft(cell, item, _WHOLE, counterpart(item, mine or theirs, there)))
+            unmarked.append(
+                _UnmarkedRow(cell, item, _WHOLE, counterpart(item, mine or theirs, there))
+            )
             continue
         gap = _failed(mine, "this side") or _failed(theirs, "the other side")
         if gap is not None:
-            drafts.append(_Draft(cell, item, _WHOLE, gap))
+            unmarked.append(_UnmarkedRow(cell, item, _WHOLE, gap))
             continue
         for metric in _metrics(mine, theirs):
             found = one_change(mine, theirs, metric.name, sampling, same_run=False)
-            drafts.append(_Draft(cell, item, metric, found))
-    return drafts
+            unmarked.append(_UnmarkedRow(cell, item, metric, found))
+    return unmarked
 
 
 def _metrics(new: Sequence[Record], old: Sequence[Record]) -> list[Metric]:
@@ -192,14 +196,14 @@ def _failed(records: Sequence[Record], side: str) -> Gap | None:
     return missing_value(records, "", side) if failed else None
 
 
-def _row(draft: _Draft, allowance: Allowance, mark: Mark) -> Row:
+def _row(row: _UnmarkedRow, allowance: Allowance, mark: Mark) -> Row:
     return Row(
-        cell=draft.cell,
-        item=draft.item,
-        metric=draft.metric.name,
-        unit=draft.metric.unit,
-        better=draft.metric.better,
+        cell=row.cell,
+        item=row.item,
+        metric=row.metric.name,
+        unit=row.metric.unit,
+        better=row.metric.better,
         allowance=allowance,
-        difference=None if isinstance(draft.found, Gap) else draft.found,
+        difference=None if isinstance(row.found, Gap) else row.found,
         mark=mark,
     )

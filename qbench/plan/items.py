@@ -136,7 +136,7 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
     return None
 
 
-def falsified(cell: Cell, item: Item) -> tuple[str, ...]:
+def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     """What is not real in a record that is taken, beside what was measured; each a sentence."""
     if cell.model.kind != "random":
         return ()

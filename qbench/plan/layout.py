@@ -45,12 +45,12 @@ class PlannedCell:
 class Layout:
     """Lays out cells one after another, what others refer to first."""
 
-    def __init__(self, keys: Keys, environment: Environment, *, unfit_too: bool = False) -> None:
-        """`unfit_too` leaves in what does not fit a GPU by arithmetic."""
+    def __init__(self, keys: Keys, environment: Environment, *, keep_unfit: bool = False) -> None:
+        """`keep_unfit` leaves in what does not fit a GPU by arithmetic."""
         self._keys = keys
         self._environment = environment
         # A GPU that is full costs a record; a machine that is full, whatever else runs on it.
-        self._unfit_too = unfit_too and environment.device_type != "cpu"
+        self._keep_unfit = keep_unfit and environment.device_type != "cpu"
         self._unfit_trainings: dict[tuple[str, str], str] = {}
         self._unfit_items: dict[tuple[str, str, str], str | None] = {}
 
@@ -77,7 +77,7 @@ class Layout:
 
     def _why_unfit(self, cell: Cell, model: ResolvedModel) -> str | None:
         """Why the device cannot hold the cell, or could not hold the training it comes from."""
-        if self._unfit_too:
+        if self._keep_unfit:
             return None
         reason = why_cell_does_not_fit(cell, model, self._environment)
         if cell.tuning is None:
@@ -93,7 +93,7 @@ class Layout:
         return reason
 
     def _why_item_unfit(self, cell: Cell, model: ResolvedModel, item: Item) -> str | None:
-        if self._unfit_too:
+        if self._keep_unfit:
             return None
         place = (cell.slug, item.measurement, item.slug)
         if place not in self._unfit_items:  # every repeat takes the same

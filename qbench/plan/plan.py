@@ -149,19 +149,19 @@ def make_plan(
     *,
     device: str | None = None,
     only: Sequence[str] = (),
-    unfit_too: bool = False,
+    keep_unfit: bool = False,
     gpu: DeviceMemory | None = None,
 ) -> Plan:
     """Resolves models and texts and lays out every record that the suite asks for.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
-    cells that match one of the patterns; `unfit_too` leaves in what does not fit a GPU by
+    cells that match one of the patterns; `keep_unfit` leaves in what does not fit a GPU by
     arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for running. Raises
     `SuiteError` with all problems, `DeviceError`.
     """
     found = _resolve(suite, results, device, gpu)
     selected = found.suite.select(only)
-    lay_out = Layout(found.keys, found.environment, unfit_too=unfit_too)
+    lay_out = Layout(found.keys, found.environment, keep_unfit=keep_unfit)
     return Plan(
         found.suite,
         found.device,

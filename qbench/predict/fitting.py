@@ -30,8 +30,8 @@ _MOST_TOKENS = 2**20
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to use a model."""
+class FitCase:
+    """One way to use a model, which `fit` has a row of."""
 
     use: str
     """`inference`, `full`, `LoRA` or `QLoRA`."""
@@ -46,7 +46,7 @@ class Way:
 
 @dataclass(frozen=True)
 class FitRow:
-    """What fits of one way."""
+    """How much of one case fits."""
 
     use: str
     precision: str
@@ -62,15 +62,15 @@ class FitRow:
     """Why nothing is known."""
 
 
-def ways(
+def fit_cases(
     names: Sequence[str],
     *,
     rank: int,
     target: str | tuple[str, ...],
     optimizer: str,
     bf16: bool = True,
-) -> list[Way]:
-    """The ways in these precisions: inference, then full tuning, then LoRA, each also checkpointed.
+) -> list[FitCase]:
+    """Inference in these precisions, then full tuning, then LoRA; trainings also checkpointed.
 
     What a method does not do in a precision is left out. Without `bf16`, for a GPU that does not
     multiply it, fp16 stands before it, and beside quantized weights in inference.
@@ -78,7 +78,7 @@ def ways(
     if not bf16:
         names = sorted(names, key=lambda name: name == "bf16")
     held = [_with_defaults(name) for name in names]
-    found = [Way("inference", one if bf16 else in_fp16(one)) for one in held]
+    found = [FitCase("inference", one if bf16 else in_fp16(one)) for one in held]
     chosen: dict[str, list[dict[str, Any]]] = {
         "full": [{"master_weights": kind} for kind in ("fp32", "bf16")],
         "lora": [{"rank": rank, "target": target}],
@@ -97,24 +97,26 @@ def ways(
                     tuning = TuningRef(
                         label=use, arm=use, method=name, precision=precision, options=options
                     )
-                    found.append(Way(use, precision, tuning))
+                    found.append(FitCase(use, precision, tuning))
     return found
 
 
-def fit_row(model: ResolvedModel, way: Way, device: DeviceMemory, lengths: Sequence[int]) -> FitRow:
-    """What fits of one way into the device, at lengths in ascending order."""
-    names = way.use, way.precision.label, way.checkpointing
-    first = _peak(model, way, device, 1, lengths[0])
+def fit_row(
+    model: ResolvedModel, case: FitCase, device: DeviceMemory, lengths: Sequence[int]
+) -> FitRow:
+    """What fits of one case into the device, at lengths in ascending order."""
+    names = case.use, case.precision.label, case.checkpointing
+    first = _peak(model, case, device, 1, lengths[0])
     if first.resident is None:
         nothing = (None,) * len(lengths)
         return FitRow(*names, None, nothing, None, first.reason)
     load = None
-    if way.tuning is None:
-        load = load_peak(Cell(model=model.ref, precision=way.precision), model)
+    if case.tuning is None:
+        load = load_peak(Cell(model=model.ref, precision=case.precision), model)
     loaded = 0 if load is None else load.resident or 0
 
     def needed(tokens: int, batch: int) -> int:
-        peak = _peak(model, way, device, batch, tokens).resident or 0
+        peak = _peak(model, case, device, batch, tokens).resident or 0
         return max(peak, loaded) + device.kept_free_bytes
 
     context = model.context_tokens
@@ -165,20 +167,22 @@ def largest(needed: Callable[[int], int], limit: int, most: int) -> int:
     return low
 
 
-def _peak(model: ResolvedModel, way: Way, device: DeviceMemory, batch: int, tokens: int) -> Peak:
+def _peak(
+    model: ResolvedModel, case: FitCase, device: DeviceMemory, batch: int, tokens: int
+) -> Peak:
     """Of inference: a prompt of so many tokens, and one decoded after it."""
-    if way.tuning is not None:
-        options = {**way.tuning.options, "batch": batch}
+    if case.tuning is not None:
+        options = {**case.tuning.options, "batch": batch}
         return training_peak(
             model,
-            way.tuning.method,
-            way.precision,
+            case.tuning.method,
+            case.precision,
             options,
             tokens=tokens,
             padded=True,
             flash=device.flash,
         )
-    cell = Cell(model=model.ref, precision=way.precision)
+    cell = Cell(model=model.ref, precision=case.precision)
     params = {"batch": batch, "prompt_tokens": tokens, "new_tokens": 1}
     item = Item(measurement="memory", slug="fit", params=params)
     found = predicted_peak(cell, model, item, flash=device.flash)

@@ -26,7 +26,7 @@ from qbench.running.executors.local import LocalExecutor
 from qbench.running.executors.side_by_side import run_side_by_side
 from qbench.running.preflight.check import check, problems
 from qbench.running.result import RunResult, result_of
-from qbench.running.supervision import OneAtATime, run_job
+from qbench.running.supervision import LockedWatcher, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,13 +50,13 @@ def run_suite(
     only: Sequence[str] = (),
     retry: frozenset[Status] = RETRIED,
     fresh: bool = False,
-    go_on: bool = False,
+    yes: bool = False,
     gpus: str | None = None,
     make_executor: MakeExecutor = LocalExecutor,
 ) -> RunResult:
     """Takes every measurement of the suite that is missing on disk or is to be tried again.
 
-    `fresh` first deletes the records that the plan would leave. `go_on` takes what stands in the
+    `fresh` first deletes the records that the plan would leave. `yes` takes what stands in the
     way of the run for a note, and tries what by arithmetic does not fit a GPU. Raises `UsageError`
     before anything is measured, `PreflightError` among them, and `StoreError` when records can no
     longer be written. `gpus`, instead of `device`, are those that independent cells run on side by
@@ -64,7 +64,7 @@ def run_suite(
     """
     devices = _side_by_side(suite, gpus, device) if gpus is not None else ()
     first = devices[0] if devices else device
-    plan = make_plan(suite, results, device=first, only=only, unfit_too=go_on)
+    plan = make_plan(suite, results, device=first, only=only, keep_unfit=yes)
     check_writable(results)
     _sweep(plan, results)
     if plan.device_note is not None:
@@ -72,7 +72,7 @@ def run_suite(
     jobs = jobs_to_run(plan, retry, fresh=fresh)
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)
-    if go_on:
+    if yes:
         for problem in problems(plan, jobs, results, more_devices=devices[1:]):
             watcher.note(str(problem))
     else:
@@ -156,7 +156,7 @@ class _Run:
 
     def side_by_side(self, jobs: list[Job], devices: tuple[str, ...], watcher: Watcher) -> None:
         """Runs jobs side by side, one a device."""
-        shared = OneAtATime(watcher)
+        shared = LockedWatcher(watcher)
         with ExitStack() as stack:
             executors = {
                 name: stack.enter_context(self._make_executor(name, jobs)) for name in devices

@@ -49,7 +49,7 @@ class Watcher(Protocol):
         """Something the user should know."""
 
 
-class OneAtATime:
+class LockedWatcher:
     """A watcher for several jobs at once: it tells another one thing after the other."""
 
     def __init__(self, watcher: Watcher) -> None:

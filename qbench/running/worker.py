@@ -31,7 +31,7 @@ from qbench.core.errors import (
 from qbench.core.store import write_record
 from qbench.measures import measures
 from qbench.measures.peaks import release_cached
-from qbench.plan.items import falsified
+from qbench.plan.items import caveats
 from qbench.plan.job import Job, Task, now
 from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
@@ -159,7 +159,7 @@ def _take(
             *loaded.verification.warnings,
             *([f"not as asked for: {_describe(loaded.verification)}"] if faults else []),
             *([f"not as asked for: {_describe_changed(changed)}"] if changed else []),
-            *falsified(job.cell, task.item),
+            *caveats(job.cell, task.item),
             *_type_warnings(job, task),
         ),
         duration_s=time.perf_counter() - started,

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from qbench.cli.fit_table import find_model
 from qbench.core.spec import Cell, Item
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
-from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, Way, fit_row, largest, ways
+from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, FitCase, fit_cases, fit_row, largest
 from qbench.predict.peaks import predicted_peak, training_peak
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
 
-EVERY = ways(["bf16", "int8", "nf4-dq"], rank=64, target="default", optimizer="adamw")
+EVERY = fit_cases(["bf16", "int8", "nf4-dq"], rank=64, target="default", optimizer="adamw")
 LENGTHS = (512, 2048)
 
 
@@ -50,7 +50,7 @@ def test_few_trials_are_enough_for_a_line() -> None:
 
 
 def test_the_ways_are_those_that_the_methods_have() -> None:
-    found = [(way.use, way.precision.name, way.checkpointing) for way in EVERY]
+    found = [(case.use, case.precision.name, case.checkpointing) for case in EVERY]
     assert found[:3] == [("inference", name, False) for name in ("bf16", "int8", "nf4-dq")]
     assert ("LoRA", "bf16", True) in found
     assert ("QLoRA", "nf4-dq", True) in found
@@ -60,39 +60,39 @@ def test_the_ways_are_those_that_the_methods_have() -> None:
 
 
 def test_full_tuning_is_shown_once_for_each_type_of_master_weights() -> None:
-    found = ways(["fp32", "bf16", "fp16"], rank=8, target="default", optimizer="adamw")
-    full = [(way.precision.name, way.checkpointing) for way in found if way.use == "full"]
+    found = fit_cases(["fp32", "bf16", "fp16"], rank=8, target="default", optimizer="adamw")
+    full = [(case.precision.name, case.checkpointing) for case in found if case.use == "full"]
     assert sorted(full) == [("bf16", False), ("bf16", True), ("fp32", False), ("fp32", True)]
 
 
-@pytest.mark.parametrize("way", EVERY, ids=lambda way: f"{way.use}-{way.precision.name}")
-def test_the_largest_fits_and_one_more_does_not(way: Way, mistral: ResolvedModel) -> None:
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{case.use}-{case.precision.name}")
+def test_the_largest_fits_and_one_more_does_not(case: FitCase, mistral: ResolvedModel) -> None:
     gpu = parse_memory("24GB")
-    row = fit_row(mistral, way, gpu, LENGTHS)
-    assert row.least_bytes == _needed(mistral, way, 1, LENGTHS[0], gpu)
+    row = fit_row(mistral, case, gpu, LENGTHS)
+    assert row.least_bytes == _needed(mistral, case, 1, LENGTHS[0], gpu)
     for length, batch in zip(LENGTHS, row.batches, strict=True):
         assert batch is not None
         if batch:
-            assert _needed(mistral, way, batch, length, gpu) <= gpu.bytes
+            assert _needed(mistral, case, batch, length, gpu) <= gpu.bytes
         if batch < MOST_SEQUENCES:
-            assert _needed(mistral, way, batch + 1, length, gpu) > gpu.bytes
+            assert _needed(mistral, case, batch + 1, length, gpu) > gpu.bytes
     assert row.longest is not None
     if row.longest:
-        assert _needed(mistral, way, 1, row.longest, gpu) <= gpu.bytes
+        assert _needed(mistral, case, 1, row.longest, gpu) <= gpu.bytes
     if row.longest < (mistral.context_tokens or 0):
-        assert _needed(mistral, way, 1, row.longest + LENGTH_STEP, gpu) > gpu.bytes
+        assert _needed(mistral, case, 1, row.longest + LENGTH_STEP, gpu) > gpu.bytes
 
 
 def test_a_longer_sequence_may_fit_more_where_the_kernel_changes() -> None:
     """A sliding window of 4096 with its mask, on a GPU without flash attention."""
     gpu = parse_memory("t4")
     model = find_model("Mistral-7B-v0.1")
-    (way,) = (way for way in EVERY if (way.use, way.precision.name) == ("inference", "nf4-dq"))
+    (case,) = (case for case in EVERY if (case.use, case.precision.name) == ("inference", "nf4-dq"))
     lengths = (2048, 4096)
-    for length, batch in zip(lengths, fit_row(model, way, gpu, lengths).batches, strict=True):
+    for length, batch in zip(lengths, fit_row(model, case, gpu, lengths).batches, strict=True):
         assert batch is not None
-        assert _needed(model, way, batch, length, gpu) <= gpu.bytes
-        assert _needed(model, way, batch + 1, length, gpu) > gpu.bytes
+        assert _needed(model, case, batch, length, gpu) <= gpu.bytes
+        assert _needed(model, case, batch + 1, length, gpu) > gpu.bytes
 
 
 def test_integers_need_the_floating_model_that_they_are_made_of() -> None:
@@ -100,9 +100,11 @@ def test_integers_need_the_floating_model_that_they_are_made_of() -> None:
     model = find_model("Llama-3-70B")
     gpu = parse_memory("h100")
     rows = {
-        way.precision.name: fit_row(model, way, gpu, (512,))
-        for way in ways(["bf16", "int8", "int8-wo"], rank=8, target="default", optimizer="adamw")
-        if way.use == "inference"
+        case.precision.name: fit_row(model, case, gpu, (512,))
+        for case in fit_cases(
+            ["bf16", "int8", "int8-wo"], rank=8, target="default", optimizer="adamw"
+        )
+        if case.use == "inference"
     }
     bf16_bytes = 2 * 70_553_706_496 + 2 * 64 * 4  # and two tables of rotary frequencies
     assert rows["int8"].batches[0]
@@ -129,29 +131,29 @@ def test_what_is_published_to_train_on_a_t4_fits_one(
     predicted to: it does not tell the adapter and the versions that it had.
     """
     gpu = parse_memory("t4")
-    (way,) = (
-        way
-        for way in ways([precision], rank=64, target="default", optimizer="adamw")
-        if way.checkpointing
+    (case,) = (
+        case
+        for case in fit_cases([precision], rank=64, target="default", optimizer="adamw")
+        if case.checkpointing
     )
-    assert way.tuning is not None
-    options = {**way.tuning.options, "accumulate": 4}
+    assert case.tuning is not None
+    options = {**case.tuning.options, "accumulate": 4}
     found = find_model(model)
-    peak = training_peak(found, "lora", way.precision, options, tokens=tokens, padded=True)
+    peak = training_peak(found, "lora", case.precision, options, tokens=tokens, padded=True)
     assert peak.resident is not None
     assert peak.resident + RESERVED_BYTES <= gpu.bytes
 
 
-def _needed(model: ResolvedModel, way: Way, batch: int, tokens: int, gpu: DeviceMemory) -> int:
+def _needed(model: ResolvedModel, case: FitCase, batch: int, tokens: int, gpu: DeviceMemory) -> int:
     """As a suite of one item, or one training, would have it."""
-    if way.tuning is not None:
-        options = {**way.tuning.options, "batch": batch}
+    if case.tuning is not None:
+        options = {**case.tuning.options, "batch": batch}
         peak = training_peak(
-            model, way.tuning.method, way.precision, options, tokens=tokens, padded=True
+            model, case.tuning.method, case.precision, options, tokens=tokens, padded=True
         )
         assert peak.resident is not None
         return peak.resident + RESERVED_BYTES
-    cell = Cell(model=model.ref, precision=way.precision)
+    cell = Cell(model=model.ref, precision=case.precision)
     params = {"batch": batch, "prompt_tokens": tokens, "new_tokens": 1}
     item = Item(measurement="latency", slug="x", params=params)
     found = predicted_peak(cell, model, item, flash=gpu.flash)
@@ -160,10 +162,10 @@ def _needed(model: ResolvedModel, way: Way, batch: int, tokens: int, gpu: Device
     return found.resident + RESERVED_BYTES
 
 
-@pytest.mark.parametrize("way", EVERY[::5], ids=lambda way: f"{way.use}-{way.precision.name}")
-def test_more_memory_never_fits_less(way: Way, mistral: ResolvedModel) -> None:
+@pytest.mark.parametrize("case", EVERY[::5], ids=lambda case: f"{case.use}-{case.precision.name}")
+def test_more_memory_never_fits_less(case: FitCase, mistral: ResolvedModel) -> None:
     batches = [
-        fit_row(mistral, way, parse_memory(size), (1024,)).batches[0] or 0
+        fit_row(mistral, case, parse_memory(size), (1024,)).batches[0] or 0
         for size in ("12GB", "24GB", "80GB")
     ]
     assert batches == sorted(batches)
@@ -176,7 +178,7 @@ def test_a_length_beyond_the_context_is_no_question(mistral: ResolvedModel) -> N
 
 
 def test_what_is_not_known_has_a_reason(mistral: ResolvedModel) -> None:
-    way = ways(["fp16"], rank=8, target="default", optimizer="adamw")[-1]
-    row = fit_row(mistral, way, parse_memory("h100"), LENGTHS)
+    case = fit_cases(["fp16"], rank=8, target="default", optimizer="adamw")[-1]
+    row = fit_row(mistral, case, parse_memory("h100"), LENGTHS)
     assert (row.least_bytes, row.batches, row.longest) == (None, (None, None), None)
     assert "fp16" in str(row.reason)

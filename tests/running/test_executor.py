@@ -23,7 +23,7 @@ from qbench.running.executors.executor import RunStoppedError
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
 from qbench.running.executors.side_by_side import needs, run_side_by_side
-from qbench.running.supervision import OneAtATime, run_job
+from qbench.running.supervision import LockedWatcher, run_job
 from tests.workplace import MARK, Workplace
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ LIFELINE = """
 import os, subprocess, sys, time
 child = subprocess.Popen(
     [sys.executable, "-c",
-     "import time; from qbench.running.executors.lifeline import die_with_parent as die;"
+     "import time; from qbench.running.executors.orphans import die_with_parent as die;"
      f"die({{os.getpid()}}); print('alive', flush=True); time.sleep(600)"],
     stdout=subprocess.PIPE, start_new_session=True,
 )
@@ -148,7 +148,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_process_whose_parent_is_already_gone_ends_at_once() -> None:
-    code = "import qbench.running.executors.lifeline as own; own.die_with_parent(1); print('alive')"
+    code = "import qbench.running.executors.orphans as own; own.die_with_parent(1); print('alive')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
@@ -311,7 +311,7 @@ def test_real_workers_side_by_side(place: Workplace) -> None:
     plan = make_plan(suite, place.folder / "results", device="cpu")
     jobs = plan.jobs(lambda _: True)
     watcher = Noted()
-    shared = OneAtATime(watcher)
+    shared = LockedWatcher(watcher)
     with LocalExecutor("cpu") as one, LocalExecutor("cpu:0") as other:
         executors = {"cpu": one, "cpu:0": other}
 

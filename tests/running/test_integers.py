@@ -128,7 +128,7 @@ def test_what_is_tuned_on_is_no_calibration_text(place: str, tmp_path: Path) -> 
     with pytest.raises(SuiteError) as caught:
         make_plan(load_suite(path), tmp_path / "results", device="cpu")
     (found,) = caught.value.problems
-    assert found.path == place
+    assert found.place == place
     assert "rows.jsonl is the data of finetune, whose test split is scored" in str(found)
 
 

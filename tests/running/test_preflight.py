@@ -277,7 +277,7 @@ def test_a_model_that_cannot_be_fetched_is_tried_once(workplace: Workplace) -> N
         "precisions: [nf4-dq, nf4]\nmeasure: {footprint: {}, weight_error: {}}\n",
     )
     unreachable = failing("error", "not downloaded, and the hub is not there", phase="fetch")
-    ran = run_inline(workplace, work=pretended(unreachable), go_on=True)
+    ran = run_inline(workplace, work=pretended(unreachable), yes=True)
     records = workplace.records().values()
     assert [(one.status, one.phase) for one in records] == [("error", "fetch")] * 4
     (reason,) = {one.reason for one in records}

@@ -180,18 +180,20 @@ def run_gate(
         )
     field = Field(records, baseline or (), expected, only)
     sampling = sampling or Sampling()
-    drafts = [draft for rule in rules for draft in _drafts(rule, field, sampling, absent or {})]
-    verdicts = judge([(one.margin, one.found) for one in drafts], alpha=sampling.alpha)
+    unjudged = [one for rule in rules for one in _unjudged(rule, field, sampling, absent or {})]
+    verdicts = judge([(one.margin, one.found) for one in unjudged], alpha=sampling.alpha)
     checks = tuple(
         Check(one.rule, one.cell, one.item, one.metric, one.margin, verdict)
-        for one, verdict in zip(drafts, verdicts, strict=True)
+        for one, verdict in zip(unjudged, verdicts, strict=True)
     )
     conditions = condition_changes(records, baseline) if baseline and records else []
     return GateOutcome(checks, tuple(conditions), sampling)
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _Unjudged:
+    """A check before its verdict, which depends on how many there are."""
+
     rule: GateRule
     cell: CellName | None
     item: ItemName | None
@@ -200,13 +202,13 @@ class _Draft:
     found: Difference | Gap
 
 
-def _drafts(
+def _unjudged(
     rule: GateRule, field: Field, sampling: Sampling, absent: Mapping[Place, str]
-) -> list[_Draft]:
+) -> list[_Unjudged]:
     kind, amount = rule.bound
     ceiling = rule.ceiling.value if rule.ceiling else None
     margin = Margin(kind, amount.value, amount.relative, ceiling)
-    drafts = []
+    unjudged = []
     for (cell, name), item in field.items.items():
         if not rule.picks(field.cells[cell], item):
             continue
@@ -217,14 +219,14 @@ def _drafts(
             if over_seeds is not None:
                 arm, first, pooled = over_seeds
                 if first == (cell, name):
-                    drafts.append(_Draft(rule, arm, name, metric.name, margin, pooled))
+                    unjudged.append(_Unjudged(rule, arm, name, metric.name, margin, pooled))
                 continue
             found = look(rule, field, (cell, name), metric.name, sampling)
             if isinstance(found, Gap) and not field.records_of((cell, name)):
                 found = _with_reason(found, absent.get((cell, name)))
             if found is not None:
-                drafts.append(_Draft(rule, cell, name, metric.name, margin, found))
-    if not drafts:
+                unjudged.append(_Unjudged(rule, cell, name, metric.name, margin, found))
+    if not unjudged:
         names = dict.fromkeys(name for known in field.metrics.values() for name in known)
         hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
         nothing = Gap("missing", f"the rule matches no metric of the cells it picks; {hint}")
@@ -233,10 +235,10 @@ def _drafts(
             for place, why in absent.items()
             if place in field.items and rule.picks(field.cells[place[0]], field.items[place])
         )
-        drafts.append(
-            _Draft(rule, None, None, None, margin, _with_reason(nothing, next(unseen, None)))
+        unjudged.append(
+            _Unjudged(rule, None, None, None, margin, _with_reason(nothing, next(unseen, None)))
         )
-    return drafts
+    return unjudged
 
 
 def _with_reason(gap: Gap, why: str | None) -> Gap:

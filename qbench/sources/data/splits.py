@@ -85,13 +85,13 @@ def make_splits(
 
     Raises `TextError` for a row that does not fit the recipe, and for too few rows.
     """
-    draft = _Draft(rows, recipe, source)
+    by_prompt = _RowsByPrompt(rows, recipe, source)
     # The train split last: a longer one leaves the others as they are.
     wanted = (sizes.test, sizes.validation, sizes.train)
-    chosen = draft.choose(seed, wanted)
+    chosen = by_prompt.choose(seed, wanted)
     found = sum(map(len, chosen))
     if found < sum(wanted):
-        raise TextError(f"{source}: {draft.in_words(found)}; {sizes}")
+        raise TextError(f"{source}: {by_prompt.in_words(found)}; {sizes}")
     reader = _Reader(recipe, source, tokenizer)
     test, validation, train = (
         [reader.example(rows[at], at + 1) for at in places] for places in chosen
@@ -100,9 +100,9 @@ def make_splits(
         train=train,
         validation=validation,
         test=test,
-        rows=draft.rows,
-        empty=draft.empty,
-        duplicates=draft.duplicates,
+        rows=by_prompt.rows,
+        empty=by_prompt.empty,
+        duplicates=by_prompt.duplicates,
         warnings=reader.warnings(found),
     )
     check_overlap(splits, source)
@@ -126,7 +126,7 @@ def check_overlap(splits: Splits, source: str) -> None:
                 )
 
 
-class _Draft:
+class _RowsByPrompt:
     """What the rows ask, so that splits can be drawn without keeping their texts."""
 
     def __init__(
