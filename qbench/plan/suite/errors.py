@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.reading import Unfit
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.options import owners
 from qbench.plan.suite.problems import amendment, expectation, fixed_by
-from qbench.plan.suite.reading import Unfit
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _Place:
         parts = [part for _, form in forms if (part := _part(form, key))]
         example = next((one for part in parts for one in part.get("examples", ())), None)
         flow = json.dumps(example).replace('"', "")
-        remedy = "add it" if example is None else f"add `{key}: {flow}`, for one"
+        remedy = "add it" if example is None else f"add `{key}: {flow}`"
         found = f"no {key}" if self.path else f"a suite without {key}"
         findings.add(self.node, f"the key `{key}`", found=found, remedy=remedy)
 
@@ -136,7 +136,8 @@ class _Place:
         kind, name = "", self.owner
         if self.owner.startswith(("precision-", "method-")):
             kind, _, name = self.owner.partition("-")
-        called = _CALLED.get(name, f"option of {name}")
+        of_rule = self.path[:1] == ("gate",)
+        called = "key of a rule" if of_rule else _CALLED.get(name, f"option of {name}")
         if kind == "precision":
             called, known = kind, list(precisions())
         hint = self._hint(key, kind, name)
@@ -148,7 +149,7 @@ class _Place:
         if kind == "precision":
             own = owners(key, {name: precisions()[name]})
             return f"'{key}' is an option of {name}: indent it further" if own else None
-        if name in _CALLED and name not in {"", "measurements"}:
+        if self.path[:1] == ("gate",) or name in {*_CALLED} - {"", "measurements"}:
             return None
         if name == "" and key in asked_for():
             return f"'{key}' is a measurement: put it under `measure`"

@@ -10,15 +10,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
-from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
 
-from qbench.compare.gate.rules import GateRule, parse_rules, rules_schema
+from qbench.compare.gate.rules import RuleSection
+from qbench.core.reading import READ, Given, OneOrMore, Unfit, said, unfit_below
 from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.options import Choice, Options, PlainSchema, Swept
-from qbench.plan.suite.reading import PART, Given, OneOrMore, Unfit, said, unfit_below
 from qbench.plan.suite.selectors import Selector
 from qbench.precisions import precisions
 from qbench.sources.data.tuning import TuningDataOptions
@@ -26,8 +25,9 @@ from qbench.sources.data.tuning import TuningDataOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic import GetCoreSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import core_schema
 
 DEFAULT_TIMEOUT_S = 3600.0
 """Seconds one process of a cell may take."""
@@ -79,7 +79,7 @@ Source = Annotated[
 class ModelEntry(Frozen):
     """A model, and how it is loaded."""
 
-    model_config = PART
+    model_config = READ
 
     source: Source
     name: Annotated[Name | None, Given()] = None
@@ -111,7 +111,7 @@ AnyModel = Annotated[
 class PrecisionEntry(Frozen):
     """A precision by its name; each has a class of its own, whose `choices` are under that name."""
 
-    model_config = PART
+    model_config = READ
     precision: ClassVar[str] = ""
 
     choices: Annotated[tuple[Choice, ...], Swept("", Frozen)]
@@ -166,7 +166,7 @@ AnyPrecision = Annotated[PrecisionEntry, OfTables(_precision_types)]
 class MethodEntry(Frozen):
     """A way to tune; each has a class of its own, whose `choices` stand among the other keys."""
 
-    model_config = PART
+    model_config = READ
 
     method: str
     precision: Annotated[
@@ -195,7 +195,7 @@ def _with_choices(value: object) -> object:
         raise Unfit("an entry with its `method`", remedy=remedy)
     if not isinstance(value["method"], str):
         remedy = "write an entry for each, its options beside it: {method: lora, rank: 8}"
-        raise unfit_below([(("method",), Unfit(f"one of {names}", remedy=remedy))])
+        raise unfit_below(("method",), Unfit(f"one of {names}", remedy=remedy))
     own = {key: one for key, one in value.items() if key in METHOD_KEYS}
     return own | {"choices": {key: one for key, one in value.items() if key not in METHOD_KEYS}}
 
@@ -230,7 +230,7 @@ def _method_types() -> TypeAliasType:
 class FineTuneEntry(Frozen):
     """What to tune, on which data, and how the tuned models are served."""
 
-    model_config = PART | ConfigDict(
+    model_config = READ | ConfigDict(
         json_schema_extra={
             "errorMessage": "a mapping such as {methods: [{method: lora, precision: nf4}]}"
         }
@@ -269,7 +269,7 @@ class FineTuneEntry(Frozen):
 class MeasureEntry(Frozen):
     """Measurements with their options: a key for each that there is."""
 
-    model_config = PART | ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config = READ | ConfigDict(json_schema_extra={"minProperties": 1})
 
     @property
     def options(self) -> dict[str, Frozen]:
@@ -307,28 +307,6 @@ def _measure_types() -> Any:
     ]
 
 
-class GateRules:
-    """Reads the rules of a gate."""
-
-    def _read(self, value: object) -> tuple[GateRule, ...]:
-        rules, problems = parse_rules(value)
-        if problems:
-            raise unfit_below(
-                (keys, Unfit(one.expected or "", one.found, one.remedy)) for keys, one in problems
-            )
-        return rules
-
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._read)
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return rules_schema()
-
-
 SELECTORS = OneOrMore(
     "one selector such as {precision: nf4*}", "remove the line to keep every cell"
 )
@@ -337,7 +315,7 @@ SELECTORS = OneOrMore(
 class SuiteFile(Frozen):
     """Which models qbench measures, in which precisions, and how."""
 
-    model_config = PART | ConfigDict(title="A suite for qbench")
+    model_config = READ | ConfigDict(title="A suite for qbench")
 
     name: Annotated[Name | None, Given()] = None
     """Folder name under `results/`; the file's stem unless given."""
@@ -368,7 +346,7 @@ class SuiteFile(Frozen):
         (), examples=[[{"precision": "nf4*"}]]
     )
     """Drop the cells that match one of these. `*`, `?` and `[abc]` stand for other letters."""
-    gate: Annotated[tuple[GateRule, ...], GateRules()] = ()
+    gate: RuleSection = Field(default_factory=dict)
     """Margins that `qbench gate` compares the results with, by metric."""
     timeout_s: Annotated[float, said("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""

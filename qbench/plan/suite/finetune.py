@@ -99,7 +99,7 @@ def make_finetune(findings: Findings, entry: FineTuneEntry) -> FineTuning | None
     deploy = tuple(dict.fromkeys(entry.deploy))
     quantize = _quantized_to(findings, entry, tunings)
     if "quantized" in deploy and not quantize:
-        remedy = "add `quantize: [int4-g32, nf4]` under finetune, for one"
+        remedy = "add `quantize: [int4-g32, nf4]` under finetune"
         expected = "the precisions to round to beside it"
         findings.add(("finetune", "deploy"), expected, found="quantized alone", remedy=remedy)
     if len(findings) > before or not tunings:

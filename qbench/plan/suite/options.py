@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from qbench.plan.suite.reading import Unfit, one_or_more
+from qbench.core.reading import Unfit, one_or_more
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -155,7 +155,7 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
 def _meant(text: str, kinds: set[str | None], schema: Mapping[str, Any]) -> str | None:
     """What a text may have been meant as; None where nothing is near."""
     if "pattern" in schema and text.strip():
-        return f"write '{slugify(text)[: schema.get('maxLength')]}', for one"
+        return f"write '{slugify(text)[: schema.get('maxLength')]}'"
     digits = text.replace("_", "").replace(",", "").strip()
     if kinds & {"integer", "number"} and digits.isdecimal():
         return f"write {shortened(digits)}, without quotes or separators"

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, model_validator
 
 from qbench.core.foreign import LONGEST_LINE
 from qbench.core.names import nearest
+from qbench.core.reading import READ, Given, Unfit, said
 from qbench.core.spec import Cell, Frozen
-from qbench.plan.suite.reading import PART, Given, Unfit, said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ _EXPECTED = "a mapping with `model`, `precision` or both, such as {precision: nf
 class Selector(Frozen):
     """Picks the cells whose model and precision match its patterns."""
 
-    model_config = PART | ConfigDict(
+    model_config = READ | ConfigDict(
         json_schema_extra={"minProperties": 1, "errorMessage": _EXPECTED}
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, ValidationError
 
-from qbench.compare.gate.rules import GateRule
+from qbench.compare.gate.rules import GateRule, rules_of
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import nearest
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
@@ -177,7 +177,7 @@ def _make_suite(
         exclude=read.exclude,
         timeout_s=read.timeout_s,
         trust_code=read.trust_code,
-        gate=read.gate,
+        gate=rules_of(read.gate),
         lines=lines,
     )
 

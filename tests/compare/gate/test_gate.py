@@ -11,8 +11,8 @@ from scipy import stats
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.power import gate_power
-from qbench.compare.gate.rules import parse_rules
 from qbench.core.errors import UsageError
+from tests.compare.gate.rule_section import read_rules
 from tests.paired_records import (
     divergence,
     footprint,
@@ -47,9 +47,7 @@ def gate(
     old: Sequence[Record] | None,
     **options: Any,
 ) -> GateOutcome:
-    parsed, problems = parse_rules(rules)
-    assert problems == []
-    return run_gate(parsed, new, old, sampling=SAMPLING, **options)
+    return run_gate(read_rules(rules), new, old, sampling=SAMPLING, **options)
 
 
 def only(outcome: GateOutcome) -> Check:
@@ -282,7 +280,7 @@ def test_a_metric_without_a_value_on_either_side_is_not_applicable() -> None:
 
 def test_the_power_of_the_rules_is_told_before_anything_is_measured_anew() -> None:
     records = [quality("fp32", losses(0.0)), quality("nf4", losses(0.005, seed=2))]
-    rules, _ = parse_rules({"perplexity": [{"max_increase": "1%"}, {"max_increase": "0.01%"}]})
+    rules = read_rules({"perplexity": [{"max_increase": "1%"}, {"max_increase": "0.01%"}]})
     wide, narrow = gate_power(rules, records, sampling=SAMPLING)
     assert wide.detectable is not None
     # two runs of 0.01 nats a token each, 240 windows in 16 blocks, whose spread is known to a fifth
@@ -297,7 +295,7 @@ def test_the_power_of_the_rules_is_told_before_anything_is_measured_anew() -> No
 
 
 def test_the_power_of_a_rule_for_answers_that_were_all_the_same_is_that_of_their_number() -> None:
-    rules, _ = parse_rules({"tasks.*": {"max_drop": 0.05}})
+    rules = read_rules({"tasks.*": {"max_drop": 0.05}})
 
     def power(items: int) -> Power:
         (found,) = gate_power(rules, [task(name, [1.0] * items) for name in ("fp32", "nf4")])
@@ -313,7 +311,7 @@ def test_the_power_of_a_rule_for_answers_that_were_all_the_same_is_that_of_their
 
 def test_the_power_of_a_rule_is_not_told_from_losses_that_are_the_same_to_the_last_bit() -> None:
     records = [quality(name, losses(0.0)) for name in ("fp32", "nf4")]
-    rules, _ = parse_rules({"perplexity": {"max_increase": "1%"}})
+    rules = read_rules({"perplexity": {"max_increase": "1%"}})
     (found,) = gate_power(rules, records)
     assert found.detectable is None
     assert "no spread is known" in str(found)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 
-from qbench.compare.gate.rules import parse_rules, rules_schema
+from qbench.core.errors import SuiteError
+from qbench.plan.suite.file import suite_schema
+from qbench.plan.suite.suite import load_suite_text
+from tests.compare.gate.rule_section import read_rules
 from tests.paired_records import footprint, quality, task
+
+if TYPE_CHECKING:
+    from qbench.core.errors import Problem
 
 GOOD: dict[str, Any] = {
     "perplexity": [
@@ -22,9 +30,15 @@ GOOD: dict[str, Any] = {
 }
 
 
+def problems_of(section: Any) -> tuple[Problem, ...]:
+    text = json.dumps({"models": "./m", "gate": section})
+    with pytest.raises(SuiteError) as caught:
+        load_suite_text(text, "suite.yaml", Path.cwd())
+    return caught.value.problems
+
+
 def test_rules_are_read_with_their_defaults() -> None:
-    rules, problems = parse_rules(GOOD)
-    assert problems == []
+    rules = read_rules(GOOD)
     first, second, tasks, memory, kl, accuracy = rules
     assert first.bound[0] == "max_increase"
     assert (first.bound[1].value, first.bound[1].relative) == (0.01, True)
@@ -51,7 +65,7 @@ def test_rules_are_read_with_their_defaults() -> None:
         ({"kl": {"max": "5%"}}, "gate.kl.max", "metric's own unit"),
         ({"kl": {"max": "0.05"}}, "gate.kl.max", "without quotes"),
         ({"kl": {"max": True}}, "gate.kl.max", "true"),
-        ({"kl": {"max": float("nan")}}, "gate.kl.max", "nan"),
+        ({"kl": {"max": float("nan")}}, "gate.kl.max", "NaN"),
         ({"kl": [{"max": 1}, {"maximum": 1}]}, "gate.kl[1].maximum", "did you mean 'max'?"),
         ({"p": {"max_increase": -1}}, "gate.p.max_increase", "write 1"),
         ({"p": {"max_drop": "100%"}}, "gate.p.max_drop", "less than 100%"),
@@ -62,34 +76,24 @@ def test_rules_are_read_with_their_defaults() -> None:
     ],
 )
 def test_a_problem_names_place_and_remedy(plain: Any, path: str, words: str) -> None:
-    _, problems = parse_rules(plain)
-    place, *_ = [one for _, one in problems if one.place == path]
+    place, *_ = [one for one in problems_of(plain) if one.path == path]
     assert words in f"{place.found} {place.expected} {place.remedy}"
 
 
 def test_all_problems_are_told_at_once() -> None:
-    rules, problems = parse_rules({"a": {"max": "x"}, "b": {"foo": 1, "max": 2}, "c": {"max": 3}})
-    assert [one.place for _, one in problems] == ["gate.a.max", "gate.b.foo"]
-    assert [rule.metric for rule in rules] == ["c"]
-
-
-def test_an_unknown_metric_gets_the_nearest_name() -> None:
-    _, ((_, problem),) = parse_rules({"perplexty": {"max_increase": "1%"}}, ["perplexity", "kl"])
-    assert problem.remedy == "did you mean 'perplexity'?"
-    assert parse_rules({"perp*": {"max_increase": "1%"}}, ["perplexity"])[1] == []
+    problems = problems_of({"a": {"max": "x"}, "b": {"foo": 1, "max": 2}, "c": {"max": 3}})
+    assert {one.path for one in problems} == {"gate.a.max", "gate.b.foo"}
 
 
 def test_a_rule_picks_cells_by_label_name_or_slug() -> None:
-    ((rule,), _) = parse_rules({"perplexity": {"max_increase": "1%", "cells": "nf4*"}})
+    (rule,) = read_rules({"perplexity": {"max_increase": "1%", "cells": "nf4*"}})
     for label, picked in (("nf4", True), ("nf4-dq", True), ("fp4", False)):
         record = quality(label, [600.0] * 30)
         assert rule.picks(record.cell, record.item) is picked
 
 
 def test_patterns_leave_out_what_the_margin_is_not_about() -> None:
-    ((drop, rise), _) = parse_rules(
-        {"tasks.*": {"max_drop": 0.01}, "memory.*": {"max_increase": "2%"}}
-    )
+    drop, rise = read_rules({"tasks.*": {"max_drop": 0.01}, "memory.*": {"max_increase": "2%"}})
     scored, sized = task("nf4", [1.0]).item, footprint("nf4", 1).item
     assert drop.matches("accuracy", "higher", scored)
     assert not drop.matches("loss", "lower", scored)
@@ -100,14 +104,12 @@ def test_patterns_leave_out_what_the_margin_is_not_about() -> None:
 
 
 def test_a_task_is_named_by_its_measurement_and_item() -> None:
-    ((rule,), _) = parse_rules({"tasks.cloze": {"max_drop": 0.01}})
+    (rule,) = read_rules({"tasks.cloze": {"max_drop": 0.01}})
     assert rule.matches("accuracy", "higher", task("nf4", [1.0]).item)
     assert not rule.matches("accuracy", "higher", task("nf4", [1.0], slug="other").item)
 
 
 def test_the_schema_takes_what_is_read() -> None:
-    schema = rules_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(GOOD, schema)
+    jsonschema.validate({"models": "./m", "gate": GOOD}, suite_schema())
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"kl": {"maximum": 1}}, schema)
+        jsonschema.validate({"models": "./m", "gate": {"kl": {"maximum": 1}}}, suite_schema())

@@ -8,8 +8,8 @@ import pytest
 
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
-from qbench.compare.gate.rules import parse_rules
 from qbench.core.spec import PrecisionRef, TuningRef
+from tests.compare.gate.rule_section import read_rules
 from tests.paired_records import losses, quality
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def seed(number: int, shift: float) -> Record:
 
 
 def gate(new: list[Record], old: list[Record], rules: dict[str, object]) -> GateOutcome:
-    parsed, problems = parse_rules(rules)
-    assert problems == []
-    return run_gate(parsed, new, old, sampling=Sampling(resamples=2000))
+    return run_gate(read_rules(rules), new, old, sampling=Sampling(resamples=2000))
 
 
 def test_seeds_are_judged_together() -> None:

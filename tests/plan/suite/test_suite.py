@@ -258,6 +258,29 @@ class TestProblems:
             (9, "name"),
         ]
 
+    def test_what_stands_beside_something_wrong_keeps_its_place(self) -> None:
+        problems = problems_of(
+            "models: [{source: ./a, nmae: b}, ./a, ./b, ./a]\n"
+            "precisions: [nf5, fp32, nf4: {compute_dtype: fp99}, fp32]\n"
+            "finetune: {methods: [{method: lora, rank: 0}, full, full]}\n"
+            "measure: [speed, quality, quality]\n"
+        )
+        assert [problem.path for problem in problems] == [
+            *("models[0].nmae", "models[3]"),
+            *("precisions[0]", "precisions[2].nf4.compute_dtype", "precisions[3]"),
+            *("finetune.methods[0].rank", "finetune.methods[2]"),
+            *("measure[0]", "measure[2]"),
+        ]
+        assert "(first as precisions[1], line 2)" in str(problems[4])
+
+    def test_what_cannot_be_read_hides_nothing_else(self) -> None:
+        problems = problems_of(
+            "precisions: [fp32, fp32]\nreference: fp31\nfinetune: {methods: 3}\nmeasure: {}\n"
+        )
+        assert [problem.path for problem in problems] == [
+            *("", "precisions[1]", "finetune.methods", "measure")
+        ]
+
     def test_no_label_is_called_unknown_while_precisions_are_misspelt(self) -> None:
         problems = problems_of("models: ./a\nprecisions: [fp23]\nreference: fp32\n")
         assert [problem.place for problem in problems] == ["precisions[0]"]

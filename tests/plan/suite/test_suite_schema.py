@@ -159,6 +159,14 @@ def test_schema_and_load_agree_on_models(text: str, *, good: bool) -> None:
     assert accepted_by_schema(text) is good
 
 
+def test_editors_say_what_load_says() -> None:
+    schema = suite_schema()
+    with pytest.raises(SuiteError) as caught:
+        load_suite_text("models: ./m\nname: a b\ntimeout_s: soon\n", "suite.yaml", Path.cwd())
+    for problem in caught.value.problems:
+        assert problem.expected == schema["properties"][problem.path]["errorMessage"]
+
+
 def test_every_precision_and_measurement_is_there() -> None:
     for name in precisions():
         assert accepted_by_schema(f"models: ./m\nprecisions: [{name}, {name}: {{}}]\n")

@@ -53,6 +53,9 @@ WRONG_LINES = [
     ("exclude: [{}]", "exclude[0]", ["an empty mapping"]),
     ("timeout_s: soon", "timeout_s", ["the text 'soon'", "a positive number of seconds"]),
     ("timeout_s: true", "timeout_s", ["the truth value true"]),
+    ("measure: {footprint: all}", "measure.footprint", ["the text 'all'", "a mapping of the options of footprint"]),
+    ("gate: {kl: {max: '0.05'}}", "gate.kl.max", ["the text '0.05'", "without quotes"]),
+    ("gate: {kl: [{max: 1}, {maximum: 1}]}", "gate.kl[1].maximum", ["unknown key of a rule 'maximum'", "'max'?"]),
     # out of range
     ("timeout_s: -3", "timeout_s", ["the number -3"]),
     ("timeout_s: 0", "timeout_s", ["the number 0"]),

@@ -9,10 +9,10 @@ import pytest
 
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
-from qbench.compare.gate.rules import parse_rules
 from qbench.report.format import Gated
 from qbench.report.gate import junit, step_summary, workflow_commands
 from qbench.report.gate.page import gate_on_screen
+from tests.compare.gate.rule_section import read_rules
 from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality
 from tests.record_factory import make_environment, make_failure
@@ -46,8 +46,7 @@ def outcome() -> GateOutcome:
         *(footprint(label, 1000) for label in ("int8", "nf4")),
         *latency("nf4", [0.01] * 5),
     ]
-    rules, _ = parse_rules(RULES)
-    return run_gate(rules, new, old, sampling=Sampling(resamples=1000))
+    return run_gate(read_rules(RULES), new, old, sampling=Sampling(resamples=1000))
 
 
 def test_the_outcome_has_every_kind(outcome: GateOutcome) -> None:

@@ -1,4 +1,4 @@
-"""The forms that a value of a suite's file may have, for the models that read it."""
+"""The forms that a value of a person's file may have, for the models that read it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, core_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
 
-PART = ConfigDict(strict=True, defer_build=True)
-"""Of what reads a mapping of the file. It is built when the first suite is read: the tables that
+READ = ConfigDict(strict=True, defer_build=True)
+"""Of what reads a mapping of a file. It is built when the first file is read: the tables that
 entries come from may load other packages."""
 
 
@@ -30,13 +28,10 @@ class Unfit(ValueError):  # noqa: N818 - pydantic makes an error of it
         self.remedy = remedy
 
 
-def unfit_below(every: Iterable[tuple[tuple[str | int, ...], Unfit]]) -> ValidationError:
-    """What does not fit below a value, each with the steps that lead there."""
-    details = [
-        InitErrorDetails(type="value_error", loc=steps, input=None, ctx={"error": reason})
-        for steps, reason in every
-    ]
-    return ValidationError.from_exception_data("suite", details)
+def unfit_below(steps: tuple[str | int, ...], reason: Unfit) -> ValidationError:
+    """What does not fit below a value, where the steps lead."""
+    detail = InitErrorDetails(type="value_error", loc=steps, input=None, ctx={"error": reason})
+    return ValidationError.from_exception_data("suite", [detail])
 
 
 def said(words: str, **more: Any) -> Any:
@@ -68,7 +63,7 @@ class OneOrMore:
     def _listed(self, value: object) -> tuple[object, ...]:
         if value is None or value == []:
             raise Unfit(f"at least {self.what}", remedy=self.remedy)
-        return tuple(value) if isinstance(value, list) else (value,)
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
