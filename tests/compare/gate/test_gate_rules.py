@@ -76,13 +76,13 @@ def test_rules_are_read_with_their_defaults() -> None:
     ],
 )
 def test_a_problem_names_place_and_remedy(plain: Any, path: str, words: str) -> None:
-    place, *_ = [one for one in problems_of(plain) if one.path == path]
+    place, *_ = [one for one in problems_of(plain) if one.place == path]
     assert words in f"{place.found} {place.expected} {place.remedy}"
 
 
 def test_all_problems_are_told_at_once() -> None:
     problems = problems_of({"a": {"max": "x"}, "b": {"foo": 1, "max": 2}, "c": {"max": 3}})
-    assert {one.path for one in problems} == {"gate.a.max", "gate.b.foo"}
+    assert {one.place for one in problems} == {"gate.a.max", "gate.b.foo"}
 
 
 def test_a_rule_picks_cells_by_label_name_or_slug() -> None:

@@ -265,7 +265,7 @@ class TestProblems:
             "finetune: {methods: [{method: lora, rank: 0}, full, full]}\n"
             "measure: [speed, quality, quality]\n"
         )
-        assert [problem.path for problem in problems] == [
+        assert [problem.place for problem in problems] == [
             *("models[0].nmae", "models[3]"),
             *("precisions[0]", "precisions[2].nf4.compute_dtype", "precisions[3]"),
             *("finetune.methods[0].rank", "finetune.methods[2]"),
@@ -277,7 +277,7 @@ class TestProblems:
         problems = problems_of(
             "precisions: [fp32, fp32]\nreference: fp31\nfinetune: {methods: 3}\nmeasure: {}\n"
         )
-        assert [problem.path for problem in problems] == [
+        assert [problem.place for problem in problems] == [
             *("", "precisions[1]", "finetune.methods", "measure")
         ]
 

@@ -164,7 +164,7 @@ def test_editors_say_what_load_says() -> None:
     with pytest.raises(SuiteError) as caught:
         load_suite_text("models: ./m\nname: a b\ntimeout_s: soon\n", "suite.yaml", Path.cwd())
     for problem in caught.value.problems:
-        assert problem.expected == schema["properties"][problem.path]["errorMessage"]
+        assert problem.expected == schema["properties"][problem.place]["errorMessage"]
 
 
 def test_every_precision_and_measurement_is_there() -> None:
