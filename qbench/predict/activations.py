@@ -4,7 +4,8 @@ The step is gone through operation by operation on a `Tape` of `qbench.predict.t
 blocks of `qbench.predict.decoder` describe it, and the highest moment is kept. In a training
 that is one of: the loss (all activations and, in fp32, the logits, their log-softmax and a gradient
 or two of either), the backward pass of a block (what is computed again under checkpointing, and
-the gradients that there are by then), its end (all gradients), or the optimizer's step.
+the gradients that there are by then), its end (all gradients), or the optimizer's step. Of a deep
+model a few layers are gone through, see `qbench.predict.layers`.
 
 No constant is fitted, and nothing is measured. What the device's kernels take for themselves is not
 in it, but for the flash attention's sums on CUDA: cuBLAS' workspace (8 to 32 MiB) and the rounding
@@ -13,10 +14,12 @@ of each allocation to 512 bytes are not.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.predict.decoder import Decoder
+from qbench.predict.layers import highest_moment
 from qbench.predict.tape import (
     BATCH,
     CHECKPOINT_INPUTS,
@@ -74,18 +77,12 @@ class ActivationBytes:
 
 def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> ActivationBytes:
     """The bytes above weights, states and gradients at the peak of a step after the first."""
-    ledger = Ledger()
-    tape = Tape(ledger)
-    decoder = Decoder(tape, shape, setup)
-    tokens = setup.batch * setup.tokens
-    # All batches of a step are made before its first: ids, mask and labels, of 8 bytes each.
-    batches = Storage(ledger, BATCH, setup.accumulate * 3 * 8 * tokens)
-    for _ in range(min(setup.accumulate, 2)):  # the third is as the second: all gradients are there
-        tape.backward(decoder.loss())
-    gradients = ledger.live[GRADIENTS]
-    Storage(ledger, TRANSIENT, optimizer_scratch_bytes(decoder.linears.trained_matrices, setup))
-    del batches
-    peak = ledger.peak
+
+    def step(ledger: Ledger, layers: int) -> int:
+        return go_through_step(ledger, replace(shape, layers=layers), setup)
+
+    highest, gradients = highest_moment(step, shape.layers)
+    peak = defaultdict(int, highest.parts)
     return ActivationBytes(
         batch=peak[BATCH],
         layers=peak[LAYERS],
@@ -96,6 +93,21 @@ def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> Activatio
         gradients_to_come=peak[GRADIENTS] - gradients,
         per_layer=_per_layer(shape, setup),
     )
+
+
+def go_through_step(ledger: Ledger, shape: TrainingShape, setup: TrainingSetup) -> int:
+    """Books a step after the first, operation by operation, and returns its gradients' bytes."""
+    tape = Tape(ledger)
+    decoder = Decoder(tape, shape, setup)
+    tokens = setup.batch * setup.tokens
+    # All batches of a step are made before its first: ids, mask and labels, of 8 bytes each.
+    batches = Storage(ledger, BATCH, setup.accumulate * 3 * 8 * tokens)
+    for _ in range(min(setup.accumulate, 2)):  # the third is as the second: all gradients are there
+        tape.backward(decoder.loss())
+    ledger.begin(None)
+    Storage(ledger, TRANSIENT, optimizer_scratch_bytes(decoder.linears.trained_matrices, setup))
+    del batches
+    return ledger.live[GRADIENTS]
 
 
 def optimizer_scratch_bytes(trained_matrices: list[int], setup: TrainingSetup) -> int:

@@ -72,7 +72,8 @@ class Decoder:
         places = tape.op(self.setup.tokens if shape.gated else self.tokens, _INT64)
         tables = self._rotary_tables(hidden.item_bytes) if shape.gated else None
         mask = self._mask(hidden.item_bytes)
-        for weights in self._layers:
+        for index, weights in enumerate(self._layers):
+            tape.border(index)
 
             def run(
                 entering: Bytes, weights: dict[str, Bytes] = weights, _places: Bytes = places
@@ -81,6 +82,7 @@ class Decoder:
 
             tape.part = LAYERS
             hidden = tape.checkpoint(run, hidden) if self.setup.checkpointing else run(hidden)
+        tape.border(None)
         tape.part = LOGITS_AND_LOSS
         hidden = self._norm(hidden, self._last_norm, "norm")
         return self.linears.multiply(hidden, self._head, None, shape.vocabulary)

@@ -48,6 +48,9 @@ class Ledger:
         self.live[part] -= size
         self.live_bytes -= size
 
+    def begin(self, layer: int | None) -> None:
+        """What follows is of that layer, or of none."""
+
 
 class Storage:
     """Bytes that are held for as long as something refers to this object."""
@@ -156,6 +159,14 @@ class Tape:
         self._casts: dict[int, Bytes] = {}
         self._keeps = True
         self._stops_at: int | None = None
+        self._layer: int | None = None
+        self._borders: list[tuple[int, int | None]] = []
+
+    def border(self, layer: int | None) -> None:
+        """What follows is of that layer, or of none; the way back comes by the same borders."""
+        self._borders.append((len(self._nodes), self._layer))
+        self._layer = layer
+        self.ledger.begin(layer)
 
     def op(
         self,
@@ -278,10 +289,17 @@ class Tape:
         self._pinned.clear()
 
     def _go_back(self) -> None:
+        self._cross_borders()
         while self._nodes:
             for edge, gradient in self._step_back(self._nodes.pop()):
                 edge.receive(gradient)
                 del gradient
+            self._cross_borders()
+
+    def _cross_borders(self) -> None:
+        while self._borders and self._borders[-1][0] >= len(self._nodes):
+            self._layer = self._borders.pop()[1]
+            self.ledger.begin(self._layer)
 
     def _step_back(self, node: _Node) -> list[tuple[Edge, Storage]]:
         """The gradients of the inputs; the output's, and what was saved, are let go."""
