@@ -1,5 +1,5 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
-# make test         installs what the tests need and runs them
+# make test         installs what the tests need, runs them, and says which took longest
 # make test-slow    the tests that make test leaves out: whole runs, suites rehearsed, kills, fuzz
 # make fuzz         tries inputs made bad at random, FUZZ times as many as CI
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
@@ -24,10 +24,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/qbench run suites/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow" --durations 10
 
 test-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m slow --durations 10
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 QBENCH_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0 --numprocesses $(WORKERS)

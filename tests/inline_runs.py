@@ -17,6 +17,7 @@ from qbench.measures import measures
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.reference_states import states_path
 from qbench.plan.plan import load_checked_suite
+from qbench.plan.rehearsal import rehearse
 from qbench.running.executors.executor import JobEnd
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import parse_retry, run_suite
@@ -64,6 +65,7 @@ def run_inline(
     work: Work | None = None,
     retry: str = "crash,timeout,error",
     quiet: bool = False,
+    rehearsed: bool = False,
     before: dict[str, Record] | None = None,
     **options: Any,
 ) -> Ran:
@@ -75,8 +77,9 @@ def run_inline(
     output = io.StringIO()
     console = Console(file=output, width=200)
     with place.entered(), _Noted(console, quiet=quiet) as display:
+        chosen = load_checked_suite(place.folder / suite)
         result = run_suite(
-            load_checked_suite(place.folder / suite),
+            rehearse(chosen) if rehearsed else chosen,
             place.folder / "results",
             display,
             retry=parse_retry(retry),

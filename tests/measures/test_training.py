@@ -25,8 +25,6 @@ from tests.tiny_models import make_tiny_model
 if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel, Outcome
 
-pytestmark = pytest.mark.slow
-
 KEY = "0123456789abcdef"
 LORA: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2}
 FULL: dict[str, Any] = {"learning_rate": 1e-3}
@@ -154,6 +152,7 @@ def test_two_steps_have_no_times_and_one_no_memory(base: Path, data: Path) -> No
     assert "train for more" in (reasons["training.total_time"] or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "precision", "options"),
     [

@@ -18,6 +18,7 @@ from qbench.report.formats import formats
 from qbench.report.plan_page import plan_page
 from qbench.report.rows import metric_rows
 from qbench.sources.bundled import bundled_texts
+from tests.inline_runs import run_inline
 from tests.pages import on_terminal, short_report
 from tests.pages import whole_report as markdown
 from tests.record_factory import make_record
@@ -287,15 +288,15 @@ class TestComparing:
             write_baseline(tmp_path / "baseline.json", pair()[1:])
 
 
-@pytest.mark.slow
 def test_a_rehearsal_runs_and_its_records_and_files_say_so(workplace: Workplace) -> None:
     workplace.write(
         "suite.yaml",
         "models: [somewhere/large]\nprecisions: [fp32]\nmeasure: {footprint: {}, memory: {}}\n",
     )
-    done = workplace.call("run", "suite.yaml", "--rehearse")
-    assert done.code == 0, done.errors
-    assert "rehearsal of suite: 1 cell" in done.output
+    ran = run_inline(workplace, rehearsed=True)
+    assert not ran.result.failed
+    assert "rehearsal of suite: 1 cell" in ran.output
+    assert workplace.call_here("report", "results/rehearsal").code == 0
     records = list(workplace.records().values())
     assert [record.status for record in records] == ["ok", "ok"]
     assert all("replaces somewhere/large" in record.rehearsal[0] for record in records)
@@ -305,5 +306,5 @@ def test_a_rehearsal_runs_and_its_records_and_files_say_so(workplace: Workplace)
     page = workplace.folder / "reports" / f"suite-rehearsal-{kind}.md"
     assert page.read_text(encoding="utf-8").startswith("# Rehearsal: suite\n")
     for command in (["baseline", "suite.yaml"], ["compare", "results/rehearsal", "fp32"]):
-        refused = workplace.call(*command)
+        refused = workplace.call_here(*command)
         assert refused.code == 2
