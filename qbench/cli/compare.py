@@ -22,7 +22,7 @@ def compare(
     new: Annotated[
         str, typer.Argument(metavar="A", help="Folder, baseline file, suite or cell: the new side.")
     ],
-    old: Annotated[str, typer.Argument(metavar="B", help="The same: the old side.")],
+    old: Annotated[str, typer.Argument(metavar="B", help="The same, for the old side.")],
     *,
     results: Results = Path("results"),
     everything: Annotated[

@@ -52,7 +52,7 @@ def fit(
     ] = "default",
     optimizer: Annotated[
         Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"],
-        typer.Option(help="What trains; a paged one's states need not fit."),
+        typer.Option(help="The optimizer; the states of a paged one need not fit."),
     ] = "adamw",
     format_name: FormatName = "text",
     output: Output = None,

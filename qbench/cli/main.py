@@ -121,7 +121,7 @@ app.command("list")(cli_report.list_)
 
 @app.command()
 def doctor(*, device: Device = None) -> None:
-    """Look at Python, versions, device, back ends, hub and cache, and say what follows."""
+    """Check Python, versions, device, back ends, hub and cache, and say what to do."""
     from rich.text import Text
 
     from qbench.cli.doctor import examine

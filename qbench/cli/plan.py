@@ -28,13 +28,13 @@ def plan(
         ),
     ] = None,
     kinds: Annotated[
-        bool, typer.Option("--kinds", help="Also what the bytes and the peaks are made of.")
+        bool, typer.Option("--kinds", help="Also show what the bytes and the peaks are made of.")
     ] = False,
     rehearse: Rehearse = False,
     format_name: FormatName = "text",
     output: Output = None,
 ) -> None:
-    """Show the cells of a suite: on disk, bytes, what fits and how long, the gate's power."""
+    """Show what a suite would measure: on disk, bytes, what fits, how long, what its gate finds."""
     from qbench.plan.plan import make_plan
     from qbench.predict.devices import parse_memory
     from qbench.report.format import Subject

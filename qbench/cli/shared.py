@@ -22,7 +22,7 @@ Only = Annotated[
 ]
 
 Rehearse = Annotated[
-    bool, typer.Option(help="Take the bundled model and data, a little of each: minutes.")
+    bool, typer.Option(help="Take the bundled model and a little data instead, in minutes.")
 ]
 FormatName = Annotated[
     str, typer.Option("--format", help="text, markdown, json, or what a plug-in adds.")
