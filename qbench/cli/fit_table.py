@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import nvml_refusals, visible_gpus
 from qbench.core.errors import DeviceError, ModelError, UsageError
-from qbench.core.names import did_you_mean, nearest_name
+from qbench.core.names import did_you_mean, what_there_is
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions
@@ -62,10 +62,10 @@ def find_model(source: str) -> ResolvedModel:
     try:
         model = resolve_model(parse_model(source, base=Path.cwd()))
     except ModelError as error:
-        near = nearest_name(source, known_configs())
+        near = did_you_mean(source, known_configs())
         if near is None:
             raise
-        raise UsageError(f"{source}: did you mean {near}? As a hub id: {error}") from error
+        raise UsageError(f"{source}: {near} As a hub id: {error}") from error
     if model.shape is None:
         raise UsageError(f"{source}: what it takes cannot be predicted: {model.shape_unknown}")
     return model
@@ -91,7 +91,7 @@ def check_precisions(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in precisions():
             raise UsageError(
-                f"--precision {name!r}: no such precision; {did_you_mean(name, precisions())}"
+                f"--precision {name!r}: no such precision; {what_there_is(name, precisions())}"
             )
     return tuple(names) or tuple(name for name in precisions() if name not in _NO_CHOICE)
 

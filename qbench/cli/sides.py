@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.baseline import read_baseline
 from qbench.compare.selection import select
 from qbench.core.errors import StoreError, UsageError
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.core.store import read_folder, tell_unreadable
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _cell(where: str, results: Path) -> Side:
     cells = dict.fromkeys(record.cell.slug for record in found)
     if not cells:
         known = dict.fromkeys(record.cell.label for record in records)
-        hint = nearest(where, known) or f"there are the cells {', '.join(known) or 'none'}"
+        hint = did_you_mean(where, known) or f"there are the cells {', '.join(known) or 'none'}"
         raise UsageError(f"{where}: no such folder, baseline or suite, nor a cell of it; {hint}")
     if len(cells) > 1:
         raise UsageError(

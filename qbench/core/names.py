@@ -12,25 +12,20 @@ _LIKENESS = 0.5
 """Of difflib's ratio: one letter that is wrong in a word of two is still found."""
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """The nearest of the names, whatever its case; None if none is near."""
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """Asks for the nearest of the names, whatever its case; None if none is near."""
     by_fold = {known.casefold(): known for known in names}
     close = get_close_matches(name.casefold(), by_fold, n=1, cutoff=_LIKENESS)
-    return by_fold[close[0]] if close else None
+    return f"did you mean '{by_fold[close[0]]}'?" if close else None
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """A question for the nearest of the names, whatever its case; None if none is near."""
-    near = nearest_name(name, names)
-    return None if near is None else f"did you mean '{near}'?"
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def what_there_is(name: str, names: Iterable[str]) -> str:
     """Ends a message: the nearest of the names, and all of them."""
     known = list(names)
-    near = nearest_name(name, known)
-    choice = "" if near is None else f"did you mean {near}? "
-    return f"{choice}There is {', '.join(known)}" if known else "there is none in this installation"
+    if not known:
+        return "there is none in this installation"
+    near = did_you_mean(name, known)
+    return f"{f'{near} ' if near else ''}There is {', '.join(known)}"
 
 
 def shortened(text: str, longest: int = 60) -> str:

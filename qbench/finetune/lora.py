@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import missing_packages
 from qbench.core.errors import MeasurementError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
@@ -230,7 +230,8 @@ def _check_targets(model: PreTrainedModel, options: LoraOptions) -> None:
     for wanted in options.target:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
             raise MeasurementError(
-                f"target: no layer of this model is named {wanted!r}; {did_you_mean(wanted, there)}"
+                f"target: no layer of this model is named {wanted!r};"
+                f" {what_there_is(wanted, there)}"
             )
 
 

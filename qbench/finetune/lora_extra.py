@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.finetune.options import is_quantized
 from qbench.finetune.targets import (
     TIED_HEAD,
@@ -146,7 +146,7 @@ def saved_modules_fault(wanted: Any, holds_codes: Mapping[str, bool]) -> str | N
             known = sorted({module.rpartition(".")[2] for module in holds_codes})
             return (
                 f"modules_to_save {name!r}: no module of the model has that name;"
-                f" {did_you_mean(str(name), known)}"
+                f" {what_there_is(str(name), known)}"
             )
         codes = next((module for module in ends if holds_codes[module]), None)
         if codes is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.finetune.lora_extra import SERVED, refused_argument
 from qbench.finetune.options import PositiveNumber, TrainingOptions
 
@@ -66,7 +66,7 @@ class LoraOptions(TrainingOptions):
             if known and name not in known:
                 raise ValueError(
                     f"arguments of peft's LoraConfig, which has no '{name}';"
-                    f" {did_you_mean(name, [*known, *OWN_OPTIONS])}"
+                    f" {what_there_is(name, [*known, *OWN_OPTIONS])}"
                 )
             if name not in SERVED and value is not None and value is not False:
                 raise ValueError(f"no '{name}', which {refused_argument(name)}; leave it out")

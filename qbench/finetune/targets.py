@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def unknown_target(shape: ModelShape | None, target: str | Sequence[str]) -> str
     for name in target:
         if not any(f".{module}".endswith(f".{name}") for module in modules):
             known = dict.fromkeys(module.rpartition(".")[2] for module in modules)
-            return f"{name!r}: no layer of the model has that name; {did_you_mean(name, known)}"
+            return f"{name!r}: no layer of the model has that name; {what_there_is(name, known)}"
     return None
 
 

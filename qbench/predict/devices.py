@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.environment import gpu_kind
 from qbench.core.errors import DeviceError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def parse_memory(text: str) -> DeviceMemory:
             f"--gpu {text!r}: a size without a unit; expected {wanted}GB or {wanted}GiB"
         )
     raise DeviceError(
-        f"--gpu {text!r}: no GPU of that name is known; {did_you_mean(name, GPUS_GIB)}; or give"
+        f"--gpu {text!r}: no GPU of that name is known; {what_there_is(name, GPUS_GIB)}; or give"
         " its memory, such as 24GB"
     )
 

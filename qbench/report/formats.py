@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import UsageError
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.core.plugins import load_plugins
 from qbench.report import as_json, benchmark_json, delimited, markdown, terminal
 from qbench.report.format import Format, Subject
@@ -73,7 +73,7 @@ def find_format(name: str, *sources: Source) -> Format:
     fitting = [one for one, form in formats().items() if any(map(form.takes, sources))]
     if name in fitting:
         return formats()[name]
-    near = nearest(name, fitting)
+    near = did_you_mean(name, fitting)
     message = f"--format: found {name!r}; expected one of {', '.join(fitting)}"
     raise UsageError(f"{message}; {near}" if near else message)
 

@@ -135,16 +135,16 @@ def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -
     [
         (
             ["Mistral-7B", "--gpu", "h100", "--target", "q_projj,v_proj"],
-            ["--target 'q_projj'", "did you mean q_proj?", "all-linear"],
+            ["--target 'q_projj'", "did you mean 'q_proj'?", "all-linear"],
         ),
         (["Mistral-7B", "--gpu", "24"], ["--gpu '24'", "24GB or 24GiB"]),
         ([MISTRAL, "--gpu", "a100"], ["a100-40gb or a100-80gb"]),
         ([MISTRAL, "--gpu", "h10"], ["did you mean", "h100"]),
         ([MISTRAL], ["no GPU", "--gpu 24GB"]),
-        ([MISTRAL, "--gpu", "t4", "--precision", "nf5"], ["'nf5'", "did you mean nf4"]),
+        ([MISTRAL, "--gpu", "t4", "--precision", "nf5"], ["'nf5'", "did you mean 'nf4"]),
         ([MISTRAL, "--gpu", "t4", "--format", "xml"], ["'xml'", "markdown, json"]),
         (["./nowhere", "--gpu", "t4"], ["nowhere", "no such folder"]),
-        (["Mistrel-7B", "--gpu", "t4"], ["did you mean Mistral-7B", "cannot be reached"]),
+        (["Mistrel-7B", "--gpu", "t4"], ["did you mean 'Mistral-7B", "cannot be reached"]),
         (["random:Mistral-8B", "--gpu", "t4"], ["Mistral-8B", "did you mean"]),
     ],
 )

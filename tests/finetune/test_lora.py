@@ -200,7 +200,7 @@ def test_gpt2_is_stored_the_other_way_round(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(base: Path) -> None:
     with pytest.raises(
         MeasurementError,
-        match=r"no layer of this model is named 'q_prj'; did you mean q_proj\? .*gate_proj",
+        match=r"no layer of this model is named 'q_prj'; did you mean 'q_proj'\? .*gate_proj",
     ):
         train(base, target=("v_proj", "q_prj"))
 

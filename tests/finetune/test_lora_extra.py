@@ -248,7 +248,7 @@ def skips(made: Plan) -> dict[str, str | None]:
 @pytest.mark.parametrize(
     ("options", "precision", "words"),
     [
-        ("extra: {modules_to_save: [lm_haed]}", "fp32", "did you mean lm_head"),
+        ("extra: {modules_to_save: [lm_haed]}", "fp32", "did you mean 'lm_head"),
         ("extra: {modules_to_save: [mlp]}", "nf4", "mlp.down_proj holds codes"),
         ("extra: {trainable_token_indices: [3, 999999]}", "fp32", "found 999999, expected"),
         ("extra: {velora_config: {rank: 1}}", "nf4", "for layers that are not quantized"),

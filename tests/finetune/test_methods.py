@@ -134,7 +134,7 @@ def test_deployments_follow_from_the_method_and_the_base() -> None:
         ({"target": []}, "at least 1"),
         ({"target": [""]}, "at least 1"),
         ({"max_tokens": 1}, "greater than or equal to 2"),
-        ({"extra": {"use_bdlorra": True}}, "did you mean use_bdlora"),
+        ({"extra": {"use_bdlorra": True}}, "did you mean 'use_bdlora"),
         ({"extra": {"lora_alpha": 8}}, "`alpha` beside `extra` in place of 'lora_alpha'"),
     ],
 )

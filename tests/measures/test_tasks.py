@@ -168,10 +168,10 @@ def test_a_name_that_is_not_known(own_folder: Path) -> None:
     with pytest.raises(TextError) as caught:
         items(own_folder, names=["stdlib-choise", "smal-sums"], include=".")
     message = str(caught.value)
-    assert "names: stdlib-choise: no task or group of that name; did you mean stdlib-choice?" in (
+    assert "names: stdlib-choise: no task or group of that name; did you mean 'stdlib-choice'?" in (
         message
     )
-    assert "did you mean small-sums?" in message
+    assert "did you mean 'small-sums'?" in message
     assert "stdlib-choice, stdlib-completion in qbench" in message
 
 

@@ -99,7 +99,7 @@ def test_drift_is_held_against_the_base_and_damage_against_the_merged(tmp_path: 
 def test_a_layer_that_is_not_there_is_told_before_the_run(tmp_path: Path) -> None:
     named = "{methods: [{method: lora, precision: nf4, target: [q_projj]}]}"
     reason = cell_of(plan(tmp_path, named), "qlora-nf4").skip or ""
-    assert "'q_projj': no layer of the model has that name; did you mean q_proj?" in reason
+    assert "'q_projj': no layer of the model has that name; did you mean 'q_proj'?" in reason
     for target in ("[q_proj, lm_head]", "[layers.0.mlp.up_proj]", "all-linear"):
         made = plan(tmp_path, named.replace("[q_projj]", target))
         assert cell_of(made, "qlora-nf4").skip is None

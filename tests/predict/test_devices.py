@@ -156,7 +156,7 @@ def test_a_number_of_what_is_not_known(text: str) -> None:
     [
         ("a100", ["a100-40gb or a100-80gb"]),
         ("24", ["without a unit", "24GB or 24GiB"]),
-        ("h1000", ["no GPU of that name", "did you mean h100", "24GB"]),
+        ("h1000", ["no GPU of that name", "did you mean 'h100", "24GB"]),
         ("24KB", ["expected a size such as 24GB"]),
         ("0GB", ["expected a size"]),
         ("9" * 400 + "GB", ["expected a size"]),

@@ -64,7 +64,7 @@ def problem(folder: Path, precision: str, **changes: str) -> str:
         ("{w8a8-static: {calibration_text: none.txt}}", ["none.txt: no such file", "precisions"]),
         (
             "{w8a8-static: {calibration_text: 'bundled:stdlib-calibratio'}}",
-            ["did you mean stdlib-calibration?"],
+            ["did you mean 'stdlib-calibration'?"],
         ),
         ("{w8a8-static: {calibration_text: text.txt}}", ["is the text that quality is measured"]),
         (

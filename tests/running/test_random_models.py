@@ -105,7 +105,7 @@ def test_a_name_that_is_not_known_is_refused_at_its_line(workplace: Workplace) -
     finished = workplace.call_here("plan", "suite.yaml")
     assert finished.code == 2
     assert "suite.yaml:2: models[0]" in finished.errors
-    assert "did you mean Mistral-7B" in finished.errors
+    assert "did you mean 'Mistral-7B" in finished.errors
 
 
 def select(records: list[Record], measurement: str) -> list[Record]:

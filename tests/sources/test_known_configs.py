@@ -106,7 +106,7 @@ def test_found_in_any_case_by_name_or_hub_id(source: str) -> None:
     [
         ("random:", "no model after random:"),
         ("random:random:gpt2", "no model after random:"),
-        ("random:mistral-7c", "did you mean Mistral-7B-v0.1"),
+        ("random:mistral-7c", "did you mean 'Mistral-7B-v0.1"),
         ("random:bundled:none", "no bundled model of that name"),
         ("random:bad/name@", "neither a folder that exists"),
     ],

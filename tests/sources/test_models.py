@@ -97,7 +97,7 @@ def test_bundled_model() -> None:
 
 
 def test_unknown_bundled_model_names_the_nearest() -> None:
-    with pytest.raises(ModelError, match="did you mean tiny-mistral"):
+    with pytest.raises(ModelError, match="did you mean 'tiny-mistral"):
         parse_model("bundled:tiny-mistrl", base=Path("/"))
 
 

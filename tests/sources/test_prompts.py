@@ -75,7 +75,7 @@ def test_a_file_changed_after_planning(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n[1]', "p.jsonl:2: found a JSON list"),
         ('{"prompt": 3}', "a value of type int under prompt"),
         ('{"reference": "a"}', "found nothing under prompt"),
-        ('{"prompt": "a", "refrence": "b"}', "unknown key 'refrence'; did you mean reference"),
+        ('{"prompt": "a", "refrence": "b"}', "unknown key 'refrence'; did you mean 'reference"),
         ('{"prompt": " "}', "prompt 1 is empty"),
         ('{"prompt": "a", "reference": ""}', "reference 1 is empty"),
         ('{"prompt": "\\ud83d"}', "surrogate"),
@@ -95,7 +95,7 @@ def test_lines_that_cannot_be_used(tmp_path: Path, contents: str, message: str) 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("bundled:stdlib-promts", "did you mean stdlib-prompts"),
+        ("bundled:stdlib-promts", "did you mean 'stdlib-prompts"),
         ("missing.jsonl", "no such file"),
         ("prompts.csv", r"expected a \.jsonl or \.txt file"),
         ("Once upon a time", "write the prompts themselves as a list"),

@@ -111,7 +111,7 @@ def test_the_nearest_column_is_named() -> None:
     recipe = Templates(prompt="{{ qestion }}", completion="{{ answer }}")
     with pytest.raises(TextError, match="asks for qestion") as caught:
         make(recipe, question="a", answer="b")
-    assert "did you mean question? There is question, answer" in str(caught.value)
+    assert "did you mean 'question'? There is question, answer" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_bundled_text() -> None:
 
 
 def test_unknown_bundled_text_names_the_nearest() -> None:
-    with pytest.raises(TextError, match="did you mean stdlib-heldout"):
+    with pytest.raises(TextError, match="did you mean 'stdlib-heldout"):
         resolve_text("bundled:stdlib-heldot", base=Path("/"))
 
 
@@ -68,7 +68,7 @@ def test_known_data_set_is_resolved_without_a_network(tmp_path: Path) -> None:
 
 
 def test_unknown_name_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="did you mean wikitext-2") as caught:
+    with pytest.raises(TextError, match="did you mean 'wikitext-2") as caught:
         resolve_text("wikitext2", base=tmp_path)
     assert str(tmp_path) in str(caught.value)
 

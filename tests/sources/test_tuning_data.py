@@ -502,7 +502,7 @@ def test_hub_data_without_a_network(tmp_path: Path) -> None:
 
 
 def test_unknown_bundled_data_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="did you mean stdlib-instruct"):
+    with pytest.raises(TextError, match="did you mean 'stdlib-instruct"):
         resolve(tmp_path, "bundled:stdlib-instruction")
 
 

@@ -15,7 +15,7 @@ from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.field import LEVELS, Field, look, look_over_seeds
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -228,7 +228,7 @@ def _unjudged(
                 unjudged.append(_Unjudged(rule, cell, name, metric.name, margin, found))
     if not unjudged:
         names = dict.fromkeys(name for known in field.metrics.values() for name in known)
-        hint = nearest(rule.metric, names) or "`qbench list` shows what is measured"
+        hint = did_you_mean(rule.metric, names) or "`qbench list` shows what is measured"
         nothing = Gap("missing", f"the rule matches no metric of the cells it picks; {hint}")
         unseen = (
             f"{place[1].measurement} {place[1].slug} has no record: {why}"

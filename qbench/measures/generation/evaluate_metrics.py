@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator
 
 from qbench.core.errors import MeasurementError, TextError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.record import Metric
 from qbench.measures.foreign_code import nothing_fetched
@@ -35,7 +35,8 @@ def known_score(name: str) -> str:
         return name
     raise ValueError(
         f"one of {', '.join(SCORES)}, a metric of the package evaluate such as meteor or"
-        f" owner/name, or a folder with a metric script; {did_you_mean(name, SCORES + HUB_METRICS)}"
+        " owner/name, or a folder with a metric script;"
+        f" {what_there_is(name, SCORES + HUB_METRICS)}"
     )
 
 

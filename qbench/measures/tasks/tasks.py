@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeInt, PositiveInt
 
 from qbench.core.errors import MeasurementError, TextError
-from qbench.core.names import nearest_name
+from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, Item, slugify
 from qbench.measures.foreign_code import REMEDY, code_of
@@ -160,13 +160,13 @@ def _own_folder(include: str | None, base: Path) -> Path | None:
 
 
 def _describe_unknown(name: str, index: Index, folder: Path | None) -> str:
-    near = nearest_name(name, index)
+    near = did_you_mean(name, index)
     own = ""
     if folder is not None:
         own = f", {', '.join(read_folder(folder))} in {folder}{_passed_over(folder)}"
     return (
         f"names: {name}: no task or group of that name;"
-        f"{f' did you mean {near}?' if near else ''} There is {', '.join(bundled_tasks())} in"
+        f"{f' {near}' if near else ''} There is {', '.join(bundled_tasks())} in"
         f" qbench{own}, and what `lm_eval ls tasks` lists"
     )
 

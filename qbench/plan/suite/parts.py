@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.core.errors import ModelError
-from qbench.core.names import did_you_mean, shortened
+from qbench.core.names import shortened, what_there_is
 from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.measures import asked_for
 from qbench.plan.suite.file import MeasureEntry
@@ -90,7 +90,7 @@ def _with_originals(
             yield model.model_copy(update={"original": names[original]})
         else:
             expected = "the name or source of a model of the suite that has no `original` itself"
-            remedy = f"list it under models; {did_you_mean(original, names)}"
+            remedy = f"list it under models; {what_there_is(original, names)}"
             findings.add((*places[model.name], "original"), expected, remedy=remedy)
 
 

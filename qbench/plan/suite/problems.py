@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import Problem
-from qbench.core.names import nearest, shortened
+from qbench.core.names import did_you_mean, shortened
 from qbench.core.spec import slugify
 from qbench.plan.suite.yaml_lines import Node
 
@@ -75,7 +75,9 @@ class Findings:
         names = tuple(known)
         expected = f"one of {', '.join(names)}" if names else f"nothing: there is no {kind}"
         found = f"the unknown {kind} '{shortened(name)}'"
-        self.add(place, expected, found=found, remedy=hint or nearest(name, names), at_key=True)
+        self.add(
+            place, expected, found=found, remedy=hint or did_you_mean(name, names), at_key=True
+        )
 
     def has(self, *keys: str) -> bool:
         """Whether there is a problem below one of the keys of the file."""
@@ -149,7 +151,7 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
     if isinstance(value, tuple | dict):
         return None
     meant = _meant(value, kinds, schema) if isinstance(value, str) else None
-    return meant or nearest(node.text, names)
+    return meant or did_you_mean(node.text, names)
 
 
 def _meant(text: str, kinds: set[str | None], schema: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import ConfigDict, model_validator
 
 from qbench.core.foreign import LONGEST_LINE
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.core.reading import READ, Given, Unfit, said
 from qbench.core.spec import Cell, Frozen
 
@@ -148,5 +148,5 @@ def _note_no_match(
                 (*at, key),
                 f"a name or pattern of {', '.join(dict.fromkeys(names))}",
                 found=f"'{pattern}', which matches no {key} of the suite",
-                remedy=nearest(pattern.strip("*"), names),
+                remedy=did_you_mean(pattern.strip("*"), names),
             )

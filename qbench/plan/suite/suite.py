@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, ValidationError
 
 from qbench.compare.gate.rules import GateRule, rules_of
 from qbench.core.errors import Problem, SuiteError, UsageError
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.plan.suite.errors import note_errors
 from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile, suite_schema
@@ -86,7 +86,7 @@ class Suite(Frozen):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
                 labels = list(dict.fromkeys(cell.label for cell in cells))
-                hint = nearest(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
+                hint = did_you_mean(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
                 raise UsageError(f"--only {pattern!r}: matches no cell of {self.file}; {hint}")
         return tuple(
             cell
@@ -210,7 +210,7 @@ def _read_text(path: Path) -> str:
         elif not path.exists():
             found, expected = "no such file", "a suite's YAML file"
             near = [str(path.parent / name) for name in _yaml_names(path.parent)]
-            remedy = nearest(str(path), near) or "`qbench init` writes a suite to start from"
+            remedy = did_you_mean(str(path), near) or "`qbench init` writes a suite to start from"
         elif not path.is_file():
             found, expected = "something that is no regular file", "a suite's YAML file"
         elif path.stat().st_size > LARGEST_FILE_BYTES:

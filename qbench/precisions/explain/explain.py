@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.precisions import precisions
 from qbench.precisions.explain import bnb4bit, floating, int8, integer
 from qbench.precisions.explain.weights import read_weight
@@ -48,7 +48,7 @@ def check_precision(precision: str) -> None:
         f"PRECISION: found {precision!r}, which has no explanation; expected one of"
         f" {', '.join(EXPLAINERS)}"
     )
-    near = nearest(precision, EXPLAINERS)
+    near = did_you_mean(precision, EXPLAINERS)
     raise UsageError(f"{message}; {near}" if near else message)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, UsageError
 from qbench.core.foreign import read_bounded
-from qbench.core.names import nearest
+from qbench.core.names import did_you_mean
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.bundled import bundled_models
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
@@ -195,7 +195,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _unknown_tensor(name: str, names: list[str], source: str) -> str:
-    near = nearest(name, names)
+    near = did_you_mean(name, names)
     hint = f"{near} " if near else ""
     return f"--tensor: {source} has no tensor {name!r}; {hint}{_holdings(names)}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qbench.core.errors import TextError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
@@ -107,7 +107,7 @@ def read_prompts(resolved: ResolvedPrompts) -> list[Prompt]:
 def _bundled(source: str) -> Path:
     name, known = source.removeprefix(PREFIX), bundled_prompts()
     if name not in known:
-        raise TextError(f"{source}: no bundled prompts of that name; {did_you_mean(name, known)}")
+        raise TextError(f"{source}: no bundled prompts of that name; {what_there_is(name, known)}")
     return known[name]
 
 
@@ -117,7 +117,7 @@ def _check_suffix(source: str, path: Path) -> None:
     names = [PREFIX + name for name in bundled_prompts()]
     raise TextError(
         f"{source}: expected a .jsonl or .txt file, or bundled prompts;"
-        f" {did_you_mean(source, names)}; or write the prompts themselves as a list"
+        f" {what_there_is(source, names)}; or write the prompts themselves as a list"
     )
 
 
@@ -147,7 +147,7 @@ def _parse_line(line: str, place: str) -> Prompt:
     unknown = next((key for key in entry if key not in LINE_KEYS), None)
     if unknown is not None:
         raise TextError(
-            f"{place}: found the unknown key '{unknown}'; {did_you_mean(unknown, LINE_KEYS)};"
+            f"{place}: found the unknown key '{unknown}'; {what_there_is(unknown, LINE_KEYS)};"
             " remove or rename it"
         )
     return Prompt(_words(entry, "prompt", place) or "", _words(entry, "reference", place))

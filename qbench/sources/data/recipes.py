@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, ValidationError
 
 from qbench.core.errors import TextError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.spec import Frozen
 from qbench.sources.data.chat import Taken, read_messages, unicode_text, write_chat
 from qbench.sources.data.rows import JsonRow
@@ -235,7 +235,7 @@ def _missing(
         return f"the recipe asks for what is not there ({error}); {found}; correct the template"
     return (
         f"the recipe asks for {', '.join(missing)}, but {found};"
-        f" {did_you_mean(missing[0], row)}; correct the template"
+        f" {what_there_is(missing[0], row)}; correct the template"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from qbench.core.errors import TextError
 from qbench.core.foreign import read_bounded
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import PREFIX, bundled_texts
@@ -84,7 +84,7 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
         name = source.removeprefix(PREFIX)
         texts = bundled_texts()
         if name not in texts:
-            raise TextError(f"{source}: no bundled text of that name; {did_you_mean(name, texts)}")
+            raise TextError(f"{source}: no bundled text of that name; {what_there_is(name, texts)}")
         _, fingerprint = _read_file(texts[name], source)
         return ResolvedText(
             name=name, source=source, kind="bundled", location=name, fingerprint=fingerprint
@@ -112,7 +112,7 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
     names = [*DATASETS, *(PREFIX + name for name in bundled_texts())]
     raise TextError(
         f"{source}: neither a file (looked in {base}) nor a text known by name; "
-        f"{did_you_mean(source, names)}, or give the path of a UTF-8 text file"
+        f"{what_there_is(source, names)}, or give the path of a UTF-8 text file"
     )
 
 

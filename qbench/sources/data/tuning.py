@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.core.errors import TextError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.record import content_key
 from qbench.core.spec import Frozen, slugify
@@ -102,7 +102,7 @@ def resolve_tuning_data(options: TuningDataOptions, *, base: Path) -> ResolvedTu
         names = [PREFIX + name for name in bundled_instruct()]
         raise TextError(
             f"{source}: neither a file (looked in {base}), nor a hub id such as owner/name;"
-            f" {did_you_mean(source, names)}, or give the path of a {suffixes_in_words()} file"
+            f" {what_there_is(source, names)}, or give the path of a {suffixes_in_words()} file"
         )
     repo, revision = hub["repo"], hub["revision"]
     where = {"repo": repo, "revision": revision, "config": options.config, "split": options.split}
@@ -155,7 +155,7 @@ def _fingerprint(where: dict[str, Any], options: TuningDataOptions) -> str:
 def _bundled(source: str) -> Path:
     name, known = source.removeprefix(PREFIX), bundled_instruct()
     if name not in known:
-        raise TextError(f"{source}: no bundled data of that name; {did_you_mean(name, known)}")
+        raise TextError(f"{source}: no bundled data of that name; {what_there_is(name, known)}")
     return known[name]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.core.errors import ModelError
-from qbench.core.names import did_you_mean
+from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import ModelRef, ResolvedModel, slugify
 from qbench.sources.bundled import PREFIX, bundled_models
@@ -65,7 +65,7 @@ def parse_model(
         if location not in bundled_models():
             raise ModelError(
                 f"{source}: no bundled model of that name; "
-                f"{did_you_mean(location, bundled_models())}"
+                f"{what_there_is(location, bundled_models())}"
             )
         default_name = location
     elif (folder := _local_folder(source, base)) is not None:
@@ -149,14 +149,14 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
         return known, None, f"random-{known}"
     if not inner or inner.startswith(RANDOM_PREFIX):
         raise ModelError(
-            f"{source!r}: no model after random:; {did_you_mean(inner, known_configs())}, or"
+            f"{source!r}: no model after random:; {what_there_is(inner, known_configs())}, or"
             " give a folder or a hub id"
         )
     ref = parse_model(inner, base=base)
     if ref.kind == "hub" and "/" not in ref.location:
         raise ModelError(
             f"{source}: neither a known configuration nor a folder that exists (looked in {base});"
-            f" {did_you_mean(ref.location, known_configs())}, or give a folder or a"
+            f" {what_there_is(ref.location, known_configs())}, or give a folder or a"
             " hub id such as owner/name"
         )
     location = str(bundled_models()[ref.location]) if ref.kind == "bundled" else ref.location

@@ -197,12 +197,12 @@ class TestProblems:
             ("models: []\n", "models", ["an empty list"]),
             ("models: 3\n", "models", ["the number 3", "hub id"]),
             ("models: ['']\n", "models[0]", ["an empty text"]),
-            ("models: ['random:mistral-7c']\n", "models[0]", ["did you mean Mistral-7B"]),
+            ("models: ['random:mistral-7c']\n", "models[0]", ["did you mean 'Mistral-7B"]),
             ("models: [{source: ./a, device_map: cpu}]\n", "models[0].device_map", ["auto"]),
             (
                 "models: [./model, {source: ./q, original: ./modl}]\n",
                 "models[1].original",
-                ["./modl", "did you mean ./model?"],
+                ["./modl", "did you mean './model'?"],
             ),
             (
                 "models: [{source: ./model, original: ./model}]\n",
