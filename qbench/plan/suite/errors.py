@@ -64,7 +64,7 @@ class _Place:
         self._named: dict[str, Schema] = schema.get("$defs", {})
 
     def note(self, findings: Findings, kind: str, steps: Steps, context: dict[str, Any]) -> None:
-        """Notes an error of that kind, at the innermost value that it speaks of."""
+        """Notes an error of that kind, at the innermost value that it is about."""
         if kind == "extra_forbidden" and self._follow(steps[:-1]):
             self._note_unknown_key(findings, str(steps[-1]))
         elif kind == "missing" and self._follow(steps[:-1]):

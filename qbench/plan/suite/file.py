@@ -257,7 +257,7 @@ class FineTuneEntry(Frozen):
             f"add one, or remove the line to take {', '.join(DEFAULT_DEPLOY)}",
         ),
     ] = DEFAULT_DEPLOY
-    """How each tuned model is served; rungs that a method does not have are left out."""
+    """How each tuned model is served; those that a method does not have are left out."""
     quantize: Annotated[
         tuple[AnyPrecision, ...],
         OneOrMore("one precision", "add one, or remove the line to take those that QAT trains for"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_PRECISION = PrecisionRef(label="bf16", name="bf16")
 """What a model is held in while it is tuned, unless the suite says."""
 _BESIDE_QAT: tuple[Deployment, ...] = ("quantized", "fake-quantized")
-"""Rungs that need no asking: QAT is scored before and after conversion, and beside PTQ."""
+"""Deployments that need no asking: QAT is scored before and after conversion, and beside PTQ."""
 
 
 class FineTuning(Frozen):
@@ -36,12 +36,12 @@ class FineTuning(Frozen):
     tunings: tuple[TuningRef, ...]
     """Every arm with every seed."""
     deploy: tuple[Deployment, ...] = DEFAULT_DEPLOY
-    """Rungs to serve each tuned model on, as far as its method has them."""
+    """How to serve each tuned model, as far as its method has them."""
     quantize: tuple[PrecisionRef, ...] = ()
     """What weights that were tuned without fake quantization are rounded to afterwards (PTQ)."""
 
     def deployments(self, tuning: TuningRef) -> tuple[Deployment, ...]:
-        """The rungs of one tuned model; the merged one first, for others are held against it."""
+        """The deployments of one tuned model; the merged one first: others are compared with it."""
         possible = methods()[tuning.method].deployments(tuning.precision)
         chosen = tuple(rung for rung in self.deploy if rung in possible) or possible[:1]
         chosen += tuple(rung for rung in _BESIDE_QAT if rung in possible)
@@ -49,7 +49,7 @@ class FineTuning(Frozen):
         return tuple(sorted(served, key=lambda rung: rung != "merged"))
 
     def served_in(self, tuning: TuningRef, rung: Deployment) -> tuple[PrecisionRef, ...]:
-        """What a tuned model is held in on a rung, each a cell of its own."""
+        """What a tuned model is held in, in a deployment; each is a cell of its own."""
         if rung == "quantized" and not is_quantized(tuning.precision):
             return self.quantize
         return (served_precision(tuning, rung),)

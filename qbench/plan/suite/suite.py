@@ -61,9 +61,9 @@ class Suite(Frozen):
     trust_code: bool = False
     """Whether Python of its tasks and metrics runs, which did not come installed."""
     gate: tuple[GateRule, ...] = ()
-    """Margins that `qbench gate` holds the results against."""
+    """Margins that `qbench gate` compares the results with."""
     rehearsal: tuple[str, ...] = ()
-    """What stands in for what and is shortened, where this is a rehearsal of the file's suite."""
+    """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int] = Field(default_factory=dict, exclude=True, repr=False)
     """Line of each key and list entry of the file, by its dotted path."""
 

@@ -153,7 +153,7 @@ class TestMeaning:
     )
     def test_a_later_problem_finds_its_line(self, path: str, line: int | None) -> None:
         suite = load("models: ./a\nmeasure:\n  quality:\n    window: 256\n")
-        problem = suite.problem(path, "this", "that", "mend it")
+        problem = suite.problem(path, "this", "that", "fix it")
         assert (problem.file, problem.place, problem.line) == ("some/suite.yaml", path, line)
 
     def test_select_takes_slugs_labels_and_names(self) -> None:

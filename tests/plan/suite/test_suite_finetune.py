@@ -1,4 +1,4 @@
-"""The part `finetune` of a suite: arms, seeds, rungs, and what is wrong with it."""
+"""The part `finetune` of a suite: arms, seeds, deployments, and what is wrong with it."""
 
 from __future__ import annotations
 
