@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.numpy import load_file
 
+from qbench.core.errors import UsageError
 from qbench.measures.weight_error import WEIGHT_ERROR, WeightErrorOptions
 from qbench.precisions import precisions
-from qbench.precisions.explain.explain import EXPLAINERS, explain
+from qbench.precisions.explain.explain import EXPLAINERS, check_precision, explain
 from qbench.precisions.integer.options import IntegerOptions
 from tests.precisions.tiny_cells import TinyCells, Variant, open_cells
 
@@ -54,8 +55,13 @@ def test_the_error_is_that_of_the_loaded_layer(
         assert found["error"]["relative"] == pytest.approx(layer["relative_error"], rel=1e-6)
 
 
-def test_every_precision_that_qbench_ships_is_explained() -> None:
-    assert list(EXPLAINERS) == [name for name in precisions() if name != "stored"]
+@pytest.mark.parametrize("name", precisions())
+def test_a_precision_is_explained_or_said_to_have_no_explanation(name: str) -> None:
+    if name in EXPLAINERS:
+        check_precision(name)
+    else:
+        with pytest.raises(UsageError, match=f"{name}.*no explanation; expected one of fp32"):
+            check_precision(name)
 
 
 @pytest.mark.parametrize("name", ["int8-wo", "int4-g32", "int4-g32-asym"])
