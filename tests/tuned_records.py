@@ -260,14 +260,16 @@ def served_records(tuning: TuningRef, deploy: Deployment, extra: float = 0.0) ->
 
 def tuned_arm(arm: str, seeds: tuple[int, ...] = ()) -> list[Record]:
     """All records of an arm: its trainings, and what is served of them."""
-    rungs: tuple[Deployment, ...] = ("merged",) if arm == "full-bf16" else ("attached", "merged")
+    deployments: tuple[Deployment, ...] = (
+        ("merged",) if arm == "full-bf16" else ("attached", "merged")
+    )
     return [
         record
         for seed in seeds or (None,)
         for tuning in (make_tuning(arm, seed),)
         for record in (
             training_record(tuning),
-            *(one for rung in rungs for one in served_records(tuning, rung)),
+            *(one for deployment in deployments for one in served_records(tuning, deployment)),
         )
     ]
 

@@ -33,7 +33,7 @@ class CellRecords:
     """The newest records of one cell on one device."""
 
     label: str
-    """The precision's label, or the tuning's with its rung: names the row within its table."""
+    """Names the row in its table: the precision's label, or the tuning's with its deployment."""
     place: str
     """Names the cell within the whole report: with the model where there are several."""
     slug: str
@@ -216,7 +216,7 @@ def _rank(row: CellRecords) -> int:
 
 
 def _tuned_order(row: CellRecords) -> tuple[Any, ...]:
-    """By method, precision, arm, seed and rung, in whatever order the records were read."""
+    """By method, precision, arm, seed and deployment, in whatever order the records were read."""
     tuning = row.tuning
     if tuning is None:
         return ()

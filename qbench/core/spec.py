@@ -213,8 +213,8 @@ class Cell(Frozen):
             return self.tuning.label
         # Only what is not quantized while it is tuned can be quantized in several ways afterwards.
         chosen = self.deploy == "quantized" and self.precision != self.tuning.precision
-        rung = f"{self.deploy}-{self.precision.label}" if chosen else self.deploy
-        return f"{self.tuning.label}--{rung}"
+        deployment = f"{self.deploy}-{self.precision.label}" if chosen else self.deploy
+        return f"{self.tuning.label}--{deployment}"
 
     @property
     def slug(self) -> str:

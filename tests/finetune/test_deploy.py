@@ -70,7 +70,7 @@ def adapter(request: pytest.FixtureRequest, made: dict[str, MadeAdapter]) -> Mad
 
 def deploy(
     adapter: MadeAdapter,
-    rung: Deployment,
+    deployment: Deployment,
     tuning: TuningRef,
     precision: PrecisionRef | None = None,
 ) -> PreTrainedModel:
@@ -78,8 +78,8 @@ def deploy(
         ServedModel(
             Checkpoint(adapter.base, "cpu"),
             tuning,
-            rung,
-            precision or served_precision(tuning, rung),
+            deployment,
+            precision or served_precision(tuning, deployment),
             adapter.folder,
         )
     )
@@ -167,16 +167,16 @@ def test_attached_gives_the_same_as_peft_by_its_defaults(adapter: MadeAdapter, n
     assert (found == logits(plain_peft(adapter, tuning.precision))).all()
 
 
-@pytest.mark.parametrize("rung", ATTACHED)
+@pytest.mark.parametrize("deployment", ATTACHED)
 @pytest.mark.parametrize("name", ["bf16", "int8", "nf4"])
 def test_an_attached_model_is_plain_frozen_and_verified(
-    adapter: MadeAdapter, name: str, rung: Deployment
+    adapter: MadeAdapter, name: str, deployment: Deployment
 ) -> None:
     import torch
 
     tuning = tuning_ref(name)
-    served = served_precision(tuning, rung)
-    model = deploy(adapter, rung, tuning)
+    served = served_precision(tuning, deployment)
+    model = deploy(adapter, deployment, tuning)
     plain = load_by_hand(adapter.base)
     assert type(model) is type(plain)
     assert type(model.base_model) is type(plain.base_model)
@@ -297,16 +297,16 @@ def test_pissa_saved_as_a_plain_adapter_comes_out_right(
     expected = train_a_little(tuned)
     save_difference(tuned, begun, tmp_path / "plain")
     adapter = MadeAdapter(base, tmp_path / "plain", 1.0)
-    rungs: tuple[Deployment, ...] = ("attached", "merged")
-    for rung in rungs:
-        assert_close(logits(deploy(adapter, rung, tuning_ref("fp32"))), expected, 1e-5)
+    deployments: tuple[Deployment, ...] = ("attached", "merged")
+    for deployment in deployments:
+        assert_close(logits(deploy(adapter, deployment, tuning_ref("fp32"))), expected, 1e-5)
     # Without the part that it took out of the base it is refused.
     tuned.save_pretrained(tmp_path / "half", save_embedding_layers=False)
     mark(tmp_path / "half")
     half = MadeAdapter(base, tmp_path / "half", 1.0)
-    for rung in rungs:
+    for deployment in deployments:
         with pytest.raises(MeasurementError, match="initialised with pissa"):
-            deploy(half, rung, tuning_ref("fp32"))
+            deploy(half, deployment, tuning_ref("fp32"))
 
 
 def make_pissa(base: Path) -> Any:
@@ -415,13 +415,13 @@ def test_in_place_is_the_quantized_base_and_the_update_quantized_again(
     assert precisions()[name].verify(model, tuning.precision.options).faults == ()
 
 
-@pytest.mark.parametrize("rung", ATTACHED)
+@pytest.mark.parametrize("deployment", ATTACHED)
 def test_no_attached_4_bit_layer_is_repacked(
-    rung: Deployment, made: dict[str, MadeAdapter]
+    deployment: Deployment, made: dict[str, MadeAdapter]
 ) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    model = deploy(made["llama"], rung, tuning_ref("nf4-dq"))
+    model = deploy(made["llama"], deployment, tuning_ref("nf4-dq"))
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert layers
     assert all(layer.support_avx512bf16_for_cpu is False for layer in layers)
@@ -434,13 +434,13 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
     adapter = made["llama"]
     tuning = tuning_ref("nf4")
 
-    def folder(rung: Deployment) -> Path:
+    def folder(deployment: Deployment) -> Path:
         return deployed_checkpoint(
             ServedModel(
                 Checkpoint(adapter.base, "cpu"),
                 tuning,
-                rung,
-                served_precision(tuning, rung),
+                deployment,
+                served_precision(tuning, deployment),
                 adapter.folder,
             )
         ).folder
@@ -478,8 +478,8 @@ def test_a_stored_adapter_computes_with_what_was_stored(
 
     adapter = made["llama"]
     tuning = tuning_ref(name, **EXACT.get(name, {}))
-    rung: Deployment = "adapter-int8" if kind == "int8" else "adapter-nf4"
-    model = deploy(adapter, rung, tuning)
+    deployment: Deployment = "adapter-int8" if kind == "int8" else "adapter-nf4"
+    model = deploy(adapter, deployment, tuning)
     expected = load_stored(store_adapter(adapter.folder, kind))
     held = dict(model.named_parameters())
     for place, tensor in expected.items():
@@ -512,7 +512,7 @@ def test_full_tuning_is_served_from_its_own_weights(
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "rung", "label"),
+    ("name", "options", "deployment", "label"),
     [
         ("nf4", {}, "attached", "nf4"),
         ("nf4", {}, "adapter-int8", "nf4"),
@@ -532,10 +532,10 @@ def test_full_tuning_is_served_from_its_own_weights(
         ("int8", {}, "merged-dequantized", "bf16"),
     ],
 )
-def test_what_each_rung_is_held_in(
-    name: str, options: dict[str, Any], rung: Deployment, label: str
+def test_what_each_deployment_is_held_in(
+    name: str, options: dict[str, Any], deployment: Deployment, label: str
 ) -> None:
-    served = served_precision(tuning_ref(name, **options), rung)
+    served = served_precision(tuning_ref(name, **options), deployment)
     assert served.label == label
     assert served.name == label.partition("-compute")[0].partition("-dtype")[0]
     # All options, as a suite would resolve them.
@@ -576,19 +576,19 @@ def test_an_adapter_of_another_base_is_named(made: dict[str, MadeAdapter], tmp_p
         deploy(wrong, "attached", tuning_ref("bf16"))
 
 
-@pytest.mark.parametrize("rung", ["attached", "merged", "adapter-nf4"])
+@pytest.mark.parametrize("deployment", ["attached", "merged", "adapter-nf4"])
 def test_a_damaged_artifact_is_one_clear_message(
-    rung: Deployment, made: dict[str, MadeAdapter], tmp_path: Path
+    deployment: Deployment, made: dict[str, MadeAdapter], tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(made["llama"].folder, damaged)
     (damaged / "adapter_model.safetensors").write_bytes(b"not tensors")
     adapter = MadeAdapter(made["llama"].base, damaged, 1.0)
     with pytest.raises(MeasurementError, match="delete the folder and run the training again"):
-        deploy(adapter, rung, tuning_ref("bf16"))
+        deploy(adapter, deployment, tuning_ref("bf16"))
     shutil.rmtree(damaged)
     with pytest.raises(MeasurementError, match="delete the folder and run the training again"):
-        deploy(adapter, rung, tuning_ref("bf16"))
+        deploy(adapter, deployment, tuning_ref("bf16"))
 
 
 def test_a_tied_head_with_an_adapter_is_not_merged_wrongly(tmp_path: Path) -> None:

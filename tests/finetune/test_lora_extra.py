@@ -109,13 +109,15 @@ def by_peft(adapter: MadeAdapter, precision: str = "fp32", **options: Any) -> An
         return PeftModel.from_pretrained(base, str(adapter.folder)).eval()
 
 
-def deploy(adapter: MadeAdapter, rung: Deployment, precision: str = "fp32", **options: Any) -> Any:
+def deploy(
+    adapter: MadeAdapter, deployment: Deployment, precision: str = "fp32", **options: Any
+) -> Any:
     tuning = tuning_ref(precision, **options)
-    served = served_precision(tuning, rung)
-    if rung == "merged-dequantized":
+    served = served_precision(tuning, deployment)
+    if deployment == "merged-dequantized":
         served = precision_ref("fp32")
     return load_deployed(
-        ServedModel(Checkpoint(adapter.base, "cpu"), tuning, rung, served, adapter.folder)
+        ServedModel(Checkpoint(adapter.base, "cpu"), tuning, deployment, served, adapter.folder)
     )
 
 
@@ -254,7 +256,7 @@ def skips(made: Plan) -> dict[str, str | None]:
         ("extra: {velora_config: {rank: 1}}", "nf4", "for layers that are not quantized"),
     ],
 )
-def test_what_does_not_fit_skips_training_and_rungs(
+def test_what_does_not_fit_skips_training_and_deployments(
     base: Path, tmp_path: Path, options: str, precision: str, words: str
 ) -> None:
     found = skips(plan(base, tmp_path, options, precision))
@@ -267,7 +269,7 @@ def test_what_goes_with_the_model_is_planned(base: Path, tmp_path: Path) -> None
     assert set(skips(plan(base, tmp_path, options, "nf4")).values()) == {None}
 
 
-def test_a_bias_without_one_to_merge_into_skips_the_merged_rungs(
+def test_a_bias_without_one_to_merge_into_skips_the_merged_deployments(
     base: Path, tmp_path: Path
 ) -> None:
     found = skips(plan(base, tmp_path, "extra: {lora_bias: true}", "nf4"))
@@ -285,7 +287,7 @@ def test_a_bias_without_one_to_merge_into_skips_the_merged_rungs(
         ("[q_proj]", "extra: {trainable_token_indices: {lm_head: [6]}}"),
     ],
 )
-def test_a_tied_matrix_with_two_updates_skips_the_merged_rungs_alone(
+def test_a_tied_matrix_with_two_updates_skips_the_merged_deployments_alone(
     tmp_path: Path, target: str, options: str
 ) -> None:
     tied = make_tiny_model(tmp_path / "tied", "llama", tied=True)

@@ -65,15 +65,15 @@ def qat(base: Path, precision: PrecisionRef, **changes: Any) -> Done:
     return train(base, "qat", trained_for=precision, **changes)
 
 
-def served(base: Path, precision: PrecisionRef, rung: Deployment) -> Any:
+def served(base: Path, precision: PrecisionRef, deployment: Deployment) -> Any:
     """The artifact of the last training, as it is deployed."""
     tuning = TuningRef(label="qat", arm="qat", method="qat", precision=precision)
     return load_deployed(
         ServedModel(
             Checkpoint(base, "cpu"),
             tuning,
-            rung,
-            served_precision(tuning, rung),
+            deployment,
+            served_precision(tuning, deployment),
             artifact_folder(KEY),
         )
     )
@@ -229,7 +229,9 @@ def test_before_and_after_conversion_to_int8_products_each_layer_agrees(base: Pa
     """
     precision = integer(**FORMATS["int8 products"])
     qat(base, precision, steps=2)
-    before, after = (served(base, precision, rung) for rung in ("fake-quantized", "quantized"))
+    before, after = (
+        served(base, precision, deployment) for deployment in ("fake-quantized", "quantized")
+    )
     for name, layer in before.named_modules():
         if isinstance(layer, FakeQuantizedLinear):
             inputs = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0))
@@ -269,7 +271,9 @@ def test_in_bf16_each_layer_computes_the_same_before_and_after(
     """To the bit: the levels that it trains with are those of the scales that are held."""
     precision = integer("bf16", bits=4, **chosen)
     qat(base, precision, steps=2)
-    before, after = (served(base, precision, rung) for rung in ("fake-quantized", "quantized"))
+    before, after = (
+        served(base, precision, deployment) for deployment in ("fake-quantized", "quantized")
+    )
     compared = 0
     for name, layer in before.named_modules():
         if isinstance(layer, FakeQuantizedLinear):
@@ -370,7 +374,7 @@ def test_what_can_be_trained_for_has_none(precision: str) -> None:
     assert methods()["qat"].conflicts(held, {}) is None
 
 
-def test_it_has_no_other_rungs(base: Path) -> None:
+def test_it_has_no_other_deployments(base: Path) -> None:
     precision = integer(bits=4)
     with pytest.raises(MeasurementError, match="expected quantized or fake-quantized"):
         served(base, precision, "merged")
@@ -393,9 +397,9 @@ def test_adapters_are_trained_through_the_rounding_of_their_sum(base: Path) -> N
     assert names == {"A", "B"}
     # Served are codes alone: those of the sum that was trained with.
     trained = logits(done.loaded.model.eval())
-    for rung in ("fake-quantized", "quantized"):
+    for deployment in ("fake-quantized", "quantized"):
         torch.testing.assert_close(
-            logits(served(base, precision, rung)), trained, rtol=1e-4, atol=1e-4
+            logits(served(base, precision, deployment)), trained, rtol=1e-4, atol=1e-4
         )
 
 

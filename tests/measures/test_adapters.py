@@ -29,7 +29,9 @@ KEY = "0123456789abcdef"
 RANK = 4
 
 
-def serve(base: Path, precision: str, rung: Deployment = "attached", **config: Any) -> LoadedModel:
+def serve(
+    base: Path, precision: str, deployment: Deployment = "attached", **config: Any
+) -> LoadedModel:
     """A served cell of a made-up artifact, as the worker hands it to a measurement."""
     config = {"target_modules": None, "r": RANK, **config}
     adapter = make_adapter(base, artifact_folder(KEY), **config)
@@ -41,19 +43,19 @@ def serve(base: Path, precision: str, rung: Deployment = "attached", **config: A
         "extra": {},
     }
     tuning = tuning_ref(precision, options=options)
-    served = served_precision(tuning, rung)
+    served = served_precision(tuning, deployment)
     model = load_deployed(
-        ServedModel(Checkpoint(base, "cpu"), tuning, rung, served, adapter.folder)
+        ServedModel(Checkpoint(base, "cpu"), tuning, deployment, served, adapter.folder)
     )
     loaded = load_fresh(base, served.name)
     shape = loaded.resolved.shape
     assert shape is not None
     assert loaded.predicted is not None
-    adapters = adapter_static_bytes(shape, loaded.resolved.architecture, tuning, rung, served)
+    adapters = adapter_static_bytes(shape, loaded.resolved.architecture, tuning, deployment, served)
     return replace(
         loaded,
         model=model,
-        cell=Cell(model=loaded.cell.model, precision=served, tuning=tuning, deploy=rung),
+        cell=Cell(model=loaded.cell.model, precision=served, tuning=tuning, deploy=deployment),
         verification=precisions()[served.name].verify(model, served.options),
         predicted=loaded.predicted.model_copy(update={"adapters": adapters}),
         artifact_key=KEY,
@@ -174,10 +176,12 @@ def test_a_failure_leaves_the_model_as_it_was(
     assert state(loaded) == before
 
 
-@pytest.mark.parametrize("rung", ["merged", "adapter-nf4"])
-def test_a_cell_without_its_adapter_attached_is_refused(rung: Deployment, tiny_model: Path) -> None:
+@pytest.mark.parametrize("deployment", ["merged", "adapter-nf4"])
+def test_a_cell_without_its_adapter_attached_is_refused(
+    deployment: Deployment, tiny_model: Path
+) -> None:
     with pytest.raises(MeasurementError, match="measure `adapters` on cells that"):
-        measure(serve(tiny_model, "bf16", rung))
+        measure(serve(tiny_model, "bf16", deployment))
 
 
 def test_one_adapter_is_no_several() -> None:
@@ -210,9 +214,9 @@ def test_the_footprint_tells_what_the_adapter_takes(
     assert found["bits_per_weight.linear"] == plain["bits_per_weight.linear"]
 
 
-@pytest.mark.parametrize("rung", ["merged", "merged-requantized", "merged-in-place"])
-def test_a_merged_adapter_takes_nothing(rung: Deployment, tiny_model: Path) -> None:
-    loaded = serve(tiny_model, "nf4", rung)
+@pytest.mark.parametrize("deployment", ["merged", "merged-requantized", "merged-in-place"])
+def test_a_merged_adapter_takes_nothing(deployment: Deployment, tiny_model: Path) -> None:
+    loaded = serve(tiny_model, "nf4", deployment)
     (item,) = FOOTPRINT.items(FootprintOptions(), loaded.resolved, Path())
     outcome = FOOTPRINT.measure(loaded, item)
     assert values(outcome)["memory.static.adapters"] == 0

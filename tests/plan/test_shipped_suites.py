@@ -122,7 +122,7 @@ class TestMistral:
         assert [cell.cell.label for cell in large.cells if cell.skip] == []
 
 
-RUNGS = ("--merged", "--attached")
+DEPLOYMENTS = ("--merged", "--attached")
 
 
 def test_the_quickstart_is_what_the_readme_promises() -> None:
@@ -132,7 +132,11 @@ def test_the_quickstart_is_what_the_readme_promises() -> None:
     tuned = [
         "full-bf16",
         "full-bf16--merged",
-        *(f"{arm}{rung}" for arm in ("lora-bf16", "qlora-nf4") for rung in ("", *RUNGS)),
+        *(
+            f"{arm}{deployment}"
+            for arm in ("lora-bf16", "qlora-nf4")
+            for deployment in ("", *DEPLOYMENTS)
+        ),
     ]
     assert [cell.slug for cell in cells] == [f"tiny-mistral--{name}" for name in (*names, *tuned)]
     assert {cell.model.kind for cell in cells} == {"bundled"}

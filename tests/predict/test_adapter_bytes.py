@@ -44,24 +44,29 @@ def test_the_arithmetic_equals_the_tensors(
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=for_peft, r=3, use_dora=dora)
     model = resolve(base)
     options = {"rank": 3, "target": target, "dora": dora, "init": "default", "extra": {}}
-    rungs: tuple[tuple[str, Deployment], ...] = (("bf16", "attached"), ("fp32", "adapter-int8"))
-    for name, rung in rungs:
+    deployments: tuple[tuple[str, Deployment], ...] = (
+        ("bf16", "attached"),
+        ("fp32", "adapter-int8"),
+    )
+    for name, deployment in deployments:
         tuning = tuning_ref(name, options=options)
-        served = served_precision(tuning, rung)
+        served = served_precision(tuning, deployment)
         loaded = load_deployed(
-            ServedModel(Checkpoint(base, "cpu"), tuning, rung, served, adapter.folder)
+            ServedModel(Checkpoint(base, "cpu"), tuning, deployment, served, adapter.folder)
         )
         assert model.shape is not None
-        found = adapter_static_bytes(model.shape, architecture, tuning, rung, served)
+        found = adapter_static_bytes(model.shape, architecture, tuning, deployment, served)
         assert found == adapter_bytes(loaded) > 0
 
 
-def predicted(folder: Path, rung: Deployment = "attached", **options: Any) -> int | None:
+def predicted(folder: Path, deployment: Deployment = "attached", **options: Any) -> int | None:
     model = resolve(folder)
     assert model.shape is not None
     whole = {"rank": 2, "target": "default", "dora": False, "init": "default", "extra": {}}
     tuning = tuning_ref("bf16", options={**whole, **options})
-    return adapter_static_bytes(model.shape, model.architecture, tuning, rung, tuning.precision)
+    return adapter_static_bytes(
+        model.shape, model.architecture, tuning, deployment, tuning.precision
+    )
 
 
 def test_what_is_not_known_is_none(tiny_model: Path) -> None:
@@ -76,8 +81,8 @@ def test_what_is_not_known_is_none(tiny_model: Path) -> None:
 
 
 def test_what_is_merged_takes_nothing(tiny_model: Path) -> None:
-    rungs: tuple[Deployment, ...] = ("merged", "merged-requantized", "merged-in-place")
-    assert [predicted(tiny_model, rung) for rung in rungs] == [0, 0, 0]
+    deployments: tuple[Deployment, ...] = ("merged", "merged-requantized", "merged-in-place")
+    assert [predicted(tiny_model, deployment) for deployment in deployments] == [0, 0, 0]
 
 
 def test_pissa_is_saved_with_its_beginning(tiny_model: Path) -> None:

@@ -43,12 +43,12 @@ def test_a_training_is_followed_by_what_it_serves() -> None:
     ]
 
 
-def test_what_each_rung_is_served_in() -> None:
-    rungs = (
+def test_what_each_deployment_is_served_in() -> None:
+    deployments = (
         "[attached, attached-fp16, merged, merged-requantized, merged-dequantized,"
         " merged-in-place, adapter-int8, adapter-nf4]"
     )
-    suite = load(f"{{methods: [{{method: lora, precision: nf4}}], deploy: {rungs}}}")
+    suite = load(f"{{methods: [{{method: lora, precision: nf4}}], deploy: {deployments}}}")
     served = {cell.deploy: cell.precision.name for cell in suite.cells() if cell.deploy}
     assert served == {
         "merged": "bf16",
