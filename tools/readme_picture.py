@@ -9,13 +9,14 @@ what this draws, so that picture and records cannot part.
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
-
-import qbench
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results" / "published" / "quickstart"
@@ -52,6 +53,8 @@ class Point:
     mebibytes: float
     lost_percent: float
     """Change of the perplexity from the reference's."""
+    interval: tuple[float, float]
+    """Ends of its 95 % interval, as the report gives them."""
 
 
 class Axes(NamedTuple):
@@ -74,23 +77,26 @@ class Axes(NamedTuple):
 
 
 def read_points(folder: Path) -> list[Point]:
-    """The untuned precisions of the records below a folder, in their order."""
-    frame = qbench.load_results(folder)
-    untuned = frame[frame["tuning"].isna()].sort_values("started_at")
-    static = untuned[untuned["metric"] == "memory.static"].set_index("label")["value"]
-    perplexity = untuned[untuned["metric"] == "perplexity"].set_index("label")["value"]
-    reference = perplexity[untuned[untuned["reference"]]["label"].iloc[0]]
-    return [
-        Point(label, static[label] / 2**20, 100 * (perplexity[label] / reference - 1))
-        for label in static.index
-    ]
+    """The untuned precisions of the records below a folder, as their report has them."""
+    command = [sys.executable, "-m", "qbench", "report", str(folder), "--format", "json", "-o", "-"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    [table] = json.loads(found.stdout)["decision_tables"]
+    [change] = [key for key in table["columns"] if key.startswith("change:")]
+    return [_point(row["precision"], row["figures"], change) for row in table["rows"]]
+
+
+def _point(label: str, figures: dict[str, dict[str, Any]], change: str) -> Point:
+    """The reference has no change from itself."""
+    lost = {end: 100 * (figures[change][end] or 0) for end in ("value", "low", "high")}
+    static = figures["memory.static"]["value"] / 2**20
+    return Point(label, static, lost["value"], (lost["low"], lost["high"]))
 
 
 def draw(points: list[Point], colours: Colours) -> str:
     """The picture as SVG."""
     axes = Axes(
         2 * math.ceil(max(point.mebibytes for point in points) / 2),
-        max(1, math.ceil(max(point.lost_percent for point in points))),
+        max(1, math.ceil(max(max(point.interval) for point in points))),
     )
     title = f"The bundled model in {len(points)} precisions: quality lost against bytes kept"
     parts = [
@@ -98,7 +104,14 @@ def draw(points: list[Point], colours: Colours) -> str:
         f"<title>{escape(title)}</title>",
         f"<desc>{escape('; '.join(described(point) for point in points))}</desc>",
         words(LEFT, 26, "What a smaller model costs", colours.text, "start", 'font-size="19"'),
-        words(LEFT, 49, "increase of the perplexity, in %", colours.faint, "start", SIZE),
+        words(
+            LEFT,
+            49,
+            "increase of the perplexity in %, with its 95 % interval",
+            colours.faint,
+            "start",
+            SIZE,
+        ),
     ]
     for percent in range(axes.percent + 1):
         y = axes.up(percent)
@@ -112,12 +125,18 @@ def draw(points: list[Point], colours: Colours) -> str:
     parts.append(words(middle, HEIGHT - 10, axis, colours.faint, "middle", SIZE))
     for point in points:
         x, y = axes.place(point)
+        low, high = map(axes.up, point.interval)
+        parts.append(line(x, low, x, high, colours.point, width=3))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colours.point}"/>')
     for group in together(points, axes):
         x, y = max(axes.place(point) for point in group)
         label = ", ".join(point.label for point in group)
-        anchor, shift = ("end", 6) if x > WIDTH - 150 else ("start", -2)
-        parts.append(words(x + shift, y - 13, label, colours.text, anchor, SIZE))
+        top = min(axes.up(point.interval[1]) for point in group)
+        if y - top > NEAR:  # beside a long interval, else above the point
+            parts.append(words(x + 12, y - 7, label, colours.text, "start", SIZE))
+        else:
+            anchor, shift = ("end", 6) if x > WIDTH - 150 else ("start", -2)
+            parts.append(words(x + shift, y - 13, label, colours.text, anchor, SIZE))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -147,10 +166,10 @@ def words(x: float, y: float, text: str, colour: str, anchor: str, size: str) ->
     return f'<text {place} fill="{colour}" text-anchor="{anchor}" {size}>{escape(text)}</text>'
 
 
-def line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: int = 1) -> str:
     """A straight line."""
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{colour}" stroke-width="1"/>'
+    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
 
 
 def main() -> None:

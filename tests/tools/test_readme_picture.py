@@ -33,7 +33,8 @@ def test_a_point_stands_where_its_numbers_say(drawn: Path) -> None:
     root = ET.parse(drawn / "quality-light.svg").getroot()
     texts = {str(one.text): one for one in root.iter(f"{SVG}text")}
     across = [float(texts[word].get("x", "")) for word in ("2", "4")]  # the last "2" and "4": of x
-    up = [float(line.get("y1", "")) for line in root.iter(f"{SVG}line")]
+    lines = list(root.iter(f"{SVG}line"))
+    up = [float(line.get("y1", "")) for line in lines if line.get("stroke-width") == "1"]
     points = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter(f"{SVG}circle")]
     described = root.findtext(f"{SVG}desc") or ""
     at = [one.split(":")[0] for one in described.split("; ")].index("fp4")
@@ -41,3 +42,12 @@ def test_a_point_stands_where_its_numbers_say(drawn: Path) -> None:
     x, y = points[at]
     assert 2 + 2 * (x - across[0]) / (across[1] - across[0]) == pytest.approx(2.307, abs=0.01)
     assert (up[0] - y) / (up[0] - up[1]) == pytest.approx(4.433, abs=0.01)
+    bar = next(
+        line
+        for line in lines
+        if line.get("stroke-width") == "3"
+        and float(line.get("x1", "")) == x
+        and float(line.get("y1", "")) > y > float(line.get("y2", ""))
+    )
+    ends = [(up[0] - float(bar.get(end, ""))) / (up[0] - up[1]) for end in ("y1", "y2")]
+    assert ends == pytest.approx([4.015, 4.886], abs=0.02)
