@@ -189,7 +189,17 @@ def test_scaled_and_capped_logits_go_by_the_models_own_forward(
     assert_equals(outcome, expected, folder)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "nf4"])
+@pytest.mark.parametrize(
+    ("precision", "variant"),
+    [
+        *(pytest.param("fp32", one, id=f"fp32-{one.label}") for one in VARIANTS),
+        # The head stays as it is whatever holds the layers below it.
+        *(
+            pytest.param(name, one, id=f"{name}-{one.label}")
+            for name, one in zip(("bf16", "fp16", "int8", "nf4"), VARIANTS[::2], strict=True)
+        ),
+    ],
+)
 def test_plain_logits_go_by_the_head_alone(
     precision: str, variant: Variant, cells: TinyCells
 ) -> None:

@@ -34,6 +34,12 @@ SHAPES = {
 }
 BNB = ("int8", "fp4", "nf4", "nf4-dq")
 OWN = ("fp32", "bf16", "fp16", *BNB)
+CASES = [
+    *((label, precision) for label in ("llama", "gpt2-tied") for precision in OWN),
+    # The other shapes with a few of each kind.
+    *((label, name) for label in ("llama-tied", "gpt2", "qwen2") for name in ("bf16", "nf4-dq")),
+    ("gpt2", "int8"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +85,7 @@ def measured_bytes(loaded: LoadedModel) -> StaticBytes:
     return StaticBytes(**by_kind)
 
 
-@pytest.mark.parametrize("precision", OWN)
-@pytest.mark.parametrize("label", SHAPES)
+@pytest.mark.parametrize(("label", "precision"), CASES)
 def test_bytes_are_the_predicted_ones_and_layers_are_what_they_should_be(
     label: str, precision: str, folders: dict[str, Path]
 ) -> None:
