@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qbench.running.executors.executor import JobEnd
 
 MOST_ROWS = 14
-"""Cells shown at once; with more, those around the one under way."""
+"""Cells shown at once; with more, those around the running one."""
 STATUS_STYLE = {
     "ok": "green",
     "skipped": "dim",
@@ -106,7 +106,7 @@ class RunDisplay:
         self._task_begun = time.monotonic()
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
-        """Shows the phase, or the item under way."""
+        """Shows the phase, or the running item."""
         if event["event"] == "phase" and event["phase"] != "measure":
             self._under_way[job.cell.slug] = _PHASE_WORDS[event["phase"]]
         elif event["event"] == "task":

@@ -7,7 +7,7 @@
     │   ├── TextError           an evaluation text that cannot be found, read or fetched
     │   ├── DeviceError         a device that this machine does not have
     │   ├── StoreError          a results folder or a record file
-    │   └── PreflightError      what stands in the way of a run, all of it on one page
+    │   └── PreflightError      what would prevent a run, all of it on one page
     └── MeasurementError        a measurement that failed: becomes a record, the others continue
         ├── OutOfMemoryError    status `oom`
         ├── NonFiniteError      status `nan`

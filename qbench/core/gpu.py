@@ -54,7 +54,7 @@ class GpuProbe:
         return None if memory is None else int(memory.used)
 
     def free_bytes(self) -> int | None:
-        """Memory that can still be had."""
+        """Memory that is still free."""
         memory = self._memory()
         return None if memory is None else int(memory.free)
 
@@ -129,7 +129,7 @@ def device_used_bytes(device: str) -> int | None:
 
 
 def device_free_bytes(device: str) -> int | None:
-    """Memory of the GPU that can still be had; None on a CPU or where NVML does not tell."""
+    """Memory of the GPU that is still free; None on a CPU or where NVML does not tell."""
     with gpu_probe(device) as probe:
         return None if probe is None else probe.free_bytes()
 

@@ -126,7 +126,7 @@ class Record(Frozen):
     reason: str | None = None
     """Why the status is not `ok`."""
     phase: str | None = None
-    """What was under way when it failed: `load`, `verify`, `measure` …"""
+    """What was running when it failed: `load`, `verify`, `measure` …"""
     log_tail: str | None = None
     """The last lines of the worker's log, when it failed."""
     warnings: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 An argument is let through when the tuned model can be served with it, attached and merged, with
 PEFT's own numbers. What cannot is refused while the suite is read, and what depends on the model,
-the precision or the deployment in the plan: before a training is paid for.
+the precision or the deployment in the plan: before a training is started.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class PeakMeter:
         return self._meter.level_bytes()
 
     def boundary(self) -> None:
-        """Starts a phase: finishes what is under way, frees what is unused, resets the peak."""
+        """Starts a phase: finishes what is running, frees what is unused, resets the peak."""
         gc.collect()
         _return_free_heap()
         self._meter.reset()

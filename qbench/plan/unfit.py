@@ -65,7 +65,7 @@ def _why_not(
     if fit.fits:
         return None
     needed, there = fit.needed_bytes, fit.available_bytes
-    # Trying what would fit takes time, and is in vain where no batch is small enough.
+    # Trying what would fit takes time, and is useless where no batch is small enough.
     moving = sum(peak.kinds.get(kind, 0) for kind in ("activations", "kv_cache", "logits"))
     advice = remedy_of() if needed - there < moving else None
     return (

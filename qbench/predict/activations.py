@@ -1,11 +1,11 @@
 """Bytes that a training step takes above its weights and states, predicted from shapes alone.
 
-The step is gone through operation by operation on a `Tape` of `qbench.predict.tape`, as the
+The step is listed operation by operation on a `Tape` of `qbench.predict.tape`, as the
 blocks of `qbench.predict.decoder` describe it, and the highest moment is kept. In a training
 that is one of: the loss (all activations and, in fp32, the logits, their log-softmax and a gradient
 or two of either), the backward pass of a block (what is computed again under checkpointing, and
 the gradients that there are by then), its end (all gradients), or the optimizer's step. Of a deep
-model a few layers are gone through, see `qbench.predict.layers`.
+model a few layers are listed, see `qbench.predict.layers`.
 
 No constant is fitted, and nothing is measured. What the device's kernels take for themselves is not
 in it, but for the flash attention's sums on CUDA: cuBLAS' workspace (8 to 32 MiB) and the rounding

@@ -94,7 +94,7 @@ def predicted_peak(
             reason = model.shape_unknown or "its adapter is not known from the shapes"
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
     if item.params.get("attention") == "eager":
-        return Peak(phase, reason="eager attention is not gone through", device=kind)
+        return Peak(phase, reason="eager attention is not predicted", device=kind)
     held = HeldModel(
         decoder,
         formats,

@@ -191,7 +191,7 @@ class _Progress:
     def failed(self, status: Status) -> tuple[Task, ...]:
         """The tasks that the worker's end is the end of.
 
-        The one under way; but all that are left when the model was not yet loaded, which would
+        The running one; but all that are left when the model was not yet loaded, which would
         fail again, or when the cell's time is used up.
         """
         left = self.job.tasks[self.recorded :]

@@ -113,7 +113,7 @@ def _run_job(job: Job, emit: Emit) -> None:
 def _take(
     job: Job, task: Task, loaded: LoadedModel, environment: Environment
 ) -> tuple[Record, Exception | None]:
-    """Takes one item and makes its record, whatever becomes of it; with what was raised."""
+    """Takes one item and makes its record, whatever happens; with what was raised."""
     started_at, started = now(), time.perf_counter()
     measurement = measures()[task.item.measurement]
     faults = loaded.verification.faults
@@ -235,7 +235,7 @@ def _traceback_tail(error: Exception) -> str:
 
 
 class _Phase:
-    """What is under way, told to the parent whenever it changes."""
+    """What is running, told to the parent whenever it changes."""
 
     def __init__(self, emit: Emit) -> None:
         self.name = "start"

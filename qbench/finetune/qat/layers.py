@@ -138,7 +138,7 @@ def input_grid(options: IntegerOptions) -> Grid | None:
 
 
 def fake_quantize(model: PreTrainedModel, options: IntegerOptions) -> tuple[str, ...]:
-    """Puts rounding layers in the place of those that the format quantizes; in place.
+    """Puts rounding layers in place of those that the format quantizes; in place.
 
     The weights stay the same tensors. Returns the layers that hold their weight the other way
     round than the checkpoint does (GPT-2's `Conv1D`). Raises `MeasurementError` where the format

@@ -7,7 +7,7 @@ arXiv 1712.05877). A value that is clipped to the last level gets no gradient in
 symmetric formats that is the largest of a block where it is positive. Conversion then rounds these
 weights to the very codes that were trained with.
 
-With a rank, LoRA's adapters are trained in the place of all weights, through the same rounding.
+With a rank, LoRA's adapters are trained in place of all weights, through the same rounding.
 
 Everything else is as in full tuning: same loop, data, order and seeds, and fp32 master weights. So
 what QAT wins back is what it is below a model tuned by `full` for as many steps and then rounded.
@@ -41,7 +41,7 @@ class QatOptions(TrainingOptions):
     learning_rate: PositiveNumber = 2e-5
     """The highest, reached after the warm-up; as in full tuning. With a rank some ten times it."""
     rank: PositiveInt | None = None
-    """Of LoRA's adapters, trained in the place of all weights; null trains these. Their product is
+    """Of LoRA's adapters, trained in place of all weights; null trains these. Their product is
     added to the weights before these are rounded, so that codes alone are left to serve."""
     alpha: PositiveNumber | None = None
     """The adapters count alpha/rank times; twice the rank unless given."""

@@ -1,1 +1,1 @@
-"""What becomes of a tuned model: attached, merged, or stored smaller."""
+"""How a tuned model is served: attached, merged, or stored smaller."""

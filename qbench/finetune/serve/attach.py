@@ -1,6 +1,6 @@
 """A trained adapter attached to a loaded model, which stays a plain transformers model.
 
-PEFT's layers are put in the place of the targeted ones; the model around them keeps its class, so
+PEFT's layers are put in place of the targeted ones; the model around them keeps its class, so
 that whatever works with an untuned model (its body, its head, `generate`) works with a tuned one.
 """
 

@@ -78,7 +78,7 @@ class Progress:
 
 @dataclass
 class CheckpointRule:
-    """When to write a checkpoint: not more often than pays."""
+    """When to write a checkpoint: not more often than is useful."""
 
     interval_s: float = DEFAULT_INTERVAL_S
     every_steps: int | None = None

@@ -109,7 +109,7 @@ def prompt_ids(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int
 
 
 def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind a text of its own accord, such as `<s>`."""
+    """What the tokenizer puts before and behind a text by itself, such as `<s>`."""
     plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("a")["input_ids"]
     for at in range(len(full) - len(plain) + 1 if plain else 0):
@@ -183,7 +183,7 @@ def collate(
     """`input_ids`, `attention_mask` and `labels`, each (batch, tokens), int64, padded on the right.
 
     `length` is the number of tokens of each row; None for the longest's. What is padded has mask 0
-    and is not scored. Where a row has several examples there are `position_ids` in the place of the
+    and is not scored. Where a row has several examples there are `position_ids` in place of the
     mask, which begin at 0 for each of them, and for what is padded. Raises ValueError for a
     sequence that is longer than `length`.
     """

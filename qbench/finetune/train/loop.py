@@ -65,7 +65,7 @@ class Course:
 
         epoch, place = divmod(position, len(self.train))
         if epoch not in self._orders:
-            self._orders.clear()  # only one epoch is under way, two at its end
+            self._orders.clear()  # only one epoch is running, two at its end
             shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
             self._orders[epoch] = [int(index) for index in shuffled]
         return self.train[self._orders[epoch][place]]

@@ -51,7 +51,7 @@ def run_task(
     """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
 
     `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
-    when the task or its data cannot be had, or is not of a kind that can be put to this model, and
+    when the task or its data is not there, or is not of a kind that can be put to this model, and
     `NonFiniteError` where the model's next token is not known for the lack of finite logits.
     Unless `trust_code`, templates are confined and no metric's script is loaded; none is fetched.
     """
@@ -194,7 +194,7 @@ def _check_tokens(name: str, task: Any, lm: Any, folder: Path) -> None:
 
 
 def _set_few_shot(task: Any, few_shot: int | None) -> None:
-    """As the command does: a task that says 0 of its own accord stays at 0."""
+    """As the command does: a task that says 0 by itself stays at 0."""
     own = task.get_config("num_fewshot")
     if few_shot is not None and own != 0:
         task.set_config(key="num_fewshot", value=few_shot)
@@ -203,7 +203,7 @@ def _set_few_shot(task: Any, few_shot: int | None) -> None:
 
 
 def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the tokenizer adds to a text of its own accord, such as `<s>`."""
+    """The ids that the tokenizer adds to a text by itself, such as `<s>`."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     return [token for token in tokenizer("a")["input_ids"] if token not in plain]
 

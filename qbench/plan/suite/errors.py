@@ -86,7 +86,7 @@ class _Place:
             if step in self._named and any(name == step for name, _ in forms):  # of a union
                 self._schema, self.owner = self._named[str(step)], str(step)
             elif isinstance(step, int) and not isinstance(self.node.value, tuple):
-                continue  # what stands alone in the place of a list
+                continue  # what stands alone in place of a list
             elif step != CHOICES:
                 parts = [part for _, form in forms if (part := _part(form, step)) is not None]
                 if not parts and child is None:

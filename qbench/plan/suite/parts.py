@@ -178,7 +178,7 @@ def check_count(findings: Findings, count: int) -> bool:
 def unique(
     findings: Findings, made: Sequence[tuple[str, T, Place]], what: str, remedy: str
 ) -> tuple[T, ...]:
-    """Those with names of their own; the others noted. Case counts for nothing in file names."""
+    """Those with names of their own; the others noted. Case does not count in file names."""
     ordered = sorted(made, key=lambda item: item[0].casefold())
     for _, group in groupby(ordered, key=lambda item: item[0].casefold()):
         (_, _, at), *others = group

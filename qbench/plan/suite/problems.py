@@ -35,7 +35,7 @@ class Findings:
     def place(self, at: Sequence[str | int]) -> Node:
         """The value that keys and indices lead to.
 
-        Steps that the file does not have count for nothing: it may say the same in a short form.
+        Steps that the file does not have do not count: it may say the same in a short form.
         """
         node = self.top
         for index, step in enumerate(at):

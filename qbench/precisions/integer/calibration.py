@@ -34,7 +34,7 @@ def calibrate(
     """Quantizes the layers of a model that is loaded unquantized, with what they see of a text.
 
     Leaves on the model, as `calibration`, what is to stand in the record. Raises `TextError` for a
-    text that cannot be had or is too short, `ModelError` for a layer that no window reaches.
+    text that cannot be obtained or is too short, `ModelError` for a layer that no window reaches.
     """
     import torch
 

@@ -19,7 +19,7 @@ ACTIVATION_STEPS = 127.5
 
 
 def replace_conv1d(model: PreTrainedModel) -> None:
-    """Puts a linear layer of the same weights in the place of each of GPT-2's `Conv1D`.
+    """Puts a linear layer of the same weights in place of each of GPT-2's `Conv1D`.
 
     torchao knows linear layers alone. `source_cls` tells that the checkpoint's weight is the other
     way round, as bitsandbytes' layers do.

@@ -51,7 +51,7 @@ class IntegerOptions(Frozen):
         CALIBRATION_TEXT
     )
     """What is calibrated on: `bundled:…`, a UTF-8 file or a known data set; never the text that is
-    evaluated on. A plan finds it and puts what it found in the place of its name."""
+    evaluated on. A plan finds it and puts what it found in place of its name."""
     calibration_windows: Annotated[int, Field(ge=1, le=4096)] = 16
     """Windows that are drawn from it, none overlapping another."""
     calibration_window: Annotated[int, Field(ge=8)] | None = None

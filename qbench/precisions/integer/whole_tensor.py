@@ -20,7 +20,7 @@ def one_scale_config(weight_dtype: torch.dtype, mapping_type: Any) -> Any:
 
 @cache
 def _config_class() -> Any:
-    """The class of the configuration, made known to torchao: its base can only be had late."""
+    """The class of the configuration, made known to torchao: its base can only be imported late."""
     import torch
     from torchao.core.config import AOBaseConfig
     from torchao.quantization import IntxUnpackedToInt8Tensor

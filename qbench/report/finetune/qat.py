@@ -192,7 +192,7 @@ def won_back_table(rows: Sequence[WonBack], test_slug: str) -> Table:
 
 
 def won_back_words(rows: Sequence[WonBack]) -> str:
-    """A sentence or two for each arm of QAT, whichever way it falls; QLoRA's stand in the table."""
+    """A sentence or two for each arm of QAT, gain or loss; QLoRA's stand in the table."""
     texts = []
     for one in rows:
         if one.arm.tuning.method != "qat":

@@ -54,7 +54,7 @@ class DeviceLocks:
     """Locks that are taken one after the other, and given back together.
 
     Beside each lies another that says whose turn is next: it is held while the first is waited for
-    and let go when that is taken. So a run that waits gets the device after the job under way, not
+    and let go when that is taken. So a run that waits gets the device after the running job, not
     after all jobs of the run that has it.
     """
 

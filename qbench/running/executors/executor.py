@@ -46,7 +46,7 @@ class Executor(Protocol):
         """
 
     def stop(self) -> None:
-        """Ends what is under way, from another thread: its `run` raises `RunStoppedError`."""
+        """Ends what is running, from another thread: its `run` raises `RunStoppedError`."""
 
 
 class MakeExecutor(Protocol):

@@ -34,7 +34,7 @@ class InlineExecutor:
         """Nothing was started."""
 
     def stop(self) -> None:
-        """The job under way goes to its end all the same; then its `run` raises."""
+        """The running job goes to its end all the same; then its `run` raises."""
         self.stopped = True
 
     def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:

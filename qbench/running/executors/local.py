@@ -58,11 +58,11 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends a worker under way and the server."""
+        """Ends a running worker and the server."""
         self._stop()
 
     def stop(self) -> None:
-        """Ends what is under way, from another thread: its `run` raises `RunStoppedError`."""
+        """Ends what is running, from another thread: its `run` raises `RunStoppedError`."""
         self.stopped = True
         worker_pid, server = self._worker_pid, self._server
         if worker_pid is not None:

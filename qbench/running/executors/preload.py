@@ -4,7 +4,7 @@ A bare import of torch, transformers and bitsandbytes costs 6 to 10 seconds. The
 for it once; each worker is a copy of it. Nothing here may touch CUDA, whose state does not survive
 a fork. Libraries ask for the GPU's capability while they are imported (torchao's MX kernels,
 bitsandbytes, whatever looks for triton), which initialises it: so no GPU is visible meanwhile, and
-what decides by the GPU once and for all at its import, as bitsandbytes does, is left to the worker.
+what decides by the GPU at its import, as bitsandbytes does, is left to the worker.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _no_visible_gpu() -> Iterator[None]:
 def _forget_answers() -> None:
     """Empties the caches of all functions that are questions (`is_…`, `has_…`).
 
-    Asked while no GPU was visible, `is_flash_attn_2_available` or `has_triton` say no for good.
+    Asked while no GPU was visible, `is_flash_attn_2_available` or `has_triton` keep saying no.
     """
     for module in list(sys.modules.values()):
         # Not by getattr: a lazy module would import what it only names.

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    """Ends the worker under way, all that it started, and the server."""
+    """Ends the running worker, all that it started, and the server."""
     end_children()
     os._exit(128 + number)
 

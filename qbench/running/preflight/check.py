@@ -1,4 +1,4 @@
-"""A look at the machine before the first cell: everything that stands in the way, on one page.
+"""A look at the machine before the first cell: everything that would prevent the run, on one page.
 
 Only what a person can fix, and what concerns a measurement that is to be taken now, stands in the
 way. A cell that cannot run here at all is skipped with its reason, as the plan has it, and stops
@@ -39,7 +39,7 @@ class _Skips:
 def check(
     plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
 ) -> None:
-    """Raises `PreflightError`, whose text is the page, when something stands in the way."""
+    """Raises `PreflightError`, whose text is the page, when something would prevent the run."""
     found = problems(plan, jobs, results, more_devices=more_devices)
     if found:
         raise PreflightError(page(plan, jobs, found))
@@ -48,7 +48,7 @@ def check(
 def problems(
     plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
 ) -> list[Problem]:
-    """All that stands in the way of these jobs; nothing where there are none to run.
+    """All that would prevent these jobs; nothing where there are none to run.
 
     `more_devices` are those that cells run on beside the plan's own.
     """
@@ -64,7 +64,7 @@ def problems(
 
 
 def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Problem]) -> str:
-    """What stands in the way, what to do about each, and how to continue."""
+    """What would prevent the run, what to do about each, and how to continue."""
     suite = plan.suite
     tasks = sum(len(job.tasks) for job in jobs)
     cells = len({job.cell.slug for job in jobs})

@@ -47,7 +47,7 @@ def open_hub(
 ) -> Iterator[Sequence[Mapping[str, Any]]]:
     """All rows of hub data, fetched where they are not in the library's own cache.
 
-    Raises `TextError` for data that cannot be had, and for text that was taken for something else
+    Raises `TextError` for data that is not there, and for text that was taken for something else
     in a cache that does not hold the files.
     """
     rows: Any

@@ -119,7 +119,7 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
 def read_text(text: ResolvedText) -> str:
     """The text itself; fetches hub data when it is not in the hub library's cache.
 
-    Raises `TextError` when it cannot be had, or a file changed since it was resolved.
+    Raises `TextError` when it cannot be obtained, or a file changed since it was resolved.
     """
     if text.kind == "hub":
         return _read_dataset(text)

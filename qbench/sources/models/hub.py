@@ -229,7 +229,7 @@ _KINDS: dict[str, type[ModelError]] = {
     "OfflineModeIsEnabled": HubUnreachableError,
     "GatedRepoError": GatedModelError,
 }
-"""What becomes of an exception of the library, by its name, where it is more than a ModelError."""
+"""What an exception of the library becomes, by its name, where it is more than a ModelError."""
 
 
 @contextmanager
