@@ -69,8 +69,8 @@ def gate(
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
     from qbench.cli.sides import load_baseline, load_side
-    from qbench.compare.gate.field import place_of
     from qbench.compare.gate.gate import run_gate
+    from qbench.compare.gate.sides import place_of
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.files import write_atomically
     from qbench.plan.missing import why_absent

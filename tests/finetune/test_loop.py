@@ -11,7 +11,7 @@ import torch
 from qbench.core.errors import MeasurementError, NonFiniteError, OutOfMemoryError
 from qbench.finetune.artifact import checkpoint_folder, has_artifact
 from qbench.finetune.train.examples import Encoded, collate
-from qbench.finetune.train.loop import Course
+from qbench.finetune.train.loop import Curriculum
 from qbench.sources.data.splits import Example
 from tests.finetune.trainings import (
     CONTEXT,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qbench.sources.data.splits import Splits
 
 
-def make_plain_course(count: int = 5, **changes: Any) -> Course:
+def make_plain_course(count: int = 5, **changes: Any) -> Curriculum:
     sequences = [Encoded([at], [at]) for at in range(count)]
     values: dict[str, Any] = {
         "train": sequences,
@@ -44,11 +44,11 @@ def make_plain_course(count: int = 5, **changes: Any) -> Course:
         "pad_id": 0,
         "length": 1,
     }
-    return Course(**(values | changes))
+    return Curriculum(**(values | changes))
 
 
-def seen(course: Course, steps: int) -> list[int]:
-    batches = [batch for step in range(steps) for batch in course.step_batches(step)]
+def seen(curriculum: Curriculum, steps: int) -> list[int]:
+    batches = [batch for step in range(steps) for batch in curriculum.step_batches(step)]
     return [row.ids[0] for batch in batches for row in batch]
 
 
@@ -130,7 +130,7 @@ def test_the_validation_loss_is_that_of_each_example_alone(base: Path) -> None:
     done = train(base, compute="fp32", learning_rate=1e-30, steps=1)
     model = load_fresh(base, "fp32").model
     total, count = 0.0, 0
-    for one in done.training.course.validation:
+    for one in done.training.curriculum.validation:
         ids = torch.tensor([one.ids])
         with torch.no_grad():
             log_probabilities = model(ids).logits[0].log_softmax(-1)
@@ -159,11 +159,13 @@ def test_the_learning_rate_follows_its_schedule(
 
 def test_packed_examples_fill_sequences(base: Path) -> None:
     done = train(base, packing=True, max_tokens=100, batch=1, steps=4)
-    course = done.training.course
+    curriculum = done.training.curriculum
     padded = make_course(done.loaded, make_options("lora", batch=1))
-    assert len(course.train) < len(padded.train)
-    assert padded.length < course.length <= 100
-    assert sum(len(row.ids) for row in course.train) == sum(len(row.ids) for row in padded.train)
+    assert len(curriculum.train) < len(padded.train)
+    assert padded.length < curriculum.length <= 100
+    assert sum(len(row.ids) for row in curriculum.train) == sum(
+        len(row.ids) for row in padded.train
+    )
     progress = done.training.progress
     assert progress.validation[4] < progress.validation[0]
 
@@ -179,7 +181,7 @@ def test_a_packed_example_counts_as_it_does_alone(architecture: str, tmp_path: P
     common = {"steps": 1, "compute": "fp32", "target": target, **few}
     packed = train(folder, packing=True, max_tokens=128, batch=1, **common)
     padded = train(folder, batch=3, **common)
-    (block,) = packed.training.course.train
+    (block,) = packed.training.curriculum.train
     assert len(block.lengths) == 3
     assert packed.training.packed_apart is True
     assert padded.training.packed_apart is None
@@ -199,7 +201,7 @@ def test_what_cannot_be_kept_apart_is_told(architecture: str, target: str, tmp_p
     done = train(folder, packing=True, max_tokens=128, batch=1, steps=1, target=(target,))
     assert done.training.packed_apart is False
     assert any("each saw those before it" in one for one in done.training.warnings)
-    batch = collate(done.training.course.train[:1], pad_id=0, length=None)
+    batch = collate(done.training.curriculum.train[:1], pad_id=0, length=None)
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
@@ -216,13 +218,13 @@ def test_prompts_are_learned_only_when_asked(base: Path) -> None:
 
 def test_tokens_are_counted_without_padding(base: Path) -> None:
     done = train(base, splits=uneven_splits(), batch=4, steps=2)
-    course = done.training.course
+    curriculum = done.training.curriculum
     expected = [
-        sum(len(row.ids) for batch in course.step_batches(step) for row in batch)
+        sum(len(row.ids) for batch in curriculum.step_batches(step) for row in batch)
         for step in range(2)
     ]
     assert done.training.progress.tokens == expected
-    assert expected[0] < 4 * course.length
+    assert expected[0] < 4 * curriculum.length
 
 
 def test_memory_is_measured_in_the_second_step_whose_times_do_not_count(base: Path) -> None:
@@ -309,9 +311,9 @@ def test_examples_that_are_too_long_are_counted(base: Path) -> None:
     most = max(
         len(row.ids) for row in make_course(loaded, make_options("lora"), splits=splits).train
     )
-    course = make_course(loaded, make_options("lora", max_tokens=most - 1), splits=splits)
-    assert course.left_out == {"train": 2, "validation": 0}
-    assert len(course.train) == 6
+    curriculum = make_course(loaded, make_options("lora", max_tokens=most - 1), splits=splits)
+    assert curriculum.left_out == {"train": 2, "validation": 0}
+    assert len(curriculum.train) == 6
 
 
 def test_a_sequence_beyond_the_context_names_both(base: Path) -> None:
@@ -328,11 +330,11 @@ def test_an_empty_split_is_named(base: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_found_out(base: Path) -> None:
-    from qbench.finetune.train.make import prepare_course
+    from qbench.finetune.train.make import prepare_curriculum
 
     loaded = load_fresh(base, "fp32")
     with pytest.raises(MeasurementError, match="the model's embedding has 50 rows"):
-        prepare_course(
+        prepare_curriculum(
             make_splits(),
             loaded.tokenizer,
             make_options("lora"),

@@ -167,7 +167,7 @@ def test_equals_a_training_by_hand_with_torchao(base: Path) -> None:
     done = qat(base, integer(bits=4, granularity="group", group=32), seed=3, weight_decay=0.1)
     loaded = load_fresh(base, "fp32")
     options = make_options("qat", weight_decay=0.1)
-    course = make_course(loaded, options, seed=3)
+    curriculum = make_course(loaded, options, seed=3)
     model = loaded.model.requires_grad_(requires_grad=True).train()
     head = model.get_output_embeddings()
     config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))
@@ -186,8 +186,8 @@ def test_equals_a_training_by_hand_with_torchao(base: Path) -> None:
     )
     losses = []
     for step in range(steps):
-        (rows,) = course.step_batches(step)
-        batch = collate(rows, pad_id=course.pad_id, length=course.length)
+        (rows,) = curriculum.step_batches(step)
+        batch = collate(rows, pad_id=curriculum.pad_id, length=curriculum.length)
         with torch.autocast("cpu", torch.bfloat16):
             found = model(
                 input_ids=batch["input_ids"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.finetune import methods
 from qbench.finetune.train.checkpoint import CheckpointRule
-from qbench.finetune.train.make import Training, make_artifact, prepare_course
+from qbench.finetune.train.make import Training, make_artifact, prepare_curriculum
 from qbench.finetune.trainable import trained_weights
 from qbench.sources.data.splits import Example, Splits
 from tests.precisions.tiny_cells import load_fresh
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.train.checkpoint import Progress
-    from qbench.finetune.train.loop import Course
+    from qbench.finetune.train.loop import Curriculum
     from qbench.measures.loaded import LoadedModel
 
 KEY = "0123456789abcdef"
@@ -77,8 +77,8 @@ def make_options(method: str, **changes: Any) -> TrainingOptions:
 
 def make_course(
     loaded: LoadedModel, options: TrainingOptions, *, seed: int = 0, splits: Splits | None = None
-) -> Course:
-    return prepare_course(
+) -> Curriculum:
+    return prepare_curriculum(
         splits or make_splits(),
         loaded.tokenizer,
         options,

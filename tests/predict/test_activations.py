@@ -16,7 +16,7 @@ from qbench.finetune import methods
 from qbench.finetune.optimizers import make_optimizer
 from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
-from qbench.finetune.train.loop import Course, train
+from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.make import _enable_checkpointing
 from qbench.precisions import precisions
 from qbench.predict.activations import predict_activations
@@ -179,7 +179,7 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
         _enable_checkpointing(model)
     made, longest = random.Random(0), case.tokens - 3 * case.padded
     rows = [[made.randrange(2, 250) for _ in range(longest)] for _ in range(case.batch)]
-    course = Course(
+    curriculum = Curriculum(
         train=[Encoded(row, [NOT_SCORED, *row[1:]]) for row in rows],
         validation=[Encoded(rows[0], rows[0])],
         steps=2,
@@ -193,7 +193,7 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
     progress = Progress()
     train(
         trained,
-        course,
+        curriculum,
         optimizer,
         ConstantLR(optimizer, factor=1.0),
         progress,

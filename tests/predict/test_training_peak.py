@@ -14,7 +14,7 @@ from qbench.finetune import methods
 from qbench.finetune.optimizers import make_optimizer
 from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
-from qbench.finetune.train.loop import Course, train
+from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.make import _enable_checkpointing
 from qbench.precisions import precisions
 from qbench.predict.activations import predict_activations
@@ -106,7 +106,7 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
         _enable_checkpointing(model)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(2, 250, (4, tokens), generator=generator).tolist()
-    course = Course(
+    curriculum = Curriculum(
         train=[Encoded(row, [NOT_SCORED, *row[1:]]) for row in rows],
         validation=[Encoded(rows[0], rows[0])],
         steps=2,
@@ -120,7 +120,7 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
     progress = Progress()
     train(
         trained,
-        course,
+        curriculum,
         optimizer,
         ConstantLR(optimizer, factor=1.0),
         progress,

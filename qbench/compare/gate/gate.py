@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.gate.field import LEVELS, Field, look, look_over_seeds
+from qbench.compare.gate.sides import LEVELS, BothSides, find_change, find_change_over_seeds
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
 from qbench.core.names import did_you_mean
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from qbench.compare.comparable import ConditionChange
     from qbench.compare.compare import CellName, ItemName
     from qbench.compare.differences import Difference
-    from qbench.compare.gate.field import Place
     from qbench.compare.gate.rules import GateRule
+    from qbench.compare.gate.sides import Place
     from qbench.compare.verdicts import VerdictName
     from qbench.core.record import Record
     from qbench.core.spec import Cell, Item
@@ -178,9 +178,9 @@ def run_gate(
             " given; name one with --baseline (`qbench baseline SUITE` makes it), or write"
             " `against: reference` in the rule"
         )
-    field = Field(records, baseline or (), expected, only)
+    sides = BothSides(records, baseline or (), expected, only)
     sampling = sampling or Sampling()
-    unjudged = [one for rule in rules for one in _unjudged(rule, field, sampling, absent or {})]
+    unjudged = [one for rule in rules for one in _unjudged(rule, sides, sampling, absent or {})]
     verdicts = judge([(one.margin, one.found) for one in unjudged], alpha=sampling.alpha)
     checks = tuple(
         Check(one.rule, one.cell, one.item, one.metric, one.margin, verdict)
@@ -203,37 +203,37 @@ class _Unjudged:
 
 
 def _unjudged(
-    rule: GateRule, field: Field, sampling: Sampling, absent: Mapping[Place, str]
+    rule: GateRule, sides: BothSides, sampling: Sampling, absent: Mapping[Place, str]
 ) -> list[_Unjudged]:
     kind, amount = rule.bound
     ceiling = rule.ceiling.value if rule.ceiling else None
     margin = Margin(kind, amount.value, amount.relative, ceiling)
     unjudged = []
-    for (cell, name), item in field.items.items():
-        if not rule.picks(field.cells[cell], item):
+    for (cell, name), item in sides.items.items():
+        if not rule.picks(sides.cells[cell], item):
             continue
-        for metric in field.metrics_of(name).values():
+        for metric in sides.metrics_of(name).values():
             if not rule.matches(metric.name, metric.better, item):
                 continue
-            over_seeds = _over_seeds(rule, field, (cell, name), metric.name, sampling)
+            over_seeds = _over_seeds(rule, sides, (cell, name), metric.name, sampling)
             if over_seeds is not None:
                 arm, first, pooled = over_seeds
                 if first == (cell, name):
                     unjudged.append(_Unjudged(rule, arm, name, metric.name, margin, pooled))
                 continue
-            found = look(rule, field, (cell, name), metric.name, sampling)
-            if isinstance(found, Gap) and not field.records_of((cell, name)):
+            found = find_change(rule, sides, (cell, name), metric.name, sampling)
+            if isinstance(found, Gap) and not sides.records_of((cell, name)):
                 found = _with_reason(found, absent.get((cell, name)))
             if found is not None:
                 unjudged.append(_Unjudged(rule, cell, name, metric.name, margin, found))
     if not unjudged:
-        names = dict.fromkeys(name for known in field.metrics.values() for name in known)
+        names = dict.fromkeys(name for known in sides.metrics.values() for name in known)
         hint = did_you_mean(rule.metric, names) or "`qbench list` shows what is measured"
         nothing = Gap("missing", f"the rule matches no metric of the cells it picks; {hint}")
         unseen = (
             f"{place[1].measurement} {place[1].slug} has no record: {why}"
             for place, why in absent.items()
-            if place in field.items and rule.picks(field.cells[place[0]], field.items[place])
+            if place in sides.items and rule.picks(sides.cells[place[0]], sides.items[place])
         )
         unjudged.append(
             _Unjudged(rule, None, None, None, margin, _with_reason(nothing, next(unseen, None)))
@@ -248,12 +248,12 @@ def _with_reason(gap: Gap, why: str | None) -> Gap:
 
 
 def _over_seeds(
-    rule: GateRule, field: Field, place: Place, metric: str, sampling: Sampling
+    rule: GateRule, sides: BothSides, place: Place, metric: str, sampling: Sampling
 ) -> tuple[CellName, Place, Difference] | None:
     """The arm, its first seed and the change over its seeds; None where there is no such thing."""
-    arm, places = field.seeds(place)
-    picked = [one for one in places if rule.picks(field.cells[one[0]], field.items[one])]
+    arm, places = sides.seeds(place)
+    picked = [one for one in places if rule.picks(sides.cells[one[0]], sides.items[one])]
     if len(picked) < 2:  # one seed has no spread
         return None
-    pooled = look_over_seeds(rule, field, picked, metric, sampling)
+    pooled = find_change_over_seeds(rule, sides, picked, metric, sampling)
     return None if pooled is None else (arm, picked[0], pooled)

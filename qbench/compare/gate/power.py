@@ -15,7 +15,7 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact
 from qbench.compare.estimates.power import POWER, detectable_change, units_to_find
-from qbench.compare.gate.field import LEVELS, Field, look
+from qbench.compare.gate.sides import LEVELS, BothSides, find_change
 from qbench.compare.verdicts import amount_text
 
 if TYPE_CHECKING:
@@ -76,19 +76,19 @@ def gate_power(
     `records` are the newest of one suite and device. Empty where there are none yet.
     """
     sampling = sampling or Sampling()
-    field = Field(records, (), (), ())
+    sides = BothSides(records, (), (), ())
     found = []
     for rule in rules:
         kind, amount = rule.bound
         # Whatever the rule is against: the reference is what the spread is known against.
         asked = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
-        for (cell, name), item in field.items.items():
-            if not rule.picks(field.cells[cell], item):
+        for (cell, name), item in sides.items.items():
+            if not rule.picks(sides.cells[cell], item):
                 continue
-            for metric in field.metrics_of(name).values():
+            for metric in sides.metrics_of(name).values():
                 if not rule.matches(metric.name, metric.better, item):
                     continue
-                seen = look(asked, field, (cell, name), metric.name, sampling)
+                seen = find_change(asked, sides, (cell, name), metric.name, sampling)
                 if seen is not None:
                     estimated = _estimated(seen, amount.value, sampling)
                     detectable, units, unit, needed, reason = estimated

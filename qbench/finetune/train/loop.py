@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Course:
+class Curriculum:
     """What a training sees, in which order."""
 
     train: Sequence[Encoded]
@@ -73,7 +73,7 @@ class Course:
 
 def train(
     model: torch.nn.Module,
-    course: Course,
+    curriculum: Curriculum,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     progress: Progress,
@@ -89,41 +89,45 @@ def train(
     import torch
 
     if not progress.validation:
-        progress.validation[0] = _checked_validation(model, course, options, step=0)
+        progress.validation[0] = _checked_validation(model, curriculum, options, step=0)
     first = progress.step
     if first == 0:
-        torch.manual_seed(course.seed)
+        torch.manual_seed(curriculum.seed)
     model.train()
-    for step in range(first, course.steps):
+    for step in range(first, curriculum.steps):
         # A process's first step makes buffers and picks kernels. In the second, all that a step
         # takes is there: it is the one whose memory is measured, which costs time too.
-        last = step == course.steps - 1
+        last = step == curriculum.steps - 1
         measured = progress.memory is None and step > 0 and (step > first or last)
         if measured or step == first:
             progress.untimed.append(step)
-        with _explained_memory(step, course, options):
-            _take_step(model, course, optimizer, scheduler, progress, options, measured=measured)
+        with _explained_memory(step, curriculum, options):
+            _take_step(
+                model, curriculum, optimizer, scheduler, progress, options, measured=measured
+            )
         every = options.validate_every
         if last or (every is not None and (step + 1) % every == 0):
-            loss = _checked_validation(model, course, options, step=step + 1)
+            loss = _checked_validation(model, curriculum, options, step=step + 1)
             progress.validation[step + 1] = loss
             model.train()
         after_step()
 
 
-def validation_loss(model: torch.nn.Module, course: Course, options: TrainingOptions) -> float:
+def validation_loss(
+    model: torch.nn.Module, curriculum: Curriculum, options: TrainingOptions
+) -> float:
     """Mean loss over the scored tokens of the validation split, in nat; leaves eval mode on."""
     import torch
 
     device = _device(model)
-    length = max(len(encoded.ids) for encoded in course.validation)
+    length = max(len(encoded.ids) for encoded in curriculum.validation)
     total, scored = 0.0, 0
     model.eval()
     # Not inference mode: what a layer keeps from it could not be used in training afterwards.
     with torch.no_grad():
-        for start in range(0, len(course.validation), course.batch):
-            rows = list(course.validation[start : start + course.batch])
-            batch = _on_device(collate(rows, pad_id=course.pad_id, length=length), device)
+        for start in range(0, len(curriculum.validation), curriculum.batch):
+            rows = list(curriculum.validation[start : start + curriculum.batch])
+            batch = _on_device(collate(rows, pad_id=curriculum.pad_id, length=length), device)
             total += float(_summed_loss(model, batch, options, device))
             scored += sum(row.scored for row in rows)
     return total / scored
@@ -131,7 +135,7 @@ def validation_loss(model: torch.nn.Module, course: Course, options: TrainingOpt
 
 def _take_step(
     model: torch.nn.Module,
-    course: Course,
+    curriculum: Curriculum,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     progress: Progress,
@@ -143,9 +147,9 @@ def _take_step(
 
     step, device = progress.step, _device(model)
     weights = list(trained_weights(model).values())
-    rows = course.step_batches(step)
+    rows = curriculum.step_batches(step)
     batches = [
-        _on_device(collate(batch, pad_id=course.pad_id, length=course.length), device)
+        _on_device(collate(batch, pad_id=curriculum.pad_id, length=curriculum.length), device)
         for batch in rows
     ]
     scored = sum(row.scored for batch in rows for row in batch)
@@ -162,11 +166,11 @@ def _take_step(
             del loss  # and with it what the backward pass kept
         kinds = asdict(bytes_by_kind(model, optimizer)) if measured else None
         total = sum(float(loss) for loss in losses)
-        _check_finite(total, "loss", step, course)
+        _check_finite(total, "loss", step, curriculum)
         with times("optimizer"):
             if options.clip is not None:
                 norm = torch.nn.utils.clip_grad_norm_(weights, options.clip)
-                _check_finite(float(norm), "gradient", step, course)
+                _check_finite(float(norm), "gradient", step, curriculum)
             learning_rate = scheduler.get_last_lr()[0]
             optimizer.step()
             scheduler.step()
@@ -213,29 +217,29 @@ def _device(model: torch.nn.Module) -> torch.device:
 
 
 def _checked_validation(
-    model: torch.nn.Module, course: Course, options: TrainingOptions, *, step: int
+    model: torch.nn.Module, curriculum: Curriculum, options: TrainingOptions, *, step: int
 ) -> float:
-    with _explained_memory(step, course, options, what="the evaluation after"):
-        loss = validation_loss(model, course, options)
+    with _explained_memory(step, curriculum, options, what="the evaluation after"):
+        loss = validation_loss(model, curriculum, options)
     if not math.isfinite(loss):
         raise NonFiniteError(
-            f"the validation loss is {loss} after step {step} of {course.steps};"
+            f"the validation loss is {loss} after step {step} of {curriculum.steps};"
             + (" lower the learning rate" if step else " the model is broken before any training")
         )
     return loss
 
 
-def _check_finite(value: float, what: str, step: int, course: Course) -> None:
+def _check_finite(value: float, what: str, step: int, curriculum: Curriculum) -> None:
     if not math.isfinite(value):
         raise NonFiniteError(
-            f"the {what} became {value} at step {step + 1} of {course.steps}; lower the learning"
-            " rate, lengthen the warm-up or clip the gradient"
+            f"the {what} became {value} at step {step + 1} of {curriculum.steps}; lower the"
+            " learning rate, lengthen the warm-up or clip the gradient"
         )
 
 
 @contextmanager
 def _explained_memory(
-    step: int, course: Course, options: TrainingOptions, what: str = ""
+    step: int, curriculum: Curriculum, options: TrainingOptions, what: str = ""
 ) -> Iterator[None]:
     """Turns running out of memory into an error that names the step and what to lower."""
     try:
@@ -245,15 +249,15 @@ def _explained_memory(
             raise
         place = f"{what} step {step}" if what else f"step {step + 1}"
         remedies = [
-            *([f"batch (now {course.batch}; accumulate more)"] if course.batch > 1 else []),
-            f"max_tokens (sequences are {course.length} long)",
+            *([f"batch (now {curriculum.batch}; accumulate more)"] if curriculum.batch > 1 else []),
+            f"max_tokens (sequences are {curriculum.length} long)",
         ]
         more = [
             *([] if options.checkpointing else ["checkpointing: true"]),
             *([] if "8bit" in options.optimizer else ["optimizer: paged_adamw_8bit"]),
         ]
         raise OutOfMemoryError(
-            f"no memory left in {place} of {course.steps}: lower {' or '.join(remedies)}"
+            f"no memory left in {place} of {curriculum.steps}: lower {' or '.join(remedies)}"
             + (f", or try {' and '.join(more)}" if more else "")
         ) from error
 

@@ -22,7 +22,7 @@ from qbench.finetune.train.checkpoint import (
     save_checkpoint,
 )
 from qbench.finetune.train.examples import altered_warning, encode_examples, pack
-from qbench.finetune.train.loop import Course, train
+from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.packing import keeps_apart
 from qbench.finetune.trainable import count_trained, trained_weights
 
@@ -50,7 +50,7 @@ class Training:
     """A training that is done."""
 
     progress: Progress
-    course: Course
+    curriculum: Curriculum
     trained_weights: int
     """Number of weights that were trained."""
     trained_names: tuple[str, ...]
@@ -61,7 +61,7 @@ class Training:
     warnings: tuple[str, ...]
 
 
-def prepare_course(
+def prepare_curriculum(
     splits: Splits,
     tokenizer: PreTrainedTokenizerBase,
     options: TrainingOptions,
@@ -70,7 +70,7 @@ def prepare_course(
     context_tokens: int | None,
     vocabulary: int,
     fold_ids: bool = False,
-) -> Course:
+) -> Curriculum:
     """What the training sees.
 
     `vocabulary` is the number of rows of the model's embedding. `fold_ids` takes the ids modulo
@@ -99,7 +99,7 @@ def prepare_course(
         _check_encoded(name, encoded[name], vocabulary)
     sequences = pack(encoded["train"], most) if options.packing else encoded["train"]
     pad_id = tokenizer.pad_token_id
-    return Course(
+    return Curriculum(
         train=sequences,
         validation=encoded["validation"],
         steps=count_steps(options, len(sequences)),
@@ -118,7 +118,7 @@ def make_artifact(
     model: PreTrainedModel,
     method: Method,
     options: TrainingOptions,
-    course: Course,
+    curriculum: Curriculum,
     *,
     key: str,
     precision: PrecisionRef,
@@ -135,19 +135,21 @@ def make_artifact(
     """
     with lock_artifact(key):
         trainable = method.prepare(
-            model, options, precision=precision, seed=course.seed, folder=folder
+            model, options, precision=precision, seed=curriculum.seed, folder=folder
         )
         apart = None
-        if any(sequence.lengths for sequence in course.train):
-            apart = keeps_apart(trainable.model, course.train)
+        if any(sequence.lengths for sequence in curriculum.train):
+            apart = keeps_apart(trainable.model, curriculum.train)
             if not apart:
-                course = replace(course, train=[replace(one, lengths=()) for one in course.train])
+                curriculum = replace(
+                    curriculum, train=[replace(one, lengths=()) for one in curriculum.train]
+                )
         if options.checkpointing:
             _enable_checkpointing(model)
         try:
             progress, notes = _train(
                 trainable.model,
-                course,
+                curriculum,
                 options,
                 checkpoints=checkpoint_folder(key),
                 rule=rule or CheckpointRule.from_environment(),
@@ -162,15 +164,15 @@ def make_artifact(
             method=method.name,
             precision=precision.label,
             base_fingerprint=base_fingerprint,
-            seed=course.seed,
-            steps=course.steps,
+            seed=curriculum.seed,
+            steps=curriculum.steps,
         )
         with replacing_artifact(info) as fresh:
             trainable.save(fresh)
             saved_bytes = sum(path.stat().st_size for path in fresh.glob("*.safetensors"))
     return Training(
         progress=progress,
-        course=course,
+        curriculum=curriculum,
         trained_weights=count_trained(trainable.model),
         trained_names=tuple(trained_weights(trainable.model)),
         saved_bytes=saved_bytes,
@@ -181,7 +183,7 @@ def make_artifact(
 
 def _train(
     model: Any,
-    course: Course,
+    curriculum: Curriculum,
     options: TrainingOptions,
     *,
     checkpoints: Path,
@@ -195,8 +197,8 @@ def _train(
     scheduler = get_scheduler(
         "constant_with_warmup" if options.schedule == "constant" else options.schedule,
         optimizer,
-        num_warmup_steps=int(options.warmup_share * course.steps),
-        num_training_steps=course.steps,
+        num_warmup_steps=int(options.warmup_share * curriculum.steps),
+        num_training_steps=curriculum.steps,
     )
     progress = load_checkpoint(checkpoints, model, optimizer, scheduler)
     if progress is None:
@@ -207,7 +209,7 @@ def _train(
     notes = [fallback] if fallback else []
 
     def step_taken() -> None:
-        if progress.step < course.steps and rule.due(progress.step):
+        if progress.step < curriculum.steps and rule.due(progress.step):
             try:
                 with rule.writing():
                     save_checkpoint(checkpoints, model, optimizer, scheduler, progress)
@@ -220,7 +222,7 @@ def _train(
         if after_step is not None:
             after_step(progress)
 
-    train(model, course, optimizer, scheduler, progress, options, after_step=step_taken)
+    train(model, curriculum, optimizer, scheduler, progress, options, after_step=step_taken)
     return progress, tuple(notes)
 
 

@@ -163,14 +163,14 @@ def _operations(
     shape, window, unknown = sizes_of(loaded.model.config.to_dict())
     if shape is None:
         return None, unknown
-    course = training.course
+    curriculum = training.curriculum
     adapted, rank = None, 0
     if isinstance(options, LoraOptions):
         adapted, rank = frozenset(adapted_layers(training.trained_names)), options.rank
     done = step_operations(
         shape,
-        sequences=course.batch * course.accumulate,
-        tokens=course.length,
+        sequences=curriculum.batch * curriculum.accumulate,
+        tokens=curriculum.length,
         adapted=adapted,
         rank=rank,
         window=window,

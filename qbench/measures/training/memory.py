@@ -84,7 +84,7 @@ def predict_step(
         method,
         loaded.cell.precision,
         options.model_dump(),
-        tokens=training.course.length,
+        tokens=training.curriculum.length,
         padded=_is_padded(training),
         device="cuda" if loaded.device.startswith("cuda") else "cpu",
         flash=loaded.has_flash,
@@ -120,11 +120,11 @@ def _setup(
     loaded: LoadedModel,
     held: PrecisionRef,
 ) -> TrainingSetup:
-    course = training.course
+    curriculum = training.curriculum
     compute_dtype = held.options.get("compute_dtype", "bf16")
     arguments: dict[str, Any] = {
-        "batch": course.batch,
-        "tokens": course.length,
+        "batch": curriculum.batch,
+        "tokens": curriculum.length,
         "method": "full",
         "weights": "4bit" if held.name in FOUR_BIT else held.name,
         "rest": held.options.get("dtype") or held.options.get("compute_dtype"),
@@ -133,7 +133,7 @@ def _setup(
         "checkpointing": options.checkpointing,
         "attention": loaded.model.config._attn_implementation,  # noqa: SLF001 - as above
         "padded": _is_padded(training),
-        "accumulate": course.accumulate,
+        "accumulate": curriculum.accumulate,
         "optimizer": options.optimizer,
         "device": "cuda" if loaded.device.startswith("cuda") else "cpu",
     }
@@ -150,6 +150,6 @@ def _setup(
 
 def _is_padded(training: Training) -> bool:
     """Whether some sequence of the measured step is, or is packed: attention then takes a mask."""
-    course, step = training.course, training.progress.memory_step or 0
-    rows = [row for rows in course.step_batches(step) for row in rows]
-    return any(len(row.ids) < course.length or row.lengths for row in rows)
+    curriculum, step = training.curriculum, training.progress.memory_step or 0
+    rows = [row for rows in curriculum.step_batches(step) for row in rows]
+    return any(len(row.ids) < curriculum.length or row.lengths for row in rows)

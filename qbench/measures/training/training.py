@@ -14,7 +14,7 @@ from qbench.core.gpu import gpu_probes
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.train.make import make_artifact, prepare_course
+from qbench.finetune.train.make import make_artifact, prepare_curriculum
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.roofline import training as roofline_training
 from qbench.measures.roofline.energy import open_energy_meter
@@ -186,7 +186,7 @@ class TrainingMeasurement:
         options = method.options.model_validate(params["options"])
         tokenizer = loaded.tokenizer
         splits = load_splits(ResolvedTuningData.model_validate(params["data"]), tokenizer)
-        course = prepare_course(
+        curriculum = prepare_curriculum(
             splits,
             tokenizer,
             options,
@@ -197,12 +197,12 @@ class TrainingMeasurement:
         )
         base_weights = logical_weights(loaded.model)
         with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
-            watch = StepWatch(course.steps, probes, energy)
+            watch = StepWatch(curriculum.steps, probes, energy)
             training = make_artifact(
                 loaded.model,
                 method,
                 options,
-                course,
+                curriculum,
                 key=loaded.artifact_key,
                 precision=loaded.cell.precision,
                 base_fingerprint=loaded.resolved.fingerprint,
@@ -214,7 +214,9 @@ class TrainingMeasurement:
         limits = training_limits(training, options, loaded, held, watch)
         predicted = predict_step(training, params["method"], options, loaded)
         outcome = _outcome(training, options, loaded, held, base_weights, limits, predicted)
-        return replace(outcome, warnings=(*splits.warnings, *course.warnings, *outcome.warnings))
+        return replace(
+            outcome, warnings=(*splits.warnings, *curriculum.warnings, *outcome.warnings)
+        )
 
 
 def _outcome(
@@ -226,9 +228,9 @@ def _outcome(
     limits: Outcome,
     predicted: Peak,
 ) -> Outcome:
-    progress, course = training.progress, training.course
+    progress, curriculum = training.progress, training.curriculum
     memory = explain_memory(training, options, loaded, held)
-    last = max(1, round(LAST_SHARE * course.steps))
+    last = max(1, round(LAST_SHARE * curriculum.steps))
     validation = sorted(progress.validation.items())
     disk_bytes = loaded.resolved.disk_bytes
     values: dict[str, float] = {
@@ -268,11 +270,11 @@ def _outcome(
             "validation_step": [float(step) for step, _ in validation],
         },
         details={
-            "steps": course.steps,
-            "sequences": len(course.train),
-            "sequence_tokens": course.length,
+            "steps": curriculum.steps,
+            "sequences": len(curriculum.train),
+            "sequence_tokens": curriculum.length,
             "tokens": sum(progress.tokens),
-            "left_out": course.left_out,
+            "left_out": curriculum.left_out,
             "packed_apart": training.packed_apart,
             "adapters_on": adapted_layers(training.trained_names),
             "activations": memory.activations,
@@ -322,7 +324,7 @@ def _time_metrics(progress: Progress) -> list[Metric]:
 
 
 def _left_out_warnings(training: Training) -> tuple[str, ...]:
-    left_out = {split: count for split, count in training.course.left_out.items() if count}
+    left_out = {split: count for split, count in training.curriculum.left_out.items() if count}
     if not left_out:
         return ()
     counts = ", ".join(f"{count} of {split}" for split, count in left_out.items())

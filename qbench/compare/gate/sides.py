@@ -29,7 +29,7 @@ _GONE = "the baseline has it, and this run has no record of it"
 _NEW = "the baseline does not have it; `qbench baseline SUITE` takes it in"
 
 
-class Field:
+class BothSides:
     """What there is to check: both sides by cell and item, and what was expected."""
 
     def __init__(
@@ -97,13 +97,13 @@ def place_of(cell: Cell, item: Item) -> Place:
     return CellName(cell.model.name, cell.label), ItemName(item.measurement, item.slug)
 
 
-def look(
-    rule: GateRule, field: Field, place: Place, metric: str, sampling: Sampling
+def find_change(
+    rule: GateRule, sides: BothSides, place: Place, metric: str, sampling: Sampling
 ) -> Difference | Gap | None:
     """What a rule finds of a metric at a place; None where it has nothing to say."""
     if rule.bound[0] in LEVELS:
-        return _level(field, place, metric, sampling)
-    pair = _of_reference(field, place) if rule.against == "reference" else _pair(field, place)
+        return _level(sides, place, metric, sampling)
+    pair = _of_reference(sides, place) if rule.against == "reference" else _pair(sides, place)
     if pair is None or isinstance(pair, Gap):
         return pair
     new, old = pair
@@ -120,8 +120,8 @@ def look(
     return difference(new, old, metric, relative=rule.bound[1].relative, sampling=sampling)
 
 
-def look_over_seeds(
-    rule: GateRule, field: Field, places: Sequence[Place], metric: str, sampling: Sampling
+def find_change_over_seeds(
+    rule: GateRule, sides: BothSides, places: Sequence[Place], metric: str, sampling: Sampling
 ) -> Difference | None:
     """The mean change over the seeds of a tuning, whose spread widens its interval.
 
@@ -131,7 +131,7 @@ def look_over_seeds(
     if rule.bound[0] in LEVELS:
         return None
     same_run = rule.against == "reference"
-    found = [_of_reference(field, one) if same_run else _pair(field, one) for one in places]
+    found = [_of_reference(sides, one) if same_run else _pair(sides, one) for one in places]
     pairs = [one for one in found if isinstance(one, tuple) and all(one)]
     if len(pairs) < len(found):
         return None
@@ -153,32 +153,34 @@ def never_measured(records: Sequence[Record], metric: str) -> bool:
     return bool(good) and all(record.metric(metric) is None for record in good)
 
 
-def _level(field: Field, place: Place, metric: str, sampling: Sampling) -> Difference | Gap | None:
+def _level(
+    sides: BothSides, place: Place, metric: str, sampling: Sampling
+) -> Difference | Gap | None:
     """The metric itself; a reference need not have what is measured against it."""
-    new = field.records_of(place)
-    if not new and place not in field.expected:
+    new = sides.records_of(place)
+    if not new and place not in sides.expected:
         return None  # the baseline's alone: a level is not counted from it
     gap = missing_value(new, metric, "this run")
     if gap is None:
         return level(new, metric, sampling=sampling)
-    is_reference = bool(new) and field.reference.get(place[0].model) == place[0]
+    is_reference = bool(new) and sides.reference.get(place[0].model) == place[0]
     return None if is_reference or never_measured(new, metric) else gap
 
 
-def _of_reference(field: Field, place: Place) -> _Pair | None:
+def _of_reference(sides: BothSides, place: Place) -> _Pair | None:
     """The cell's and the reference's records of the item; None for the reference itself."""
     cell, item = place
-    reference = field.reference.get(cell.model)
-    if reference == cell or (cell not in field.new and place not in field.expected):
+    reference = sides.reference.get(cell.model)
+    if reference == cell or (cell not in sides.new and place not in sides.expected):
         return None
-    old = [] if reference is None else field.new[reference].get(item, [])
-    return field.records_of(place), old
+    old = [] if reference is None else sides.new[reference].get(item, [])
+    return sides.records_of(place), old
 
 
-def _pair(field: Field, place: Place) -> _Pair | Gap | None:
+def _pair(sides: BothSides, place: Place) -> _Pair | Gap | None:
     """The run's and the baseline's records of the item, or why there are not both."""
     cell, item = place
-    new, old = field.new.get(cell, {}), field.old.get(cell, {})
+    new, old = sides.new.get(cell, {}), sides.old.get(cell, {})
     if item in new and item in old:
         return new[item], old[item]
     if item not in new and item not in old:
