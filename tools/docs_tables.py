@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.docstrings import field_docs
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
@@ -66,11 +67,12 @@ def options_table(table: str, name: str, *, beside: str | None = None) -> str:
 
 
 def _options(table: str, name: str) -> list[tuple[str, str, str]]:
-    fields = _TABLES[table]()[name].options.model_fields
+    model = _TABLES[table]()[name].options
+    told = field_docs(model)
     return [
         (f"`{option}`", f"`{_default(field.get_default(call_default_factory=True))}`", text)
-        for option, field in fields.items()
-        if (text := field.description)
+        for option, field in model.model_fields.items()
+        if (text := field.description or told.get(option))
     ]
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from qbench.core.docstrings import describe
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 LONGEST_NAME = 80
 """Letters in a name; file systems allow 255 in a file's name, which holds several."""
@@ -21,9 +28,16 @@ def slugify(text: str) -> str:
 class Frozen(BaseModel):
     """A value that cannot change and refuses unknown fields."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Each field is described by the docstring beneath it, unless it has a description."""
+        made = handler(schema)
+        describe(handler.resolve_ref_schema(made), cls)
+        return made
 
 
 class ModelRef(Frozen):

@@ -49,9 +49,7 @@ class OfTables:
 
 def _entry(name: str, base: type[Frozen], about: str, **fields: Any) -> Any:
     """The class of one entry of a table."""
-    # Its fields say what they are; looking for docstrings would search all modules.
-    told = {"use_attribute_docstrings": False}
-    return create_model(name, __base__=base, __doc__=about, __cls_kwargs__=told, **fields)
+    return create_model(name, __base__=base, __doc__=about, **fields)
 
 
 Name = Annotated[

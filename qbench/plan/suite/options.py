@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from qbench.core.docstrings import describe
 from qbench.core.reading import Unfit, one_or_more
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ class Options:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"anyOf": [handler(self.model.__pydantic_core_schema__), {"type": "null"}]}
+        return {"anyOf": [self._own_schema(handler), {"type": "null"}]}
+
+    def _own_schema(self, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        own = handler.resolve_ref_schema(handler(self.model.__pydantic_core_schema__))
+        describe(own, self.model)
+        return own
 
 
 class Swept(Options):
@@ -119,7 +125,7 @@ class Swept(Options):
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        own = handler.resolve_ref_schema(handler(self.model.__pydantic_core_schema__))
+        own = self._own_schema(handler)
         fields = {}
         for name, field in own.get("properties", {}).items():
             about = {key: field[key] for key in ("description", "default") if key in field}

@@ -232,8 +232,6 @@ def short_options(name: str) -> type[IntegerOptions]:
         "".join(part.capitalize() for part in name.split("-")) + "Options",
         __base__=IntegerOptions,
         __doc__=f"Options of `{name}`.",
-        # Fields have their descriptions here; looking for docstrings searches all modules.
-        __cls_kwargs__={"use_attribute_docstrings": False},
         **fields,
     )
     return cast("type[IntegerOptions]", made)
