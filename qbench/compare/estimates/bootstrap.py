@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from qbench.compare.estimates import student
 from qbench.compare.estimates.blocks import block_length
 from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact
 
@@ -72,9 +73,7 @@ class Bootstrap:
 
     def limit(self, share: float) -> float:
         """The resamples' quantile at the corrected share; a straight line beyond 3 errors."""
-        from scipy.special import stdtrit
-
-        z = float(stdtrit(self.degrees, share))
+        z = student.quantile(self.degrees, share)
         if abs(z) <= _FARTHEST:
             return self._at(z)
         end = self._at(math.copysign(_FARTHEST, z))
@@ -83,7 +82,6 @@ class Bootstrap:
     def confidence_below(self, bound: float) -> float:
         """The share at which `limit` is the bound."""
         import numpy as np
-        from scipy.special import stdtr
 
         ends = self._at(-_FARTHEST), self._at(_FARTHEST)
         if ends[0] < bound < ends[1]:
@@ -95,7 +93,7 @@ class Bootstrap:
         else:
             end = ends[0] if bound <= ends[0] else ends[1]
             z = _FARTHEST * (bound - self.value) / (abs(end - self.value) or self.standard_error)
-        return float(stdtr(self.degrees, z))
+        return student.distribution(self.degrees, z)
 
     def _at(self, z: float) -> float:
         """The resamples' quantile that BCa puts so many standard errors away."""

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from qbench.compare.estimates import student
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,15 +68,12 @@ class Student:
 
     def limit(self, share: float) -> float:
         """Quantile of the shifted and scaled t."""
-        from scipy.special import stdtrit
-
-        return self.value + self.standard_error * float(stdtrit(self.degrees, share))
+        return self.value + self.standard_error * student.quantile(self.degrees, share)
 
     def confidence_below(self, bound: float) -> float:
         """Of the shifted and scaled t."""
-        from scipy.special import stdtr
-
-        return float(stdtr(self.degrees, (bound - self.value) / self.standard_error))
+        t = (bound - self.value) / self.standard_error
+        return student.distribution(self.degrees, t)
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Estimate:

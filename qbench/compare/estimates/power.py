@@ -6,6 +6,7 @@ import math
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from qbench.compare.estimates import student
 from qbench.compare.estimates.binary import Outcomes
 from qbench.compare.estimates.bootstrap import Bootstrap
 from qbench.compare.estimates.estimates import Student
@@ -81,7 +82,5 @@ def _fewest(units: int, enough: Callable[[float], bool]) -> int | None:
 
 def _quantile(estimate: Estimate, share: float) -> float:
     if isinstance(estimate, Student | Bootstrap):
-        from scipy.special import stdtrit
-
-        return float(stdtrit(estimate.degrees, share))
+        return student.quantile(estimate.degrees, share)
     return NormalDist().inv_cdf(share)
