@@ -11,7 +11,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from qbench.core.reading import READ, Given, OneOrMore, Unfit, said, unfit_below
 from qbench.core.spec import Cell, Frozen, Item
@@ -187,6 +187,7 @@ def _check_section(value: object) -> object:
 
 RuleSection = Annotated[
     dict[str, Annotated[tuple[RuleEntry, ...], OneOrMore("one rule", "add one")]],
+    Field(min_length=1),
     BeforeValidator(_check_section),
 ]
 """The section `gate` of a suite: a rule, or a list of rules, by the metric's name or a pattern."""
