@@ -23,6 +23,15 @@ def typed_options(model: type[Kept], options: Mapping[str, Any]) -> Kept:
     return held
 
 
+def plain_options(held: Frozen) -> dict[str, Any]:
+    """The plain values of what was given, not of what is left at its default.
+
+    So a field that came later is absent where it is not used, and older records keep their keys.
+    """
+    dumped: dict[str, Any] = held.model_dump(mode="json")
+    return {name: value for name, value in dumped.items() if name in held.model_fields_set}
+
+
 @lru_cache(maxsize=4096)
 def _typed(model: type[Kept], text: str) -> Kept:
     return model.model_validate_json(text)

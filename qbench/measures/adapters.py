@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from qbench.core.errors import MeasurementError
+from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.artifact import artifact_folder
@@ -79,6 +80,12 @@ class AdaptersOptions(Frozen):
     """Adapters on the base at once, the cell's own among them."""
 
 
+class AdaptersParams(Frozen):
+    """What the one item attaches, as it stands in its record."""
+
+    count: int
+
+
 @dataclass(frozen=True)
 class Adapters:
     """What several adapters on one base cost."""
@@ -95,7 +102,7 @@ class Adapters:
 
     def items(self, options: AdaptersOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item; for cells that serve an attached adapter."""
-        params = {"count": options.count}
+        params = plain_options(AdaptersParams(count=options.count))
         return [Item(measurement=self.name, slug=f"n{options.count}", params=params)]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
@@ -113,7 +120,10 @@ class Adapters:
                 " are deployed as `attached`"
             )
         folder = artifact_folder(loaded.artifact_key)
-        further = [f"further_{number}" for number in range(1, item.params["count"])]
+        further = [
+            f"further_{number}"
+            for number in range(1, typed_options(AdaptersParams, item.params).count)
+        ]
         clock = Clock(*loaded.devices)
         meter = loaded.meter
         meter.boundary()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveInt
 
 from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.options import typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen
 from qbench.finetune.train.examples import altered_warning, encode_all
@@ -67,6 +68,14 @@ class CompletionOptions(Frozen):
     """Examples of equal length at once: the same in every cell, as neighbours change int8."""
 
 
+class CompletionParams(Frozen):
+    """What the one item scores, as it stands in its record."""
+
+    data: ResolvedTuningData
+    """What is tuned on, whose test split is scored."""
+    batch: int
+
+
 @dataclass(frozen=True)
 class Completion:
     """How well the model predicts what it is, or could be, tuned to write."""
@@ -90,7 +99,8 @@ class Completion:
         """Scores every example of the test split that fits the model's context."""
         import torch
 
-        splits = load_splits(ResolvedTuningData(**item.params["data"]), loaded.tokenizer)
+        params = typed_options(CompletionParams, item.params)
+        splits = load_splits(params.data, loaded.tokenizer)
         encoded = encode_all(splits.test, loaded.tokenizer, loss_on="completion")
         context = loaded.resolved.context_tokens
         kept = [
@@ -106,7 +116,7 @@ class Completion:
         with torch.inference_mode():
             probe = torch.tensor([windows[0].ids], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
-            scores = score_windows(head, windows, item.params["batch"], vocabulary, None)
+            scores = score_windows(head, windows, params.batch, vocabulary, None)
         losses = dict(zip(order, scores.nll, strict=True))
         tokens = [encoded[at].scored for at in kept]
         nll = [losses[at] for at in kept]

@@ -26,20 +26,17 @@ from qbench.measures.tasks.index import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from qbench.core.spec import Item
 
 REMEDY = "read it, then add `trust_code: true` to the suite; or leave it out"
 
 
-def code_of(item: Item) -> tuple[str, ...]:
-    """What of an item would run as Python that did not come installed, each in words."""
-    found = script_of(item.params.get("scores", ()))
-    task = item.params.get("task")
-    if isinstance(task, dict):
-        own = task["location"]
-        index = known_tasks([task["name"]], None if own is None else Path(own))
-        found += _of_tasks(yaml_files_of(task["name"], index))
-    return tuple(dict.fromkeys(found))
+def code_of_task(name: str, location: str | None) -> tuple[str, ...]:
+    """What of a task would run as Python that did not come installed, each in words.
+
+    `location` is the user's own folder that it comes from; None if it comes from none.
+    """
+    index = known_tasks([name], None if location is None else Path(location))
+    return tuple(dict.fromkeys(_of_tasks(yaml_files_of(name, index))))
 
 
 def script_of(scores: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from qbench.core.gpu import gpu_probes
+from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
@@ -34,7 +35,7 @@ from qbench.measures.timing import (
     quantile,
     warm_up,
 )
-from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
+from qbench.measures.workload import GridPoint, make_workload, misfit, too_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +125,14 @@ class LatencyOptions(Frozen):
     """Chooses the token ids."""
 
 
+class LatencyPoint(GridPoint):
+    """What is measured at one point of the grid."""
+
+    min_iterations: int
+    min_seconds: float
+    seed: int
+
+
 @dataclass(frozen=True)
 class Latency:
     """How long the model takes."""
@@ -145,29 +154,29 @@ class Latency:
         """One item a grid point and repeat; none for a grid that is refused."""
         if too_many(options) is not None:
             return []
-        shared = options.model_dump(include={"min_iterations", "min_seconds", "seed"})
         points = [
-            {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, **shared}
+            LatencyPoint(
+                batch=batch,
+                prompt_tokens=prompt,
+                new_tokens=new,
+                min_iterations=options.min_iterations,
+                min_seconds=options.min_seconds,
+                seed=options.seed,
+            )
             for batch, prompt, new in product(
                 options.batch, options.prompt_tokens, options.new_tokens
             )
         ]
         return [
-            Item(measurement=self.name, slug=grid_slug(point), params=point, repeat=repeat)
+            Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)
             for point in points
             for repeat in range(options.repeats)
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Warms up until stable, then times iterations of one prefill and one decode."""
-        params = item.params
-        workload = make_workload(
-            loaded.model,
-            batch=params["batch"],
-            prompt_tokens=params["prompt_tokens"],
-            new_tokens=params["new_tokens"],
-            seed=params["seed"],
-        )
+        point = typed_options(LatencyPoint, item.params)
+        workload = make_workload(loaded.model, point, point.seed)
         clock = Clock(*loaded.devices)
         with watching_attention() as attention:
             iterate(loaded, workload, clock)
@@ -179,8 +188,8 @@ class Latency:
             before = gpu_states(probes)
             started_j, started = energy.read_j(), time.perf_counter()
             while (
-                len(samples["decode"]) < params["min_iterations"]
-                or sum(map(sum, samples.values())) < params["min_seconds"]
+                len(samples["decode"]) < point.min_iterations
+                or sum(map(sum, samples.values())) < point.min_seconds
             ):
                 times, device_times, cache_bytes = iterate(loaded, workload, clock)
                 for step, seconds in times.items():
@@ -189,23 +198,23 @@ class Latency:
                     device_samples[step].append(seconds)
             spent_s, ended_j = time.perf_counter() - started, energy.read_j()
             after = gpu_states(probes)
-        new_tokens = params["new_tokens"]
-        made_tokens = params["batch"] * new_tokens * len(samples["decode"])
+        new_tokens = point.new_tokens
+        made_tokens = point.batch * new_tokens * len(samples["decode"])
         joules = None if started_j is None or ended_j is None else ended_j - started_j
         energy_j, no_energy = energy.per(joules, made_tokens, spent_s)
         samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
         device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
         limits = latency_limits(
             loaded,
-            params,
+            point,
             prefill_s=statistics.median(samples["prefill"]),
             decode_s=statistics.median(samples["decode"]),
             cache_bytes=cache_bytes,
         )
         return Outcome(
             metrics=(
-                *_step_metrics("prefill", samples, params["batch"] * params["prompt_tokens"]),
-                *_step_metrics("decode", samples, params["batch"]),
+                *_step_metrics("prefill", samples, point.batch * point.prompt_tokens),
+                *_step_metrics("decode", samples, point.batch),
                 *limits.metrics,
                 make_metric(METRICS, "latency.energy", energy_j, reason=no_energy),
             ),

@@ -14,12 +14,13 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.gpu import IN_USE_BYTES, used_bytes_by_device
+from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive, Repeats
-from qbench.measures.workload import grid_slug, make_workload, misfit, too_many
+from qbench.measures.workload import GridPoint, make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.peaks import predicted_peak
@@ -115,6 +116,13 @@ class MemoryOptions(Frozen):
     """Processes that each point is taken in: 5 show the spread of a CPU's resident size."""
 
 
+class MemoryPoint(GridPoint):
+    """What is measured at one point of the grid."""
+
+    seed: int
+    """Chooses the token ids."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """What the model takes at most, phase by phase."""
@@ -137,13 +145,13 @@ class Memory:
         if too_many(options) is not None:
             return []
         points = [
-            {"batch": batch, "prompt_tokens": prompt, "new_tokens": new, "seed": 0}
+            MemoryPoint(batch=batch, prompt_tokens=prompt, new_tokens=new, seed=0)
             for batch, prompt, new in product(
                 options.batch, options.prompt_tokens, options.new_tokens
             )
         ]
         return [
-            Item(measurement=self.name, slug=grid_slug(point), params=point, repeat=repeat)
+            Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)
             for point in points
             for repeat in range(options.repeats)
         ]
@@ -152,11 +160,11 @@ class Memory:
         """Runs the phases with the peak reset before each."""
         import torch
 
-        meter = loaded.meter
+        point, meter = typed_options(MemoryPoint, item.params), loaded.meter
         peaks: dict[str, Peak] = {"load": loaded.load_peak}
         meter.boundary()
         peaks["idle"] = meter.read()
-        workload = make_workload(loaded.model, **item.params)
+        workload = make_workload(loaded.model, point, point.seed)
         with torch.inference_mode():
             meter.boundary()
             cache = workload.prefill(loaded.model)

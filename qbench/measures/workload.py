@@ -11,10 +11,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import Problem
+from qbench.core.spec import Frozen
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+class GridPoint(Frozen):
+    """One point of a grid, as it stands in an item."""
+
+    batch: int
+    """Sequences at once."""
+    prompt_tokens: int
+    new_tokens: int
+    """Tokens decoded after the prompt."""
+
+    @property
+    def slug(self) -> str:
+        """Readable name: `b1-p128-n32`."""
+        return f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"
 
 
 @dataclass(frozen=True)
@@ -39,22 +55,15 @@ class Workload:
         return cache
 
 
-def make_workload(
-    model: PreTrainedModel, *, batch: int, prompt_tokens: int, new_tokens: int, seed: int
-) -> Workload:
+def make_workload(model: PreTrainedModel, point: GridPoint, seed: int) -> Workload:
     """Random ids of the model's vocabulary, on its device."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(vocabulary, (batch, prompt_tokens + new_tokens), generator=generator)
-    ids = ids.to(model.device)
-    return Workload(prompt=ids[:, :prompt_tokens], continuation=ids[:, prompt_tokens:])
-
-
-def grid_slug(params: dict[str, Any]) -> str:
-    """Readable name of a grid point: `b1-p128-n32`."""
-    return f"b{params['batch']}-p{params['prompt_tokens']}-n{params['new_tokens']}"
+    size = (point.batch, point.prompt_tokens + point.new_tokens)
+    ids = torch.randint(vocabulary, size, generator=generator).to(model.device)
+    return Workload(ids[:, : point.prompt_tokens], ids[:, point.prompt_tokens :])
 
 
 MOST_POINTS = 10_000

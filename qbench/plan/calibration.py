@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import Problem, TextError
+from qbench.core.options import typed_options
+from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.precisions.integer.text import resolve_calibration
-from qbench.sources.data.texts import ResolvedText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.core.spec import Item, PrecisionRef
     from qbench.plan.suite.suite import Suite
+    from qbench.sources.data.texts import ResolvedText
     from qbench.sources.data.tuning import ResolvedTuningData
 
 
@@ -56,10 +58,10 @@ def resolve_calibrations(
 
 def _texts(items: Mapping[str, Sequence[Item]]) -> list[ResolvedText]:
     """Each text that something is measured on, once."""
-    texts = {
-        text["fingerprint"]: ResolvedText.model_validate(text)
+    texts = [
+        typed_options(QualityParams, item.params).text
         for of_model in items.values()
         for item in of_model
-        if item.measurement == "quality" and isinstance(text := item.params.get("text"), dict)
-    }
-    return list(texts.values())
+        if item.measurement == QUALITY.name
+    ]
+    return list(dict.fromkeys(texts))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.foreign import visible
-from qbench.measures.foreign_code import code_of, script_of
+from qbench.core.options import typed_options
+from qbench.measures.foreign_code import code_of_task, script_of
+from qbench.measures.generation.generation import GENERATION, GenerationParams
+from qbench.measures.tasks.tasks import TASKS, TaskParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +19,16 @@ if TYPE_CHECKING:
 
 _EXPECTED = "no Python that did not come installed"
 _REMEDY = "read it and add `trust_code: true` to the suite, which lets it run; or leave it out"
+
+
+def code_of(item: Item) -> tuple[str, ...]:
+    """What of an item would run as Python that did not come installed, each in words."""
+    if item.measurement == GENERATION.name:
+        return tuple(script_of(typed_options(GenerationParams, item.params).scores))
+    if item.measurement == TASKS.name:
+        task = typed_options(TaskParams, item.params).task
+        return code_of_task(task.name, task.location)
+    return ()
 
 
 def code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.options import plain_options
 from qbench.core.spec import Item
-from qbench.finetune import methods
+from qbench.finetune import methods, options_of
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
 from qbench.finetune.targets import unknown_target
+from qbench.measures.adapters import AdaptersParams
+from qbench.measures.completion import CompletionParams
+from qbench.measures.training.training import TrainingParams
 from qbench.precisions import precisions, stored
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer.misfit import integer_misfit
@@ -29,6 +33,7 @@ _OF_TRAINED = frozenset({"weight_error", "quality", "tasks", "generation", "comp
 """Measurements of what a model has learned; of random weights they say nothing."""
 _WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
 _COMPLETION_BATCH = 8
+_ADAPTERS = 4
 
 
 @dataclass(frozen=True)
@@ -57,35 +62,29 @@ class CellItems:
         ]
 
     def _training(self, tuning: TuningRef) -> Item:
-        data = None if self.data is None else self.data.model_dump(mode="json")
-        params: dict[str, Any] = {
-            "data": data,
-            "method": tuning.method,
-            "options": tuning.options,
-            "seed": tuning.seed,
-        }
-        if tuning.options.get("packing"):
-            # Apart from records whose packed examples saw those before them.
-            params["packed"] = "apart"
-        return Item(measurement="training", slug="training", params=params)
+        if self.data is None:
+            raise ValueError("a training needs data")
+        given: dict[str, Any] = {"packed": "apart"} if options_of(tuning).packing else {}
+        params = TrainingParams(
+            data=self.data,
+            method=tuning.method,
+            options=tuning.options,
+            seed=tuning.seed,
+            **given,
+        )
+        return Item(measurement="training", slug="training", params=plain_options(params))
 
     def _of_test_split(self) -> list[Item]:
         """The loss on the test split's completions, and what is generated for its prompts."""
         if self.data is None:
             return []
-        data = self.data.model_dump(mode="json")
-        made = [
-            Item(
-                measurement="completion",
-                slug="test",
-                params={"data": data, "batch": _COMPLETION_BATCH},
-            )
-        ]
+        params = CompletionParams(data=self.data, batch=_COMPLETION_BATCH)
+        made = [Item(measurement="completion", slug="test", params=plain_options(params))]
         options: Any = self.suite.measure.get("generation")
         if options is not None:
             from qbench.measures.generation.generation import test_split_item
 
-            made.append(test_split_item(options, data, self._scores(), self.suite.base))
+            made.append(test_split_item(options, self.data, self._scores(), self.suite.base))
         return made
 
     def _scores(self) -> tuple[str, ...] | None:
@@ -116,7 +115,13 @@ def _adapters(cell: Cell) -> list[Item]:
     """What several adapters on one base cost; once a tuning, where the adapter is attached."""
     if cell.deploy != "attached":
         return []
-    return [Item(measurement="adapters", slug="several", params={"count": 4})]
+    return [
+        Item(
+            measurement="adapters",
+            slug="several",
+            params=plain_options(AdaptersParams(count=_ADAPTERS)),
+        )
+    ]
 
 
 def why_not_taken(cell: Cell, item: Item) -> str | None:

@@ -8,10 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from qbench import finetune, precisions
-from qbench.core.options import typed_options
+from qbench.core.options import plain_options, typed_options
 from qbench.finetune.lora_options import LoraOptions
+from qbench.measures.quality.quality import QualityParams
 from qbench.plan.suite.suite import load_suite_text
 from qbench.precisions.integer.options import IntegerOptions
+from qbench.sources.data.texts import resolve_text
 
 SUITE = """\
 models: bundled:tiny-mistral
@@ -42,3 +44,13 @@ def test_the_same_values_are_read_once_and_others_again() -> None:
 def test_what_is_wrong_is_told() -> None:
     with pytest.raises(ValidationError, match="bits"):
         typed_options(IntegerOptions, {"bits": 40})
+
+
+def test_what_is_given_stands_in_an_item_and_nothing_else() -> None:
+    """A field that was added later must not change the keys of records that do not use it."""
+    text = resolve_text("bundled:stdlib-heldout", base=Path.cwd())
+    params = QualityParams(text=text, window=64, protocol="default", batch=4, divergence=True)
+    plain = plain_options(params)
+    assert list(plain) == ["text", "window", "protocol", "batch", "divergence"]
+    assert typed_options(QualityParams, plain) == params
+    assert "attention" in plain_options(params.model_copy(update={"attention": "eager"}))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.foreign_code import code_of
 from qbench.measures.tasks.tasks import TASKS, TasksOptions
+from qbench.plan.code import code_of
 from qbench.sources.bundled import bundled_models
 from tests.command import call
 from tests.precisions.tiny_cells import Variant, resolve

@@ -294,7 +294,7 @@ def test_the_test_split_begins_as_what_was_trained_on(tmp_path: Path, cells: Tin
         train=4, validation=2, test=3,
     )  # fmt: skip
     data = resolve_tuning_data(options, base=tmp_path)
-    item = split_item(GenerationOptions(count=3), data.model_dump(mode="json"), None, tmp_path)
+    item = split_item(GenerationOptions(count=3), data, None, tmp_path)
     loaded = load_fresh(folder, "fp32")
     outcome = GENERATION.measure(loaded, item)
     examples = load_splits(data).test

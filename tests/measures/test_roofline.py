@@ -11,10 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from qbench.measures.latency import LATENCY, LatencyOptions
+from qbench.core.options import typed_options
+from qbench.measures.latency import LATENCY, LatencyOptions, LatencyPoint
 from qbench.measures.roofline.latency import latency_limits, multiplied_in, weight_bytes_read
 from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
 from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
+from qbench.measures.workload import GridPoint
 from qbench.predict.shapes import TrainingShape
 from tests.precisions.tiny_cells import TinyCells, Variant
 
@@ -194,9 +196,9 @@ def test_few_rows_of_8_bit_activations_are_multiplied_in_fp32_on_cuda(cells: Tin
     loaded = cells.load(Variant("llama", "llama"), "w8a8")
     on_gpu = replace(loaded, device="cuda:0")
     assert [multiplied_in(on_gpu, rows) for rows in (1, 16, 17, 512)] == ["fp32"] * 2 + ["int8"] * 2
-    params = {"batch": 16, "prompt_tokens": 8, "new_tokens": 4}
+    point = GridPoint(batch=16, prompt_tokens=8, new_tokens=4)
     times = {"prefill_s": 0.5, "decode_s": 0.01, "cache_bytes": 1200}
-    limits = latency_limits(loaded, params, **times)
+    limits = latency_limits(loaded, point, **times)
     assert (limits.details["multiplied_in"], limits.details["decode_multiplied_in"]) == (
         "int8",
         "int8",
@@ -212,7 +214,8 @@ def test_the_shares_of_a_latency_record(cells: TinyCells) -> None:
         batch=2, prompt_tokens=8, new_tokens=4, repeats=1, min_iterations=1, min_seconds=0.001
     )
     (item,) = LATENCY.items(options, loaded.resolved, Path())
-    limits = latency_limits(loaded, item.params, prefill_s=0.5, decode_s=0.01, cache_bytes=1200)
+    point = typed_options(LatencyPoint, item.params)
+    limits = latency_limits(loaded, point, prefill_s=0.5, decode_s=0.01, cache_bytes=1200)
     found = {one.name.removeprefix("latency."): one.value for one in limits.metrics}
     rate = matrix_rate("cpu", "bf16").per_s
     assert rate is not None
@@ -283,8 +286,8 @@ def test_tables_of_positions_are_looked_up_and_tied_embeddings_read(cells: TinyC
 
 def test_what_is_not_known_of_a_model_is_left_out_with_its_reason(cells: TinyCells) -> None:
     loaded = cells.load(Variant("qwen3", "qwen3"), "fp32")
-    params = {"batch": 1, "prompt_tokens": 4, "new_tokens": 2}
-    limits = latency_limits(loaded, params, prefill_s=0.1, decode_s=0.1, cache_bytes=64)
+    point = GridPoint(batch=1, prompt_tokens=4, new_tokens=2)
+    limits = latency_limits(loaded, point, prefill_s=0.1, decode_s=0.1, cache_bytes=64)
     metrics = {one.name.removeprefix("latency."): one for one in limits.metrics}
     assert metrics["decode.read_share"].value is not None
     for name in ("prefill.operations", "prefill.matrix_share"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.measures.workload import Workload, make_workload
+from qbench.measures.workload import GridPoint, Workload, make_workload
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ VARIANTS = [
 
 
 def make(loaded: LoadedModel, seed: int = 0) -> Workload:
-    return make_workload(loaded.model, batch=2, prompt_tokens=7, new_tokens=3, seed=seed)
+    return make_workload(loaded.model, GridPoint(batch=2, prompt_tokens=7, new_tokens=3), seed)
 
 
 def test_equal_seeds_give_equal_ids_in_every_precision(cells: TinyCells) -> None:

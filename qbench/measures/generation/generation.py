@@ -10,11 +10,12 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
 from qbench.core.errors import MeasurementError, Problem
+from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.examples import prompt_ids
@@ -81,6 +82,21 @@ class GenerationOptions(Frozen):
     """Give each prompt as a user's message in the tokenizer's chat template."""
 
 
+class GenerationParams(Frozen):
+    """What one item generates, as it stands in its record."""
+
+    text: ResolvedPrompts | None = None
+    """The prompts, by this name as a text: where they lie is no part of a record's identity."""
+    data: ResolvedTuningData | None = None
+    """In place of a text: what is tuned on, whose test split has the prompts."""
+    count: int
+    new_tokens: int
+    scores: tuple[str, ...]
+    scored: Scored
+    chat_template: bool
+    batch: int
+
+
 @dataclass(frozen=True)
 class Generation:
     """What the model writes, token by token the likeliest."""
@@ -112,41 +128,42 @@ class Generation:
             Item(
                 measurement=self.name,
                 slug=f"{slug}-chat" if options.chat_template else slug,
-                params={
-                    # By this name, as a text: where it lies is no part of a record's identity.
-                    "text": prompts.model_dump(mode="json"),
-                    "count": prompts.count,
-                    "new_tokens": options.new_tokens,
-                    "scores": [
-                        *(name for name in SCORES if name in options.scores),
-                        *(
-                            resolve_name(name, base)
-                            for name in options.scores
-                            if name not in SCORES
+                params=plain_options(
+                    GenerationParams(
+                        text=prompts,
+                        count=prompts.count,
+                        new_tokens=options.new_tokens,
+                        scores=(
+                            *(name for name in SCORES if name in options.scores),
+                            *(
+                                resolve_name(name, base)
+                                for name in options.scores
+                                if name not in SCORES
+                            ),
                         ),
-                    ],
-                    "scored": options.scored,
-                    "chat_template": options.chat_template,
-                    "batch": BATCH,
-                },
+                        scored=options.scored,
+                        chat_template=options.chat_template,
+                        batch=BATCH,
+                    )
+                ),
             )
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Generates one prompt after another and scores the texts."""
-        params = item.params
+        params = typed_options(GenerationParams, item.params)
         tokenizer = loaded.tokenizer
         prompts, encoded, warnings = _prompts(params, loaded)
-        _check(encoded, loaded, params["new_tokens"])
+        _check(encoded, loaded, params.new_tokens)
         stop_ids = find_stop_ids(loaded.model, tokenizer)
         made = [
             continue_greedily(
-                loaded.model, tokenizer, ids, new_tokens=params["new_tokens"], stop_ids=stop_ids
+                loaded.model, tokenizer, ids, new_tokens=params.new_tokens, stop_ids=stop_ids
             )
             for ids in encoded
         ]
-        texts = [_scored_part(one.text, params["scored"]) for one in made]
-        scored = _score(texts, prompts, params["scores"])
+        texts = [_scored_part(one.text, params.scored) for one in made]
+        scored = _score(texts, prompts, params.scores)
         tokens = [len(one.new_ids) for one in made]
         return Outcome(
             metrics=(
@@ -155,7 +172,7 @@ class Generation:
                     make_metric(METRICS, METRIC_OF_SCORE[name], found.value, reason=found.reason)
                     for name, found in scored.items()
                 ),
-                *_evaluated(texts, prompts, params["scores"], trusted=loaded.trust_code),
+                *_evaluated(texts, prompts, params.scores, trusted=loaded.trust_code),
             ),
             series={
                 "item_tokens": [float(count) for count in tokens],
@@ -183,36 +200,38 @@ class Generation:
 
 
 def test_split_item(
-    options: GenerationOptions, data: dict[str, Any], scores: Sequence[str] | None, base: Path
+    options: GenerationOptions, data: ResolvedTuningData, scores: Sequence[str] | None, base: Path
 ) -> Item:
     """The item for the prompts of the test split of what is tuned on, scored by its completions.
 
     `scores` are those of the data's own recipe, None for the suite's; paths start at `base`.
     """
-    params: dict[str, Any] = {
-        "data": data,
-        "count": options.count,
-        "new_tokens": options.new_tokens,
-        "scores": [resolve_name(name, base) for name in scores or options.scores],
-        "scored": options.scored,
-        "chat_template": False,
-        "batch": BATCH,
-    }
+    params = GenerationParams(
+        data=data,
+        count=options.count,
+        new_tokens=options.new_tokens,
+        scores=tuple(resolve_name(name, base) for name in scores or options.scores),
+        scored=options.scored,
+        chat_template=False,
+        batch=BATCH,
+    )
     slug = f"test-split-n{options.count}-t{options.new_tokens}"
-    return Item(measurement="generation", slug=slug, params=params)
+    return Item(measurement="generation", slug=slug, params=plain_options(params))
 
 
 def _prompts(
-    params: dict[str, Any], loaded: LoadedModel
+    params: GenerationParams, loaded: LoadedModel
 ) -> tuple[list[Prompt], list[list[int]], tuple[str, ...]]:
     """The prompts of the item: of a file, of the suite, or of the test split; and their ids."""
     tokenizer = loaded.tokenizer
-    if "data" not in params:
-        prompts = read_prompts(ResolvedPrompts(**params["text"]))
-        chat = params["chat_template"]
+    if params.text is not None:
+        prompts = read_prompts(params.text)
+        chat = params.chat_template
         return prompts, [encode(tokenizer, prompt.text, chat=chat) for prompt in prompts], ()
-    splits = load_splits(ResolvedTuningData(**params["data"]), tokenizer)
-    examples = splits.test[: params["count"]]
+    if params.data is None:
+        raise MeasurementError("an item needs prompts, or data with a test split")
+    splits = load_splits(params.data, tokenizer)
+    examples = splits.test[: params.count]
     return (
         [Prompt(one.prompt, one.completion) for one in examples],
         [prompt_ids(one, tokenizer) for one in examples],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError, Problem
+from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
@@ -100,6 +101,21 @@ class QualityOptions(Frozen):
     """Whether each cell is compared with the reference's predictions, token by token."""
 
 
+class QualityParams(Frozen):
+    """What one item scores, as it stands in its record."""
+
+    text: ResolvedText
+    window: int
+    protocol: Protocol
+    batch: int
+    bos: Literal["as encoded"] | None = None
+    """Of llama.cpp's protocol: apart from records that have one whatever the tokenizer does."""
+    attention: Literal["eager", "sdpa"] | None = None
+    divergence: bool
+    against: Literal["merged"] | None = None
+    """Of a tuned cell: compared with the same tuning merged in 16 bits, not with the reference."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """How well the model predicts a text."""
@@ -139,51 +155,56 @@ class Quality:
         window = FIXED_WINDOW.get(options.protocol) or options.window
         window = window or min(WINDOW_MOST, model.context_tokens or WINDOW_MOST)
         texts = [resolve_text(source, base=base) for source in options.text]
+        given: dict[str, Any] = {"bos": "as encoded"} if options.protocol == LLAMACPP else {}
+        if options.attention is not None:
+            given["attention"] = options.attention
+        made = [
+            QualityParams(
+                text=text,
+                window=window,
+                protocol=options.protocol,
+                batch=options.batch,
+                divergence=options.divergence,
+                **given,
+            )
+            for text in texts
+        ]
         return [
             Item(
                 measurement=self.name,
-                slug=f"{text.name}-w{window}-{options.protocol}",
-                params={
-                    "text": text.model_dump(),
-                    "window": window,
-                    "protocol": options.protocol,
-                    "batch": options.batch,
-                    # Apart from records that put one there whatever the tokenizer does.
-                    **({"bos": "as encoded"} if options.protocol == LLAMACPP else {}),
-                    **({"attention": options.attention} if options.attention else {}),
-                    "divergence": options.divergence,
-                },
+                slug=f"{params.text.name}-w{window}-{options.protocol}",
+                params=plain_options(params),
                 against_reference=options.divergence,
             )
-            for text in texts
+            for params in made
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Scores every window of the text in one pass."""
         import torch
 
-        params = item.params
-        text = read_text(ResolvedText(**params["text"]))
+        params = typed_options(QualityParams, item.params)
+        text = read_text(params.text)
         tokenizer = loaded.tokenizer
         tokens, ends = _tokenize(tokenizer, text)
-        bos = _start(tokenizer, params["protocol"])
-        windows = cut_windows(tokens, params["protocol"], params["window"], bos)
+        bos = _start(tokenizer, params.protocol)
+        windows = cut_windows(tokens, params.protocol, params.window, bos)
         _check(windows, tokens, loaded, params)
         ids_sha256 = _ids_hash(windows)
         counts = [window.scored for window in windows]
         rows = loaded.model.get_output_embeddings().weight.shape[0]
         # Ids may have gaps: what lies beyond the highest pads the model's head.
         vocabulary = min(max(tokenizer.get_vocab().values()) + 1, rows)
-        with torch.inference_mode(), attention_kernel(loaded.model, params.get("attention")):
+        with torch.inference_mode(), attention_kernel(loaded.model, params.attention):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
-            reference, unknown = _find_reference(item, head, ids_sha256)
-            scores = score_windows(head, windows, params["batch"], vocabulary, reference)
+            reference, unknown = _find_reference(params, item, head, ids_sha256)
+            scores = score_windows(head, windows, params.batch, vocabulary, reference)
             own_rounding: tuple[float | None, str | None] = (None, "divergence was not asked for")
-            if params["divergence"]:
-                own_rounding = rounding_kl(head, windows, params["batch"], vocabulary)
+            if params.divergence:
+                own_rounding = rounding_kl(head, windows, params.batch, vocabulary)
             with watching_attention() as attention:
-                head.states(ids_of(in_groups(windows, params["batch"])[0], loaded.model.device))
+                head.states(ids_of(in_groups(windows, params.batch)[0], loaded.model.device))
             losses, nonfinite = scores.nll, scores.nonfinite / scores.logits
         total = math.fsum(losses)
         if not total / sum(counts) < LARGEST_MEAN_LOSS:
@@ -201,7 +222,7 @@ class Quality:
             except NotKeptError as error:  # its own figures are good all the same
                 warnings.append(f"no cell can be compared with this one: {error}")
         divergence: tuple[Metric, ...] = ()
-        if params["divergence"]:
+        if params.divergence:
             divergence = divergence_metrics(
                 scores, sum(counts), _rounding(own_rounding, reference), unknown
             )
@@ -240,10 +261,10 @@ class Quality:
 
 
 def _find_reference(
-    item: Item, head: OutputHead, ids_sha256: str
+    params: QualityParams, item: Item, head: OutputHead, ids_sha256: str
 ) -> tuple[Reference | None, str | None]:
     """What the cell is compared with, or why it is not."""
-    if not item.params["divergence"] or item.states_key is None:
+    if not params.divergence or item.states_key is None:
         return None, "divergence was not asked for"
     if item.makes_states:
         return OwnStates(head), None
@@ -290,13 +311,13 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int],
 
 
 def _check(
-    windows: list[Window], tokens: list[int], loaded: LoadedModel, params: dict[str, Any]
+    windows: list[Window], tokens: list[int], loaded: LoadedModel, params: QualityParams
 ) -> None:
     """Raises `MeasurementError` for a text that gives no window or ids the model does not have."""
     if not windows:
         raise MeasurementError(
-            f"text {params['text']['name']} has {len(tokens)} tokens: too short for one window of"
-            f" {params['window']} under protocol {params['protocol']}; give a longer text or a"
+            f"text {params.text.name} has {len(tokens)} tokens: too short for one window of"
+            f" {params.window} under protocol {params.protocol}; give a longer text or a"
             " smaller window"
         )
     rows = loaded.model.get_input_embeddings().weight.shape[0]

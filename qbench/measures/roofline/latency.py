@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Metric
     from qbench.core.spec import PrecisionRef
     from qbench.measures.loaded import LoadedModel
+    from qbench.measures.workload import GridPoint
     from qbench.precisions.inventory import Held
 
 METRICS = (
@@ -115,20 +116,20 @@ class Limits:
 
 def latency_limits(
     loaded: LoadedModel,
-    params: dict[str, Any],
+    point: GridPoint,
     *,
     prefill_s: float,
     decode_s: float,
     cache_bytes: int,
 ) -> Limits:
-    """Holds the medians of an item, its `params`, against the device's measured rates.
+    """Holds the medians at a point against the device's measured rates.
 
     `decode_s` is of one new token of the whole batch, `cache_bytes` the size of the full cache.
     Measures the rates, so it must not run while anything is timed.
     """
-    prompt, new = params["prompt_tokens"], params["new_tokens"]
-    dtype = multiplied_in(loaded, params["batch"] * prompt)
-    decoded = multiplied_in(loaded, params["batch"])
+    prompt, new = point.prompt_tokens, point.new_tokens
+    dtype = multiplied_in(loaded, point.batch * prompt)
+    decoded = multiplied_in(loaded, point.batch)
     rate = matrix_rate(loaded.device, dtype)
     weight_bytes, not_known = weight_bytes_read(loaded.model)
     read_bytes = floor_s = None
@@ -137,7 +138,7 @@ def latency_limits(
         read_bytes = weight_bytes + cache_bytes * (prompt + new / 2) / (prompt + new)
         bandwidth = read_bandwidth(loaded.device, read_bytes)
         floor_s = None if bandwidth.per_s is None else read_bytes / bandwidth.per_s
-    operations, unknown = _prefill_operations(loaded, params["batch"], prompt)
+    operations, unknown = _prefill_operations(loaded, point.batch, prompt)
     share = None
     if operations is not None and rate.per_s is not None:
         share = operations / prefill_s / rate.per_s
@@ -156,7 +157,7 @@ def latency_limits(
             for name, (value, reason) in found.items()
         ),
         {"multiplied_in": dtype, "decode_multiplied_in": decoded, "cache_bytes": cache_bytes},
-        _fallback_warnings(loaded, params["batch"], dtype, decoded),
+        _fallback_warnings(loaded, point.batch, dtype, decoded),
     )
 
 

@@ -10,9 +10,10 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
+from qbench.core.options import plain_options, typed_options
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, Item, slugify
-from qbench.measures.foreign_code import REMEDY, code_of
+from qbench.measures.foreign_code import REMEDY, code_of_task
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.tasks.index import (
     bundled_tasks,
@@ -63,6 +64,18 @@ class ResolvedTask(Frozen):
     """sha256 of its files, less data on the hub."""
 
 
+class TaskParams(Frozen):
+    """What one item puts to the model, as it stands in its record."""
+
+    task: ResolvedTask
+    limit: int | None
+    few_shot: int | None
+    batch: int
+    chat_template: bool
+    seeds: tuple[int, ...]
+    """Of Python, NumPy, torch and the choice of examples."""
+
+
 @dataclass(frozen=True)
 class Tasks:
     """How well the model does what tasks ask."""
@@ -93,22 +106,24 @@ class Tasks:
             Item(
                 measurement=self.name,
                 slug=_slug(name, options),
-                params={
-                    "task": _resolve(name, index, folder).model_dump(),
-                    "limit": options.limit,
-                    "few_shot": options.few_shot,
-                    "batch": options.batch,
-                    "chat_template": options.chat_template,
-                    "seeds": list(seeds),
-                },
+                params=plain_options(
+                    TaskParams(
+                        task=_resolve(name, index, folder),
+                        limit=options.limit,
+                        few_shot=options.few_shot,
+                        batch=options.batch,
+                        chat_template=options.chat_template,
+                        seeds=seeds,
+                    )
+                ),
             )
             for name in chosen
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Puts every item of the task, or of the group's tasks, to the model."""
-        params = dict(item.params)
-        task = ResolvedTask(**params.pop("task"))
+        params = typed_options(TaskParams, item.params)
+        task = params.task
         folder = None if task.location is None else Path(task.location)
         index = known_tasks([task.name], folder)
         if task.name not in index or _resolve(task.name, index, folder) != task:
@@ -116,15 +131,19 @@ class Tasks:
                 f"task {task.name}: its files have changed since the run was planned; start the"
                 " run again"
             )
-        code = () if loaded.trust_code else code_of(item)
+        code = () if loaded.trust_code else code_of_task(task.name, task.location)
         if code:
             raise MeasurementError(f"task {task.name}: found {'; '.join(code)}; {REMEDY}")
         results, prompts = run_task(
             loaded,
             task.name,
             yaml_files_of(task.name, index),
+            seeds=params.seeds,
+            batch=params.batch,
+            limit=params.limit,
+            few_shot=params.few_shot,
+            chat_template=params.chat_template,
             trust_code=loaded.trust_code,
-            **params,
         )
         outcome = make_outcome(task.name, results)
         warnings = []
@@ -134,10 +153,10 @@ class Tasks:
                 f" are longer than the model's context of {prompts['context_tokens']} tokens and"
                 " were cut at their beginning: compare with care, or ask for fewer examples"
             )
-        if params["few_shot"] not in {None, outcome.details["few_shot"]}:
+        if params.few_shot not in {None, outcome.details["few_shot"]}:
             warnings.append(
                 f"{task.name} was taken with {outcome.details['few_shot']} examples, as it says"
-                f" itself, not with few_shot: {params['few_shot']}; leave few_shot out"
+                f" itself, not with few_shot: {params.few_shot}; leave few_shot out"
             )
         return replace(outcome, details={**outcome.details, **prompts}, warnings=tuple(warnings))
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from statistics import fmean, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.core.errors import MeasurementError
 from qbench.core.gpu import gpu_probes
+from qbench.core.options import typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
@@ -158,6 +159,19 @@ class TrainingItemOptions(Frozen):
     """A training has no options here: they stand under `finetune`."""
 
 
+class TrainingParams(Frozen):
+    """What the one item trains, as it stands in its record."""
+
+    data: ResolvedTuningData
+    method: str
+    """Name in the table of methods."""
+    options: dict[str, Any]
+    """All of the method's, plain: which class they are of follows from its name."""
+    seed: int
+    packed: Literal["apart"] | None = None
+    """Where examples are packed: apart from records whose packed ones saw those before them."""
+
+
 @dataclass(frozen=True)
 class TrainingMeasurement:
     """What a training cost and gained."""
@@ -179,18 +193,18 @@ class TrainingMeasurement:
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Trains the loaded model, which is another one afterwards, and saves the artifact."""
-        params = item.params
+        params = typed_options(TrainingParams, item.params)
         if loaded.artifact_key is None:
             raise MeasurementError("a training needs the key of the artifact that it makes")
-        method = methods()[params["method"]]
-        options = method.options.model_validate(params["options"])
+        method = methods()[params.method]
+        options = typed_options(method.options, params.options)
         tokenizer = loaded.tokenizer
-        splits = load_splits(ResolvedTuningData.model_validate(params["data"]), tokenizer)
+        splits = load_splits(params.data, tokenizer)
         curriculum = prepare_curriculum(
             splits,
             tokenizer,
             options,
-            seed=params["seed"],
+            seed=params.seed,
             context_tokens=loaded.resolved.context_tokens,
             vocabulary=loaded.model.get_input_embeddings().weight.shape[0],
             fold_ids=loaded.has_random_weights,
@@ -209,10 +223,10 @@ class TrainingMeasurement:
                 folder=loaded.checkpoint.folder,
                 after_step=watch,
             )
-        name, chosen = method.load_precision(loaded.cell.precision, params["options"])
+        name, chosen = method.load_precision(loaded.cell.precision, params.options)
         held = PrecisionRef(label=name, name=name, options=chosen)
         limits = training_limits(training, options, loaded, held, watch)
-        predicted = predict_step(training, params["method"], options, loaded)
+        predicted = predict_step(training, params.method, options, loaded)
         outcome = _outcome(training, options, loaded, held, base_weights, limits, predicted)
         return replace(
             outcome, warnings=(*splits.warnings, *curriculum.warnings, *outcome.warnings)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.environment import hub_reachable
 from qbench.core.errors import ModelError, Problem
+from qbench.core.options import typed_options
+from qbench.measures.completion import COMPLETION, CompletionParams
+from qbench.measures.generation.generation import GENERATION, GenerationParams
+from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
+from qbench.measures.tasks.tasks import TASKS, TaskParams
+from qbench.measures.training.training import TRAINING, TrainingParams
 from qbench.sources.data.texts import DATASETS
 from qbench.sources.models.hub import data_folder, hub_folder
 
@@ -17,12 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.spec import Item, ResolvedModel
+    from qbench.measures.tasks.tasks import ResolvedTask
     from qbench.plan.job import Job
 
 _BYTES_A_WEIGHT = 2
 """Of a checkpoint in 16 bits, where the hub has not told its size."""
 _DATASET_PATH = re.compile(r"^dataset_path:\s*['\"]?([\w.-]+(?:/[\w.-]+)?)", re.MULTILINE)
 _INCLUDE = re.compile(r"^include:\s*['\"]?(\S+?)['\"]?\s*$", re.MULTILINE)
+
+_ON_DATA: dict[str, type[CompletionParams | GenerationParams | TrainingParams]] = {
+    COMPLETION.name: CompletionParams,
+    GENERATION.name: GenerationParams,
+    TRAINING.name: TrainingParams,
+}
+"""Items that read what is tuned on."""
 
 
 @dataclass(frozen=True)
@@ -105,22 +119,22 @@ def _wanted_data(jobs: Sequence[Job]) -> list[Wanted]:
 
 def _repositories(item: Item) -> dict[str, str]:
     """Data sets on the hub that an item reads, with what they are called in the suite."""
-    text, data, task = (item.params.get(name) for name in ("text", "data", "task"))
-    found: dict[str, str] = {}
-    if isinstance(text, dict) and text.get("kind") == "hub":
-        found[DATASETS[text["location"]].repo] = text["source"]
-    if isinstance(data, dict) and data.get("kind") == "hub":
-        found[data["location"]] = data["source"]
-    if isinstance(task, dict):
-        for repository in _of_task(task):
-            found[repository] = f"{task['name']} ({repository})"
-    return found
+    if item.measurement == QUALITY.name:
+        text = typed_options(QualityParams, item.params).text
+        return {DATASETS[text.location].repo: text.source} if text.kind == "hub" else {}
+    if item.measurement == TASKS.name:
+        task = typed_options(TaskParams, item.params).task
+        return {repository: f"{task.name} ({repository})" for repository in _of_task(task)}
+    if item.measurement not in _ON_DATA:
+        return {}
+    data = typed_options(_ON_DATA[item.measurement], item.params).data
+    return {} if data is None or data.kind != "hub" else {data.location: data.source}
 
 
-def _of_task(task: dict[str, Any]) -> list[str]:
+def _of_task(task: ResolvedTask) -> list[str]:
     """Data sets that a task's files name; a local format such as `json` is none."""
-    folder = None if task["location"] is None else Path(task["location"])
-    files = list(yaml_files_of(task["name"], known_tasks([task["name"]], folder)))
+    folder = None if task.location is None else Path(task.location)
+    files = list(yaml_files_of(task.name, known_tasks([task.name], folder)))
     found = []
     for file in files:
         text = _read(file)

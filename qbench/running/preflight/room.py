@@ -10,7 +10,9 @@ from qbench.core.cache import cache_folder
 from qbench.core.environment import device_fault
 from qbench.core.errors import Problem
 from qbench.core.gpu import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
+from qbench.core.options import typed_options
 from qbench.core.units import counted
+from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.plan.needs import disk_needs
 from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
@@ -198,11 +200,11 @@ def _states_bytes(job: Job) -> int:
     if decoder is None:
         return 0
     texts = [
-        task.item.params.get("text", {})
+        typed_options(QualityParams, task.item.params).text
         for task in job.tasks
-        if task.item.makes_states and task.item.measurement == "quality"
+        if task.item.makes_states and task.item.measurement == QUALITY.name
     ]
-    tokens = sum(_TEXT_TOKENS for text in texts if text.get("kind") == "hub")
+    tokens = sum(_TEXT_TOKENS for text in texts if text.kind == "hub")
     return 2 * decoder.hidden * tokens
 
 
