@@ -165,7 +165,7 @@ def baseline(
 
 
 def _tell_notes(*sides: Side) -> None:
-    from qbench.core.foreign import as_message
+    from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
     for side in sides:

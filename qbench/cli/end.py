@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import QbenchError
-from qbench.core.foreign import as_message
+from qbench.core.untrusted import as_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

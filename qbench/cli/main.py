@@ -125,7 +125,7 @@ def doctor(*, device: Device = None) -> None:
     from rich.text import Text
 
     from qbench.cli.doctor import examine
-    from qbench.core.foreign import visible
+    from qbench.core.untrusted import visible
 
     console = _console()
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -213,7 +213,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
         markup=False,
         highlight=False,
     )
-    for sentence in result.what_is_not_there():
+    for sentence in result.missing_in_words():
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
 
 

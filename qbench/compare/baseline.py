@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from qbench.compare.series import ITEM_IDS, WEIGHTS
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
-from qbench.core.foreign import cleaned, parse_json, read_bounded
 from qbench.core.record import Environment, Metric, Record
+from qbench.core.untrusted import cleaned, parse_json, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

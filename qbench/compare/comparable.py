@@ -120,7 +120,7 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
 
 def parameter_changes(new: Record, old: Record) -> list[ConditionChange]:
     """The parameters of the item that differ; a text by its contents, wherever it lies."""
-    mine, theirs = new.item.asked, old.item.asked
+    mine, theirs = new.item.params_by_contents, old.item.params_by_contents
     return [
         ConditionChange(name, _short(mine.get(name)), _short(theirs.get(name)))
         for name in dict.fromkeys((*mine, *theirs))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.compare.estimates.binary import PairedShares, Share
+from qbench.compare.estimates.binary import PairedProportions, Proportion
 from qbench.compare.estimates.bootstrap import bootstrap, sparse
 from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact, Student
 
@@ -39,7 +39,7 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
     units = len(own.sums)
     if own.binary:
         method = f"exact limits of a share of {units} {own.unit}"
-        return Estimated(Share(math.fsum(own.sums), units), method)
+        return Estimated(Proportion(math.fsum(own.sums), units), method)
     if units < FEWEST_UNITS:
         return Estimated(None, "none", short_by=FEWEST_UNITS - units)
     if not all(map(math.isfinite, own.sums)):
@@ -48,7 +48,7 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
     rare = min(right, tokens - right)
     if own.unit == "windows" and own.scores and 0 <= rare < FEWEST_UNITS:
         method = "exact limits of a share of tokens, few of which are other than the rest"
-        return Estimated(Share(right, tokens), method)
+        return Estimated(Proportion(right, tokens), method)
 
     def statistic(sums: list[Floats]) -> Floats:
         return own.figure(sums[0] / sums[1])
@@ -123,10 +123,10 @@ def _exact(own: Series, base: Series, *, relative: bool) -> Estimated | None:
     if own.binary and base.binary and (right or not relative):
         pairs = list(zip(own.sums, base.sums, strict=True))
         gained, lost = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
-        shares = PairedShares(gained, lost, units, base=right / units if relative else None)
+        shares = PairedProportions(gained, lost, units, base=right / units if relative else None)
         return Estimated(shares, f"exact limits of paired shares of {units} {own.unit}")
     if own.sums == base.sums and not relative and units >= FEWEST_UNITS:
-        shares = PairedShares(0, 0, math.fsum(own.weights), own.span)
+        shares = PairedProportions(0, 0, math.fsum(own.weights), own.span)
         return Estimated(shares, f"exact limits of what differs in none of {units} {own.unit}")
     return None
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.core.foreign import in_one_line
+from qbench.core.untrusted import in_one_line
 
 if TYPE_CHECKING:
     from qbench.core.errors import UsageError

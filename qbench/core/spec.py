@@ -148,7 +148,7 @@ class PrecisionRef(Frozen):
     """All options, defaults filled in."""
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def options_by_contents(self) -> dict[str, Any]:
         """The options, data by its contents: where its files lie does not matter."""
         return {name: _by_contents(value) for name, value in self.options.items()}
 
@@ -267,7 +267,7 @@ class Item(Frozen):
     references do not compare."""
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def params_by_contents(self) -> dict[str, Any]:
         """The parameters, data by its contents: where its files lie does not matter."""
         return {name: _by_contents(value) for name, value in self.params.items()}
 

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
-from qbench.core.foreign import cleaned, in_one_line, parse_json, read_bounded
 from qbench.core.record import SCHEMA_VERSION, Record
 from qbench.core.spec import Item, slugify
+from qbench.core.untrusted import cleaned, in_one_line, parse_json, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

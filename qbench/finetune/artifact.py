@@ -25,7 +25,7 @@ from qbench.core.errors import MeasurementError
 from qbench.core.files import waiting_folder, write_atomically
 from qbench.core.spec import Frozen
 from qbench.sources.models.tokenizer_files import tokenizer_files
-from qbench.sources.sealed import SEAL, broken_seal, keeping, one_maker, seal
+from qbench.sources.sealed import SEAL, broken_seal, cache_write_errors, maker_lock, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def replacing_artifact(info: ArtifactInfo) -> Iterator[Path]:
     Raises `NotKeptError` when the artifact cannot be written.
     """
     folder = artifact_folder(info.key)
-    with keeping(folder), waiting_folder(folder / "new") as fresh:
+    with cache_write_errors(folder), waiting_folder(folder / "new") as fresh:
         yield fresh
         write_atomically(fresh / _FILE, info.model_dump_json(indent=2) + "\n")
         seal(fresh, info.key)
@@ -137,7 +137,7 @@ def copy_tokenizer(base: Path, target: Path) -> None:
 
 def lock_artifact(key: str) -> AbstractContextManager[None]:
     """Waits until no one else makes this artifact; the lock of a killed process is free."""
-    return one_maker(artifact_folder(key))
+    return maker_lock(artifact_folder(key))
 
 
 def _remove(path: Path) -> None:

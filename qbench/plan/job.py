@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from qbench.core.foreign import as_message, cleaned, visible
 from qbench.core.record import Environment, Record, Status
 from qbench.core.spec import Cell, Frozen, Item, ResolvedModel, StaticBytes
+from qbench.core.untrusted import as_message, cleaned, visible
 
 _SAID = ("reason", "log_tail", "warnings")
 

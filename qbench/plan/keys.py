@@ -142,10 +142,10 @@ def _identity(
             **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
             **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
         },
-        "precision": {"name": cell.precision.name, "options": cell.precision.asked},
+        "precision": {"name": cell.precision.name, "options": cell.precision.options_by_contents},
         "measurement": {
             "name": item.measurement,
-            "params": item.asked,
+            "params": item.params_by_contents,
             "repeat": item.repeat,
         },
         "protocol": PROTOCOL_VERSION,

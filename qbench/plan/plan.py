@@ -14,13 +14,13 @@ from qbench.finetune import options_of
 from qbench.finetune.options import misfit
 from qbench.measures import measures
 from qbench.plan.calibration import resolve_calibrations
-from qbench.plan.code import code_problems
 from qbench.plan.items import CellItems
 from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
 from qbench.plan.layout import Layout, PlannedCell
 from qbench.plan.records import RecordsOnDisk
 from qbench.plan.suite.suite import Suite, load_suite
+from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
 from qbench.sources.data.tuning import resolve_tuning_data
 from qbench.sources.models.resolve import resolve_model
@@ -214,7 +214,7 @@ def _resolve(
     items, item_problems = _resolve_items(suite, models)
     data, data_problems = _resolve_data(suite, models)
     suite, text_problems = resolve_calibrations(suite, items, data)
-    untrusted = code_problems(suite, chain.from_iterable(items.values()))
+    untrusted = untrusted_code_problems(suite, chain.from_iterable(items.values()))
     untrusted += _too_many_records(suite, items)
     every = [*problems, *item_problems, *data_problems, *text_problems, *untrusted]
     if every:

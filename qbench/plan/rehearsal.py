@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, Problem, SuiteError, TextError
-from qbench.core.foreign import read_bounded
 from qbench.core.spec import ModelRef, PrecisionRef
+from qbench.core.untrusted import read_bounded
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan.rehearsal_options import shorten_measure, shorten_training

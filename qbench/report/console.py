@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
-from qbench.core.foreign import visible
+from qbench.core.untrusted import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,8 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.foreign import visible
 from qbench.core.page import Code, Column, Figure, Fold, Heading, Row, Table, Words
+from qbench.core.untrusted import visible
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import items, text_titles
 

@@ -47,7 +47,7 @@ class RunResult:
             or bool(self.lacking)
         )
 
-    def what_is_not_there(self) -> list[str]:
+    def missing_in_words(self) -> list[str]:
         """A sentence each of what no record says, with what to do."""
         sentences = []
         if self.lost:

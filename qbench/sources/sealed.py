@@ -70,12 +70,12 @@ def _added(folder: Path, known: set[str]) -> str | None:
 
 
 @contextmanager
-def making(place: Path, key: str) -> Iterator[Path]:
+def sealed_folder(place: Path, key: str) -> Iterator[Path]:
     """Gives an empty folder; what lies in it when the block ends is `place` from then on, sealed.
 
     Raises `NotKeptError` when that cannot be written; what was there before is then as it was.
     """
-    with keeping(place), waiting_folder(place) as waiting:
+    with cache_write_errors(place), waiting_folder(place) as waiting:
         yield waiting
         seal(waiting, key)
         shutil.rmtree(place, ignore_errors=True)
@@ -83,7 +83,7 @@ def making(place: Path, key: str) -> Iterator[Path]:
 
 
 @contextmanager
-def keeping(place: Path) -> Iterator[None]:
+def cache_write_errors(place: Path) -> Iterator[None]:
     """Raises `NotKeptError` for whatever the libraries raise when a file cannot be written."""
     try:
         yield
@@ -97,13 +97,13 @@ def keeping(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def one_maker(place: Path) -> Iterator[None]:
+def maker_lock(place: Path) -> Iterator[None]:
     """Waits until no one else makes what lies at `place`; the lock of a killed process is free.
 
     Raises `NotKeptError` where nothing can be written.
     """
     lock = FileLock(place.with_name(f"{place.name}.lock"))
-    with keeping(place):
+    with cache_write_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from qbench.compare.differences import difference, level
-from qbench.compare.estimates.binary import Share
+from qbench.compare.estimates.binary import Proportion
 from qbench.compare.estimates.blocks import block_length
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact, two_sided
@@ -176,7 +176,7 @@ def test_top_tokens_that_always_agree_may_not_always() -> None:
 
 def test_a_share_of_right_answers_has_exact_limits_however_few() -> None:
     found = level([task("nf4", [1.0] * 8)], "accuracy", sampling=SAMPLING)
-    assert found.estimate == Share(8.0, 8)
+    assert found.estimate == Proportion(8.0, 8)
     assert found.estimate.limit(0.05) == pytest.approx(0.05 ** (1 / 8))
 
 

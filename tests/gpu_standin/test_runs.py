@@ -101,7 +101,7 @@ def test_capability_8_6_the_second_gpu_by_its_id(workplace: Workplace) -> None:
     # The look at the machine and each cell's worker initialise CUDA; what the workers are forked
     # from never does.
     lines = log.read_text().splitlines()
-    forked = [line.partition(" ")[0] for line in lines if "executors/server.py" in line]
+    forked = [line.partition(" ")[0] for line in lines if "executors/fork_server.py" in line]
     assert (len(lines), len(forked), len(set(forked))) == (3, 2, 2)
 
 

@@ -291,13 +291,13 @@ def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Work
     assert len(result.records) == 3
     assert dict(result.counts) == {"ok": 3}
     assert result.failed
-    (sentence,) = result.what_is_not_there()
+    (sentence,) = result.missing_in_words()
     assert sentence.startswith(f"planned but not on disk: 1 record, such as {result.lost[0].path}")
 
     result = run_inline(workplace, work=pretended()).result
     assert (len(result.records), result.taken, result.lost) == (4, 1, ())
     assert not result.failed
-    assert result.what_is_not_there() == []
+    assert result.missing_in_words() == []
 
 
 def test_from_python_by_the_package_as_often_as_wanted(measured: Workplace) -> None:

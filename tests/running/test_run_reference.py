@@ -57,7 +57,7 @@ def test_what_the_cache_could_not_hold_is_missed_and_taken_by_the_next_run(
     result = run_inline(place).result
     assert result.failed
     assert (len(result.records), result.taken) == (2, 2)
-    (sentence,) = result.what_is_not_there()
+    (sentence,) = result.missing_in_words()
     assert "without all that was asked for: 1 record, such as tiny--nf4 quality" in sentence
     assert divergence(place) == {"fp32": 0.0, "nf4": None}
 

@@ -450,7 +450,7 @@ def test_it_stands_in_an_item(tmp_path: Path) -> None:
     data = resolve(tmp_path)
     item = Item(measurement="x", slug="x", params={"data": data.model_dump(mode="json")})
     assert Item.model_validate_json(item.model_dump_json()) == item
-    assert item.asked == {"data": data.fingerprint}
+    assert item.params_by_contents == {"data": data.fingerprint}
     assert ResolvedTuningData(**item.params["data"]) == data
 
 

@@ -35,7 +35,7 @@ _LOGARITHMS = 50.0
 """As far below 0 as the logarithm of a ratio is looked for."""
 
 
-class Outcomes(ABC):
+class BinaryEstimate(ABC):
     """What the estimates here read off their two confidence distributions."""
 
     trials: float
@@ -59,7 +59,7 @@ class Outcomes(ABC):
         """Confidence that the lower end lies below the bound."""
 
     @abstractmethod
-    def scaled(self, factor: float) -> Outcomes:
+    def scaled(self, factor: float) -> BinaryEstimate:
         """The same outcomes over so many times the trials."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Outcomes(ABC):
 
 
 @dataclass(frozen=True)
-class Share(Outcomes):
+class Proportion(BinaryEstimate):
     """The share of trials that came out right, with Clopper and Pearson's limits."""
 
     right: float
@@ -129,9 +129,9 @@ class Share(Outcomes):
         """Of a beta distribution with one wrong more."""
         return _beta(self.right, self.trials - self.right + 1, bound)
 
-    def scaled(self, factor: float) -> Share:
+    def scaled(self, factor: float) -> Proportion:
         """The same share of so many times the trials."""
-        return Share(self.right * factor, self.trials * factor)
+        return Proportion(self.right * factor, self.trials * factor)
 
     def finds(self, change: float, *, alpha: float, power: float) -> bool:
         """Whether the share so far up and so far down is excluded, where there is room for it."""
@@ -145,7 +145,7 @@ class Share(Outcomes):
 
 
 @dataclass(frozen=True)
-class PairedShares(Outcomes):
+class PairedProportions(BinaryEstimate):
     """How far apart two shares of the same trials are: gained less lost, over all trials.
 
     The share of gains among the pairs that differ and the share of pairs that differ each have
@@ -188,7 +188,7 @@ class PairedShares(Outcomes):
         """The upper end's with the sides changed."""
         return 1 - _melded(self.lost, self.gained, self.trials, -self._apart(bound))
 
-    def scaled(self, factor: float) -> PairedShares:
+    def scaled(self, factor: float) -> PairedProportions:
         """The same shares of so many times the trials."""
         return replace(
             self,

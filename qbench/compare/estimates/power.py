@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from qbench.compare.estimates import student
-from qbench.compare.estimates.binary import Outcomes
+from qbench.compare.estimates.binary import BinaryEstimate
 from qbench.compare.estimates.bootstrap import Bootstrap
 from qbench.compare.estimates.estimates import Student
 
@@ -29,7 +29,7 @@ def detectable_change(estimate: Estimate, *, alpha: float, power: float = POWER)
     much beyond the margin breaks it. Quantiles are Student's where there are degrees of freedom;
     outcomes of right and wrong have limits of their own, and infinity where there are too few.
     """
-    if isinstance(estimate, Outcomes):
+    if isinstance(estimate, BinaryEstimate):
         return estimate.detectable(alpha=alpha, power=power)
     return (_quantile(estimate, 1 - alpha) + _quantile(estimate, power)) * estimate.standard_error
 
@@ -41,7 +41,7 @@ def units_needed(
 
     None where the figure is the bound itself, or so near it that the number says nothing.
     """
-    if isinstance(estimate, Outcomes):
+    if isinstance(estimate, BinaryEstimate):
         return _fewest(
             units,
             lambda factor: estimate.scaled(factor).decides(bound, alpha=alpha, power=power),
@@ -58,7 +58,7 @@ def units_to_find(
     """
     if change == 0:
         return None
-    if isinstance(estimate, Outcomes):
+    if isinstance(estimate, BinaryEstimate):
         return _fewest(
             units,
             lambda factor: estimate.scaled(factor).finds(abs(change), alpha=alpha, power=power),

@@ -30,7 +30,7 @@ from qbench.precisions import precisions
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.fingerprint import files_sha256
-from qbench.sources.sealed import broken_seal, making, one_maker
+from qbench.sources.sealed import broken_seal, maker_lock, sealed_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def merged_checkpoint(
         "versions": {package: version(package) for package in _DECIDING_PACKAGES},
     }
     made = cache_folder() / "merged" / content_key(identity)
-    with one_maker(made):
+    with maker_lock(made):
         damage = broken_seal(made, made.name)
         if damage is not None:
             if made.exists():
@@ -182,7 +182,7 @@ def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
     model.to(getattr(torch, TORCH_DTYPE[dtype]))
     # The base's own may hold settings that transformers refuses to save; it is copied below.
     model.generation_config = GenerationConfig()
-    with making(made, made.name) as waiting:
+    with sealed_folder(made, made.name) as waiting:
         model.save_pretrained(waiting)
         # The base's small files as they are: its configuration, and code of its own if any.
         for path in base.iterdir():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.finetune.optimizers import restore_optimizer
 from qbench.finetune.trainable import gpus_of, trained_weights
-from qbench.sources.sealed import broken_seal, making
+from qbench.sources.sealed import broken_seal, sealed_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def save_checkpoint(
 
     target = folder / f"step-{progress.step:08d}"
     weights = {name: weight.detach() for name, weight in trained_weights(model).items()}
-    with making(target, folder.parent.name) as waiting:
+    with sealed_folder(target, folder.parent.name) as waiting:
         save_file(
             {name: weight.contiguous() for name, weight in weights.items()},
             waiting / "weights.safetensors",

@@ -16,8 +16,8 @@ from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.record import Metric
-from qbench.measures.foreign_code import nothing_fetched
 from qbench.measures.generation.references import SCORES
+from qbench.measures.untrusted_code import nothing_fetched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
 from qbench.measures.quality.head import OutputHead
-from qbench.sources.sealed import broken_seal, making
+from qbench.sources.sealed import broken_seal, sealed_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class OwnStates:
         if rounding_kl is not None:
             metadata["rounding_kl"] = repr(rounding_kl)
         path = states_path(key)
-        with making(path.parent, key) as waiting:
+        with sealed_folder(path.parent, key) as waiting:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, waiting / path.name, metadata=metadata)
 

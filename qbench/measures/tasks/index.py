@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from qbench.core.cache import read_cached, write_cached
-from qbench.core.foreign import MOST_DEPTH, in_one_line, read_bounded
+from qbench.core.untrusted import MOST_DEPTH, in_one_line, read_bounded
 from qbench.sources.bundled import BUNDLED_FOLDER
 from qbench.sources.fingerprint import files_sha256
 

@@ -19,8 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NonFiniteError
-from qbench.measures.foreign_code import nothing_fetched, templates_within_bounds
 from qbench.measures.generation.continuation import refuse_nonfinite
+from qbench.measures.untrusted_code import nothing_fetched, templates_within_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

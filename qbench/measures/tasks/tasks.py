@@ -13,7 +13,6 @@ from qbench.core.names import did_you_mean
 from qbench.core.options import plain_options, typed_options
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, Item, slugify
-from qbench.measures.foreign_code import REMEDY, code_of_task
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.tasks.index import (
     bundled_tasks,
@@ -26,6 +25,7 @@ from qbench.measures.tasks.index import (
 )
 from qbench.measures.tasks.results import METRICS, make_outcome
 from qbench.measures.tasks.run import COMMAND_SEEDS, run_task
+from qbench.measures.untrusted_code import REMEDY, code_of_task
 
 if TYPE_CHECKING:
     from qbench.core.record import MetricDefinition

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, model_validator
 
-from qbench.core.foreign import LONGEST_LINE
 from qbench.core.names import did_you_mean
 from qbench.core.reading import READ, Given, Unfit, said
 from qbench.core.spec import Cell, Frozen
+from qbench.core.untrusted import LONGEST_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, UsageError
-from qbench.core.foreign import read_bounded
 from qbench.core.names import did_you_mean
+from qbench.core.untrusted import read_bounded
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.bundled import bundled_models
 from qbench.sources.models.config import LARGEST_BYTES, parse_config

@@ -115,7 +115,7 @@ class LocalExecutor:
         scratch = self._scratch.enter_context(scratch_folder("qbench-run"))
         self._server = subprocess.Popen(
             python_command(
-                "qbench.running.executors.server",
+                "qbench.running.executors.fork_server",
                 str(os.getpid()),
                 self._device,
                 *self._measurements,

@@ -40,7 +40,7 @@ _ON_DATA: dict[str, type[CompletionParams | GenerationParams | TrainingParams]] 
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Download:
     """Something on a hub that is not on this machine yet."""
 
     name: str
@@ -51,7 +51,7 @@ class Wanted:
 
 def hub_problems(jobs: Sequence[Job]) -> list[Problem]:
     """Why what is not here yet cannot be fetched; nothing where all is here, or can be."""
-    wanted = wanted_models(jobs) + _wanted_data(jobs)
+    wanted = models_to_download(jobs) + _data_to_download(jobs)
     if not wanted:
         return []
     reachable, words = hub_reachable()
@@ -78,9 +78,9 @@ def hub_problems(jobs: Sequence[Job]) -> list[Problem]:
     ]
 
 
-def wanted_models(jobs: Sequence[Job]) -> list[Wanted]:
+def models_to_download(jobs: Sequence[Job]) -> list[Download]:
     """The hub models that must be downloaded, with their sizes."""
-    return [Wanted(model.ref.source, download_bytes(model)) for model in _absent(jobs)]
+    return [Download(model.ref.source, download_bytes(model)) for model in _absent(jobs)]
 
 
 def download_bytes(model: ResolvedModel) -> int | None:
@@ -107,13 +107,13 @@ def _refused(jobs: Sequence[Job]) -> Iterator[ModelError]:
                 yield error
 
 
-def _wanted_data(jobs: Sequence[Job]) -> list[Wanted]:
+def _data_to_download(jobs: Sequence[Job]) -> list[Download]:
     repositories: dict[str, str] = {}
     for job in jobs:
         for task in job.tasks:
             repositories.update(_repositories(task.item))
     return [
-        Wanted(shown) for repository, shown in repositories.items() if not _is_cached(repository)
+        Download(shown) for repository, shown in repositories.items() if not _is_cached(repository)
     ]
 
 
@@ -178,7 +178,7 @@ def _has_token() -> bool:
     return get_token() is not None
 
 
-def _shown(one: Wanted) -> str:
+def _shown(one: Download) -> str:
     return (
         one.name
         if one.download_bytes is None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qbench.core.errors import TextError
-from qbench.core.foreign import read_bounded
 from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
+from qbench.core.untrusted import read_bounded
 from qbench.sources.bundled import PREFIX, bundled_texts
 
 LARGEST_BYTES = 2**31

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.core.foreign import cleaned, in_one_line, read_bounded, visible
+from qbench.core.untrusted import cleaned, in_one_line, read_bounded, visible
 from qbench.sources.shapes.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qbench.core.errors import ModelError
-from qbench.core.foreign import in_one_line, read_bounded
+from qbench.core.untrusted import in_one_line, read_bounded
 from qbench.sources.models.config import LARGEST_BYTES
 
 SINGLE_FILE = "model.safetensors"

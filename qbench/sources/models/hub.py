@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.cache import read_cached, write_cached
 from qbench.core.errors import ModelError, QbenchError
-from qbench.core.foreign import read_bounded
+from qbench.core.untrusted import read_bounded
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
 from qbench.sources.models.headers import (
     ADAPTER_CONFIG,

@@ -11,7 +11,7 @@ import pytest
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.tasks.tasks import TASKS, TasksOptions
-from qbench.plan.code import code_of
+from qbench.plan.untrusted_code import code_of
 from qbench.sources.bundled import bundled_models
 from tests.command import call
 from tests.precisions.tiny_cells import Variant, resolve

@@ -1,10 +1,10 @@
 """The fork server: imports once, then forks one worker a job.
 
-`python -m qbench.running.executors.server PARENT_PID DEVICE [MEASUREMENT …]`, with the measurements
-that are to be taken, reads one request a line from its standard input, `{"job": …, "log": path}`,
-and writes one event a line to its standard output: the worker's own (see `qbench.running.worker`)
-between `{"event": "started", "pid": …}` and `{"event": "ended", "exit_code": …}` (negative: the
-signal that ended it).
+`python -m qbench.running.executors.fork_server PARENT_PID DEVICE [MEASUREMENT …]`, with the
+measurements that are to be taken, reads one request a line from its standard input,
+`{"job": …, "log": path}`, and writes one event a line to its standard output: the worker's own (see
+`qbench.running.worker`) between `{"event": "started", "pid": …}` and
+`{"event": "ended", "exit_code": …}` (negative: the signal that ended it).
 """
 
 from __future__ import annotations

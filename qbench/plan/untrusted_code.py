@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.foreign import visible
 from qbench.core.options import typed_options
-from qbench.measures.foreign_code import code_of_task, script_of
+from qbench.core.untrusted import visible
 from qbench.measures.generation.generation import GENERATION, GenerationParams
 from qbench.measures.tasks.tasks import TASKS, TaskParams
+from qbench.measures.untrusted_code import code_of_task, script_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,8 +31,8 @@ def code_of(item: Item) -> tuple[str, ...]:
     return ()
 
 
-def code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:
-    """Each piece of foreign Python that the suite does not allow, at the key that names it.
+def untrusted_code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:
+    """Each piece of untrusted Python that the suite does not allow, at the key that names it.
 
     `items` are those that the suite's measurements ask for.
     """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.core.foreign import (
+from qbench.core.untrusted import (
     LONGEST_LINE,
     LONGEST_WORDS,
     as_message,
