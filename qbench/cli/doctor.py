@@ -103,7 +103,9 @@ def _device(chosen: str, wanted: str | None, environment: Environment) -> Findin
     if fault is not None:
         return Finding("problem", "device", f"{fact}: {fault.found}", fault.remedy)
     if chosen == "cpu":
-        return Finding("ok", "device", fact, "all precisions run here; fp16 and int8 are slow")
+        slow = [name for name, one in precisions().items() if one.slow_on_cpu]
+        follows = f"all precisions run here; {' and '.join(slow)} are slow"
+        return Finding("ok", "device", fact, follows)
     return Finding("ok", "device", f"{fact}; a product there is right")
 
 
@@ -123,12 +125,17 @@ def _backend() -> Finding:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         return Finding("problem", topic, f"torch cannot be imported ({type(error).__name__})")
     if "error" in found:
-        follows = "int8, fp4, nf4 and nf4-dq cannot run; reinstall bitsandbytes"
+        *most, last = _of_bitsandbytes()
+        follows = f"{', '.join(most)} and {last} cannot run; reinstall bitsandbytes"
         return Finding("problem", topic, found["error"], follows)
     if not found["native"]:
         follows = "4-bit precisions fall back to slow code; reinstall bitsandbytes"
         return Finding("warning", topic, f"{found['backend']}, native library missing", follows)
     return Finding("ok", topic, f"{found['backend']}, native library loaded")
+
+
+def _of_bitsandbytes() -> list[str]:
+    return [name for name, one in precisions().items() if "bitsandbytes" in one.needs]
 
 
 def _precisions(environment: Environment) -> Iterator[Finding]:

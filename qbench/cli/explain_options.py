@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -18,10 +18,12 @@ from qbench.precisions import precisions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from qbench.core.spec import Frozen
+
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*=(.*)")
 
 
-def read_assignments(precision: str, assignments: Iterable[str]) -> dict[str, Any]:
+def read_assignments(precision: str, assignments: Iterable[str]) -> Frozen:
     """All options of a precision, those of the assignments set; values are read as in a suite.
 
     Raises `UsageError` for one that is no assignment, and `SuiteError` with all problems of keys
@@ -47,4 +49,4 @@ def read_assignments(precision: str, assignments: Iterable[str]) -> dict[str, An
     if len(findings):
         # A line of its own is what each option has, and none that the user could count.
         raise SuiteError([replace(problem, line=None) for problem in findings.sorted()])
-    return options.model_dump()
+    return options

@@ -12,7 +12,6 @@ from qbench.core.names import did_you_mean, what_there_is
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions
-from qbench.precisions.integer.options import is_integer
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_cases, fit_row
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _NOT_AT_ALL = "-"
-_NO_CHOICE = frozenset({"stored", "integer"})
-"""What a checkpoint is, and not what a model can be held in; what says nothing without options."""
-
 _SETS_OF_LAYERS = frozenset({"default", "all-linear"})
 
 
@@ -93,7 +89,7 @@ def check_precisions(names: Sequence[str]) -> tuple[str, ...]:
             raise UsageError(
                 f"--precision {name!r}: no such precision; {what_there_is(name, precisions())}"
             )
-    return tuple(names) or tuple(name for name in precisions() if name not in _NO_CHOICE)
+    return tuple(names) or tuple(name for name, one in precisions().items() if one.by_default)
 
 
 def make_table(
@@ -238,8 +234,12 @@ def _notes(table: FitTable) -> list[str]:
             f"Laid over {table.device.gpus} GPUs (device_map: auto), compared with their sum: whole"
             " layers lie on one of them, so that somewhat less may fit."
         )
-    if any(is_integer(row.precision) for row in table.rows if row.reason is None):
-        notes.append("Integers are made of the floating model, which must fit as a whole at first.")
+    shown = dict.fromkeys(row.precision for row in table.rows if row.reason is None)
+    made = [name for name in shown if precisions()[name].loads_whole]
+    if made:
+        notes.append(
+            f"{', '.join(made)}: made of the floating model, which must fit as a whole at first."
+        )
     return notes
 
 

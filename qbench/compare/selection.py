@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.core.lookup import mapping
 from qbench.core.spec import Deployment
+from qbench.precisions import precisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.core.spec import TuningRef
 
-PRECISION_ORDER = ("fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq")
-"""Order of rows below the reference; other precisions follow in the order they are found."""
 METHOD_ORDER = ("full", "qat", "lora")
 """Order of the ways to tune."""
 DEPLOYMENT_ORDER: tuple[str, ...] = get_args(Deployment)
@@ -212,7 +211,7 @@ def _reference_slug(cells: Iterable[list[Record]]) -> str | None:
 
 
 def _rank(row: CellRecords) -> int:
-    return _place(PRECISION_ORDER, row.records[0].cell.precision.name)
+    return _precision_place(row.records[0].cell.precision.name)
 
 
 def _tuned_order(row: CellRecords) -> tuple[Any, ...]:
@@ -222,12 +221,17 @@ def _tuned_order(row: CellRecords) -> tuple[Any, ...]:
         return ()
     return (
         _place(METHOD_ORDER, tuning.method),
-        _place(PRECISION_ORDER, tuning.precision.name),
+        _precision_place(tuning.precision.name),
         _version_order(tuning.arm),
         tuning.arm,
         tuning.seed,
         -1 if row.deploy is None else _place(DEPLOYMENT_ORDER, row.deploy),
     )
+
+
+def _precision_place(name: str) -> int:
+    """Below the reference, precisions stand as `qbench list` has them; others in any order."""
+    return _place(tuple(precisions()), name)
 
 
 def _place(order: tuple[str, ...], name: str) -> int:

@@ -148,10 +148,20 @@ def detect_environment(device: str) -> Environment:
 
 def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | None:
     """Which of the packages are not installed, with the remedy; None if all are."""
-    missing = [package for package in needs if environment.versions.get(package) is None]
+    missing = [package for package in needs if version_in(package, environment) is None]
     if not missing:
         return None
     return f"needs {', '.join(missing)}: pip install {' '.join(missing)}"
+
+
+def version_in(package: str, environment: Environment) -> str | None:
+    """The version of a package that is in use; None without it.
+
+    The environment names those that qbench's own code needs; of others it is looked up.
+    """
+    if package in environment.versions or package in (*NUMERICS_PACKAGES, *LAYER_PACKAGES):
+        return environment.versions.get(package)
+    return _version(package)
 
 
 def _versions() -> dict[str, str | None]:

@@ -7,12 +7,15 @@ so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import BF16, FP16, FP32, MasterType
 from qbench.finetune.artifact import copy_tokenizer
 from qbench.finetune.optimizers import optimizer_unavailable
-from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
+from qbench.finetune.options import PositiveNumber, TrainingOptions
 from qbench.finetune.trainable import Trainable
+from qbench.precisions import is_quantized, products_of
+from qbench.precisions.floating import in_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +31,7 @@ class FullOptions(TrainingOptions):
 
     learning_rate: PositiveNumber = 2e-5
     """The highest, reached after the warm-up; about a tenth of LoRA's."""
-    master_weights: Literal["fp32", "bf16"] = "fp32"
+    master_weights: MasterType = FP32
     """Type that the weights are kept and updated in."""
 
 
@@ -48,12 +51,14 @@ class Full:
                 f"full tuning changes every weight, and those of {precision.name} are codes, which"
                 " have no gradient; use method lora, or a 16- or 32-bit precision"
             )
-        if precision.name == "fp16":
+        products = products_of(precision)
+        own = None if products is None else products.rest
+        if own == FP16:
             return (
                 "full tuning in fp16 needs a loss scale, which is not done: small gradients are"
                 " zero in fp16; use precision bf16"
             )
-        if precision.name == "fp32" and options["master_weights"] == "bf16":
+        if own == FP32 and options["master_weights"] == BF16:
             return "fp32 weights cannot be kept in bf16 master weights; use precision bf16"
         return None
 
@@ -65,7 +70,7 @@ class Full:
         self, precision: PrecisionRef, options: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
         """The master weights' type."""
-        return str(options["master_weights"]), {}
+        return in_type(options["master_weights"]).name, {}
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """Its weights in 16 bits, and rounded to codes: there is no adapter."""

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.environment import missing_packages
 from qbench.core.errors import MeasurementError
 from qbench.core.names import what_there_is
+from qbench.core.number_types import FP16, FP32
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
-from qbench.finetune.options import TrainingOptions, computes_in_fp16, is_quantized
+from qbench.finetune.options import TrainingOptions, computes_in_fp16
 from qbench.finetune.trainable import Trainable
-from qbench.precisions.integer.options import is_integer
+from qbench.precisions import is_quantized, options_of, precisions, products_of
+from qbench.precisions.computing import computed_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Deployment, PrecisionRef
 
-FOUR_BIT = ("fp4", "nf4", "nf4-dq")
 _CHANGES_THE_BASE = ("pissa", "olora")
 _INIT: dict[str, bool | str] = {
     "default": True,
@@ -68,23 +69,20 @@ class Lora:
 
     def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         """What PEFT refuses or gets wrong (0.21, tried), and what no plain adapter can hold."""
-        if precision.options.get("activations", "none") != "none":
-            return (
-                f"{precision.label} rounds its inputs, and torchao passes no gradient through"
-                " that: adapters below would learn nothing; train on weights alone (int8-wo,"
-                " int4-g32), or use method: qat"
-            )
-        return self._wrong_options(precision, options) or argument_conflict(precision, options)
+        held = precisions()[precision.name]
+        return (
+            held.untrainable(options_of(precision), self.name, options)
+            or self._wrong_options(precision, options)
+            or argument_conflict(precision, options)
+        )
 
     def _wrong_options(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         init = options["init"]
-        if options["compute"] == "fp32" and computes_in_fp16(precision):
+        if options["compute"] == FP32 and computes_in_fp16(precision):
             return (
                 "without autocast the base computes in fp16, whose gradients need a loss scale,"
                 " which is not done; use compute: bf16"
             )
-        if options["dora"] and precision.name == "int8":
-            return "DoRA on int8 fails in PEFT, which finds no scales to dequantize; use nf4"
         if init in _CHANGES_THE_BASE:
             if is_quantized(precision):
                 return (
@@ -96,10 +94,11 @@ class Lora:
                     f"init {init} is saved as a plain adapter, which can hold no dora, bias or"
                     " extra beside it; leave them out, or use init: default"
                 )
-        if init == "loftq" and precision.name not in FOUR_BIT:
+        products = products_of(precision)
+        if init == "loftq" and (products is None or products.kind != "4bit"):
             return (
                 f"init loftq begins with what 4-bit codes lost, and {precision.name} has none;"
-                f" use {', '.join(FOUR_BIT)}, or init: default"
+                f" use {', '.join(_four_bit())}, or init: default"
             )
         return None
 
@@ -119,15 +118,15 @@ class Lora:
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """All of them; those that concern a quantized base, on one alone."""
+        held = precisions()[precision.name]
         quantized: tuple[Deployment, ...] = (
             "merged-requantized",
-            "merged-dequantized",
-            # PEFT cannot merge into torchao's codes that it did not make itself.
-            *(() if is_integer(precision.name) else ("merged-in-place",)),
+            *(("merged-dequantized",) if held.dequantizes else ()),
+            *(("merged-in-place",) if held.merges_in_place else ()),
         )
         return (
             "attached",
-            "attached-fp16",
+            *(("attached-fp16",) if computed_in(precision, FP16) is not None else ()),
             "merged",
             *(quantized if is_quantized(precision) else ("quantized",)),
             "adapter-int8",
@@ -166,6 +165,12 @@ class Lora:
             return Trainable(tuned, lambda target: _save(tuned, target))
         initial = _adapter_weights(tuned)
         return Trainable(tuned, lambda target: _save_difference(tuned, initial, target))
+
+
+def _four_bit() -> list[str]:
+    """The precisions whose layers are bitsandbytes' 4-bit ones, which PEFT can fill anew."""
+    found = {name: held.products(held.options()) for name, held in precisions().items()}
+    return [name for name, one in found.items() if one is not None and one.kind == "4bit"]
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.names import what_there_is
-from qbench.finetune.options import is_quantized
 from qbench.finetune.targets import (
     TIED_HEAD,
     is_tied,
@@ -19,6 +18,7 @@ from qbench.finetune.targets import (
     token_embeddings,
     under,
 )
+from qbench.precisions import is_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

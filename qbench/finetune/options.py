@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.core.errors import Problem
+from qbench.core.number_types import BF16, FP16, AutocastType
 from qbench.core.spec import Frozen
+from qbench.precisions import products_of
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef, ResolvedModel
 
 LONGEST_BY_DEFAULT = 512
 """Tokens of a sequence where the suite does not say; fewer where the context is shorter."""
-FLOATING = ("fp32", "bf16", "fp16")
-"""Precisions that hold weights which a gradient can change. All others hold codes."""
-
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -48,7 +47,7 @@ class TrainingOptions(Frozen):
     """Longest gradient, by its Euclidean norm over all trainable weights; null for no limit."""
     checkpointing: bool = False
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
-    compute: Literal["bf16", "fp32"] = "bf16"
+    compute: AutocastType = BF16
     """Autocast type of the forward pass; with fp32 each layer computes in its weights' own type."""
     max_tokens: Annotated[int, Field(ge=2)] | None = None
     """Longest sequence; longer examples are left out, never cut. Unless given, the model's context,
@@ -90,12 +89,7 @@ def misfit(options: TrainingOptions, model: ResolvedModel) -> Problem | None:
     )
 
 
-def is_quantized(precision: PrecisionRef) -> bool:
-    """Whether the weights are codes, which a gradient cannot change."""
-    return precision.name not in FLOATING
-
-
 def computes_in_fp16(precision: PrecisionRef) -> bool:
     """Whether layers of this precision multiply in fp16 when nothing is cast."""
-    types = {precision.options.get("dtype"), precision.options.get("compute_dtype")}
-    return precision.name == "fp16" or "fp16" in types
+    products = products_of(precision)
+    return products is not None and FP16 in {products.rest, products.compute}

@@ -29,12 +29,23 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from qbench.core.spec import ResolvedModel
+    from qbench.core.spec import Deployment, ResolvedModel
     from qbench.finetune.serve.attach import Adapter
     from qbench.measures.loaded import LoadedModel
 
 ROUNDS = 5
 """Times that every adapter is switched to, after one round that is not counted."""
+
+_STORED: dict[Deployment, str] = {
+    "adapter-int8": "8-bit blocks of 256",
+    "adapter-nf4": "NF4 blocks of 64",
+}
+
+
+def _stored_bytes(kind: Deployment) -> str:
+    """The metric of an adapter that is stored so."""
+    return f"adapters.file_bytes_{kind.removeprefix('adapter-')}"
+
 
 METRICS = (
     MetricDefinition(
@@ -61,14 +72,14 @@ METRICS = (
     ),
     *(
         MetricDefinition(
-            name=f"adapters.file_bytes_{kind}",
+            name=_stored_bytes(kind),
             unit="B",
             better="lower",
-            title=f"adapter on disk, {kind}",
+            title=f"adapter on disk, {kind.removeprefix('adapter-')}",
             formula=f"bytes of a safetensors file with its matrices in {form}; what that costs is"
-            f" what the cell adapter-{kind} measures",
+            f" what the cell {kind} measures",
         )
-        for kind, form in (("int8", "8-bit blocks of 256"), ("nf4", "NF4 blocks of 64"))
+        for kind, form in _STORED.items()
     ),
 )
 
@@ -142,8 +153,7 @@ class Adapters:
         values = {
             "adapters.bytes_each": bytes_each,
             "adapters.file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
-            "adapters.file_bytes_int8": len(store_adapter(folder, "int8")),
-            "adapters.file_bytes_nf4": len(store_adapter(folder, "nf4")),
+            **{_stored_bytes(kind): len(store_adapter(folder, kind)) for kind in _STORED},
         }
         return Outcome(
             metrics=(
@@ -168,7 +178,7 @@ def _attached(loaded: LoadedModel, adapter: Adapter, names: list[str]) -> Iterat
     from peft.functional import delete_adapter, set_adapter
 
     from qbench.finetune.serve.attach import ADAPTER, attach_adapter, cast_adapter
-    from qbench.finetune.serve.deploy import compute_type
+    from qbench.precisions.computing import compute_type
 
     model: PreTrainedModel = loaded.model
     configs: dict[str, Any] = dict(model.peft_config)

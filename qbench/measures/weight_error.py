@@ -80,14 +80,16 @@ class WeightError:
         import torch
         from transformers.pytorch_utils import Conv1D
 
+        from qbench.precisions import precisions
         from qbench.precisions.verification import linear_layers
 
         originals = _Originals(loaded.checkpoint.folder, loaded.model.base_model_prefix)
+        held_in = precisions()[loaded.cell.precision.name]
         layers: list[dict[str, Any]] = []
         signal = noise = 0.0
         with torch.inference_mode():
             for name, layer in linear_layers(loaded.model):
-                held = held_weight(layer)
+                held = held_in.weights(layer)
                 original = originals.weight(name).to(held.device)
                 if getattr(layer, "source_cls", None) is Conv1D:
                     original = original.T  # stored as (in, out), quantized as (out, in)
@@ -125,24 +127,6 @@ class WeightError:
             ),
             details={"layers": layers},
         )
-
-
-def held_weight(layer: Any) -> torch.Tensor:
-    """The weights that a layer computes with, in fp32 where they were quantized."""
-    weight: torch.Tensor = layer.weight
-    if getattr(weight, "quant_state", None) is not None:
-        from bitsandbytes.functional import dequantize_4bit
-
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    elif type(layer).__name__ == "Linear8bitLt":
-        from qbench.precisions.int8 import library_weight
-
-        weight = library_weight(layer)
-    elif hasattr(weight, "qdata"):
-        from qbench.precisions.integer.layers import effective_weight
-
-        weight = effective_weight(layer)
-    return weight
 
 
 class _Originals:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.environment import missing_packages
 from qbench.core.options import plain_options
 from qbench.core.spec import Item
 from qbench.finetune import methods, options_of
@@ -13,10 +14,9 @@ from qbench.finetune.targets import unknown_target
 from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
 from qbench.measures.training.training import TrainingParams
-from qbench.precisions import precisions, stored
-from qbench.precisions.conversion import conversion_misfit
-from qbench.precisions.integer.misfit import integer_misfit
-from qbench.precisions.stored import stale_misfit, stored_misfit
+from qbench.precisions import is_quantized, precisions
+from qbench.precisions import options_of as precision_options
+from qbench.precisions.checkpoints import checkpoint_misfit
 from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
@@ -131,10 +131,16 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
             "the model's weights are random, and this tells what a model has learned; give the"
             " model itself (a hub id or a folder) to measure it"
         )
-    if cell.precision.name == stored.NAME and item.measurement == "weight_error":
+    held = precisions()[cell.precision.name]
+    if item.measurement == "weight_error" and held.takes_quantized:
         return (
             "the checkpoint holds codes alone, no weights to compare them with; measure the"
             " original model in this format"
+        )
+    if item.measurement == "weight_error" and is_quantized(cell.precision) and not held.dequantizes:
+        return (
+            f"{held.name} does not say which weights its codes stand for; upgrade the package that"
+            " adds it, or leave the measurement out"
         )
     if item.measurement == "adapters" and cell.tuning is not None:
         return why_one_alone(cell.tuning.options)
@@ -146,13 +152,9 @@ def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     if cell.model.kind != "random":
         return ()
     words = []
-    if item.measurement in _WITH_PRODUCTS and cell.precision.name == "int8":
-        words.append(
-            "the weights are random, and so is which activation columns are outliers: of a wide"
-            " SwiGLU model nearly all that the down projection reads, where a trained model has a"
-            " few. LLM.int8's time and peak memory are not the trained model's; measure int8 on"
-            " the model itself"
-        )
+    of_products = precisions()[cell.precision.name].random_weights
+    if item.measurement in _WITH_PRODUCTS and of_products is not None:
+        words.append(of_products)
     if item.measurement == "training":
         words.append(
             "the weights are random: the losses mean nothing, only time and memory do; the token"
@@ -165,12 +167,10 @@ def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
 def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
     """Why a cell cannot run on this machine, or not at all; None if it can."""
     tuning = cell.tuning
-    reason = stale_misfit(model) or stored_misfit(cell, model, environment)
+    reason = checkpoint_misfit(cell, model)
     if reason is not None:
         return reason
-    reason = precisions()[cell.precision.name].unavailable(environment) or _layer_misfit(
-        cell.precision, model
-    )
+    reason = _why_not_held(cell.precision, model, environment)
     if tuning is None:
         return reason
     method = methods()[tuning.method]
@@ -179,15 +179,21 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
         or _unknown_target(tuning, model)
         or adapter_misfit(tuning, cell.deploy, model.shape, model.architecture)
         or method.unavailable(tuning.options, environment)
-        or precisions()[tuning.precision.name].unavailable(environment)
-        or _layer_misfit(tuning.precision, model)
+        or _why_not_held(tuning.precision, model, environment)
         or reason
     )
 
 
-def _layer_misfit(precision: PrecisionRef, model: ResolvedModel) -> str | None:
-    """Why the model's layers cannot be held in a precision; None if they can."""
-    return conversion_misfit(precision, model) or integer_misfit(precision, model)
+def _why_not_held(
+    precision: PrecisionRef, model: ResolvedModel, environment: Environment
+) -> str | None:
+    """Why a model cannot be held in a precision on this machine, or not at all; None if it can."""
+    held = precisions()[precision.name]
+    return (
+        held.unavailable(environment)
+        or held.misfit(precision_options(precision), model)
+        or missing_packages(held.needs_of(model), environment)
+    )
 
 
 def _unknown_target(tuning: TuningRef, model: ResolvedModel) -> str | None:

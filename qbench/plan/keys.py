@@ -17,11 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import compute_threads
+from qbench.core.environment import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
-from qbench.precisions import stored
+from qbench.precisions import precisions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ def reference_of(suite: Suite, model: ResolvedModel) -> str:
     unquantized = model.quantization is None or model.stale_quantization
     if unquantized or model.ref.original is not None:
         return suite.reference
-    labels = [one.label for one in suite.precisions if one.name == stored.NAME]
+    labels = [one.label for one in suite.precisions if precisions()[one.name].takes_quantized]
     return labels[0] if labels else suite.reference
 
 
@@ -150,8 +151,8 @@ def _identity(
         },
         "protocol": PROTOCOL_VERSION,
         "versions": {
-            name: environment.versions.get(name)
-            for name in (*IDENTITY_PACKAGES, *stored.layer_packages(cell, model))
+            name: version_in(name, environment)
+            for name in (*IDENTITY_PACKAGES, *precisions()[cell.precision.name].needs_of(model))
         },
         "device": environment.device,
     }

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
-from qbench.core.options import typed_options
-from qbench.precisions import precisions
-from qbench.precisions.integer.integer import Integer
-from qbench.precisions.integer.options import IntegerOptions
+from qbench.precisions import options_of, precisions
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.training import trained_bytes
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")
 """Deployments with a checkpoint of their own; in 16 bits, or in what they are served in."""
 _HALF = 2
-_STORED_BITS = 8
-"""Of an integer code, whatever its width."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +82,10 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
 def packed_bits(planned: PlannedCell) -> float | None:
     """Bits a weight if codes took the bits that they have; None where they do, or nobody knows."""
     precision, shape = precisions()[planned.cell.precision.name], planned.model.shape
-    if planned.predicted is None or shape is None or not isinstance(precision, Integer):
+    if planned.predicted is None or shape is None:
         return None
-    ref = planned.cell.precision
-    if typed_options(IntegerOptions, ref.options).bits == _STORED_BITS:
-        return None
-    return 8 * precision.packed_bytes(shape, ref.options) / shape.weights
+    packed = precision.packed_bytes(shape, options_of(planned.cell.precision))
+    return None if packed is None else 8 * packed / shape.weights
 
 
 def _bytes(peak: Peak) -> int:

@@ -18,7 +18,7 @@ from qbench.core.untrusted import read_bounded
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan.rehearsal_options import shorten_measure, shorten_training
-from qbench.precisions import precisions, stored
+from qbench.precisions import precisions
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
 from qbench.sources.data.recipes import Templates
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
@@ -37,7 +37,6 @@ STAND_IN = "bundled:tiny-mistral"
 
 _DATA = "bundled:stdlib-instruct"
 _EXAMPLES = {"train": 16, "validation": 8, "test": 8}
-_STORED_AS = "nf4"
 _CALIBRATED_ON = "calibration_text"
 _CALIBRATION = "bundled:stdlib-calibration"
 _GPT2 = BUNDLED_FOLDER / "shapes" / "tiny-gpt2"
@@ -60,12 +59,15 @@ def rehearse(suite: Suite) -> Suite:
     if problems:
         raise SuiteError(problems)
     notes = _model_notes(suite.models, models)
-    if any(one.name == stored.NAME for one in suite.precisions):
-        notes.append(f"{_STORED_AS}, quantized on loading, replaces checkpoints as stored")
+    notes += [
+        f"{other}, quantized on loading, replaces checkpoints as stored"
+        for one in suite.precisions
+        if (other := precisions()[one.name].stand_in) is not None
+    ]
     notes += [
         f"{one.label}: {_CALIBRATION} replaces {one.options[_CALIBRATED_ON]}"
         for one in suite.precisions
-        if one.name != stored.NAME and _loaded_in(one) != one
+        if precisions()[one.name].stand_in is None and _loaded_in(one) != one
     ]
     measure = {}
     for name, options in suite.measure.items():
@@ -110,10 +112,11 @@ def _loaded_in(precision: PrecisionRef) -> PrecisionRef:
     if isinstance(text, str) and not text.startswith(PREFIX):
         update = {"options": {**precision.options, _CALIBRATED_ON: _CALIBRATION}}
         return precision.model_copy(update=update)
-    if precision.name != stored.NAME:
+    other = precisions()[precision.name].stand_in
+    if other is None:
         return precision
-    options = precisions()[_STORED_AS].options().model_dump(mode="json")
-    return PrecisionRef(label=precision.label, name=_STORED_AS, options=options)
+    options = precisions()[other].options().model_dump(mode="json")
+    return PrecisionRef(label=precision.label, name=other, options=options)
 
 
 def _architecture(model: ModelRef) -> str | None:

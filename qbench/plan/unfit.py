@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.precisions.integer.options import is_integer
 from qbench.predict.devices import fits, memory_of
-from qbench.predict.peaks import load_peak, predicted_peak
+from qbench.predict.peaks import load_peak, loaded_whole, predicted_peak
 from qbench.predict.remedies import remedy
 
 if TYPE_CHECKING:
@@ -34,8 +33,9 @@ def why_cell_does_not_fit(cell: Cell, model: ResolvedModel, environment: Environ
         return _why_not("a training step", peak, device, lambda: remedy(cell, model, None, device))
     peak = load_peak(cell, model, device=device.kind)
     what = "the model"
-    if is_integer(cell.precision.name):
-        what += f" in {cell.precision.options['dtype']}, of which the integers are made,"
+    dtype = loaded_whole(cell.precision)
+    if dtype is not None:
+        what += f" in {dtype}, of which {cell.precision.name} is made,"
     return _why_not(what, peak, device, lambda: None)
 
 

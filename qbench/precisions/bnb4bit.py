@@ -9,20 +9,25 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.core.environment import missing_packages
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.precision import Precision
+from qbench.precisions.products import Products
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Environment
+    from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
+    from qbench.precisions.explain.weights import Weight
 
 BLOCK = 64
 """Weights that share one block maximum."""
@@ -48,6 +53,7 @@ _WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
 _OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 """Rounding of weights, sums and outputs, relative to the output's norm."""
 
+
 FloatingName = Literal["bf16", "fp16", "fp32"]
 
 
@@ -61,19 +67,18 @@ class FourBitOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class FourBit:
+class FourBit(Precision):
     """A 4-bit format of bitsandbytes."""
 
     name: str
     summary: str
     quant_type: Literal["fp4", "nf4"]
     double_quant: bool
+    title: str | None = None
+    order: int = 30
+    merges_in_place: bool = True
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
     options: type[Frozen] = FourBitOptions
-
-    def unavailable(self, environment: Environment) -> str | None:
-        """Needs its packages; runs on CPU and CUDA alike."""
-        return missing_packages(self.needs, environment)
 
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """Half a byte a weight, and for each layer its block maxima and code tables.
@@ -98,6 +103,22 @@ class FourBit:
             linear,
             bias_bytes=ITEM_BYTES[options["compute_dtype"]],
         )
+
+    def products(
+        self, options: FourBitOptions, config: Mapping[str, Any] | None = None
+    ) -> Products:
+        """Dequantized to the compute type, or read by a kernel."""
+        return Products("4bit", options.dtype or options.compute_dtype, options.compute_dtype)
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """As the library dequantizes them."""
+        return held_weight(layer)
+
+    def explain(self, weight: Weight, options: FourBitOptions) -> Page:
+        """The code book and the blocks of a weight."""
+        from qbench.precisions.explain import bnb4bit
+
+        return bnb4bit.explain(self.name, weight, options)
 
     def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
@@ -249,7 +270,25 @@ def _ceil(count: int, size: int) -> int:
 
 
 PRECISIONS = (
-    FourBit("fp4", "4-bit floating point (E2M1), blocks of 64", "fp4", double_quant=False),
-    FourBit("nf4", "4-bit normal float: levels at normal quantiles", "nf4", double_quant=False),
-    FourBit("nf4-dq", "nf4 with its block maxima quantized to 8 bits", "nf4", double_quant=True),
+    FourBit(
+        "fp4",
+        "4-bit floating point (E2M1), blocks of 64",
+        "fp4",
+        double_quant=False,
+        title="FP4",
+    ),
+    FourBit(
+        "nf4",
+        "4-bit normal float: levels at normal quantiles",
+        "nf4",
+        double_quant=False,
+        title="NF4",
+    ),
+    FourBit(
+        "nf4-dq",
+        "nf4 with its block maxima quantized to 8 bits",
+        "nf4",
+        double_quant=True,
+        title="NF4 + double quant",
+    ),
 )

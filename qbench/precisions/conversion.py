@@ -1,26 +1,16 @@
-"""Which layers libraries replace by ones that hold codes, known before anything is loaded."""
+"""Models whose layers cannot be replaced by ones that hold codes, before anything is loaded."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.precisions import bnb4bit, int8
-from qbench.precisions.integer import integer
-
 if TYPE_CHECKING:
-    from qbench.core.spec import PrecisionRef, ResolvedModel
-
-CONVERTING = frozenset(
-    precision.name
-    for family in (int8.PRECISIONS, bnb4bit.PRECISIONS, integer.PRECISIONS)
-    for precision in family
-)
-"""Precisions whose library replaces the layers of an unquantized model."""
+    from qbench.core.spec import ResolvedModel
 
 
-def conversion_misfit(precision: PrecisionRef, model: ResolvedModel) -> str | None:
+def conversion_misfit(model: ResolvedModel) -> str | None:
     """Why the model's layers cannot hold codes; None if they can, or it is not known."""
-    if precision.name not in CONVERTING or model.shape is None:
+    if model.shape is None:
         return None
     weights = [tensor for tensor in model.shape.tensors if tensor.role == "linear"]
     own = [one.name.removesuffix(".weight") for one in weights if one.layer == "own product"]

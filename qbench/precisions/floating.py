@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.spec import Frozen
+from qbench.core.number_types import BF16, FP16, FP32, FloatType
+from qbench.core.spec import Frozen, PrecisionRef
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.precision import Precision
+from qbench.precisions.products import Products
+from qbench.precisions.products import floating as plain_products
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, attention_backend, linear_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Environment
-    from qbench.core.spec import ModelShape, StaticBytes
+    from qbench.core.page import Page
+    from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
+    from qbench.precisions.explain.weights import Weight
 
 
 class FloatingOptions(Frozen):
@@ -23,21 +30,34 @@ class FloatingOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class Floating:
+class Floating(Precision):
     """All weights in one floating type."""
 
-    name: str
+    name: FloatType
     summary: str
-    needs: tuple[str, ...] = ()
+    slow_on_cpu: bool = False
     options: type[Frozen] = FloatingOptions
+    order: int = 10
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Runs everywhere; slowly on hardware without arithmetic of its own for the type."""
+    def misfit(self, options: FloatingOptions, model: ResolvedModel) -> str | None:
+        """Any model can be held as it is."""
         return None
+
+    def products(
+        self, options: FloatingOptions, config: Mapping[str, Any] | None = None
+    ) -> Products:
+        """In the type itself."""
+        return plain_products(self.name)
 
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """Elements times the type's bytes."""
         return static_bytes(shape, ITEM_BYTES[self.name], linear=None)
+
+    def explain(self, weight: Weight, options: FloatingOptions) -> Page:
+        """Fields, range and spacing, and a weight's bits taken apart."""
+        from qbench.precisions.explain import floating
+
+        return floating.explain(self.name, weight)
 
     def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads the checkpoint rounded to the type."""
@@ -68,7 +88,22 @@ class Floating:
 
 
 PRECISIONS = (
-    Floating("fp32", "32-bit floating point: the reference where it fits"),
-    Floating("bf16", "bfloat16: 8 bits of exponent, 7 of mantissa"),
-    Floating("fp16", "half precision: 5 bits of exponent, 10 of mantissa; slow on most CPUs"),
+    Floating(FP32, "32-bit floating point: the reference where it fits"),
+    Floating(BF16, "bfloat16: 8 bits of exponent, 7 of mantissa"),
+    Floating(
+        FP16,
+        "half precision: 5 bits of exponent, 10 of mantissa; slow on most CPUs",
+        slow_on_cpu=True,
+    ),
 )
+REFERENCES = (FP32, BF16)
+"""What the others are compared with unless a suite says it: the first of these that is there."""
+
+
+def in_type(dtype: FloatType) -> PrecisionRef:
+    """The precision that holds all weights in a type."""
+    return PrecisionRef(label=dtype, name=dtype)
+
+
+DEFAULT_BASE = in_type(BF16)
+"""What a model is held in while it is tuned, unless a suite says it."""

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from qbench.core.environment import missing_packages
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
+from qbench.precisions.precision import Precision
+from qbench.precisions.products import Products
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Environment
+    from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
+    from qbench.precisions.explain.weights import Weight
 
 _OUTPUT_TOLERANCE = 0.03
 """Activations are rounded to 8 bits as well: about 1 % of a row's norm, measured 0.7 to 1.2 %."""
@@ -43,7 +48,7 @@ class Int8Options(Frozen):
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(Precision):
     """LLM.int8() through transformers and bitsandbytes."""
 
     name: str = "int8"
@@ -53,10 +58,16 @@ class Int8:
     pools_batch: bool = True
     """A column with an outlier in any row is computed in floating point for all rows: what comes
     out for one sequence depends on those beside it."""
-
-    def unavailable(self, environment: Environment) -> str | None:
-        """Needs its packages; runs on CPU and CUDA alike."""
-        return missing_packages(self.needs, environment)
+    title: str | None = "int8 (LLM.int8)"
+    order: int = 20
+    merges_in_place: bool = True
+    slow_on_cpu: bool = True
+    random_weights: str | None = (
+        "the weights are random, and so is which activation columns are outliers: of a wide SwiGLU"
+        " model nearly all that the down projection reads, where a trained model has a few."
+        " LLM.int8's time and peak memory are not the trained model's; measure int8 on the model"
+        " itself"
+    )
 
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """A byte a weight and an fp32 scale an output row: N + 4·O."""
@@ -65,6 +76,28 @@ class Int8:
             return tensor.numel, 4 * tensor.out_features
 
         return static_bytes(shape, ITEM_BYTES[options["dtype"]], linear)
+
+    def products(self, options: Int8Options, config: Mapping[str, Any] | None = None) -> Products:
+        """Inputs in 8 bits, columns with outliers in floating point."""
+        return Products("outliers", options.dtype, options.dtype)
+
+    def untrainable(
+        self, options: Int8Options, method: str, training: Mapping[str, Any]
+    ) -> str | None:
+        """PEFT (0.21) cannot dequantize its layers, which DoRA must."""
+        if training.get("dora"):
+            return "DoRA on int8 fails in PEFT, which finds no scales to dequantize; use nf4"
+        return None
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """As the library dequantizes them."""
+        return held_weight(layer)
+
+    def explain(self, weight: Weight, options: Int8Options) -> Page:
+        """Codes, scales and outliers of a weight."""
+        from qbench.precisions.explain import int8
+
+        return int8.explain(weight, options)
 
     def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""

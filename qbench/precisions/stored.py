@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
+from qbench.core.number_types import float_type
 from qbench.core.spec import Frozen
 from qbench.precisions.bnb4bit import FourBit, keep_codes
 from qbench.precisions.int8 import Int8
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.precision import Precision
+from qbench.precisions.products import Products
 from qbench.precisions.storage import fixed_bytes, static_bytes
 from qbench.precisions.verification import (
     Verification,
@@ -24,11 +27,13 @@ from qbench.precisions.verification import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Environment
-    from qbench.core.spec import Cell, ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes, TensorShape
 
 NAME = "stored"
 NEEDS = {
@@ -49,17 +54,43 @@ class StoredOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Precision):
     """Whatever the checkpoint holds."""
 
     name: str = NAME
     summary: str = "a checkpoint that is already quantized, as it is"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = StoredOptions
+    order: int = 50
+    by_default: bool = False
+    takes_quantized: bool = True
+    stand_in: str | None = "nf4"
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """What is needed depends on the checkpoint: see `stored_misfit`."""
-        return None
+    def misfit(self, options: StoredOptions, model: ResolvedModel) -> str | None:
+        """A checkpoint that another library has quantized than those that are measured."""
+        if model.quantization is None or model.quantization in NEEDS:
+            return None
+        return (
+            f"the checkpoint is quantized by {model.quantization}, which qbench does not measure;"
+            f" expected one of {', '.join(NEEDS)}; give another checkpoint, or the original model"
+        )
+
+    def needs_of(self, model: ResolvedModel) -> tuple[str, ...]:
+        """What holds the checkpoint's layers."""
+        return NEEDS.get(model.quantization or "", ())
+
+    def products(
+        self, options: StoredOptions, config: Mapping[str, Any] | None = None
+    ) -> Products | None:
+        """Those of a checkpoint that bitsandbytes quantized; None for all others."""
+        stated = config or {}
+        quantized = stated.get("quantization_config") or {}
+        rest = float_type(str(stated.get("dtype") or stated.get("torch_dtype")))
+        compute = float_type(str(quantized.get("bnb_4bit_compute_dtype") or "float32"))
+        if rest is None or compute is None:
+            return None
+        if quantized.get("load_in_8bit"):
+            return Products("outliers", rest, rest)
+        return Products("4bit", rest, compute) if quantized.get("load_in_4bit") else None
 
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """Bytes by the checkpoint's header, the rest in the type that config.json states."""
@@ -68,6 +99,10 @@ class Stored:
             return tensor.stored_bytes or (fixed_bytes(tensor, 4), 0)
 
         return static_bytes(shape, 4, linear)
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """As the library dequantizes them."""
+        return held_weight(layer)
 
     def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads codes and state as they are stored."""
@@ -96,51 +131,6 @@ class Stored:
         else:
             found = _by_class(model, method, rest)
         return replace(found, details={**found.details, "stored": method})
-
-
-def stale_misfit(model: ResolvedModel) -> str | None:
-    """Why nothing can be loaded of a model with another's quantization_config; None without."""
-    if not model.stale_quantization:
-        return None
-    return (
-        f"config.json says that the checkpoint is quantized ({model.quantization}), and none of its"
-        " weights is; remove quantization_config from config.json to measure them in any precision,"
-        " or give the checkpoint that it belongs to"
-    )
-
-
-def stored_misfit(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
-    """Why this checkpoint and this precision do not go together; None if they do."""
-    method, precision = model.quantization, cell.precision.name
-    if method is None:
-        tuned_in = None if cell.tuning is None else cell.tuning.precision.name
-        if NAME not in (precision, tuned_in):
-            return None
-        return (
-            "the checkpoint is not quantized, and `stored` takes one that is; choose another"
-            " precision, such as nf4, which quantizes it on loading"
-        )
-    if cell.tuning is not None:
-        return (
-            f"the checkpoint is already quantized ({method}), and qbench tunes original models;"
-            " give the one that it was made from, and its precision to the method"
-        )
-    if precision != NAME:
-        return (
-            f"the checkpoint is already quantized ({method}), so it cannot be held in another"
-            f" precision; add `{NAME}` to the precisions, or give the original model"
-        )
-    if method not in NEEDS:
-        return (
-            f"the checkpoint is quantized by {method}, which qbench does not measure; expected"
-            f" one of {', '.join(NEEDS)}; give another checkpoint, or the original model"
-        )
-    return missing_packages(NEEDS[method], environment)
-
-
-def layer_packages(cell: Cell, model: ResolvedModel) -> tuple[str, ...]:
-    """Packages beside the usual ones whose versions decide the numbers of this cell."""
-    return NEEDS.get(model.quantization or "", ()) if cell.precision.name == NAME else ()
 
 
 def _by_class(model: PreTrainedModel, method: str, rest: str) -> Verification:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import BF16, FP16
+from qbench.precisions import products_of
 from qbench.predict.devices import device_here
 
 if TYPE_CHECKING:
@@ -52,23 +54,29 @@ def bf16_warning(cell: Cell, environment: Environment) -> str | None:
 
 def in_fp16(precision: PrecisionRef) -> PrecisionRef:
     """The precision with fp16 where its options say bf16."""
-    changed = dict.fromkeys(_bf16_options(precision), "fp16")
+    changed = dict.fromkeys(_bf16_options(precision), FP16)
     return precision.model_copy(update={"options": {**precision.options, **changed}})
+
+
+def is_bf16(precision: PrecisionRef) -> bool:
+    """Whether the weights themselves are numbers in bf16."""
+    products = products_of(precision)
+    return products is not None and products.kind == "floating" and products.rest == BF16
 
 
 def _instead(cell: Cell) -> str | None:
     """What to ask for instead; None where nothing is computed in bf16."""
-    training, options = cell.training, _bf16_options(cell.precision)
-    if training is not None:
-        if training.options.get("compute") == "bf16":
+    tuning, options = cell.tuning, _bf16_options(cell.precision)
+    if tuning is not None and cell.is_training:
+        if tuning.options.get("compute") == BF16:
             return "train with compute: fp32, or on a newer GPU"
-        held = cell.precision.name == "bf16" or options
+        held = is_bf16(cell.precision) or options
         return "train on a base in fp32, or on a newer GPU" if held else None
-    if cell.precision.name == "bf16":
+    if is_bf16(cell.precision):
         return "take the precision fp16"
     return f"set {' and '.join(f'{name}: fp16' for name in options)}" if options else None
 
 
 def _bf16_options(precision: PrecisionRef) -> list[str]:
     options: dict[str, Any] = precision.options
-    return [name for name in _TYPES if options.get(name) == "bf16"]
+    return [name for name in _TYPES if options.get(name) == BF16]

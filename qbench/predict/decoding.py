@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from qbench.precisions.integer.options import group_fits, scale_count
+from qbench.core import number_types
+from qbench.core.number_types import ITEM_BYTES
 from qbench.predict.attention import Attention
 from qbench.predict.decoder import Decoder
 from qbench.predict.linear import FP32, HALF, Linears
@@ -19,8 +20,7 @@ from qbench.predict.shapes import TrainingSetup
 from qbench.predict.tape import BATCH, Bytes, Storage, Tape
 
 if TYPE_CHECKING:
-    from qbench.precisions.integer.options import IntegerOptions
-    from qbench.predict.formats import Formats
+    from qbench.precisions.products import Products
     from qbench.predict.shapes import Linear, TrainingShape
     from qbench.predict.tape import Ledger
 
@@ -92,7 +92,7 @@ class CachedDecoder(Decoder):
         self,
         ledger: Ledger,
         shape: TrainingShape,
-        formats: Formats,
+        products: Products,
         kernels: Kernels,
         *,
         batch: int,
@@ -107,16 +107,13 @@ class CachedDecoder(Decoder):
             method="lora",
             targets=frozenset() if adapter is None else adapter.targets,
             rank=0 if adapter is None else adapter.rank,
-            weights=formats.weights,
-            rest=formats.rest,
-            quantized_compute=formats.compute,
-            compute="fp32",  # no autocast
+            products=products,
+            compute=number_types.FP32,  # no autocast
             attention=attention,
             padded=masked,
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
         self._kernels = kernels
-        self._integer = formats.integer
         self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
         shape = replace(shape, residual_dropout=False, attention_dropout=False)
         super().__init__(Tape(ledger), shape, setup)
@@ -124,9 +121,7 @@ class CachedDecoder(Decoder):
         self._layer_at = 0
 
     def _make_linears(self) -> Linears:
-        return _InferenceLinears(
-            self.tape, self.setup, self._kernels, self._adapter_bytes, self._integer
-        )
+        return _InferenceLinears(self.tape, self.setup, self._kernels, self._adapter_bytes)
 
     def _make_attention(self) -> Attention:
         return _InferenceAttention(self.linears, self.shape, self.setup, self._kernels)
@@ -196,7 +191,7 @@ class _InferenceAttention(Attention):
         kernels = self._kernels
         flash = kernels.flash and query.item_bytes == HALF
         shares = self._groups > 1 and mask is None
-        bf16 = (self.setup.rest or self.setup.weights) == "bf16"
+        bf16 = self.setup.products.rest == number_types.BF16
         sdpa = kernels.device == "cuda" and self.setup.attention == "sdpa"
         if sdpa and not flash and (shares or bf16):
             return self._math(query, key, value, mask)
@@ -236,11 +231,9 @@ class _InferenceLinears(Linears):
         setup: TrainingSetup,
         kernels: Kernels,
         adapter_bytes: int,
-        integer: IntegerOptions | None,
     ) -> None:
         super().__init__(tape, setup)
         self._kernels = kernels
-        self._integer = integer
         self.adapter_bytes = adapter_bytes
 
     def _new(self, elements: int, item_bytes: int, *, trained: bool, matrix: bool) -> Bytes:
@@ -248,24 +241,25 @@ class _InferenceLinears(Linears):
         return super()._new(elements, item_bytes, trained=False, matrix=matrix)
 
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
-        """Of integers, the layers that a group divides hold codes."""
-        options = self._integer
-        if options is None or not group_fits(options, linear.inputs):
+        """Of what is dequantized, the layers that a group divides hold codes."""
+        products = self.setup.products
+        if products.kind != "dequantized" or not products.holds(linear.inputs):
             return super()._base(given, weight, bias, linear)
         item, ledger = given.item_bytes, self.tape.ledger
         weights = linear.inputs * linear.outputs * item
-        zero_points = scale_count(options, linear.outputs, linear.inputs) * item
+        scales = products.scales(linear.outputs, linear.inputs)
         if self._kernels.unseen:
             # torchao's `dequantize_affine`: codes less zero points, then times scales, each anew.
-            Storage(ledger, DEQUANTIZED, 2 * weights + zero_points)
+            made = products.copies * weights + products.zero_points * scales * item
+            Storage(ledger, DEQUANTIZED, made)
         held = Storage(ledger, DEQUANTIZED, weights)
-        made = self.multiply(given, weight, bias, linear.outputs)
+        result = self.multiply(given, weight, bias, linear.outputs)
         del held
-        return made
+        return result
 
     def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
         """The weights are dequantized to the compute type, but for a few rows on CUDA."""
-        item = FP32 if self.setup.quantized_compute == "fp32" else HALF
+        item = ITEM_BYTES[self.setup.products.compute]
         narrow = self.tape.cast(given, item)
         rows = given.elements // linear.inputs
         fused = self._kernels.device == "cuda" and rows <= FUSED_ROWS
@@ -275,7 +269,7 @@ class _InferenceLinears(Linears):
         del held
         return self.tape.cast(made, given.item_bytes)
 
-    def _int8(self, given: Bytes, linear: Linear) -> Bytes:
+    def _outliers(self, given: Bytes, linear: Linear) -> Bytes:
         """The input in fp16, then in int8; the product in int32, scaled in fp16, then in its type.
 
         A CPU multiplies in fp32: input and weights in fp32, and the product twice.

@@ -200,10 +200,10 @@ _STAYING = frozenset(
 )
 """Kinds that do not depend on batch and length."""
 _SMALLER = {
-    "inference": "the weights alone are too large: use a smaller precision (int8, nf4-dq), a"
-    " smaller model or a larger GPU",
-    "training": "weights, gradients and states alone are too large: use LoRA, QLoRA on nf4-dq, a"
-    " smaller rank, an 8-bit or paged optimizer, or a larger GPU",
+    "inference": "the weights alone are too large: use a smaller precision, a smaller"
+    " model or a larger GPU",
+    "training": "weights, gradients and states alone are too large: use LoRA, QLoRA, a smaller"
+    " rank, an 8-bit or paged optimizer, or a larger GPU",
 }
 _REMEDIES = {
     "kv_cache": "use a smaller batch or fewer tokens: the cache grows with both",

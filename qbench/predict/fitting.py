@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from qbench.core.number_types import MasterType
 from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
 from qbench.finetune import methods
-from qbench.finetune.options import is_quantized
-from qbench.precisions import precisions
-from qbench.predict.bf16 import in_fp16
+from qbench.precisions import is_quantized, precisions, products_of
+from qbench.predict.bf16 import in_fp16, is_bf16
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def fit_cases(
     What a method does not do in a precision is left out. Without `bf16`, for a GPU that does not
     multiply it, fp16 stands before it, and beside quantized weights in inference.
     """
-    if not bf16:
-        names = sorted(names, key=lambda name: name == "bf16")
     held = [_with_defaults(name) for name in names]
+    if not bf16:
+        held.sort(key=is_bf16)
     found = [FitCase("inference", one if bf16 else in_fp16(one)) for one in held]
     chosen: dict[str, list[dict[str, Any]]] = {
-        "full": [{"master_weights": kind} for kind in ("fp32", "bf16")],
+        "full": [{"master_weights": kind} for kind in get_args(MasterType)],
         "lora": [{"rank": rank, "target": target}],
     }
     for name, variants in chosen.items():
@@ -198,7 +198,8 @@ def _with_defaults(name: str) -> PrecisionRef:
 def _is_repeated(precision: PrecisionRef, options: dict[str, Any]) -> bool:
     """Whether another precision's row says the same: full tuning is held in its master weights."""
     master = options.get("master_weights")
-    return master is not None and precision.name != master
+    products = products_of(precision)
+    return master is not None and (products is None or products.rest != master)
 
 
 def _use(method: str, precision: PrecisionRef) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from qbench.core.number_types import FP32
 from qbench.predict.decoding import (
     ACTIVATIONS,
     DEQUANTIZED,
@@ -23,8 +24,8 @@ from qbench.predict.tape import BATCH, Ledger, Storage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbench.precisions.products import Products
     from qbench.predict.decoding import Adapter
-    from qbench.predict.formats import Formats
     from qbench.predict.shapes import TrainingShape
     from qbench.predict.tape import Bytes
 
@@ -44,7 +45,7 @@ class HeldModel:
     """A model as it is held and computed."""
 
     shape: TrainingShape
-    formats: Formats
+    products: Products
     static: int
     """Bytes of its weights, quantization state and adapter."""
     window: int | None = None
@@ -156,7 +157,7 @@ def predict_scoring(
         again = states("eager") if compared else None
         _ids = Storage(ledger, BATCH, batch * tokens * 8)
         positions = min(tokens - 1, CHUNK_TOKENS)
-        own = 0 if part.formats.rest == "fp32" else first.item_bytes
+        own = 0 if part.products.rest == FP32 else first.item_bytes
         narrow = Storage(ledger, LOGITS, positions * vocabulary * own)
         logits = Storage(ledger, LOGITS, positions * vocabulary * sides * _FP32)
         del narrow
@@ -199,7 +200,7 @@ def _decoder(
     return CachedDecoder(
         ledger,
         model.shape,
-        model.formats,
+        model.products,
         model.kernels,
         batch=batch,
         tokens=tokens,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core import number_types
+from qbench.core.number_types import ITEM_BYTES
 from qbench.predict.tape import Bytes, make_weight
 
 if TYPE_CHECKING:
     from qbench.predict.shapes import Linear, TrainingSetup
-    from qbench.predict.tape import Tape
+from qbench.predict.tape import Tape
 
 FP32 = 4
 HALF = 2
@@ -19,7 +21,7 @@ class Linears:
 
     def __init__(self, tape: Tape, setup: TrainingSetup) -> None:
         self.tape, self.setup = tape, setup
-        self.autocast = setup.compute != "fp32"
+        self.autocast = setup.compute != number_types.FP32
         self.adapter_bytes = FP32
         """Of an element of an adapter's matrices."""
         self.trained_matrices: list[int] = []
@@ -52,10 +54,10 @@ class Linears:
         result = self._base(given, weights[name], weights.get(f"{name}.bias"), linear)
         if f"{name}.A" not in weights:
             return result
-        if setup.weights == "4bit":
+        if setup.products.kind == "4bit":
             result = tape.op(result.elements, result.item_bytes, [result], passes=True)
         # PEFT asks whether autocast is on; bitsandbytes' layers ask for CUDA's, even on a CPU.
-        quantized = setup.weights in {"4bit", "int8"}
+        quantized = setup.products.kind in {"4bit", "outliers"}
         if not (quantized and setup.device == "cuda" and self.autocast):
             given = tape.cast(given, self.adapter_bytes)
         seen = self.drop(given) if setup.adapter_dropout else given
@@ -95,18 +97,18 @@ class Linears:
         return self.tape.op(given.elements, given.item_bytes, [given], saved=[noise])
 
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
-        match self.setup.weights:
+        match self.setup.products.kind:
             case "4bit":
                 return self._four_bit(given, linear)
-            case "int8":
-                return self._int8(given, linear)
+            case "outliers":
+                return self._outliers(given, linear)
             case _:
                 return self.multiply(given, weight, bias, linear.outputs)
 
     def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
         """Keeps only the codes; the step back dequantizes them, to the type of the rest."""
         weights = linear.inputs * linear.outputs
-        item = FP32 if self.setup.quantized_compute == "fp32" else HALF
+        item = ITEM_BYTES[self.setup.products.compute]
         narrow = self.tape.cast(given, item)
         dequantized = weights * self.setup.rest_bytes
         if item != self.setup.rest_bytes:
@@ -119,7 +121,7 @@ class Linears:
         )
         return self.tape.cast(made, given.item_bytes)
 
-    def _int8(self, given: Bytes, linear: Linear) -> Bytes:
+    def _outliers(self, given: Bytes, linear: Linear) -> Bytes:
         """Pins x, which bitsandbytes keeps as an attribute: no step back or checkpoint frees it.
 
         On a CPU both ways dequantize the weights to x's type. On CUDA the way forward takes x in

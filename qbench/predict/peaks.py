@@ -6,21 +6,22 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import ITEM_BYTES
 from qbench.finetune import methods
 from qbench.finetune.options import sequence_tokens
-from qbench.finetune.serve.deploy import compute_type
 from qbench.finetune.targets import targeted
-from qbench.precisions import precisions, stored
-from qbench.precisions.integer.options import is_integer
-from qbench.precisions.storage import ITEM_BYTES
+from qbench.precisions import precisions, products_of
+from qbench.precisions.computing import compute_type
+from qbench.precisions.storage import static_bytes
 from qbench.predict.decoders import config_of, decoder_of, sliding_window
 from qbench.predict.decoding import Adapter, Kernels
-from qbench.predict.formats import UNKNOWN_LAYERS, read_formats, stored_formats
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
+from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
 
 if TYPE_CHECKING:
+    from qbench.core.number_types import FloatType
     from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
     from qbench.predict.inference import InferenceBytes
 
@@ -83,12 +84,10 @@ def predicted_peak(
     decoder, reason = decoder_of(model)
     static = predicted_bytes(cell, model)
     config, _ = config_of(model)
-    if cell.precision.name == stored.NAME:
-        formats = stored_formats(config or {})
-    else:
-        formats = read_formats(cell.precision)
-    if decoder is None or static is None or formats is None:
-        if formats is None:
+    products = products_of(cell.precision, config)
+    known = products is not None and products.kind in INFERRED
+    if decoder is None or static is None or products is None or not known:
+        if not known:
             reason = UNKNOWN_LAYERS
         elif static is None:
             reason = model.shape_unknown or "its adapter is not known from the shapes"
@@ -97,7 +96,7 @@ def predicted_peak(
         return Peak(phase, reason="eager attention is not predicted", device=kind)
     held = HeldModel(
         decoder,
-        formats,
+        products,
         0,
         window=sliding_window(config or {}),
         adapter=_adapter(cell, model),
@@ -111,18 +110,25 @@ def predicted_peak(
 def load_peak(cell: Cell, model: ResolvedModel, *, device: str = "cuda") -> Peak | None:
     """What is held when a cell's model is loaded; None where its bytes are not known.
 
-    A model of integers is made of the floating one, which is there as a whole before its first
-    layer is quantized; all others are quantized as they are read.
+    Some models are there in a floating type as a whole before their first layer is quantized; all
+    others are quantized as they are read.
     """
     static = predicted_bytes(cell, model)
     if static is None or model.shape is None:
         return None
     held = static.total
-    if is_integer(cell.precision.name):
-        floating = precisions()[cell.precision.options["dtype"]]
-        held = max(held, floating.storage(model.shape, floating.options().model_dump()).total)
+    dtype = loaded_whole(cell.precision)
+    if dtype is not None:
+        held = max(held, static_bytes(model.shape, ITEM_BYTES[dtype], linear=None).total)
     kind = "cuda" if device.startswith("cuda") else "cpu"
     return Peak("load", {"static": held}, device=kind)
+
+
+def loaded_whole(precision: PrecisionRef) -> FloatType | None:
+    """The type that a model is there in as a whole before it is quantized; None where it is not."""
+    products = products_of(precision)
+    whole = precisions()[precision.name].loads_whole
+    return products.rest if whole and products is not None else None
 
 
 def training_peak(

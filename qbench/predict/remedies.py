@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.options import is_quantized, sequence_tokens
-from qbench.precisions import precisions
+from qbench.finetune.options import sequence_tokens
+from qbench.precisions import is_quantized, precisions, products_of
 from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
 from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.predict.shapes import INFERRED, TRAINED
 
 if TYPE_CHECKING:
     from qbench.core.spec import Cell, Item, ResolvedModel, TuningRef
+    from qbench.precisions.products import ProductKind
     from qbench.predict.devices import DeviceMemory
-
-_SMALLEST = "nf4-dq"
 
 
 def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMemory) -> str | None:
@@ -47,11 +47,14 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
         return f"fits with batch: {batch}"
     if is_quantized(cell.precision) or cell.tuning is not None:
         return None
-    smaller = cell.model_copy(update={"precision": _with_defaults(_SMALLEST)})
+    smallest = _smallest(model, INFERRED)
+    if smallest is None:
+        return None
+    smaller = cell.model_copy(update={"precision": smallest})
     peak = predicted_peak(smaller, model, item, device=device.kind, flash=device.flash)
     known = peak is not None and peak.resident is not None
     return (
-        f"fits in {_SMALLEST}"
+        f"fits in {smallest.label}"
         if known and peak and fits(peak, device.bytes, gpus=device.gpus).fits
         else None
     )
@@ -87,10 +90,23 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
         return f"fits with {with_checkpoints}batch: {batch} (and more to accumulate)"
     if tuning.method != "lora" or is_quantized(tuning.precision):
         return None
-    quantized = tuning.model_copy(update={"precision": _with_defaults(_SMALLEST)})
+    smallest = _smallest(model, TRAINED)
+    if smallest is None:
+        return None
+    quantized = tuning.model_copy(update={"precision": smallest})
     batch = largest(lambda size: needed(quantized, size), device.bytes, parsed.batch)
-    return f"fits in {_SMALLEST} with {with_checkpoints}batch: {batch}" if batch else None
+    return f"fits in {smallest.label} with {with_checkpoints}batch: {batch}" if batch else None
 
 
-def _with_defaults(name: str) -> PrecisionRef:
-    return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())
+def _smallest(model: ResolvedModel, kinds: frozenset[ProductKind]) -> PrecisionRef | None:
+    """The precision that takes the fewest bytes, of those whose products are of these kinds."""
+    if model.shape is None:
+        return None
+    sizes = {}
+    for name, held in precisions().items():
+        options = held.options()
+        ref = PrecisionRef(label=name, name=name, options=options.model_dump())
+        products = products_of(ref)
+        if held.by_default and products is not None and products.kind in kinds:
+            sizes[held.storage(model.shape, ref.options).total, name] = ref
+    return sizes[min(sizes)] if sizes else None

@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from qbench.core.number_types import BF16, FP16, ITEM_BYTES, AutocastType
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from qbench.precisions.products import ProductKind, Products
 
 ROTARY_TYPES = ("llama", "mistral", "qwen2")
 MODEL_TYPES = (*ROTARY_TYPES, "gpt2", "opt")
 _SILU = ("silu", "swish")
 
-Floating = Literal["fp32", "bf16", "fp16"]
-Format = Literal["fp32", "bf16", "fp16", "int8", "4bit", "integer"]
+INFERRED: frozenset[ProductKind] = frozenset({"floating", "dequantized", "4bit", "outliers"})
+"""Products whose bytes are known of a forward pass."""
+TRAINED: frozenset[ProductKind] = frozenset({"floating", "4bit", "outliers"})
+"""Products whose bytes are known of a training step: what of them is kept for the way back."""
+UNKNOWN_LAYERS = "how the layers of this precision compute is not known here"
 
 
 @dataclass(frozen=True)
@@ -103,13 +110,9 @@ class TrainingSetup:
     tokens: int
     """Of each sequence, padding included."""
     method: Literal["full", "lora"]
-    weights: Format
-    """What the linear layers are stored as: of full tuning, the master weights' type."""
-    rest: Floating | None = None
-    """Type of what is not quantized; that of the weights where they are floating."""
-    quantized_compute: Floating = "bf16"
-    """Type that 4-bit weights are multiplied in."""
-    compute: Literal["bf16", "fp32"] = "bf16"
+    products: Products
+    """How the linear layers multiply: of full tuning, in the master weights' type."""
+    compute: AutocastType = BF16
     """Autocast type; fp32: no autocast, each layer computes in its weights' type."""
     targets: frozenset[str] = frozenset()
     """Last names of the layers with an adapter (`q_proj`)."""
@@ -130,7 +133,7 @@ class TrainingSetup:
     @property
     def rest_bytes(self) -> int:
         """Bytes an element of what is not quantized."""
-        return 4 if (self.rest or self.weights) == "fp32" else 2
+        return ITEM_BYTES[self.products.rest]
 
 
 def lacks_kernel(shape: TrainingShape, setup: TrainingSetup, *, flash: bool) -> bool:
@@ -141,10 +144,10 @@ def lacks_kernel(shape: TrainingShape, setup: TrainingSetup, *, flash: bool) -> 
     """
     if setup.device != "cuda" or setup.attention != "sdpa":
         return False
-    own = "bf16" if setup.compute == "bf16" else setup.rest or setup.weights
-    if flash and own in {"bf16", "fp16"}:
+    own = BF16 if setup.compute == BF16 else setup.products.rest
+    if flash and own in {BF16, FP16}:
         return False
-    return own == "bf16" or (shape.heads > shape.kv_heads and not setup.padded)
+    return own == BF16 or (shape.heads > shape.kv_heads and not setup.padded)
 
 
 def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:
@@ -153,7 +156,7 @@ def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:
     outside = sorted(setup.targets - in_blocks)
     if setup.method == "lora" and outside:
         return f"the activations of an adapter on {', '.join(outside)} are not known"
-    if "fp16" in {setup.weights, setup.rest, setup.quantized_compute}:
+    if FP16 in {setup.products.rest, setup.products.compute}:
         return "the activations of an fp16 model, between fp16 and autocast's bf16, are not known"
     return None
 

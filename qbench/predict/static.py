@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.serve.deploy import WHOLE_MODELS, compute_type
+from qbench.core.number_types import ITEM_BYTES
+from qbench.finetune.serve.deploy import WHOLE_MODELS
 from qbench.finetune.targets import (
     TIED_HEAD,
     is_tied,
@@ -18,8 +19,8 @@ from qbench.finetune.targets import (
     token_embeddings,
     under,
 )
-from qbench.precisions import precisions, stored
-from qbench.precisions.storage import ITEM_BYTES
+from qbench.precisions import precisions
+from qbench.precisions.computing import compute_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,9 +40,10 @@ _MAGNITUDE_BYTES = 4
 
 def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
     """Static bytes by arithmetic; None for a training, or where the shapes are not known."""
-    if model.shape is None or (cell.precision.name == stored.NAME) != bool(model.quantization):
+    held = precisions()[cell.precision.name]
+    if model.shape is None or held.takes_quantized != bool(model.quantization):
         return None
-    base = precisions()[cell.precision.name].storage(model.shape, cell.precision.options)
+    base = held.storage(model.shape, cell.precision.options)
     if cell.tuning is None:
         return base
     if cell.deploy is None:

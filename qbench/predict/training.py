@@ -11,14 +11,19 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import ITEM_BYTES
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.targets import targeted
-from qbench.precisions import precisions
-from qbench.precisions.storage import ITEM_BYTES
+from qbench.precisions import precisions, products_of
 from qbench.predict.activations import predict_activations
-from qbench.predict.formats import UNKNOWN_LAYERS, read_formats
-from qbench.predict.shapes import TrainingSetup, lacks_kernel, unpredicted
+from qbench.predict.shapes import (
+    TRAINED,
+    UNKNOWN_LAYERS,
+    TrainingSetup,
+    lacks_kernel,
+    unpredicted,
+)
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelShape, TuningRef
@@ -90,8 +95,8 @@ def predict_training(
         return None, f"the memory of method {method} is not known"
     name, held_options = chosen.load_precision(precision, options)
     held = PrecisionRef(label=name, name=name, options=held_options)
-    formats = read_formats(held)
-    if formats is None or formats.weights == "integer":
+    products = products_of(held)
+    if products is None or products.kind not in TRAINED:
         return None, UNKNOWN_LAYERS
     if options.get("dora") or options.get("bias", "none") != "none" or options.get("extra"):
         return None, "the memory of dora, of trained biases and of extra options is not known"
@@ -102,9 +107,7 @@ def predict_training(
         batch=options["batch"],
         tokens=tokens,
         method="full" if method == "full" else "lora",
-        weights=formats.weights,
-        rest=formats.rest,
-        quantized_compute=formats.compute,
+        products=products,
         compute=options["compute"],
         targets=_target_names(shape, decoder, options) if method == "lora" else frozenset(),
         rank=options.get("rank", 0),

@@ -92,7 +92,7 @@ def batch_told(table: TableRecords, record: Record) -> str:
 
 def _pools_a_batch(cell: CellRecords) -> bool:
     precision = precisions().get(cell.records[0].cell.precision.name)
-    return bool(getattr(precision, "pools_batch", False))
+    return precision is not None and precision.pools_batch
 
 
 def describe_params(params: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.cli.explain_options import read_assignments
 from qbench.core.errors import UsageError
-from qbench.precisions.explain.explain import EXPLAINERS, explain
+from qbench.precisions.explain.explain import explain, explained
 from qbench.report.as_json import page_json as as_json
 from qbench.report.markdown import render as markdown
 from tests.pages import on_terminal
@@ -83,7 +83,7 @@ def test_a_wrong_option_is_told(precision: str, assignments: list[str], words: s
     assert str(caught.value).startswith("--set:")
 
 
-@pytest.mark.parametrize("name", EXPLAINERS)
+@pytest.mark.parametrize("name", explained())
 def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str) -> None:
     made = explain(name, str(folder), None, base=folder)
     figures = json.loads(as_json(made))
@@ -99,7 +99,7 @@ def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str)
 def test_a_tensor_of_zeros_and_a_norm_are_shown(tmp_path: Path, width: int) -> None:
     zeros = save(tmp_path / "zeros", random_weight() * 0)
     norm = save(tmp_path / "norm", random_weight()[0], "model.norm.weight")
-    for name in EXPLAINERS:
+    for name in explained():
         flat = explain(name, str(zeros), None, base=tmp_path)
         assert flat.data["error"]["reason"] == "all weights are 0"
         row = explain(name, str(norm), "model.norm.weight", base=tmp_path)

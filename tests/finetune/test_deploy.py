@@ -17,10 +17,10 @@ from qbench.finetune.serve.deploy import (
     load_deployed,
     served_precision,
 )
-from qbench.measures.weight_error import held_weight
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.precisions.layer_probe import relative_error
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.verification import linear_layers
 from tests.finetune.made_adapters import (
     MadeAdapter,

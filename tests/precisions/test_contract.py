@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.spec import StaticBytes
-from qbench.precisions import precisions
+from qbench.precisions import is_quantized, precisions
 from qbench.precisions.inventory import inventory, logical_weights
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
 from tests.record_factory import make_environment
@@ -242,15 +242,16 @@ def test_layers_that_no_library_converts_are_known_without_weights(
     variant: Variant, words: str | None, cells: TinyCells
 ) -> None:
     from qbench.core.spec import ModelShape, PrecisionRef
-    from qbench.precisions.conversion import CONVERTING, conversion_misfit
     from qbench.sources.shapes.meta import describe as describe_meta
 
     tensors = describe_meta(str(cells.folder(variant)))
     shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})
     model = resolve(cells.folder(variant)).model_copy(update={"shape": shape})
     for name in precisions():
-        misfit = conversion_misfit(PrecisionRef(label=name, name=name), model)
-        if name not in CONVERTING or words is None:
+        held = precisions()[name]
+        misfit = held.misfit(held.options(), model)
+        converts = is_quantized(PrecisionRef(label=name, name=name)) and not held.takes_quantized
+        if words is None or not converts:
             assert misfit is None
         else:
             assert misfit is not None

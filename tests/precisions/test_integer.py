@@ -12,10 +12,11 @@ from qbench.core.spec import Item
 from qbench.finetune.lora import LORA
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.footprint import FOOTPRINT
-from qbench.measures.weight_error import WEIGHT_ERROR, held_weight
-from qbench.precisions import precisions
+from qbench.measures.weight_error import WEIGHT_ERROR
+from qbench.precisions import options_of, precisions
 from qbench.precisions.integer.integer import Integer
 from qbench.precisions.integer.options import SHORT_NAMES, IntegerOptions
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.verification import linear_layers
 from tests.precisions.naive_integers import checkpoint_weight, quantize
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
@@ -146,7 +147,7 @@ def test_what_packed_codes_would_take_is_known_from_shapes(cells: TinyCells, nam
     shape, precision = loaded.resolved.shape, precisions()[name]
     assert shape is not None
     assert isinstance(precision, Integer)
-    packed = precision.packed_bytes(shape, loaded.cell.precision.options)
+    packed = precision.packed_bytes(shape, options_of(loaded.cell.precision))
     assert 8 * packed / shape.weights == pytest.approx(
         metric(loaded, FOOTPRINT, "bits_per_weight.nominal"), rel=1e-12
     )

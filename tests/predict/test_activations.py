@@ -18,7 +18,8 @@ from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
 from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.make import _enable_checkpointing
-from qbench.precisions import precisions
+from qbench.precisions import precisions, products_of
+from qbench.precisions.products import Products, floating
 from qbench.predict.activations import predict_activations
 from qbench.predict.shapes import (
     TrainingSetup,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.001
 """Share of the peak that may stay unexplained; found: a few bytes of scalars."""
-_FOUR_BIT = ("fp4", "nf4", "nf4-dq")
 _ALL_LINEAR = {
     "gpt2": frozenset({"c_attn", "c_proj", "c_fc"}),
     "opt": frozenset({"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
@@ -204,13 +204,18 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
     return dict(progress.memory), options
 
 
+def _products(precision: str) -> Products:
+    found = products_of(PrecisionRef(label=precision, name=precision))
+    assert found is not None
+    return found
+
+
 def _setup(case: _Case, options: Any) -> TrainingSetup:
     setup = TrainingSetup(
         batch=case.batch,
         tokens=case.tokens,
         method="full" if case.method == "full" else "lora",
-        weights="4bit" if case.precision in _FOUR_BIT else case.precision,  # type: ignore[arg-type]
-        rest="bf16" if case.precision in _QUANTIZED else None,
+        products=_products(case.precision),
         compute=options.compute,
         checkpointing=options.checkpointing,
         attention="eager" if case.attention == "eager" else "sdpa",
@@ -246,7 +251,7 @@ _SETUP = TrainingSetup(
     batch=2,
     tokens=128,
     method="lora",
-    weights="bf16",
+    products=floating("bf16"),
     targets=frozenset({"q_proj", "v_proj"}),
     rank=8,
 )
@@ -282,8 +287,10 @@ def test_the_parts_sum_to_the_total() -> None:
 def test_checkpointing_does_not_free_what_int8_keeps_of_its_own() -> None:
     """bitsandbytes holds on to the inputs of int8 layers, whatever autograd saves."""
     every = replace(_SETUP, targets=_GATED, checkpointing=True)
-    as_int8 = predict_activations(_SHAPE, replace(every, weights="int8", rest="bf16"))
-    as_nf4 = predict_activations(_SHAPE, replace(every, weights="4bit", rest="bf16"))
+    as_int8 = predict_activations(
+        _SHAPE, replace(every, products=Products("outliers", "bf16", "bf16"))
+    )
+    as_nf4 = predict_activations(_SHAPE, replace(every, products=Products("4bit", "bf16", "bf16")))
     # Two norms' outputs, the attention's and the product of gate and up, of every block.
     inputs = 2 * (3 * 256 + 576) * 256 * 4
     assert as_int8.total - as_nf4.total > 0.5 * inputs
@@ -311,7 +318,7 @@ def test_what_is_not_predicted_has_a_reason() -> None:
     assert unpredicted(_SHAPE, _SETUP) is None
     on_head = unpredicted(_SHAPE, replace(_SETUP, targets=frozenset({"lm_head", "q_proj"})))
     assert on_head == "the activations of an adapter on lm_head are not known"
-    assert "fp16" in str(unpredicted(_SHAPE, replace(_SETUP, weights="fp16")))
+    assert "fp16" in str(unpredicted(_SHAPE, replace(_SETUP, products=floating("fp16"))))
 
 
 @pytest.mark.parametrize(
@@ -321,12 +328,16 @@ def test_what_is_not_predicted_has_a_reason() -> None:
         ({}, False, True),  # bf16 by autocast, before Ampere
         ({"padded": True}, False, True),
         ({"compute": "fp32"}, False, True),  # the base's own type is bf16
-        ({"compute": "fp32", "weights": "fp32"}, True, True),  # fp32, fewer heads of keys
-        ({"compute": "fp32", "weights": "fp32", "padded": True}, True, False),
-        ({"compute": "fp32", "weights": "fp16"}, True, False),
-        ({"compute": "fp32", "weights": "fp16"}, False, True),
-        ({"compute": "fp32", "weights": "fp16", "padded": True}, False, False),
-        ({"compute": "fp32", "weights": "4bit", "rest": "bf16"}, False, True),
+        (
+            {"compute": "fp32", "products": floating("fp32")},
+            True,
+            True,
+        ),  # fp32, fewer heads of keys
+        ({"compute": "fp32", "products": floating("fp32"), "padded": True}, True, False),
+        ({"compute": "fp32", "products": floating("fp16")}, True, False),
+        ({"compute": "fp32", "products": floating("fp16")}, False, True),
+        ({"compute": "fp32", "products": floating("fp16"), "padded": True}, False, False),
+        ({"compute": "fp32", "products": Products("4bit", "bf16", "bf16")}, False, True),
         ({"attention": "eager"}, False, False),
         ({"device": "cpu"}, False, False),
     ],

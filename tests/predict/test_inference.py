@@ -16,11 +16,11 @@ from qbench.measures.quality.head import OutputHead
 from qbench.measures.quality.reference_states import CachedStates, OwnStates
 from qbench.measures.quality.scoring import rounding_kl, score_windows
 from qbench.measures.quality.windows import Window
-from qbench.precisions import precisions
+from qbench.precisions import precisions, products_of
 from qbench.precisions.inventory import inventory
+from qbench.precisions.products import Products, floating
 from qbench.predict.decoders import sliding_window
 from qbench.predict.decoding import Adapter, Kernels
-from qbench.predict.formats import Formats, read_formats
 from qbench.predict.inference import (
     HeldModel,
     InferenceBytes,
@@ -109,11 +109,11 @@ def _held(case: _Case, model: Any, adapter: Adapter | None = None) -> HeldModel:
     shape, reason = training_shape(model.config.to_dict())
     assert shape is not None, reason
     options = all_options(case.precision)
-    formats = read_formats(PrecisionRef(label="x", name=case.precision, options=options))
-    assert formats is not None
+    products = products_of(PrecisionRef(label="x", name=case.precision, options=options))
+    assert products is not None
     static = sum(held.tensor.untyped_storage().nbytes() for held in inventory(model))
     return HeldModel(
-        shape, formats, static, sliding_window(model.config.to_dict()), adapter, kernels=CPU
+        shape, products, static, sliding_window(model.config.to_dict()), adapter, kernels=CPU
     )
 
 
@@ -248,8 +248,8 @@ def test_an_attached_adapter(precision: str, target: Any, tmp_path: Path) -> Non
     assert peak.peak_bytes - predicted.static == pytest.approx(_above(found), rel=TOLERANCE)
 
 
-BF16 = Formats("bf16", "bf16", "bf16")
-NF4 = Formats("4bit", "bf16", "bf16")
+BF16 = floating("bf16")
+NF4 = Products("4bit", "bf16", "bf16")
 
 
 def _llama(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> TrainingShape:
@@ -284,26 +284,26 @@ def test_the_last_logits_alone_are_kept() -> None:
     assert found.logits == 8 * 4_000_000 * 2
 
 
-@pytest.mark.parametrize("formats", [BF16, NF4, Formats("int8", "bf16", "bf16")])
+@pytest.mark.parametrize("products", [BF16, NF4, Products("outliers", "bf16", "bf16")])
 @pytest.mark.parametrize(
     "predict", [predict_prefill, predict_decode, predict_scoring], ids=lambda one: one.__name__
 )
 def test_layers_beyond_three_add_alike(
-    predict: Any, formats: Formats, monkeypatch: pytest.MonkeyPatch
+    predict: Any, products: Products, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each layer gone through, against what follows from two and three."""
-    model = HeldModel(_llama(64, 128, 7, 4, 2), formats, 5)
+    model = HeldModel(_llama(64, 128, 7, 4, 2), products, 5)
     shortened = predict(model, batch=2, tokens=96)
     monkeypatch.setattr("qbench.predict.inference._ENOUGH_LAYERS", 100)
     assert predict(model, batch=2, tokens=96) == shortened
 
 
 @pytest.mark.parametrize("kernels", [Kernels(), Kernels(flash=False), CPU])
-@pytest.mark.parametrize("formats", [BF16, NF4, Formats("int8", "bf16", "bf16")])
+@pytest.mark.parametrize("products", [BF16, NF4, Products("outliers", "bf16", "bf16")])
 @pytest.mark.parametrize("predict", [predict_prefill, predict_decode, predict_scoring])
-def test_more_never_takes_less(predict: Any, formats: Formats, kernels: Kernels) -> None:
+def test_more_never_takes_less(predict: Any, products: Products, kernels: Kernels) -> None:
     def total(batch: int, tokens: int) -> int:
-        model = HeldModel(MISTRAL_7B, formats, 0, kernels=kernels)
+        model = HeldModel(MISTRAL_7B, products, 0, kernels=kernels)
         found = predict(model, batch=batch, tokens=tokens)
         return int(found.total)
 
@@ -324,11 +324,11 @@ def test_prefill_of_llama_2_13b_as_published() -> None:
     """
     linear = 40 * (4 * 5120 * 5120 + 3 * 5120 * 13824)
     rest = 2 * 32000 * 5120 + 81 * 5120
-    fp16 = Formats("fp16", "fp16", "fp16")
+    fp16 = floating("fp16")
     half = predict_prefill(HeldModel(LLAMA_2_13B, fp16, 2 * (linear + rest)), batch=1, tokens=512)
     state = 4 * linear // 64
     static = linear // 2 + state + 2 * rest
-    quantized = replace(fp16, weights="4bit")
+    quantized = replace(fp16, kind="4bit")
     four = predict_prefill(HeldModel(LLAMA_2_13B, quantized, static), batch=1, tokens=512)
     assert (half.total - four.total) / 1e6 == pytest.approx(29_153 - 11_018, rel=0.005)
     assert 29_153 - half.total / 1e6 == pytest.approx(11_018 - four.total / 1e6, rel=0.02)

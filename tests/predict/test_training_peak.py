@@ -17,6 +17,7 @@ from qbench.finetune.train.examples import NOT_SCORED, Encoded
 from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.make import _enable_checkpointing
 from qbench.precisions import precisions
+from qbench.precisions.products import Products
 from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.shapes import TrainingSetup, TrainingShape
@@ -260,9 +261,10 @@ def _t4_bytes(size: str, form: str, tokens: int) -> int:
     }[form]
     rest = 2 * 32000 * hidden + (2 * layers + 1) * hidden
     setup = TrainingSetup(
-        batch=1, tokens=tokens, method="lora", weights="4bit", rest="fp32",
+        batch=1, tokens=tokens, method="lora", products=Products("4bit", "fp32", "bf16"),
         targets=frozenset({"q_proj", "v_proj"}), rank=8, checkpointing=True, attention="eager",
         accumulate=4, device="cuda",
     )  # fmt: skip
-    setup = replace(setup, weights="int8" if form == "int8" else "4bit")
+    if form == "int8":
+        setup = replace(setup, products=Products("outliers", "fp32", "fp32"))
     return held + 4 * rest + predict_activations(shape, setup).total

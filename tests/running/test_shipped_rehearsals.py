@@ -13,7 +13,8 @@ from rich.console import Console
 from qbench.cli.display import RunDisplay
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite
-from qbench.precisions.integer.options import is_integer
+from qbench.precisions import precisions
+from qbench.precisions.integer.integer import Integer
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
 
@@ -48,7 +49,7 @@ def kinds(suite: Suite) -> list[str]:
 
 
 def width(precision: str) -> str:
-    if is_integer(precision):
+    if isinstance(precisions()[precision], Integer):
         return "integers"
     known = {"int8": "8 bits", "fp4": "4 bits", "nf4": "4 bits", "nf4-dq": "4 bits"}
     return known.get(precision, "full")

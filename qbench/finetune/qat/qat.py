@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import PositiveInt, model_validator
 
 from qbench.core.environment import missing_packages
+from qbench.core.number_types import FP32
 from qbench.finetune.optimizers import optimizer_unavailable
-from qbench.finetune.options import PositiveNumber, TrainingOptions, is_quantized
+from qbench.finetune.options import PositiveNumber, TrainingOptions
 from qbench.finetune.trainable import Trainable
-from qbench.precisions.integer.options import IntegerOptions, is_integer
+from qbench.precisions import is_quantized, options_of, precisions
+from qbench.precisions.floating import in_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Environment
     from qbench.core.spec import Deployment, PrecisionRef
+    from qbench.precisions.integer.options import IntegerOptions
 
 
 class QatOptions(TrainingOptions):
@@ -53,6 +56,14 @@ class QatOptions(TrainingOptions):
         return self
 
 
+def rounding_of(precision: PrecisionRef) -> IntegerOptions:
+    """The integers that are trained for; raises ValueError for a precision that has none."""
+    found = precisions()[precision.name].rounding(options_of(precision))
+    if found is None:
+        raise ValueError(f"{precision.name} is no integer format")
+    return found
+
+
 @dataclass(frozen=True)
 class Qat:
     """All weights are trained through the rounding that conversion will do."""
@@ -64,7 +75,8 @@ class Qat:
 
     def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
         """Integers alone are trained for, and of them what rounding to nearest makes."""
-        if not is_integer(precision.name):
+        chosen = precisions()[precision.name].rounding(options_of(precision))
+        if chosen is None:
             if not is_quantized(precision):
                 return (
                     f"QAT trains for an integer format, and {precision.name} is none; give"
@@ -75,7 +87,6 @@ class Qat:
                 f" int4-g32, for example. Training against the codes of {precision.name} is QLoRA:"
                 f" {{method: lora, precision: {precision.name}}}"
             )
-        chosen = IntegerOptions.model_validate(precision.options)
         if chosen.weights != "rtn":
             return (
                 f"{chosen.weights} chooses other codes than rounding to nearest, which is what QAT"
@@ -97,7 +108,7 @@ class Qat:
         self, precision: PrecisionRef, options: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
         """The master weights' type."""
-        return "fp32", {}
+        return in_type(FP32).name, {}
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """After conversion, and before it."""
@@ -118,7 +129,7 @@ class Qat:
         """
         from qbench.finetune.qat.layers import fake_quantize, save_plain
 
-        chosen = IntegerOptions.model_validate(precision.options)
+        chosen = rounding_of(precision)
         if options.rank is not None:
             from qbench.finetune.qat.adapters import adapt, save_merged
 

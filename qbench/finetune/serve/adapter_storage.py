@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     import torch
 
-StorageKind = Literal["int8", "nf4"]
+    from qbench.core.spec import Deployment
 
-BLOCK: dict[StorageKind, int] = {"int8": 256, "nf4": 64}
-"""Weights that share one block maximum."""
+BLOCK: dict[Deployment, int] = {"adapter-int8": 256, "adapter-nf4": 64}
+"""Weights that share one block maximum, by the deployment of an adapter stored so."""
+_NF4: Deployment = "adapter-nf4"
 WEIGHTS_FILE = "adapter_model.safetensors"
 """PEFT's name for an adapter's weights."""
 
@@ -56,7 +57,7 @@ def read_adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def store_adapter(folder: Path, kind: StorageKind) -> bytes:
+def store_adapter(folder: Path, kind: Deployment) -> bytes:
     """The contents of a safetensors file with the folder's adapter quantized.
 
     Its length is the bytes on disk, codes, block maxima, one code book and the header together.
@@ -74,16 +75,16 @@ def store_adapter(folder: Path, kind: StorageKind) -> bytes:
             continue
         # Flat: on a CPU bitsandbytes mistakes rows that are no multiple of a block.
         weights = tensor.float().reshape(-1)
-        if kind == "int8":
-            codes, state = quantize_blockwise(weights, blocksize=BLOCK[kind])
+        if kind == _NF4:
+            codes, state = quantize_4bit(weights, blocksize=BLOCK[kind], quant_type=_code(kind))
         else:
-            codes, state = quantize_4bit(weights, blocksize=BLOCK[kind], quant_type="nf4")
+            codes, state = quantize_blockwise(weights, blocksize=BLOCK[kind])
         stored[name + _CODES] = codes.reshape(-1).view(torch.uint8).contiguous()
         stored[name + _MAXIMA] = state.absmax.contiguous()
         stored[_CODE_BOOK] = state.code.contiguous()
         shapes[name] = list(tensor.shape)
     # One entry: safetensors writes several in any order, and the same adapter is the same file.
-    about = json.dumps({"kind": kind, "shapes": shapes})
+    about = json.dumps({"kind": _code(kind), "shapes": shapes})
     contents: bytes = save(stored, metadata={_ABOUT: about})
     return contents
 
@@ -95,12 +96,12 @@ def load_stored(contents: bytes) -> dict[str, torch.Tensor]:
 
     stored: dict[str, torch.Tensor] = load(contents)
     about = _about(contents)
-    kind: StorageKind = "nf4" if about["kind"] == "nf4" else "int8"
+    kind = next(one for one in BLOCK if _code(one) == about["kind"])
     shapes: dict[str, list[int]] = about["shapes"]
     tensors: dict[str, torch.Tensor] = {}
     for name, shape in shapes.items():
         codes = stored.pop(name + _CODES)
-        if kind == "nf4":  # the first of the two codes in a byte is its upper half
+        if kind == _NF4:  # the first of the two codes in a byte is its upper half
             codes = torch.stack([codes >> 4, codes & 0xF], dim=1).reshape(-1)
         maxima = stored.pop(name + _MAXIMA).repeat_interleave(BLOCK[kind])
         count = prod(shape)
@@ -108,6 +109,11 @@ def load_stored(contents: bytes) -> dict[str, torch.Tensor]:
         tensors[name] = weights.reshape(shape)
     stored.pop(_CODE_BOOK, None)
     return {**tensors, **stored}
+
+
+def _code(kind: Deployment) -> str:
+    """What a file calls its codes."""
+    return kind.removeprefix("adapter-")
 
 
 def _about(contents: bytes) -> dict[str, Any]:

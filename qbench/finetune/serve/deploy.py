@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
-from qbench.core.spec import Deployment, PrecisionRef, TuningRef, slugify
+from qbench.core.number_types import BF16, FP16, FP32
 from qbench.finetune.qat.layers import load_fake_quantized
-from qbench.finetune.serve.adapter_storage import StorageKind, load_stored, store_adapter
-from qbench.precisions import precisions
-from qbench.precisions.integer.options import IntegerOptions
-from qbench.precisions.storage import ITEM_BYTES
+from qbench.finetune.qat.qat import rounding_of
+from qbench.finetune.serve.adapter_storage import BLOCK, load_stored, store_adapter
+from qbench.precisions import is_quantized, precisions
+from qbench.precisions.computing import compute_type, computed_in, rest_type
+from qbench.precisions.floating import in_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
+    from qbench.core.spec import Deployment, PrecisionRef, TuningRef
 
-_STORED: dict[Deployment, StorageKind] = {"adapter-int8": "int8", "adapter-nf4": "nf4"}
 _CHECKPOINTS: frozenset[Deployment] = frozenset(
     {"merged", "merged-requantized", "merged-dequantized", "quantized", "fake-quantized"}
 )
@@ -67,42 +68,16 @@ def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
     """
     trained_in = tuning.precision
     if deploy == "fake-quantized":
-        held = str(trained_in.options.get("dtype") or "bf16")
-        return PrecisionRef(label=held, name=held)
+        return in_type(rest_type(trained_in))
     if deploy in {"merged", "merged-dequantized"}:
-        name = "fp32" if trained_in.name == "fp32" else "bf16"
-        return PrecisionRef(label=name, name=name)
+        plain = not is_quantized(trained_in) and rest_type(trained_in) == FP32
+        return in_type(FP32 if plain else BF16)
     if deploy != "attached-fp16":
         return trained_in
-    if trained_in.name in ITEM_BYTES:
-        return PrecisionRef(label="fp16", name="fp16")
-    changed = {
-        name: "fp16"
-        if name == "compute_dtype" or "compute_dtype" not in trained_in.options
-        # Of a 4-bit format: what is not quantized follows the type that is computed in.
-        else None
-        for name in ("compute_dtype", "dtype")
-        if name in trained_in.options
-    }
-    if not changed:
+    served = computed_in(trained_in, FP16)
+    if served is None:
         raise ValueError(f"{trained_in.name} has no option for the type it computes in")
-    table = precisions()[trained_in.name].options
-    options = table.model_validate({**trained_in.options, **changed})
-    shown = options.model_dump(mode="json", exclude_defaults=True)
-    parts = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in shown.items()
-    ]
-    return PrecisionRef(
-        label=slugify("-".join([trained_in.name, *parts])),
-        name=trained_in.name,
-        options=options.model_dump(mode="json"),
-    )
-
-
-def compute_type(precision: PrecisionRef) -> str:
-    """The type that matrices are multiplied in (`bf16` …): what an attached adapter is held in."""
-    return _type_of(precision, "compute_dtype", "dtype")
+    return served
 
 
 def deployed_checkpoint(served: ServedModel) -> Checkpoint:
@@ -121,7 +96,7 @@ def deployed_checkpoint(served: ServedModel) -> Checkpoint:
         served.base,
         served.artifact,
         # What the precision starts from, so that nothing is rounded twice.
-        _type_of(served.precision, "dtype", "compute_dtype"),
+        rest_type(served.precision),
         dequantized_from=served.tuning.precision if served.deploy == "merged-dequantized" else None,
     )
     return replace(served.base, folder=folder)
@@ -143,7 +118,7 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
         )
     source = source or deployed_checkpoint(served)
     if deploy == "fake-quantized":
-        return load_fake_quantized(source, IntegerOptions.model_validate(tuning.precision.options))
+        return load_fake_quantized(source, rounding_of(tuning.precision))
     if deploy in _CHECKPOINTS:
         return precisions()[precision.name].load(source, precision.options)
     from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
@@ -151,9 +126,8 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
     from qbench.finetune.serve.merge import merge_attached
 
     adapter = read_adapter(served.artifact)
-    if deploy in _STORED:
-        stored = store_adapter(served.artifact, _STORED[deploy])
-        adapter = replace(adapter, tensors=load_stored(stored))
+    if deploy in BLOCK:
+        adapter = replace(adapter, tensors=load_stored(store_adapter(served.artifact, deploy)))
     model = precisions()[precision.name].load(source, precision.options)
     tuner = attach_adapter(model, adapter)
     if deploy == "merged-in-place":
@@ -162,9 +136,3 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
         return merge_attached(model, tuner)
     cast_adapter(model, compute_type(precision))
     return model
-
-
-def _type_of(precision: PrecisionRef, *options: str) -> str:
-    """The first of the options that names a floating type; a floating precision is one itself."""
-    named = [precision.name, *(precision.options.get(option) for option in options)]
-    return next((name for name in named if name in ITEM_BYTES), "bf16")

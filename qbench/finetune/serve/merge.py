@@ -21,12 +21,14 @@ from pydantic import ValidationError
 
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
+from qbench.core.number_types import FP32
 from qbench.core.record import content_key
 from qbench.finetune.artifact import ArtifactInfo
 from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
 from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE
 from qbench.finetune.serve.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
 from qbench.precisions import precisions
+from qbench.precisions.floating import in_type
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.fingerprint import files_sha256
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from qbench.core.checkpoint import Checkpoint
     from qbench.core.spec import PrecisionRef
+    from qbench.precisions.precision import Precision
 
 _LOG = logging.getLogger(__name__)
 _DECIDING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -127,15 +130,16 @@ def _merged_model(
     base: Checkpoint, artifact: Path, dequantized_from: PrecisionRef | None
 ) -> PreTrainedModel:
     """The merged model in fp32, on the CPU."""
-    plain = precisions()["fp32"].load(replace(base, device="cpu"), {})
+    plain = precisions()[in_type(FP32).name].load(replace(base, device="cpu"), {})
     if dequantized_from is not None:
-        held = precisions()[dequantized_from.name].load(base, dequantized_from.options)
-        _copy_dequantized(held, plain)
+        precision = precisions()[dequantized_from.name]
+        held = precision.load(base, dequantized_from.options)
+        _copy_dequantized(held, plain, precision)
         del held
     return merge_attached(plain, attach_adapter(plain, read_adapter(artifact)))
 
 
-def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel) -> None:
+def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel, precision: Precision) -> None:
     """Gives the plain fp32 model the weights that the quantized one computes with."""
     from transformers.pytorch_utils import Conv1D
 
@@ -146,32 +150,20 @@ def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel) -> None:
             if parameter_name != "weight":
                 weight = getattr(layer, parameter_name)
             else:
-                weight = dequantized_weight(layer, name)
+                weight = dequantized_weight(layer, precision)
                 # A Conv1D holds (in, out); the linear layer that replaced it (out, in).
                 if isinstance(module, Conv1D) and not isinstance(layer, Conv1D):
                     weight = weight.T
             parameter.data.copy_(weight)
 
 
-def dequantized_weight(layer: Any, name: str) -> torch.Tensor:
-    """A layer's weights in fp32, those of bitsandbytes' formats by their definition."""
+def dequantized_weight(layer: Any, precision: Precision) -> torch.Tensor:
+    """A layer's weights in fp32, those of bitsandbytes' 4-bit formats by their definition."""
     from qbench.precisions.bnb4bit import naive_weight
-    from qbench.precisions.int8 import library_weight
-    from qbench.precisions.integer.layers import effective_weight
 
-    weight: torch.Tensor = layer.weight
-    if getattr(weight, "quant_state", None) is not None:
+    if getattr(layer.weight, "quant_state", None) is not None:
         return naive_weight(layer)
-    if type(layer).__name__ == "Linear8bitLt":
-        return library_weight(layer).float()
-    if hasattr(weight, "qdata"):
-        return effective_weight(layer)
-    if not weight.dtype.is_floating_point:
-        raise MeasurementError(
-            f"{name}: qbench cannot dequantize a {type(layer).__name__} of {weight.dtype}; leave"
-            " merged-dequantized out for this precision"
-        )
-    return weight.float()
+    return precision.weights(layer).float()
 
 
 def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import NonFiniteError, OutOfMemoryError, is_out_of_memory
+from qbench.core.number_types import BF16
 from qbench.finetune.train.examples import NOT_SCORED, collate
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.finetune.train.memory_kinds import bytes_by_kind, held_tensors
@@ -198,7 +199,7 @@ def _summed_loss(
     from torch.nn import functional
 
     seen = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.compute == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.compute == BF16):
         logits = model(**seen, use_cache=False).logits
     # Each position predicts the next token; the last predicts none. The labels are shifted, not the
     # logits, of which that would make another copy.

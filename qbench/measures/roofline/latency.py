@@ -14,27 +14,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import FP32, INT8, float_type
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
 from qbench.measures.roofline.operations import forward_operations, sizes_of
 from qbench.measures.roofline.rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
-from qbench.precisions.integer.options import (
-    MOST_ROWS_IN_FP32,
-    IntegerOptions,
-    int8_product_type,
-    is_integer,
-)
+from qbench.precisions import products_of
 from qbench.precisions.inventory import inside
+from qbench.precisions.products import MOST_ROWS_IN_FP32
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from qbench.core.number_types import NumberType
     from qbench.core.record import Metric
-    from qbench.core.spec import PrecisionRef
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.workload import GridPoint
     from qbench.precisions.inventory import Held
+    from qbench.precisions.products import Products
 
 METRICS = (
     MetricDefinition(
@@ -102,7 +100,6 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 _CHOSEN_EXPERTS = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
 _MATRIX = 2
 """Dimensions of one expert's weight."""
-_TORCH_NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -165,9 +162,10 @@ def _fallback_warnings(
     loaded: LoadedModel, batch: int, prefill: str, decode: str
 ) -> tuple[str, ...]:
     """That the layers' int8 products are not what ran."""
-    if not _multiplies_codes(loaded.cell.precision):
+    products = _products(loaded)
+    if products is None or products.kind != "codes":
         return ()
-    steps = [name for name, found in (("prefill", prefill), ("decode", decode)) if found != "int8"]
+    steps = [name for name, found in (("prefill", prefill), ("decode", decode)) if found != INT8]
     if not steps:
         return ()
     words = (
@@ -179,22 +177,16 @@ def _fallback_warnings(
     return (words,)
 
 
-def _multiplies_codes(precision: PrecisionRef) -> bool:
-    """Whether 8-bit weights meet 8-bit activations."""
-    if not is_integer(precision.name):
-        return False
-    return IntegerOptions.model_validate(precision.options).uses_int8_kernel
+def multiplied_in(loaded: LoadedModel, rows: int) -> NumberType:
+    """The type that the linear layers multiply so many rows in; the model's own if not known."""
+    products = _products(loaded)
+    if products is not None:
+        return products.multiplied_in(loaded.device, rows)
+    return float_type(str(loaded.model.dtype)) or FP32
 
 
-def multiplied_in(loaded: LoadedModel, rows: int) -> str:
-    """The type that the linear layers multiply so many rows in: `fp32`, `bf16`, `fp16`, `int8`."""
-    precision = loaded.cell.precision
-    if _multiplies_codes(precision):
-        return int8_product_type(loaded.device, rows)
-    if precision.name == "int8":
-        return "int8"
-    chosen = precision.options.get("compute_dtype")
-    return str(chosen) if chosen else _TORCH_NAMES.get(str(loaded.model.dtype), "fp32")
+def _products(loaded: LoadedModel) -> Products | None:
+    return products_of(loaded.cell.precision, loaded.model.config.to_dict())
 
 
 def _prefill_operations(

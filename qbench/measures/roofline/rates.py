@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import is_out_of_memory
+from qbench.core.number_types import INT8, TORCH_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,6 @@ _READ_A_ROUND = 2**26
 """The least that is read in a round, however little is read at once."""
 _ROW = 1024
 """Numbers in a row of the matrix that a vector is multiplied by."""
-_TORCH_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,16 @@ def matrix_rate(device: str, dtype: str) -> Rate:
     """
     import torch
 
-    if dtype not in _TORCH_TYPES:
-        return Rate(
-            None, f"there is no matrix rate for {dtype}, only for {', '.join(_TORCH_TYPES)}"
-        )
+    if dtype not in TORCH_NAMES:
+        return Rate(None, f"there is no matrix rate for {dtype}, only for {', '.join(TORCH_NAMES)}")
     side = MATRIX_SIDE[_kind(device)]
-    torch_type: torch.dtype = getattr(torch, _TORCH_TYPES[dtype])
+    torch_type: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
 
     def start() -> Callable[[], Any]:
         generator = torch.Generator(device=device).manual_seed(0)
         # Zeros would draw less power than a model's numbers do, and so run faster than it can.
         shape = (2, side, side)
-        if dtype == "int8":
+        if dtype == INT8:
             pair = torch.randint(
                 -127, 128, shape, dtype=torch_type, device=device, generator=generator
             )

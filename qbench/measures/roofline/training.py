@@ -6,6 +6,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import BF16, FP32
 from qbench.core.record import MetricDefinition
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.loaded import Outcome, make_metric
@@ -14,11 +15,13 @@ from qbench.measures.roofline.operations import sizes_of, step_operations
 from qbench.measures.roofline.rates import matrix_rate
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
 from qbench.measures.training.memory import adapted_layers
+from qbench.precisions import products_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qbench.core.gpu import GpuProbe, GpuState
+    from qbench.core.number_types import FloatType
     from qbench.core.spec import PrecisionRef
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.train.checkpoint import Progress
@@ -61,7 +64,6 @@ METRICS = (
         " them / tokens that are no padding",
     ),
 )
-_FLOATING = ("fp32", "bf16", "fp16")
 _LEAST_STEPS = 4
 """With fewer timed steps their spread says nothing."""
 _NO_STEP = "no step was timed; train for more"
@@ -149,12 +151,12 @@ def training_limits(
     )
 
 
-def step_type(options: TrainingOptions, held: PrecisionRef) -> str:
+def step_type(options: TrainingOptions, held: PrecisionRef) -> FloatType:
     """The type that a step's products are taken in: autocast's, else that of the layers."""
-    if options.compute == "bf16":
-        return "bf16"
-    chosen = held.options.get("compute_dtype") or held.options.get("dtype")
-    return str(chosen) if chosen else held.name if held.name in _FLOATING else "fp32"
+    if options.compute == BF16:
+        return BF16
+    products = products_of(held)
+    return FP32 if products is None else products.compute
 
 
 def _operations(

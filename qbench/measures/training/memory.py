@@ -6,12 +6,18 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.finetune.lora import FOUR_BIT
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.qat.qat import QatOptions
+from qbench.precisions import products_of
 from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import training_peak
-from qbench.predict.shapes import TrainingSetup, lacks_kernel, training_shape, unpredicted
+from qbench.predict.shapes import (
+    TRAINED,
+    TrainingSetup,
+    lacks_kernel,
+    training_shape,
+    unpredicted,
+)
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
@@ -101,7 +107,8 @@ def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedM
     """Why the activations are not known of this training; None if they are."""
     if isinstance(options, QatOptions):
         return "what rounding a layer's weights takes in a step of QAT is not predicted"
-    if held.name not in {"fp32", "bf16", "fp16", "int8", *FOUR_BIT}:
+    products = products_of(held)
+    if products is None or products.kind not in TRAINED:
         return f"the activations are not known of the precision {held.name}"
     attention = loaded.model.config._attn_implementation  # noqa: SLF001 - has no public name
     if attention not in {"sdpa", "eager"}:
@@ -121,14 +128,11 @@ def _setup(
     held: PrecisionRef,
 ) -> TrainingSetup:
     curriculum = training.curriculum
-    compute_dtype = held.options.get("compute_dtype", "bf16")
     arguments: dict[str, Any] = {
         "batch": curriculum.batch,
         "tokens": curriculum.length,
         "method": "full",
-        "weights": "4bit" if held.name in FOUR_BIT else held.name,
-        "rest": held.options.get("dtype") or held.options.get("compute_dtype"),
-        "quantized_compute": compute_dtype,
+        "products": products_of(held),
         "compute": options.compute,
         "checkpointing": options.checkpointing,
         "attention": loaded.model.config._attn_implementation,  # noqa: SLF001 - as above

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.finetune import methods
-from qbench.finetune.options import is_quantized
 from qbench.finetune.serve.deploy import served_precision
 from qbench.measures.generation.evaluate_metrics import known_score
 from qbench.plan.suite.file import DEFAULT_DEPLOY
 from qbench.plan.suite.parts import at_most, make_precisions, shown_options, unique
+from qbench.precisions import is_quantized
+from qbench.precisions.floating import DEFAULT_BASE
 from qbench.sources.data.tuning import TuningDataOptions
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from qbench.plan.suite.file import FineTuneEntry, MethodEntry
     from qbench.plan.suite.problems import Findings
 
-DEFAULT_PRECISION = PrecisionRef(label="bf16", name="bf16")
-"""What a model is held in while it is tuned, unless the suite says."""
 _BESIDE_QAT: tuple[Deployment, ...] = ("quantized", "fake-quantized")
 """Deployments that need no asking: QAT is scored before and after conversion, and beside PTQ."""
 
@@ -119,7 +118,7 @@ def _check_scores(findings: Findings, data: TuningDataOptions) -> None:
 
 def _arms(findings: Findings, entry: MethodEntry, index: int) -> Iterator[TuningRef]:
     """The arms of one entry, one a precision and combination of swept options."""
-    held: tuple[PrecisionRef, ...] = (DEFAULT_PRECISION,)
+    held: tuple[PrecisionRef, ...] = (DEFAULT_BASE,)
     if entry.precision:
         at = ("finetune", "methods", index, "precision")
         held = make_precisions(findings, entry.precision, *at)

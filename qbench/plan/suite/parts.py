@@ -15,7 +15,8 @@ from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.measures import asked_for
 from qbench.plan.suite.file import MeasureEntry
 from qbench.plan.suite.options import Choice
-from qbench.precisions import precisions, stored
+from qbench.precisions import precisions
+from qbench.precisions.floating import REFERENCES
 from qbench.sources.models.resolve import parse_model
 
 if TYPE_CHECKING:
@@ -112,12 +113,12 @@ def make_precisions(
 def default_precisions() -> tuple[PrecisionRef, ...]:
     """Every precision with its default options.
 
-    Without `stored`, which is for few models, and `integer`, which has short names.
+    Without those that are for few models, or say nothing without options.
     """
     return tuple(
         precision_ref(name, Choice.of(entry.options()))
         for name, entry in precisions().items()
-        if name not in {stored.NAME, "integer"}
+        if entry.by_default
     )
 
 
@@ -138,7 +139,7 @@ def make_reference(
     `complete` tells whether the precisions are all there, so that a label can be called unknown.
     """
     if given is None:
-        wanted = [label for label in ("fp32", "bf16", *labels) if label in labels]
+        wanted = [label for label in (*REFERENCES, *labels) if label in labels]
         return wanted[0] if wanted else ""
     if given not in labels and complete:
         findings.add_unknown(("reference",), "precision of this suite", given, labels)

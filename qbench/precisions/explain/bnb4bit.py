@@ -5,7 +5,7 @@ Dettmers et al. 2023 (QLoRA), arXiv 2305.14314; quantized and dequantized by bit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, column, histogram_figures, picture_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.core.page import Picture
+    from qbench.precisions.bnb4bit import FourBitOptions
     from qbench.precisions.explain.bnb4bit_codes import FourBitCodes
     from qbench.precisions.explain.weights import Weight
 
@@ -39,12 +40,12 @@ _LEVELS_COME_FROM = {
 }
 
 
-def explain(name: str, weight: Weight, options: dict[str, Any]) -> Page:
+def explain(name: str, weight: Weight, options: FourBitOptions) -> Page:
     """Explains a 4-bit format by a weight that bitsandbytes quantizes."""
     import torch
 
-    compute = options["compute_dtype"]
-    rest = options["dtype"] or compute
+    compute = options.compute_dtype
+    rest = options.dtype or compute
     taken = rounded(weight, rest, "which it is loaded in (option `dtype`)")
     quant_type, double_quant = name.removesuffix("-dq"), name.endswith("-dq")
     quantized = quantize(taken, quant_type, double_quant=double_quant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
@@ -25,7 +25,7 @@ _SAMPLE = 1 << 20
 """Weights that quantiles are taken from; torch sorts no more than 2^24 of them."""
 
 
-def explain(name: str, weight: Weight, _options: dict[str, Any]) -> Page:
+def explain(name: str, weight: Weight) -> Page:
     """Explains a floating format by a weight that torch rounds to it."""
     import torch
 

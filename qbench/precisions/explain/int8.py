@@ -5,7 +5,7 @@ Dettmers et al. 2022, arXiv 2208.07339; quantized and dequantized by bitsandbyte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, histogram_figures, picture_of
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Picture
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.int8 import Int8Options
 
 LARGEST_CODE = 127
 LEVELS = 2 * LARGEST_CODE + 1
 """-127 to 127: -128 is never used, so that the grid is symmetric."""
 
 
-def explain(weight: Weight, options: dict[str, Any]) -> Page:
+def explain(weight: Weight, options: Int8Options) -> Page:
     """Explains int8 by a weight that bitsandbytes quantizes."""
     import torch
     from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
 
-    loaded = rounded(weight, options["dtype"], "which it is loaded in (option `dtype`)").float()
+    loaded = rounded(weight, options.dtype, "which it is loaded in (option `dtype`)").float()
     half = rounded(weight, "fp16", "which bitsandbytes rounds weights to")
     codes, scales, _ = int8_vectorwise_quant(loaded.to(half.dtype))
     error = error_figures(weight.values, int8_vectorwise_dequant(codes, scales))
@@ -44,7 +45,7 @@ def explain(weight: Weight, options: dict[str, Any]) -> Page:
             _format(),
             _bits(weight, stored),
             _one_row(weight, codes, scales),
-            outlier_section(weight.values.shape[1], options["threshold"]),
+            outlier_section(weight.values.shape[1], options.threshold),
             error_section(
                 weight,
                 error,
@@ -52,7 +53,7 @@ def explain(weight: Weight, options: dict[str, Any]) -> Page:
                 notes=(
                     (
                         f"As it is loaded: {weight.stored} in the file, rounded to"
-                        f" {options['dtype']} (option `dtype`), quantized and dequantized by"
+                        f" {options.dtype} (option `dtype`), quantized and dequantized by"
                         " bitsandbytes on the CPU."
                     ),
                 ),
@@ -71,7 +72,7 @@ def explain(weight: Weight, options: dict[str, Any]) -> Page:
                 "scale_per": "row",
                 "smallest_absmax": float(scales.min()),
                 "largest_absmax": float(scales.max()),
-                "threshold": options["threshold"],
+                "threshold": options.threshold,
             },
             "error": error.plain(),
             "histogram": histogram_figures(picture),

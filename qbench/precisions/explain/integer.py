@@ -5,7 +5,7 @@ Jacob et al. 2018, arXiv 1712.05877; quantized and dequantized by torchao.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
@@ -20,7 +20,6 @@ from qbench.precisions.explain.integer_words import (
 )
 from qbench.precisions.explain.sections import Section, joined, section
 from qbench.precisions.explain.stored_bits import stored_bits
-from qbench.precisions.integer.options import IntegerOptions
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +27,20 @@ if TYPE_CHECKING:
     from qbench.core.page import Picture
     from qbench.precisions.explain.integer_codes import IntegerCodes
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.integer.options import IntegerOptions
 
 _BITS_MARKED = 5
 """Wider codes lie closer than characters."""
 
 
-def explain(name: str, weight: Weight, options: dict[str, Any]) -> Page:
+def explain(name: str, weight: Weight, chosen: IntegerOptions) -> Page:
     """Explains an integer format by a weight that torchao quantizes."""
-    chosen = IntegerOptions.model_validate(options)
     quantized = quantize(weight, chosen)
     counts = _counts(quantized.codes, chosen.bits)
     error = error_figures(weight.values, quantized.held)
     picture = _picture_of(quantized, chosen.bits)
     scales, zero_points = overhead_bits(chosen, quantized)
-    stored = stored_bits(name, weight, options)
+    stored = stored_bits(name, weight, chosen)
     used = sum(count > 0 for count in counts)
     limit = 2 ** (chosen.bits - 1)
     return Page(

@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import ModelError
-from qbench.precisions.integer.misfit import fitting_group, no_layer_fits
+from qbench.precisions.conversion import conversion_misfit
+from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
     KERNEL_MULTIPLE,
-    MOST_ROWS_IN_FP32,
     SHORT_NAMES,
     IntegerOptions,
     group_fits,
@@ -23,17 +22,26 @@ from qbench.precisions.integer.options import (
     short_options,
 )
 from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.precision import Precision
+from qbench.precisions.products import MOST_ROWS_IN_FP32, Products
 from qbench.precisions.storage import ITEM_BYTES, static_bytes
 from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Environment
-    from qbench.core.spec import Frozen, ModelShape, StaticBytes, TensorShape
+    from qbench.core.page import Page
+    from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.precisions.explain.weights import Weight
 
+_STORED_BITS = 8
+"""Of a code, whatever its width."""
 _WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
 """Rounding of one weight to the type it is dequantized to."""
 _OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
@@ -44,17 +52,59 @@ way, since the library computes the scale in the inputs' own type."""
 
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(Precision):
     """An integer format: with all options free, or with a short name's fixed."""
 
     name: str
     summary: str
     options: type[Frozen]
+    by_default: bool = True
     needs: tuple[str, ...] = ("torchao",)
+    order: int = 40
+    loads_whole: bool = True
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Needs torchao; runs on CPU and CUDA alike."""
-        return missing_packages(self.needs, environment)
+    def misfit(self, options: IntegerOptions, model: ResolvedModel) -> str | None:
+        """A group that divides no layer, or a calibration window beyond the context."""
+        return conversion_misfit(model) or integer_misfit(options, model)
+
+    def products(
+        self, options: IntegerOptions, config: Mapping[str, Any] | None = None
+    ) -> Products:
+        """Dequantized by torchao, codes and zero points apart, or products of integers."""
+        return Products(
+            "codes" if options.uses_int8_kernel else "dequantized",
+            options.dtype,
+            options.dtype,
+            group=options.group,
+            whole_tensor=options.granularity == "tensor",
+            zero_points=True,
+        )
+
+    def untrainable(
+        self, options: IntegerOptions, method: str, training: Mapping[str, Any]
+    ) -> str | None:
+        """No gradient passes inputs that are rounded."""
+        if method == "lora" and options.activations != "none":
+            return (
+                f"{self.name} rounds its inputs, and torchao passes no gradient through that:"
+                " adapters below would learn nothing; train on weights alone (int8-wo, int4-g32),"
+                " or use method: qat"
+            )
+        return None
+
+    def rounding(self, options: IntegerOptions) -> IntegerOptions:
+        """Its own grid."""
+        return options
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """As the library dequantizes them."""
+        return held_weight(layer)
+
+    def explain(self, weight: Weight, options: IntegerOptions) -> Page:
+        """Grid, codes, scales and zero points of a weight."""
+        from qbench.precisions.explain import integer
+
+        return integer.explain(self.name, weight, options)
 
     def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
         """A byte a weight, and for each scale its bytes and a zero point of one byte.
@@ -78,9 +128,11 @@ class Integer:
 
         return static_bytes(shape, item, linear)
 
-    def packed_bytes(self, shape: ModelShape, options: dict[str, Any]) -> float:
+    def packed_bytes(self, shape: ModelShape, options: IntegerOptions) -> float | None:
         """Static bytes if codes, and zero points that are not all 0, took their `bits`."""
-        chosen = IntegerOptions.model_validate(options)
+        chosen = options
+        if chosen.bits == _STORED_BITS:
+            return None
         saved = 0.0
         for tensor in shape.tensors:
             if tensor.role != "linear" or tensor.layer == "own class":
@@ -89,7 +141,7 @@ class Integer:
                 zero_points = scale_count(chosen, tensor.out_features, tensor.in_features)
                 kept = chosen.bits / 8 if chosen.mapping == "asymmetric" else 0
                 saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
-        return self.storage(shape, options).total - saved
+        return self.storage(shape, options.model_dump()).total - saved
 
     def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
         """Loads the model in the type of the rest, then quantizes it layer by layer.
@@ -252,5 +304,10 @@ def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[st
 
 PRECISIONS = (
     *(Integer(name, summary, short_options(name)) for name, (summary, _) in SHORT_NAMES.items()),
-    Integer("integer", "integer weights of 2 to 8 bits, every option free", IntegerOptions),
+    Integer(
+        "integer",
+        "integer weights of 2 to 8 bits, every option free",
+        IntegerOptions,
+        by_default=False,  # it says nothing without options
+    ),
 )

@@ -6,20 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import TextError
-from qbench.precisions.integer.options import IntegerOptions, is_integer
 from qbench.precisions.integer.text import window_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from qbench.core.spec import PrecisionRef, ResolvedModel
+    from qbench.core.spec import ResolvedModel
+    from qbench.precisions.integer.options import IntegerOptions
 
 
-def integer_misfit(precision: PrecisionRef, model: ResolvedModel) -> str | None:
-    """Why the model cannot be held in the precision; None if it can, or it is no integer format."""
-    if not is_integer(precision.name):
-        return None
-    options = IntegerOptions.model_validate(precision.options)
+def integer_misfit(options: IntegerOptions, model: ResolvedModel) -> str | None:
+    """Why the model cannot be held in the format; None if it can."""
     if options.calibrates:
         try:
             window_tokens(options, model.context_tokens)

@@ -155,8 +155,6 @@ class IntegerOptions(Frozen):
 
 _OF_RANGES = ("calibration_method", "calibration_percentile")
 
-MOST_ROWS_IN_FP32 = 16
-"""Rows of input that CUDA's kernel for int8 refuses."""
 KERNEL_MULTIPLE = 8
 """What a layer's widths must be multiples of, for CUDA's kernel to take it."""
 SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -184,20 +182,6 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """What each short name says of itself, and the options in which it differs from the defaults."""
-
-
-def is_integer(precision: str) -> bool:
-    """Whether a precision of that name is one of these."""
-    return precision == "integer" or precision in SHORT_NAMES
-
-
-def int8_product_type(device: str, rows: int) -> Literal["int8", "fp32"]:
-    """What torchao's product of 8-bit weights and activations is computed in, for so many rows.
-
-    CUDA's kernel (`torch._int_mm`) takes more than 16 rows; for fewer, torchao 0.18 catches its
-    refusal and multiplies in fp32 (`torchao.kernel.intmm.safe_int_mm`).
-    """
-    return "fp32" if device.startswith("cuda") and rows <= MOST_ROWS_IN_FP32 else "int8"
 
 
 def group_fits(options: IntegerOptions, in_features: int) -> bool:

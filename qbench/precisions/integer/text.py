@@ -8,12 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import TextError
-from qbench.precisions.integer.options import (
-    CALIBRATION_TEXT,
-    LONGEST_WINDOW,
-    IntegerOptions,
-    is_integer,
-)
+from qbench.precisions.integer.options import CALIBRATION_TEXT, LONGEST_WINDOW, IntegerOptions
 from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
@@ -33,9 +28,10 @@ _FEWEST_SHARED = 5
 
 def needs_calibration(precision: PrecisionRef) -> bool:
     """Whether the precision is one of qbench's that must see text."""
-    return (
-        is_integer(precision.name) and IntegerOptions.model_validate(precision.options).calibrates
-    )
+    from qbench.precisions import options_of  # which imports this, for the table
+
+    chosen = options_of(precision)
+    return isinstance(chosen, IntegerOptions) and chosen.calibrates
 
 
 def resolve_calibration(

@@ -6,8 +6,12 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER, PRECISION_ORDER
+from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER
+from qbench.core.number_types import FP32
 from qbench.core.page import Figure
+from qbench.precisions import is_quantized as holds_codes
+from qbench.precisions import precisions
+from qbench.precisions.floating import DEFAULT_BASE
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import describe_params
 
@@ -16,17 +20,10 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
-    from qbench.core.spec import Deployment, TuningRef
+    from qbench.core.spec import Deployment, PrecisionRef, TuningRef
 
 _MOST_TOLD = 3
 """Options by which an arm is told from others; beyond that its name says more."""
-_FLOATING = PRECISION_ORDER[:3]
-_FORMATS = {
-    "fp4": "FP4",
-    "nf4": "NF4",
-    "nf4-dq": "NF4 + double quant",
-    "int8": "int8 (LLM.int8)",
-}
 _SHOWN_RUNGS: tuple[Deployment, ...] = ("attached", "merged", "quantized")
 """What an arm is scored as: the first of these that was served."""
 RUNGS: dict[Deployment, str] = {
@@ -149,7 +146,7 @@ def _apart(arm: Arm, arms: Sequence[Arm]) -> str:
 
 def is_quantized(tuning: TuningRef) -> bool:
     """Whether the base is held in codes while it is tuned."""
-    return tuning.precision.name not in _FLOATING
+    return holds_codes(tuning.precision)
 
 
 def describe_method(tuning: TuningRef) -> str:
@@ -157,17 +154,24 @@ def describe_method(tuning: TuningRef) -> str:
     precision = tuning.precision
     if tuning.method == "full":
         master = tuning.options.get("master_weights")
-        pure = master == precision.name != "fp32"
+        pure = master == precision.name != FP32
         return f"full tuning in {'pure ' if pure else ''}{precision.label}"
     if tuning.method == "qat":
         how = "QAT with LoRA" if tuning.options.get("rank") else "QAT"
-        return f"{how} for {_FORMATS.get(precision.label, precision.label)}"
+        return f"{how} for {_title(precision)}"
     if tuning.method != "lora":
         return f"{tuning.method} on {precision.label}"
     name = "DoRA" if tuning.options.get("dora") else "LoRA"
     if not is_quantized(tuning):
         return f"{name} on {precision.label}"
-    return f"Q{name} on {_FORMATS.get(precision.label, precision.label)}"
+    return f"Q{name} on {_title(precision)}"
+
+
+def _title(precision: PrecisionRef) -> str:
+    """What the field calls a precision with its default options; its label with others."""
+    held = precisions().get(precision.name)
+    own = precision.label == precision.name
+    return (held.title if held is not None and own else None) or precision.label
 
 
 def untuned_base(records: TableRecords, cell: CellRecords) -> CellRecords | None:
@@ -183,9 +187,9 @@ def counterpart(arms: Sequence[Arm], arm: Arm) -> Arm:
     Else the first LoRA on bf16, else the first on any floating type, else the first arm.
     """
     lora = [one for one in arms if one.tuning.method == "lora" and not is_quantized(one.tuning)]
-    on_bf16 = [one for one in lora if one.tuning.precision.name == "bf16"] or lora
-    alike = (one for one in on_bf16 if one.tuning.options == arm.tuning.options)
-    return next(alike, next(iter(on_bf16), arms[0]))
+    usual = [one for one in lora if one.tuning.precision.name == DEFAULT_BASE.name] or lora
+    alike = (one for one in usual if one.tuning.options == arm.tuning.options)
+    return next(alike, next(iter(usual), arms[0]))
 
 
 def rung_words(arm: Arm, rung: str) -> str:

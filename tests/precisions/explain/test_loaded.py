@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from qbench.core.errors import UsageError
 from qbench.measures.weight_error import WEIGHT_ERROR, WeightErrorOptions
 from qbench.precisions import precisions
-from qbench.precisions.explain.explain import EXPLAINERS, check_precision, explain
+from qbench.precisions.explain.explain import check_precision, explain, explained
 from qbench.precisions.integer.options import IntegerOptions
 from tests.precisions.tiny_cells import TinyCells, Variant, open_cells
 
@@ -38,7 +38,7 @@ def is_rounded_to_nearest(name: str) -> bool:
     return not (isinstance(options, IntegerOptions) and options.calibrates)
 
 
-@pytest.mark.parametrize("name", filter(is_rounded_to_nearest, EXPLAINERS))
+@pytest.mark.parametrize("name", filter(is_rounded_to_nearest, explained()))
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
 def test_the_error_is_that_of_the_loaded_layer(
     cells: TinyCells, variant: Variant, name: str
@@ -57,7 +57,7 @@ def test_the_error_is_that_of_the_loaded_layer(
 
 @pytest.mark.parametrize("name", precisions())
 def test_a_precision_is_explained_or_said_to_have_no_explanation(name: str) -> None:
-    if name in EXPLAINERS:
+    if name in explained():
         check_precision(name)
     else:
         with pytest.raises(UsageError, match=f"{name}.*no explanation; expected one of fp32"):

@@ -1,0 +1,34 @@
+"""Number types, by the names that options, records and rates call them.
+
+A precision that holds all weights in one floating type is called like it; a name in code means
+the type wherever it comes from here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+FP32: Final = "fp32"
+BF16: Final = "bf16"
+FP16: Final = "fp16"
+INT8: Final = "int8"
+
+FloatType = Literal["fp32", "bf16", "fp16"]
+"""What weights, activations and sums of a model are in."""
+NumberType = Literal["fp32", "bf16", "fp16", "int8"]
+"""What products are taken in."""
+AutocastType = Literal["bf16", "fp32"]
+"""What torch's autocast casts to; fp32 for none."""
+MasterType = Literal["fp32", "bf16"]
+"""What weights are kept in while all of them are trained."""
+
+ITEM_BYTES: dict[str, int] = {FP32: 4, BF16: 2, FP16: 2}
+"""Bytes an element of each floating type."""
+TORCH_NAMES: dict[str, str] = {FP32: "float32", BF16: "bfloat16", FP16: "float16", INT8: "int8"}
+"""What torch calls each of them."""
+_OWN_NAMES: dict[str, FloatType] = {"float32": FP32, "bfloat16": BF16, "float16": FP16}
+
+
+def float_type(torch_name: str) -> FloatType | None:
+    """The floating type that torch calls `torch.bfloat16`, or `bfloat16`; None for any other."""
+    return _OWN_NAMES.get(torch_name.removeprefix("torch."))

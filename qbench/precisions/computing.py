@@ -1,0 +1,55 @@
+"""Which floating type a chosen precision computes in, and the same precision in another."""
+
+from __future__ import annotations
+
+from qbench.core.number_types import BF16, FloatType
+from qbench.core.spec import PrecisionRef, slugify
+from qbench.precisions import is_quantized, precisions, products_of
+from qbench.precisions.floating import in_type
+
+_COMPUTE, _REST = "compute_dtype", "dtype"
+"""Options of a precision that name the type of its products, and of what is not quantized."""
+
+
+def computed_in(precision: PrecisionRef, dtype: FloatType) -> PrecisionRef | None:
+    """The same precision with its products in a floating type; None where it has no choice of it.
+
+    A floating precision becomes that of the type. Of others the option `compute_dtype` says it, or
+    else `dtype`.
+    """
+    if not is_quantized(precision):
+        return in_type(dtype)
+    changed: dict[str, str | None] = {
+        name: dtype
+        if name == _COMPUTE or _COMPUTE not in precision.options
+        # What is not quantized follows the type that is computed in.
+        else None
+        for name in (_COMPUTE, _REST)
+        if name in precision.options
+    }
+    if not changed:
+        return None
+    table = precisions()[precision.name].options
+    options = table.model_validate({**precision.options, **changed})
+    shown = options.model_dump(mode="json", exclude_defaults=True)
+    parts = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in shown.items()
+    ]
+    return PrecisionRef(
+        label=slugify("-".join([precision.name, *parts])),
+        name=precision.name,
+        options=options.model_dump(mode="json"),
+    )
+
+
+def compute_type(precision: PrecisionRef) -> FloatType:
+    """The type that matrices are multiplied in: what an attached adapter is held in."""
+    products = products_of(precision)
+    return BF16 if products is None else products.compute
+
+
+def rest_type(precision: PrecisionRef) -> FloatType:
+    """The type of what is not quantized, from which a precision is made."""
+    products = products_of(precision)
+    return BF16 if products is None else products.rest

@@ -1,0 +1,37 @@
+"""The weights that a loaded layer computes with, whatever it holds of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.errors import MeasurementError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def held_weight(layer: Any) -> torch.Tensor:
+    """The weights of a layer of a known format, (out, in), as its library dequantizes them.
+
+    Raises `MeasurementError` for codes of any other.
+    """
+    weight: torch.Tensor = layer.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        held: torch.Tensor = dequantize_4bit(weight.data, layer.weight.quant_state)
+        return held
+    if type(layer).__name__ == "Linear8bitLt":
+        from qbench.precisions.int8 import library_weight
+
+        return library_weight(layer)
+    if hasattr(weight, "qdata"):
+        from qbench.precisions.integer.layers import effective_weight
+
+        return effective_weight(layer)
+    if not weight.is_floating_point() or weight.element_size() == 1:
+        raise MeasurementError(
+            f"qbench cannot dequantize a {type(layer).__name__} of {weight.dtype}; let the method"
+            " `weights` of its precision do it, or leave out what compares weights"
+        )
+    return weight

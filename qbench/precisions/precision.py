@@ -1,0 +1,141 @@
+"""What a precision is: how a model is held in memory, and all that others must know of it.
+
+A precision is an object of a class below `Precision`: its name, its options, and how a model is
+loaded, verified and counted. Everything else has an answer that is true of a format whose layers
+are not known; the more a precision says, the more is predicted and offered.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.environment import missing_packages
+from qbench.core.spec import Frozen
+from qbench.precisions.conversion import conversion_misfit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from transformers import PreTrainedModel
+
+    from qbench.core.checkpoint import Checkpoint
+    from qbench.core.page import Page
+    from qbench.core.record import Environment
+    from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
+    from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.integer.options import IntegerOptions
+    from qbench.precisions.products import Products
+    from qbench.precisions.verification import Verification
+
+
+class NoOptions(Frozen):
+    """Nothing to choose."""
+
+
+class Precision(ABC):
+    """How a model is held in memory and loaded that way.
+
+    Where a method takes `options`, it is an object of the class that `options` names.
+    """
+
+    name: str
+    """As written in a suite."""
+    summary: str
+    """One line for `qbench list`."""
+    needs: tuple[str, ...] = ()
+    """Packages it needs beside torch and transformers."""
+    options: type[Frozen] = NoOptions
+    """Its typed options; every one has a default."""
+    title: str | None = None
+    """What words about training call it, such as `NF4`; its name unless given."""
+    order: int = 45
+    """Its place in lists and tables: floating types stand at 10, LLM.int8 at 20, 4-bit formats at
+    30, integers at 40, checkpoints as stored at 50; alike ones as they are found."""
+    by_default: bool = True
+    """Whether it is taken where a suite or a command names no precision."""
+    takes_quantized: bool = False
+    """Whether it is for checkpoints that are quantized already, and for no others."""
+    stand_in: str | None = None
+    """The precision that a rehearsal takes in its place, on a model that is not quantized."""
+    loads_whole: bool = False
+    """Whether the model is there in its floating type as a whole before its layers are quantized,
+    so that loading takes as much as that; else each layer is quantized as it is read."""
+    pools_batch: bool = False
+    """Whether what comes out for one sequence depends on those beside it in a batch."""
+    merges_in_place: bool = False
+    """Whether PEFT can merge an adapter into its layers, which stay quantized."""
+    slow_on_cpu: bool = False
+    """Whether a CPU computes it much slower than other types."""
+    random_weights: str | None = None
+    """What of time and memory is not real where weights are random, as a sentence."""
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Why it cannot run on this machine, with the remedy; None if it can."""
+        return missing_packages(self.needs, environment)
+
+    def misfit(self, options: Any, model: ResolvedModel) -> str | None:
+        """Why the model cannot be held in it, known before anything is loaded; None if it can."""
+        return conversion_misfit(model)
+
+    def needs_of(self, model: ResolvedModel) -> tuple[str, ...]:
+        """Packages that decide the numbers of this model."""
+        return self.needs
+
+    @abstractmethod
+    def storage(self, shape: ModelShape, options: Any) -> StaticBytes:
+        """Static bytes by arithmetic from the shapes alone."""
+
+    def packed_bytes(self, shape: ModelShape, options: Any) -> float | None:
+        """Static bytes if codes took the bits they have; None where they do, or nobody knows."""
+        return None
+
+    def products(self, options: Any, config: Mapping[str, Any] | None = None) -> Products | None:
+        """How its layers multiply: peaks, rates and advice follow from it. None: not known.
+
+        `config` is the checkpoint's config.json, where there is one.
+        """
+        return None
+
+    @abstractmethod
+    def load(self, checkpoint: Checkpoint, options: Any) -> PreTrainedModel:
+        """Loads the model in this precision onto the checkpoint's device, in eval mode."""
+
+    @abstractmethod
+    def verify(self, model: PreTrainedModel, options: Any) -> Verification:
+        """What was really loaded, held against what was asked for."""
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """The weights that one of its linear layers computes with, (out, in), codes or not.
+
+        Unless it is written anew nothing is measured of weights that are codes.
+        """
+        from qbench.precisions.layer_weights import held_weight
+
+        return held_weight(layer)
+
+    def untrainable(self, options: Any, method: str, training: Mapping[str, Any]) -> str | None:
+        """Why a method of fine-tuning, with all its options, cannot train on it; None if it can.
+
+        What follows from its products (codes have no gradient) is known without it.
+        """
+        return None
+
+    def rounding(self, options: Any) -> IntegerOptions | None:
+        """The integers that QAT trains for where it is asked for this precision; None: none."""
+        return None
+
+    def explain(self, weight: Weight, options: Any) -> Page | None:
+        """What it does to a weight, as a page; None where nothing is said of it."""
+        return None
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether `weights` knows its codes."""
+        return type(self).weights is not Precision.weights
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether `explain` says something."""
+        return type(self).explain is not Precision.explain
