@@ -109,6 +109,8 @@ def inside(layer: Any) -> torch.nn.Module | None:
 
 
 def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
+    from torch import nn
+
     head = output_head(model)
     adapters = adapter_modules(model)
     # A tied head shares its tensor with the embedding; it must not be taken for a linear layer.
@@ -129,7 +131,9 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
                 continue
             yield Held(name, kind, parameter, _logical(parameter))
         for _, buffer in module.named_buffers(recurse=False):
-            yield Held(name, "adapters" if full_name in adapters else "buffers", buffer, 0)
+            of_codes = isinstance(module, nn.Linear) and module is not head
+            own: Kind = "quantization_state" if of_codes else "buffers"
+            yield Held(name, "adapters" if full_name in adapters else own, buffer, 0)
         if hasattr(module, "base_layer"):
             continue  # PEFT's layer shows the weight of the one inside, which has its own turn
         for tensor in _quantization_state(module):

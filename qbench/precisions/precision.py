@@ -126,9 +126,19 @@ class Precision(ABC):
         """The integers that QAT trains for where it is asked for this precision; None: none."""
         return None
 
+    def rounded(self, values: torch.Tensor, options: Any) -> torch.Tensor | None:
+        """A matrix (out, in) in fp32 as a layer would hold it: what `explain` shows; None: nothing.
+
+        Of no use where `explain` itself is written.
+        """
+        return None
+
     def explain(self, weight: Weight, options: Any) -> Page | None:
         """What it does to a weight, as a page; None where nothing is said of it."""
-        return None
+        from qbench.precisions.explain.rounded import explain_rounding
+
+        held = self.rounded(weight.values, options)
+        return None if held is None else explain_rounding(self, weight, held, options)
 
     @property
     def dequantizes(self) -> bool:
@@ -138,4 +148,5 @@ class Precision(ABC):
     @property
     def is_explained(self) -> bool:
         """Whether `explain` says something."""
-        return type(self).explain is not Precision.explain
+        own = type(self)
+        return own.explain is not Precision.explain or own.rounded is not Precision.rounded

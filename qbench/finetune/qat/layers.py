@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
-from qbench.precisions.integer.layers import layers_to_quantize, replace_conv1d
+from qbench.precisions.integer.layers import layers_to_quantize
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.plain_layers import replace_conv1d
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -154,8 +154,8 @@ class Integer(Precision):
         from qbench.precisions.integer.layers import (
             layers_to_quantize,
             quantize_layer,
-            replace_conv1d,
         )
+        from qbench.precisions.plain_layers import replace_conv1d
 
         chosen = IntegerOptions.model_validate(options)
         model = load_pretrained(checkpoint, dtype=chosen.dtype)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.integer.config import torchao_config
 from qbench.precisions.integer.options import group_fits
-from qbench.precisions.inventory import output_head
+from qbench.precisions.plain_layers import plain_linear_layers
 
 if TYPE_CHECKING:
     import torch
@@ -18,42 +18,12 @@ ACTIVATION_STEPS = 127.5
 """Half of the 255 steps from -128 to 127: scale = limit / 127.5, torchao's 2·absmax/(qmax-qmin)."""
 
 
-def replace_conv1d(model: PreTrainedModel) -> None:
-    """Puts a linear layer of the same weights in place of each of GPT-2's `Conv1D`.
-
-    torchao knows linear layers alone. `source_cls` tells that the checkpoint's weight is the other
-    way round, as bitsandbytes' layers do.
-    """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, Conv1D):
-            continue
-        inputs, outputs = module.weight.shape
-        made: Any = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
-        made.weight = torch.nn.Parameter(module.weight.data.T.contiguous(), requires_grad=False)
-        made.bias = module.bias
-        made.source_cls = Conv1D
-        made.train(module.training)
-        place, _, own_name = name.rpartition(".")
-        setattr(model.get_submodule(place), own_name, made)
-
-
 def layers_to_quantize(model: PreTrainedModel, options: IntegerOptions) -> dict[str, Any]:
-    """Every plain linear layer but the head whose width the group divides, by name.
-
-    One of a model's own class multiplies in its own way, which torchao's tensors may not know.
-    """
-    import torch
-
-    head = output_head(model)
+    """Every plain linear layer but the head whose width the group divides, by name."""
     return {
         name: module
-        for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear
-        and module is not head
-        and group_fits(options, module.in_features)
+        for name, module in plain_linear_layers(model).items()
+        if group_fits(options, module.in_features)
     }
 
 
