@@ -20,6 +20,7 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.precisions.loading import load_pretrained
+from qbench.precisions.precision import NoOptions, Precision
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification
 
@@ -184,12 +185,8 @@ class Unruly:
         return Outcome(metrics=(make_metric(METRICS, "unruly", 1.0),), series=series)
 
 
-class NoOptions(Frozen):
-    """Nothing to choose."""
-
-
 @dataclass(frozen=True)
-class Wayward:
+class Wayward(Precision):
     """fp32 by another name, whose loading misbehaves."""
 
     name: str
