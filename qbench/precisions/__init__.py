@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from qbench.core.spec import Frozen, PrecisionRef
     from qbench.precisions.products import Products
 
+EXAMPLE = "nf4"
+"""What examples in the schema of a suite name."""
+ADVISED = ("int8", "nf4-dq")
+"""What advice names where a model is too large: half of 16 bits, and about a quarter."""
+
 
 @cache
 def precisions() -> dict[str, Precision]:

@@ -9,6 +9,8 @@ from qbench.core.errors import MeasurementError
 if TYPE_CHECKING:
     import torch
 
+    from qbench.precisions.precision import Precision
+
 
 def held_weight(layer: Any) -> torch.Tensor:
     """The weights of a layer of a known format, (out, in), as its library dequantizes them.
@@ -35,3 +37,12 @@ def held_weight(layer: Any) -> torch.Tensor:
             " `weights` of its precision do it, or leave out what compares weights"
         )
     return weight
+
+
+def exact_weight(layer: Any, precision: Precision) -> torch.Tensor:
+    """A layer's weights in fp32, those of 4-bit formats by their definition, without rounding."""
+    from qbench.precisions.bnb4bit import naive_weight
+
+    if getattr(layer.weight, "quant_state", None) is not None:
+        return naive_weight(layer)
+    return precision.weights(layer).float()

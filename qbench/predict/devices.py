@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qbench.core.environment import gpu_kind
 from qbench.core.errors import DeviceError
 from qbench.core.names import what_there_is
+from qbench.precisions import ADVISED
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
 
 if TYPE_CHECKING:
@@ -200,10 +201,10 @@ _STAYING = frozenset(
 )
 """Kinds that do not depend on batch and length."""
 _SMALLER = {
-    "inference": "the weights alone are too large: use a smaller precision, a smaller"
-    " model or a larger GPU",
-    "training": "weights, gradients and states alone are too large: use LoRA, QLoRA, a smaller"
-    " rank, an 8-bit or paged optimizer, or a larger GPU",
+    "inference": "the weights alone are too large: use a smaller precision"
+    f" ({', '.join(ADVISED)}), a smaller model or a larger GPU",
+    "training": "weights, gradients and states alone are too large: use LoRA, QLoRA on"
+    f" {ADVISED[-1]}, a smaller rank, an 8-bit or paged optimizer, or a larger GPU",
 }
 _REMEDIES = {
     "kv_cache": "use a smaller batch or fewer tokens: the cache grows with both",

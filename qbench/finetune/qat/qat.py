@@ -27,6 +27,7 @@ from qbench.finetune.options import PositiveNumber, TrainingOptions
 from qbench.finetune.trainable import Trainable
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.floating import in_type
+from qbench.precisions.integer.options import DYNAMIC, FOR_QAT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,11 +81,11 @@ class Qat:
             if not is_quantized(precision):
                 return (
                     f"QAT trains for an integer format, and {precision.name} is none; give"
-                    " precision: int4-g32, for example, or use method full"
+                    f" precision: {FOR_QAT}, for example, or use method full"
                 )
             return (
                 f"QAT trains for an integer format, and {precision.name} is none; give precision:"
-                f" int4-g32, for example. Training against the codes of {precision.name} is QLoRA:"
+                f" {FOR_QAT}, for example. Training against the codes of {precision.name} is QLoRA:"
                 f" {{method: lora, precision: {precision.name}}}"
             )
         if chosen.weights != "rtn":
@@ -95,7 +96,7 @@ class Qat:
         if chosen.activations == "static":
             return (
                 "static activations take their scales from a calibration after the training, so"
-                " QAT cannot train through them; use activations: dynamic, such as w8a8"
+                f" QAT cannot train through them; use activations: dynamic, such as {DYNAMIC}"
             )
         return None
 

@@ -30,6 +30,7 @@ from qbench.finetune.serve.attach import ADAPTER, attach_adapter, expected_warni
 from qbench.precisions import precisions
 from qbench.precisions.floating import in_type
 from qbench.precisions.inventory import inside, output_head
+from qbench.precisions.layer_weights import exact_weight
 from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.fingerprint import files_sha256
 from qbench.sources.sealed import broken_seal, maker_lock, sealed_folder
@@ -37,7 +38,6 @@ from qbench.sources.sealed import broken_seal, maker_lock, sealed_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from peft import LoraModel
     from transformers import PreTrainedModel
 
@@ -150,20 +150,11 @@ def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel, precision: 
             if parameter_name != "weight":
                 weight = getattr(layer, parameter_name)
             else:
-                weight = dequantized_weight(layer, precision)
+                weight = exact_weight(layer, precision)
                 # A Conv1D holds (in, out); the linear layer that replaced it (out, in).
                 if isinstance(module, Conv1D) and not isinstance(layer, Conv1D):
                     weight = weight.T
             parameter.data.copy_(weight)
-
-
-def dequantized_weight(layer: Any, precision: Precision) -> torch.Tensor:
-    """A layer's weights in fp32, those of bitsandbytes' 4-bit formats by their definition."""
-    from qbench.precisions.bnb4bit import naive_weight
-
-    if getattr(layer.weight, "quant_state", None) is not None:
-        return naive_weight(layer)
-    return precision.weights(layer).float()
 
 
 def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:

@@ -13,13 +13,14 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, cre
 from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
+from qbench.core.number_types import BF16, FP16, FP32
 from qbench.core.reading import READ, Given, OneOrMore, Unfit, said, unfit_below
 from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.options import Choice, Options, PlainSchema, Swept
 from qbench.plan.suite.selectors import Selector
-from qbench.precisions import precisions
+from qbench.precisions import EXAMPLE, precisions
 from qbench.sources.data.tuning import TuningDataOptions
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class FineTuneEntry(Frozen):
     methods: Annotated[
         tuple[Annotated[MethodEntry, OfTables(_method_types)], ...],
         OneOrMore("one method", "add one"),
-    ] = Field(examples=[[{"method": "lora", "precision": ["bf16", "nf4"]}]])
+    ] = Field(examples=[[{"method": "lora", "precision": [BF16, EXAMPLE]}]])
     """How to tune: one arm for each precision and value of a list."""
     seeds: Annotated[
         tuple[Annotated[int, said("a whole number from 0", ge=0, lt=2**31)], ...],
@@ -324,11 +325,11 @@ class SuiteFile(Frozen):
     precisions: Annotated[
         tuple[AnyPrecision, ...],
         OneOrMore("one precision", "add one, or remove the line to take all"),
-    ] = Field((), examples=[["fp32", "nf4", {"nf4": {"compute_dtype": ["fp32", "fp16"]}}]])
+    ] = Field((), examples=[[FP32, EXAMPLE, {EXAMPLE: {"compute_dtype": [FP32, FP16]}}]])
     """The precisions, by name or with options; all unless given. A list as the value of an option
     sweeps: one precision for each value."""
     reference: Annotated[
-        str | None, Given(), said("the label of one of the precisions", examples=["fp32"])
+        str | None, Given(), said("the label of one of the precisions", examples=[FP32])
     ] = None
     """Label of the precision that the others are compared with: fp32 unless given, else bf16, else
     the first."""

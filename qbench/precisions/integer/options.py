@@ -184,6 +184,10 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 """What each short name says of itself, and the options in which it differs from the defaults."""
 
 
+FOR_QAT, DYNAMIC = "int4-g32", "w8a8"
+"""What advice names: a format that QAT is for, and one whose activations need no calibration."""
+
+
 def group_fits(options: IntegerOptions, in_features: int) -> bool:
     """Whether a row of that width falls into whole groups."""
     return options.group is None or in_features % options.group == 0
