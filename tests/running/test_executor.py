@@ -22,7 +22,7 @@ from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.executor import RunStoppedError
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
-from qbench.running.executors.side_by_side import needs, run_side_by_side
+from qbench.running.executors.side_by_side import dependencies, run_side_by_side
 from qbench.running.supervision import LockedWatcher, run_job
 from tests.workplace import MARK, Workplace
 
@@ -178,7 +178,7 @@ def test_a_job_comes_after_what_it_needs(place: Workplace) -> None:
         another("served", artifact_key="key of training"),
         reference,
     ]
-    found = needs(jobs)
+    found = dependencies(jobs)
     assert found == [frozenset(places) for places in ([], [0], [], [], [2], [0])]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job
 
 
-def needs(jobs: Sequence[Job]) -> list[frozenset[int]]:
+def dependencies(jobs: Sequence[Job]) -> list[frozenset[int]]:
     """For each job the places of the earlier ones that must have ended before it.
 
     Those that make the tuned model or the reference's states that it uses, and those of the same
@@ -43,7 +43,7 @@ def run_side_by_side(
     `run_one` is called in threads, never twice at once for one device. When one raises, or the user
     interrupts, `interrupt` must make the others end; then the exception is raised.
     """
-    needed = needs(jobs)
+    needed = dependencies(jobs)
     waiting = list(range(len(jobs)))
     free, ended = list(devices), set[int]()
     under_way: dict[Future[None], tuple[int, str]] = {}
