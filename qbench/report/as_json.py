@@ -12,7 +12,7 @@ from qbench.core.page_data import table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.report.decision import decision_table
 from qbench.report.differences import difference_table
-from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table
 
@@ -81,5 +81,5 @@ def _fine_tuning(records: TableRecords) -> dict[str, Any]:
         "device": records.device,
         "model": records.model,
         "arms": table_data(arms_table(results)),
-        "deployments": table_data(ladder_table(records, results)),
+        "deployments": table_data(deployments_table(records, results)),
     }

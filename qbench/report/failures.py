@@ -81,7 +81,7 @@ def _missing_records(table: TableRecords, cell: CellRecords) -> list[Failure]:
 
 
 def _kind(cell: CellRecords) -> tuple[str | None, str | None]:
-    """What decides which items a cell has: whether and how it was tuned, and its rung."""
+    """What decides which items a cell has: whether and how it was tuned, and its deployment."""
     return (None if cell.tuning is None else cell.tuning.method), cell.deploy
 
 

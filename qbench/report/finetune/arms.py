@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 _MOST_TOLD = 3
 """Options by which an arm is told from others; beyond that its name says more."""
-_SHOWN_RUNGS: tuple[Deployment, ...] = ("attached", "merged", "quantized")
+_SHOWN_FIRST: tuple[Deployment, ...] = ("attached", "merged", "quantized")
 """What an arm is scored as: the first of these that was served."""
-RUNGS: dict[Deployment, str] = {
+IN_WORDS: dict[Deployment, str] = {
     "attached": "attached",
     "attached-fp16": "attached, in fp16",
     "merged": "merged into the original weights",
@@ -38,10 +38,10 @@ RUNGS: dict[Deployment, str] = {
     "quantized": "converted",
     "fake-quantized": "before conversion, fake-quantized",
 }
-FULL_RUNG = "all weights tuned"
+ALL_TUNED = "all weights tuned"
 """What full tuning leaves is merged by its nature."""
-PTQ_RUNG = "all weights tuned, then quantized (PTQ)"
-MERGED_PTQ_RUNG = "merged into the original weights, then quantized (PTQ)"
+ALL_TUNED_THEN_PTQ = "all weights tuned, then quantized (PTQ)"
+MERGED_THEN_PTQ = "merged into the original weights, then quantized (PTQ)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Arm:
     name: str
     trainings: tuple[CellRecords, ...]
     served: tuple[CellRecords, ...]
-    """Of all seeds and rungs."""
+    """Of all seeds and deployments."""
     apart: str = ""
     """What differs from the other arms of the same method and precision; empty for the only one."""
 
@@ -76,35 +76,35 @@ class Arm:
         return f"{method} ({self.apart})" if self.apart else method
 
     @property
-    def rungs(self) -> tuple[str, ...]:
+    def deployments(self) -> tuple[str, ...]:
         """The ways in which it was served, in the order of their table.
 
         Each is the deployment; with the precision (`quantized-nf4`) where there can be several.
         """
         found = {
-            rung_name(cell): DEPLOYMENT_ORDER.index(cell.deploy)
+            deployment_name(cell): DEPLOYMENT_ORDER.index(cell.deploy)
             for cell in self.served
             if cell.deploy is not None
         }
-        return tuple(sorted(found, key=lambda rung: found[rung]))
+        return tuple(sorted(found, key=lambda deployment: found[deployment]))
 
     @property
-    def shown_rung(self) -> str | None:
+    def shown_deployment(self) -> str | None:
         """The way in which the arm is scored; None where it was not served at all."""
-        preferred = (rung for rung in _SHOWN_RUNGS if rung in self.rungs)
-        return next(preferred, next(iter(self.rungs), None))
+        preferred = (deployment for deployment in _SHOWN_FIRST if deployment in self.deployments)
+        return next(preferred, next(iter(self.deployments), None))
 
-    def of_rung(self, rung: str | None) -> tuple[CellRecords, ...]:
+    def of_deployment(self, deployment: str | None) -> tuple[CellRecords, ...]:
         """Its cells that are served in one way, by seed."""
-        return tuple(cell for cell in self.served if rung is not None and rung_name(cell) == rung)
+        return tuple(cell for cell in self.served if deployment_name(cell) == deployment)
 
     @property
     def shown(self) -> tuple[CellRecords, ...]:
         """The cells that the arm is scored as, by seed."""
-        return self.of_rung(self.shown_rung)
+        return self.of_deployment(self.shown_deployment)
 
 
-def rung_name(cell: CellRecords) -> str:
+def deployment_name(cell: CellRecords) -> str:
     """How a served cell is named beside others of its tuning."""
     label = "" if cell.tuning is None else cell.tuning.label
     return cell.records[0].cell.label.removeprefix(f"{label}--")
@@ -192,14 +192,14 @@ def counterpart(arms: Sequence[Arm], arm: Arm) -> Arm:
     return next(alike, next(iter(usual), arms[0]))
 
 
-def rung_words(arm: Arm, rung: str) -> str:
+def deployment_words(arm: Arm, deployment: str) -> str:
     """A deployment in words."""
-    deploy = next(cell.deploy for cell in arm.of_rung(rung))
+    deploy = next(cell.deploy for cell in arm.of_deployment(deployment))
     if arm.tuning.method == METHOD_ORDER[0]:
-        return FULL_RUNG if deploy == "merged" else PTQ_RUNG
+        return ALL_TUNED if deploy == "merged" else ALL_TUNED_THEN_PTQ
     if deploy == "quantized" and arm.tuning.method == "lora":
-        return MERGED_PTQ_RUNG
-    return rung if deploy is None else RUNGS[deploy]
+        return MERGED_THEN_PTQ
+    return deployment if deploy is None else IN_WORDS[deploy]
 
 
 def over_seeds(

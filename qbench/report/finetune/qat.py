@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qbench.report.finetune.results import Results
 
 TITLE = "Trained for the rounding (QAT) or rounded afterwards (PTQ)"
-_FLOATING_RUNG, _BEFORE = "merged", "fake-quantized"
+_MERGED, _BEFORE = "merged", "fake-quantized"
 _MARGIN = f"equivalent: within ±{LOSS_MARGIN.amount:g}"
 _COLUMNS = (
     Column("method", "method", "text"),
@@ -141,7 +141,7 @@ def won_back(results: Results) -> tuple[WonBack, ...]:
     claims: dict[tuple[str, str], Claim] = {}
     for arm, plain, ptq in found:
         floating = _floating(plain)
-        before = arm.of_rung(_BEFORE)
+        before = arm.of_deployment(_BEFORE)
         claims[arm.name, "damage"] = loss_change(ptq, floating, results.test_slug)
         claims[arm.name, "against"] = loss_change(arm.shown, ptq, results.test_slug)
         claims[arm.name, "rest"] = loss_change(arm.shown, floating, results.test_slug)
@@ -177,7 +177,7 @@ def won_back_table(rows: Sequence[WonBack], test_slug: str) -> Table:
             "floating": loss(_floating(one.plain)),
             "ptq": loss(one.ptq),
             "damage": one.damage.figure,
-            "before": loss(before) if (before := one.arm.of_rung(_BEFORE)) else nothing,
+            "before": loss(before) if (before := one.arm.of_deployment(_BEFORE)) else nothing,
             "after": loss(one.arm.shown),
             "conversion": nothing if one.conversion is None else one.conversion.figure,
             "against": one.against.figure,
@@ -245,17 +245,19 @@ def _change(judged: Judged) -> str:
 
 def _counterpart(arms: Sequence[Arm], arm: Arm) -> tuple[Arm | None, tuple[CellRecords, ...]]:
     """The most alike of the arms that were rounded to the same precision after their training."""
-    rung = f"quantized-{arm.tuning.precision.label}"
-    rounded = [one for one in arms if not is_quantized(one.tuning) and one.of_rung(rung)]
+    deployment = f"quantized-{arm.tuning.precision.label}"
+    rounded = [
+        one for one in arms if not is_quantized(one.tuning) and one.of_deployment(deployment)
+    ]
     if not rounded:
         return None, ()
     best = max(rounded, key=lambda one: _alikeness(one.tuning, arm.tuning))
-    return best, best.of_rung(rung)
+    return best, best.of_deployment(deployment)
 
 
 def _floating(plain: Arm) -> tuple[CellRecords, ...]:
     """The cells that serve what was rounded as it was before: merged, else with its adapter."""
-    return plain.of_rung(_FLOATING_RUNG) or plain.shown
+    return plain.of_deployment(_MERGED) or plain.shown
 
 
 def _has_adapters(tuning: TuningRef) -> bool:

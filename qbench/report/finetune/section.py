@@ -9,7 +9,7 @@ from qbench.core.page import Fold, Heading, Words
 from qbench.report.details import detail_tables
 from qbench.report.finetune.arms import arms_of
 from qbench.report.finetune.curves import curves_table
-from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
 from qbench.report.finetune.options import describe_data, options_table, shared_options
 from qbench.report.finetune.qat import TITLE as QAT_TITLE
@@ -65,9 +65,9 @@ def finetune_parts(records: TableRecords, *, several: bool) -> list[Part]:
     parts += titled(memory_table(arms), _MEMORY)
     parts += titled(training_roofline_table(arms), HOW_TO_READ)
     parts += titled(curves_table(arms, results.test_slug))
-    ladder = ladder_table(records, results)
-    if ladder.rows:
-        parts += [Heading(ladder.title, 3), *_explained(ladder)]
+    deployments = deployments_table(records, results)
+    if deployments.rows:
+        parts += [Heading(deployments.title, 3), *_explained(deployments)]
     parts += titled(adapters_table(arms), _ADAPTERS)
     return [*parts, *_generation_parts(records, arms)]
 

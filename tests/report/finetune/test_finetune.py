@@ -22,7 +22,7 @@ from qbench.report.differences import difference_table
 from qbench.report.failures import failures, warnings
 from qbench.report.finetune.arms import arms_of, counterpart, describe_method
 from qbench.report.finetune.curves import curves_table
-from qbench.report.finetune.ladder import ladder_table
+from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table
@@ -72,9 +72,9 @@ def arms(records: Sequence[Record], key: str) -> dict[str, Figure]:
     return by_row(arms_table(results_of(table_of(records))), key)
 
 
-def ladder(records: Sequence[Record], key: str) -> dict[str, Figure]:
+def deployment_column(records: Sequence[Record], key: str) -> dict[str, Figure]:
     table = table_of(records)
-    return by_row(ladder_table(table, results_of(table)), key)
+    return by_row(deployments_table(table, results_of(table)), key)
 
 
 def one(records: Sequence[Record], label: str, measurement: str, slug: str = "") -> Record:
@@ -327,31 +327,33 @@ class TestOtherTables:
         assert table.column("adapters.share")[0].value == pytest.approx(1e5 / (static or 1))
 
 
-class TestLadder:
-    def test_a_row_a_rung_with_its_seeds_pooled(self) -> None:
-        rungs = ladder(finetune_records(SEEDS), "rung")
-        assert list(rungs) == [
+class TestDeployments:
+    def test_a_row_a_deployment_with_its_seeds_pooled(self) -> None:
+        deployments = deployment_column(finetune_records(SEEDS), "deployment")
+        assert list(deployments) == [
             "full-bf16--merged",
             "lora-bf16--attached",
             "lora-bf16--merged",
             "qlora-nf4--attached",
             "qlora-nf4--merged",
         ]
-        assert rungs["qlora-nf4--merged"].word == "merged into the original weights"
-        served = ladder(finetune_records(), "served")
-        assert [served[f"qlora-nf4--{rung}"].word for rung in ("attached", "merged")] == [
+        assert deployments["qlora-nf4--merged"].word == "merged into the original weights"
+        served = deployment_column(finetune_records(), "served")
+        assert [
+            served[f"qlora-nf4--{deployment}"].word for deployment in ("attached", "merged")
+        ] == [
             "nf4",
             "bf16",
         ]
 
-    def test_changes_are_from_the_attached_rung(self) -> None:
+    def test_changes_are_from_the_attached_deployment(self) -> None:
         records = finetune_records()
-        change = ladder(records, "change")
+        change = deployment_column(records, "change")
         assert change["qlora-nf4--attached"].word == "ref"
         assert change["full-bf16--merged"].word == "-"
         losses = [
-            one(records, f"qlora-nf4--{rung}", "completion").value("completion.loss") or 0
-            for rung in ("merged", "attached")
+            one(records, f"qlora-nf4--{deployment}", "completion").value("completion.loss") or 0
+            for deployment in ("merged", "attached")
         ]
         shown = amount(change["qlora-nf4--merged"])
         assert shown == pytest.approx(losses[0] - losses[1], abs=1e-4)
@@ -360,13 +362,13 @@ class TestLadder:
         records = finetune_records()
         own = one(records, "qlora-nf4--attached", "quality", NEUTRAL).value("perplexity") or 0
         base = one(records, "fp32", "quality", NEUTRAL).value("perplexity") or 0
-        shown = amount(ladder(records, f"change:{NEUTRAL}")["qlora-nf4--attached"])
+        shown = amount(deployment_column(records, f"change:{NEUTRAL}")["qlora-nf4--attached"])
         assert shown == pytest.approx(own / base - 1, abs=1e-3)
 
     def test_drift_and_damage_are_told_apart(self) -> None:
         records = finetune_records()
-        drift = ladder(records, f"kl:{NEUTRAL}")
-        damage = ladder(records, f"kl:{NEUTRAL}-vs-merged")
+        drift = deployment_column(records, f"kl:{NEUTRAL}")
+        damage = deployment_column(records, f"kl:{NEUTRAL}-vs-merged")
         assert drift["qlora-nf4--attached"].value == 0.3
         assert damage["qlora-nf4--attached"].value == 0.03
         assert damage["qlora-nf4--merged"].word == "ref"

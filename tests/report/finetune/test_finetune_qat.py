@@ -196,13 +196,13 @@ def test_the_terminal_says_what_was_won_back() -> None:
     assert "of the damage was won back" in shown.getvalue()
 
 
-def test_the_page_has_table_words_and_each_rung() -> None:
+def test_the_page_has_table_words_and_each_deployment() -> None:
     base = [record for name in ("fp32", "bf16") for record in untuned_records(name)]
     arms = [one for s in (0, 1) for one in full_arm(s, INT4, NF4) + qat_arm(s, 0.05)]
     page = render([*base, *arms])
     assert "### Trained for the rounding (QAT) or rounded afterwards (PTQ)" in page
     assert "of the damage was won back" in page
-    for rung in ("merged", "quantized-int4-g32", "quantized-nf4"):
-        assert f"full-bf16--{rung}" in page
+    for deployment in ("merged", "quantized-int4-g32", "quantized-nf4"):
+        assert f"full-bf16--{deployment}" in page
     assert "all weights tuned, then quantized (PTQ)" in page
     assert "qat-int4-g32--fake-quantized" in page

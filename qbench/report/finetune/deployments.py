@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
-from qbench.report.finetune.arms import over_seeds, rung_words
+from qbench.report.finetune.arms import deployment_words, over_seeds
 from qbench.report.finetune.changes import (
     LOSS_MARGIN,
     PERPLEXITY_MARGIN,
@@ -31,21 +31,23 @@ if TYPE_CHECKING:
     from qbench.report.finetune.results import Results
 
 ATTACHED: Deployment = "attached"
-MERGED_RUNG: Deployment = "merged"
+MERGED: Deployment = "merged"
 FAKE_QUANTIZED: Deployment = "fake-quantized"
 _Key = tuple[str, str, str]
 
 
-def ladder_table(records: TableRecords, results: Results) -> Table:
+def deployments_table(records: TableRecords, results: Results) -> Table:
     """One row for each deployment of an arm, its seeds pooled."""
-    rungs = [(one.arm, rung) for one in results.arms for rung in one.arm.rungs]
+    deployments = [
+        (one.arm, deployment) for one in results.arms for deployment in one.arm.deployments
+    ]
     served = [cell for one in results.arms for cell in one.arm.served]
     point = first_point(served, "latency")
-    judged = _judged(records, results, rungs)
+    judged = _judged(records, results, deployments)
     damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
     texts = text_titles(results.texts)
     columns = (
-        Column("rung", "deployment", "text", definition="how the tuned model is served"),
+        Column("deployment", "deployment", "text", definition="how the tuned model is served"),
         Column("served", "served in", "text", definition="precision that the base is held in"),
         Column("memory.static", "static", "bytes", definition="bytes that the loaded model keeps"),
         *_latency_columns(point),
@@ -60,28 +62,28 @@ def ladder_table(records: TableRecords, results: Results) -> Table:
         *_text_columns(texts, damage, records.reference),
     )
     rows = []
-    for arm, rung in rungs:
-        cells = arm.of_rung(rung)
+    for arm, deployment in deployments:
+        cells = arm.of_deployment(deployment)
         figures = {
-            "rung": Figure(word=rung_words(arm, rung)),
+            "deployment": Figure(word=deployment_words(arm, deployment)),
             "served": Figure(word=cells[0].records[0].cell.precision.label),
-            "change": _change_figure(judged.get((arm.name, rung, "change")), arm, rung),
+            "change": _change_figure(judged.get((arm.name, deployment, "change")), arm, deployment),
         }
         for slug in texts:
             figures[f"perplexity:{slug}"] = over_seeds(cells, "quality", slug, "perplexity")
-            change = judged.get((arm.name, rung, slug))
+            change = judged.get((arm.name, deployment, slug))
             if change is not None:
                 figures[f"change:{slug}"] = change.figure
             figures[f"kl:{slug}"] = over_seeds(cells, "quality", slug, "kl.mean")
         for slug in damage:
             figures[f"kl:{slug}"] = (
                 Figure(word=REFERENCE_WORD)
-                if rung == MERGED_RUNG
+                if deployment == MERGED
                 else over_seeds(cells, "quality", slug, "kl.mean")
             )
         rows.append(
             Row(
-                f"{arm.name}--{rung}",
+                f"{arm.name}--{deployment}",
                 reference=False,
                 figures=tuple(
                     figures[column.key] if column.key in figures else _plain(cells, column, point)
@@ -101,34 +103,37 @@ _CHANGE = (
 
 
 def _judged(
-    records: TableRecords, results: Results, rungs: list[tuple[Arm, str]]
+    records: TableRecords, results: Results, deployments: list[tuple[Arm, str]]
 ) -> dict[_Key, Judged]:
     """All changes of the table, judged together."""
     claims: dict[_Key, Claim] = {}
-    for arm, rung in rungs:
-        cells, first = arm.of_rung(rung), _first_rung(arm)
-        if first is not None and rung != first:
-            claims[arm.name, rung, "change"] = loss_change(
-                cells, arm.of_rung(first), results.test_slug
+    for arm, deployment in deployments:
+        cells, first = arm.of_deployment(deployment), _first_deployment(arm)
+        if first is not None and deployment != first:
+            claims[arm.name, deployment, "change"] = loss_change(
+                cells, arm.of_deployment(first), results.test_slug
             )
         for slug in results.texts if records.reference else ():
-            claims[arm.name, rung, slug] = perplexity_change(cells, records.reference, slug)
+            claims[arm.name, deployment, slug] = perplexity_change(cells, records.reference, slug)
     return judge_all(claims)
 
 
-def _first_rung(arm: Arm) -> str | None:
+def _first_deployment(arm: Arm) -> str | None:
     """What an arm's other deployments are compared with; None where there is nothing to compare."""
-    if ATTACHED in arm.rungs:
+    if ATTACHED in arm.deployments:
         return ATTACHED
-    if arm.tuning.method == "lora" or len(arm.rungs) == 1:
+    if arm.tuning.method == "lora" or len(arm.deployments) == 1:
         return None
-    return next((rung for rung in (MERGED_RUNG, FAKE_QUANTIZED) if rung in arm.rungs), None)
+    return next(
+        (deployment for deployment in (MERGED, FAKE_QUANTIZED) if deployment in arm.deployments),
+        None,
+    )
 
 
-def _change_figure(judged: Judged | None, arm: Arm, rung: str) -> Figure:
+def _change_figure(judged: Judged | None, arm: Arm, deployment: str) -> Figure:
     if judged is not None:
         return judged.figure
-    if rung == _first_rung(arm):
+    if deployment == _first_deployment(arm):
         return Figure(word=REFERENCE_WORD)
     return Figure(word=NOT_MEASURED)
 
