@@ -42,22 +42,22 @@ class FineTuning(Frozen):
     def deployments(self, tuning: TuningRef) -> tuple[Deployment, ...]:
         """The deployments of one tuned model; the merged one first: others are compared with it."""
         possible = methods()[tuning.method].deployments(tuning.precision)
-        chosen = tuple(rung for rung in self.deploy if rung in possible) or possible[:1]
-        chosen += tuple(rung for rung in _BESIDE_QAT if rung in possible)
-        served = (rung for rung in dict.fromkeys(chosen) if self.served_in(tuning, rung))
-        return tuple(sorted(served, key=lambda rung: rung != "merged"))
+        chosen = tuple(one for one in self.deploy if one in possible) or possible[:1]
+        chosen += tuple(one for one in _BESIDE_QAT if one in possible)
+        served = (one for one in dict.fromkeys(chosen) if self.served_in(tuning, one))
+        return tuple(sorted(served, key=lambda one: one != "merged"))
 
-    def served_in(self, tuning: TuningRef, rung: Deployment) -> tuple[PrecisionRef, ...]:
+    def served_in(self, tuning: TuningRef, deployment: Deployment) -> tuple[PrecisionRef, ...]:
         """What a tuned model is held in, in a deployment; each is a cell of its own."""
-        if rung == "quantized" and not is_quantized(tuning.precision):
+        if deployment == "quantized" and not is_quantized(tuning.precision):
             return self.quantize
-        return (served_precision(tuning, rung),)
+        return (served_precision(tuning, deployment),)
 
     @property
     def count(self) -> int:
         """Cells of each model: the trainings, and what is served of them."""
         return sum(
-            1 + sum(len(self.served_in(tuning, rung)) for rung in self.deployments(tuning))
+            1 + sum(len(self.served_in(tuning, one)) for one in self.deployments(tuning))
             for tuning in self.tunings
         )
 
@@ -67,9 +67,9 @@ class FineTuning(Frozen):
         for tuning in self.tunings:
             made.append(Cell(model=model, precision=tuning.precision, tuning=tuning))
             made += [
-                Cell(model=model, precision=precision, tuning=tuning, deploy=rung)
-                for rung in self.deployments(tuning)
-                for precision in self.served_in(tuning, rung)
+                Cell(model=model, precision=precision, tuning=tuning, deploy=deployment)
+                for deployment in self.deployments(tuning)
+                for precision in self.served_in(tuning, deployment)
             ]
         return made
 
