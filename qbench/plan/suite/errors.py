@@ -107,7 +107,8 @@ class _Place:
         """A value that does not fit; `reason` is a validator's own."""
         value, schema = self.node.value, self._schema
         single = [form for _, form in self._forms() if form.get("type") != "array"]
-        if len(single) == 1 and {"errorMessage", "const", "title"} & single[0].keys():
+        told = {"errorMessage", "const", "title"}
+        if len(single) == 1 and (told & single[0].keys() or single[0].get("type") == "null"):
             schema = single[0] | {key: schema[key] for key in ("description",) if key in schema}
         if reason is None and isinstance(value, str) and {"enum", "title"} <= schema.keys():
             findings.add_unknown(self.node, schema["title"], value, schema["enum"])
