@@ -109,11 +109,12 @@ def argument_conflict(precision: PrecisionRef, options: Mapping[str, Any]) -> st
 
 
 def adapter_misfit(
-    tuning: TuningRef, deploy: Deployment | None, shape: ModelShape | None, architecture: str
+    tuning: TuningRef, deployment: Deployment | None, shape: ModelShape | None, architecture: str
 ) -> str | None:
     """What of the arguments does not fit the model, or this deployment of it; None if all does.
 
-    `deploy` is None for the training. What the shapes do not tell is found when the model is there.
+    `deployment` is None for the training. What the shapes do not tell is found when the model is
+    there.
     """
     extra = tuning.options.get("extra")
     if extra is None or shape is None:
@@ -127,11 +128,13 @@ def adapter_misfit(
     reason = saved_modules_fault(extra.get("modules_to_save"), holds_codes) or _rows_fault(
         extra.get("trainable_token_indices"), shape
     )
-    if reason is not None or deploy is None or not deploy.startswith(("merged", "quantized")):
+    if reason is not None or deployment is None:
+        return reason
+    if not deployment.startswith(("merged", "quantized")):
         return reason
     if is_tied(shape) and _divides_tied(tuning.options, shape):
         return TIED_MERGE
-    return _bias_misfit(tuning, deploy, shape, architecture) if extra.get("lora_bias") else None
+    return _bias_misfit(tuning, deployment, shape, architecture) if extra.get("lora_bias") else None
 
 
 def saved_modules_fault(wanted: Any, holds_codes: Mapping[str, bool]) -> str | None:
@@ -197,14 +200,14 @@ def _rows_fault(wanted: Any, shape: ModelShape) -> str | None:
 
 
 def _bias_misfit(
-    tuning: TuningRef, deploy: Deployment, shape: ModelShape, architecture: str
+    tuning: TuningRef, deployment: Deployment, shape: ModelShape, architecture: str
 ) -> str | None:
-    if deploy == "merged-in-place":
+    if deployment == "merged-in-place":
         return NO_SCALE_IN_PLACE
     narrowed = {"exclude_modules", "layers_to_transform"} & set(tuning.options["extra"])
     layers = None if narrowed else targeted(shape, architecture, tuning.options["target"])
     biased = {tensor.name for tensor in shape.tensors if tensor.name.endswith(".bias")}
     for layer in layers or ():
-        if f"{module_name(layer)}.bias" not in biased and deploy in _MERGES_INTO_BIASES:
+        if f"{module_name(layer)}.bias" not in biased and deployment in _MERGES_INTO_BIASES:
             return NO_BIAS_TO_MERGE.format(layer=module_name(layer))
     return None

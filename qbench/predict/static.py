@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import ITEM_BYTES
-from qbench.finetune.serve.deploy import WHOLE_MODELS
+from qbench.finetune.serve.deployment import WHOLE_MODELS
 from qbench.finetune.targets import (
     TIED_HEAD,
     is_tied,
@@ -58,7 +58,7 @@ def adapter_static_bytes(
     shape: ModelShape,
     architecture: str,
     tuning: TuningRef,
-    deploy: Deployment,
+    deployment: Deployment,
     precision: PrecisionRef,
 ) -> int | None:
     """Bytes that the adapter of a served cell takes beside its base; 0 where none is attached.
@@ -68,7 +68,7 @@ def adapter_static_bytes(
     are.
     """
     options = tuning.options
-    if tuning.method in WHOLE_MODELS or deploy.startswith(("merged", "quantized")):
+    if tuning.method in WHOLE_MODELS or deployment.startswith(("merged", "quantized")):
         return None if _unties(shape, options.get("extra") or {}) else 0
     chosen = targeted(shape, architecture, options["target"])
     if chosen is None or options.get("extra"):

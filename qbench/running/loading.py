@@ -106,7 +106,7 @@ def _source(job: Job, base: Checkpoint) -> _Source:
     tuning, held = job.cell.tuning, job.cell.precision
     if tuning is not None and job.cell.deploy is not None:
         from qbench.finetune.artifact import artifact_folder, read_artifact
-        from qbench.finetune.serve.deploy import ServedModel, deployed_checkpoint, load_deployed
+        from qbench.finetune.serve.deployment import ServedModel, deployed_checkpoint, load_deployed
 
         key = job.artifact_key or ""
         read_artifact(key, base_fingerprint=job.model.fingerprint)

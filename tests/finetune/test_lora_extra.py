@@ -13,7 +13,7 @@ from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
 from qbench.finetune.lora_extra import REFUSED, SERVED
 from qbench.finetune.lora_options import LoraOptions, lora_arguments
-from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
+from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.precisions.inventory import inventory, logical_weights

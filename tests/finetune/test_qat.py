@@ -21,7 +21,7 @@ from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact
 from qbench.finetune.qat.adapters import adapt
 from qbench.finetune.qat.layers import fake_quantize, weight_grid
-from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
+from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.finetune.train.examples import NOT_SCORED, collate
 from qbench.precisions.integer.config import torchao_config
 from qbench.precisions.integer.options import IntegerOptions

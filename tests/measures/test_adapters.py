@@ -13,7 +13,7 @@ from qbench.core.errors import MeasurementError
 from qbench.core.spec import Cell
 from qbench.finetune.artifact import artifact_folder
 from qbench.finetune.serve.adapter_storage import store_adapter
-from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
+from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.measures.adapters import ADAPTERS, ROUNDS, AdaptersOptions
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions

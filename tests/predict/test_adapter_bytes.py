@@ -8,7 +8,7 @@ import pytest
 
 from qbench.core.checkpoint import Checkpoint
 from qbench.finetune.serve.attach import adapter_bytes
-from qbench.finetune.serve.deploy import ServedModel, load_deployed, served_precision
+from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.finetune.targets import DEFAULT_TARGETS
 from qbench.predict.static import adapter_static_bytes
 from tests.finetune.made_adapters import make_adapter, tuning_ref

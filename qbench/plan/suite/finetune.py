@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.finetune import methods
-from qbench.finetune.serve.deploy import served_precision
+from qbench.finetune.serve.deployment import served_precision
 from qbench.measures.generation.evaluate_metrics import known_score
 from qbench.plan.suite.file import DEFAULT_DEPLOY
 from qbench.plan.suite.parts import at_most, make_precisions, shown_options, unique

@@ -11,7 +11,7 @@ import pytest
 
 from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import MeasurementError
-from qbench.finetune.serve.deploy import (
+from qbench.finetune.serve.deployment import (
     ServedModel,
     deployed_checkpoint,
     load_deployed,

@@ -54,25 +54,25 @@ class ServedModel:
     base: Checkpoint
     """What was tuned."""
     tuning: TuningRef
-    deploy: Deployment
+    deployment: Deployment
     precision: PrecisionRef
     """What it is held in: `served_precision`, or for merged weights and full tuning any other."""
     artifact: Path
     """Folder of what the training left."""
 
 
-def served_precision(tuning: TuningRef, deploy: Deployment) -> PrecisionRef:
+def served_precision(tuning: TuningRef, deployment: Deployment) -> PrecisionRef:
     """What a tuned model is held in, in this deployment.
 
     Raises ValueError for `attached-fp16` of a precision that has no option for its type.
     """
     trained_in = tuning.precision
-    if deploy == "fake-quantized":
+    if deployment == "fake-quantized":
         return in_type(rest_type(trained_in))
-    if deploy in {"merged", "merged-dequantized"}:
+    if deployment in {"merged", "merged-dequantized"}:
         plain = not is_quantized(trained_in) and rest_type(trained_in) == FP32
         return in_type(FP32 if plain else BF16)
-    if deploy != "attached-fp16":
+    if deployment != "attached-fp16":
         return trained_in
     served = computed_in(trained_in, FP16)
     if served is None:
@@ -86,7 +86,7 @@ def deployed_checkpoint(served: ServedModel) -> Checkpoint:
     Merged weights are made here on first use, which takes time and memory: call it before anything
     is measured. Raises `MeasurementError`.
     """
-    if served.deploy not in _CHECKPOINTS:
+    if served.deployment not in _CHECKPOINTS:
         return served.base
     if served.tuning.method in WHOLE_MODELS:
         return replace(served.base, folder=served.artifact)
@@ -97,7 +97,9 @@ def deployed_checkpoint(served: ServedModel) -> Checkpoint:
         served.artifact,
         # What the precision starts from, so that nothing is rounded twice.
         rest_type(served.precision),
-        dequantized_from=served.tuning.precision if served.deploy == "merged-dequantized" else None,
+        dequantized_from=served.tuning.precision
+        if served.deployment == "merged-dequantized"
+        else None,
     )
     return replace(served.base, folder=folder)
 
@@ -109,28 +111,28 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
     `MeasurementError` for an artifact that is missing, damaged or of another base, and for a
     deployment that the method does not have.
     """
-    tuning, deploy, precision = served.tuning, served.deploy, served.precision
-    if tuning.method in WHOLE_MODELS and deploy not in WHOLE_MODELS[tuning.method]:
+    tuning, deployment, precision = served.tuning, served.deployment, served.precision
+    if tuning.method in WHOLE_MODELS and deployment not in WHOLE_MODELS[tuning.method]:
         expected = " or ".join(WHOLE_MODELS[tuning.method])
         raise MeasurementError(
-            f"{tuning.method} tuning leaves no adapter: found {deploy}, expected {expected}, its"
-            " own weights"
+            f"{tuning.method} tuning leaves no adapter: found {deployment}, expected {expected},"
+            " its own weights"
         )
     source = source or deployed_checkpoint(served)
-    if deploy == "fake-quantized":
+    if deployment == "fake-quantized":
         return load_fake_quantized(source, rounding_of(tuning.precision))
-    if deploy in _CHECKPOINTS:
+    if deployment in _CHECKPOINTS:
         return precisions()[precision.name].load(source, precision.options)
     from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
     from qbench.finetune.serve.attach import attach_adapter, cast_adapter, read_adapter
     from qbench.finetune.serve.merge import merge_attached
 
     adapter = read_adapter(served.artifact)
-    if deploy in BLOCK:
-        adapter = replace(adapter, tensors=load_stored(store_adapter(served.artifact, deploy)))
+    if deployment in BLOCK:
+        adapter = replace(adapter, tensors=load_stored(store_adapter(served.artifact, deployment)))
     model = precisions()[precision.name].load(source, precision.options)
     tuner = attach_adapter(model, adapter)
-    if deploy == "merged-in-place":
+    if deployment == "merged-in-place":
         if adapter.config.lora_bias:
             raise MeasurementError(NO_SCALE_IN_PLACE)
         return merge_attached(model, tuner)
