@@ -49,7 +49,11 @@ def show(subject: Subject, form: Format, output: Path | None = None) -> None:
         try:
             write_atomically(output, contents)
         except OSError as error:
-            raise UsageError(f"{output}: cannot be written ({error.strerror})") from error
+            what, safe = "cannot be written", ""
+            if subject.records is not None:
+                what, safe = "the report cannot be written", "the records are safe; "
+            message = f"{output}: {what} ({error.strerror}); {safe}choose another file"
+            raise UsageError(message) from error
         say(f"wrote {output}")
     elif form is TEXT:
         make_console().print(render(form.page_of(subject)))

@@ -190,7 +190,10 @@ def test_a_hub_model_without_a_network(place: Workplace) -> None:
         (["report", "t.txt"], ["t.txt: no such folder"]),
         (["report", "model"], ["model"]),
         (["report", "nothing"], ["nothing: no records there", "qbench run"]),
-        (["report", "nothing", "--format", "pdf"], ["--format", "'pdf'", "markdown, csv, json"]),
+        (
+            ["report", "nothing", "--format", "pdf"],
+            ["--format", "'pdf'", "text, markdown, json, csv, benchmark-json"],
+        ),
     ],
     ids=" ".join,
 )
