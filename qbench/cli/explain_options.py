@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from qbench.core.errors import SuiteError, UsageError
 from qbench.plan.suite.errors import note_errors
 from qbench.plan.suite.options import Options
-from qbench.plan.suite.problems import Findings
+from qbench.plan.suite.problems import Problems
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
 
@@ -39,14 +39,14 @@ def read_assignments(precision: str, assignments: Iterable[str]) -> Frozen:
                 f" {precision}: {known or 'it has none'}"
             )
         lines.append(f"{found[1]}: {found[2]}\n")
-    top, problems = read_yaml("".join(lines), "--set")
-    findings = Findings("--set", top, problems)
+    top, of_yaml = read_yaml("".join(lines), "--set")
+    problems = Problems("--set", top, of_yaml)
     reader = Options(precision, precisions()[precision].options)
     try:
         options = reader.read(None if top is None else top.plain())
     except ValidationError as error:
-        note_errors(findings, error, reader.model.model_json_schema(), precision)
-    if len(findings):
+        note_errors(problems, error, reader.model.model_json_schema(), precision)
+    if len(problems):
         # A line of its own is what each option has, and none that the user could count.
-        raise SuiteError([replace(problem, line=None) for problem in findings.sorted()])
+        raise SuiteError([replace(problem, line=None) for problem in problems.sorted()])
     return options

@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-from qbench.core.lookup import mapping
 from qbench.core.spec import Deployment
+from qbench.core.unchecked import as_mapping
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class CellRecords:
     @property
     def faulty(self) -> bool:
         """Whether layers of the loaded model do not compute what they hold."""
-        return any(mapping(one.details.get("loaded")).get("faults") for one in self.records)
+        return any(as_mapping(one.details.get("loaded")).get("faults") for one in self.records)
 
     def of(self, measurement: str, item: str | None = None) -> list[Record]:
         """The records of a measurement (of one of its items), by repeat, else as they came."""

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
 
-READ = ConfigDict(strict=True, defer_build=True)
+STRICT = ConfigDict(strict=True, defer_build=True)
 """Of what reads a mapping of a file. It is built when the first file is read: the tables that
 entries come from may load other packages."""
 
 
-class Unfit(ValueError):  # noqa: N818 - pydantic makes an error of it
+class InvalidValueError(ValueError):
     """A value that does not fit for a reason which its JSON Schema does not tell."""
 
     def __init__(self, expected: str, found: str | None = None, remedy: str | None = None) -> None:
@@ -28,18 +28,18 @@ class Unfit(ValueError):  # noqa: N818 - pydantic makes an error of it
         self.remedy = remedy
 
 
-def unfit_below(steps: tuple[str | int, ...], reason: Unfit) -> ValidationError:
+def invalid_below(steps: tuple[str | int, ...], reason: InvalidValueError) -> ValidationError:
     """What does not fit below a value, where the steps lead."""
     detail = InitErrorDetails(type="value_error", loc=steps, input=None, ctx={"error": reason})
     return ValidationError.from_exception_data("suite", [detail])
 
 
-def said(words: str, **more: Any) -> Any:
+def expects(words: str, **more: Any) -> Any:
     """Of a field: what is expected of its value, in words that editors show too."""
     return Field(json_schema_extra={"errorMessage": words}, **more)
 
 
-class Given:
+class NotNull:
     """Of a field that is None where its key is left out: nothing after the colon is no value."""
 
     def __get_pydantic_core_schema__(
@@ -62,7 +62,7 @@ class OneOrMore:
 
     def _listed(self, value: object) -> tuple[object, ...]:
         if value is None or value == []:
-            raise Unfit(f"at least {self.what}", remedy=self.remedy)
+            raise InvalidValueError(f"at least {self.what}", remedy=self.remedy)
         return tuple(value) if isinstance(value, list | tuple) else (value,)
 
     def __get_pydantic_core_schema__(

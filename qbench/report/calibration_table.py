@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.lookup import mapping, number
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import as_mapping, as_number
 from qbench.report.figures import NOT_MEASURED
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ def calibration_table(loaded: Mapping[str, Mapping[str, Any]]) -> Table:
     columns = tuple(Column(name, name, "text") for name in _COLUMNS)
     rows = []
     for label, found in loaded.items():
-        about = mapping(found.get("calibration"))
+        about = as_mapping(found.get("calibration"))
         if about:
             asked = ("text", "windows", "window_tokens", "seed")
             words = (
                 *(str(about.get(name)) for name in asked),
                 _method(found, about),
-                _findings([mapping(layer) for layer in mapping(about.get("layers")).values()]),
+                _findings(
+                    [as_mapping(layer) for layer in as_mapping(about.get("layers")).values()]
+                ),
             )
             rows.append(
                 Row(label, reference=False, figures=tuple(Figure(word=word) for word in words))
@@ -42,7 +44,7 @@ def _method(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     method = about.get("method")
     if method is None:
         return str(found.get("weights"))
-    share = number(about.get("percentile"))
+    share = as_number(about.get("percentile"))
     return f"{method} {share:g}" if share is not None else str(method)
 
 
@@ -50,7 +52,7 @@ def _findings(layers: list[dict[str, Any]]) -> str:
     """The middle layer's figures in words."""
 
     def figures(name: str) -> list[float]:
-        return [value for layer in layers if (value := number(layer.get(name))) is not None]
+        return [value for layer in layers if (value := as_number(layer.get(name))) is not None]
 
     def middle(name: str, factor: float = 1.0) -> str:
         found = figures(name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.lookup import listed
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
@@ -202,7 +202,7 @@ def loaded_details(cell: CellRecords) -> dict[str, Any]:
     for record in cell.records:
         loaded = record.details.get("loaded")
         if isinstance(loaded, dict) and loaded:
-            ran = {name for one in cell.records for name in listed(one.details.get(_RAN))}
+            ran = {name for one in cell.records for name in as_list(one.details.get(_RAN))}
             return {**loaded, **({_RAN: sorted(map(str, ran))} if ran else {})}
     return {}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.lookup import listed, mapping, number
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.report.decision import change_figure
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
 from qbench.report.items import against_merged, batch_told, items, text_titles
@@ -79,9 +79,9 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
             and figure.value is not None
         ):
             change = Figure(figure.value - base.figure.value)
-        chances = mapping(found[0].details.get("chance"))
-        chance = number(chances.get(name.rsplit(".", 1)[-1]))
-        items_scored = number(found[0].details.get("items"))
+        chances = as_mapping(found[0].details.get("chance"))
+        chance = as_number(chances.get(name.rsplit(".", 1)[-1]))
+        items_scored = as_number(found[0].details.get("items"))
         figures = (
             figure,
             change,
@@ -158,8 +158,8 @@ def weight_error_table(records: TableRecords) -> Table:
             continue
         worst = [
             f"{layer.get('name')} {error:.2%}"
-            for layer in map(mapping, listed(found[0].details.get("layers"))[:WORST_LAYERS])
-            if (error := number(layer.get("relative_error")))
+            for layer in map(as_mapping, as_list(found[0].details.get("layers"))[:WORST_LAYERS])
+            if (error := as_number(layer.get("relative_error")))
         ]
         figures = (
             *(pool(found, column.key).figure for column in columns[:2]),

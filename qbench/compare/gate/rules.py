@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from qbench.core.reading import READ, Given, OneOrMore, Unfit, said, unfit_below
+from qbench.core.reading import (
+    STRICT,
+    InvalidValueError,
+    NotNull,
+    OneOrMore,
+    expects,
+    invalid_below,
+)
 from qbench.core.spec import Cell, Frozen, Item
 
 if TYPE_CHECKING:
@@ -45,13 +52,15 @@ def _read_amount(value: object) -> Amount:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return Amount(value=float(value), relative=False)
     quoted = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value)
-    raise Unfit(_AMOUNT, remedy=f"write {value} without quotes, or {value}%" if quoted else None)
+    raise InvalidValueError(
+        _AMOUNT, remedy=f"write {value} without quotes, or {value}%" if quoted else None
+    )
 
 
 def _not_negative(amount: Amount) -> Amount:
     if amount.value < 0:
         meant = f"{-100 * amount.value:g}%" if amount.relative else f"{-amount.value:g}"
-        raise Unfit("a number of at least 0", remedy=f"write {meant}")
+        raise InvalidValueError("a number of at least 0", remedy=f"write {meant}")
     return amount
 
 
@@ -67,7 +76,7 @@ StatedAmount = Annotated[
 ]
 Change = Annotated[StatedAmount, AfterValidator(_not_negative)]
 Patterns = Annotated[
-    tuple[Annotated[str, said("a name or pattern such as nf4*", min_length=1)], ...],
+    tuple[Annotated[str, expects("a name or pattern such as nf4*", min_length=1)], ...],
     OneOrMore("a name or pattern such as nf4*", "remove the line to take all"),
 ]
 
@@ -75,15 +84,15 @@ Patterns = Annotated[
 class RuleEntry(Frozen):
     """What a suite says of a metric: what it may do, in which cells, against what."""
 
-    model_config = READ
+    model_config = STRICT
 
-    max_increase: Annotated[Change | None, Given()] = None
+    max_increase: Annotated[Change | None, NotNull()] = None
     """The most a value may go up: `1%` of what it was, or a number in the metric's unit."""
-    max_drop: Annotated[Change | None, Given()] = None
+    max_drop: Annotated[Change | None, NotNull()] = None
     """The most a value may go down: `1%` of what it was, or a number in the metric's unit."""
-    max: Annotated[StatedAmount | None, Given()] = None
+    max: Annotated[StatedAmount | None, NotNull()] = None
     """The highest value allowed, whatever it was."""
-    min: Annotated[StatedAmount | None, Given()] = None
+    min: Annotated[StatedAmount | None, NotNull()] = None
     """The lowest value allowed, whatever it was."""
     cells: Patterns = ("*",)
     """Names or patterns of precisions or cells, such as `nf4*`; all unless given."""
@@ -93,7 +102,7 @@ class RuleEntry(Frozen):
     """What a change is counted from: the baseline, or the reference cell of the same run."""
     inconclusive: Literal["fail", "pass"] = "fail"
     """What happens to a rule that the data cannot decide."""
-    ceiling: Annotated[Change | None, Given()] = None
+    ceiling: Annotated[Change | None, NotNull()] = None
     """An improvement beyond this warns: too good is suspicious."""
 
     @model_validator(mode="before")
@@ -105,7 +114,7 @@ class RuleEntry(Frozen):
         remedy = None
         if margin or (isinstance(value, int | float) and not isinstance(value, bool)):
             remedy = f"write {{max_increase: {value}}} or {{max_drop: {value}}}"
-        raise Unfit("a margin such as {max_increase: 1%}", remedy=remedy)
+        raise InvalidValueError("a margin such as {max_increase: 1%}", remedy=remedy)
 
     @model_validator(mode="after")
     def _check_bound(self) -> Self:
@@ -113,20 +122,24 @@ class RuleEntry(Frozen):
         if len(bounds) != 1:
             found = f"{' and '.join(bounds)} in one rule" if bounds else "a rule without a margin"
             remedy = "write a list of two rules" if bounds else None
-            raise Unfit(f"one of {', '.join(BOUNDS)}", found, remedy)
+            raise InvalidValueError(f"one of {', '.join(BOUNDS)}", found, remedy)
         kind, amount = self.bound
         of_value = kind in {"max", "min"}
         if of_value and amount.relative:
             remedy = "1% would be a share of nothing"
-            raise unfit_below((kind,), Unfit("a number in the metric's own unit", remedy=remedy))
+            raise invalid_below(
+                (kind,), InvalidValueError("a number in the metric's own unit", remedy=remedy)
+            )
         if kind == "max_drop" and amount.relative and amount.value >= 1:
-            raise unfit_below((kind,), Unfit("less than 100%: nothing can drop by more"))
+            raise invalid_below(
+                (kind,), InvalidValueError("less than 100%: nothing can drop by more")
+            )
         if self.ceiling is not None and of_value:
             expected = "no ceiling: it is about a change, and the rule about the value itself"
-            raise unfit_below(("ceiling",), Unfit(expected))
+            raise invalid_below(("ceiling",), InvalidValueError(expected))
         if self.ceiling is not None and self.ceiling.relative != amount.relative:
             expected = f"a ceiling {'with' if amount.relative else 'without'} %, as {kind} has it"
-            raise unfit_below(("ceiling",), Unfit(expected))
+            raise invalid_below(("ceiling",), InvalidValueError(expected))
         return self
 
     @property
@@ -182,7 +195,7 @@ def _check_section(value: object) -> object:
     if isinstance(value, dict) and value:
         return value
     expected = "metrics with their margins, such as perplexity: {max_increase: 1%}"
-    raise Unfit(expected, remedy="remove the line to have no gate")
+    raise InvalidValueError(expected, remedy="remove the line to have no gate")
 
 
 RuleSection = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.reading import Unfit
+from qbench.core.reading import InvalidValueError
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.options import owners
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from qbench.plan.suite.options import HasOptions
-    from qbench.plan.suite.problems import Findings, Steps
+    from qbench.plan.suite.problems import Problems, Steps
     from qbench.plan.suite.yaml_lines import Node
 
 Schema = dict[str, Any]
@@ -37,7 +37,7 @@ _CALLED = {
 
 
 def note_errors(
-    findings: Findings, error: ValidationError, schema: Schema, owner: str = ""
+    problems: Problems, error: ValidationError, schema: Schema, owner: str = ""
 ) -> list[Steps]:
     """Notes all that is wrong; returns where, in keys and indices of the file.
 
@@ -46,8 +46,8 @@ def note_errors(
     places = []
     every = error.errors(include_url=False)
     for detail in sorted(every, key=lambda one: one["type"] != "extra_forbidden"):
-        place = _Place(findings.top, schema, owner)
-        place.note(findings, detail["type"], detail["loc"], detail.get("ctx", {}))
+        place = _Place(problems.top, schema, owner)
+        place.note(problems, detail["type"], detail["loc"], detail.get("ctx", {}))
         places.append(place.path)
     return places
 
@@ -63,17 +63,17 @@ class _Place:
         self._schema = schema
         self._named: dict[str, Schema] = schema.get("$defs", {})
 
-    def note(self, findings: Findings, kind: str, steps: Steps, context: dict[str, Any]) -> None:
+    def note(self, problems: Problems, kind: str, steps: Steps, context: dict[str, Any]) -> None:
         """Notes an error of that kind, at the innermost value that it is about."""
         if kind == "extra_forbidden" and self._follow(steps[:-1]):
-            self._note_unknown_key(findings, str(steps[-1]))
+            self._note_unknown_key(problems, str(steps[-1]))
         elif kind == "missing" and self._follow(steps[:-1]):
-            self._note_missing(findings, str(steps[-1]))
+            self._note_missing(problems, str(steps[-1]))
         elif kind == "union_tag_invalid" and self._follow(steps):
-            self._note_unknown_entry(findings, context["tag"])
+            self._note_unknown_entry(problems, context["tag"])
         else:
             self._follow(steps)
-            self._note_unfit(findings, context.get("error"))
+            self._note_unfit(problems, context.get("error"))
 
     def _follow(self, steps: Steps) -> bool:
         """Goes where the steps of an error lead; false if the file or the schema ends before.
@@ -103,7 +103,7 @@ class _Place:
     def _forms(self) -> Iterator[tuple[str, Schema]]:
         return _forms(self._schema, self._named)
 
-    def _note_unfit(self, findings: Findings, reason: Exception | None) -> None:
+    def _note_unfit(self, problems: Problems, reason: Exception | None) -> None:
         """A value that does not fit; `reason` is a validator's own."""
         value, schema = self.node.value, self._schema
         single = [form for _, form in self._forms() if form.get("type") != "array"]
@@ -111,16 +111,16 @@ class _Place:
         if len(single) == 1 and (told & single[0].keys() or single[0].get("type") == "null"):
             schema = single[0] | {key: schema[key] for key in ("description",) if key in schema}
         if reason is None and isinstance(value, str) and {"enum", "title"} <= schema.keys():
-            findings.add_unknown(self.node, schema["title"], value, schema["enum"])
+            problems.add_unknown(self.node, schema["title"], value, schema["enum"])
             return
         expected = expectation(schema) if reason is None else str(reason)
         found = remedy = None
-        if isinstance(reason, Unfit):
+        if isinstance(reason, InvalidValueError):
             found, remedy, schema = reason.found, reason.remedy, {}
         remedy = remedy or fixed_by(schema) or amendment(self.node, schema)
-        findings.add(self.node, expected, found=found, remedy=remedy)
+        problems.add(self.node, expected, found=found, remedy=remedy)
 
-    def _note_missing(self, findings: Findings, key: str) -> None:
+    def _note_missing(self, problems: Problems, key: str) -> None:
         """A key that must be there."""
         forms = self._forms()
         parts = [part for _, form in forms if (part := _part(form, key))]
@@ -128,9 +128,9 @@ class _Place:
         flow = json.dumps(example).replace('"', "")
         remedy = "add it" if example is None else f"add `{key}: {flow}`"
         found = f"no {key}" if self.path else f"a suite without {key}"
-        findings.add(self.node, f"the key `{key}`", found=found, remedy=remedy)
+        problems.add(self.node, f"the key `{key}`", found=found, remedy=remedy)
 
-    def _note_unknown_key(self, findings: Findings, key: str) -> None:
+    def _note_unknown_key(self, problems: Problems, key: str) -> None:
         """A key that is none of those that there are."""
         forms = self._forms()
         known = [name for _, form in forms for name in form.get("properties", ())]
@@ -143,7 +143,7 @@ class _Place:
             called, known = kind, list(precisions())
         hint = self._hint(key, kind, name)
         self._enter(self.node.child(key), key)
-        findings.add_unknown(self.node, called, key, known, hint)
+        problems.add_unknown(self.node, called, key, known, hint)
 
     def _hint(self, key: str, kind: str, name: str) -> str | None:
         """Where the key belongs, if it is an option of something."""
@@ -163,7 +163,7 @@ class _Place:
         homes = owners(key, table)
         return f"'{key}' is an option of {', '.join(homes)}{end}" if homes else None
 
-    def _note_unknown_entry(self, findings: Findings, tag: str) -> None:
+    def _note_unknown_entry(self, problems: Problems, tag: str) -> None:
         """An entry that is called by no name of its table."""
         kind, _, name = tag.partition("-")
         tags = [each for each, _ in self._forms()]
@@ -173,7 +173,7 @@ class _Place:
             hint = "QLoRA is LoRA on a quantized base: {method: lora, precision: nf4}"
         step = name if self.node.child(name) else kind
         self._enter(self.node.child(step), step)
-        findings.add_unknown(self.node, kind, name, known, hint)
+        problems.add_unknown(self.node, kind, name, known, hint)
 
 
 def _forms(

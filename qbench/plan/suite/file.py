@@ -14,7 +14,14 @@ from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
 from qbench.core.number_types import BF16, FP16, FP32
-from qbench.core.reading import READ, Given, OneOrMore, Unfit, said, unfit_below
+from qbench.core.reading import (
+    STRICT,
+    InvalidValueError,
+    NotNull,
+    OneOrMore,
+    expects,
+    invalid_below,
+)
 from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
@@ -55,7 +62,7 @@ def _entry(name: str, base: type[Frozen], about: str, **fields: Any) -> Any:
 
 Name = Annotated[
     str,
-    said(
+    expects(
         f"a name of at most {LONGEST_NAME} letters, digits and . _ = - (none of . - at either end)",
         pattern=r"^[A-Za-z0-9_=]([A-Za-z0-9._=-]*[A-Za-z0-9_=])?$",
         max_length=LONGEST_NAME,
@@ -64,7 +71,7 @@ Name = Annotated[
 """It becomes the name of a file or folder as it is."""
 Source = Annotated[
     str,
-    said(
+    expects(
         "a model: `bundled:…`, a folder, or a hub id",
         pattern=r"\S",
         description="`bundled:<name>`, a folder (relative to the suite's file), a hub id with an"
@@ -78,21 +85,21 @@ Source = Annotated[
 class ModelEntry(Frozen):
     """A model, and how it is loaded."""
 
-    model_config = READ
+    model_config = STRICT
 
     source: Source
-    name: Annotated[Name | None, Given()] = None
+    name: Annotated[Name | None, NotNull()] = None
     """Short name for tables and files, unique."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. Read it first."""
     device_map: Annotated[
-        Literal["auto"] | None, Given(), said("auto, which lays the model over all GPUs")
+        Literal["auto"] | None, NotNull(), expects("auto, which lays the model over all GPUs")
     ] = None
     """Leave it out to keep the model on one device. With `auto` the layers of one that is too large
     lie over all GPUs, and the record says what went where."""
-    original: Annotated[str | None, Given(), said("the name or source of a model of the suite")] = (
-        None
-    )
+    original: Annotated[
+        str | None, NotNull(), expects("the name or source of a model of the suite")
+    ] = None
     """Of a checkpoint that is already quantized: name or source of the suite's model that it was
     made of, against whose reference it is held."""
 
@@ -110,11 +117,11 @@ AnyModel = Annotated[
 class PrecisionEntry(Frozen):
     """A precision by its name; each has a class of its own, whose `choices` are under that name."""
 
-    model_config = READ
+    model_config = STRICT
     precision: ClassVar[str] = ""
 
     choices: Annotated[tuple[Choice, ...], Swept("", Frozen)]
-    name: Annotated[Name | None, Given()] = None
+    name: Annotated[Name | None, NotNull()] = None
     """Label of its own, unique within the suite."""
 
 
@@ -124,11 +131,11 @@ def _by_name(value: object) -> object:
         return {value: None}
     example = "a precision's name, or one with options such as {nf4: {compute_dtype: fp16}}"
     if not isinstance(value, dict):
-        raise Unfit(example)
+        raise InvalidValueError(example)
     chosen = [name for name in value if name in precisions()]
     if len(chosen) > 1 or set(value) <= {"name"}:
         found = f"{len(chosen)} precisions in one entry" if chosen else None
-        raise Unfit(example, found, "begin each with a dash")
+        raise InvalidValueError(example, found, "begin each with a dash")
     return value
 
 
@@ -165,7 +172,7 @@ AnyPrecision = Annotated[PrecisionEntry, OfTables(_precision_types)]
 class MethodEntry(Frozen):
     """A way to tune; each has a class of its own, whose `choices` stand among the other keys."""
 
-    model_config = READ
+    model_config = STRICT
 
     method: str
     precision: Annotated[
@@ -173,7 +180,7 @@ class MethodEntry(Frozen):
         OneOrMore("one precision", "add one, or remove the line to take bf16"),
     ] = ()
     """What the base is held in while it is trained; bf16 unless given."""
-    name: Annotated[Name | None, Given()] = None
+    name: Annotated[Name | None, NotNull()] = None
     """Label of the arm, unique within the suite."""
     choices: Annotated[tuple[Choice, ...], Swept("", Frozen)]
 
@@ -188,13 +195,13 @@ def _with_choices(value: object) -> object:
     if isinstance(value, str):
         value = {"method": value}
     if not isinstance(value, dict):
-        raise Unfit("a method such as {method: lora, precision: nf4, rank: 16}")
+        raise InvalidValueError("a method such as {method: lora, precision: nf4, rank: 16}")
     if "method" not in value:
         remedy = f"add `method: lora`; there are {names}"
-        raise Unfit("an entry with its `method`", remedy=remedy)
+        raise InvalidValueError("an entry with its `method`", remedy=remedy)
     if not isinstance(value["method"], str):
         remedy = "write an entry for each, its options beside it: {method: lora, rank: 8}"
-        raise unfit_below(("method",), Unfit(f"one of {names}", remedy=remedy))
+        raise invalid_below(("method",), InvalidValueError(f"one of {names}", remedy=remedy))
     own = {key: one for key, one in value.items() if key in METHOD_KEYS}
     return own | {"choices": {key: one for key, one in value.items() if key not in METHOD_KEYS}}
 
@@ -229,7 +236,7 @@ def _method_types() -> TypeAliasType:
 class FineTuneEntry(Frozen):
     """What to tune, on which data, and how the tuned models are served."""
 
-    model_config = READ | ConfigDict(
+    model_config = STRICT | ConfigDict(
         json_schema_extra={
             "errorMessage": "a mapping such as {methods: [{method: lora, precision: nf4}]}"
         }
@@ -245,7 +252,7 @@ class FineTuneEntry(Frozen):
     ] = Field(examples=[[{"method": "lora", "precision": [BF16, EXAMPLE]}]])
     """How to tune: one arm for each precision and value of a list."""
     seeds: Annotated[
-        tuple[Annotated[int, said("a whole number from 0", ge=0, lt=2**31)], ...],
+        tuple[Annotated[int, expects("a whole number from 0", ge=0, lt=2**31)], ...],
         OneOrMore("one seed", "add one, or remove the line to take seed 0"),
     ] = (0,)
     """Each arm is trained once with each."""
@@ -268,7 +275,7 @@ class FineTuneEntry(Frozen):
 class MeasureEntry(Frozen):
     """Measurements with their options: a key for each that there is."""
 
-    model_config = READ | ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config = STRICT | ConfigDict(json_schema_extra={"minProperties": 1})
 
     @property
     def options(self) -> dict[str, Frozen]:
@@ -293,7 +300,7 @@ def _measure_types() -> Any:
     expected = (
         "a measurement's name; for options, a mapping `quality: {window: 256}` without dashes"
     )
-    name: Any = Annotated[Literal[tuple(table)], said(expected, title="measurement")]
+    name: Any = Annotated[Literal[tuple(table)], expects(expected, title="measurement")]
     several = OneOrMore("one measurement", "add one, or remove the line to take all", unique=True)
     measurement_names = TypeAliasType("measurement_names", Annotated[tuple[name, ...], several])
     return Annotated[
@@ -314,9 +321,9 @@ SELECTORS = OneOrMore(
 class SuiteFile(Frozen):
     """Which models qbench measures, in which precisions, and how."""
 
-    model_config = READ | ConfigDict(title="A suite for qbench")
+    model_config = STRICT | ConfigDict(title="A suite for qbench")
 
-    name: Annotated[Name | None, Given()] = None
+    name: Annotated[Name | None, NotNull()] = None
     """Folder name under `results/`; the file's stem unless given."""
     models: Annotated[tuple[AnyModel, ...], OneOrMore("one model", "add one")] = Field(
         examples=[["bundled:tiny-mistral"]]
@@ -329,11 +336,11 @@ class SuiteFile(Frozen):
     """The precisions, by name or with options; all unless given. A list as the value of an option
     sweeps: one precision for each value."""
     reference: Annotated[
-        str | None, Given(), said("the label of one of the precisions", examples=[FP32])
+        str | None, NotNull(), expects("the label of one of the precisions", examples=[FP32])
     ] = None
     """Label of the precision that the others are compared with: fp32 unless given, else bf16, else
     the first."""
-    finetune: Annotated[FineTuneEntry | None, Given()] = None
+    finetune: Annotated[FineTuneEntry | None, NotNull()] = None
     """What to tune and how the tuned models are served; nothing unless given."""
     measure: Annotated[MeasureEntry | tuple[str, ...] | None, OfTables(_measure_types)] = None
     """What to find out about each cell; everything unless given."""
@@ -347,7 +354,7 @@ class SuiteFile(Frozen):
     """Drop the cells that match one of these. `*`, `?` and `[abc]` stand for other letters."""
     gate: RuleSection = Field(default_factory=dict)
     """Margins that `qbench gate` compares the results with, by metric."""
-    timeout_s: Annotated[float, said("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
+    timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False
     """Run the Python that tasks of your own name, and scripts of metrics. Read it first."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qbench.plan.suite.file import FineTuneEntry, MethodEntry
-    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.problems import Problems
 
 _BESIDE_QAT: tuple[Deployment, ...] = ("quantized", "fake-quantized")
 """Deployments that need no asking: QAT is scored before and after conversion, and beside PTQ."""
@@ -74,54 +74,54 @@ class FineTuning(Frozen):
         return made
 
 
-def make_finetune(findings: Findings, entry: FineTuneEntry) -> FineTuning | None:
+def make_finetune(problems: Problems, entry: FineTuneEntry) -> FineTuning | None:
     """What the part `finetune` means; None with problems noted, or without an arm."""
-    before = len(findings)
-    _check_scores(findings, entry.data)
+    before = len(problems)
+    _check_scores(problems, entry.data)
     every = (
         (arm.label, arm, ("finetune", "methods", index))
         for index, method in enumerate(entry.methods)
-        for arm in _arms(findings, method, index)
+        for arm in _arms(problems, method, index)
     )
-    arms = at_most(findings, ("finetune", "methods"), every, "arms")
+    arms = at_most(problems, ("finetune", "methods"), every, "arms")
     seeds = tuple(dict.fromkeys(entry.seeds))
     remedy = "give one another name: {name: …, method: …}"
     seeded = (
         arm.model_copy(
             update={"seed": seed, "label": f"{arm.arm}-s{seed}" if len(seeds) > 1 else arm.arm}
         )
-        for arm in unique(findings, arms, "method", remedy)
+        for arm in unique(problems, arms, "method", remedy)
         for seed in seeds
     )
     swept = "seeds" if len(seeds) > 1 else "methods"
-    tunings = at_most(findings, ("finetune", swept), seeded, "trainings")
+    tunings = at_most(problems, ("finetune", swept), seeded, "trainings")
     deploy = tuple(dict.fromkeys(entry.deploy))
-    quantize = _quantized_to(findings, entry, tunings)
+    quantize = _quantized_to(problems, entry, tunings)
     if "quantized" in deploy and not quantize:
         remedy = "add `quantize: [int4-g32, nf4]` under finetune"
         expected = "the precisions to round to beside it"
-        findings.add(("finetune", "deploy"), expected, found="quantized alone", remedy=remedy)
-    if len(findings) > before or not tunings:
+        problems.add(("finetune", "deploy"), expected, found="quantized alone", remedy=remedy)
+    if len(problems) > before or not tunings:
         return None
     return FineTuning(data=entry.data, tunings=tuple(tunings), deploy=deploy, quantize=quantize)
 
 
-def _check_scores(findings: Findings, data: TuningDataOptions) -> None:
+def _check_scores(problems: Problems, data: TuningDataOptions) -> None:
     """Notes scores of the suite's own recipe that do not exist."""
     for name in getattr(data.recipe, "scores", ()):
         try:
             known_score(name)
         except ValueError as error:
             found = f"the unknown score '{name}'"
-            findings.add(("finetune", "data", "recipe"), str(error), found=found)
+            problems.add(("finetune", "data", "recipe"), str(error), found=found)
 
 
-def _arms(findings: Findings, entry: MethodEntry, index: int) -> Iterator[TuningRef]:
+def _arms(problems: Problems, entry: MethodEntry, index: int) -> Iterator[TuningRef]:
     """The arms of one entry, one a precision and combination of swept options."""
     held: tuple[PrecisionRef, ...] = (DEFAULT_BASE,)
     if entry.precision:
         at = ("finetune", "methods", index, "precision")
-        held = make_precisions(findings, entry.precision, *at)
+        held = make_precisions(problems, entry.precision, *at)
     for choice in entry.choices:
         for precision in held:
             name = entry.name or entry.method
@@ -139,17 +139,17 @@ def _arms(findings: Findings, entry: MethodEntry, index: int) -> Iterator[Tuning
 
 
 def _quantized_to(
-    findings: Findings, entry: FineTuneEntry, tunings: list[TuningRef]
+    problems: Problems, entry: FineTuneEntry, tunings: list[TuningRef]
 ) -> tuple[PrecisionRef, ...]:
     """What is quantized to after full tuning: unless given, what QAT trains for."""
     if not entry.quantize:
         trained_for = (tuning.precision for tuning in tunings if tuning.method == "qat")
         return tuple({precision.label: precision for precision in trained_for}.values())
     at = ("finetune", "quantize")
-    chosen = make_precisions(findings, entry.quantize, *at)
+    chosen = make_precisions(problems, entry.quantize, *at)
     for precision in chosen:
         if not is_quantized(precision):
             remedy = "leave it out: `deploy: [merged]` serves the tuned weights in 16 bits"
             expected = "precisions that hold codes, such as nf4"
-            findings.add(at, expected, found=precision.label, remedy=remedy)
+            problems.add(at, expected, found=precision.label, remedy=remedy)
     return chosen

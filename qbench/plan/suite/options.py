@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from qbench.core.docstrings import describe
-from qbench.core.reading import Unfit, one_or_more
+from qbench.core.reading import InvalidValueError, one_or_more
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,7 +62,7 @@ class Options:
     model: type[Frozen]
 
     def read(self, value: object) -> Frozen:
-        """The options; raises `ValidationError`, or `Unfit` for what is no mapping."""
+        """The options; raises `ValidationError`, or `InvalidValueError` for what is no mapping."""
         # The strict reading of JSON: the text '128' is no number, yet a list serves as a tuple.
         text = json.dumps(self._mapping(value), ensure_ascii=False).encode(errors="replace")
         return self.model.model_validate_json(text, strict=True)
@@ -70,7 +70,7 @@ class Options:
     def _mapping(self, value: object) -> dict[str, Any]:
         if value is None or isinstance(value, dict):
             return value or {}
-        raise Unfit(f"a mapping of the options of {self.owner}, or nothing")
+        raise InvalidValueError(f"a mapping of the options of {self.owner}, or nothing")
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
@@ -98,7 +98,7 @@ class Swept(Options):
         count = math.prod(map(len, lists.values()))
         if count > MAX_SWEEP:
             found = f"{count} combinations of options"
-            raise Unfit(f"at most {MAX_SWEEP}", found, "shorten the lists")
+            raise InvalidValueError(f"at most {MAX_SWEEP}", found, "shorten the lists")
         made: list[Choice] = []
         errors: list[InitErrorDetails] = []
         for indices in itertools.product(*(range(len(values)) for values in lists.values())):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import Frozen
     from qbench.plan.suite.file import ModelEntry, PrecisionEntry
-    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.problems import Problems
 
     Place = tuple[str | int, ...]
 
@@ -38,21 +38,21 @@ _SPLIT = "shorten the lists, or write several suites"
 
 
 def make_models(
-    findings: Findings, entries: Sequence[ModelEntry], base: Path
+    problems: Problems, entries: Sequence[ModelEntry], base: Path
 ) -> tuple[ModelRef, ...]:
     """The models; relative folders start at `base`."""
     made = [
         (model.name, (model, entry.original), ("models", index))
         for index, entry in enumerate(entries)
-        if (model := _make_model(findings, entry, ("models", index, "source"), base))
+        if (model := _make_model(problems, entry, ("models", index, "source"), base))
     ]
     remedy = "give one another name: {source: …, name: …}"
-    models = unique(findings, made, "model", remedy)
+    models = unique(problems, made, "model", remedy)
     places = {name: at for name, _, at in made}
-    return tuple(_with_originals(findings, models, places))
+    return tuple(_with_originals(problems, models, places))
 
 
-def _make_model(findings: Findings, entry: ModelEntry, at: Place, base: Path) -> ModelRef | None:
+def _make_model(problems: Problems, entry: ModelEntry, at: Place, base: Path) -> ModelRef | None:
     try:
         model = parse_model(
             entry.source,
@@ -66,18 +66,18 @@ def _make_model(findings: Findings, entry: ModelEntry, at: Place, base: Path) ->
         expected, advice = "bundled:<name>, a folder, or a hub id", rest or None
         if rest.startswith("expected "):
             expected, advice = rest.removeprefix("expected "), None
-        findings.add(at, expected, found=shortened(found, 200), remedy=advice)
+        problems.add(at, expected, found=shortened(found, 200), remedy=advice)
         return None
     if len(model.name) > LONGEST_NAME:
         remedy = "give it one: {source: …, name: …}"
         found = f"a model whose own name has {len(model.name)} letters"
-        findings.add(at, f"a name of at most {LONGEST_NAME}", found=found, remedy=remedy)
+        problems.add(at, f"a name of at most {LONGEST_NAME}", found=found, remedy=remedy)
         return None
     return model
 
 
 def _with_originals(
-    findings: Findings,
+    problems: Problems,
     models: Sequence[tuple[ModelRef, str | None]],
     places: Mapping[str, Place],
 ) -> Iterator[ModelRef]:
@@ -92,11 +92,11 @@ def _with_originals(
         else:
             expected = "the name or source of a model of the suite that has no `original` itself"
             remedy = f"list it under models; {what_there_is(original, names)}"
-            findings.add((*places[model.name], "original"), expected, remedy=remedy)
+            problems.add((*places[model.name], "original"), expected, remedy=remedy)
 
 
 def make_precisions(
-    findings: Findings, entries: Sequence[PrecisionEntry], *at: str | int
+    problems: Problems, entries: Sequence[PrecisionEntry], *at: str | int
 ) -> tuple[PrecisionRef, ...]:
     """The precisions of the list that stands there, sweeps written out."""
     every = (
@@ -105,9 +105,9 @@ def make_precisions(
         for choice in entry.choices
         for ref in (precision_ref(entry.precision, choice, entry.name),)
     )
-    made = at_most(findings, at, every, "precisions")
+    made = at_most(problems, at, every, "precisions")
     remedy = "remove one, or give it another label: {nf4: {…}, name: …}"
-    return unique(findings, made, "precision", remedy)
+    return unique(problems, made, "precision", remedy)
 
 
 def default_precisions() -> tuple[PrecisionRef, ...]:
@@ -132,7 +132,7 @@ def precision_ref(name: str, choice: Choice, label: str | None = None) -> Precis
 
 
 def make_reference(
-    findings: Findings, given: str | None, labels: Sequence[str], *, complete: bool
+    problems: Problems, given: str | None, labels: Sequence[str], *, complete: bool
 ) -> str:
     """The reference's label: fp32 unless given, else bf16, else the first.
 
@@ -142,12 +142,12 @@ def make_reference(
         wanted = [label for label in (*REFERENCES, *labels) if label in labels]
         return wanted[0] if wanted else ""
     if given not in labels and complete:
-        findings.add_unknown(("reference",), "precision of this suite", given, labels)
+        problems.add_unknown(("reference",), "precision of this suite", given, labels)
     return given
 
 
 def make_measures(
-    findings: Findings, given: MeasureEntry | tuple[str, ...] | None
+    problems: Problems, given: MeasureEntry | tuple[str, ...] | None
 ) -> dict[str, Frozen]:
     """The measurements with their options, in the order of the table; all unless given."""
     if isinstance(given, MeasureEntry):
@@ -156,37 +156,37 @@ def make_measures(
         if name in (given or ())[:index]:
             found = f"the measurement '{name}' twice"
             at = ("measure", index)
-            findings.add(at, "each measurement once", found=found, remedy="remove one")
+            problems.add(at, "each measurement once", found=found, remedy="remove one")
     table = asked_for().items()
     return {name: entry.options() for name, entry in table if given is None or name in given}
 
 
-def at_most(findings: Findings, at: Place, made: Iterable[T], what: str) -> list[T]:
+def at_most(problems: Problems, at: Place, made: Iterable[T], what: str) -> list[T]:
     """As many as a suite may have of something; more are noted, and not made."""
     taken = list(islice(made, MAX_CELLS + 1))
     if len(taken) > MAX_CELLS:
-        findings.add(at, f"at most {MAX_CELLS} {what}", found="more of them", remedy=_SPLIT)
+        problems.add(at, f"at most {MAX_CELLS} {what}", found="more of them", remedy=_SPLIT)
     return taken[:MAX_CELLS]
 
 
-def check_count(findings: Findings, count: int) -> bool:
+def check_count(problems: Problems, count: int) -> bool:
     """Notes a suite of too many cells, before any of them is made."""
     if count > MAX_CELLS:
-        findings.add((), f"at most {MAX_CELLS}", found=f"{count} cells", remedy=_SPLIT)
+        problems.add((), f"at most {MAX_CELLS}", found=f"{count} cells", remedy=_SPLIT)
     return count <= MAX_CELLS
 
 
 def unique(
-    findings: Findings, made: Sequence[tuple[str, T, Place]], what: str, remedy: str
+    problems: Problems, made: Sequence[tuple[str, T, Place]], what: str, remedy: str
 ) -> tuple[T, ...]:
     """Those with names of their own; the others noted. Case does not count in file names."""
     ordered = sorted(made, key=lambda item: item[0].casefold())
     for _, group in groupby(ordered, key=lambda item: item[0].casefold()):
         (_, _, at), *others = group
-        first = findings.place(at)
+        first = problems.place(at)
         for name, _, again in others:
             found = f"the {what} '{name}' twice (first as {first.path}, line {first.line})"
-            findings.add(again, f"each {what} once", found=found, remedy=remedy)
+            problems.add(again, f"each {what} once", found=found, remedy=remedy)
     return tuple(value for _, value, _ in made)
 
 

@@ -20,7 +20,7 @@ Steps = tuple[str | int, ...]
 """Keys and indices that lead to a value."""
 
 
-class Findings:
+class Problems:
     """The problems of one file."""
 
     def __init__(self, file: str, top: Node | None, problems: Sequence[Problem] = ()) -> None:

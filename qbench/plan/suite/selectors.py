@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import ConfigDict, model_validator
 
 from qbench.core.names import did_you_mean
-from qbench.core.reading import READ, Given, Unfit, said
+from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects
 from qbench.core.spec import Cell, Frozen
 from qbench.core.untrusted import LONGEST_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.plan.suite.problems import Findings
+    from qbench.plan.suite.problems import Problems
 
 UNTUNED = "none"
 """The pattern that picks the cells which are not tuned; `*` picks those that are."""
 
 
 Pattern = Annotated[
-    str, said("a name or a pattern such as nf4*", min_length=1, max_length=LONGEST_LINE)
+    str, expects("a name or a pattern such as nf4*", min_length=1, max_length=LONGEST_LINE)
 ]
 
 
@@ -32,7 +32,7 @@ _EXPECTED = "a mapping with `model`, `precision` or both, such as {precision: nf
 class Selector(Frozen):
     """Picks the cells whose model and precision match its patterns."""
 
-    model_config = READ | ConfigDict(
+    model_config = STRICT | ConfigDict(
         json_schema_extra={"minProperties": 1, "errorMessage": _EXPECTED}
     )
 
@@ -40,14 +40,14 @@ class Selector(Frozen):
     """Pattern for the model's name, as in file names: `*`, `?` and `[abc]`."""
     precision: Pattern = "*"
     """Pattern for the precision's label or name, such as `nf4*`: what a cell is served in."""
-    finetune: Annotated[Pattern | None, Given()] = None
+    finetune: Annotated[Pattern | None, NotNull()] = None
     """Pattern for what tuned cells are called, such as `qlora*`; `none` picks untuned cells."""
 
     @model_validator(mode="before")
     @classmethod
     def _not_empty(cls, value: object) -> object:
         if value == {}:
-            raise Unfit(_EXPECTED)
+            raise InvalidValueError(_EXPECTED)
         return value
 
     def matches(self, cell: Cell) -> bool:
@@ -89,7 +89,7 @@ def _tuning_label(cell: Cell) -> str | None:
 
 
 def check_selection(
-    findings: Findings,
+    problems: Problems,
     cells: Sequence[Cell],
     include: Sequence[Selector],
     exclude: Sequence[Selector],
@@ -104,14 +104,14 @@ def check_selection(
         if not any(selector.matches(cell) for cell in cells)
     ]
     for selector, at in idle:
-        _note_no_match(findings, cells, selector, at)
+        _note_no_match(problems, cells, selector, at)
     if idle:
         return  # what is left over says nothing while a pattern is misspelt
     kept = selected(cells, [one for one, _ in placed], [one for one, _ in dropping])
     if not kept and cells:
         _, at = (*dropping, *placed)[0]
         found = "a selection that leaves no cell"
-        findings.add(at, "at least one cell to measure", found=found, remedy="select less")
+        problems.add(at, "at least one cell to measure", found=found, remedy="select less")
         return
     for name in dict.fromkeys(cell.model.name for cell in kept):
         of_model = [cell for cell in cells if cell.model.name == name]
@@ -119,7 +119,7 @@ def check_selection(
         if dropped in kept:
             continue
         culprit = next((at for selector, at in dropping if selector.matches(dropped)), None)
-        findings.add(
+        problems.add(
             culprit or placed[0][1],
             "the reference to stay, for the other cells are compared with it",
             found=f"the reference cell {name} in {reference} dropped",
@@ -130,7 +130,7 @@ def check_selection(
 
 
 def _note_no_match(
-    findings: Findings, cells: Sequence[Cell], selector: Selector, at: tuple[str, int]
+    problems: Problems, cells: Sequence[Cell], selector: Selector, at: tuple[str, int]
 ) -> None:
     """Says which of the patterns matches nothing: one does, since every pair is a cell."""
     known = {
@@ -144,7 +144,7 @@ def _note_no_match(
             continue
         alone = Selector(**{key: pattern})
         if not any(alone.matches(cell) for cell in cells):
-            findings.add(
+            problems.add(
                 (*at, key),
                 f"a name or pattern of {', '.join(dict.fromkeys(names))}",
                 found=f"'{pattern}', which matches no {key} of the suite",

@@ -24,7 +24,7 @@ from qbench.plan.suite.parts import (
     make_precisions,
     make_reference,
 )
-from qbench.plan.suite.problems import Findings, leave_out
+from qbench.plan.suite.problems import Problems, leave_out
 from qbench.plan.suite.selectors import Selector, check_selection, selected
 from qbench.plan.suite.yaml_lines import read_yaml
 
@@ -112,28 +112,28 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
 
     `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
     """
-    top, problems = read_yaml(text, file)
-    findings = Findings(file, top, problems)
+    top, of_yaml = read_yaml(text, file)
+    problems = Problems(file, top, of_yaml)
     if top is None:
-        if not problems:
+        if not of_yaml:
             found = "nothing but comments" if text.strip() else "an empty file"
             remedy = "`qbench init` writes a suite to start from"
-            findings.add((), "a suite with its `models`", found=found, remedy=remedy)
-        raise SuiteError(findings.sorted())
+            problems.add((), "a suite with its `models`", found=found, remedy=remedy)
+        raise SuiteError(problems.sorted())
     written = top.plain()
     if not isinstance(written, dict):
         remedy = "write `models:` and the models under it, each with a dash"
-        findings.add((), f"keys with values: {', '.join(SuiteFile.model_fields)}", remedy=remedy)
-        raise SuiteError(findings.sorted())
+        problems.add((), f"keys with values: {', '.join(SuiteFile.model_fields)}", remedy=remedy)
+        raise SuiteError(problems.sorted())
     try:
         read = SuiteFile.model_validate(written)
     except ValidationError as error:
-        wrong = note_errors(findings, error, suite_schema())
-        findings.kept = leave_out(written, wrong)
+        wrong = note_errors(problems, error, suite_schema())
+        problems.kept = leave_out(written, wrong)
         read = _what_is_right(written)
-    suite = _make_suite(findings, read, file, base, top.lines())
-    if len(findings):
-        raise SuiteError(findings.sorted(), readable=suite)
+    suite = _make_suite(problems, read, file, base, top.lines())
+    if len(problems):
+        raise SuiteError(problems.sorted(), readable=suite)
     return suite
 
 
@@ -149,21 +149,21 @@ def _what_is_right(written: dict[str, Any]) -> SuiteFile:
 
 
 def _make_suite(
-    findings: Findings, read: SuiteFile, file: str, base: Path, lines: dict[str, int]
+    problems: Problems, read: SuiteFile, file: str, base: Path, lines: dict[str, int]
 ) -> Suite:
     """The suite that the file means; what is wrong with the whole of it is noted."""
-    models = make_models(findings, read.models, base)
+    models = make_models(problems, read.models, base)
     precisions = default_precisions()
     if "precisions" in lines:
-        precisions = make_precisions(findings, read.precisions, "precisions")
-    whole = bool(read.models) and not findings.has("models", "precisions")
+        precisions = make_precisions(problems, read.precisions, "precisions")
+    whole = bool(read.models) and not problems.has("models", "precisions")
     labels = [precision.label for precision in precisions]
-    reference = make_reference(findings, read.reference, labels, complete=whole)
-    finetune = make_finetune(findings, read.finetune) if read.finetune else None
+    reference = make_reference(problems, read.reference, labels, complete=whole)
+    finetune = make_finetune(problems, read.finetune) if read.finetune else None
     count = len(models) * (len(precisions) + (finetune.count if finetune else 0))
-    if check_count(findings, count) and whole and reference in labels:
+    if check_count(problems, count) and whole and reference in labels:
         cells = _every_cell(models, precisions, reference, finetune)
-        check_selection(findings, cells, read.include, read.exclude, reference)
+        check_selection(problems, cells, read.include, read.exclude, reference)
     return Suite(
         name=read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME]),
         file=file,
@@ -172,7 +172,7 @@ def _make_suite(
         precisions=precisions,
         reference=reference,
         finetune=finetune,
-        measure=make_measures(findings, read.measure),
+        measure=make_measures(problems, read.measure),
         include=read.include,
         exclude=read.exclude,
         timeout_s=read.timeout_s,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.lookup import listed
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import as_list
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.items import describe_params
 
@@ -72,5 +72,5 @@ def _option(options: dict[str, Any], key: str) -> Figure:
 
 def _adapted(arm: Arm) -> str:
     records = [record for cell in arm.trainings for record in cell.records]
-    named = (listed(one.details.get("adapters_on")) for one in records)
+    named = (as_list(one.details.get("adapters_on")) for one in records)
     return ", ".join(map(str, next(filter(None, named), []))) or NOT_MEASURED

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.core.lookup import shared_count
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import shared_count
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.arms import is_quantized, over_seeds
 from qbench.report.finetune.changes import LOSS_MARGIN, judge_all, loss_change

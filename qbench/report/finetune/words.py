@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.lookup import shared_count
+from qbench.core.unchecked import shared_count
 from qbench.core.units import choose_scale, counted
 from qbench.report.finetune.arms import over_seeds
 from qbench.report.finetune.changes import LOSS_MARGIN

@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_mapping(value: Any) -> dict[str, Any]:
     """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """The value if it is a list, else an empty one."""
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """The value if it is a number, else None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain else None
