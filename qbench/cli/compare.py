@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.shared import FormatName, Output, Results, SuitePath, show
+from qbench.cli.shared import FormatName, Output, Results, SuitePath, show, write_file
 
 if TYPE_CHECKING:
     from qbench.cli.sides import Side
@@ -71,8 +71,7 @@ def gate(
     from qbench.cli.sides import load_baseline, load_side
     from qbench.compare.gate.gate import run_gate
     from qbench.compare.gate.sides import place_of
-    from qbench.core.errors import StoreError, UsageError
-    from qbench.core.files import write_atomically
+    from qbench.core.errors import UsageError
     from qbench.plan.missing import why_absent
     from qbench.plan.plan import expected_tasks
     from qbench.plan.records import RecordsOnDisk
@@ -117,14 +116,10 @@ def gate(
         # Beside a document for programs they go where the runner reads them as well.
         beside = form.name != "text" and output is None
         typer.echo(formats()["annotations"].render(shown), err=beside)
-    try:
-        if junit is not None:
-            write_atomically(junit, formats()["junit"].render(shown))
-        if step_summary is not None:
-            with step_summary.open("a", encoding="utf-8") as file:
-                file.write(str(formats()["step-summary"].render(shown)))
-    except OSError as error:
-        raise StoreError(f"{error.filename}: cannot be written ({error.strerror})") from error
+    if junit is not None:
+        write_file(junit, formats()["junit"].render(shown))
+    if step_summary is not None:
+        write_file(step_summary, formats()["step-summary"].render(shown), append=True)
     if old is not None:
         _tell_notes(old)
     raise typer.Exit(outcome.exit_code)

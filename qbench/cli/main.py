@@ -159,7 +159,10 @@ def init(
         bf16 = has_bf16(detect_environment(find_device(None)))
         path.write_text(starter_text(bf16=bf16), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}); name another file, in a folder that is"
+            " there and can be written"
+        ) from error
     say(f"wrote {path}; next: qbench run {path}")
 
 

@@ -36,24 +36,15 @@ TERMINAL = Path("-")
 def show(subject: Subject, form: Format, output: Path | None = None) -> None:
     """Prints the subject, or writes it to a file and says so.
 
-    Raises `UsageError` for a file that cannot be written.
+    Raises `StoreError` for a file that cannot be written.
     """
-    from qbench.core.errors import UsageError
-    from qbench.core.files import write_atomically
     from qbench.report.console import make_console, say, tell, tell_bytes
     from qbench.report.formats import TEXT
     from qbench.report.terminal import render
 
     if output is not None and output != TERMINAL:
-        contents = form.render(subject)
-        try:
-            write_atomically(output, contents)
-        except OSError as error:
-            what, safe = "cannot be written", ""
-            if subject.records is not None:
-                what, safe = "the report cannot be written", "the records are safe; "
-            message = f"{output}: {what} ({error.strerror}); {safe}choose another file"
-            raise UsageError(message) from error
+        what = None if subject.records is None else "the report"
+        write_file(output, form.render(subject), what=what)
         say(f"wrote {output}")
     elif form is TEXT:
         make_console().print(render(form.page_of(subject)))
@@ -65,3 +56,27 @@ def show(subject: Subject, form: Format, output: Path | None = None) -> None:
             typer.echo(found, nl=False)
         else:
             tell(found)
+
+
+def write_file(
+    path: Path, contents: str | bytes, *, append: bool = False, what: str | None = None
+) -> None:
+    """Writes a file whole, or at the end of what it holds; `what` says that it is the report.
+
+    Raises `StoreError`. Whatever was measured is on the disk by then.
+    """
+    from qbench.core.errors import StoreError
+    from qbench.core.files import write_atomically
+
+    try:
+        if append:
+            with path.open("ab") as file:
+                file.write(contents.encode() if isinstance(contents, str) else contents)
+        else:
+            write_atomically(path, contents)
+    except OSError as error:
+        which, safe = (f"{what} ", "the records are safe: ") if what else ("", "")
+        raise StoreError(
+            f"{path}: {which}cannot be written ({error.strerror}); {safe}name another file, in a"
+            " folder that can be written"
+        ) from error

@@ -194,6 +194,7 @@ def test_a_hub_model_without_a_network(place: Workplace) -> None:
             ["report", "nothing", "--format", "pdf"],
             ["--format", "'pdf'", "text, markdown, json, csv, benchmark-json"],
         ),
+        (["report", "nothing", "--format", "cvs"], ["--format", "did you mean 'csv'?"]),
     ],
     ids=" ".join,
 )
@@ -213,8 +214,17 @@ class TestReports:
         (place.folder / "nothing").mkdir()
         keep(place.folder / "results", footprint_record("fp32"))
         finished = place.call_here("report", "--output", output)
-        check(finished, output, "the report cannot be written", "records are safe")
+        check(finished, output, "the report cannot be written", "records are safe", "another file")
         assert "fp32" in finished.output
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["plan", "good.yaml", "--output"], ["explain", "fp16", "--output"], ["init"]],
+        ids=lambda arguments: arguments[0],
+    )
+    def test_what_any_command_cannot_write(self, place: Workplace, arguments: list[str]) -> None:
+        finished = place.call_here(*arguments, "t.txt/page")
+        check(finished, "t.txt/page: cannot be written", "name another file")
 
     @pytest.mark.parametrize("output", ["reports/x.md", "-"])
     def test_a_record_cut_short_is_named_and_the_rest_is_shown(
