@@ -65,6 +65,11 @@ class FourBitOptions(Frozen):
     dtype: FloatingName | None = None
     """Type of what is not quantized: embeddings, head, norms; the compute type unless given."""
 
+    @property
+    def rest(self) -> FloatingName:
+        """That type."""
+        return self.dtype or self.compute_dtype
+
 
 @dataclass(frozen=True)
 class FourBit(Precision):
@@ -80,7 +85,7 @@ class FourBit(Precision):
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
     options: type[Frozen] = FourBitOptions
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: FourBitOptions) -> StaticBytes:
         """Half a byte a weight, and for each layer its block maxima and code tables.
 
         Single: 4 B a block and a table of 16 fp32. Double: 1 B a block, 4 B a nested block, 4 B
@@ -99,16 +104,16 @@ class FourBit(Precision):
         # A 4-bit layer converts its bias to the compute type, in place, when it first computes.
         return static_bytes(
             shape,
-            ITEM_BYTES[_rest_dtype(options)],
+            ITEM_BYTES[options.rest],
             linear,
-            bias_bytes=ITEM_BYTES[options["compute_dtype"]],
+            bias_bytes=ITEM_BYTES[options.compute_dtype],
         )
 
     def products(
         self, options: FourBitOptions, config: Mapping[str, Any] | None = None
     ) -> Products:
         """Dequantized to the compute type, or read by a kernel."""
-        return Products("4bit", options.dtype or options.compute_dtype, options.compute_dtype)
+        return Products("4bit", options.rest, options.compute_dtype)
 
     def weights(self, layer: Any) -> torch.Tensor:
         """As the library dequantizes them."""
@@ -120,25 +125,25 @@ class FourBit(Precision):
 
         return bnb4bit.explain(self.name, weight, options)
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: FourBitOptions) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
         import torch
         from transformers import BitsAndBytesConfig
 
         model = load_pretrained(
             checkpoint,
-            dtype=_rest_dtype(options),
+            dtype=options.rest,
             quantization=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quant_type,
                 bnb_4bit_use_double_quant=self.double_quant,
-                bnb_4bit_compute_dtype=getattr(torch, TORCH_DTYPE[options["compute_dtype"]]),
+                bnb_4bit_compute_dtype=getattr(torch, TORCH_DTYPE[options.compute_dtype]),
             ),
         )
         keep_codes(model)
         return model
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: FourBitOptions) -> Verification:
         """Every linear layer holds codes and state of this format and computes what they say."""
         from bitsandbytes.nn import Linear4bit
 
@@ -149,16 +154,16 @@ class FourBit(Precision):
             state_fault=self._state_fault,
             shape_of=_shape_of,
             # The weights are dequantized to the type of the rest, then cast to the compute type.
-            dequantized_tolerance=_WEIGHT_TOLERANCE[_rest_dtype(options)],
+            dequantized_tolerance=_WEIGHT_TOLERANCE[options.rest],
             forward_tolerance=max(
-                _OUTPUT_TOLERANCE[_rest_dtype(options)],
-                _OUTPUT_TOLERANCE[options["compute_dtype"]],
+                _OUTPUT_TOLERANCE[options.rest],
+                _OUTPUT_TOLERANCE[options.compute_dtype],
             ),
             details={
                 "quant_type": self.quant_type,
                 "double_quant": self.double_quant,
-                "dtype": _rest_dtype(options),
-                "compute_dtype": options["compute_dtype"],
+                "dtype": options.rest,
+                "compute_dtype": options.compute_dtype,
             },
         )
 
@@ -259,10 +264,6 @@ def _bytes_of(layer: Any, first: int, end: int) -> torch.Tensor:
 
     packed: torch.Tensor = layer.weight.data.view(torch.uint8).reshape(-1)
     return packed[first // 2 : _ceil(end, 2)]
-
-
-def _rest_dtype(options: dict[str, Any]) -> str:
-    return str(options["dtype"] or options["compute_dtype"])
 
 
 def _ceil(count: int, size: int) -> int:

@@ -49,7 +49,7 @@ class Floating(Precision):
         """In the type itself."""
         return plain_products(self.name)
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: FloatingOptions) -> StaticBytes:
         """Elements times the type's bytes."""
         return static_bytes(shape, ITEM_BYTES[self.name], linear=None)
 
@@ -59,11 +59,11 @@ class Floating(Precision):
 
         return floating.explain(self.name, weight)
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: FloatingOptions) -> PreTrainedModel:
         """Loads the checkpoint rounded to the type."""
         return load_pretrained(checkpoint, dtype=self.name)
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: FloatingOptions) -> Verification:
         """Every linear weight has the type that was asked for."""
         import torch
 

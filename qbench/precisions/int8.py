@@ -69,13 +69,13 @@ class Int8(Precision):
         " itself"
     )
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: Int8Options) -> StaticBytes:
         """A byte a weight and an fp32 scale an output row: N + 4·O."""
 
         def linear(tensor: TensorShape) -> tuple[int, int]:
             return tensor.numel, 4 * tensor.out_features
 
-        return static_bytes(shape, ITEM_BYTES[options["dtype"]], linear)
+        return static_bytes(shape, ITEM_BYTES[options.dtype], linear)
 
     def products(self, options: Int8Options, config: Mapping[str, Any] | None = None) -> Products:
         """Inputs in 8 bits, columns with outliers in floating point."""
@@ -99,19 +99,19 @@ class Int8(Precision):
 
         return int8.explain(weight, options)
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: Int8Options) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
         from transformers import BitsAndBytesConfig
 
         return load_pretrained(
             checkpoint,
-            dtype=options["dtype"],
+            dtype=options.dtype,
             quantization=BitsAndBytesConfig(
-                load_in_8bit=True, llm_int8_threshold=options["threshold"]
+                load_in_8bit=True, llm_int8_threshold=options.threshold
             ),
         )
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: Int8Options) -> Verification:
         """Every linear layer holds int8 codes and scales, and computes what they say."""
         from bitsandbytes.nn import Linear8bitLt
 
@@ -125,9 +125,9 @@ class Int8(Precision):
             forward_tolerance=_OUTPUT_TOLERANCE,
             details={
                 "quant_type": "int8",
-                "dtype": options["dtype"],
+                "dtype": options.dtype,
                 "compute_dtype": "int8, fp16 outliers",
-                "threshold": options["threshold"],
+                "threshold": options.threshold,
             },
         )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import float_type
 from qbench.core.spec import Frozen
-from qbench.precisions.bnb4bit import FourBit, keep_codes
-from qbench.precisions.int8 import Int8
+from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
+from qbench.precisions.int8 import Int8, Int8Options
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
@@ -92,7 +92,7 @@ class Stored(Precision):
             return Products("outliers", rest, rest)
         return Products("4bit", rest, compute) if quantized.get("load_in_4bit") else None
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: StoredOptions) -> StaticBytes:
         """Bytes by the checkpoint's header, the rest in the type that config.json states."""
 
         def linear(tensor: TensorShape) -> tuple[int, int]:
@@ -104,13 +104,13 @@ class Stored(Precision):
         """As the library dequantizes them."""
         return held_weight(layer)
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: StoredOptions) -> PreTrainedModel:
         """Loads codes and state as they are stored."""
         model = load_pretrained(checkpoint, dtype="auto")
         keep_codes(model)
         return model
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: StoredOptions) -> Verification:
         """Layers of bitsandbytes as the precision that would have made them; others by class."""
         stored = model.config.quantization_config
         config: dict[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
@@ -124,10 +124,16 @@ class Stored(Precision):
                 double_quant=bool(config["bnb_4bit_use_double_quant"]),
             ).verify(
                 model,
-                {"compute_dtype": _own_name(str(config["bnb_4bit_compute_dtype"])), "dtype": rest},
+                FourBitOptions.model_validate(
+                    {
+                        "compute_dtype": _own_name(str(config["bnb_4bit_compute_dtype"])),
+                        "dtype": rest,
+                    }
+                ),
             )
         elif config.get("load_in_8bit"):
-            found = Int8().verify(model, {"dtype": rest, "threshold": config["llm_int8_threshold"]})
+            said = {"dtype": rest, "threshold": config["llm_int8_threshold"]}
+            found = Int8().verify(model, Int8Options.model_validate(said))
         else:
             found = _by_class(model, method, rest)
         return replace(found, details={**found.details, "stored": method})

@@ -108,5 +108,5 @@ def _smallest(model: ResolvedModel, kinds: frozenset[ProductKind]) -> PrecisionR
         ref = PrecisionRef(label=name, name=name, options=options.model_dump())
         products = products_of(ref)
         if held.by_default and products is not None and products.kind in kinds:
-            sizes[held.storage(model.shape, ref.options).total, name] = ref
+            sizes[held.storage(model.shape, options).total, name] = ref
     return sizes[min(sizes)] if sizes else None

@@ -19,7 +19,7 @@ from qbench.finetune.targets import (
     token_embeddings,
     under,
 )
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.computing import compute_type
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
     held = precisions()[cell.precision.name]
     if model.shape is None or held.takes_quantized != bool(model.quantization):
         return None
-    base = held.storage(model.shape, cell.precision.options)
+    base = held.storage(model.shape, options_of(cell.precision))
     if cell.tuning is None:
         return base
     if cell.deploy is None:

@@ -15,7 +15,7 @@ from qbench.core.number_types import ITEM_BYTES
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.targets import targeted
-from qbench.precisions import precisions, products_of
+from qbench.precisions import options_of, precisions, products_of
 from qbench.predict.activations import predict_activations
 from qbench.predict.shapes import (
     TRAINED,
@@ -122,7 +122,7 @@ def predict_training(
     reason = unpredicted(decoder, setup)
     if reason is not None:
         return None, reason
-    static = precisions()[name].storage(shape, held_options)
+    static = precisions()[name].storage(shape, options_of(held))
     item = setup.rest_bytes if method == "full" else _FP32
     states, paged = optimizer_bytes(trained, item, options["optimizer"])
     return TrainingBytes(

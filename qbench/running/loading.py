@@ -17,7 +17,7 @@ from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.first_pass import constants_of
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
@@ -67,7 +67,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     load_time_s = time.perf_counter() - started
     load_peak = meter.read()
     phase("verify")
-    verification = precisions()[source.held.name].verify(model, source.held.options)
+    verification = precisions()[source.held.name].verify(model, options_of(source.held))
     if job.cell.model.device_map is not None:
         placement = {"placement": describe_placement(model)}
         verification = replace(verification, details={**verification.details, **placement})
@@ -116,7 +116,7 @@ def _source(job: Job, base: Checkpoint) -> _Source:
     if tuning is not None:
         name, options = methods()[tuning.method].load_precision(held, tuning.options)
         held = PrecisionRef(label=name, name=name, options=options)
-    return _Source(held, base, partial(precisions()[held.name].load, base, held.options))
+    return _Source(held, base, partial(precisions()[held.name].load, base, options_of(held)))
 
 
 def _drop_from_page_cache(folder: Path) -> None:

@@ -17,7 +17,7 @@ from qbench.finetune.serve.deployment import (
     load_deployed,
     served_precision,
 )
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.inventory import inventory
 from qbench.precisions.layer_probe import relative_error
 from qbench.precisions.layer_weights import held_weight
@@ -98,7 +98,7 @@ def plain_peft(adapter: MadeAdapter, precision: PrecisionRef, **how: Any) -> Any
     """The same as a user loads it: the base, and `PeftModel.from_pretrained`."""
     from peft import PeftModel
 
-    base = precisions()[precision.name].load(Checkpoint(adapter.base, "cpu"), precision.options)
+    base = precisions()[precision.name].load(Checkpoint(adapter.base, "cpu"), options_of(precision))
     return PeftModel.from_pretrained(base, str(adapter.folder), **how).eval()
 
 
@@ -184,7 +184,7 @@ def test_an_attached_model_is_plain_frozen_and_verified(
     assert not model.training
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    verified = precisions()[served.name].verify(model, served.options)
+    verified = precisions()[served.name].verify(model, options_of(served))
     assert verified.faults == ()
     assert verified.warnings == ()
     assert [name for name, _ in linear_layers(model)] == list(own_weights(adapter))
@@ -201,7 +201,7 @@ def test_what_an_adapter_is_attached_to_is_held_against_its_codes(
     tuning = tuning_ref(name)
     model = deploy(adapter, "attached", tuning)
     precision = precisions()[name]
-    found = precision.verify(model, tuning.precision.options).details
+    found = precision.verify(model, options_of(tuning.precision)).details
     assert found["quantized_modules"] == len(own_weights(adapter))
     assert found["quantized_weights"] == sum(w.numel() for w in own_weights(adapter).values())
     assert found["left_out"] == ["lm_head"]
@@ -211,14 +211,16 @@ def test_what_an_adapter_is_attached_to_is_held_against_its_codes(
         layer.state.SCB = layer.state.SCB[:-1]  # where it is after a forward
     else:
         layer.weight.quant_state.code = layer.weight.quant_state.code * 0.5
-    (fault,) = precision.verify(model, tuning.precision.options).faults
+    (fault,) = precision.verify(model, options_of(tuning.precision)).faults
     assert fault.startswith(f"{place} (")
 
 
 def test_adapters_are_counted_as_a_kind_of_their_own(adapter: MadeAdapter) -> None:
     tuning = tuning_ref("nf4")
     held = list(inventory(deploy(adapter, "attached", tuning)))
-    untuned = precisions()["nf4"].load(Checkpoint(adapter.base, "cpu"), tuning.precision.options)
+    untuned = precisions()["nf4"].load(
+        Checkpoint(adapter.base, "cpu"), options_of(tuning.precision)
+    )
     weights = sum(4 * sum(weight.shape) for weight in own_weights(adapter).values())
     adapters = [one for one in held if one.kind == "adapters"]
     assert sum(one.tensor.untyped_storage().nbytes() for one in adapters) == 2 * weights
@@ -252,7 +254,7 @@ def test_merged_is_the_original_weight_and_the_update_rounded_once(
     served = served_precision(tuning, "merged")
     model = deploy(adapter, "merged", tuning)
     assert type(model) is type(load_by_hand(adapter.base))
-    assert precisions()[served.name].verify(model, served.options).faults == ()
+    assert precisions()[served.name].verify(model, options_of(served)).faults == ()
     found = served_weights(model)
     for layer, weight in own_weights(adapter).items():
         expected = adapter.merged_into(weight, layer).detach().contiguous().numpy()
@@ -367,7 +369,7 @@ def save_difference(tuned: Any, begun: dict[str, torch.Tensor], folder: Path) ->
 def test_requantized_is_the_merged_weight_quantized(adapter: MadeAdapter, name: str) -> None:
     tuning = tuning_ref(name, **EXACT[name])
     model = deploy(adapter, "merged-requantized", tuning)
-    assert precisions()[name].verify(model, tuning.precision.options).faults == ()
+    assert precisions()[name].verify(model, options_of(tuning.precision)).faults == ()
     found = served_weights(model)
     for layer, weight in own_weights(adapter).items():
         merged = adapter.merged_into(weight, layer)
@@ -379,7 +381,9 @@ def test_dequantized_is_the_quantized_base_and_the_update(adapter: MadeAdapter, 
     tuning = tuning_ref(name, **EXACT[name])
     model = deploy(adapter, "merged-dequantized", tuning, precision_ref("fp32"))
     found = served_weights(model)
-    quantized = precisions()[name].load(Checkpoint(adapter.base, "cpu"), tuning.precision.options)
+    quantized = precisions()[name].load(
+        Checkpoint(adapter.base, "cpu"), options_of(tuning.precision)
+    )
     for layer, held in linear_layers(quantized):
         assert_close(found[layer], adapter.merged_into(held_weight(held), layer), 1e-6)
     for layer, weight in own_weights(adapter).items():
@@ -401,7 +405,7 @@ def test_in_place_is_the_quantized_base_and_the_update_quantized_again(
 
     tuning = tuning_ref(name, **EXACT[name])
     model = deploy(adapter, "merged-in-place", tuning)
-    assert precisions()[name].verify(model, tuning.precision.options).faults == ()
+    assert precisions()[name].verify(model, options_of(tuning.precision)).faults == ()
     assert not any("lora" in name for name, _ in model.named_modules())
     found = served_weights(model)
     for layer, weight in own_weights(adapter).items():
@@ -412,7 +416,7 @@ def test_in_place_is_the_quantized_base_and_the_update_quantized_again(
     assert all(layer.support_avx512bf16_for_cpu is False for layer in layers)
     # Nothing is repacked by computing.
     logits(model)
-    assert precisions()[name].verify(model, tuning.precision.options).faults == ()
+    assert precisions()[name].verify(model, options_of(tuning.precision)).faults == ()
 
 
 @pytest.mark.parametrize("deployment", ATTACHED)
@@ -502,7 +506,7 @@ def test_full_tuning_is_served_from_its_own_weights(
     assert served_precision(tuning, "merged").label == "bf16"
     precision = precision_ref(name, **EXACT.get(name, {}))
     model = deploy(tuned, "merged", tuning, precision)
-    expected = precisions()[name].load(Checkpoint(artifact, "cpu"), precision.options)
+    expected = precisions()[name].load(Checkpoint(artifact, "cpu"), options_of(precision))
     assert (logits(model) == logits(expected)).all()
     with pytest.raises(MeasurementError, match="full tuning leaves no adapter: found attached"):
         deploy(tuned, "attached", tuning)

@@ -10,7 +10,7 @@ import torch
 from qbench.core.checkpoint import Checkpoint
 from qbench.finetune.train.memory_kinds import KindBytes, bytes_by_kind, held_tensors
 from qbench.precisions import precisions
-from tests.precisions.tiny_cells import all_options, resolve
+from tests.precisions.tiny_cells import resolve, typed_options_of
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(folder: Path, precision: str) -> Any:
-    return precisions()[precision].load(Checkpoint(folder, "cpu"), all_options(precision))
+    return precisions()[precision].load(Checkpoint(folder, "cpu"), typed_options_of(precision))
 
 
 def _with_adapters(model: Any) -> Any:
@@ -73,7 +73,7 @@ def test_lora_on_any_base(folder: Path, precision: str) -> None:
     model = _with_adapters(_load(folder, precision))
     shape = resolve(folder).shape
     assert shape is not None
-    predicted = precisions()[precision].storage(shape, all_options(precision))
+    predicted = precisions()[precision].storage(shape, typed_options_of(precision))
     adapters = _LAYERS * sum(_RANK * (inputs + outputs) for inputs, outputs in _TARGETS.values())
     found = _step(model, torch.optim.AdamW(_trained(model)))
     assert found == KindBytes(

@@ -16,7 +16,7 @@ from qbench.finetune.serve.adapter_storage import store_adapter
 from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.measures.adapters import ADAPTERS, ROUNDS, AdaptersOptions
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.predict.static import adapter_static_bytes
 from tests.finetune.made_adapters import make_adapter, tuning_ref
 from tests.precisions.tiny_cells import load_fresh
@@ -56,7 +56,7 @@ def serve(
         loaded,
         model=model,
         cell=Cell(model=loaded.cell.model, precision=served, tuning=tuning, deploy=deployment),
-        verification=precisions()[served.name].verify(model, served.options),
+        verification=precisions()[served.name].verify(model, options_of(served)),
         predicted=loaded.predicted.model_copy(update={"adapters": adapters}),
         artifact_key=KEY,
     )

@@ -9,7 +9,7 @@ import pytest
 from qbench.core.spec import StaticBytes
 from qbench.precisions import is_quantized, precisions
 from qbench.precisions.inventory import inventory, logical_weights
-from tests.precisions.tiny_cells import TinyCells, Variant, all_options, resolve
+from tests.precisions.tiny_cells import TinyCells, Variant, resolve, typed_options_of
 from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ def test_arithmetic_from_a_meta_model(
     shape = ModelShape.model_validate({"tensors": tensors, "origin": "meta"})
     assert loaded.verification.faults == ()
     assert logical_weights(loaded.model) == shape.weights
-    assert precisions()[name].storage(shape, all_options(name, **options)) == measured_bytes(loaded)
+    assert precisions()[name].storage(shape, typed_options_of(name, **options)) == measured_bytes(
+        loaded
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=describe)
@@ -259,4 +261,4 @@ def test_layers_that_no_library_converts_are_known_without_weights(
     names = ("nf4", "int8") if variant.architecture == "falcon" else ("nf4", "int8", "int8-wo")
     for name in names:  # what the plan says of bytes is so, whether or not the cell is sound
         loaded = cells.load(variant, name)
-        assert precisions()[name].storage(shape, all_options(name)) == measured_bytes(loaded)
+        assert precisions()[name].storage(shape, typed_options_of(name)) == measured_bytes(loaded)

@@ -10,7 +10,7 @@ from qbench.core.cpu import cpu_features
 from qbench.core.record import Record, content_key
 from qbench.measures import measures
 from qbench.plan.job import Task
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.layer_probe import relative_error
 from qbench.running.worker import run_job
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, make_job, resolve
@@ -28,7 +28,7 @@ LAYER = "model.layers.1.mlp.up_proj"
 
 def verify_again(loaded: LoadedModel) -> tuple[str, ...]:
     precision = loaded.cell.precision
-    return precisions()[precision.name].verify(loaded.model, precision.options).faults
+    return precisions()[precision.name].verify(loaded.model, options_of(precision)).faults
 
 
 def test_width_96_is_named_layer_by_layer_with_its_shape(cells: TinyCells) -> None:
@@ -166,7 +166,7 @@ def test_a_layer_that_was_never_quantized(damaged: LoadedModel) -> None:
     setattr(damaged.model.get_submodule(parent), own_name, torch.nn.Linear(64, 128, bias=False))
     before = damaged.verification.details
     precision = damaged.cell.precision
-    details = precisions()[precision.name].verify(damaged.model, precision.options).details
+    details = precisions()[precision.name].verify(damaged.model, options_of(precision)).details
     assert details["left_out"] == [LAYER, "lm_head"]
     assert details["quantized_modules"] == before["quantized_modules"] - 1
     assert details["quantized_weights"] == before["quantized_weights"] - 64 * 128

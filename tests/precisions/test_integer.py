@@ -187,7 +187,7 @@ def test_a_layer_that_is_not_what_it_should_be_is_a_fault(cells: TinyCells) -> N
     loaded = load_fresh(cells.folder(LLAMA), "int4-g32")
     layer = layer_of(loaded, "model.layers.1.mlp.up_proj")
     layer.weight.qdata[3, 5] = 8
-    options = loaded.cell.precision.options
+    options = options_of(loaded.cell.precision)
     (fault,) = precisions()["int4-g32"].verify(loaded.model, options).faults
     assert "model.layers.1.mlp.up_proj" in fault
     assert "beyond those of 4 bits" in fault

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.precisions import layer_probe, precisions
+from qbench.precisions import layer_probe, options_of, precisions
 from qbench.precisions.integer.layers import library_output
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
 
@@ -25,7 +25,7 @@ FORMATS = ["fp4", "nf4", "nf4-dq", "int8", "int8-wo", "int4-g32-asym", "w8a8", "
 
 def verify(loaded: LoadedModel) -> Verification:
     precision = loaded.cell.precision
-    return precisions()[precision.name].verify(loaded.model, precision.options)
+    return precisions()[precision.name].verify(loaded.model, options_of(precision))
 
 
 @pytest.mark.parametrize("name", FORMATS)

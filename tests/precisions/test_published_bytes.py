@@ -6,7 +6,7 @@ import pytest
 
 from qbench.core.spec import ModelShape, TensorShape
 from qbench.precisions import precisions
-from tests.precisions.tiny_cells import all_options
+from tests.precisions.tiny_cells import typed_options_of
 
 LAYERS = 32
 LINEAR = {
@@ -56,23 +56,23 @@ def test_weights_of_mistral_7b() -> None:
     ],
 )
 def test_static_bytes_of_mistral_7b(name: str, expected_bytes: int) -> None:
-    assert precisions()[name].storage(mistral_7b(), all_options(name)).total == expected_bytes
+    assert precisions()[name].storage(mistral_7b(), typed_options_of(name)).total == expected_bytes
 
 
 def test_the_rest_in_fp32_takes_two_bytes_a_weight_more() -> None:
     rest = 131_072_000 + 131_072_000 + 266_240
     storage = precisions()["nf4"].storage
-    wide = storage(mistral_7b(), all_options("nf4", dtype="fp32"))
-    narrow = storage(mistral_7b(), all_options("nf4"))
+    wide = storage(mistral_7b(), typed_options_of("nf4", dtype="fp32"))
+    narrow = storage(mistral_7b(), typed_options_of("nf4"))
     assert wide.total - narrow.total == 2 * rest
 
 
 def test_odd_sizes_round_up_to_whole_bytes_and_blocks() -> None:
     weight = TensorShape(name="odd.weight", shape=(13, 5), role="linear")
     shape = ModelShape(tensors=(weight,), origin="header")
-    single = precisions()["nf4"].storage(shape, all_options("nf4"))
-    double = precisions()["nf4-dq"].storage(shape, all_options("nf4-dq"))
-    eight = precisions()["int8"].storage(shape, all_options("int8"))
+    single = precisions()["nf4"].storage(shape, typed_options_of("nf4"))
+    double = precisions()["nf4-dq"].storage(shape, typed_options_of("nf4-dq"))
+    eight = precisions()["int8"].storage(shape, typed_options_of("int8"))
     # 65 weights: 33 bytes, two blocks of 64, one nested block.
     assert (single.linear, single.quantization_state) == (33, 2 * 4 + 64)
     assert (double.linear, double.quantization_state) == (33, 2 * 1 + 4 + 4 + 64 + 1024)
@@ -82,4 +82,6 @@ def test_odd_sizes_round_up_to_whole_bytes_and_blocks() -> None:
 def test_a_transposed_weight_has_its_output_rows_last() -> None:
     weight = TensorShape(name="c_attn.weight", shape=(64, 192), role="linear", transposed=True)
     shape = ModelShape(tensors=(weight,), origin="header")
-    assert precisions()["int8"].storage(shape, all_options("int8")).quantization_state == 192 * 4
+    assert (
+        precisions()["int8"].storage(shape, typed_options_of("int8")).quantization_state == 192 * 4
+    )

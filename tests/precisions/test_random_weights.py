@@ -17,7 +17,7 @@ from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory
 from qbench.running.loading import load
 from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
-from tests.precisions.tiny_cells import all_options, load_fresh, make_job
+from tests.precisions.tiny_cells import load_fresh, make_job, typed_options_of
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_as_if_a_checkpoint_of_these_weights_were_loaded(
 def test_never_more_than_one_weight_is_there_unquantized(precision: str, tmp_path: Path) -> None:
     full = make_tiny_model(tmp_path / "full", "llama", hidden=256, layers=4)
     model = resolve_model(parse_model(f"random:{full}", base=tmp_path))
-    folder, options = str(fetch_model(model)), all_options(precision)
+    folder, options = fetch_model(model), typed_options_of(precision)
     with RealBytes() as seen:
         built = precisions()[precision].load(Checkpoint(folder, "cpu"), options)
     final_bytes = sum(held.tensor.untyped_storage().nbytes() for held in inventory(built))

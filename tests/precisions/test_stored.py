@@ -16,6 +16,7 @@ from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticByte
 from qbench.plan.items import why_not_taken, why_skipped
 from qbench.precisions import precisions
 from qbench.precisions.inventory import inventory, logical_weights
+from qbench.precisions.stored import StoredOptions
 from qbench.predict.peaks import Peak, predicted_peak
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.inline_runs import run_inline
@@ -257,7 +258,7 @@ def test_the_header_of_a_gptq_checkpoint_gives_its_bytes(tmp_path: Path) -> None
     save_file(held, folder / "model.safetensors")
     model = model_of(folder, tmp_path, quant_method="gptq", bits=4, group_size=64)
     assert model.shape is not None
-    found = precisions()["stored"].storage(model.shape, {})
+    found = precisions()["stored"].storage(model.shape, StoredOptions())
     assert (found.linear, found.quantization_state) == (expected["codes"], expected["state"])
     plain = sum(t.nbytes for name, t in held.items() if "_proj." not in name)
     assert found.total - found.buffers == sum(expected.values()) + plain
@@ -304,7 +305,7 @@ def test_layers_of_another_format_are_counted_and_not_checked(
         setattr(model.get_submodule(parent), own, packed)
     model.config.quantization_config = {"quant_method": "gptq"}
     logical = logical_weights(model)
-    found = precisions()["stored"].verify(model, {})
+    found = precisions()["stored"].verify(model, StoredOptions())
     assert found.faults == ()
     assert found.details["quantized_modules"] == len(projections) == 2
     assert found.details["linear_modules"] == 2 * 7
@@ -325,7 +326,7 @@ def test_layers_of_another_format_are_counted_and_not_checked(
 def test_a_model_without_codes_is_a_fault(tmp_path: Path) -> None:
     model = load_fresh(make_tiny_model(tmp_path / "model", "llama"), "fp32").model
     model.config.quantization_config = {"quant_method": "awq"}
-    found = precisions()["stored"].verify(model, {})
+    found = precisions()["stored"].verify(model, StoredOptions())
     assert found.faults == ("no layer of the model holds codes",)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from qbench.core.spec import Frozen
     from qbench.measures.loaded import LoadedModel
 
 
@@ -37,16 +38,20 @@ class Variant:
 
 def all_options(precision: str, **changes: Any) -> dict[str, Any]:
     """The options of a precision as a plan resolves them, defaults filled in."""
-    return precisions()[precision].options(**changes).model_dump()
+    return typed_options_of(precision, **changes).model_dump()
+
+
+def typed_options_of(precision: str, **changes: Any) -> Frozen:
+    """The same as a precision itself is given them."""
+    return precisions()[precision].options(**changes)
 
 
 def make_job(model: ResolvedModel, precision: str, **options: Any) -> Job:
     """A job without tasks, on the CPU."""
     resolved = all_options(precision, **options)
     chosen = PrecisionRef(label=precision, name=precision, options=resolved)
-    predicted = (
-        None if model.shape is None else precisions()[precision].storage(model.shape, resolved)
-    )
+    typed = typed_options_of(precision, **options)
+    predicted = None if model.shape is None else precisions()[precision].storage(model.shape, typed)
     return Job(
         suite="tiny",
         cell=Cell(model=model.ref, precision=chosen),

@@ -28,7 +28,7 @@ from qbench.predict.shapes import (
     training_shape,
     unpredicted,
 )
-from tests.precisions.tiny_cells import all_options
+from tests.precisions.tiny_cells import typed_options_of
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_the_peak_is_explained(case: _Case, folder_of: Callable[[_Case], Path]) 
 
 def _load(case: _Case, folder: Path) -> Any:
     model = precisions()[case.precision].load(
-        Checkpoint(folder, "cpu"), all_options(case.precision)
+        Checkpoint(folder, "cpu"), typed_options_of(case.precision)
     )
     model.set_attn_implementation("eager" if case.attention == "eager" else "sdpa")
     return model

@@ -29,7 +29,7 @@ from qbench.predict.inference import (
     predict_scoring,
 )
 from qbench.predict.shapes import TrainingShape, training_shape
-from tests.precisions.tiny_cells import all_options
+from tests.precisions.tiny_cells import all_options, typed_options_of
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[_Case], Any]:
         key = f"{kind}-{case.precision}"
         if key not in models:
             models[key] = precisions()[case.precision].load(
-                Checkpoint(folders[kind], "cpu"), all_options(case.precision)
+                Checkpoint(folders[kind], "cpu"), typed_options_of(case.precision)
             )
         return models[key]
 
@@ -228,7 +228,7 @@ def test_an_attached_adapter(precision: str, target: Any, tmp_path: Path) -> Non
 
     case = _Case("llama", precision)
     folder = make_tiny_model(tmp_path, "llama", context=512, tokenizer=False)
-    model = precisions()[precision].load(Checkpoint(folder, "cpu"), all_options(precision))
+    model = precisions()[precision].load(Checkpoint(folder, "cpu"), typed_options_of(precision))
     chosen = target if isinstance(target, str) else list(target)
     tuned = get_peft_model(model, LoraConfig(r=16, target_modules=chosen, task_type="CAUSAL_LM"))
     item = 4 if precision == "fp32" else 2

@@ -101,7 +101,7 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
     method = methods()[case.method]
     options = method.options.model_validate(case.all_options())
     name, held = method.load_precision(case.ref, case.all_options())
-    model = precisions()[name].load(Checkpoint(folder, "cpu"), held or all_options(name))
+    model = precisions()[name].load(Checkpoint(folder, "cpu"), precisions()[name].options(**held))
     trained = method.prepare(model, options, precision=case.ref, seed=0, folder=folder).model
     if options.checkpointing:
         _enable_checkpointing(model)

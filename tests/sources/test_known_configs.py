@@ -78,7 +78,7 @@ def test_bytes_of_mistral_7b_without_a_weight(name: str) -> None:
     assert shape is not None
     for precision, expected in MISTRAL_BYTES.items():
         held = precisions()[precision]
-        found = held.storage(shape, held.options().model_dump())
+        found = held.storage(shape, held.options())
         # The published figures leave out the two rotary buffers of 64 fp32 numbers.
         assert found.buffers == 2 * 64 * 4
         assert found.total - found.buffers == expected
@@ -90,7 +90,7 @@ def test_bytes_of_dialogpt_medium() -> None:
     tables = {"fp32": 0, "nf4": 16 * 4, "nf4-dq": 16 * 4 + 256 * 4}
     for precision, expected in DIALOGPT_BYTES.items():
         held = precisions()[precision]
-        found = held.storage(shape, held.options().model_dump())
+        found = held.storage(shape, held.options())
         assert found.total - DIALOGPT_MODULES * tables[precision] == expected
 
 

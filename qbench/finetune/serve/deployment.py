@@ -24,7 +24,7 @@ from qbench.core.number_types import BF16, FP16, FP32
 from qbench.finetune.qat.layers import load_fake_quantized
 from qbench.finetune.qat.qat import rounding_of
 from qbench.finetune.serve.adapter_storage import BLOCK, load_stored, store_adapter
-from qbench.precisions import is_quantized, precisions
+from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.computing import compute_type, computed_in, rest_type
 from qbench.precisions.floating import in_type
 
@@ -122,7 +122,7 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
     if deployment == "fake-quantized":
         return load_fake_quantized(source, rounding_of(tuning.precision))
     if deployment in _CHECKPOINTS:
-        return precisions()[precision.name].load(source, precision.options)
+        return precisions()[precision.name].load(source, options_of(precision))
     from qbench.finetune.lora_extra import NO_SCALE_IN_PLACE
     from qbench.finetune.serve.attach import attach_adapter, cast_adapter, read_adapter
     from qbench.finetune.serve.merge import merge_attached
@@ -130,7 +130,7 @@ def load_deployed(served: ServedModel, source: Checkpoint | None = None) -> PreT
     adapter = read_adapter(served.artifact)
     if deployment in BLOCK:
         adapter = replace(adapter, tensors=load_stored(store_adapter(served.artifact, deployment)))
-    model = precisions()[precision.name].load(source, precision.options)
+    model = precisions()[precision.name].load(source, options_of(precision))
     tuner = attach_adapter(model, adapter)
     if deployment == "merged-in-place":
         if adapter.config.lora_bias:

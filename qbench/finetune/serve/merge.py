@@ -27,7 +27,7 @@ from qbench.finetune.artifact import ArtifactInfo
 from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
 from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE
 from qbench.finetune.serve.attach import ADAPTER, attach_adapter, expected_warnings, read_adapter
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.floating import in_type
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.layer_weights import exact_weight
@@ -130,10 +130,11 @@ def _merged_model(
     base: Checkpoint, artifact: Path, dequantized_from: PrecisionRef | None
 ) -> PreTrainedModel:
     """The merged model in fp32, on the CPU."""
-    plain = precisions()[in_type(FP32).name].load(replace(base, device="cpu"), {})
+    whole = in_type(FP32)
+    plain = precisions()[whole.name].load(replace(base, device="cpu"), options_of(whole))
     if dequantized_from is not None:
         precision = precisions()[dequantized_from.name]
-        held = precision.load(base, dequantized_from.options)
+        held = precision.load(base, options_of(dequantized_from))
         _copy_dequantized(held, plain, precision)
         del held
     return merge_attached(plain, attach_adapter(plain, read_adapter(artifact)))

@@ -17,5 +17,5 @@ def stored_bits(name: str, weight: Weight, options: Frozen) -> float:
     shape = (weight.values.shape[0], weight.values.shape[1])
     tensor = TensorShape(name=weight.name, shape=shape, role="linear")
     alone = ModelShape(tensors=(tensor,), origin="header")
-    stored = precisions()[name].storage(alone, options.model_dump())
+    stored = precisions()[name].storage(alone, options)
     return 8 * stored.total / tensor.numel

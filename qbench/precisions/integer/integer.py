@@ -106,44 +106,42 @@ class Integer(Precision):
 
         return integer.explain(self.name, weight, options)
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: IntegerOptions) -> StaticBytes:
         """A byte a weight, and for each scale its bytes and a zero point of one byte.
 
         Scales are of the type of the rest; for the int8 kernels fp32, and with them come 4 B a
         layer of static activations and 4 B an input of SmoothQuant.
         """
-        chosen = IntegerOptions.model_validate(options)
-        item = ITEM_BYTES[chosen.dtype]
+        item = ITEM_BYTES[options.dtype]
 
         def linear(tensor: TensorShape) -> tuple[int, int]:
-            if not group_fits(chosen, tensor.in_features):
+            if not group_fits(options, tensor.in_features):
                 return tensor.numel * item, 0
-            scales = scale_count(chosen, tensor.out_features, tensor.in_features)
-            if not chosen.uses_int8_kernel:
+            scales = scale_count(options, tensor.out_features, tensor.in_features)
+            if not options.uses_int8_kernel:
                 return tensor.numel, scales * (item + 1)
             state = scales * (4 + 1)
-            state += 4 if chosen.activations == "static" else 0
-            state += 4 * tensor.in_features if chosen.weights == "smoothquant" else 0
+            state += 4 if options.activations == "static" else 0
+            state += 4 * tensor.in_features if options.weights == "smoothquant" else 0
             return tensor.numel, state
 
         return static_bytes(shape, item, linear)
 
     def packed_bytes(self, shape: ModelShape, options: IntegerOptions) -> float | None:
         """Static bytes if codes, and zero points that are not all 0, took their `bits`."""
-        chosen = options
-        if chosen.bits == _STORED_BITS:
+        if options.bits == _STORED_BITS:
             return None
         saved = 0.0
         for tensor in shape.tensors:
             if tensor.role != "linear" or tensor.layer == "own class":
                 continue
-            if group_fits(chosen, tensor.in_features):
-                zero_points = scale_count(chosen, tensor.out_features, tensor.in_features)
-                kept = chosen.bits / 8 if chosen.mapping == "asymmetric" else 0
-                saved += tensor.numel * (1 - chosen.bits / 8) + zero_points * (1 - kept)
-        return self.storage(shape, options.model_dump()).total - saved
+            if group_fits(options, tensor.in_features):
+                zero_points = scale_count(options, tensor.out_features, tensor.in_features)
+                kept = options.bits / 8 if options.mapping == "asymmetric" else 0
+                saved += tensor.numel * (1 - options.bits / 8) + zero_points * (1 - kept)
+        return self.storage(shape, options).total - saved
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: IntegerOptions) -> PreTrainedModel:
         """Loads the model in the type of the rest, then quantizes it layer by layer.
 
         Raises `ModelError` where no layer can be quantized, and `TextError` or `ModelError` for a
@@ -157,32 +155,29 @@ class Integer(Precision):
         )
         from qbench.precisions.plain_layers import replace_conv1d
 
-        chosen = IntegerOptions.model_validate(options)
-        model = load_pretrained(checkpoint, dtype=chosen.dtype)
+        model = load_pretrained(checkpoint, dtype=options.dtype)
         replace_conv1d(model)
-        layers = layers_to_quantize(model, chosen)
+        layers = layers_to_quantize(model, options)
         if not layers:
             widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
-            raise ModelError(f"{checkpoint.folder}: {no_layer_fits(chosen.group, widths)}")
-        if chosen.calibrates:
+            raise ModelError(f"{checkpoint.folder}: {no_layer_fits(options.group, widths)}")
+        if options.calibrates:
             from qbench.precisions.integer.calibration import calibrate
 
-            calibrate(model, layers, chosen, checkpoint)
+            calibrate(model, layers, options, checkpoint)
         else:
             for layer in layers.values():
-                quantize_layer(layer, chosen, getattr(torch, TORCH_DTYPE[chosen.dtype]))
+                quantize_layer(layer, options, getattr(torch, TORCH_DTYPE[options.dtype]))
         return model
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: IntegerOptions) -> Verification:
         """Every layer that a group divides holds codes in range, and computes what they say."""
         from torch import nn
 
         from qbench.precisions.integer import layers as integer_layers
 
-        chosen = IntegerOptions.model_validate(options)
-
         def state_fault(layer: Any) -> str | None:
-            return _state_fault(layer, chosen)
+            return _state_fault(layer, options)
 
         found = verify_quantized(
             model,
@@ -195,29 +190,29 @@ class Integer(Precision):
             ),
             is_left_out=lambda layer: (
                 not integer_layers.is_quantized(layer)
-                and not (type(layer) is nn.Linear and group_fits(chosen, layer.in_features))
+                and not (type(layer) is nn.Linear and group_fits(options, layer.in_features))
             ),
             state_fault=state_fault,
             shape_of=lambda layer: tuple(layer.weight.shape),
-            dequantized_tolerance=_WEIGHT_TOLERANCE[chosen.dtype],
-            forward_tolerance=_OUTPUT_TOLERANCE[chosen.dtype]
-            if chosen.activations == "none"
-            else _ROUNDED_INPUTS_TOLERANCE + _OUTPUT_TOLERANCE[chosen.dtype],
+            dequantized_tolerance=_WEIGHT_TOLERANCE[options.dtype],
+            forward_tolerance=_OUTPUT_TOLERANCE[options.dtype]
+            if options.activations == "none"
+            else _ROUNDED_INPUTS_TOLERANCE + _OUTPUT_TOLERANCE[options.dtype],
             details={
-                "quant_type": f"int{chosen.bits}",
+                "quant_type": f"int{options.bits}",
                 **{
-                    name: getattr(chosen, name)
+                    name: getattr(options, name)
                     for name in ("mapping", "granularity", "group", "activations", "weights")
                 },
-                "dtype": chosen.dtype,
-                "compute_dtype": _computed_in(model, chosen),
-                "code_bits_nominal": chosen.bits,
+                "dtype": options.dtype,
+                "compute_dtype": _computed_in(model, options),
+                "code_bits_nominal": options.bits,
                 "code_bits_stored": 8,
-                "nominal_linear_bytes": _nominal_bytes(model, chosen),
+                "nominal_linear_bytes": _nominal_bytes(model, options),
                 "calibration": getattr(model, "calibration", None),
             },
         )
-        return replace(found, warnings=(*_group_warnings(model, chosen), *found.warnings))
+        return replace(found, warnings=(*_group_warnings(model, options), *found.warnings))
 
 
 def _state_fault(layer: Any, options: IntegerOptions) -> str | None:

@@ -28,10 +28,15 @@ _FEWEST_SHARED = 5
 
 def needs_calibration(precision: PrecisionRef) -> bool:
     """Whether the precision is one of qbench's that must see text."""
+    return _calibrating(precision) is not None
+
+
+def _calibrating(precision: PrecisionRef) -> IntegerOptions | None:
+    """The options of one that must see text; None for others."""
     from qbench.precisions import options_of  # which imports this, for the table
 
-    chosen = options_of(precision)
-    return isinstance(chosen, IntegerOptions) and chosen.calibrates
+    options = options_of(precision)
+    return options if isinstance(options, IntegerOptions) and options.calibrates else None
 
 
 def resolve_calibration(
@@ -47,10 +52,8 @@ def resolve_calibration(
     split it scores. Raises `TextError` for a text that cannot be found, is too short, or is also
     evaluated on.
     """
-    if not needs_calibration(precision):
-        return precision
-    options = IntegerOptions.model_validate(precision.options)
-    if isinstance(options.calibration_text, ResolvedText):
+    options = _calibrating(precision)
+    if options is None or isinstance(options.calibration_text, ResolvedText):
         return precision
     text = resolve_text(options.calibration_text, base=base)
     if text.kind != "hub":

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
@@ -199,15 +199,15 @@ class Wayward(Precision):
     def unavailable(self, environment: Environment) -> str | None:
         return "needs a positronic brain; install one" if self.needs_what_is_not_there else None
 
-    def storage(self, shape: ModelShape, options: dict[str, Any]) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: NoOptions) -> StaticBytes:
         return static_bytes(shape, 4, linear=None)
 
-    def load(self, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: NoOptions) -> PreTrainedModel:
         if not _calm():
             self.act()
         return load_pretrained(checkpoint, dtype="fp32")
 
-    def verify(self, model: PreTrainedModel, options: dict[str, Any]) -> Verification:
+    def verify(self, model: PreTrainedModel, options: NoOptions) -> Verification:
         return Verification(details={"quantized_share": 0.0})
 
 

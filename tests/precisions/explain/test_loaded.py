@@ -68,7 +68,7 @@ def test_a_precision_is_explained_or_said_to_have_no_explanation(name: str) -> N
 def test_the_nominal_bits_are_those_of_a_record(cells: TinyCells, name: str) -> None:
     loaded = cells.load(VARIANTS[0], name)
     folder = cells.folder(VARIANTS[0])
-    options = precisions()[name].options().model_dump()
+    options = precisions()[name].options()
     details = precisions()[name].verify(loaded.model, options).details
     total = 0.0
     for tensor in load_file(folder / "model.safetensors"):
