@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class Method(Protocol):
-    """A way to tune a model: which weights are trained, and what is saved of them."""
+    """A way to tune a model: which weights are trained, and what is saved of them.
+
+    Where a method takes `options`, it is an object of the class that `options` names.
+    """
 
     @property
     def name(self) -> str:
@@ -44,16 +47,14 @@ class Method(Protocol):
     def options(self) -> type[TrainingOptions]:
         """Its typed options, those that all methods share included; every one has a default."""
 
-    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+    def conflicts(self, precision: PrecisionRef, options: Any) -> str | None:
         """Why the options cannot be trained in this precision, known from the suite alone."""
 
-    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+    def unavailable(self, options: Any, environment: Environment) -> str | None:
         """Why this machine cannot run it with these options, with the remedy; None if it can."""
 
-    def load_precision(
-        self, precision: PrecisionRef, options: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """The precision, with its options, to load the base in for a training in `precision`."""
+    def load_precision(self, precision: PrecisionRef, options: Any) -> PrecisionRef:
+        """What the base is loaded in for a training in `precision`."""
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """What can become of a model that was tuned in this precision."""
@@ -84,6 +85,6 @@ def methods() -> dict[str, Method]:
     return table
 
 
-def options_of(tuning: TuningRef) -> TrainingOptions:
+def training_options(tuning: TuningRef) -> TrainingOptions:
     """The options that a training was chosen with, as its method's own type."""
     return typed_options(methods()[tuning.method].options, tuning.options)

@@ -7,7 +7,7 @@ so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.number_types import BF16, FP16, FP32, MasterType
 from qbench.finetune.artifact import copy_tokenizer
@@ -44,7 +44,7 @@ class Full:
     needs: tuple[str, ...] = ()
     options: type[TrainingOptions] = FullOptions
 
-    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+    def conflicts(self, precision: PrecisionRef, options: FullOptions) -> str | None:
         """Codes cannot be trained, and neither in fp16 without a loss scale."""
         if is_quantized(precision):
             return (
@@ -58,19 +58,17 @@ class Full:
                 "full tuning in fp16 needs a loss scale, which is not done: small gradients are"
                 " zero in fp16; use precision bf16"
             )
-        if own == FP32 and options["master_weights"] == BF16:
+        if own == FP32 and options.master_weights == BF16:
             return "fp32 weights cannot be kept in bf16 master weights; use precision bf16"
         return None
 
-    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+    def unavailable(self, options: FullOptions, environment: Environment) -> str | None:
         """What its optimizer needs."""
-        return optimizer_unavailable(options["optimizer"], environment)
+        return optimizer_unavailable(options.optimizer, environment)
 
-    def load_precision(
-        self, precision: PrecisionRef, options: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
+    def load_precision(self, precision: PrecisionRef, options: FullOptions) -> PrecisionRef:
         """The master weights' type."""
-        return in_type(options["master_weights"]).name, {}
+        return in_type(options.master_weights)
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """Its weights in 16 bits, and rounded to codes: there is no adapter."""

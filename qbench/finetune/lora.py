@@ -67,7 +67,7 @@ class Lora:
     needs: tuple[str, ...] = ("peft",)
     options: type[TrainingOptions] = LoraOptions
 
-    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+    def conflicts(self, precision: PrecisionRef, options: LoraOptions) -> str | None:
         """What PEFT refuses or gets wrong (0.21, tried), and what no plain adapter can hold."""
         held = precisions()[precision.name]
         return (
@@ -76,9 +76,9 @@ class Lora:
             or argument_conflict(precision, options)
         )
 
-    def _wrong_options(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
-        init = options["init"]
-        if options["compute"] == FP32 and computes_in_fp16(precision):
+    def _wrong_options(self, precision: PrecisionRef, options: LoraOptions) -> str | None:
+        init = options.init
+        if options.compute == FP32 and computes_in_fp16(precision):
             return (
                 "without autocast the base computes in fp16, whose gradients need a loss scale,"
                 " which is not done; use compute: bf16"
@@ -89,7 +89,7 @@ class Lora:
                     f"init {init} takes its part out of the weights, and {precision.name} holds"
                     " codes; use init: default, or a 16- or 32-bit precision"
                 )
-            if options["dora"] or options["bias"] != "none" or options["extra"]:
+            if options.dora or options.bias != "none" or options.extra:
                 return (
                     f"init {init} is saved as a plain adapter, which can hold no dora, bias or"
                     " extra beside it; leave them out, or use init: default"
@@ -102,19 +102,17 @@ class Lora:
             )
         return None
 
-    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+    def unavailable(self, options: LoraOptions, environment: Environment) -> str | None:
         """Needs PEFT and what its optimizer needs; LoftQ needs a GPU."""
-        if options["init"] == "loftq" and environment.device_type != "cuda":
+        if options.init == "loftq" and environment.device_type != "cuda":
             return "init loftq needs CUDA in PEFT; use init: default here"
         return missing_packages(self.needs, environment) or optimizer_unavailable(
-            options["optimizer"], environment
+            options.optimizer, environment
         )
 
-    def load_precision(
-        self, precision: PrecisionRef, options: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
+    def load_precision(self, precision: PrecisionRef, options: LoraOptions) -> PrecisionRef:
         """The precision itself: the base is frozen."""
-        return precision.name, precision.options
+        return precision
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """All of them; those that concern a quantized base, on one alone."""

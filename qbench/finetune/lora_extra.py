@@ -23,7 +23,8 @@ from qbench.precisions import is_quantized
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.core.spec import Deployment, ModelShape, PrecisionRef, TuningRef
+    from qbench.core.spec import Deployment, ModelShape, PrecisionRef
+    from qbench.finetune.lora_options import LoraOptions
 
 SERVED = (
     "exclude_modules",
@@ -94,13 +95,13 @@ def refused_argument(name: str) -> str:
     return REFUSED.get(name, "is not known to this qbench, nor whether it can be served")
 
 
-def argument_conflict(precision: PrecisionRef, options: Mapping[str, Any]) -> str | None:
+def argument_conflict(precision: PrecisionRef, options: LoraOptions) -> str | None:
     """What does not go with the precision, or with the target; None if all does."""
-    extra = options["extra"]
+    extra = options.extra
     for name, title in _UNQUANTIZED_ALONE.items():
         if extra.get(name) is not None and is_quantized(precision):
             return f"PEFT has {title} for layers that are not quantized; use bf16, or leave it out"
-    if options["target"] == "all-linear" and extra.get("layers_to_transform") is not None:
+    if options.target == "all-linear" and extra.get("layers_to_transform") is not None:
         return (
             "PEFT chooses layers_to_transform among layers that are named; give target as a list"
             " of names beside it"
@@ -109,18 +110,22 @@ def argument_conflict(precision: PrecisionRef, options: Mapping[str, Any]) -> st
 
 
 def adapter_misfit(
-    tuning: TuningRef, deployment: Deployment | None, shape: ModelShape | None, architecture: str
+    options: LoraOptions,
+    precision: PrecisionRef,
+    deployment: Deployment | None,
+    shape: ModelShape | None,
+    architecture: str,
 ) -> str | None:
     """What of the arguments does not fit the model, or this deployment of it; None if all does.
 
-    `deployment` is None for the training. What the shapes do not tell is found when the model is
-    there.
+    `precision` is what is trained in, `deployment` None for the training. What the shapes do not
+    tell is found when the model is there.
     """
-    extra = tuning.options.get("extra")
-    if extra is None or shape is None:
+    extra = options.extra
+    if shape is None:
         return None
     holds_codes = {
-        module_name(tensor): tensor.role == "linear" and is_quantized(tuning.precision)
+        module_name(tensor): tensor.role == "linear" and is_quantized(precision)
         for tensor in shape.tensors
     }
     if is_tied(shape):
@@ -132,9 +137,11 @@ def adapter_misfit(
         return reason
     if not deployment.startswith(("merged", "quantized")):
         return reason
-    if is_tied(shape) and _divides_tied(tuning.options, shape):
+    if is_tied(shape) and _divides_tied(options, shape):
         return TIED_MERGE
-    return _bias_misfit(tuning, deployment, shape, architecture) if extra.get("lora_bias") else None
+    return (
+        _bias_misfit(options, deployment, shape, architecture) if extra.get("lora_bias") else None
+    )
 
 
 def saved_modules_fault(wanted: Any, holds_codes: Mapping[str, bool]) -> str | None:
@@ -160,26 +167,26 @@ def saved_modules_fault(wanted: Any, holds_codes: Mapping[str, bool]) -> str | N
     return None
 
 
-def why_one_alone(options: Mapping[str, Any]) -> str | None:
+def why_one_alone(options: LoraOptions) -> str | None:
     """Why a base holds no second adapter beside one of these options; None if it can."""
-    if options.get("bias", "none") != "none":
+    if options.bias != "none":
         return (
-            f"with bias: {options['bias']} an adapter changes its base's own biases, and PEFT"
+            f"with bias: {options.bias} an adapter changes its base's own biases, and PEFT"
             " attaches no second one to it; leave `bias` out to measure several adapters"
         )
-    if (options.get("extra") or {}).get("target_parameters"):
+    if options.extra.get("target_parameters"):
         return "PEFT attaches one adapter alone with target_parameters"
     return None
 
 
-def _divides_tied(options: Mapping[str, Any], shape: ModelShape) -> bool:
+def _divides_tied(options: LoraOptions, shape: ModelShape) -> bool:
     """Whether an adapter is on one of two layers that share a matrix, and not on the other."""
     matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
-    target = options.get("target", "default")
+    target = options.target
     named = [] if isinstance(target, str) else list(target)
     if any(f".{matrix}".endswith(f".{name}") for name in named for matrix in matrices):
         return True
-    rows = options["extra"].get("trainable_token_indices")
+    rows = options.extra.get("trainable_token_indices")
     if not isinstance(rows, dict):
         return False
     of_head = [name for name in rows if TIED_HEAD.endswith(name)]
@@ -200,12 +207,12 @@ def _rows_fault(wanted: Any, shape: ModelShape) -> str | None:
 
 
 def _bias_misfit(
-    tuning: TuningRef, deployment: Deployment, shape: ModelShape, architecture: str
+    options: LoraOptions, deployment: Deployment, shape: ModelShape, architecture: str
 ) -> str | None:
     if deployment == "merged-in-place":
         return NO_SCALE_IN_PLACE
-    narrowed = {"exclude_modules", "layers_to_transform"} & set(tuning.options["extra"])
-    layers = None if narrowed else targeted(shape, architecture, tuning.options["target"])
+    narrowed = {"exclude_modules", "layers_to_transform"} & set(options.extra)
+    layers = None if narrowed else targeted(shape, architecture, options.target)
     biased = {tensor.name for tensor in shape.tensors if tensor.name.endswith(".bias")}
     for layer in layers or ():
         if f"{module_name(layer)}.bias" not in biased and deployment in _MERGES_INTO_BIASES:

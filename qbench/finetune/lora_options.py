@@ -73,6 +73,11 @@ class LoraOptions(TrainingOptions):
         return extra
 
     @property
+    def saved_rank(self) -> int:
+        """The rank of the adapter that is left: what PiSSA and OLoRA began with is saved beside."""
+        return self.rank * (2 if self.init in {"pissa", "olora"} else 1)
+
+    @property
     def scale_alpha(self) -> float:
         """The alpha that is used."""
         return 2 * self.rank if self.alpha is None else self.alpha

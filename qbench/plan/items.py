@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.environment import missing_packages
 from qbench.core.options import plain_options
 from qbench.core.spec import Item
-from qbench.finetune import methods, options_of
+from qbench.finetune import methods, training_options
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
+from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import unknown_target
 from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
 from qbench.measures.training.training import TrainingParams
-from qbench.precisions import is_quantized, precisions
-from qbench.precisions import options_of as precision_options
+from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.checkpoints import checkpoint_misfit
 from qbench.sources.models.random_models import TOKENIZER_MODEL
 
@@ -64,7 +64,7 @@ class CellItems:
     def _training(self, tuning: TuningRef) -> Item:
         if self.data is None:
             raise ValueError("a training needs data")
-        given: dict[str, Any] = {"packed": "apart"} if options_of(tuning).packing else {}
+        given: dict[str, Any] = {"packed": "apart"} if training_options(tuning).packing else {}
         params = TrainingParams(
             data=self.data,
             method=tuning.method,
@@ -143,7 +143,8 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
             " adds it, or leave the measurement out"
         )
     if item.measurement == "adapters" and cell.tuning is not None:
-        return why_one_alone(cell.tuning.options)
+        options = training_options(cell.tuning)
+        return why_one_alone(options) if isinstance(options, LoraOptions) else None
     return None
 
 
@@ -173,12 +174,11 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
     reason = _why_not_held(cell.precision, model, environment)
     if tuning is None:
         return reason
-    method = methods()[tuning.method]
+    method, options = methods()[tuning.method], training_options(tuning)
     return (
-        method.conflicts(tuning.precision, tuning.options)
-        or _unknown_target(tuning, model)
-        or adapter_misfit(tuning, cell.deploy, model.shape, model.architecture)
-        or method.unavailable(tuning.options, environment)
+        method.conflicts(tuning.precision, options)
+        or _adapter_misfit(cell, tuning, model)
+        or method.unavailable(options, environment)
         or _why_not_held(tuning.precision, model, environment)
         or reason
     )
@@ -191,11 +191,17 @@ def _why_not_held(
     held = precisions()[precision.name]
     return (
         held.unavailable(environment)
-        or held.misfit(precision_options(precision), model)
+        or held.misfit(options_of(precision), model)
         or missing_packages(held.needs_of(model), environment)
     )
 
 
-def _unknown_target(tuning: TuningRef, model: ResolvedModel) -> str | None:
-    wrong = unknown_target(model.shape, tuning.options.get("target", "default"))
-    return None if wrong is None else f"target {wrong}; or give default or all-linear"
+def _adapter_misfit(cell: Cell, tuning: TuningRef, model: ResolvedModel) -> str | None:
+    """What of an adapter does not fit the model; None if all does, or there is none."""
+    options = training_options(tuning)
+    if not isinstance(options, LoraOptions):
+        return None
+    wrong = unknown_target(model.shape, options.target)
+    if wrong is not None:
+        return f"target {wrong}; or give default or all-linear"
+    return adapter_misfit(options, tuning.precision, cell.deploy, model.shape, model.architecture)

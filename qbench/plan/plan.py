@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
 from qbench.core.errors import ModelError, Problem, SuiteError, TextError
 from qbench.core.store import REHEARSALS
-from qbench.finetune import options_of
+from qbench.finetune import training_options
 from qbench.finetune.options import misfit
 from qbench.measures import measures
 from qbench.plan.calibration import resolve_calibrations
@@ -283,7 +283,7 @@ def _resolve_data(
     problems: dict[str, Problem] = {}
     for tuning in suite.finetune.tunings:
         for model in models.values():
-            wrong = misfit(options_of(tuning), model)
+            wrong = misfit(training_options(tuning), model)
             if wrong is not None:
                 found = f"{wrong.place} {wrong.found}"
                 problem = suite.problem("finetune.methods", found, wrong.expected, wrong.remedy)

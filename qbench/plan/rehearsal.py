@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import ModelError, Problem, SuiteError, TextError
 from qbench.core.spec import ModelRef, PrecisionRef
 from qbench.core.untrusted import read_bounded
-from qbench.finetune import methods
+from qbench.finetune import training_options
 from qbench.measures import measures
 from qbench.plan.rehearsal_options import shorten_measure, shorten_training
 from qbench.precisions import precisions
@@ -151,10 +151,14 @@ def _shorten(finetune: FineTuning) -> tuple[FineTuning, list[str]]:
     data, notes = _data_stand_in(finetune.data)
     tunings = []
     for tuning in finetune.tunings:
-        options, changed = shorten_training(methods()[tuning.method], tuning.options)
+        options, changed = shorten_training(training_options(tuning))
         notes += changed
         held = _loaded_in(tuning.precision)
-        tunings.append(tuning.model_copy(update={"options": options, "precision": held}))
+        tunings.append(
+            tuning.model_copy(
+                update={"options": options.model_dump(mode="json"), "precision": held}
+            )
+        )
     update = {
         "data": data,
         "tunings": tuple(tunings),

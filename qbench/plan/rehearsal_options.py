@@ -15,7 +15,7 @@ from qbench.sources.models.headers import read_headers, weight_files
 
 if TYPE_CHECKING:
     from qbench.core.spec import Frozen
-    from qbench.finetune import Method
+    from qbench.finetune.options import TrainingOptions
 
 CONTEXT_TOKENS = 512
 """The context of the bundled model."""
@@ -81,17 +81,18 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
     return type(options).model_validate(made), _in_words(name, given, made)
 
 
-def shorten_training(method: Method, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def shorten_training(options: TrainingOptions) -> tuple[TrainingOptions, list[str]]:
     """All options of a method in a rehearsal, and what is different in words."""
-    made = _shortened(options, _TRAINING_MOST, _TRAINING_SET)
+    given = options.model_dump(mode="json")
+    made = _shortened(given, _TRAINING_MOST, _TRAINING_SET)
     target = made.get("target")
     if isinstance(target, list | tuple):
         made["target"] = [name for name in target if name in _layer_names()] or "all-linear"
     if made.get("extra"):
         # They count and name the layers and the tokens of the real model.
         made["extra"] = {key: one for key, one in made["extra"].items() if key not in _OF_THE_MODEL}
-    whole = method.options.model_validate(made).model_dump(mode="json")
-    return whole, _in_words("trainings", options, whole)
+    whole = options.model_validate(made)
+    return whole, _in_words("trainings", given, whole.model_dump(mode="json"))
 
 
 def _shortened(

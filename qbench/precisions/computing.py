@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qbench.core.number_types import BF16, FloatType
 from qbench.core.spec import PrecisionRef, slugify
-from qbench.precisions import is_quantized, precisions, products_of
+from qbench.precisions import is_quantized, options_of, products_of
 from qbench.precisions.floating import in_type
 
 _COMPUTE, _REST = "compute_dtype", "dtype"
@@ -19,18 +19,19 @@ def computed_in(precision: PrecisionRef, dtype: FloatType) -> PrecisionRef | Non
     """
     if not is_quantized(precision):
         return in_type(dtype)
+    held = options_of(precision)
+    fields = type(held).model_fields
     changed: dict[str, str | None] = {
         name: dtype
-        if name == _COMPUTE or _COMPUTE not in precision.options
+        if name == _COMPUTE or _COMPUTE not in fields
         # What is not quantized follows the type that is computed in.
         else None
         for name in (_COMPUTE, _REST)
-        if name in precision.options
+        if name in fields
     }
     if not changed:
         return None
-    table = precisions()[precision.name].options
-    options = table.model_validate({**precision.options, **changed})
+    options = held.model_validate({**held.model_dump(), **changed})
     shown = options.model_dump(mode="json", exclude_defaults=True)
     parts = [
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"

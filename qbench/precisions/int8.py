@@ -81,11 +81,9 @@ class Int8(Precision):
         """Inputs in 8 bits, columns with outliers in floating point."""
         return Products("outliers", options.dtype, options.dtype)
 
-    def untrainable(
-        self, options: Int8Options, method: str, training: Mapping[str, Any]
-    ) -> str | None:
+    def untrainable(self, options: Int8Options, method: str, training: Frozen) -> str | None:
         """PEFT (0.21) cannot dequantize its layers, which DoRA must."""
-        if training.get("dora"):
+        if getattr(training, "dora", False):
             return "DoRA on int8 fails in PEFT, which finds no scales to dequantize; use nf4"
         return None
 

@@ -115,7 +115,7 @@ class Precision(ABC):
 
         return held_weight(layer)
 
-    def untrainable(self, options: Any, method: str, training: Mapping[str, Any]) -> str | None:
+    def untrainable(self, options: Any, method: str, training: Frozen) -> str | None:
         """Why a method of fine-tuning, with all its options, cannot train on it; None if it can.
 
         What follows from its products (codes have no gradient) is known without it.

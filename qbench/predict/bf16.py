@@ -6,10 +6,11 @@ scores at once. So what is timed in bf16 says little of what the GPU can do, whi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.number_types import BF16, FP16
-from qbench.precisions import products_of
+from qbench.finetune import training_options
+from qbench.precisions import options_of, products_of
 from qbench.predict.devices import device_here
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _instead(cell: Cell) -> str | None:
     """What to ask for instead; None where nothing is computed in bf16."""
     tuning, options = cell.tuning, _bf16_options(cell.precision)
     if tuning is not None and cell.is_training:
-        if tuning.options.get("compute") == BF16:
+        if training_options(tuning).compute == BF16:
             return "train with compute: fp32, or on a newer GPU"
         held = is_bf16(cell.precision) or options
         return "train on a base in fp32, or on a newer GPU" if held else None
@@ -78,5 +79,5 @@ def _instead(cell: Cell) -> str | None:
 
 
 def _bf16_options(precision: PrecisionRef) -> list[str]:
-    options: dict[str, Any] = precision.options
-    return [name for name in _TYPES if options.get(name) == BF16]
+    options = options_of(precision)
+    return [name for name in _TYPES if getattr(options, name, None) == BF16]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.core.number_types import MasterType
 from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
-from qbench.finetune import methods
+from qbench.finetune import methods, training_options
+from qbench.finetune.full import FullOptions
 from qbench.precisions import is_quantized, precisions, products_of
 from qbench.predict.bf16 import in_fp16, is_bf16
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from qbench.core.spec import ResolvedModel
+    from qbench.finetune.options import TrainingOptions
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
 
@@ -41,7 +43,7 @@ class FitCase:
     @property
     def checkpointing(self) -> bool:
         """Whether activations are computed again in the backward pass."""
-        return self.tuning is not None and bool(self.tuning.options["checkpointing"])
+        return self.tuning is not None and training_options(self.tuning).checkpointing
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,16 @@ def fit_cases(
                 for checkpointing in (False, True):
                     options = method.options(
                         **variant, batch=1, checkpointing=checkpointing, optimizer=optimizer
-                    ).model_dump()
+                    )
                     if method.conflicts(precision, options) or _is_repeated(precision, options):
                         continue
                     use = _use(name, precision)
                     tuning = TuningRef(
-                        label=use, arm=use, method=name, precision=precision, options=options
+                        label=use,
+                        arm=use,
+                        method=name,
+                        precision=precision,
+                        options=options.model_dump(),
                     )
                     found.append(FitCase(use, precision, tuning))
     return found
@@ -172,7 +178,7 @@ def _peak(
 ) -> Peak:
     """Of inference: a prompt of so many tokens, and one decoded after it."""
     if case.tuning is not None:
-        options = {**case.tuning.options, "batch": batch}
+        options = training_options(case.tuning).model_copy(update={"batch": batch})
         return training_peak(
             model,
             case.tuning.method,
@@ -195,11 +201,12 @@ def _with_defaults(name: str) -> PrecisionRef:
     return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())
 
 
-def _is_repeated(precision: PrecisionRef, options: dict[str, Any]) -> bool:
+def _is_repeated(precision: PrecisionRef, options: TrainingOptions) -> bool:
     """Whether another precision's row says the same: full tuning is held in its master weights."""
-    master = options.get("master_weights")
     products = products_of(precision)
-    return master is not None and (products is None or products.rest != master)
+    return isinstance(options, FullOptions) and (
+        products is None or products.rest != options.master_weights
+    )
 
 
 def _use(method: str, precision: PrecisionRef) -> str:

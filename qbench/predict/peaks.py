@@ -7,7 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import ITEM_BYTES
-from qbench.finetune import methods
+from qbench.finetune import training_options
+from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.options import sequence_tokens
 from qbench.finetune.targets import targeted
 from qbench.precisions import precisions, products_of
@@ -23,6 +24,7 @@ from qbench.predict.training import predict_training
 if TYPE_CHECKING:
     from qbench.core.number_types import FloatType
     from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
+    from qbench.finetune.options import TrainingOptions
     from qbench.predict.inference import InferenceBytes
 
 _TIMED = frozenset({"memory", "latency"})
@@ -135,7 +137,7 @@ def training_peak(
     model: ResolvedModel,
     method: str,
     precision: PrecisionRef,
-    options: dict[str, Any],
+    options: TrainingOptions,
     *,
     tokens: int,
     padded: bool = False,
@@ -170,8 +172,7 @@ def training_peak(
 
 def training_tokens(tuning: TuningRef, model: ResolvedModel) -> int:
     """The longest sequence that a training's options allow, which its predicted peak is of."""
-    options = methods()[tuning.method].options.model_validate(tuning.options)
-    return sequence_tokens(options, model.context_tokens)
+    return sequence_tokens(training_options(tuning), model.context_tokens)
 
 
 def _training_peak(
@@ -184,7 +185,7 @@ def _training_peak(
         model,
         tuning.method,
         tuning.precision,
-        tuning.options,
+        training_options(tuning),
         tokens=training_tokens(tuning, model),
         padded=True,
         device=device,
@@ -213,13 +214,13 @@ def _adapter(cell: Cell, model: ResolvedModel) -> Adapter | None:
     tuning = cell.tuning
     if tuning is None or cell.deploy is None or model.shape is None:
         return None
-    if tuning.method != "lora" or not cell.deploy.startswith(("attached", "adapter-")):
+    options = training_options(tuning)
+    if not isinstance(options, LoraOptions) or not cell.deploy.startswith(("attached", "adapter-")):
         return None
-    chosen = targeted(model.shape, model.architecture, tuning.options["target"]) or ()
+    chosen = targeted(model.shape, model.architecture, options.target) or ()
     names = (tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)
-    doubled = tuning.options.get("init") in {"pissa", "olora"}
     item = ITEM_BYTES[compute_type(cell.precision)]
-    return Adapter(frozenset(names), tuning.options["rank"] * (2 if doubled else 1), item)
+    return Adapter(frozenset(names), options.saved_rank, item)
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.spec import PrecisionRef
-from qbench.finetune import methods
+from qbench.finetune import training_options
 from qbench.finetune.options import sequence_tokens
 from qbench.precisions import is_quantized, precisions, products_of
 from qbench.predict.devices import fits
@@ -61,16 +61,16 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
 
 
 def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:
-    parsed = methods()[tuning.method].options.model_validate(tuning.options)
+    parsed = training_options(tuning)
     tokens = sequence_tokens(parsed, model.context_tokens)
-    checkpointed = {**tuning.options, "checkpointing": True}
+    checkpointed = parsed.model_copy(update={"checkpointing": True})
 
     def needed(tuned: TuningRef, batch: int) -> int:
         peak = training_peak(
             model,
             tuned.method,
             tuned.precision,
-            {**checkpointed, "batch": batch},
+            checkpointed.model_copy(update={"batch": batch}),
             tokens=tokens,
             padded=True,
             device=device.kind,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import ITEM_BYTES
+from qbench.finetune import training_options
+from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.serve.deployment import WHOLE_MODELS
 from qbench.finetune.targets import (
     TIED_HEAD,
@@ -67,16 +69,18 @@ def adapter_static_bytes(
     is not known from the shapes: targets that they do not tell, or arguments given to PEFT as they
     are.
     """
-    options = tuning.options
+    options = training_options(tuning)
+    extra = options.extra if isinstance(options, LoraOptions) else {}
     if tuning.method in WHOLE_MODELS or deployment.startswith(("merged", "quantized")):
-        return None if _unties(shape, options.get("extra") or {}) else 0
-    chosen = targeted(shape, architecture, options["target"])
-    if chosen is None or options.get("extra"):
+        return None if _unties(shape, extra) else 0
+    if not isinstance(options, LoraOptions):
         return None
-    # What PiSSA and OLoRA began with is saved beside what they became.
-    rank: int = options["rank"] * (2 if options.get("init") in {"pissa", "olora"} else 1)
+    chosen = targeted(shape, architecture, options.target)
+    if chosen is None or extra:
+        return None
+    rank = options.saved_rank
     factors = sum(rank * sum(tensor.shape) for tensor in chosen)
-    magnitudes = sum(tensor.out_features for tensor in chosen) if options.get("dora") else 0
+    magnitudes = sum(tensor.out_features for tensor in chosen) if options.dora else 0
     return factors * ITEM_BYTES[compute_type(precision)] + magnitudes * _MAGNITUDE_BYTES
 
 

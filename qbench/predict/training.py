@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.number_types import ITEM_BYTES
-from qbench.core.spec import PrecisionRef
-from qbench.finetune import methods
+from qbench.finetune import methods, training_options
+from qbench.finetune.full import FullOptions
+from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import targeted
 from qbench.precisions import options_of, precisions, products_of
 from qbench.predict.activations import predict_activations
@@ -26,7 +27,8 @@ from qbench.predict.shapes import (
 )
 
 if TYPE_CHECKING:
-    from qbench.core.spec import ModelShape, TuningRef
+    from qbench.core.spec import ModelShape, PrecisionRef, TuningRef
+    from qbench.finetune.options import TrainingOptions
     from qbench.predict.shapes import TrainingShape
 
 _FP32 = 4
@@ -78,7 +80,7 @@ def predict_training(
     decoder: TrainingShape,
     method: str,
     precision: PrecisionRef,
-    options: dict[str, Any],
+    options: TrainingOptions,
     *,
     tokens: int,
     padded: bool = False,
@@ -93,38 +95,38 @@ def predict_training(
     chosen = methods().get(method)
     if chosen is None or method not in {"full", "lora"}:
         return None, f"the memory of method {method} is not known"
-    name, held_options = chosen.load_precision(precision, options)
-    held = PrecisionRef(label=name, name=name, options=held_options)
+    held = chosen.load_precision(precision, options)
     products = products_of(held)
     if products is None or products.kind not in TRAINED:
         return None, UNKNOWN_LAYERS
-    if options.get("dora") or options.get("bias", "none") != "none" or options.get("extra"):
+    adapter = options if isinstance(options, LoraOptions) else None
+    if adapter is not None and (adapter.dora or adapter.bias != "none" or adapter.extra):
         return None, "the memory of dora, of trained biases and of extra options is not known"
-    trained, reason = _trained_tensors(shape, decoder.model_type, method, options)
+    trained, reason = _trained_tensors(shape, decoder.model_type, options)
     if reason is not None:
         return None, reason
     setup = TrainingSetup(
-        batch=options["batch"],
+        batch=options.batch,
         tokens=tokens,
         method="full" if method == "full" else "lora",
         products=products,
-        compute=options["compute"],
-        targets=_target_names(shape, decoder, options) if method == "lora" else frozenset(),
-        rank=options.get("rank", 0),
-        adapter_dropout=bool(options.get("dropout")),
-        checkpointing=options["checkpointing"],
+        compute=options.compute,
+        targets=frozenset() if adapter is None else _target_names(shape, decoder, adapter),
+        rank=0 if adapter is None else adapter.rank,
+        adapter_dropout=adapter is not None and adapter.dropout > 0,
+        checkpointing=options.checkpointing,
         padded=padded,
-        accumulate=options["accumulate"],
-        optimizer=options["optimizer"],
+        accumulate=options.accumulate,
+        optimizer=options.optimizer,
         device="cuda" if device == "cuda" else "cpu",
     )
     setup = replace(setup, by_definition=lacks_kernel(decoder, setup, flash=flash))
     reason = unpredicted(decoder, setup)
     if reason is not None:
         return None, reason
-    static = precisions()[name].storage(shape, options_of(held))
+    static = precisions()[held.name].storage(shape, options_of(held))
     item = setup.rest_bytes if method == "full" else _FP32
-    states, paged = optimizer_bytes(trained, item, options["optimizer"])
+    states, paged = optimizer_bytes(trained, item, options.optimizer)
     return TrainingBytes(
         base_weights=static.total - static.quantization_state,
         quantization_state=static.quantization_state,
@@ -171,30 +173,31 @@ def trained_bytes(shape: ModelShape, architecture: str, tuning: TuningRef) -> in
     """
     if tuning.method == "qat":
         return _FP32 * shape.weights
-    if tuning.method not in {"full", "lora"} or tuning.options.get("dora"):
+    options = training_options(tuning)
+    if not isinstance(options, FullOptions | LoraOptions) or getattr(options, "dora", False):
         return None
-    trained, reason = _trained_tensors(shape, architecture, tuning.method, tuning.options)
+    trained, reason = _trained_tensors(shape, architecture, options)
     if reason is not None:
         return None
-    item = ITEM_BYTES[tuning.options["master_weights"]] if tuning.method == "full" else _FP32
+    item = ITEM_BYTES[options.master_weights] if isinstance(options, FullOptions) else _FP32
     return item * sum(trained)
 
 
 def _trained_tensors(
-    shape: ModelShape, architecture: str, method: str, options: dict[str, Any]
+    shape: ModelShape, architecture: str, options: TrainingOptions
 ) -> tuple[list[int], str | None]:
-    """Elements of each tensor that is trained."""
-    if method == "full":
+    """Elements of each tensor that is trained: those of an adapter, or all."""
+    if not isinstance(options, LoraOptions):
         return [tensor.numel for tensor in shape.tensors if tensor.role != "buffer"], None
-    chosen = targeted(shape, architecture, options["target"])
+    chosen = targeted(shape, architecture, options.target)
     if chosen is None:
-        return [], f"the layers that target {options['target']} means are not known from the shapes"
-    rank = options["rank"]
+        return [], f"the layers that target {options.target} means are not known from the shapes"
+    rank = options.rank
     return [rank * size for tensor in chosen for size in tensor.shape], None
 
 
 def _target_names(
-    shape: ModelShape, decoder: TrainingShape, options: dict[str, Any]
+    shape: ModelShape, decoder: TrainingShape, options: LoraOptions
 ) -> frozenset[str]:
-    chosen = targeted(shape, decoder.model_type, options["target"]) or ()
+    chosen = targeted(shape, decoder.model_type, options.target) or ()
     return frozenset(tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)

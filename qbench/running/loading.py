@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.checkpoint import checkpoint_of
 from qbench.core.gpu import used_bytes_by_device
-from qbench.core.spec import PrecisionRef
-from qbench.finetune import methods
+from qbench.finetune import methods, training_options
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
 from qbench.precisions import options_of, precisions
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
+    from qbench.core.spec import PrecisionRef
     from qbench.plan.job import Job
 
 
@@ -114,8 +114,7 @@ def _source(job: Job, base: Checkpoint) -> _Source:
         source = deployed_checkpoint(served)
         return _Source(held, source, partial(load_deployed, served, source))
     if tuning is not None:
-        name, options = methods()[tuning.method].load_precision(held, tuning.options)
-        held = PrecisionRef(label=name, name=name, options=options)
+        held = methods()[tuning.method].load_precision(held, training_options(tuning))
     return _Source(held, base, partial(precisions()[held.name].load, base, options_of(held)))
 
 

@@ -30,7 +30,7 @@ def test_what_a_suite_chose_is_had_as_its_own_type() -> None:
         assert options.model_dump(mode="json") == ref.options
     assert suite.finetune is not None
     for tuning, rank in zip(suite.finetune.tunings, (4, 8), strict=True):
-        held = finetune.options_of(tuning)
+        held = finetune.training_options(tuning)
         assert isinstance(held, LoraOptions)
         assert (held.rank, held.extra) == (rank, {"rank_pattern": {"q_proj": 2}})
 

@@ -21,6 +21,7 @@ from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact
 from qbench.finetune.qat.adapters import adapt
 from qbench.finetune.qat.layers import fake_quantize, weight_grid
+from qbench.finetune.qat.qat import QatOptions
 from qbench.finetune.serve.deployment import ServedModel, load_deployed, served_precision
 from qbench.finetune.train.examples import NOT_SCORED, collate
 from qbench.precisions.integer.config import torchao_config
@@ -363,7 +364,7 @@ def test_a_group_that_divides_no_layer_is_refused(base: Path) -> None:
 )
 def test_what_cannot_be_trained_for_has_a_reason(precision: str, words: str) -> None:
     held = PrecisionRef(label=precision, name=precision, options=all_options(precision))
-    reason = methods()["qat"].conflicts(held, {})
+    reason = methods()["qat"].conflicts(held, QatOptions())
     assert reason is not None
     assert words in reason
 
@@ -371,7 +372,7 @@ def test_what_cannot_be_trained_for_has_a_reason(precision: str, words: str) -> 
 @pytest.mark.parametrize("precision", ["int8-wo", "int4-g32", "int4-g32-asym", "w8a8", "integer"])
 def test_what_can_be_trained_for_has_none(precision: str) -> None:
     held = PrecisionRef(label=precision, name=precision, options=all_options(precision))
-    assert methods()["qat"].conflicts(held, {}) is None
+    assert methods()["qat"].conflicts(held, QatOptions()) is None
 
 
 def test_it_has_no_other_deployments(base: Path) -> None:

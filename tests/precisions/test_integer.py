@@ -255,7 +255,7 @@ def test_lora_on_codes_learns_as_on_their_weights(name: str, cells: TinyCells) -
 
 
 def test_lora_on_rounded_inputs_is_a_conflict(cells: TinyCells) -> None:
-    options = LoraOptions().model_dump()
+    options = LoraOptions()
     for name in ("w8a8", "w8a8-static", "w8a8-smooth"):
         reason = LORA.conflicts(cells.load(LLAMA, name).cell.precision, options)
         assert reason is not None

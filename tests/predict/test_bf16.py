@@ -87,7 +87,7 @@ def test_a_training_before_ampere_holds_all_scores(tmp_path: Path) -> None:
     """Predicted so, for the GPU that is named."""
     folder = make_tiny_model(tmp_path / "model", "llama", context=2048)
     model = resolve_model(parse_model(str(folder), base=tmp_path))
-    options = methods()["lora"].options(rank=8, target="all-linear", batch=2).model_dump()
+    options = methods()["lora"].options(rank=8, target="all-linear", batch=2)
     held = precision_of("bf16")
     peaks = {
         flash: training_peak(model, "lora", held, options, tokens=1024, flash=flash).total

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qbench.cli.fit_table import find_model
 from qbench.core.spec import Cell, Item
+from qbench.finetune import training_options
 from qbench.predict.devices import RESERVED_BYTES, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, MOST_SEQUENCES, FitCase, fit_cases, fit_row, largest
 from qbench.predict.peaks import predicted_peak, training_peak
@@ -137,7 +138,7 @@ def test_what_is_published_to_train_on_a_t4_fits_one(
         if case.checkpointing
     )
     assert case.tuning is not None
-    options = {**case.tuning.options, "accumulate": 4}
+    options = training_options(case.tuning).model_copy(update={"accumulate": 4})
     found = find_model(model)
     peak = training_peak(found, "lora", case.precision, options, tokens=tokens, padded=True)
     assert peak.resident is not None
@@ -147,7 +148,7 @@ def test_what_is_published_to_train_on_a_t4_fits_one(
 def _needed(model: ResolvedModel, case: FitCase, batch: int, tokens: int, gpu: DeviceMemory) -> int:
     """As a suite of one item, or one training, would have it."""
     if case.tuning is not None:
-        options = {**case.tuning.options, "batch": batch}
+        options = training_options(case.tuning).model_copy(update={"batch": batch})
         peak = training_peak(
             model, case.tuning.method, case.precision, options, tokens=tokens, padded=True
         )

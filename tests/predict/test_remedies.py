@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
-from qbench.finetune import methods
+from qbench.finetune import methods, training_options
 from qbench.predict.devices import fits, parse_memory
 from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.remedies import remedy
@@ -69,7 +69,8 @@ def test_then_a_smaller_batch(mistral: ResolvedModel) -> None:
     assert match is not None
     assert cell.tuning is not None
     for batch, expected in ((int(match[1]), True), (int(match[1]) + 1, False)):
-        options = {**cell.tuning.options, "checkpointing": True, "batch": batch}
+        changed = {"checkpointing": True, "batch": batch}
+        options = training_options(cell.tuning).model_copy(update=changed)
         peak = training_peak(mistral, "lora", cell.precision, options, tokens=2048, padded=True)
         assert fits(peak, gpu.bytes).fits is expected
 

@@ -16,7 +16,7 @@ from qbench.finetune.train.checkpoint import Progress
 from qbench.finetune.train.examples import NOT_SCORED, Encoded
 from qbench.finetune.train.loop import Curriculum, train
 from qbench.finetune.train.make import _enable_checkpointing
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.products import Products
 from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import predicted_peak, training_peak
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.core.spec import ResolvedModel
+    from qbench.finetune.options import TrainingOptions
 
 TOLERANCE = 0.002
 """Share of the peak that may differ; found: a few bytes of scalars and of code tables."""
@@ -52,9 +53,9 @@ class _Case:
             label=self.precision, name=self.precision, options=all_options(self.precision)
         )
 
-    def all_options(self) -> dict[str, Any]:
+    def all_options(self) -> TrainingOptions:
         chosen = {"rank": 8, "target": "all-linear"} if self.method == "lora" else {}
-        return methods()[self.method].options(**{"batch": 2, **chosen, **self.options}).model_dump()
+        return methods()[self.method].options(**{"batch": 2, **chosen, **self.options})
 
 
 CASES = [
@@ -99,9 +100,9 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
     from torch.optim.lr_scheduler import ConstantLR
 
     method = methods()[case.method]
-    options = method.options.model_validate(case.all_options())
-    name, held = method.load_precision(case.ref, case.all_options())
-    model = precisions()[name].load(Checkpoint(folder, "cpu"), precisions()[name].options(**held))
+    options = case.all_options()
+    held = method.load_precision(case.ref, options)
+    model = precisions()[held.name].load(Checkpoint(folder, "cpu"), options_of(held))
     trained = method.prepare(model, options, precision=case.ref, seed=0, folder=folder).model
     if options.checkpointing:
         _enable_checkpointing(model)
@@ -147,9 +148,11 @@ def test_states_of_each_optimizer_by_hand() -> None:
 def test_what_mistral_7b_trains_and_leaves_on_disk(mistral: ResolvedModel) -> None:
     """27,262,976 weights on the query and value projections, 167,772,160 on all seven (r = 64)."""
     for target, weights in (("default", 27_262_976), ("all-linear", 167_772_160)):
-        options = methods()["lora"].options(rank=64, target=target, batch=1).model_dump()
+        options = methods()["lora"].options(rank=64, target=target, batch=1)
         nf4 = PrecisionRef(label="nf4", name="nf4", options=all_options("nf4"))
-        tuning = TuningRef(label="q", arm="q", method="lora", precision=nf4, options=options)
+        tuning = TuningRef(
+            label="q", arm="q", method="lora", precision=nf4, options=options.model_dump()
+        )
         assert mistral.shape is not None
         assert trained_bytes(mistral.shape, "mistral", tuning) == 4 * weights
         peak = training_peak(mistral, "lora", nf4, options, tokens=512)
@@ -159,7 +162,7 @@ def test_what_mistral_7b_trains_and_leaves_on_disk(mistral: ResolvedModel) -> No
 
 
 def test_full_tuning_takes_16_bytes_a_weight_and_activations(mistral: ResolvedModel) -> None:
-    options = methods()["full"].options(batch=1, checkpointing=True).model_dump()
+    options = methods()["full"].options(batch=1, checkpointing=True)
     bf16 = PrecisionRef(label="bf16", name="bf16", options=all_options("bf16"))
     peak = training_peak(mistral, "full", bf16, options, tokens=512)
     weights = 7_241_732_096
@@ -176,7 +179,7 @@ def test_more_never_takes_less_and_checkpointing_never_more(
     bf16 = PrecisionRef(label="bf16", name="bf16", options=all_options("bf16"))
 
     def total(batch: int, tokens: int, *, checkpointing: bool) -> int:
-        options = methods()[method].options(batch=batch, checkpointing=checkpointing).model_dump()
+        options = methods()[method].options(batch=batch, checkpointing=checkpointing)
         peak = training_peak(mistral, method, bf16, options, tokens=tokens, padded=True)
         assert peak.total is not None
         return peak.total
@@ -195,8 +198,10 @@ def test_a_training_is_predicted_at_the_longest_sequence_it_may_have(
     mistral: ResolvedModel,
 ) -> None:
     nf4 = PrecisionRef(label="nf4", name="nf4", options=all_options("nf4"))
-    options = methods()["lora"].options(max_tokens=1024, packing=True).model_dump()
-    tuning = TuningRef(label="q", arm="q", method="lora", precision=nf4, options=options)
+    options = methods()["lora"].options(max_tokens=1024, packing=True)
+    tuning = TuningRef(
+        label="q", arm="q", method="lora", precision=nf4, options=options.model_dump()
+    )
     cell = Cell(model=mistral.ref, precision=nf4, tuning=tuning)
     assert predicted_peak(cell, mistral) == training_peak(
         mistral, "lora", nf4, options, tokens=1024, padded=True
@@ -208,16 +213,16 @@ def test_what_is_not_known_has_a_reason(mistral: ResolvedModel) -> None:
     fp16 = PrecisionRef(label="fp16", name="fp16", options=all_options("fp16"))
     lora = methods()["lora"].options
     for method, precision, options, word in (
-        ("lora", bf16, lora(dora=True).model_dump(), "dora"),
-        ("lora", bf16, lora(target=("no_such",)).model_dump(), "no_such"),
-        ("lora", fp16, lora().model_dump(), "fp16"),
-        ("other", bf16, lora().model_dump(), "method other"),
+        ("lora", bf16, lora(dora=True), "dora"),
+        ("lora", bf16, lora(target=("no_such",)), "no_such"),
+        ("lora", fp16, lora(), "fp16"),
+        ("other", bf16, lora(), "method other"),
     ):
         peak = training_peak(mistral, method, precision, options, tokens=64)
         assert (peak.total, peak.resident, peak.kinds) == (None, None, {})
         assert word in str(peak.reason)
     unknown = mistral.model_copy(update={"shape": None, "shape_unknown": "no header"})
-    assert training_peak(unknown, "lora", bf16, {}, tokens=64).reason == "no header"
+    assert training_peak(unknown, "lora", bf16, lora(), tokens=64).reason == "no header"
 
 
 def test_the_order_of_what_fitted_a_t4() -> None:

@@ -16,7 +16,7 @@ what QAT wins back is what it is below a model tuned by `full` for as many steps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import PositiveInt, model_validator
 
@@ -74,7 +74,7 @@ class Qat:
     needs: tuple[str, ...] = ("torchao",)
     options: type[TrainingOptions] = QatOptions
 
-    def conflicts(self, precision: PrecisionRef, options: dict[str, Any]) -> str | None:
+    def conflicts(self, precision: PrecisionRef, options: QatOptions) -> str | None:
         """Integers alone are trained for, and of them what rounding to nearest makes."""
         chosen = precisions()[precision.name].rounding(options_of(precision))
         if chosen is None:
@@ -100,16 +100,14 @@ class Qat:
             )
         return None
 
-    def unavailable(self, options: dict[str, Any], environment: Environment) -> str | None:
+    def unavailable(self, options: QatOptions, environment: Environment) -> str | None:
         """What adapters and its optimizer need; the precision asks for torchao itself."""
-        missing = missing_packages(("peft",), environment) if options["rank"] else None
-        return missing or optimizer_unavailable(options["optimizer"], environment)
+        missing = missing_packages(("peft",), environment) if options.rank else None
+        return missing or optimizer_unavailable(options.optimizer, environment)
 
-    def load_precision(
-        self, precision: PrecisionRef, options: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
+    def load_precision(self, precision: PrecisionRef, options: QatOptions) -> PrecisionRef:
         """The master weights' type."""
-        return in_type(FP32).name, {}
+        return in_type(FP32)
 
     def deployments(self, precision: PrecisionRef) -> tuple[Deployment, ...]:
         """After conversion, and before it."""

@@ -89,7 +89,7 @@ def predict_step(
         loaded.resolved,
         method,
         loaded.cell.precision,
-        options.model_dump(),
+        options,
         tokens=training.curriculum.length,
         padded=_is_padded(training),
         device="cuda" if loaded.device.startswith("cuda") else "cpu",

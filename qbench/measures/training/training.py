@@ -223,8 +223,7 @@ class TrainingMeasurement:
                 folder=loaded.checkpoint.folder,
                 after_step=watch,
             )
-        name, chosen = method.load_precision(loaded.cell.precision, params.options)
-        held = PrecisionRef(label=name, name=name, options=chosen)
+        held = method.load_precision(loaded.cell.precision, options)
         limits = training_limits(training, options, loaded, held, watch)
         predicted = predict_step(training, params.method, options, loaded)
         outcome = _outcome(training, options, loaded, held, base_weights, limits, predicted)

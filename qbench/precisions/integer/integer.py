@@ -80,9 +80,7 @@ class Integer(Precision):
             zero_points=True,
         )
 
-    def untrainable(
-        self, options: IntegerOptions, method: str, training: Mapping[str, Any]
-    ) -> str | None:
+    def untrainable(self, options: IntegerOptions, method: str, training: Frozen) -> str | None:
         """No gradient passes inputs that are rounded."""
         if method == "lora" and options.activations != "none":
             return (
