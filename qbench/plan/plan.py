@@ -23,7 +23,7 @@ from qbench.plan.suite.suite import Suite, load_suite
 from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
 from qbench.sources.data.tuning import resolve_tuning_data
-from qbench.sources.models.resolve import resolve_model
+from qbench.sources.models.resolve import resolve_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -232,11 +232,11 @@ def damaged_records(plan: Plan) -> list[StoreError]:
 def _resolve_models(suite: Suite) -> tuple[dict[str, ResolvedModel], list[Problem]]:
     models: dict[str, ResolvedModel] = {}
     problems: list[Problem] = []
-    for index, ref in enumerate(suite.models):
-        try:
-            models[ref.name] = resolve_model(ref)
-        except ModelError as error:
-            problems.append(suite.problem(f"models[{index}]", str(error)))
+    for index, found in enumerate(resolve_models(suite.models)):
+        if isinstance(found, ModelError):
+            problems.append(suite.problem(f"models[{index}]", str(found)))
+        else:
+            models[found.ref.name] = found
     return models, problems
 
 

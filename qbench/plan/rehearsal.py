@@ -24,7 +24,7 @@ from qbench.sources.data.recipes import Templates
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
 from qbench.sources.models.known_configs import HUB_IDS, known_configs
-from qbench.sources.models.resolve import resolve_model
+from qbench.sources.models.resolve import resolve_model, resolve_models
 
 if TYPE_CHECKING:
     from qbench.plan.suite.finetune import FineTuning
@@ -208,13 +208,16 @@ def _renamed(selectors: tuple[Selector, ...]) -> tuple[Selector, ...]:
 
 def _local_problems(suite: Suite, stand_in: ModelRef) -> list[Problem]:
     """What is wrong with the suite's own folders, files and tasks, before they are replaced."""
-    problems = []
-    for index, model in enumerate(suite.models):
-        if model.kind in {"folder", "random"} and Path(model.location).is_absolute():
-            try:
-                resolve_model(model)
-            except ModelError as error:
-                problems.append(suite.problem(f"models[{index}]", str(error)))
+    local = {
+        index: model
+        for index, model in enumerate(suite.models)
+        if model.kind in {"folder", "random"} and Path(model.location).is_absolute()
+    }
+    problems = [
+        suite.problem(f"models[{index}]", str(found))
+        for index, found in zip(local, resolve_models(list(local.values())), strict=True)
+        if isinstance(found, ModelError)
+    ]
     resolved = resolve_model(stand_in)
     for name, options in suite.measure.items():
         try:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import ModelError
+from qbench.sources.models.headers import read_headers, weight_files
+from qbench.sources.shapes.from_meta import Unbuilt, shapes_from_meta
 from qbench.sources.shapes.meta import describe
-from qbench.sources.shapes.shapes import read_shape, shape_from_meta
+from qbench.sources.shapes.shapes import shape_from_headers
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -32,7 +34,11 @@ def edit_config(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    shape, reason = read_shape(folder, read_config(folder))
+    headers = read_headers(weight_files(folder))
+    shape = shape_from_headers(headers, read_config(folder), str(folder))
+    if shape is not None:
+        return shape
+    ((shape, reason),) = shapes_from_meta([Unbuilt(folder)])
     assert reason is None
     assert shape is not None
     return shape
@@ -182,9 +188,9 @@ def test_only_the_head_saved_though_tied(tmp_path: Path, tied_llama_folder: Path
 def test_missing_head_is_refused(tmp_path: Path, tied_llama_folder: Path) -> None:
     folder = tmp_path / "headless"
     shutil.copytree(tied_llama_folder, folder)
-    config = edit_config(folder, tie_word_embeddings=False)
+    edit_config(folder, tie_word_embeddings=False)
     with pytest.raises(ModelError, match=r"no output head \(lm_head.weight\).*tie_word_embeddings"):
-        read_shape(folder, config)
+        shape_of(folder)
 
 
 @pytest.mark.slow
@@ -193,10 +199,8 @@ def test_partial_rotary_and_fewer_layers_are_left_to_the_meta_model(
 ) -> None:
     folder = tmp_path / "fewer"
     shutil.copytree(llama_folder, folder)
-    config = edit_config(folder, num_hidden_layers=1)
-    shape, reason = read_shape(folder, config)
-    assert reason is None
-    assert shape is not None
+    edit_config(folder, num_hidden_layers=1)
+    shape = shape_of(folder)
     assert shape.origin == "meta"
     assert contents(shape) == meta_contents(folder)
     assert arithmetic_bytes(shape, 4) == loaded_bytes(folder, "float32")
@@ -210,9 +214,7 @@ def test_architecture_that_is_not_in_the_table(tmp_path: Path) -> None:
         num_attention_heads=4, max_position_embeddings=128,
     )  # fmt: skip
     GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "neox")
-    shape, reason = read_shape(tmp_path / "neox", read_config(tmp_path / "neox"))
-    assert reason is None
-    assert shape is not None
+    shape = shape_of(tmp_path / "neox")
     assert shape.origin == "meta"
     assert arithmetic_bytes(shape, 4) == loaded_bytes(tmp_path / "neox", "float32")
     assert arithmetic_bytes(shape, 2) == loaded_bytes(tmp_path / "neox", "bfloat16")
@@ -222,26 +224,3 @@ def test_architecture_that_is_not_in_the_table(tmp_path: Path) -> None:
     assert roles["bias"] == 8
     assert roles["norm"] == 10
     assert (roles["embedding"], roles["head"]) == (1, 1)
-
-
-def test_meta_answer_is_kept(tmp_path: Path, llama_folder: Path) -> None:
-    first, _ = shape_from_meta(llama_folder)
-    # A kept answer needs no process: a broken interpreter path would show.
-    import sys
-
-    interpreter = sys.executable
-    try:
-        sys.executable = str(tmp_path / "no-such-python")
-        again, reason = shape_from_meta(llama_folder)
-    finally:
-        sys.executable = interpreter
-    assert reason is None
-    assert again == first
-
-
-def test_unknown_architecture_gives_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    shape, reason = shape_from_meta(tmp_path)
-    assert shape is None
-    assert reason is not None
-    assert "no-such-architecture" in reason

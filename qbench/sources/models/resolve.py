@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +30,13 @@ from qbench.sources.models.random_models import (
 )
 from qbench.sources.models.tokenizer_files import tokenizer_files
 from qbench.sources.shapes.from_config import shape_from_config
-from qbench.sources.shapes.shapes import read_shape, shape_from_headers, shape_from_meta
+from qbench.sources.shapes.from_meta import Unbuilt, shapes_from_meta
+from qbench.sources.shapes.shapes import shape_from_headers
 from qbench.sources.shapes.stored import holds_codes, quantization_method, stored_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from qbench.core.spec import ModelShape
     from qbench.sources.models.headers import StoredTensor
     from qbench.sources.models.hub import RemoteModel
@@ -92,6 +96,24 @@ def parse_model(
     )
 
 
+@dataclass(frozen=True)
+class _Described:
+    """All that is known of a model without asking transformers."""
+
+    model: ResolvedModel
+    """Without its shape."""
+    shape: ModelShape | Unbuilt | None
+    """Of a quantized checkpoint the unquantized shape."""
+    stored: Callable[[ModelShape], ModelShape] | None = None
+    """What the files of a quantized checkpoint hold of that shape."""
+
+    def resolved(self, shape: ModelShape | None, reason: str | None) -> ResolvedModel:
+        """The model with its shape, or the reason why that is not known."""
+        if shape is not None and self.stored is not None:
+            shape = self.stored(shape)
+        return self.model.model_copy(update={"shape": shape, "shape_unknown": reason})
+
+
 def resolve_model(ref: ModelRef) -> ResolvedModel:
     """Finds the model and describes it: architecture, context, shapes, bytes, fingerprint.
 
@@ -99,6 +121,34 @@ def resolve_model(ref: ModelRef) -> ResolvedModel:
     hub model that is not downloaded yet is asked for over the network. Raises `ModelError`, with
     the place and the remedy, when the model cannot be found or used.
     """
+    (found,) = resolve_models([ref])
+    if isinstance(found, ModelError):
+        raise found
+    return found
+
+
+def resolve_models(refs: Sequence[ModelRef]) -> list[ResolvedModel | ModelError]:
+    """As `resolve_model`, of several: transformers is asked once for all shapes that it must tell.
+
+    In the place of a model that cannot be found or used stands the error.
+    """
+    found: list[_Described | ModelError] = []
+    for ref in refs:
+        try:
+            found.append(_describe(ref))
+        except ModelError as error:
+            found.append(error)
+    shapes = [None if isinstance(one, ModelError) else one.shape for one in found]
+    answers = iter(shapes_from_meta([one for one in shapes if isinstance(one, Unbuilt)]))
+    return [
+        one
+        if isinstance(one, ModelError)
+        else one.resolved(*(next(answers) if isinstance(shape, Unbuilt) else (shape, None)))
+        for one, shape in zip(found, shapes, strict=True)
+    ]
+
+
+def _describe(ref: ModelRef) -> _Described:
     if ref.kind == "bundled":
         return _describe_folder(ref, bundled_models()[ref.location])
     if ref.kind == "folder":
@@ -171,20 +221,14 @@ def _local_folder(source: str, base: Path) -> Path | None:
     return None
 
 
-def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> ResolvedModel:
+def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> _Described:
     try:
         config = read_config(folder)
         architecture = check_config(config, str(folder))
         if (folder / ADAPTER_CONFIG).is_file():
             raise ModelError(adapter_message(str(folder)))
-        quantization = quantization_method(config, str(folder))
         weights = weight_files(folder)
-        if quantization is None:
-            shape, shape_unknown = read_shape(
-                folder, config, trust_remote_code=ref.trust_remote_code
-            )
-        else:
-            shape, shape_unknown = _quantized_shape(ref, folder, config, read_headers(weights))
+        tensors = read_headers(weights)
         fingerprint = commit or files_sha256(
             [*weights, *_small_files(folder, with_code=ref.trust_remote_code)]
         )
@@ -194,61 +238,54 @@ def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> 
             f"{error.filename or folder}: cannot be read: {error.strerror or error}; check the"
             " permissions and the disk"
         ) from error
-    return ResolvedModel(
+    model = ResolvedModel(
         ref=ref,
         folder=str(folder),
         revision=commit,
         fingerprint=fingerprint,
         architecture=architecture,
         context_tokens=context_tokens(config),
-        shape=shape,
-        shape_unknown=shape_unknown,
+        shape=None,
         disk_bytes=disk_bytes,
-        quantization=quantization,
-        stale_quantization=quantization is not None and not holds_codes(read_headers(weights)),
     )
+    return _of_files(model, config, tensors, str(folder), folder)
 
 
-def _describe_remote(ref: ModelRef, remote: RemoteModel) -> ResolvedModel:
-    architecture = check_config(remote.config, ref.source)
-    quantization = quantization_method(remote.config, ref.source)
-    shape_unknown: str | None = None
-    shape: ModelShape | None
-    if quantization is not None:
-        shape, shape_unknown = _quantized_shape(
-            ref, remote.config_folder, remote.config, remote.tensors
-        )
-    elif (shape := shape_from_headers(remote.tensors, remote.config, ref.source)) is None:
-        shape, shape_unknown = shape_from_meta(
-            remote.config_folder, trust_remote_code=ref.trust_remote_code
-        )
-    return ResolvedModel(
+def _describe_remote(ref: ModelRef, remote: RemoteModel) -> _Described:
+    model = ResolvedModel(
         ref=ref,
         folder=None,
         revision=remote.commit,
         fingerprint=remote.commit,
-        architecture=architecture,
+        architecture=check_config(remote.config, ref.source),
         context_tokens=context_tokens(remote.config),
-        shape=shape,
-        shape_unknown=shape_unknown,
+        shape=None,
         disk_bytes=remote.disk_bytes,
-        quantization=quantization,
-        stale_quantization=quantization is not None and not holds_codes(remote.tensors),
+    )
+    return _of_files(model, remote.config, remote.tensors, ref.source, remote.config_folder)
+
+
+def _of_files(
+    model: ResolvedModel,
+    config: dict[str, Any],
+    tensors: dict[str, StoredTensor],
+    place: str,
+    folder: Path,
+) -> _Described:
+    """The model with what the headers of its files tell; `folder` holds its configuration."""
+    unbuilt = Unbuilt(folder, model.ref.trust_remote_code)
+    method = quantization_method(config, place)
+    if method is None:
+        return _Described(model, shape_from_headers(tensors, config, place) or unbuilt)
+    stale = not holds_codes(tensors)
+    return _Described(
+        model.model_copy(update={"quantization": method, "stale_quantization": stale}),
+        shape_from_config(config, model.ref.source) or unbuilt,
+        lambda shape: stored_shape(shape, tensors, config),
     )
 
 
-def _quantized_shape(
-    ref: ModelRef, folder: Path, config: dict[str, Any], tensors: dict[str, StoredTensor]
-) -> tuple[ModelShape | None, str | None]:
-    """The unquantized shape of a quantized checkpoint with what it holds, or None and why."""
-    shape = shape_from_config(config, ref.source)
-    unknown: str | None = None
-    if shape is None:
-        shape, unknown = shape_from_meta(folder, trust_remote_code=ref.trust_remote_code)
-    return (None if shape is None else stored_shape(shape, tensors, config)), unknown
-
-
-def _describe_random(ref: ModelRef) -> ResolvedModel:
+def _describe_random(ref: ModelRef) -> _Described:
     """A model of which only the configuration is needed."""
     folder, commit = config_folder(ref)
     config = read_config(folder)
@@ -258,34 +295,32 @@ def _describe_random(ref: ModelRef) -> ResolvedModel:
             f"{ref.source}: the checkpoint is quantized, and random weights have the shape of one"
             " that is not; give the original model, or its configuration's name"
         )
-    shape_unknown: str | None = None
-    shape = shape_from_config(config, ref.source)
-    if shape is None:
-        shape, shape_unknown = shape_from_meta(folder, trust_remote_code=ref.trust_remote_code)
-    return ResolvedModel(
+    model = ResolvedModel(
         ref=ref,
         folder=str(folder),
         revision=commit,
         fingerprint=random_fingerprint(folder, with_code=ref.trust_remote_code),
         architecture=architecture,
         context_tokens=context_tokens(config),
-        shape=shape,
-        shape_unknown=shape_unknown,
+        shape=None,
     )
+    unbuilt = Unbuilt(folder, ref.trust_remote_code)
+    return _Described(model, shape_from_config(config, ref.source) or unbuilt)
 
 
-def _describe_unreached(ref: ModelRef, folder: Path) -> ResolvedModel:
+def _describe_unreached(ref: ModelRef, folder: Path) -> _Described:
     """A pinned hub model that cannot be asked for now, by its known configuration."""
     config = read_config(folder)
-    return ResolvedModel(
+    model = ResolvedModel(
         ref=ref,
         folder=None,
         revision=ref.revision,
         fingerprint=ref.revision or "",
         architecture=check_config(config, str(folder)),
         context_tokens=context_tokens(config),
-        shape=shape_from_config(config, ref.source),
+        shape=None,
     )
+    return _Described(model, shape_from_config(config, ref.source))
 
 
 def _small_files(folder: Path, *, with_code: bool) -> list[Path]:

@@ -1,25 +1,44 @@
-"""Describes a model without data: `python -m qbench.sources.shapes.meta FOLDER` prints its tensors.
+"""Describes models without data: `python -m qbench.sources.shapes.meta FOLDER…`.
 
 It is a process of its own, because it needs torch and transformers, which planning must not load.
-Prints a JSON list of the fields of `TensorShape`; on failure the reason is the last line on the
-standard error, and the exit code is 1.
+They are imported once; then each model is built in a process forked from this one, as many side by
+side as there are cores, so that what one model's code does is no other's misfortune.
+
+Prints a line of JSON for each folder, in the order in which they are done:
+
+    {"folder": …, "tensors": [the fields of each TensorShape] or null, "reason": … or null}
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import multiprocessing
+import os
 import sys
+import time
 from contextlib import suppress
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.cpu import usable_cores
 from qbench.sources.shapes.own_products import watching_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
     import torch
     from transformers import PreTrainedModel
+
+    _Tensors = list[dict[str, Any]]
+    _Answer = tuple[str, _Tensors | None, str | None]
+
+
+TIMEOUT_S = 300
+"""What building one model may take."""
 
 
 def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, Any]]:
@@ -36,11 +55,11 @@ def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, 
             )
         return model
 
-    own = _own_products(build(torch.bfloat16))
-
     # Two models tell which tensors follow the type that is asked for, and which keep their own.
     wide = list(_tensors(build(torch.float32)))
-    narrow = {name: tensor.dtype for name, *_, tensor in _tensors(build(torch.bfloat16))}
+    model = build(torch.bfloat16)
+    narrow = {name: tensor.dtype for name, *_, tensor in _tensors(model)}
+    own = _own_products(model)
     return [
         {
             "name": name,
@@ -112,23 +131,73 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, str, str, bool, torc
             yield name, role, layer, role == "linear" and isinstance(module, Conv1D), tensor
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tensors of the model in the folder that is named on the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tensors of the models in the folders that are named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m qbench.sources.shapes.meta", description=__doc__
     )
-    parser.add_argument("folder", help="folder that holds config.json")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folder with a config.json")
     parser.add_argument("--trust-remote-code", action="store_true")
     chosen = parser.parse_args(arguments)
+    # Libraries may print lines of their own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Here, and not in each of the processes; it imports torch.
+    importlib.import_module("transformers.modeling_utils")
+    for folder, tensors, reason in _side_by_side(chosen.folders, chosen.trust_remote_code):
+        line = {"folder": folder, "tensors": tensors, "reason": reason}
+        answers.write(json.dumps(line) + "\n")
+        answers.flush()
+
+
+def _side_by_side(folders: Sequence[str], trusted: bool) -> Iterator[_Answer]:  # noqa: FBT001
+    """What each model's process says, when it does; as many run at once as there are cores."""
+    context = multiprocessing.get_context("fork")
+    waiting = list(reversed(folders))
+    running: dict[Connection, tuple[str, BaseProcess, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < usable_cores():
+            folder = waiting.pop()
+            receiving, sending = context.Pipe(duplex=False)
+            started = context.Process(target=_tell, args=(sending, folder, trusted))
+            started.start()
+            sending.close()  # so that its end is seen when the process has ended
+            running[receiving] = folder, started, time.monotonic() + TIMEOUT_S
+        first_due = min(due for *_, due in running.values())
+        ready = set(wait(list(running), timeout=max(0.0, first_due - time.monotonic())))
+        for connection, (folder, process, due) in list(running.items()):
+            if connection in ready:
+                yield folder, *_received(connection, process)
+            elif due <= time.monotonic():
+                process.kill()
+                process.join()
+                yield folder, None, f"building the model took longer than {TIMEOUT_S} s"
+            else:
+                continue
+            connection.close()
+            del running[connection]
+
+
+def _received(connection: Connection, process: BaseProcess) -> tuple[_Tensors | None, str | None]:
+    """What a process sent before it ended."""
     try:
-        tensors = describe(chosen.folder, trust_remote_code=chosen.trust_remote_code)
+        tensors, reason = connection.recv()
+    except (EOFError, OSError):
+        process.join()
+        tensors, reason = None, f"its process ended with exit code {process.exitcode}"
+    else:
+        process.join()
+    return tensors, None if reason is None else f"transformers cannot build the model: {reason}"
+
+
+def _tell(sending: Connection, folder: str, trusted: bool) -> None:  # noqa: FBT001
+    try:
+        sending.send((describe(folder, trust_remote_code=trusted), None))
     except Exception as error:  # noqa: BLE001 (anything a model's code does is a reason, not a bug)
         message = str(error).strip().splitlines()
-        sys.stderr.write(f"{type(error).__name__}: {message[0] if message else 'no message'}\n")
-        return 1
-    sys.stdout.write(json.dumps(tensors) + "\n")
-    return 0
+        first_line = message[0] if message else "no message"
+        sending.send((None, f"{type(error).__name__}: {first_line}"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,50 +1,26 @@
-"""Shapes of all tensors of a model as loaded, without loading it.
+"""Shapes of all tensors of a model as loaded, by the headers of its files.
 
-Two ways lead there. For the architectures in `qbench.sources.shapes.architectures` the safetensors
-header is enough, in milliseconds. For any other, transformers builds the model without data in a
-process of its own (`qbench.sources.shapes.meta`), once; its answer is kept in the cache.
+They are enough for the architectures in `qbench.sources.shapes.architectures`, in milliseconds. Of
+any other, transformers is asked: see `qbench.sources.shapes.from_meta`.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from qbench.core.cache import read_cached, write_cached
 from qbench.core.errors import ModelError
-from qbench.core.processes import python_command, python_environment
 from qbench.core.spec import ModelShape, TensorShape
-from qbench.sources.models.headers import read_headers, same_values, weight_files
+from qbench.sources.models.headers import same_values
 from qbench.sources.shapes.architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from qbench.sources.models.headers import StoredTensor
 
-_META_TIMEOUT_S = 300
-_META_FORM = 3
-"""Counted up when `qbench.sources.shapes.meta` describes models differently: answers expire."""
-
 _FULL_ROTARY_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotary embeddings with one frequency for every two dimensions of a head."""
-
-
-def read_shape(
-    folder: Path, config: dict[str, Any], *, trust_remote_code: bool = False
-) -> tuple[ModelShape | None, str | None]:
-    """All tensors of the model in a folder as transformers loads them, or None and the reason.
-
-    Raises `ModelError` when the weights are missing, corrupt, or lack the output head.
-    """
-    shape = shape_from_headers(read_headers(weight_files(folder)), config, str(folder))
-    if shape is not None:
-        return shape, None
-    return shape_from_meta(folder, trust_remote_code=trust_remote_code)
 
 
 def shape_from_headers(
@@ -88,60 +64,6 @@ def shape_from_headers(
                 name=name, shape=(frequencies,), role="buffer", dtype="float32"
             )
     return ModelShape(tensors=tuple(found[name] for name in sorted(found)), origin="header")
-
-
-def shape_from_meta(
-    folder: Path, *, trust_remote_code: bool = False
-) -> tuple[ModelShape | None, str | None]:
-    """The model's tensors from a model without data that transformers builds from config.json.
-
-    Takes seconds the first time, in a process of its own; None and the reason where it fails.
-    """
-    try:
-        config_text = (folder / "config.json").read_text(encoding="utf-8")
-        transformers = version("transformers")
-    except OSError as error:
-        return None, f"{folder / 'config.json'} cannot be read: {error.strerror or error}"
-    except PackageNotFoundError:
-        return None, "transformers is not installed, which the shapes of this architecture need"
-    identity = {"config": config_text, "transformers": transformers, "form": _META_FORM}
-    # Code of the model's own decides its shapes too, and is not part of the identity.
-    own_code = trust_remote_code and any(folder.glob("*.py"))
-    tensors = None if own_code else read_cached("shapes", identity)
-    if tensors is None:
-        answer = _ask_meta(folder, trust_remote_code=trust_remote_code)
-        if isinstance(answer, str):
-            return None, answer
-        tensors = answer
-        if not own_code:
-            write_cached("shapes", identity, tensors)
-    return ModelShape.model_validate({"tensors": tensors, "origin": "meta"}), None
-
-
-def _ask_meta(folder: Path, *, trust_remote_code: bool) -> list[dict[str, Any]] | str:
-    """The tensors that the process prints, or why there are none."""
-    environment = python_environment(gpu=False)
-    command = python_command("qbench.sources.shapes.meta", str(folder))
-    if trust_remote_code:
-        command.append("--trust-remote-code")
-    else:
-        environment["HF_HUB_OFFLINE"] = "1"
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_META_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"building the model without data took longer than {_META_TIMEOUT_S} s"
-    if done.returncode == 0:
-        # Libraries may print lines of their own before it.
-        return cast("list[dict[str, Any]]", json.loads(done.stdout.strip().splitlines()[-1]))
-    lines = done.stderr.strip().splitlines()
-    return f"transformers cannot build the model: {lines[-1] if lines else 'no message'}"
 
 
 def _loaded_names(
