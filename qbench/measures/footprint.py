@@ -169,7 +169,7 @@ class Footprint:
             "weights": weights,
             "bits_per_weight.linear": 8 * linear_bytes / linear_weights if linear_weights else None,
             "bits_per_weight.model": 8 * static.total / weights,
-            "quantized_share": loaded.verification.details["quantized_share"],
+            "quantized_share": loaded.verification.details.get("quantized_share"),
             "disk_bytes": loaded.resolved.disk_bytes,
             "load_time": None if loaded.has_random_weights else loaded.load_time_s,
         }
@@ -181,6 +181,7 @@ class Footprint:
         reasons = {
             "memory.static.predicted": loaded.resolved.shape_unknown or "its shapes are not known",
             "bits_per_weight.linear": "the model has no linear layers",
+            "quantized_share": "the precision does not say which weights it quantized",
             "disk_bytes": "the weights are random: there is no checkpoint"
             if loaded.has_random_weights
             else "the checkpoint's size is not known",

@@ -117,6 +117,14 @@ def test_what_is_not_known_has_a_reason(cells: TinyCells) -> None:
     assert metrics["memory.static"].value == values(measure(loaded))["memory.static"]
 
 
+def test_a_precision_that_tells_no_quantized_share_is_measured_without(cells: TinyCells) -> None:
+    loaded = cells.load(VARIANTS[0], "bf16")
+    untold = replace(loaded, verification=replace(loaded.verification, details={}))
+    [share] = [one for one in measure(untold).metrics if one.name == "quantized_share"]
+    assert share.value is None
+    assert share.reason == "the precision does not say which weights it quantized"
+
+
 def test_a_difference_from_the_arithmetic_is_named_by_kind(cells: TinyCells) -> None:
     loaded = cells.load(VARIANTS[0], "bf16")
     assert loaded.predicted is not None
