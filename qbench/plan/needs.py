@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Environment
     from qbench.core.spec import ResolvedModel
-    from qbench.plan.layout import PlannedCell
+    from qbench.plan.cells import PlannedCell
     from qbench.plan.plan import Plan
     from qbench.predict.peaks import Peak
 

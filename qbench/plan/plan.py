@@ -14,10 +14,10 @@ from qbench.finetune import training_options
 from qbench.finetune.options import misfit
 from qbench.measures import measures
 from qbench.plan.calibration import resolve_calibrations
+from qbench.plan.cells import CellPlanner, PlannedCell
 from qbench.plan.items import CellItems
 from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
-from qbench.plan.layout import Layout, PlannedCell
 from qbench.plan.records import RecordsOnDisk
 from qbench.plan.suite.suite import Suite, load_suite
 from qbench.plan.untrusted_code import untrusted_code_problems
@@ -161,12 +161,12 @@ def make_plan(
     """
     found = _resolve(suite, results, device, gpu)
     selected = found.suite.select(only)
-    lay_out = Layout(found.keys, found.environment, keep_unfit=keep_unfit)
+    plan_cell = CellPlanner(found.keys, found.environment, keep_unfit=keep_unfit)
     return Plan(
         found.suite,
         found.device,
         found.environment,
-        every=tuple(lay_out(*asked) for asked in found.asked()),
+        every=tuple(plan_cell(*asked) for asked in found.asked()),
         selected=frozenset(cell.slug for cell in selected),
         device_note=why_not_the_gpu(device) if gpu is None else None,
     )

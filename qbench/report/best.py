@@ -23,7 +23,7 @@ Source = tuple[str, str | None, str]
 
 
 @dataclass(frozen=True)
-class ByRecords:
+class RecordSignificance:
     """Compares the cells of the rows as `qbench compare` does."""
 
     cells: Sequence[CellRecords]
@@ -33,7 +33,7 @@ class ByRecords:
     change: Callable[[CellRecords, str], Figure]
     """The change of the perplexity of a text from the reference."""
 
-    def told(self, key: str, best: int, other: int) -> bool:
+    def differ(self, key: str, best: int, other: int) -> bool:
         """Whether the difference is not chance; not so where its chance is unknown."""
         measurement, slug, metric = self.sources[key]
         sides = [self.cells[at].of(measurement, slug) for at in (best, other)]
@@ -44,7 +44,7 @@ class ByRecords:
             return False
         return two_sided(found.estimate) <= Sampling().alpha
 
-    def may_lead(self, key: str, row: int) -> bool:
+    def may_be_best(self, key: str, row: int) -> bool:
         """Not a resident size, nor a perplexity that may be the reference's."""
         measurement, slug, metric = self.sources[key]
         cell = self.cells[row]

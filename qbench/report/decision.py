@@ -9,7 +9,7 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.best import ByRecords
+from qbench.report.best import RecordSignificance
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
 from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
@@ -81,7 +81,7 @@ def decision_table(records: TableRecords) -> Decision:
                 figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
     plain = Table(records.model, "precision", tuple(columns), tuple(rows))
-    table = mark_best(plain, _apart(records, plain, memory_point, latency_point))
+    table = mark_best(plain, _significance(records, plain, memory_point, latency_point))
     return Decision(
         suite=records.suite,
         device=records.device,
@@ -94,9 +94,9 @@ def decision_table(records: TableRecords) -> Decision:
     )
 
 
-def _apart(
+def _significance(
     records: TableRecords, table: Table, memory_point: Record | None, latency_point: Record | None
-) -> ByRecords:
+) -> RecordSignificance:
     """What is known of the chance in the table's figures."""
     points = {"memory": memory_point, "latency": latency_point}
     sources: dict[str, Source] = {}
@@ -112,7 +112,7 @@ def _apart(
     def change(cell: CellRecords, slug: str) -> Figure:
         return change_figure(cell, records.reference, slug)
 
-    return ByRecords(records.cells, sources, change)
+    return RecordSignificance(records.cells, sources, change)
 
 
 def _peaks(records: TableRecords, point: Record | None) -> tuple[str, ...]:

@@ -71,21 +71,21 @@ def _missing(records: Sequence[Record], metric_name: str) -> Figure:
     return Figure(word=NO_VALUE, reason=reason)
 
 
-class Apart(Protocol):
+class Significance(Protocol):
     """What is known of the chance in the figures of a table, by column key and row index."""
 
-    def told(self, key: str, best: int, other: int) -> bool:
+    def differ(self, key: str, best: int, other: int) -> bool:
         """Whether two figures of a column are told apart, and not by chance alone."""
 
-    def may_lead(self, key: str, row: int) -> bool:
+    def may_be_best(self, key: str, row: int) -> bool:
         """Whether a figure may be the best of its column."""
 
 
-def mark_best(table: Table, apart: Apart | None = None) -> Table:
+def mark_best(table: Table, significance: Significance | None = None) -> Table:
     """Marks the best figures of each column that has a better direction.
 
     All that are shown alike with the best, or not told apart from it, are marked; none where
-    nothing is told apart from the best. Without `apart` the figures have no chance in them.
+    nothing is told apart from the best. Without `significance` the figures have no chance in them.
     """
     marked = [list(row.figures) for row in table.rows]
     for index, column in enumerate(table.columns):
@@ -94,7 +94,9 @@ def mark_best(table: Table, apart: Apart | None = None) -> Table:
             for at, row in enumerate(table.rows)
             if not row.faulty and (value := row.figures[index].value) is not None
         }
-        leaders = [at for at in numbers if apart is None or apart.may_lead(column.key, at)]
+        leaders = [
+            at for at in numbers if significance is None or significance.may_be_best(column.key, at)
+        ]
         if column.better == "neither" or not leaders:
             continue
         pick = min if column.better == "lower" else max
@@ -104,7 +106,8 @@ def mark_best(table: Table, apart: Apart | None = None) -> Table:
         behind = [
             at
             for at, text in texts.items()
-            if text != texts[best] and (apart is None or apart.told(column.key, best, at))
+            if text != texts[best]
+            and (significance is None or significance.differ(column.key, best, at))
         ]
         if not behind:
             continue

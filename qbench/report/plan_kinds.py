@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.core.page import Part
-    from qbench.plan.layout import PlannedCell
+    from qbench.plan.cells import PlannedCell
     from qbench.plan.needs import CellNeed
     from qbench.plan.plan import Plan
 
@@ -35,7 +35,7 @@ def kinds_parts(plan: Plan, needs: Sequence[CellNeed]) -> list[Part]:
 
 def kinds_data(planned: PlannedCell, need: CellNeed) -> dict[str, Any]:
     """The same of one cell for programs: bytes by kind, None where they are not known."""
-    static = None if planned.is_training else planned.predicted
+    static = None if planned.cell.is_training else planned.predicted
     peak = need.peak
     return {
         "static_bytes": None if static is None else static.model_dump(),
@@ -46,16 +46,16 @@ def kinds_data(planned: PlannedCell, need: CellNeed) -> dict[str, Any]:
 
 def _lines(planned: PlannedCell, need: CellNeed) -> tuple[str, ...]:
     lines = []
-    tuning = planned.cell.tuning if planned.is_training else None
+    training = planned.cell.training
     static = planned.predicted
-    if static is not None and tuning is None:
+    if static is not None and training is None:
         kinds = {name: f"{size:,}" for name, size in static.model_dump().items() if size}
         lines.append(f"static, {static.total:,} bytes: {_listed(kinds)}")
     peak = need.peak
     if peak is not None and peak.total is not None:
         sizes = {name: _size(size) for name, size in peak.kinds.items() if size}
         paged = f", of which {_size(peak.paged)} can be paged out" if peak.paged else ""
-        of = f" on {training_tokens(tuning, planned.model)} tokens a sequence" if tuning else ""
+        of = f" on {training_tokens(training, planned.model)} tokens a sequence" if training else ""
         lines.append(f"{peak.phase}{of}, {_size(peak.total)}: {_listed(sizes)}{paged}")
     return tuple(lines)
 

@@ -14,7 +14,7 @@ from qbench.predict.peaks import training_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.plan.layout import PlannedCell
+    from qbench.plan.cells import PlannedCell
     from qbench.plan.needs import CellNeed, DiskNeed
     from qbench.plan.plan import Plan
 
@@ -49,17 +49,16 @@ def _bf16_lines(plan: Plan) -> list[str]:
 def _skips(plan: Plan) -> list[str]:
     """Skipped cells with the reason; of a training that is, what is served of it only by name."""
     skipped = {
-        (cell.model.ref.name, cell.cell.tuning.label): cell
+        (cell.model.ref.name, training.label)
         for cell in plan.cells
-        if cell.skip and cell.cell.tuning is not None and cell.cell.deploy is None
+        if cell.skip and (training := cell.cell.training) is not None
     }
     lines = []
     for cell in plan.cells:
-        tuning = cell.cell.tuning
-        served = tuning is not None and cell.cell.deploy is not None
+        tuning = None if cell.cell.is_training else cell.cell.tuning
         if not cell.skip:
             continue
-        if served and tuning is not None and (cell.model.ref.name, tuning.label) in skipped:
+        if tuning is not None and (cell.model.ref.name, tuning.label) in skipped:
             lines.append(f"{cell.cell.slug}: skipped with its training")
         else:
             lines.append(f"{cell.cell.slug}: skipped: {cell.skip}")
@@ -82,9 +81,9 @@ def need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Words]:
             lines.append(Words(text, "quiet"))
     lengths = sorted(
         {
-            training_tokens(cell.cell.tuning, cell.model)
+            training_tokens(training, cell.model)
             for cell, need in zip(plan.cells, needs, strict=True)
-            if cell.cell.tuning is not None and cell.cell.deploy is None and need.bytes is not None
+            if (training := cell.cell.training) is not None and need.bytes is not None
         }
     )
     if lengths:
@@ -150,7 +149,7 @@ def _kind(cell: PlannedCell) -> str:
     """Which of the cells are asked for the same."""
     if cell.cell.tuning is None:
         return "each cell"
-    if cell.cell.deploy is None:
+    if cell.cell.is_training:
         return "each training"
     return f"each model tuned by {cell.cell.tuning.method}, {cell.cell.deploy}:"
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from qbench.compare.gate.power import Power
     from qbench.core.page import Part
     from qbench.core.record import Record
+    from qbench.plan.cells import PlannedCell
     from qbench.plan.job import Job
-    from qbench.plan.layout import PlannedCell
     from qbench.plan.needs import CellNeed
     from qbench.plan.plan import Plan
 
@@ -141,7 +141,7 @@ def _table(
 
 def _predicted(cell: PlannedCell) -> tuple[Figure, Figure]:
     """Static bytes, and bits per weight."""
-    if cell.is_training:
+    if cell.cell.is_training:
         return Figure(word="training", tone="quiet"), _NONE
     if cell.predicted is None or cell.model.shape is None:
         return Figure(word="not known", tone="quiet"), _NONE

@@ -13,7 +13,7 @@ from qbench.plan.suite.suite import load_suite_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.plan.layout import PlannedCell
+    from qbench.plan.cells import PlannedCell
 
 SUITE = """\
 models: bundled:tiny-mistral

@@ -1,4 +1,4 @@
-"""Lays out each cell of a plan: its tasks, its bytes by arithmetic, and why it is skipped."""
+"""Plans each cell: its tasks, its bytes by arithmetic, and why it is skipped."""
 
 from __future__ import annotations
 
@@ -36,14 +36,9 @@ class PlannedCell:
         """Whether other cells need what it leaves in the cache."""
         return self.cell.is_training or any(task.item.makes_states for task in self.tasks)
 
-    @property
-    def is_training(self) -> bool:
-        """Whether it makes a tuned model, rather than serve one."""
-        return self.cell.is_training
 
-
-class Layout:
-    """Lays out cells one after another, what others refer to first."""
+class CellPlanner:
+    """Plans cells one after another, what others refer to first."""
 
     def __init__(self, keys: Keys, environment: Environment, *, keep_unfit: bool = False) -> None:
         """`keep_unfit` leaves in what does not fit a GPU by arithmetic."""
