@@ -104,7 +104,7 @@ class Precision(ABC):
 
     @abstractmethod
     def verify(self, model: PreTrainedModel, options: Any) -> Verification:
-        """What was really loaded, held against what was asked for."""
+        """What was really loaded, compared with what was asked for."""
 
     def weights(self, layer: Any) -> torch.Tensor:
         """The weights that one of its linear layers computes with, (out, in), codes or not.

@@ -1,4 +1,4 @@
-"""Student's t by its continued fraction, held against scipy's."""
+"""Student's t by its continued fraction, compared with scipy's."""
 
 from __future__ import annotations
 
