@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qbench.finetune.serve.adapter_storage import StorageKind
+    from qbench.core.spec import Deployment
 
-KINDS: tuple[StorageKind, ...] = ("int8", "nf4")
+KINDS: tuple[Deployment, ...] = ("adapter-int8", "adapter-nf4")
 SHAPES = {
     "base_model.model.a.lora_A.weight": (8, 96),  # widths that are no multiple of a block
     "base_model.model.a.lora_B.weight": (48, 8),
@@ -56,8 +56,8 @@ def dynamic_levels() -> NDArray[np.float64]:
     return np.sort(np.array(levels))
 
 
-def naive(values: NDArray[Any], kind: StorageKind) -> NDArray[np.float64]:
-    levels = np.array(NF4_LEVELS) if kind == "nf4" else dynamic_levels()
+def naive(values: NDArray[Any], kind: Deployment) -> NDArray[np.float64]:
+    levels = np.array(NF4_LEVELS) if kind == "adapter-nf4" else dynamic_levels()
     flat = values.astype(np.float64).reshape(-1)
     found = np.empty_like(flat)
     for start in range(0, flat.size, BLOCK[kind]):
@@ -69,7 +69,7 @@ def naive(values: NDArray[Any], kind: StorageKind) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrices_come_back_as_the_definition_has_them(folder: Path, kind: StorageKind) -> None:
+def test_matrices_come_back_as_the_definition_has_them(folder: Path, kind: Deployment) -> None:
     original = read_adapter_tensors(folder)
     found = load_stored(store_adapter(folder, kind))
     assert found.keys() == original.keys()
@@ -81,19 +81,19 @@ def test_matrices_come_back_as_the_definition_has_them(folder: Path, kind: Stora
         # for CPUs misses levels that are closer than 1e-4 of the block's maximum.
         error = np.abs(found[name].numpy() - tensor.numpy())
         least = np.abs(expected - tensor.numpy())
-        np.testing.assert_allclose(error, least, atol=3e-4 if kind == "int8" else 1e-5)
+        np.testing.assert_allclose(error, least, atol=3e-4 if kind == "adapter-int8" else 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_length_is_what_it_holds(folder: Path, kind: StorageKind) -> None:
+def test_its_length_is_what_it_holds(folder: Path, kind: Deployment) -> None:
     contents = store_adapter(folder, kind)
     codes = maxima = 0
     for shape in SHAPES.values():
         count = int(np.prod(shape))
         if len(shape) > 1:
-            codes += count if kind == "int8" else -(-count // 2)
+            codes += count if kind == "adapter-int8" else -(-count // 2)
             maxima += 4 * -(-count // BLOCK[kind])
-    book = 4 * (256 if kind == "int8" else 16)
+    book = 4 * (256 if kind == "adapter-int8" else 16)
     vector = 4 * 5
     header = 8 + int.from_bytes(contents[:8], "little")
     assert len(contents) == header + codes + maxima + book + vector
@@ -105,24 +105,26 @@ def test_it_saves_what_it_says_on_a_real_rank(tmp_path: Path) -> None:
 
     save_file({"x.lora_A.weight": torch.randn(64, 4096)}, tmp_path / "adapter_model.safetensors")
     original = (tmp_path / "adapter_model.safetensors").stat().st_size
-    assert original / len(store_adapter(tmp_path, "int8")) == pytest.approx(4, rel=0.03)
-    assert original / len(store_adapter(tmp_path, "nf4")) == pytest.approx(32 / 4.5, rel=0.01)
+    assert original / len(store_adapter(tmp_path, "adapter-int8")) == pytest.approx(4, rel=0.03)
+    assert original / len(store_adapter(tmp_path, "adapter-nf4")) == pytest.approx(
+        32 / 4.5, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_storing_is_deterministic(folder: Path, kind: StorageKind) -> None:
+def test_storing_is_deterministic(folder: Path, kind: Deployment) -> None:
     assert store_adapter(folder, kind) == store_adapter(folder, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_ordinary_reader_can_open_the_file(folder: Path, kind: StorageKind) -> None:
+def test_an_ordinary_reader_can_open_the_file(folder: Path, kind: Deployment) -> None:
     from safetensors import safe_open
 
     path = folder / "stored.safetensors"
     path.write_bytes(store_adapter(folder, kind))
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["adapter"])
-        assert about["kind"] == kind
+        assert f"adapter-{about['kind']}" == kind
         assert len(about["shapes"]) == 4
         assert file.get_tensor("base_model.model.b.lora_magnitude_vector").shape == (5,)
 
@@ -133,10 +135,10 @@ def test_an_adapter_in_bf16_is_stored_too(tmp_path: Path) -> None:
 
     tensors = {"x.lora_A.weight": torch.randn(4, 64).bfloat16()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    found = load_stored(store_adapter(tmp_path, "int8"))["x.lora_A.weight"]
+    found = load_stored(store_adapter(tmp_path, "adapter-int8"))["x.lora_A.weight"]
     assert (found - tensors["x.lora_A.weight"].float()).abs().max() < 0.05
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"adapter_model\.safetensors: the adapter's"):
-        store_adapter(tmp_path, "nf4")
+        store_adapter(tmp_path, "adapter-nf4")

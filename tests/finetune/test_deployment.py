@@ -474,23 +474,24 @@ def test_merged_weights_are_made_once_and_made_again_when_deleted(
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8", "nf4"])
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("deployment", ["adapter-int8", "adapter-nf4"])
 def test_a_stored_adapter_computes_with_what_was_stored(
-    kind: Any, name: str, made: dict[str, MadeAdapter]
+    deployment: Deployment, name: str, made: dict[str, MadeAdapter]
 ) -> None:
     from qbench.finetune.serve.adapter_storage import load_stored, store_adapter
 
     adapter = made["llama"]
     tuning = tuning_ref(name, **EXACT.get(name, {}))
-    deployment: Deployment = "adapter-int8" if kind == "int8" else "adapter-nf4"
     model = deploy(adapter, deployment, tuning)
-    expected = load_stored(store_adapter(adapter.folder, kind))
+    expected = load_stored(store_adapter(adapter.folder, deployment))
     held = dict(model.named_parameters())
     for place, tensor in expected.items():
         own = place.removeprefix("base_model.model.").replace(".weight", ".default.weight")
         assert (held[own] == tensor).all()
     whole = logits(deploy(adapter, "attached", tuning))
-    assert 0 < relative_error(logits(model), whole) < (0.05 if kind == "int8" else 0.3)
+    assert (
+        0 < relative_error(logits(model), whole) < (0.05 if deployment == "adapter-int8" else 0.3)
+    )
 
 
 # --- full tuning

@@ -110,8 +110,8 @@ def test_bytes_are_those_of_the_tensors_and_files(name: str, tiny_model: Path) -
     assert found["adapters.bytes_each"] == weights * (4 if name == "fp32" else 2)
     stored = (folder / "adapter_model.safetensors").stat().st_size
     assert found["adapters.file_bytes"] == stored > 4 * weights
-    assert found["adapters.file_bytes_int8"] == len(store_adapter(folder, "int8"))
-    assert found["adapters.file_bytes_nf4"] == len(store_adapter(folder, "nf4"))
+    assert found["adapters.file_bytes_int8"] == len(store_adapter(folder, "adapter-int8"))
+    assert found["adapters.file_bytes_nf4"] == len(store_adapter(folder, "adapter-nf4"))
 
 
 def test_modules_and_rows_count_with_each_further_adapter(tiny_model: Path) -> None:
