@@ -34,7 +34,7 @@ from qbench.predict.tape import (
 )
 
 if TYPE_CHECKING:
-    from qbench.predict.shapes import TrainingSetup, TrainingShape
+    from qbench.predict.shapes import DecoderShape, TrainingSetup
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ActivationBytes:
         )
 
 
-def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> ActivationBytes:
+def predict_activations(shape: DecoderShape, setup: TrainingSetup) -> ActivationBytes:
     """The bytes above weights, states and gradients at the peak of a step after the first."""
 
     def step(ledger: Ledger, layers: int) -> int:
@@ -95,7 +95,7 @@ def predict_activations(shape: TrainingShape, setup: TrainingSetup) -> Activatio
     )
 
 
-def go_through_step(ledger: Ledger, shape: TrainingShape, setup: TrainingSetup) -> int:
+def go_through_step(ledger: Ledger, shape: DecoderShape, setup: TrainingSetup) -> int:
     """Books a step after the first, operation by operation, and returns its gradients' bytes."""
     tape = Tape(ledger)
     decoder = Decoder(tape, shape, setup)
@@ -125,7 +125,7 @@ def optimizer_scratch_bytes(trained_matrices: list[int], setup: TrainingSetup) -
     return max(last + 2 * size for last, size in zip(before, trained_matrices, strict=False))
 
 
-def _per_layer(shape: TrainingShape, setup: TrainingSetup) -> int:
+def _per_layer(shape: DecoderShape, setup: TrainingSetup) -> int:
     """What one more block adds to what is kept."""
     kept = []
     for layers in (1, 2):

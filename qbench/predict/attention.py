@@ -8,14 +8,14 @@ from qbench.predict.linear import FP32, HALF
 
 if TYPE_CHECKING:
     from qbench.predict.linear import Linears
-    from qbench.predict.shapes import TrainingSetup, TrainingShape
+    from qbench.predict.shapes import DecoderShape, TrainingSetup
     from qbench.predict.tape import Bytes
 
 
 class Attention:
     """Attention of one training."""
 
-    def __init__(self, linears: Linears, shape: TrainingShape, setup: TrainingSetup) -> None:
+    def __init__(self, linears: Linears, shape: DecoderShape, setup: TrainingSetup) -> None:
         self.tape, self.shape, self.setup = linears.tape, shape, setup
         self._linears = linears
         self._squares = setup.batch * shape.heads * setup.tokens**2

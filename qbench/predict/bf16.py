@@ -67,9 +67,9 @@ def is_bf16(precision: PrecisionRef) -> bool:
 
 def _instead(cell: Cell) -> str | None:
     """What to ask for instead; None where nothing is computed in bf16."""
-    tuning, options = cell.tuning, _bf16_options(cell.precision)
-    if tuning is not None and cell.is_training:
-        if training_options(tuning).compute == BF16:
+    training, options = cell.training, _bf16_options(cell.precision)
+    if training is not None:
+        if training_options(training).compute == BF16:
             return "train with compute: fp32, or on a newer GPU"
         held = is_bf16(cell.precision) or options
         return "train on a base in fp32, or on a newer GPU" if held else None

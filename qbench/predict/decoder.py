@@ -16,7 +16,7 @@ from qbench.predict.linear import FP32, Linears
 from qbench.predict.tape import BATCH, LAYERS, LOGITS_AND_LOSS, Bytes, Edge
 
 if TYPE_CHECKING:
-    from qbench.predict.shapes import TrainingSetup, TrainingShape
+    from qbench.predict.shapes import DecoderShape, TrainingSetup
     from qbench.predict.tape import Tape
 
 _INT64 = 8
@@ -25,7 +25,7 @@ _INT64 = 8
 class Decoder:
     """A decoder; each call of `loss` leaves the trace of a forward pass on the tape."""
 
-    def __init__(self, tape: Tape, shape: TrainingShape, setup: TrainingSetup) -> None:
+    def __init__(self, tape: Tape, shape: DecoderShape, setup: TrainingSetup) -> None:
         self.tape, self.shape, self.setup = tape, shape, setup
         self.tokens = setup.batch * setup.tokens
         self.linears = self._make_linears()

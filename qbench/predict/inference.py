@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.number_types import FP32
-from qbench.predict.decoding import (
+from qbench.predict.cached_decoder import (
     ACTIVATIONS,
     DEQUANTIZED,
     KV_CACHE,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qbench.precisions.products import Products
-    from qbench.predict.decoding import Adapter
-    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.cached_decoder import Adapter
+    from qbench.predict.shapes import DecoderShape
     from qbench.predict.tape import Bytes
 
 CHUNK_TOKENS = 256
@@ -44,7 +44,7 @@ _ENOUGH_LAYERS = 3
 class HeldModel:
     """A model as it is held and computed."""
 
-    shape: TrainingShape
+    shape: DecoderShape
     products: Products
     static: int
     """Bytes of its weights, quantization state and adapter."""

@@ -14,9 +14,9 @@ from qbench.finetune.targets import targeted
 from qbench.precisions import precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.storage import static_bytes
-from qbench.predict.decoders import config_of, decoder_of, sliding_window
-from qbench.predict.decoding import Adapter, Kernels
+from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
+from qbench.predict.model_config import config_of, decoder_of, sliding_window
 from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training

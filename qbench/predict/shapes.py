@@ -33,7 +33,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class TrainingShape:
+class DecoderShape:
     """The sizes of a decoder."""
 
     model_type: str
@@ -136,7 +136,7 @@ class TrainingSetup:
         return ITEM_BYTES[self.products.rest]
 
 
-def lacks_kernel(shape: TrainingShape, setup: TrainingSetup, *, flash: bool) -> bool:
+def lacks_kernel(shape: DecoderShape, setup: TrainingSetup, *, flash: bool) -> bool:
     """Whether none of CUDA's kernels takes this attention, so that it keeps all scores.
 
     Flash attention takes 16-bit types alone; where there is none, no other takes bf16. Without it,
@@ -150,7 +150,7 @@ def lacks_kernel(shape: TrainingShape, setup: TrainingSetup, *, flash: bool) -> 
     return own == BF16 or (shape.heads > shape.kv_heads and not setup.padded)
 
 
-def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:
+def unpredicted(shape: DecoderShape, setup: TrainingSetup) -> str | None:
     """Why the bytes of this training are not known; None if they are."""
     in_blocks = {name.rpartition(".")[2] for name in shape.linears}
     outside = sorted(setup.targets - in_blocks)
@@ -161,7 +161,7 @@ def unpredicted(shape: TrainingShape, setup: TrainingSetup) -> str | None:
     return None
 
 
-def training_shape(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
+def decoder_shape(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
     """The sizes in a transformers configuration (`config.json`, or `config.to_dict()`).
 
     None and the reason for an architecture whose operations are not known here.
@@ -179,7 +179,7 @@ def training_shape(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str
         return None, f"config.json states sizes that do not go together ({error})"
 
 
-def _stated(config: Mapping[str, Any], model_type: str) -> tuple[TrainingShape | None, str | None]:
+def _stated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | None, str | None]:
     if model_type == "gpt2":
         return _gpt2(config)
     if model_type == "opt":
@@ -189,7 +189,7 @@ def _stated(config: Mapping[str, Any], model_type: str) -> tuple[TrainingShape |
         return None, f"the activation {activation} is not known, only {', '.join(_SILU)}"
     heads = int(config["num_attention_heads"])
     bias = bool(config.get("attention_bias", False))
-    return TrainingShape(
+    return DecoderShape(
         model_type=model_type,
         hidden=int(config["hidden_size"]),
         intermediate=int(config["intermediate_size"]),
@@ -207,7 +207,7 @@ def _stated(config: Mapping[str, Any], model_type: str) -> tuple[TrainingShape |
     ), None
 
 
-def _gpt2(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
+def _gpt2(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
     activation = config.get("activation_function", "gelu_new")
     if activation != "gelu_new":
         return None, f"the activation {activation} of a gpt2 is not known, only gelu_new"
@@ -215,7 +215,7 @@ def _gpt2(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
     dropouts = {float(config.get(name, 0.1)) > 0 for name in ("resid_pdrop", "embd_pdrop")}
     if len(dropouts) > 1:
         return None, "a gpt2 that drops only one of embedding and residual is not known"
-    return TrainingShape(
+    return DecoderShape(
         model_type="gpt2",
         hidden=hidden,
         intermediate=int(config.get("n_inner") or 4 * hidden),
@@ -234,7 +234,7 @@ def _gpt2(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
     ), None
 
 
-def _opt(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
+def _opt(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     activation = config.get("activation_function", "relu")
     if activation != "relu":
@@ -244,7 +244,7 @@ def _opt(config: Mapping[str, Any]) -> tuple[TrainingShape | None, str | None]:
     if not config.get("do_layer_norm_before", True):
         return None, "an opt with its norms after the layers is not known"
     bias = bool(config.get("enable_bias", True))
-    return TrainingShape(
+    return DecoderShape(
         model_type="opt",
         hidden=hidden,
         intermediate=int(config["ffn_dim"]),

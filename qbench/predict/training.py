@@ -29,7 +29,7 @@ from qbench.predict.shapes import (
 if TYPE_CHECKING:
     from qbench.core.spec import ModelShape, PrecisionRef, TuningRef
     from qbench.finetune.options import TrainingOptions
-    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.shapes import DecoderShape
 
 _FP32 = 4
 _SMALL = 4096
@@ -77,7 +77,7 @@ class TrainingBytes:
 
 def predict_training(
     shape: ModelShape,
-    decoder: TrainingShape,
+    decoder: DecoderShape,
     method: str,
     precision: PrecisionRef,
     options: TrainingOptions,
@@ -139,7 +139,7 @@ def predict_training(
 
 
 @cache
-def _activations(decoder: TrainingShape, setup: TrainingSetup) -> int:
+def _activations(decoder: DecoderShape, setup: TrainingSetup) -> int:
     """Cells that differ in their seed, or in a precision of the same types, ask for the same."""
     return predict_activations(decoder, setup).total
 
@@ -196,8 +196,6 @@ def _trained_tensors(
     return [rank * size for tensor in chosen for size in tensor.shape], None
 
 
-def _target_names(
-    shape: ModelShape, decoder: TrainingShape, options: LoraOptions
-) -> frozenset[str]:
+def _target_names(shape: ModelShape, decoder: DecoderShape, options: LoraOptions) -> frozenset[str]:
     chosen = targeted(shape, decoder.model_type, options.target) or ()
     return frozenset(tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)

@@ -17,7 +17,7 @@ from qbench.measures.roofline.latency import latency_limits, multiplied_in, weig
 from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
 from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
 from qbench.measures.workload import GridPoint
-from qbench.predict.shapes import TrainingShape
+from qbench.predict.shapes import DecoderShape
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BATCH, TOKENS = 3, 20
 ARCHITECTURES = ("llama", "mistral", "qwen2", "gpt2", "opt")
-MISTRAL = TrainingShape(
+MISTRAL = DecoderShape(
     model_type="mistral",
     hidden=4096,
     intermediate=14336,
@@ -48,7 +48,7 @@ def eager(cells: TinyCells, architecture: str) -> PreTrainedModel:
     return model
 
 
-def known(model: PreTrainedModel) -> TrainingShape:
+def known(model: PreTrainedModel) -> DecoderShape:
     shape, _, reason = sizes_of(model.config.to_dict())
     assert shape is not None, reason
     return shape

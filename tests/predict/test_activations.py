@@ -22,10 +22,10 @@ from qbench.precisions import precisions, products_of
 from qbench.precisions.products import Products, floating
 from qbench.predict.activations import predict_activations
 from qbench.predict.shapes import (
+    DecoderShape,
     TrainingSetup,
-    TrainingShape,
+    decoder_shape,
     lacks_kernel,
-    training_shape,
     unpredicted,
 )
 from tests.precisions.tiny_cells import typed_options_of
@@ -146,7 +146,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, _ready: None) -> Callabl
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 def test_the_peak_is_explained(case: _Case, folder_of: Callable[[_Case], Path]) -> None:
     model = _load(case, folder_of(case))
-    shape, reason = training_shape(model.config.to_dict())
+    shape, reason = decoder_shape(model.config.to_dict())
     assert shape is not None, reason
     kernel = sdpa_kernel(SDPBackend.MATH) if case.attention == "math" else nullcontext()
     with kernel:
@@ -235,7 +235,7 @@ def _setup(case: _Case, options: Any) -> TrainingSetup:
     )
 
 
-_SHAPE = TrainingShape(
+_SHAPE = DecoderShape(
     model_type="mistral",
     hidden=256,
     intermediate=576,
@@ -297,7 +297,7 @@ def test_checkpointing_does_not_free_what_int8_keeps_of_its_own() -> None:
 
 
 def test_an_unknown_architecture_has_a_reason() -> None:
-    assert training_shape({"model_type": "mamba"}) == (
+    assert decoder_shape({"model_type": "mamba"}) == (
         None,
         "the activations of mamba are not known, only those of llama, mistral, qwen2, gpt2, opt",
     )
@@ -309,7 +309,7 @@ def test_an_unknown_architecture_has_a_reason() -> None:
           "word_embed_proj_dim": 4}, "projected"),
         ({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "activation_function": "relu"}, "relu"),
     ):  # fmt: skip
-        shape, reason = training_shape(config)
+        shape, reason = decoder_shape(config)
         assert shape is None
         assert word in str(reason)
 

@@ -19,8 +19,7 @@ from qbench.measures.quality.windows import Window
 from qbench.precisions import precisions, products_of
 from qbench.precisions.inventory import inventory
 from qbench.precisions.products import Products, floating
-from qbench.predict.decoders import sliding_window
-from qbench.predict.decoding import Adapter, Kernels
+from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import (
     HeldModel,
     InferenceBytes,
@@ -28,7 +27,8 @@ from qbench.predict.inference import (
     predict_prefill,
     predict_scoring,
 )
-from qbench.predict.shapes import TrainingShape, training_shape
+from qbench.predict.model_config import sliding_window
+from qbench.predict.shapes import DecoderShape, decoder_shape
 from tests.precisions.tiny_cells import all_options, typed_options_of
 from tests.tiny_models import make_tiny_model
 
@@ -106,7 +106,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[_Case], Any]:
 
 
 def _held(case: _Case, model: Any, adapter: Adapter | None = None) -> HeldModel:
-    shape, reason = training_shape(model.config.to_dict())
+    shape, reason = decoder_shape(model.config.to_dict())
     assert shape is not None, reason
     options = all_options(case.precision)
     products = products_of(PrecisionRef(label="x", name=case.precision, options=options))
@@ -252,8 +252,8 @@ BF16 = floating("bf16")
 NF4 = Products("4bit", "bf16", "bf16")
 
 
-def _llama(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> TrainingShape:
-    return TrainingShape(
+def _llama(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> DecoderShape:
+    return DecoderShape(
         model_type="llama", hidden=hidden, intermediate=intermediate, layers=layers, heads=heads,
         kv_heads=kv_heads, head_dim=hidden // heads, vocabulary=32000, positions=0, tied=False,
     )  # fmt: skip

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.precisions.products import Products, floating
 from qbench.predict.activations import go_through_step, predict_activations
 from qbench.predict.layers import highest_moment
-from qbench.predict.shapes import TrainingSetup, TrainingShape
+from qbench.predict.shapes import DecoderShape, TrainingSetup
 from qbench.predict.tape import GRADIENTS, LAYERS, TRANSIENT, Ledger, Storage
 
 if TYPE_CHECKING:
@@ -18,19 +19,28 @@ if TYPE_CHECKING:
 
 _LAYERS = 7
 _ARMS: dict[str, dict[str, Any]] = {
-    "full": {"method": "full", "weights": "fp32"},
-    "full-bf16": {"method": "full", "weights": "bf16", "compute": "fp32"},
-    "lora": {"weights": "bf16"},
-    "lora-wide": {"weights": "fp32", "rank": 512, "adapter_dropout": True, "padded": True},
-    "lora-int8": {"weights": "int8", "rest": "bf16"},
-    "lora-4bit": {"weights": "4bit", "rest": "bf16", "by_definition": True},
-    "lora-eager": {"weights": "4bit", "rest": "fp32", "attention": "eager", "optimizer": "8bit"},
+    "full": {"method": "full", "products": floating("fp32")},
+    "full-bf16": {"method": "full", "products": floating("bf16"), "compute": "fp32"},
+    "lora": {"products": floating("bf16")},
+    "lora-wide": {
+        "products": floating("fp32"),
+        "rank": 512,
+        "adapter_dropout": True,
+        "padded": True,
+    },
+    "lora-int8": {"products": Products("outliers", "bf16", "bf16")},
+    "lora-4bit": {"products": Products("4bit", "bf16", "bf16"), "by_definition": True},
+    "lora-eager": {
+        "products": Products("4bit", "fp32", "bf16"),
+        "attention": "eager",
+        "optimizer": "8bit",
+    },
 }
 
 
-def _shape(model_type: str, vocabulary: int) -> TrainingShape:
+def _shape(model_type: str, vocabulary: int) -> DecoderShape:
     rotary = model_type == "llama"
-    return TrainingShape(
+    return DecoderShape(
         model_type=model_type,
         hidden=64,
         intermediate=160,

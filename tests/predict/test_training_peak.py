@@ -20,7 +20,7 @@ from qbench.precisions import options_of, precisions
 from qbench.precisions.products import Products
 from qbench.predict.activations import predict_activations
 from qbench.predict.peaks import predicted_peak, training_peak
-from qbench.predict.shapes import TrainingSetup, TrainingShape
+from qbench.predict.shapes import DecoderShape, TrainingSetup
 from qbench.predict.training import optimizer_bytes, trained_bytes
 from tests.precisions.tiny_cells import all_options, resolve
 from tests.tiny_models import make_tiny_model
@@ -251,7 +251,7 @@ def test_the_order_of_what_fitted_a_t4() -> None:
 def _t4_bytes(size: str, form: str, tokens: int) -> int:
     """Codes and state, the rest in fp32 as the blog's recipe has it, plain attention."""
     hidden, intermediate, layers = {"7B": (4096, 11008, 32), "13B": (5120, 13824, 40)}[size]
-    shape = TrainingShape(
+    shape = DecoderShape(
         model_type="llama", hidden=hidden, intermediate=intermediate, layers=layers,
         heads=hidden // 128, kv_heads=hidden // 128, head_dim=128, vocabulary=32000, positions=0,
         tied=False,

@@ -310,20 +310,20 @@ def test_a_rotary_scaling_that_is_none(llama_folder: Path, value: Any) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_a_configuration_that_leaves_sizes_out(tmp_path: Path, architecture: str) -> None:
-    from qbench.predict.shapes import training_shape
+    from qbench.predict.shapes import decoder_shape
 
     path = make_tiny_model(tmp_path, architecture) / "config.json"
     config = json.loads(path.read_text())
     for key in list(config):
         shorter = {name: value for name, value in config.items() if name != key}
-        shape, reason = training_shape(shorter)
+        shape, reason = decoder_shape(shorter)
         assert shape is not None or reason is not None
         if key in {"num_attention_heads", "n_head"}:
             assert reason == f"config.json does not state {key}"
             path.write_text(json.dumps(shorter))
             assert resolve(tmp_path).fingerprint
     for value in ("x", [1], {}):
-        shape, reason = training_shape({**config, "num_attention_heads": value, "n_head": value})
+        shape, reason = decoder_shape({**config, "num_attention_heads": value, "n_head": value})
         assert shape is None
         assert reason is not None
 

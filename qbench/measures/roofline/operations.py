@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.predict.shapes import training_shape
+from qbench.predict.shapes import decoder_shape
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.shapes import DecoderShape
 
 _TWO_PRODUCTS = 2
 """Of attention: queries with keys, and weights with values."""
@@ -40,7 +40,7 @@ class Operations:
 
 
 def forward_operations(
-    shape: TrainingShape, *, batch: int, tokens: int, head_tokens: int, window: int | None = None
+    shape: DecoderShape, *, batch: int, tokens: int, head_tokens: int, window: int | None = None
 ) -> Operations:
     """One forward pass over `batch` sequences of `tokens`.
 
@@ -58,7 +58,7 @@ def forward_operations(
 
 
 def step_operations(
-    shape: TrainingShape,
+    shape: DecoderShape,
     *,
     sequences: int,
     tokens: int,
@@ -91,12 +91,12 @@ def step_operations(
     )
 
 
-def sizes_of(config: Mapping[str, Any]) -> tuple[TrainingShape | None, int | None, str | None]:
+def sizes_of(config: Mapping[str, Any]) -> tuple[DecoderShape | None, int | None, str | None]:
     """Sizes, attention window and, where the sizes are not known, the reason.
 
     `config` is a transformers configuration as a dictionary.
     """
-    shape, reason = training_shape(config)
+    shape, reason = decoder_shape(config)
     if shape is None:
         return None, None, (reason or "").replace("activations", "operations")
     window = config.get("sliding_window")
@@ -104,6 +104,6 @@ def sizes_of(config: Mapping[str, Any]) -> tuple[TrainingShape | None, int | Non
     return shape, window if everywhere else None, None
 
 
-def _weights(shape: TrainingShape) -> int:
+def _weights(shape: DecoderShape) -> int:
     """Of the linear layers of one block."""
     return sum(linear.inputs * linear.outputs for linear in shape.linears.values())

@@ -14,8 +14,8 @@ from qbench.predict.peaks import training_peak
 from qbench.predict.shapes import (
     TRAINED,
     TrainingSetup,
+    decoder_shape,
     lacks_kernel,
-    training_shape,
     unpredicted,
 )
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qbench.finetune.train.make import Training
     from qbench.measures.loaded import LoadedModel
     from qbench.predict.peaks import Peak
-    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.shapes import DecoderShape
 
 MEMORY_KINDS = {
     "base_weights": "weights of the base",
@@ -61,7 +61,7 @@ def explain_memory(
     if found is None:
         return ExplainedMemory(values, _NOT_MEASURED, None)
     values.update(found)
-    shape, reason = training_shape(loaded.model.config.to_dict())
+    shape, reason = decoder_shape(loaded.model.config.to_dict())
     reason = reason or _not_predicted(options, held, loaded)
     if shape is None or reason is not None:
         return ExplainedMemory(values, reason, None)
@@ -121,7 +121,7 @@ def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedM
 
 
 def _setup(
-    shape: TrainingShape,
+    shape: DecoderShape,
     training: Training,
     options: TrainingOptions,
     loaded: LoadedModel,

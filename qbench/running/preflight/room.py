@@ -14,8 +14,8 @@ from qbench.core.options import typed_options
 from qbench.core.units import counted
 from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.plan.needs import disk_needs
-from qbench.predict.decoders import decoder_of
 from qbench.predict.devices import memory_of
+from qbench.predict.model_config import decoder_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.static import predicted_bytes
 from qbench.sources.models.hub import hub_folder

@@ -21,7 +21,7 @@ from qbench.predict.tape import BATCH, Bytes, Storage, Tape
 
 if TYPE_CHECKING:
     from qbench.precisions.products import Products
-    from qbench.predict.shapes import Linear, TrainingShape
+    from qbench.predict.shapes import DecoderShape, Linear
     from qbench.predict.tape import Ledger
 
 ACTIVATIONS = "activations"
@@ -91,7 +91,7 @@ class CachedDecoder(Decoder):
     def __init__(
         self,
         ledger: Ledger,
-        shape: TrainingShape,
+        shape: DecoderShape,
         products: Products,
         kernels: Kernels,
         *,
@@ -176,7 +176,7 @@ class CachedDecoder(Decoder):
 
 class _InferenceAttention(Attention):
     def __init__(
-        self, linears: Linears, shape: TrainingShape, setup: TrainingSetup, kernels: Kernels
+        self, linears: Linears, shape: DecoderShape, setup: TrainingSetup, kernels: Kernels
     ) -> None:
         super().__init__(linears, shape, setup)
         self._kernels = kernels

@@ -1,4 +1,4 @@
-"""The sizes of a model's decoder, from its configuration, wherever that lies."""
+"""A model's configuration, wherever it lies, and the sizes of its decoder, which it states."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.predict.shapes import training_shape
+from qbench.predict.shapes import decoder_shape
 from qbench.sources.models.known_configs import HUB_IDS, known_configs
 
 if TYPE_CHECKING:
     from qbench.core.spec import ResolvedModel
-    from qbench.predict.shapes import TrainingShape
+    from qbench.predict.shapes import DecoderShape
 
 _CONFIG = "config.json"
 
 
-def decoder_of(model: ResolvedModel) -> tuple[TrainingShape | None, str | None]:
+def decoder_of(model: ResolvedModel) -> tuple[DecoderShape | None, str | None]:
     """The sizes of the model's layers, or None and the reason why they are not known."""
     config, reason = config_of(model)
-    return (None, reason) if config is None else training_shape(config)
+    return (None, reason) if config is None else decoder_shape(config)
 
 
 def config_of(model: ResolvedModel) -> tuple[dict[str, Any] | None, str | None]:
