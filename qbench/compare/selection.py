@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.core.spec import TuningRef
 
+_LAST = 1_000
+"""Behind any precision's order."""
 METHOD_ORDER = ("full", "qat", "lora")
 """Order of the ways to tune."""
 DEPLOYMENT_ORDER: tuple[str, ...] = get_args(Deployment)
@@ -230,8 +232,9 @@ def _tuned_order(row: CellRecords) -> tuple[Any, ...]:
 
 
 def _precision_place(name: str) -> int:
-    """Below the reference, precisions stand as `qbench list` has them; others in any order."""
-    return _place(tuple(precisions()), name)
+    """By the precision's own order; one that is not there, as a record may name, comes last."""
+    held = precisions().get(name)
+    return _LAST if held is None else held.order
 
 
 def _place(order: tuple[str, ...], name: str) -> int:

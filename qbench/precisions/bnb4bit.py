@@ -119,6 +119,12 @@ class FourBit(Precision):
         """As the library dequantizes them."""
         return held_weight(layer)
 
+    def untrainable(
+        self, options: FourBitOptions, method: str, training: Mapping[str, Any]
+    ) -> str | None:
+        """PEFT knows these layers."""
+        return None
+
     def explain(self, weight: Weight, options: FourBitOptions) -> Page:
         """The code book and the blocks of a weight."""
         from qbench.precisions.explain import bnb4bit
@@ -284,6 +290,7 @@ PRECISIONS = (
         "nf4",
         double_quant=False,
         title="NF4",
+        order=31,
     ),
     FourBit(
         "nf4-dq",
@@ -291,5 +298,6 @@ PRECISIONS = (
         "nf4",
         double_quant=True,
         title="NF4 + double quant",
+        order=32,
     ),
 )

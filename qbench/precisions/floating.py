@@ -35,9 +35,9 @@ class Floating(Precision):
 
     name: FloatType
     summary: str
+    order: int
     slow_on_cpu: bool = False
     options: type[Frozen] = FloatingOptions
-    order: int = 10
 
     def misfit(self, options: FloatingOptions, model: ResolvedModel) -> str | None:
         """Any model can be held as it is."""
@@ -52,6 +52,12 @@ class Floating(Precision):
     def storage(self, shape: ModelShape, options: FloatingOptions) -> StaticBytes:
         """Elements times the type's bytes."""
         return static_bytes(shape, ITEM_BYTES[self.name], linear=None)
+
+    def untrainable(
+        self, options: FloatingOptions, method: str, training: Mapping[str, Any]
+    ) -> str | None:
+        """What a gradient or PEFT needs is there."""
+        return None
 
     def explain(self, weight: Weight, options: FloatingOptions) -> Page:
         """Fields, range and spacing, and a weight's bits taken apart."""
@@ -88,11 +94,12 @@ class Floating(Precision):
 
 
 PRECISIONS = (
-    Floating(FP32, "32-bit floating point: the reference where it fits"),
-    Floating(BF16, "bfloat16: 8 bits of exponent, 7 of mantissa"),
+    Floating(FP32, "32-bit floating point: the reference where it fits", 10),
+    Floating(BF16, "bfloat16: 8 bits of exponent, 7 of mantissa", 11),
     Floating(
         FP16,
         "half precision: 5 bits of exponent, 10 of mantissa; slow on most CPUs",
+        12,
         slow_on_cpu=True,
     ),
 )

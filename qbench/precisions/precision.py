@@ -51,8 +51,8 @@ class Precision(ABC):
     title: str | None = None
     """What words about training call it, such as `NF4`; its name unless given."""
     order: int = 45
-    """Its place in lists and tables: floating types stand at 10, LLM.int8 at 20, 4-bit formats at
-    30, integers at 40, checkpoints as stored at 50; alike ones as they are found."""
+    """Its place in lists and tables: floating types stand at 10 to 12, LLM.int8 at 20, 4-bit formats
+    at 30 to 32, integers at 40, checkpoints as stored at 50; alike ones as a suite has them."""
     by_default: bool = True
     """Whether it is taken where a suite or a command names no precision."""
     takes_quantized: bool = False
@@ -118,8 +118,14 @@ class Precision(ABC):
     def untrainable(self, options: Any, method: str, training: Frozen) -> str | None:
         """Why a method of fine-tuning, with all its options, cannot train on it; None if it can.
 
-        What follows from its products (codes have no gradient) is known without it.
+        What follows from its products (codes have no gradient) is known without it. Unless this is
+        written anew, DoRA is refused, for which PEFT must know which weights the codes stand for.
         """
+        if training.get("dora"):
+            return (
+                f"DoRA needs the weights that codes stand for, and PEFT does not know those of"
+                f" {self.name}; leave dora out"
+            )
         return None
 
     def rounding(self, options: Any) -> IntegerOptions | None:
