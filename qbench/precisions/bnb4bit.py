@@ -119,9 +119,7 @@ class FourBit(Precision):
         """As the library dequantizes them."""
         return held_weight(layer)
 
-    def untrainable(
-        self, options: FourBitOptions, method: str, training: Mapping[str, Any]
-    ) -> str | None:
+    def untrainable(self, options: FourBitOptions, method: str, training: Frozen) -> str | None:
         """PEFT knows these layers."""
         return None
 

@@ -53,9 +53,7 @@ class Floating(Precision):
         """Elements times the type's bytes."""
         return static_bytes(shape, ITEM_BYTES[self.name], linear=None)
 
-    def untrainable(
-        self, options: FloatingOptions, method: str, training: Mapping[str, Any]
-    ) -> str | None:
+    def untrainable(self, options: FloatingOptions, method: str, training: Frozen) -> str | None:
         """What a gradient or PEFT needs is there."""
         return None
 

@@ -121,7 +121,7 @@ class Precision(ABC):
         What follows from its products (codes have no gradient) is known without it. Unless this is
         written anew, DoRA is refused, for which PEFT must know which weights the codes stand for.
         """
-        if training.get("dora"):
+        if getattr(training, "dora", False):
             return (
                 f"DoRA needs the weights that codes stand for, and PEFT does not know those of"
                 f" {self.name}; leave dora out"

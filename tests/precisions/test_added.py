@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from qbench.core.checkpoint import Checkpoint
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.finetune.options import TrainingOptions
     from qbench.precisions.verification import Verification
 
 
@@ -72,12 +73,11 @@ class Rows(Bare):
     loads_whole = True
     random_weights = "on random weights nothing of it is real"
 
-    def storage(self, shape: ModelShape, options: Any) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: RowsOptions) -> StaticBytes:
         def linear(tensor: TensorShape) -> tuple[int, int]:
             return tensor.numel, 4 * tensor.out_features
 
-        held = options if isinstance(options, dict) else options.model_dump()
-        return static_bytes(shape, ITEM_BYTES[held["dtype"]], linear)
+        return static_bytes(shape, ITEM_BYTES[options.dtype], linear)
 
     def products(self, options: RowsOptions, config: Mapping[str, Any] | None = None) -> Products:
         return Products("dequantized", options.dtype, options.dtype)
@@ -109,8 +109,8 @@ def cell(model: ResolvedModel, name: str) -> Cell:
     return Cell(model=model.ref, precision=ref(name))
 
 
-def lora(name: str, **options: Any) -> dict[str, Any]:
-    return methods()["lora"].options(rank=4, **options).model_dump()
+def lora(**options: Any) -> TrainingOptions:
+    return methods()["lora"].options(rank=4, **options)
 
 
 def test_what_a_class_lacks_is_named() -> None:
@@ -155,13 +155,13 @@ def test_its_peaks_follow_from_how_it_multiplies(model: ResolvedModel) -> None:
     assert own is not None
     assert whole.total == bf16.kinds["static"]  # the model in bf16, of which it is made
     assert own.total == precisions()["bare"].storage(model.shape, NoOptions()).total
-    trained = training_peak(model, "lora", ref("rows"), lora("rows"), tokens=64)
+    trained = training_peak(model, "lora", ref("rows"), lora(), tokens=64)
     assert (trained.total, trained.reason) == (None, bare.reason)
 
 
 def test_what_can_be_trained_on_it_and_why_the_rest_cannot() -> None:
     full, qat = (
-        methods()[name].conflicts(ref("rows"), methods()[name].options().model_dump())
+        methods()[name].conflicts(ref("rows"), methods()[name].options())
         for name in ("full", "qat")
     )
     assert full is not None
@@ -169,13 +169,13 @@ def test_what_can_be_trained_on_it_and_why_the_rest_cannot() -> None:
     assert qat is not None
     assert "{method: lora, precision: rows}" in qat
     method = methods()["lora"]
-    assert method.conflicts(ref("rows"), lora("rows")) is None
+    assert method.conflicts(ref("rows"), lora()) is None
     for options, words in (
         ({"dora": True}, "PEFT does not know those of rows"),
         ({"init": "pissa"}, "rows holds codes"),
         ({"init": "loftq"}, "use fp4, nf4, nf4-dq"),
     ):
-        assert words in str(method.conflicts(ref("rows"), lora("rows", **options)))
+        assert words in str(method.conflicts(ref("rows"), lora(**options)))
     uses = {one.use for one in fit_cases(["rows"], rank=4, target="default", optimizer="adamw")}
     assert uses == {"inference", "QLoRA"}
 
@@ -188,7 +188,12 @@ def test_it_is_served_as_far_as_its_layers_are_known() -> None:
         ref("bare")
     )  # it has no such option
     tuning = TuningRef(
-        label="x", arm="x", method="lora", precision=ref("rows"), options=lora("rows"), seed=0
+        label="x",
+        arm="x",
+        method="lora",
+        precision=ref("rows"),
+        options=lora().model_dump(),
+        seed=0,
     )
     assert served_precision(tuning, "attached-fp16").options == {"dtype": "fp16"}
     assert served_precision(tuning, "merged").name == "bf16"
