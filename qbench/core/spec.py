@@ -107,6 +107,10 @@ class ModelShape(Frozen):
     """From the safetensors header, or the configuration, and a table of architectures, or from a
     model without data."""
 
+    def __hash__(self) -> int:
+        """Of one tensor: what is worked out of a shape is looked up too often for all of them."""
+        return hash((self.origin, len(self.tensors), self.tensors[:1]))
+
     @property
     def weights(self) -> int:
         """Logical weights: elements of all tensors but the buffers."""
@@ -146,6 +150,10 @@ class PrecisionRef(Frozen):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     """All options, defaults filled in."""
+
+    def __hash__(self) -> int:
+        """Without the options, which the label tells apart within a suite."""
+        return hash((self.label, self.name))
 
     @property
     def options_by_contents(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The names are matched by PEFT's own rules.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.names import what_there_is
@@ -44,6 +45,14 @@ def targeted(
     target: Literal["default", "all-linear"] | Sequence[str],
 ) -> tuple[TensorShape, ...] | None:
     """The weights that an adapter is put beside; None where they are not known."""
+    return _targeted(shape, architecture, target if isinstance(target, str) else tuple(target))
+
+
+@lru_cache(maxsize=256)
+def _targeted(
+    shape: ModelShape, architecture: str, target: str | tuple[str, ...]
+) -> tuple[TensorShape, ...] | None:
+    """Asked for at every item of a tuned cell."""
     if target == "all-linear":
         return tuple(tensor for tensor in shape.tensors if tensor.role == "linear")
     matrices = [

@@ -7,6 +7,7 @@ al. 2024, arXiv 2402.09353.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import ITEM_BYTES
@@ -25,7 +26,7 @@ from qbench.precisions import options_of, precisions
 from qbench.precisions.computing import compute_type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from qbench.core.spec import (
         Cell,
@@ -45,7 +46,7 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
     held = precisions()[cell.precision.name]
     if model.shape is None or held.takes_quantized != bool(model.quantization):
         return None
-    base = held.storage(model.shape, options_of(cell.precision))
+    base = _stored(held.storage, model.shape, cell.precision)
     if cell.tuning is None:
         return base
     if cell.deploy is None:
@@ -54,6 +55,14 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
         model.shape, model.architecture, cell.tuning, cell.deploy, cell.precision
     )
     return None if adapters is None else base.model_copy(update={"adapters": adapters})
+
+
+@lru_cache(maxsize=256)
+def _stored(
+    storage: Callable[[ModelShape, Any], StaticBytes], shape: ModelShape, precision: PrecisionRef
+) -> StaticBytes:
+    """Once for all items of a cell, and for all cells that hold a base the same way."""
+    return storage(shape, options_of(precision))
 
 
 def adapter_static_bytes(
