@@ -34,11 +34,15 @@ class Products:
     it does not divide stays in the type of the rest."""
     whole_tensor: bool = False
     """Whether all weights of a layer share one scale."""
-    zero_points: bool = False
-    """Of `dequantized`: whether what is added to codes is made in the type of x first."""
     copies: int = 2
     """Of `dequantized`: a layer's weights in the type of x that are there at once while they are
     made, such as codes turned into numbers and these times their scales."""
+    constants: int = 0
+    """Of `dequantized`: numbers for each scale that are there in the type of x meanwhile, such as
+    the scale itself or a zero point."""
+    fused: bool = False
+    """Of `dequantized`: whether all that is made within one operation of a library, so that a
+    counting of live tensors does not see it."""
 
     def holds(self, inputs: int) -> bool:
         """Whether a layer of so many inputs is held in codes, where the kind has any."""

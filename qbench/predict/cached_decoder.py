@@ -248,9 +248,9 @@ class _InferenceLinears(Linears):
         item, ledger = given.item_bytes, self.tape.ledger
         weights = linear.inputs * linear.outputs * item
         scales = products.scales(linear.outputs, linear.inputs)
-        if self._kernels.unseen:
+        if self._kernels.unseen or not products.fused:
             # torchao's `dequantize_affine`: codes less zero points, then times scales, each anew.
-            made = products.copies * weights + products.zero_points * scales * item
+            made = products.copies * weights + products.constants * scales * item
             Storage(ledger, DEQUANTIZED, made)
         held = Storage(ledger, DEQUANTIZED, weights)
         result = self.multiply(given, weight, bias, linear.outputs)

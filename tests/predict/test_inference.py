@@ -18,6 +18,7 @@ from qbench.measures.quality.scoring import rounding_kl, score_windows
 from qbench.measures.quality.windows import Window
 from qbench.precisions import precisions, products_of
 from qbench.precisions.inventory import inventory
+from qbench.precisions.plain_layers import replace_linear
 from qbench.precisions.products import Products, floating
 from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import (
@@ -332,3 +333,43 @@ def test_prefill_of_llama_2_13b_as_published() -> None:
     four = predict_prefill(HeldModel(LLAMA_2_13B, quantized, static), batch=1, tokens=512)
     assert (half.total - four.total) / 1e6 == pytest.approx(29_153 - 11_018, rel=0.005)
     assert 29_153 - half.total / 1e6 == pytest.approx(11_018 - four.total / 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("tokens", [8, 200])
+def test_weights_that_plain_torch_dequantizes(
+    architecture: str, tokens: int, tmp_path: Path
+) -> None:
+    """Codes turned into numbers, the scales in the same type, and the product of both."""
+
+    class Rows(torch.nn.Linear):
+        def __init__(self, plain: torch.nn.Linear) -> None:
+            super().__init__(plain.in_features, plain.out_features, bias=False, device="meta")
+            scales = plain.weight.data.float().abs().amax(dim=1, keepdim=True) / 127
+            codes = (plain.weight.data.float() / scales).round().to(torch.int8)
+            self.weight = torch.nn.Parameter(codes, requires_grad=False)
+            self.bias = plain.bias
+            self.register_buffer("scales", scales)
+
+        def forward(self, given: Any) -> Any:
+            weight = self.weight.to(given.dtype) * self.scales.to(given.dtype)
+            return torch.nn.functional.linear(given, weight, self.bias)
+
+    folder = make_tiny_model(tmp_path, architecture, context=512, tokenizer=False)
+    model = precisions()["bf16"].load(Checkpoint(folder, "cpu"), typed_options_of("bf16"))
+    replace_linear(model, Rows)
+    ids = torch.randint(200, (2, tokens), generator=torch.Generator().manual_seed(0))
+    held = [one.tensor for one in inventory(model)]
+    with torch.inference_mode(), LivePeak("cpu", held) as prefill:
+        model(input_ids=ids, use_cache=True, logits_to_keep=1)
+    shape, _ = decoder_shape(model.config.to_dict())
+    assert shape is not None
+    static = sum(one.untyped_storage().nbytes() for one in held)
+    products = Products("dequantized", "bf16", "bf16", constants=1)
+    window = sliding_window(model.config.to_dict())
+    predicted = _above(
+        predict_prefill(
+            HeldModel(shape, products, static, window, kernels=CPU), batch=2, tokens=tokens
+        )
+    )
+    assert prefill.peak_bytes - static == pytest.approx(predicted, rel=TOLERANCE, abs=64)

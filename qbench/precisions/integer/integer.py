@@ -77,7 +77,8 @@ class Integer(Precision):
             options.dtype,
             group=options.group,
             whole_tensor=options.granularity == "tensor",
-            zero_points=True,
+            constants=1,  # the zero points
+            fused=True,
         )
 
     def untrainable(self, options: IntegerOptions, method: str, training: Frozen) -> str | None:
