@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
 from qbench.core.gpu import gpu_probes
 from qbench.core.options import plain_options, typed_options
@@ -35,7 +35,8 @@ from qbench.measures.timing import (
     quantile,
     warm_up,
 )
-from qbench.measures.workload import GridPoint, make_workload, misfit, too_many
+from qbench.measures.workload import make_workload, misfit, too_many
+from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,8 @@ class LatencyOptions(Frozen):
 
 class LatencyPoint(GridPoint):
     """What is measured at one point of the grid."""
+
+    model_config = ConfigDict(extra="forbid")
 
     min_iterations: int
     min_seconds: float

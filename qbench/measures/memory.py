@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict
+
 from qbench.core.gpu import IN_USE_BYTES, used_bytes_by_device
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
@@ -20,10 +22,11 @@ from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMorePositive, Repeats
-from qbench.measures.workload import GridPoint, make_workload, misfit, too_many
+from qbench.measures.workload import make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.peaks import predicted_peak
+from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +121,8 @@ class MemoryOptions(Frozen):
 
 class MemoryPoint(GridPoint):
     """What is measured at one point of the grid."""
+
+    model_config = ConfigDict(extra="forbid")
 
     seed: int
     """Chooses the token ids."""

@@ -11,26 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import Problem
-from qbench.core.spec import Frozen
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-
-class GridPoint(Frozen):
-    """One point of a grid, as it stands in an item."""
-
-    batch: int
-    """Sequences at once."""
-    prompt_tokens: int
-    new_tokens: int
-    """Tokens decoded after the prompt."""
-
-    @property
-    def slug(self) -> str:
-        """Readable name: `b1-p128-n32`."""
-        return f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"
+    from qbench.predict.work import GridPoint
 
 
 @dataclass(frozen=True)

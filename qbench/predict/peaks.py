@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.number_types import ITEM_BYTES
 from qbench.finetune import training_options
@@ -20,15 +20,14 @@ from qbench.predict.model_config import config_of, decoder_of, sliding_window
 from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
+from qbench.predict.work import Scoring, work_of
 
 if TYPE_CHECKING:
     from qbench.core.number_types import FloatType
     from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
     from qbench.finetune.options import TrainingOptions
     from qbench.predict.inference import InferenceBytes
-
-_TIMED = frozenset({"memory", "latency"})
-_SCORED = frozenset({"quality"})
+    from qbench.predict.work import GridPoint
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,10 @@ def predicted_peak(
     kind = "cuda" if device.startswith("cuda") else "cpu"
     if cell.training is not None:
         return _training_peak(cell.training, model, item, kind, flash=flash)
-    if item is None or item.measurement not in _TIMED | _SCORED:
+    work = None if item is None else work_of(item)
+    if work is None:
         return None
-    phase = "scoring" if item.measurement in _SCORED else "prefill"
+    phase = "scoring" if isinstance(work, Scoring) else "prefill"
     decoder, reason = decoder_of(model)
     static = predicted_bytes(cell, model)
     config, _ = config_of(model)
@@ -94,7 +94,7 @@ def predicted_peak(
         elif static is None:
             reason = model.shape_unknown or "its adapter is not known from the shapes"
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
-    if item.params.get("attention") == "eager":
+    if isinstance(work, Scoring) and work.attention == "eager":
         return Peak(phase, reason="eager attention is not predicted", device=kind)
     held = HeldModel(
         decoder,
@@ -104,7 +104,7 @@ def predicted_peak(
         adapter=_adapter(cell, model),
         kernels=Kernels(device=kind, flash=flash, unseen=not counted),
     )
-    found = _inference(held, item.measurement in _SCORED, tuple(sorted(_sizes(item).items())))
+    found = _inference(held, work)
     kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
     return Peak(found.phase, {**kinds, "static": static.total}, device=kind)
 
@@ -193,22 +193,6 @@ def _training_peak(
     )
 
 
-def _sizes(item: Item) -> dict[str, int]:
-    """What of an item's parameters decides its peak."""
-    params = item.params
-    if item.measurement in _SCORED:
-        return {
-            "batch": params["batch"],
-            "tokens": params["window"],
-            "compared": bool(params.get("divergence")),
-        }
-    return {
-        "batch": params["batch"],
-        "tokens": params["prompt_tokens"],
-        "new_tokens": params["new_tokens"],
-    }
-
-
 def _adapter(cell: Cell, model: ResolvedModel) -> Adapter | None:
     """What is attached to the base of a tuned cell; None where it is merged, or there is none."""
     tuning = cell.tuning
@@ -224,11 +208,12 @@ def _adapter(cell: Cell, model: ResolvedModel) -> Adapter | None:
 
 
 @cache
-def _inference(
-    model: HeldModel,
-    scored: bool,  # noqa: FBT001 - a key of the cache
-    sizes: tuple[tuple[str, int], ...],
-) -> InferenceBytes:
+def _inference(model: HeldModel, work: GridPoint | Scoring) -> InferenceBytes:
     """Above the static bytes; a grid has many items that differ in nothing that matters here."""
-    named: dict[str, Any] = dict(sizes)
-    return predict_scoring(model, **named) if scored else predict_inference(model, **named)
+    if isinstance(work, Scoring):
+        return predict_scoring(
+            model, batch=work.batch, tokens=work.window, compared=work.divergence
+        )
+    return predict_inference(
+        model, batch=work.batch, tokens=work.prompt_tokens, new_tokens=work.new_tokens
+    )

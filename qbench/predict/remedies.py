@@ -12,6 +12,7 @@ from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
 from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.shapes import INFERRED, TRAINED
+from qbench.predict.work import work_of
 
 if TYPE_CHECKING:
     from qbench.core.spec import Cell, Item, ResolvedModel, TuningRef
@@ -32,6 +33,10 @@ def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMe
 
 
 def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory) -> str | None:
+    work = work_of(item)
+    if work is None:
+        return None
+
     def needed(batch: int) -> int:
         smaller = item.model_copy(update={"params": {**item.params, "batch": batch}})
         peak = predicted_peak(cell, model, smaller, device=device.kind, flash=device.flash)
@@ -42,7 +47,7 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
             else fits(peak, 0, gpus=device.gpus).needed_bytes
         )
 
-    batch = largest(needed, device.bytes, max(1, item.params.get("batch", 1)))
+    batch = largest(needed, device.bytes, max(1, work.batch))
     if batch:
         return f"fits with batch: {batch}"
     if is_quantized(cell.precision) or cell.tuning is not None:

@@ -16,8 +16,8 @@ from qbench.measures.latency import LATENCY, LatencyOptions, LatencyPoint
 from qbench.measures.roofline.latency import latency_limits, multiplied_in, weight_bytes_read
 from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
 from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
-from qbench.measures.workload import GridPoint
 from qbench.predict.shapes import DecoderShape
+from qbench.predict.work import GridPoint
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.measures.workload import GridPoint, Workload, make_workload
+from qbench.measures.workload import Workload, make_workload
+from qbench.predict.work import GridPoint
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:

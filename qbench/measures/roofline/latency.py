@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from qbench.core.number_types import NumberType
     from qbench.core.record import Metric
     from qbench.measures.loaded import LoadedModel
-    from qbench.measures.workload import GridPoint
     from qbench.precisions.inventory import Held
     from qbench.precisions.products import Products
+    from qbench.predict.work import GridPoint
 
 METRICS = (
     MetricDefinition(
