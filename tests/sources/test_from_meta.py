@@ -24,7 +24,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-_TYPES = ("gpt_neox", "phi", "gemma", "bloom")
+_TYPES = ("gpt_neox", "phi", "bloom")
 _OWN_CODE = """\
 import os
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -88,20 +88,24 @@ def test_one_process_tells_of_all_models_and_answers_are_kept(
     assert started == ["qbench.sources.shapes.meta"]
     assert isinstance(found.pop("nowhere"), ModelError)
     for name, word in (("no-such-architecture", "no-such-architecture"), ("wrong", "hidden_size")):
-        model = found.pop(name)
+        model = found[name]
         assert isinstance(model, ResolvedModel)
         assert model.shape is None
         assert str(model.shape_unknown).startswith("transformers cannot build the model: ")
         assert word in str(model.shape_unknown)
     for name, model in found.items():
         assert isinstance(model, ResolvedModel)
+        if name in ("no-such-architecture", "wrong"):
+            continue
         assert model.shape is not None, model.shape_unknown
         told = [TensorShape.model_validate(one) for one in describe(str(folders[name]))]
         assert model.shape == ModelShape(tensors=tuple(told), origin="meta")
 
     started.clear()
-    assert resolve_models([refs[0], refs[len(_TYPES)]]) == [found[_TYPES[0]], found["copy"]]
-    assert started == []
+    asked = (_TYPES[0], "copy", "no-such-architecture")
+    again = resolve_models([refs[list(folders).index(name)] for name in asked])
+    assert again == [found[name] for name in asked]
+    assert started == []  # kept
 
 
 def test_code_of_a_models_own_decides_and_takes_none_with_it(

@@ -7,6 +7,7 @@ It needs torch, which planning must not load, and seconds: so one process is ask
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 _FORM = 3
 """Counted up when `qbench.sources.shapes.meta` describes models differently: answers expire."""
+
+_OF_CONFIGURATION = re.compile(
+    r"transformers cannot build the model: (?:ValueError|TypeError|KeyError|AttributeError): "
+)
+"""Reasons that lie in the configuration, and are kept too: not a package or memory that lacks."""
 
 Answer = tuple[ModelShape | None, str | None]
 """The tensors of a model, or None and the reason why they are not known."""
@@ -71,7 +77,8 @@ def shapes_from_meta(models: Sequence[Unbuilt]) -> list[Answer]:
         for folder, answer in _ask(list(asked), trust_remote_code=trusted):
             key = asked[folder]
             found |= dict.fromkeys(to_ask[key], answer)
-            if not isinstance(answer, str) and "folder" not in identities[key]:
+            lasts = not isinstance(answer, str) or _OF_CONFIGURATION.match(answer)
+            if lasts and "folder" not in identities[key]:
                 write_cached("shapes", identities[key], answer)
     return [_answer(found[model]) for model in models]
 
