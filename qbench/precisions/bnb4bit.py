@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
+from qbench.core.number_types import ITEM_BYTES, TORCH_NAMES
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.layer_weights import held_weight
-from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
-from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class FourBit(Precision):
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quant_type,
                 bnb_4bit_use_double_quant=self.double_quant,
-                bnb_4bit_compute_dtype=getattr(torch, TORCH_DTYPE[options.compute_dtype]),
+                bnb_4bit_compute_dtype=getattr(torch, TORCH_NAMES[options.compute_dtype]),
             ),
         )
         keep_codes(model)

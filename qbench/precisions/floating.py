@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.number_types import BF16, FP16, FP32, FloatType
+from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, TORCH_NAMES, FloatType
 from qbench.core.spec import Frozen, PrecisionRef
-from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.products import floating as plain_products
-from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, attention_backend, linear_layers
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Floating(Precision):
         """Every linear weight has the type that was asked for."""
         import torch
 
-        expected = getattr(torch, TORCH_DTYPE[self.name])
+        expected = getattr(torch, TORCH_NAMES[self.name])
         layers = linear_layers(model)
         faults = [
             f"{name} ({'×'.join(map(str, layer.weight.shape))}) holds {layer.weight.dtype}"

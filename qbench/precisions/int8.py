@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from qbench.core.number_types import ITEM_BYTES
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
-from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
+from qbench.core.number_types import TORCH_NAMES
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
 from qbench.sources.models.random_models import is_random
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from qbench.core.checkpoint import Checkpoint
-
-TORCH_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""Names of torch's types by qbench's names."""
 
 
 def load_pretrained(
@@ -42,7 +40,7 @@ def load_pretrained(
 
     if is_random(checkpoint.folder):
         return make_random(
-            checkpoint, dtype=getattr(torch, TORCH_DTYPE[dtype]), quantization=quantization
+            checkpoint, dtype=getattr(torch, TORCH_NAMES[dtype]), quantization=quantization
         )
     device = checkpoint.device
     arguments: dict[str, Any] = {}
@@ -53,7 +51,7 @@ def load_pretrained(
         model, loading = AutoModelForCausalLM.from_pretrained(
             str(checkpoint.folder),
             output_loading_info=True,
-            dtype="auto" if dtype == "auto" else getattr(torch, TORCH_DTYPE[dtype]),
+            dtype="auto" if dtype == "auto" else getattr(torch, TORCH_NAMES[dtype]),
             device_map=device if device == EVERY_GPU else {"": device},
             use_safetensors=True,
             trust_remote_code=checkpoint.trust_remote_code,

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import TensorShape
 
-ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes an element of each floating type."""
-
 _FIXED_BYTES = {"float32": 4, "int64": 8, "bool": 1, "bfloat16": 2, "float16": 2}
 _KIND = {
     "linear": "linear",

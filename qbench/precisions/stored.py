@@ -16,7 +16,7 @@ from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
 from qbench.precisions.int8 import Int8, Int8Options
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
 from qbench.precisions.layer_weights import held_weight
-from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import fixed_bytes, static_bytes
@@ -188,8 +188,7 @@ def linear_bytes(model: PreTrainedModel) -> int:
 
 def _own_name(torch_name: str) -> str:
     """The name in qbench of a type that torch calls `torch.bfloat16`, or `bfloat16`."""
-    own = {name: own for own, name in TORCH_DTYPE.items()}
-    return own.get(torch_name.removeprefix("torch."), torch_name)
+    return float_type(torch_name) or torch_name
 
 
 PRECISIONS = (Stored(),)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
+from qbench.core.number_types import TORCH_NAMES
 from qbench.precisions.integer.layers import layers_to_quantize
-from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.loading import load_pretrained
 from qbench.precisions.plain_layers import replace_conv1d
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Grid:
         )
 
         own = values.dtype
-        held = torch.float32 if self.dtype is None else getattr(torch, TORCH_DTYPE[self.dtype])
+        held = torch.float32 if self.dtype is None else getattr(torch, TORCH_NAMES[self.dtype])
         values = values.to(held)
         if not self.is_computed_in_dtype:
             values = values.float()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, is_out_of_memory
+from qbench.core.number_types import TORCH_NAMES
 from qbench.finetune.serve.adapter_storage import read_adapter_tensors
 from qbench.precisions.inventory import adapter_modules
-from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def cast_adapter(model: PreTrainedModel, dtype: str) -> None:
     """
     import torch
 
-    wanted = getattr(torch, TORCH_DTYPE[dtype])
+    wanted = getattr(torch, TORCH_NAMES[dtype])
     for name, parameter in model.named_parameters():
         if _FACTORS & set(name.split(".")):
             parameter.data = parameter.data.to(wanted)

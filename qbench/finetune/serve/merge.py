@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
-from qbench.core.number_types import FP32
+from qbench.core.number_types import FP32, TORCH_NAMES
 from qbench.core.record import content_key
 from qbench.finetune.artifact import ArtifactInfo
 from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
@@ -31,7 +31,6 @@ from qbench.precisions import options_of, precisions
 from qbench.precisions.floating import in_type
 from qbench.precisions.inventory import inside, output_head
 from qbench.precisions.layer_weights import exact_weight
-from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.fingerprint import files_sha256
 from qbench.sources.sealed import broken_seal, maker_lock, sealed_folder
 
@@ -163,7 +162,7 @@ def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
     import torch
     from transformers import GenerationConfig
 
-    model.to(getattr(torch, TORCH_DTYPE[dtype]))
+    model.to(getattr(torch, TORCH_NAMES[dtype]))
     # The base's own may hold settings that transformers refuses to save; it is copied below.
     model.generation_config = GenerationConfig()
     with sealed_folder(made, made.name) as waiting:

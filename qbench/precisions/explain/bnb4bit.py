@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.number_types import TORCH_NAMES
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, column, histogram_figures, picture_of
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
@@ -16,7 +17,6 @@ from qbench.precisions.explain.errors_made import error_figures, error_section
 from qbench.precisions.explain.sections import Section, joined, section
 from qbench.precisions.explain.stored_bits import stored_bits
 from qbench.precisions.explain.weights import rounded
-from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def explain(name: str, weight: Weight, options: FourBitOptions) -> Page:
     taken = rounded(weight, rest, "which it is loaded in (option `dtype`)")
     quant_type, double_quant = name.removesuffix("-dq"), name.endswith("-dq")
     quantized = quantize(taken, quant_type, double_quant=double_quant)
-    held = quantized.held.to(getattr(torch, TORCH_DTYPE[compute]))
+    held = quantized.held.to(getattr(torch, TORCH_NAMES[compute]))
     error = error_figures(weight.values, held)
     used = sum(count > 0 for count in quantized.counts)
     picture = picture_of(quantized.scaled, -1, 1, sorted(set(quantized.levels)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from qbench.core.number_types import TORCH_NAMES
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
 from qbench.precisions.explain.errors_made import error_figures, error_section
 from qbench.precisions.explain.formats import FORMATS
 from qbench.precisions.explain.sections import Section, joined, section
-from qbench.precisions.loading import TORCH_DTYPE
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def explain(name: str, weight: Weight) -> Page:
     import torch
 
     kind = FORMATS[name]
-    held = weight.values.to(getattr(torch, TORCH_DTYPE[name]))
+    held = weight.values.to(getattr(torch, TORCH_NAMES[name]))
     error = error_figures(weight.values, held)
     picture = _picture(weight.values)
     return Page(

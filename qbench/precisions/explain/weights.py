@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, UsageError
 from qbench.core.names import did_you_mean
+from qbench.core.number_types import TORCH_NAMES
 from qbench.core.untrusted import read_bounded
-from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.bundled import bundled_models
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
 from qbench.sources.models.headers import read_headers, weight_files
@@ -68,7 +68,7 @@ def rounded(weight: Weight, dtype: str, reason: str) -> torch.Tensor:
     """
     import torch
 
-    values = weight.values.to(getattr(torch, TORCH_DTYPE[dtype]))
+    values = weight.values.to(getattr(torch, TORCH_NAMES[dtype]))
     beyond = int((~values.isfinite()).sum())
     if beyond:
         raise UsageError(

@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import TORCH_NAMES
 from qbench.precisions.integer.gptq import quantize_by_gptq
 from qbench.precisions.integer.inputs import unreached
 from qbench.precisions.integer.layers import hold_in
 from qbench.precisions.integer.ranges import find_ranges
 from qbench.precisions.integer.smoothquant import quantize_smoothed
 from qbench.precisions.integer.windows import draw_windows
-from qbench.precisions.loading import TORCH_DTYPE
 from qbench.sources.data.texts import ResolvedText, resolve_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def calibrate(
     if not isinstance(text, ResolvedText):
         text = resolve_text(text, base=Path())
     windows, about = draw_windows(model, text, options, checkpoint)
-    dtype: torch.dtype = getattr(torch, TORCH_DTYPE[options.dtype])
+    dtype: torch.dtype = getattr(torch, TORCH_NAMES[options.dtype])
     if options.weights == "gptq":
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
     elif options.weights == "smoothquant":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
+from qbench.core.number_types import ITEM_BYTES, TORCH_NAMES
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
@@ -23,10 +24,10 @@ from qbench.precisions.integer.options import (
 )
 from qbench.precisions.layer_probe import Format
 from qbench.precisions.layer_weights import held_weight
-from qbench.precisions.loading import TORCH_DTYPE, load_pretrained
+from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import MOST_ROWS_IN_FP32, Products
-from qbench.precisions.storage import ITEM_BYTES, static_bytes
+from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Integer(Precision):
             calibrate(model, layers, options, checkpoint)
         else:
             for layer in layers.values():
-                quantize_layer(layer, options, getattr(torch, TORCH_DTYPE[options.dtype]))
+                quantize_layer(layer, options, getattr(torch, TORCH_NAMES[options.dtype]))
         return model
 
     def verify(self, model: PreTrainedModel, options: IntegerOptions) -> Verification:
