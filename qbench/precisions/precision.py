@@ -135,15 +135,20 @@ class Precision(ABC):
     def rounded(self, values: torch.Tensor, options: Any) -> torch.Tensor | None:
         """A matrix (out, in) in fp32 as a layer would hold it: what `explain` shows; None: nothing.
 
-        Of no use where `explain` itself is written.
+        The values are rounded to the type of the rest already, where `products` tells it. Of no use
+        where `explain` itself is written.
         """
         return None
 
     def explain(self, weight: Weight, options: Any) -> Page | None:
         """What it does to a weight, as a page; None where nothing is said of it."""
         from qbench.precisions.explain.rounded import explain_rounding
+        from qbench.precisions.explain.weights import rounded
 
-        held = self.rounded(weight.values, options)
+        products, values = self.products(options), weight.values
+        if products is not None:
+            values = rounded(weight, products.rest, "which it is loaded in").float()
+        held = self.rounded(values, options)
         return None if held is None else explain_rounding(self, weight, held, options)
 
     @property
