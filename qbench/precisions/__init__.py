@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from qbench.core.options import typed_options
-from qbench.core.plugins import load_plugins
+from qbench.core.plugins import with_plugins
 from qbench.precisions import bnb4bit, floating, int8, stored
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.precision import Precision
@@ -33,17 +33,15 @@ ADVISED = ("int8", "nf4-dq")
 @cache
 def precisions() -> dict[str, Precision]:
     """All precisions by name, in the order they are shown: by `order`, qbench's own first."""
-    found: list[Precision] = []
-    for family in (
-        floating.PRECISIONS,
-        int8.PRECISIONS,
-        bnb4bit.PRECISIONS,
-        INTEGERS,
-        stored.PRECISIONS,
-    ):
-        found += family
-    found += load_plugins("qbench.precisions", Precision)
-    return {one.name: one for one in sorted(found, key=lambda one: one.order)}
+    own: tuple[Precision, ...] = (
+        *floating.PRECISIONS,
+        *int8.PRECISIONS,
+        *bnb4bit.PRECISIONS,
+        *INTEGERS,
+        *stored.PRECISIONS,
+    )
+    table = with_plugins("qbench.precisions", Precision, own)
+    return dict(sorted(table.items(), key=lambda named: named[1].order))
 
 
 def options_of(ref: PrecisionRef) -> Frozen:

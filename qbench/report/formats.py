@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import UsageError
 from qbench.core.names import did_you_mean
-from qbench.core.plugins import load_plugins
+from qbench.core.plugins import with_plugins
 from qbench.report import as_json, benchmark_json, delimited, markdown, terminal
 from qbench.report.format import Format, Subject
 from qbench.report.gate import junit, step_summary, workflow_commands
@@ -54,10 +54,7 @@ def formats() -> dict[str, Format]:
 
     Raises `UsageError` for a plug-in that is none.
     """
-    table = {one.name: one for one in OWN}
-    for one in load_plugins("qbench.reports", Format):
-        table[one.name] = one
-    return table
+    return with_plugins("qbench.reports", Format, OWN)
 
 
 def written_formats() -> list[Format]:

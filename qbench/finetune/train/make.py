@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from qbench.core.spec import PrecisionRef
-    from qbench.finetune import Method
+    from qbench.finetune.method import Method
     from qbench.finetune.options import TrainingOptions
     from qbench.finetune.train.examples import Encoded
     from qbench.sources.data.tuning import Example, Splits

@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper
 from typing import TYPE_CHECKING
 
+from qbench.measures import own_measures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _ALWAYS = (
-    # Before torch: making pydantic's classes takes longer the more modules there are.
-    "qbench.measures",
     "torch",
     "transformers",
     "transformers.modeling_utils",
@@ -89,6 +89,7 @@ def preload(device: str, measurements: Sequence[str] = ()) -> None:
 
 
 def _import_all(device: str, measurements: Sequence[str]) -> None:
+    own_measures()  # before torch: pydantic's classes take longer the more modules there are
     names = list(_ALWAYS)
     if not device.startswith("cuda"):
         names += _WITHOUT_CUDA

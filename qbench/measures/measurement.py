@@ -1,0 +1,66 @@
+"""What a measurement is: something that can be found out about a cell."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbench.precisions.precision import NoOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.core.errors import Problem
+    from qbench.core.record import MetricDefinition
+    from qbench.core.spec import Frozen, Item, ResolvedModel
+    from qbench.measures.loaded import LoadedModel, Outcome
+
+
+class Measurement(Protocol):
+    """Something that can be found out about a cell.
+
+    A class below it has the answers that stand here; others give all of them. Where a method takes
+    `options`, it is an object of the class that `options` names.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As written under `measure` in a suite."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """One line for `qbench list`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Packages it needs beside torch and transformers."""
+        return ()
+
+    @property
+    def options(self) -> type[Frozen]:
+        """Its typed options; every one has a default."""
+        return NoOptions
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[MetricDefinition, ...]:
+        """The definitions of all the metrics that it can record."""
+
+    @property
+    def trusts_kernels(self) -> bool:
+        """Whether its numbers are worthless when a layer's kernel is found wrong."""
+        return True
+
+    def misfit(self, options: Any, model: ResolvedModel) -> Problem | None:
+        """What of the options cannot be done with the model; the place is the option."""
+        return None
+
+    @abstractmethod
+    def items(self, options: Any, model: ResolvedModel, base: Path) -> list[Item]:
+        """The items to record, every parameter resolved; relative paths start at `base`."""
+
+    @abstractmethod
+    def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
+        """Takes one item; raises `MeasurementError` when it cannot."""
