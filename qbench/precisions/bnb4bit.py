@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qbench.core.number_types import ITEM_BYTES, TORCH_NAMES
 from qbench.core.spec import Frozen
-from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -155,7 +155,7 @@ class FourBit(Precision):
         return verify_quantized(
             model,
             Linear4bit,
-            Format(naive=naive_weight, library=_library_weight),
+            LayerFormat(naive=naive_weight, library=_library_weight),
             state_fault=self._state_fault,
             shape_of=_shape_of,
             # The weights are dequantized to the type of the rest, then cast to the compute type.

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from qbench.core.number_types import ITEM_BYTES
 from qbench.core.spec import Frozen
-from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -117,7 +117,7 @@ class Int8(Precision):
         return verify_quantized(
             model,
             Linear8bitLt,
-            Format(naive=_naive_weight, library=library_weight),
+            LayerFormat(naive=_naive_weight, library=library_weight),
             state_fault=_state_fault,
             shape_of=lambda layer: tuple(_codes(layer).shape),
             dequantized_tolerance=1e-5,

@@ -33,7 +33,7 @@ COMPARED_ROWS = 17
 
 
 @dataclass(frozen=True)
-class Format:
+class LayerFormat:
     """How weights and products of one format are computed, by definition and by its library."""
 
     naive: Callable[[Any, slice], torch.Tensor]
@@ -59,7 +59,7 @@ class Probed:
     """Weights that are infinite or not a number by definition."""
 
 
-def probe_layer(layer: Any, held: Format, activations: torch.dtype) -> Probed:
+def probe_layer(layer: Any, held: LayerFormat, activations: torch.dtype) -> Probed:
     """Tries a layer with inputs of the type that the model's activations have.
 
     Every layer gets the same inputs, of a normal distribution; where there are several rows, their
@@ -91,7 +91,7 @@ def _rows(device: torch.device) -> tuple[int, ...]:
 
 
 def _try(
-    layer: Any, held: Format, rows: int, activations: torch.dtype
+    layer: Any, held: LayerFormat, rows: int, activations: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs (rows, in) and what the layer makes of them, (rows, out), of at most `COMPARED_ROWS`.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.layer_probe import Format
+    from qbench.precisions.layer_probe import LayerFormat
 
 MOST_NAMED = 3
 """Layers named in a warning; the record's details have them all."""
@@ -88,7 +88,7 @@ def attention_backend(model: PreTrainedModel) -> str | None:
 def verify_quantized(
     model: PreTrainedModel,
     layer_class: type[torch.nn.Module],
-    held: Format,
+    held: LayerFormat,
     *,
     state_fault: Callable[[Any], str | None],
     shape_of: Callable[[Any], tuple[int, ...] | None],

@@ -22,7 +22,7 @@ from qbench.precisions.integer.options import (
     scale_count,
     short_options,
 )
-from qbench.precisions.layer_probe import Format
+from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -182,7 +182,7 @@ class Integer(Precision):
         found = verify_quantized(
             model,
             nn.Linear,
-            Format(
+            LayerFormat(
                 naive=integer_layers.naive_codes_weight,
                 library=integer_layers.library_codes_weight,
                 naive_output=integer_layers.naive_output,
