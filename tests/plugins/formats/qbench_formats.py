@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.page import Heading, Page, Table
-from qbench.report.format import Format
+from qbench.plugin import Format, Heading, Page, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.core.record import Record
+    from qbench.plugin import Record
 
 
 def outline(page: Page) -> str:

@@ -15,14 +15,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.core.errors import MeasurementError, NonFiniteError
-from qbench.core.record import MetricDefinition
-from qbench.core.spec import Frozen, Item
-from qbench.measures.loaded import Outcome, make_metric
-from qbench.precisions.loading import load_pretrained
-from qbench.precisions.precision import NoOptions, Precision
-from qbench.precisions.storage import static_bytes
-from qbench.precisions.verification import Verification
+from qbench.plugin import (
+    Frozen,
+    Item,
+    Measurement,
+    MeasurementError,
+    MetricDefinition,
+    NonFiniteError,
+    NoOptions,
+    Outcome,
+    Precision,
+    Verification,
+    load_pretrained,
+    make_metric,
+    static_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +37,14 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from qbench.core.checkpoint import Checkpoint
-    from qbench.core.errors import Problem
-    from qbench.core.record import Environment
-    from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
-    from qbench.measures.loaded import LoadedModel
+    from qbench.plugin import (
+        Checkpoint,
+        Environment,
+        LoadedModel,
+        ModelShape,
+        ResolvedModel,
+        StaticBytes,
+    )
 
 METRICS = (
     MetricDefinition(name="unruly", unit="1", better="neither", title="unruly", formula="1"),
@@ -159,19 +169,14 @@ class UnrulyOptions(Frozen):
     """One item each."""
 
 
-@dataclass(frozen=True)
-class Unruly:
+class Unruly(Measurement):
     """A measurement that misbehaves in the cell fp32."""
 
-    name: str = "unruly"
-    summary: str = "misbehaves"
-    needs: tuple[str, ...] = ()
-    options: type[Frozen] = UnrulyOptions
-    metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = False
-
-    def misfit(self, options: UnrulyOptions, model: ResolvedModel) -> Problem | None:
-        return None
+    name = "unruly"
+    summary = "misbehaves"
+    options = UnrulyOptions
+    metrics = METRICS
+    trusts_kernels = False
 
     def items(self, options: UnrulyOptions, model: ResolvedModel, base: Path) -> list[Item]:
         return [Item(measurement=self.name, slug=act, params={"act": act}) for act in options.acts]
