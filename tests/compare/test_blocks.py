@@ -17,6 +17,8 @@ from qbench.compare.estimates.blocks import block_length
 from qbench.compare.estimates.bootstrap import Bootstrap, bootstrap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.compare.estimates.bootstrap import Floats
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "quickstart"
@@ -136,3 +138,18 @@ def test_five_blocks_are_given_students_quantiles() -> None:
     assert width == pytest.approx(closed, rel=0.1)
     for share in (1e-5, 0.01, 0.3, 0.9, 0.9999):
         assert found.confidence_below(found.limit(share)) == pytest.approx(share, rel=0.05)
+
+
+def test_equal_columns_are_resampled_once() -> None:
+    """The statistics of a change and of one in per cent are given the same sums."""
+    columns = [[1.0, 2.5, 3.0, 4.5, 0.5, 6.0], [1.5, 2.0, 3.5, 4.0, 1.0, 5.0]]
+    seen: list[list[Floats]] = []
+
+    def note(sums: Sequence[Floats]) -> Floats:
+        seen.append([column for column in sums if len(column) > 6])
+        return sums[0] - sums[1]
+
+    found = [bootstrap(columns, note) for _ in range(2)]
+    first, second = (arrays for arrays in seen if arrays)
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    assert found[0].value == found[1].value

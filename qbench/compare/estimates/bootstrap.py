@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -149,7 +150,7 @@ def bootstrap(
             jackknife = statistic(list(sums - data))
         units = data.shape[1]
         count = math.ceil(units / length)
-        parts = _sums(data, count, resamples, seed)
+        parts = _sums(data.tobytes(), len(data), count, resamples, seed)
         drawn = np.sort(np.concatenate([statistic(part) for part in parts]))
     if not (np.isfinite(drawn).all() and np.isfinite(jackknife).all()):
         raise ValueError("the statistic is not finite for every resample")
@@ -181,10 +182,16 @@ def _blocks(data: Floats, length: int) -> Floats:
     return found
 
 
-def _sums(data: Floats, count: int, resamples: int, seed: int) -> list[list[Floats]]:
-    """The columns' sums over each resample of so many units or blocks, in parts that fit memory."""
+@lru_cache(maxsize=64)
+def _sums(held: bytes, columns: int, count: int, resamples: int, seed: int) -> list[list[Floats]]:
+    """The columns' sums over each resample of so many units or blocks, in parts that fit memory.
+
+    `held` are the columns' numbers, one column after another. The tables of a report ask for the
+    same changes, and a change in per cent needs the same sums.
+    """
     import numpy as np
 
+    data: Floats = np.frombuffer(held).reshape(columns, -1)
     random = np.random.default_rng(seed)
     units = data.shape[1]
     kinds, counts = np.unique(data, axis=1, return_counts=True)
