@@ -32,7 +32,7 @@ from qbench.core.errors import (
     UsageError,
 )
 from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, TORCH_NAMES, FloatType
-from qbench.core.options import typed_options
+from qbench.core.options import plain_options, typed_options
 from qbench.core.page import (
     Bullets,
     Code,
@@ -141,6 +141,7 @@ __all__ = [
     "load_pretrained",
     "make_metric",
     "missing_packages",
+    "plain_options",
     "replace_linear",
     "static_bytes",
     "typed_options",

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,6 +85,21 @@ def test_the_example_of_the_docstring_works() -> None:
     exec("\n".join(line.removeprefix("    ") for line in code.splitlines()), names)
     page = Page("title", (Heading("first"), Words("words"), Heading("second")))
     assert names["OUTLINE"].page(page) == "first\nsecond\n"
+
+
+def test_the_code_of_the_documents_works() -> None:
+    from qbench.core.plugins import _fault
+
+    text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in text.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    assert _fault(names["LAYERS"], qbench.plugin.Measurement) is None
+    assert _fault(names["OUTLINE"], qbench.plugin.Format) is None
+    loaded = SimpleNamespace(model=SimpleNamespace(modules=lambda: [1, 2, 3]))
+    (item,) = names["LAYERS"].items(None, None, None)
+    assert names["LAYERS"].measure(loaded, item).metrics[0].value == 3
+    assert names["OUTLINE"].page(qbench.plugin.Page("title", ())) == "title: 0 rows\n"
 
 
 def naive_codes(values: Any) -> Any:
@@ -196,7 +212,9 @@ def test_its_suite_runs_and_what_was_planned_is_what_is_loaded(place: Workplace)
     assert any(name.startswith("lora-fp8--attached") for name, _ in held)
     (report,) = (place.folder / "reports").glob("*.md")
     assert "QLoRA on FP8" in report.read_text(encoding="utf-8")
-    assert "44 measurements, 44 on disk" in place.call("plan", str(suite)).output
+    assert f"{len(records)} measurements, {len(records)} on disk" in (
+        place.call("plan", str(suite)).output
+    )
 
 
 @pytest.mark.slow
