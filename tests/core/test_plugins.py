@@ -10,6 +10,7 @@ import pytest
 from qbench.core import plugins
 from qbench.core.errors import UsageError
 from qbench.core.plugins import with_plugins
+from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.method import Method
 from qbench.measures import measures
@@ -18,6 +19,7 @@ from qbench.precisions import precisions
 from qbench.precisions.precision import Precision
 from qbench.report.format import Format
 from qbench.report.formats import OWN, formats
+from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +91,36 @@ def test_an_object_or_several_are_added(install: Install) -> None:
     assert set(found) == {"one", "two", "other"}
     one = found["one"]
     assert (one.needs, one.trusts_kernels, one.misfit(one.options(), None)) == ((), True, None)
+
+
+NORMS = """
+from qbench.plugin import Method, Trainable
+
+class Norms(Method):
+    name = "norms"
+    summary = "trains the norms alone"
+    needs = ("peft",)
+
+    def deployments(self, precision):
+        return ("merged",)
+
+    def prepare(self, model, options, *, precision, seed, folder):
+        return Trainable(model, model.save_pretrained)
+
+IT = Norms()
+"""
+
+
+def test_a_method_has_answers_to_start_from(install: Install) -> None:
+    install("qbench_norms", "qbench.finetune", NORMS)
+    norms = read("qbench.finetune")["norms"]
+    ref = PrecisionRef(label="p", name="p")
+    options = norms.options(steps=3)
+    assert options.steps == 3
+    assert norms.conflicts(ref, options) is None
+    assert norms.load_precision(ref, options) is ref
+    without = make_environment(versions={"peft": None})
+    assert norms.unavailable(options, without) == "needs peft: pip install peft"
 
 
 @pytest.mark.parametrize("group", GROUPS)

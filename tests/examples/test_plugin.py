@@ -207,7 +207,7 @@ def test_its_suite_runs_and_what_was_planned_is_what_is_loaded(place: Workplace)
     for label in ("fp8", "fp8-dtype=fp32", "lora-fp8--attached", "lora-fp8--merged-requantized"):
         assert held[label, "memory.static"] == held[label, "memory.static.predicted"]
     assert held["fp8", "memory.static"] < 0.35 * held["fp32", "memory.static"]
-    change = held["fp8", "quality.perplexity"] / held["fp32", "quality.perplexity"]
+    change = held["fp8", "perplexity"] / held["fp32", "perplexity"]
     assert 0.99 < change < 1.02
     assert any(name.startswith("lora-fp8--attached") for name, _ in held)
     (report,) = (place.folder / "reports").glob("*.md")
