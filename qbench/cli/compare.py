@@ -64,7 +64,13 @@ def gate(
     annotations: Annotated[
         bool, typer.Option(help="Print GitHub's workflow commands for what does not hold.")
     ] = False,
-    format_name: FormatName = "text",
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, markdown, json, junit, step-summary, annotations, or what a plug-in adds.",
+        ),
+    ] = "text",
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from qbench.core.errors import SuiteError, UsageError
 from qbench.plan.suite.errors import note_errors
-from qbench.plan.suite.options import Options
+from qbench.plan.suite.options import Options, PlainSchema
 from qbench.plan.suite.problems import Problems
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
@@ -45,7 +45,8 @@ def read_assignments(precision: str, assignments: Iterable[str]) -> Frozen:
     try:
         options = reader.read(None if top is None else top.plain())
     except ValidationError as error:
-        note_errors(problems, error, reader.model.model_json_schema(), precision)
+        schema = reader.model.model_json_schema(schema_generator=PlainSchema)
+        note_errors(problems, error, schema, precision)
     if len(problems):
         # A line of its own is what each option has, and none that the user could count.
         raise SuiteError([replace(problem, line=None) for problem in problems.sorted()])

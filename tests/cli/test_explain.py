@@ -71,6 +71,7 @@ def test_what_is_wrong_is_told_with_code_2(
         ("int8", ["threshold=-1"], "threshold: found the number -1; expected a number of at least"),
         ("int8", ["threshold=1", "threshold=2"], "the key 'threshold' twice"),
         ("nf4", ["dtype=fp8"], "found the text 'fp8'; expected one of bf16, fp16, fp32"),
+        ("nf4", ["compute_dtype=fp64"], "found the text 'fp64'; expected one of bf16, fp16, fp32"),
         ("nf4", ["dtype={"], "not YAML"),
         ("fp32", ["dtype=fp16"], "unknown option of fp32 'dtype'"),
         ("fp32", ["dtype"], "an option of fp32: it has none"),

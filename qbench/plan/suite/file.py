@@ -298,7 +298,8 @@ def _measure_types() -> Any:
     }
     made = _entry("measurements", MeasureEntry, str(MeasureEntry.__doc__), **fields)
     expected = (
-        "a measurement's name; for options, a mapping `quality: {window: 256}` without dashes"
+        f"a measurement: {', '.join(table)}; for options, write a mapping:"
+        " `quality: {window: 256}` without dashes"
     )
     name: Any = Annotated[Literal[tuple(table)], expects(expected, title="measurement")]
     several = OneOrMore("one measurement", "add one, or remove the line to take all", unique=True)

@@ -144,7 +144,7 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
     parts = (schema, *schema.get("anyOf", ()))
     kinds = {part.get("type") for part in parts}
     names = [str(name) for part in parts for name in part.get("enum", ())]
-    if value is None:
+    if value in (None, ()):
         return "give it a value, or remove the line"
     if isinstance(value, bool | int | float) and "string" in kinds and not names:
         return "put it in quotes"
