@@ -199,7 +199,12 @@ def _check_section(value: object) -> object:
 
 
 RuleSection = Annotated[
-    dict[str, Annotated[tuple[RuleEntry, ...], OneOrMore("one rule", "add one")]],
+    dict[
+        str,
+        Annotated[
+            tuple[RuleEntry, ...], OneOrMore("one rule such as {max_increase: 1%}", "add one")
+        ],
+    ],
     Field(min_length=1),
     BeforeValidator(_check_section),
 ]

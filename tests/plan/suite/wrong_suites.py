@@ -56,6 +56,8 @@ WRONG_LINES = [
     ("measure: {footprint: all}", "measure.footprint", ["the text 'all'", "a mapping of the options of footprint"]),
     ("gate: {kl: {max: '0.05'}}", "gate.kl.max", ["the text '0.05'", "without quotes"]),
     ("gate: {kl: [{max: 1}, {maximum: 1}]}", "gate.kl[1].maximum", ["unknown key of a rule 'maximum'", "'max'?"]),
+    ("gate: {kl: }", "gate.kl", ["nothing", "rule such as {max_increase: 1%}"]),
+    ("gate: {kl: []}", "gate.kl", ["an empty list", "rule such as {max_increase: 1%}"]),
     # out of range
     ("timeout_s: -3", "timeout_s", ["the number -3"]),
     ("timeout_s: 0", "timeout_s", ["the number 0"]),
