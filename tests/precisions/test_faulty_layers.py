@@ -329,6 +329,6 @@ def test_a_checkpoint_that_holds_no_numbers(
     for record in (records["quality"], records["weight_error"]):
         assert record.status == "nan"
         assert f"{LAYER}.weight (1 of 8192 values)" in str(record.reason)
-        assert "a sound copy of the checkpoint" in str(record.reason)
+        assert "a good copy of the checkpoint" in str(record.reason)
         assert "kernel" not in str(record.reason)
     assert records["footprint"].status == "ok"

@@ -141,16 +141,24 @@ def test_bytes_by_hand(cells: TinyCells) -> None:
     assert metric(asymmetric, FOOTPRINT, "bits_per_weight.linear.nominal") == 4 + 20 / 32
 
 
-@pytest.mark.parametrize("name", ["int8-wo", "int4-g32", "int4-g32-asym"])
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym"])
 def test_what_packed_codes_would_take_is_known_from_shapes(cells: TinyCells, name: str) -> None:
     loaded = cells.load(LLAMA, name)
     shape, precision = loaded.resolved.shape, precisions()[name]
     assert shape is not None
     assert isinstance(precision, Integer)
     packed = precision.packed_bytes(shape, options_of(loaded.cell.precision))
+    assert packed is not None
     assert 8 * packed / shape.weights == pytest.approx(
         metric(loaded, FOOTPRINT, "bits_per_weight.nominal"), rel=1e-12
     )
+
+
+def test_codes_of_eight_bits_are_packed_as_they_are(cells: TinyCells) -> None:
+    loaded = cells.load(LLAMA, "int8-wo")
+    assert loaded.resolved.shape is not None
+    options = options_of(loaded.cell.precision)
+    assert precisions()["int8-wo"].packed_bytes(loaded.resolved.shape, options) is None
 
 
 def test_bytes_of_int8_products_by_hand(cells: TinyCells) -> None:
