@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from qbench.core.environment import version_in
 from qbench.core.errors import Problem
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -37,11 +37,10 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     for name in dict.fromkeys(task.item.measurement for job in jobs for task in job.tasks):
         for package in measures()[name].needs:
             wanted.setdefault(package, {})[name] = None
-    versions = plan.environment.versions
     missing = {
         package: users
         for package, users in wanted.items()
-        if not (versions[package] if package in versions else _is_installed(package))
+        if version_in(package, plan.environment) is None
     }
     if not missing:
         return []
@@ -62,11 +61,3 @@ def _needs(cell: Cell) -> Iterator[tuple[str, tuple[str, ...]]]:
         trained_in = cell.tuning.precision.name
         yield trained_in, precisions()[trained_in].needs
         yield cell.tuning.method, methods()[cell.tuning.method].needs
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
