@@ -26,7 +26,7 @@ from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
-from qbench.precisions.products import MOST_ROWS_IN_FP32, Products
+from qbench.precisions.products import MOST_ROWS_IN_FP32
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import MOST_NAMED, Verification, verify_quantized
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.products import Products
 
 _STORED_BITS = 8
 """Of a code, whatever its width."""
@@ -72,15 +73,7 @@ class Integer(Precision):
         self, options: IntegerOptions, config: Mapping[str, Any] | None = None
     ) -> Products:
         """Dequantized by torchao, codes and zero points apart, or products of integers."""
-        return Products(
-            "codes" if options.uses_int8_kernel else "dequantized",
-            options.dtype,
-            options.dtype,
-            group=options.group,
-            whole_tensor=options.granularity == "tensor",
-            constants=1,  # the zero points
-            fused=True,
-        )
+        return options.products
 
     def untrainable(self, options: IntegerOptions, method: str, training: Frozen) -> str | None:
         """No gradient passes inputs that are rounded."""

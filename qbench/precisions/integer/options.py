@@ -12,6 +12,7 @@ from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from qbench.core.spec import Frozen
+from qbench.precisions.products import Products
 from qbench.sources.data.texts import ResolvedText
 
 Mapping = Literal["symmetric", "asymmetric"]
@@ -79,6 +80,19 @@ class IntegerOptions(Frozen):
             self.activations == "dynamic"
             and (self.bits, self.mapping) == (8, "symmetric")
             and self.granularity != "group"
+        )
+
+    @property
+    def products(self) -> Products:
+        """How its layers multiply."""
+        return Products(
+            "codes" if self.uses_int8_kernel else "dequantized",
+            self.dtype,
+            self.dtype,
+            group=self.group,
+            whole_tensor=self.granularity == "tensor",
+            constants=1,  # the zero points
+            fused=True,
         )
 
     @model_validator(mode="after")
@@ -190,14 +204,12 @@ FOR_QAT, DYNAMIC = "int4-g32", "w8a8"
 
 def group_fits(options: IntegerOptions, in_features: int) -> bool:
     """Whether a row of that width falls into whole groups."""
-    return options.group is None or in_features % options.group == 0
+    return options.products.holds(in_features)
 
 
 def scale_count(options: IntegerOptions, out_features: int, in_features: int) -> int:
     """Number of scales of one layer."""
-    if options.granularity == "tensor":
-        return 1
-    return out_features * (1 if options.group is None else in_features // options.group)
+    return options.products.scales(out_features, in_features)
 
 
 _FORMAT = ("bits", "mapping", "granularity", "group", "activations", "weights")
