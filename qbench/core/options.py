@@ -32,6 +32,17 @@ def plain_options(held: Frozen) -> dict[str, Any]:
     return {name: value for name, value in dumped.items() if name in held.model_fields_set}
 
 
+def shown_options(options: Mapping[str, Any]) -> list[str]:
+    """Options as parts of a label: `compute_dtype=fp16`."""
+    return [f"{key}={_short(value)}" for key, value in options.items()]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @lru_cache(maxsize=4096)
 def _typed(model: type[Kept], text: str) -> Kept:
     return model.model_validate_json(text)

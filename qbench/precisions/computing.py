@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qbench.core.number_types import BF16, FloatType
+from qbench.core.options import shown_options
 from qbench.core.spec import PrecisionRef, slugify
 from qbench.precisions import is_quantized, options_of, products_of
 from qbench.precisions.floating import in_type
@@ -33,12 +34,8 @@ def computed_in(precision: PrecisionRef, dtype: FloatType) -> PrecisionRef | Non
         return None
     options = held.model_validate({**held.model_dump(), **changed})
     shown = options.model_dump(mode="json", exclude_defaults=True)
-    parts = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in shown.items()
-    ]
     return PrecisionRef(
-        label=slugify("-".join([precision.name, *parts])),
+        label=slugify("-".join([precision.name, *shown_options(shown)])),
         name=precision.name,
         options=options.model_dump(mode="json"),
     )

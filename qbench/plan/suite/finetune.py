@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.options import shown_options
 from qbench.core.spec import Cell, Deployment, Frozen, ModelRef, PrecisionRef, TuningRef, slugify
 from qbench.finetune import methods
 from qbench.finetune.serve.deployment import served_precision
 from qbench.measures.generation.evaluate_metrics import known_score
 from qbench.plan.suite.file import DEFAULT_DEPLOY
-from qbench.plan.suite.parts import at_most, make_precisions, shown_options, unique
+from qbench.plan.suite.parts import at_most, make_precisions, unique
 from qbench.precisions import is_quantized
 from qbench.precisions.floating import DEFAULT_BASE
 from qbench.sources.data.tuning import TuningDataOptions

@@ -7,10 +7,11 @@ hides no other.
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from qbench.core.errors import ModelError
 from qbench.core.names import shortened, what_there_is
+from qbench.core.options import shown_options
 from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.measures import asked_for
 from qbench.plan.suite.file import MeasureEntry
@@ -188,14 +189,3 @@ def unique(
             found = f"the {what} '{name}' twice (first as {first.path}, line {first.line})"
             problems.add(again, f"each {what} once", found=found, remedy=remedy)
     return tuple(value for _, value, _ in made)
-
-
-def shown_options(options: Mapping[str, Any]) -> list[str]:
-    """Options as parts of a label: `compute_dtype=fp16`."""
-    return [f"{key}={_short(value)}" for key, value in options.items()]
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
