@@ -26,11 +26,6 @@ _FEWEST_SHARED = 5
 """Fewer lines tell nothing: two files may have a heading in common."""
 
 
-def needs_calibration(precision: PrecisionRef) -> bool:
-    """Whether the precision is one of qbench's that must see text."""
-    return _calibrating(precision) is not None
-
-
 def _calibrating(precision: PrecisionRef) -> IntegerOptions | None:
     """The options of one that must see text; None for others."""
     from qbench.precisions import options_of  # which imports this, for the table
