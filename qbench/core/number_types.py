@@ -6,7 +6,10 @@ the type wherever it comes from here.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 FP32: Final = "fp32"
 BF16: Final = "bf16"
@@ -32,3 +35,11 @@ _OWN_NAMES: dict[str, FloatType] = {"float32": FP32, "bfloat16": BF16, "float16"
 def float_type(torch_name: str) -> FloatType | None:
     """The floating type that torch calls `torch.bfloat16`, or `bfloat16`; None for any other."""
     return _OWN_NAMES.get(torch_name.removeprefix("torch."))
+
+
+def torch_type(name: str) -> torch.dtype:
+    """The type of torch's that qbench calls `fp32`, `bf16`, `fp16` or `int8`."""
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_NAMES[name])
+    return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.core.number_types import ITEM_BYTES, TORCH_NAMES
+from qbench.core.number_types import ITEM_BYTES, torch_type
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
@@ -132,7 +132,6 @@ class FourBit(Precision):
 
     def load(self, checkpoint: Checkpoint, options: FourBitOptions) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
-        import torch
         from transformers import BitsAndBytesConfig
 
         model = load_pretrained(
@@ -142,7 +141,7 @@ class FourBit(Precision):
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quant_type,
                 bnb_4bit_use_double_quant=self.double_quant,
-                bnb_4bit_compute_dtype=getattr(torch, TORCH_NAMES[options.compute_dtype]),
+                bnb_4bit_compute_dtype=torch_type(options.compute_dtype),
             ),
         )
         keep_codes(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, TORCH_NAMES, FloatType
+from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, FloatType, torch_type
 from qbench.core.spec import Frozen, PrecisionRef
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -69,9 +69,7 @@ class Floating(Precision):
 
     def verify(self, model: PreTrainedModel, options: FloatingOptions) -> Verification:
         """Every linear weight has the type that was asked for."""
-        import torch
-
-        expected = getattr(torch, TORCH_NAMES[self.name])
+        expected = torch_type(self.name)
         layers = linear_layers(model)
         faults = [
             f"{name} ({'×'.join(map(str, layer.weight.shape))}) holds {layer.weight.dtype}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, ModelError, OutOfMemoryError, names_no_memory
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
 from qbench.sources.models.random_models import is_random
@@ -35,13 +35,10 @@ def load_pretrained(
     that lacks tensors of the model, `OutOfMemoryError` for a model that the GPUs cannot hold, and
     `MeasurementError` for a tensor that cannot be converted.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     if is_random(checkpoint.folder):
-        return make_random(
-            checkpoint, dtype=getattr(torch, TORCH_NAMES[dtype]), quantization=quantization
-        )
+        return make_random(checkpoint, dtype=torch_type(dtype), quantization=quantization)
     device = checkpoint.device
     arguments: dict[str, Any] = {}
     if quantization is not None:
@@ -51,7 +48,7 @@ def load_pretrained(
         model, loading = AutoModelForCausalLM.from_pretrained(
             str(checkpoint.folder),
             output_loading_info=True,
-            dtype="auto" if dtype == "auto" else getattr(torch, TORCH_NAMES[dtype]),
+            dtype="auto" if dtype == "auto" else torch_type(dtype),
             device_map=device if device == EVERY_GPU else {"": device},
             use_safetensors=True,
             trust_remote_code=checkpoint.trust_remote_code,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import ModelError, TextError
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.precisions.integer.options import IntegerOptions
 from qbench.precisions.integer.ranges import Errors, Extremes, Largest
@@ -220,7 +220,7 @@ def test_gptq_keeps_weights_that_are_all_0(mapping: str, dtype: str) -> None:
     weight = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     weight[1], weight[2, :8] = 0, 0
     inputs = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
-    codes = gptq_codes(weight, inputs.T @ inputs, options, getattr(torch, TORCH_NAMES[dtype]))
+    codes = gptq_codes(weight, inputs.T @ inputs, options, torch_type(dtype))
     held = codes.dequantize().float()
     assert (held[1] == 0).all()
     assert (held[2, :8] == 0).all()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.precisions.integer.layers import layers_to_quantize
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.plain_layers import replace_conv1d
@@ -70,7 +70,7 @@ class Grid:
         )
 
         own = values.dtype
-        held = torch.float32 if self.dtype is None else getattr(torch, TORCH_NAMES[self.dtype])
+        held = torch.float32 if self.dtype is None else torch_type(self.dtype)
         values = values.to(held)
         if not self.is_computed_in_dtype:
             values = values.float()

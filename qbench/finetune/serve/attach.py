@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError, is_out_of_memory
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.finetune.serve.adapter_storage import read_adapter_tensors
 from qbench.precisions.inventory import adapter_modules
 
@@ -118,9 +118,7 @@ def cast_adapter(model: PreTrainedModel, dtype: str) -> None:
 
     A DoRA's magnitudes stay in fp32: they are few, and each scales a whole output row.
     """
-    import torch
-
-    wanted = getattr(torch, TORCH_NAMES[dtype])
+    wanted = torch_type(dtype)
     for name, parameter in model.named_parameters():
         if _FACTORS & set(name.split(".")):
             parameter.data = parameter.data.to(wanted)

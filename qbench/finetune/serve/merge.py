@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
-from qbench.core.number_types import FP32, TORCH_NAMES
+from qbench.core.number_types import FP32, torch_type
 from qbench.core.record import content_key
 from qbench.finetune.artifact import ArtifactInfo
 from qbench.finetune.lora_extra import NO_BIAS_TO_MERGE, TIED_MERGE
@@ -159,10 +159,9 @@ def _copy_dequantized(held: PreTrainedModel, plain: PreTrainedModel, precision: 
 
 def _save(model: PreTrainedModel, base: Path, made: Path, dtype: str) -> None:
     """Writes the checkpoint beside its place and moves it there whole."""
-    import torch
     from transformers import GenerationConfig
 
-    model.to(getattr(torch, TORCH_NAMES[dtype]))
+    model.to(torch_type(dtype))
     # The base's own may hold settings that transformers refuses to save; it is copied below.
     model.generation_config = GenerationConfig()
     with sealed_folder(made, made.name) as waiting:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import is_out_of_memory
-from qbench.core.number_types import INT8, TORCH_NAMES
+from qbench.core.number_types import INT8, TORCH_NAMES, torch_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,19 +88,17 @@ def matrix_rate(device: str, dtype: str) -> Rate:
     if dtype not in TORCH_NAMES:
         return Rate(None, f"there is no matrix rate for {dtype}, only for {', '.join(TORCH_NAMES)}")
     side = MATRIX_SIDE[_kind(device)]
-    torch_type: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
+    held = torch_type(dtype)
 
     def start() -> Callable[[], Any]:
         generator = torch.Generator(device=device).manual_seed(0)
         # Zeros would draw less power than a model's numbers do, and so run faster than it can.
         shape = (2, side, side)
         if dtype == INT8:
-            pair = torch.randint(
-                -127, 128, shape, dtype=torch_type, device=device, generator=generator
-            )
+            pair = torch.randint(-127, 128, shape, dtype=held, device=device, generator=generator)
             # LLM.int8 multiplies by a transposed weight, which is what the fast kernels want.
             return lambda: torch._int_mm(pair[0], pair[1].t())  # noqa: SLF001 - has no public name
-        pair = torch.randn(shape, device=device, generator=generator).to(torch_type)
+        pair = torch.randn(shape, device=device, generator=generator).to(held)
         return lambda: torch.mm(pair[0], pair[1].t())
 
     return _rate(2 * side**3, start, device, _CALLS_A_ROUND[_kind(device)])

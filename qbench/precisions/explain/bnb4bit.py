@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.core.page import Page, words_table
 from qbench.core.picture import WIDTH, column, histogram_figures, picture_of
 from qbench.precisions.bnb4bit import BLOCK, NESTED_BLOCK
@@ -42,14 +42,12 @@ _LEVELS_COME_FROM = {
 
 def explain(name: str, weight: Weight, options: FourBitOptions) -> Page:
     """Explains a 4-bit format by a weight that bitsandbytes quantizes."""
-    import torch
-
     compute = options.compute_dtype
     rest = options.dtype or compute
     taken = rounded(weight, rest, "which it is loaded in (option `dtype`)")
     quant_type, double_quant = name.removesuffix("-dq"), name.endswith("-dq")
     quantized = quantize(taken, quant_type, double_quant=double_quant)
-    held = quantized.held.to(getattr(torch, TORCH_NAMES[compute]))
+    held = quantized.held.to(torch_type(compute))
     error = error_figures(weight.values, held)
     used = sum(count > 0 for count in quantized.counts)
     picture = picture_of(quantized.scaled, -1, 1, sorted(set(quantized.levels)))

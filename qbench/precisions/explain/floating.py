@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.core.page import Page, words_table
 from qbench.core.picture import histogram_figures, picture_of
 from qbench.precisions.explain.errors_made import error_figures, error_section
@@ -27,10 +27,8 @@ _SAMPLE = 1 << 20
 
 def explain(name: str, weight: Weight) -> Page:
     """Explains a floating format by a weight that torch rounds to it."""
-    import torch
-
     kind = FORMATS[name]
-    held = weight.values.to(getattr(torch, TORCH_NAMES[name]))
+    held = weight.values.to(torch_type(name))
     error = error_figures(weight.values, held)
     picture = _picture(weight.values)
     return Page(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.precisions.explain.weights import rounded
 from qbench.precisions.integer.layers import library_codes_weight, quantize_layer
 from qbench.precisions.integer.options import group_fits
@@ -79,7 +79,7 @@ def quantize(weight: Weight, options: IntegerOptions) -> IntegerCodes:
     loaded = rounded(weight, options.dtype, "which it is loaded in (option `dtype`)")
     layer: Any = torch.nn.Linear(in_features, out_features, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(loaded, requires_grad=False)
-    quantize_layer(layer, options, getattr(torch, TORCH_NAMES[options.dtype]))
+    quantize_layer(layer, options, torch_type(options.dtype))
     held = layer.weight
     scales = held.scale
     zero_points = torch.zeros_like(scales) if held.zero_point is None else held.zero_point

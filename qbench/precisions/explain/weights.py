@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, UsageError
 from qbench.core.names import did_you_mean
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.core.untrusted import read_bounded
 from qbench.sources.bundled import bundled_models
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
@@ -66,9 +66,7 @@ def rounded(weight: Weight, dtype: str, reason: str) -> torch.Tensor:
 
     Raises `UsageError` where a value is beyond the type's range.
     """
-    import torch
-
-    values = weight.values.to(getattr(torch, TORCH_NAMES[dtype]))
+    values = weight.values.to(torch_type(dtype))
     beyond = int((~values.isfinite()).sum())
     if beyond:
         raise UsageError(

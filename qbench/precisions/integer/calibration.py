@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.number_types import TORCH_NAMES
+from qbench.core.number_types import torch_type
 from qbench.precisions.integer.gptq import quantize_by_gptq
 from qbench.precisions.integer.inputs import unreached
 from qbench.precisions.integer.layers import hold_in
@@ -36,13 +36,11 @@ def calibrate(
     Leaves on the model, as `calibration`, what is to stand in the record. Raises `TextError` for a
     text that cannot be obtained or is too short, `ModelError` for a layer that no window reaches.
     """
-    import torch
-
     text = options.calibration_text
     if not isinstance(text, ResolvedText):
         text = resolve_text(text, base=Path())
     windows, about = draw_windows(model, text, options, checkpoint)
-    dtype: torch.dtype = getattr(torch, TORCH_NAMES[options.dtype])
+    dtype = torch_type(options.dtype)
     if options.weights == "gptq":
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
     elif options.weights == "smoothquant":

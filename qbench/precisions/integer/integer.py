@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.core.number_types import ITEM_BYTES, TORCH_NAMES
+from qbench.core.number_types import ITEM_BYTES, torch_type
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
@@ -160,7 +160,7 @@ class Integer(Precision):
             calibrate(model, layers, options, checkpoint)
         else:
             for layer in layers.values():
-                quantize_layer(layer, options, getattr(torch, TORCH_NAMES[options.dtype]))
+                quantize_layer(layer, options, torch_type(options.dtype))
         return model
 
     def verify(self, model: PreTrainedModel, options: IntegerOptions) -> Verification:
