@@ -42,8 +42,7 @@ _LEVELS_COME_FROM = {
 
 def explain(name: str, weight: Weight, options: FourBitOptions) -> Page:
     """Explains a 4-bit format by a weight that bitsandbytes quantizes."""
-    compute = options.compute_dtype
-    rest = options.dtype or compute
+    compute, rest = options.compute_dtype, options.rest
     taken = rounded(weight, rest, "which it is loaded in (option `dtype`)")
     quant_type, double_quant = name.removesuffix("-dq"), name.endswith("-dq")
     quantized = quantize(taken, quant_type, double_quant=double_quant)

@@ -200,7 +200,7 @@ class Integer(Precision):
                 "dtype": options.dtype,
                 "compute_dtype": _computed_in(model, options),
                 "code_bits_nominal": options.bits,
-                "code_bits_stored": 8,
+                "code_bits_stored": _STORED_BITS,
                 "nominal_linear_bytes": _nominal_bytes(model, options),
                 "calibration": getattr(model, "calibration", None),
             },
