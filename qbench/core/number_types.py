@@ -16,8 +16,8 @@ BF16: Final = "bf16"
 FP16: Final = "fp16"
 INT8: Final = "int8"
 
-FloatType = Literal["fp32", "bf16", "fp16"]
-"""What weights, activations and sums of a model are in."""
+FloatType = Literal["bf16", "fp16", "fp32"]
+"""What weights, activations and sums of a model are in, in the order that messages show."""
 NumberType = Literal["fp32", "bf16", "fp16", "int8"]
 """What products are taken in."""
 AutocastType = Literal["bf16", "fp32"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
-from qbench.core.number_types import ITEM_BYTES, torch_type
+from qbench.core.number_types import ITEM_BYTES, FloatType, torch_type
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
@@ -55,19 +55,16 @@ _OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 """Rounding of weights, sums and outputs, relative to the output's norm."""
 
 
-FloatingName = Literal["bf16", "fp16", "fp32"]
-
-
 class FourBitOptions(Frozen):
     """Options of `fp4`, `nf4` and `nf4-dq`."""
 
-    compute_dtype: FloatingName = "bf16"
+    compute_dtype: FloatType = "bf16"
     """Type that the dequantized weights are multiplied in."""
-    dtype: FloatingName | None = None
+    dtype: FloatType | None = None
     """Type of what is not quantized: embeddings, head, norms; the compute type unless given."""
 
     @property
-    def rest(self) -> FloatingName:
+    def rest(self) -> FloatType:
         """That type."""
         return self.dtype or self.compute_dtype
 

@@ -6,11 +6,11 @@ Dettmers et al. 2022, arXiv 2208.07339; the implementation is bitsandbytes'.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from qbench.core.number_types import ITEM_BYTES
+from qbench.core.number_types import ITEM_BYTES, FloatType
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import held_weight
@@ -38,7 +38,7 @@ _OUTPUT_TOLERANCE = 0.03
 class Int8Options(Frozen):
     """Options of `int8`."""
 
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    dtype: FloatType = "bf16"
     """Type of what is not quantized: embeddings, head, norms and activations.
 
     bitsandbytes rounds the weights to fp16 before it quantizes them, whatever this type is.

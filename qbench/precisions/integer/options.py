@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from qbench.core.number_types import FloatType
 from qbench.core.spec import Frozen
 from qbench.precisions.products import Products
 from qbench.sources.data.texts import ResolvedText
@@ -45,7 +46,7 @@ class IntegerOptions(Frozen):
     """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
     the other, each making up for the errors of those before it (arXiv 2210.17323); `smoothquant`,
     outliers moved from the activations into the weights first (arXiv 2211.10438)."""
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    dtype: FloatType = "bf16"
     """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
     the scales where no activations are quantized to 8 bits."""
     calibration_text: Annotated[str, Field(min_length=1)] | SkipJsonSchema[ResolvedText] = (
