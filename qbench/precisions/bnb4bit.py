@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qbench.core.number_types import ITEM_BYTES, FloatType, torch_type
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
-from qbench.precisions.layer_weights import held_weight
+from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
@@ -70,7 +70,7 @@ class FourBitOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class FourBit(Precision):
+class FourBit(LibraryWeights, Precision):
     """A 4-bit format of bitsandbytes."""
 
     name: str
@@ -112,10 +112,6 @@ class FourBit(Precision):
     ) -> Products:
         """Dequantized to the compute type, or read by a kernel."""
         return Products("4bit", options.rest, options.compute_dtype)
-
-    def weights(self, layer: Any) -> torch.Tensor:
-        """As the library dequantizes them."""
-        return held_weight(layer)
 
     def untrainable(self, options: FourBitOptions, method: str, training: Frozen) -> str | None:
         """PEFT knows these layers."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from qbench.core.number_types import ITEM_BYTES, FloatType
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
-from qbench.precisions.layer_weights import held_weight
+from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
@@ -49,7 +49,7 @@ class Int8Options(Frozen):
 
 
 @dataclass(frozen=True)
-class Int8(Precision):
+class Int8(LibraryWeights, Precision):
     """LLM.int8() through transformers and bitsandbytes."""
 
     name: str = "int8"
@@ -87,10 +87,6 @@ class Int8(Precision):
         if getattr(training, "dora", False):
             return "DoRA on int8 fails in PEFT, which finds no scales to dequantize; use nf4"
         return None
-
-    def weights(self, layer: Any) -> torch.Tensor:
-        """As the library dequantizes them."""
-        return held_weight(layer)
 
     def explain(self, weight: Weight, options: Int8Options) -> Page:
         """Codes, scales and outliers of a weight."""

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from qbench.precisions.precision import Precision
 
 
+class LibraryWeights:
+    """What a precision says of weights whose format `held_weight` knows; stands before `Precision`.
+
+    Without it nothing is measured of weights that are codes: see `Precision.dequantizes`.
+    """
+
+    def weights(self, layer: Any) -> torch.Tensor:
+        """As the library dequantizes them."""
+        return held_weight(layer)
+
+
 def held_weight(layer: Any) -> torch.Tensor:
     """The weights of a layer of a known format, (out, in), as its library dequantizes them.
 

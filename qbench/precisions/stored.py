@@ -15,7 +15,7 @@ from qbench.core.spec import Frozen
 from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
 from qbench.precisions.int8 import Int8, Int8Options
 from qbench.precisions.inventory import inventory, is_packed, logical_weights
-from qbench.precisions.layer_weights import held_weight
+from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
@@ -29,7 +29,6 @@ from qbench.precisions.verification import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -54,7 +53,7 @@ class StoredOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class Stored(Precision):
+class Stored(LibraryWeights, Precision):
     """Whatever the checkpoint holds."""
 
     name: str = NAME
@@ -99,10 +98,6 @@ class Stored(Precision):
             return tensor.stored_bytes or (fixed_bytes(tensor, 4), 0)
 
         return static_bytes(shape, 4, linear)
-
-    def weights(self, layer: Any) -> torch.Tensor:
-        """As the library dequantizes them."""
-        return held_weight(layer)
 
     def load(self, checkpoint: Checkpoint, options: StoredOptions) -> PreTrainedModel:
         """Loads codes and state as they are stored."""

@@ -23,7 +23,7 @@ from qbench.precisions.integer.options import (
     short_options,
 )
 from qbench.precisions.layer_probe import LayerFormat
-from qbench.precisions.layer_weights import held_weight
+from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import MOST_ROWS_IN_FP32
@@ -33,7 +33,6 @@ from qbench.precisions.verification import MOST_NAMED, Verification, verify_quan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -54,7 +53,7 @@ way, since the library computes the scale in the inputs' own type."""
 
 
 @dataclass(frozen=True)
-class Integer(Precision):
+class Integer(LibraryWeights, Precision):
     """An integer format: with all options free, or with a short name's fixed."""
 
     name: str
@@ -88,10 +87,6 @@ class Integer(Precision):
     def rounding(self, options: IntegerOptions) -> IntegerOptions:
         """Its own grid."""
         return options
-
-    def weights(self, layer: Any) -> torch.Tensor:
-        """As the library dequantizes them."""
-        return held_weight(layer)
 
     def explain(self, weight: Weight, options: IntegerOptions) -> Page:
         """Grid, codes, scales and zero points of a weight."""
