@@ -55,9 +55,8 @@ def shapes_from_meta(models: Sequence[Unbuilt]) -> list[Answer]:
     may run). What fails with one is the reason of that one alone.
     """
     found: dict[Unbuilt, Tensors | str] = {}
-    to_ask: dict[str, list[Unbuilt]] = {}
-    """By what the answer follows from, so that equal models are built once."""
-    identities: dict[str, dict[str, Any]] = {}
+    to_ask: dict[str, tuple[dict[str, Any], list[Unbuilt]]] = {}
+    """What the answer follows from, and the models, by its key: equal models are built once."""
     for model in dict.fromkeys(models):
         identity = _identity(model)
         if isinstance(identity, str):
@@ -65,21 +64,19 @@ def shapes_from_meta(models: Sequence[Unbuilt]) -> list[Answer]:
         elif (tensors := read_cached("shapes", identity)) is not None:
             found[model] = tensors
         else:
-            key = content_key(identity)
-            identities[key] = identity
-            to_ask.setdefault(key, []).append(model)
+            to_ask.setdefault(content_key(identity), (identity, []))[1].append(model)
     for trusted in (False, True):
         asked = {
             str(equal[0].folder): key
-            for key, equal in to_ask.items()
+            for key, (_, equal) in to_ask.items()
             if equal[0].trust_remote_code == trusted
         }
         for folder, answer in _ask(list(asked), trust_remote_code=trusted):
-            key = asked[folder]
-            found |= dict.fromkeys(to_ask[key], answer)
+            identity, equal = to_ask[asked[folder]]
+            found |= dict.fromkeys(equal, answer)
             lasts = not isinstance(answer, str) or _OF_CONFIGURATION.match(answer)
-            if lasts and "folder" not in identities[key]:
-                write_cached("shapes", identities[key], answer)
+            if lasts and "folder" not in identity:
+                write_cached("shapes", identity, answer)
     return [_answer(found[model]) for model in models]
 
 
