@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _FORM = 3
 """Counted up when `qbench.sources.shapes.meta` describes models differently: answers expire."""
 
-_OF_CONFIGURATION = re.compile(
-    r"transformers cannot build the model: (?:ValueError|TypeError|KeyError|AttributeError): "
-)
+CANNOT_BUILD = "transformers cannot build the model: "
+"""Begins a reason; what failed follows."""
+_OF_CONFIGURATION = re.compile(rf"{CANNOT_BUILD}(?:ValueError|TypeError|KeyError|AttributeError): ")
 """Reasons that lie in the configuration, and are kept too: not a package or memory that lacks."""
 
 Answer = tuple[ModelShape | None, str | None]
@@ -134,7 +134,7 @@ def _ask(folders: Sequence[str], *, trust_remote_code: bool) -> Iterator[tuple[s
         errors.seek(0)
         last = errors.read().strip().splitlines()[-1:] or ["no message"]
     for folder in unanswered:
-        yield folder, f"transformers cannot build the model: {last[0]}"
+        yield folder, f"{CANNOT_BUILD}{last[0]}"
 
 
 def _answer(found: Tensors | str) -> Answer:

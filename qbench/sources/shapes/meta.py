@@ -23,6 +23,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import usable_cores
+from qbench.sources.shapes.from_meta import CANNOT_BUILD
 from qbench.sources.shapes.own_products import watching_products
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _received(connection: Connection, process: BaseProcess) -> tuple[_Tensors | 
         tensors, reason = None, f"its process ended with exit code {process.exitcode}"
     else:
         process.join()
-    return tensors, None if reason is None else f"transformers cannot build the model: {reason}"
+    return tensors, None if reason is None else f"{CANNOT_BUILD}{reason}"
 
 
 def _tell(sending: Connection, folder: str, trusted: bool) -> None:  # noqa: FBT001
