@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qbench.precisions.products import Products
 
 EXAMPLE = "nf4"
-"""What examples in the schema of a suite name."""
+"""What examples in messages and in the schema of a suite name."""
 ADVISED = ("int8", "nf4-dq")
 """What advice names where a model is too large: half of 16 bits, and about a quarter."""
 

@@ -10,7 +10,7 @@ from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.options import owners
 from qbench.plan.suite.problems import amendment, expectation, fixed_by
-from qbench.precisions import precisions
+from qbench.precisions import EXAMPLE, precisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -170,7 +170,7 @@ class _Place:
         known = [each.partition("-")[2] for each in tags if each.startswith(f"{kind}-")]
         hint = None
         if name.lower() == "qlora":
-            hint = "QLoRA is LoRA on a quantized base: {method: lora, precision: nf4}"
+            hint = f"QLoRA is LoRA on a quantized base: {{method: lora, precision: {EXAMPLE}}}"
         step = name if self.node.child(name) else kind
         self._enter(self.node.child(step), step)
         problems.add_unknown(self.node, kind, name, known, hint)

@@ -129,7 +129,8 @@ def _by_name(value: object) -> object:
     """An entry of `precisions` as a mapping; a name alone takes the defaults."""
     if isinstance(value, str):
         return {value: None}
-    example = "a precision's name, or one with options such as {nf4: {compute_dtype: fp16}}"
+    options = f"{{{EXAMPLE}: {{compute_dtype: fp16}}}}"
+    example = f"a precision's name, or one with options such as {options}"
     if not isinstance(value, dict):
         raise InvalidValueError(example)
     chosen = [name for name in value if name in precisions()]
@@ -195,7 +196,8 @@ def _with_choices(value: object) -> object:
     if isinstance(value, str):
         value = {"method": value}
     if not isinstance(value, dict):
-        raise InvalidValueError("a method such as {method: lora, precision: nf4, rank: 16}")
+        example = f"a method such as {{method: lora, precision: {EXAMPLE}, rank: 16}}"
+        raise InvalidValueError(example)
     if "method" not in value:
         remedy = f"add `method: lora`; there are {names}"
         raise InvalidValueError("an entry with its `method`", remedy=remedy)
@@ -238,7 +240,9 @@ class FineTuneEntry(Frozen):
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
-            "errorMessage": "a mapping such as {methods: [{method: lora, precision: nf4}]}"
+            "errorMessage": (
+                f"a mapping such as {{methods: [{{method: lora, precision: {EXAMPLE}}}]}}"
+            )
         }
     )
 

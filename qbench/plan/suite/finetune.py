@@ -15,8 +15,9 @@ from qbench.finetune.serve.deployment import served_precision
 from qbench.measures.generation.evaluate_metrics import known_score
 from qbench.plan.suite.file import DEFAULT_DEPLOY
 from qbench.plan.suite.parts import at_most, make_precisions, unique
-from qbench.precisions import is_quantized
+from qbench.precisions import EXAMPLE, is_quantized
 from qbench.precisions.floating import DEFAULT_BASE
+from qbench.precisions.integer.options import FOR_QAT
 from qbench.sources.data.tuning import TuningDataOptions
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def make_finetune(problems: Problems, entry: FineTuneEntry) -> FineTuning | None
     deploy = tuple(dict.fromkeys(entry.deploy))
     quantize = _quantized_to(problems, entry, tunings)
     if "quantized" in deploy and not quantize:
-        remedy = "add `quantize: [int4-g32, nf4]` under finetune"
+        remedy = f"add `quantize: [{FOR_QAT}, {EXAMPLE}]` under finetune"
         expected = "the precisions to round to beside it"
         problems.add(("finetune", "deploy"), expected, found="quantized alone", remedy=remedy)
     if len(problems) > before or not tunings:
@@ -151,6 +152,6 @@ def _quantized_to(
     for precision in chosen:
         if not is_quantized(precision):
             remedy = "leave it out: `deploy: [merged]` serves the tuned weights in 16 bits"
-            expected = "precisions that hold codes, such as nf4"
+            expected = f"precisions that hold codes, such as {EXAMPLE}"
             problems.add(at, expected, found=precision.label, remedy=remedy)
     return chosen

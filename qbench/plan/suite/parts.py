@@ -16,7 +16,7 @@ from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
 from qbench.measures import asked_for
 from qbench.plan.suite.file import MeasureEntry
 from qbench.plan.suite.options import Choice
-from qbench.precisions import precisions
+from qbench.precisions import EXAMPLE, precisions
 from qbench.precisions.floating import REFERENCES
 from qbench.sources.models.resolve import parse_model
 
@@ -107,7 +107,7 @@ def make_precisions(
         for ref in (precision_ref(entry.precision, choice, entry.name),)
     )
     made = at_most(problems, at, every, "precisions")
-    remedy = "remove one, or give it another label: {nf4: {…}, name: …}"
+    remedy = f"remove one, or give it another label: {{{EXAMPLE}: {{…}}, name: …}}"
     return unique(problems, made, "precision", remedy)
 
 
