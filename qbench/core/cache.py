@@ -64,7 +64,7 @@ def read_cached(kind: str, identity: dict[str, Any]) -> Any | None:
         entry = json.loads(_entry_path(kind, identity).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    # The identity is kept beside the value, so that a damaged or foreign file is not believed.
+    # The identity is kept beside the value, so that a file of something else is not used.
     if not isinstance(entry, dict) or entry.get("identity") != identity:
         return None
     return entry.get("value")

@@ -1,4 +1,4 @@
-"""What the docstrings beneath the fields of a class say: for JSON Schema, lists and tables alone.
+"""What the docstrings below the fields of a class say: for JSON Schema, lists and tables alone.
 
 pydantic can look for them when a class is made, which would take a tenth of the time of a plan.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The text beneath each field, by the field's name, those of the class's bases included.
+    """The text below each field, by the field's name, those of the class's bases included.
 
     Nothing is known of classes whose source is not there, such as those made while running.
     """

@@ -36,8 +36,6 @@ class Mono:
     text: str
 
 
-_UNITS: dict[str, str] = {"bytes": "B", "seconds": "s", "percent": "1", "change": "1"}
-
 Line: TypeAlias = "str | tuple[str | Strong | Mono, ...]"
 """A text, of pieces where some of it is marked."""
 
@@ -91,6 +89,9 @@ class Picture:
     high: float
     marks: tuple[float, ...] = ()
     """Places of the axis to mark; none where they would lie closer than characters."""
+
+
+_UNITS: dict[str, str] = {"bytes": "B", "seconds": "s", "percent": "1", "change": "1"}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Frozen(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Each field is described by the docstring beneath it, unless it has a description."""
+        """Each field is described by the docstring below it, unless it has a description."""
         made = handler(schema)
         describe(handler.resolve_ref_schema(made), cls)
         return made

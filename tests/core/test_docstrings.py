@@ -1,4 +1,4 @@
-"""Docstrings beneath fields: found in the source, and in the JSON Schema."""
+"""Docstrings below fields: found in the source, and in the JSON Schema."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 It is a process of its own, because it needs torch and transformers, which planning must not load.
 They are imported once; then each model is built in a process forked from this one, as many side by
-side as there are cores, so that what one model's code does is no other's misfortune.
+side as there are cores, so that a failure in one model's code does not affect the others.
 
 Prints a line of JSON for each folder, in the order in which they are done:
 
