@@ -34,6 +34,7 @@ from qbench.predict.tape import (
 )
 
 if TYPE_CHECKING:
+    from qbench.predict.layers import Moment
     from qbench.predict.shapes import DecoderShape, TrainingSetup
 
 
@@ -77,11 +78,7 @@ class ActivationBytes:
 
 def predict_activations(shape: DecoderShape, setup: TrainingSetup) -> ActivationBytes:
     """The bytes above weights, states and gradients at the peak of a step after the first."""
-
-    def step(ledger: Ledger, layers: int) -> int:
-        return go_through_step(ledger, replace(shape, layers=layers), setup)
-
-    highest, gradients = highest_moment(step, shape.layers)
+    highest, gradients = _highest(shape, setup)
     peak = defaultdict(int, highest.parts)
     return ActivationBytes(
         batch=peak[BATCH],
@@ -93,6 +90,21 @@ def predict_activations(shape: DecoderShape, setup: TrainingSetup) -> Activation
         gradients_to_come=peak[GRADIENTS] - gradients,
         per_layer=_per_layer(shape, setup),
     )
+
+
+def activation_bytes(shape: DecoderShape, setup: TrainingSetup) -> int:
+    """The total of `predict_activations`, for those who ask for no part of it."""
+    highest, gradients = _highest(shape, setup)
+    return highest.total - gradients
+
+
+def _highest(shape: DecoderShape, setup: TrainingSetup) -> tuple[Moment, int]:
+    """The highest moment, and the bytes of all gradients."""
+
+    def step(ledger: Ledger, layers: int) -> int:
+        return go_through_step(ledger, replace(shape, layers=layers), setup)
+
+    return highest_moment(step, shape.layers)
 
 
 def go_through_step(ledger: Ledger, shape: DecoderShape, setup: TrainingSetup) -> int:

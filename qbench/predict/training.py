@@ -17,7 +17,7 @@ from qbench.finetune.full import FullOptions
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import targeted
 from qbench.precisions import options_of, precisions, products_of
-from qbench.predict.activations import predict_activations
+from qbench.predict.activations import activation_bytes
 from qbench.predict.shapes import (
     TRAINED,
     UNKNOWN_LAYERS,
@@ -141,7 +141,7 @@ def predict_training(
 @cache
 def _activations(decoder: DecoderShape, setup: TrainingSetup) -> int:
     """Cells that differ in their seed, or in a precision of the same types, ask for the same."""
-    return predict_activations(decoder, setup).total
+    return activation_bytes(decoder, setup)
 
 
 def optimizer_bytes(trained: list[int], item_bytes: int, optimizer: str) -> tuple[int, int]:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.precisions.products import Products, floating
-from qbench.predict.activations import go_through_step, predict_activations
+from qbench.predict.activations import (
+    activation_bytes,
+    go_through_step,
+    predict_activations,
+)
 from qbench.predict.layers import highest_moment
 from qbench.predict.shapes import DecoderShape, TrainingSetup
 from qbench.predict.tape import GRADIENTS, LAYERS, TRANSIENT, Ledger, Storage
@@ -79,7 +83,9 @@ def test_no_byte_differs_from_going_through_every_layer(model_type: str, arm: st
         )
         ledger = Ledger()
         gradients = go_through_step(ledger, shape, setup)
-        found = asdict(predict_activations(shape, setup))
+        predicted = predict_activations(shape, setup)
+        assert activation_bytes(shape, setup) == predicted.total
+        found = asdict(predicted)
         del found["per_layer"]
         at_peak = dict(ledger.peak)
         at_peak["gradients_to_come"] = at_peak.pop(GRADIENTS, 0) - gradients
