@@ -7,13 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.core.number_types import MasterType
-from qbench.core.options import plain_options
-from qbench.core.spec import Cell, Item, PrecisionRef, TuningRef
+from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
 from qbench.precisions import is_quantized, precisions, products_of
 from qbench.predict.bf16 import in_fp16, is_bf16
-from qbench.predict.peaks import load_peak, predicted_peak, training_peak
+from qbench.predict.peaks import load_peak, training_peak, work_peak
 from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
@@ -192,11 +191,7 @@ def _peak(
         )
     cell = Cell(model=model.ref, precision=case.precision)
     point = GridPoint(batch=batch, prompt_tokens=tokens, new_tokens=1)
-    item = Item(measurement="memory", slug="fit", params=plain_options(point))
-    found = predicted_peak(cell, model, item, flash=device.flash)
-    if found is None:
-        raise ValueError("a memory item has a peak")
-    return found
+    return work_peak(cell, model, point, flash=device.flash)
 
 
 def _with_defaults(name: str) -> PrecisionRef:

@@ -76,12 +76,26 @@ def predicted_peak(
     whether a GPU has a flash attention. `counted`: of inference, without what kernels take and give
     back within one operation, which a counting of tensors does not see.
     """
-    kind = "cuda" if device.startswith("cuda") else "cpu"
     if cell.training is not None:
+        kind = "cuda" if device.startswith("cuda") else "cpu"
         return _training_peak(cell.training, model, item, kind, flash=flash)
     work = None if item is None else work_of(item)
     if work is None:
         return None
+    return work_peak(cell, model, work, device=device, flash=flash, counted=counted)
+
+
+def work_peak(
+    cell: Cell,
+    model: ResolvedModel,
+    work: GridPoint | Scoring,
+    *,
+    device: str = "cuda",
+    flash: bool = True,
+    counted: bool = False,
+) -> Peak:
+    """The peak of some work of a cell that is no training; the arguments are `predicted_peak`'s."""
+    kind = "cuda" if device.startswith("cuda") else "cpu"
     phase = "scoring" if isinstance(work, Scoring) else "prefill"
     decoder, reason = decoder_of(model)
     static = predicted_bytes(cell, model)

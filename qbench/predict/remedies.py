@@ -10,7 +10,7 @@ from qbench.finetune.options import sequence_tokens
 from qbench.precisions import is_quantized, precisions, products_of
 from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
-from qbench.predict.peaks import predicted_peak, training_peak
+from qbench.predict.peaks import training_peak, work_peak
 from qbench.predict.shapes import INFERRED, TRAINED
 from qbench.predict.work import work_of
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import Cell, Item, ResolvedModel, TuningRef
     from qbench.precisions.products import ProductKind
     from qbench.predict.devices import DeviceMemory
+    from qbench.predict.peaks import Peak
 
 
 def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMemory) -> str | None:
@@ -38,14 +39,9 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
         return None
 
     def needed(batch: int) -> int:
-        smaller = item.model_copy(update={"params": {**item.params, "batch": batch}})
-        peak = predicted_peak(cell, model, smaller, device=device.kind, flash=device.flash)
-        unknown = peak is None or peak.resident is None
-        return (
-            device.bytes + 1
-            if unknown or peak is None
-            else fits(peak, 0, gpus=device.gpus).needed_bytes
-        )
+        smaller = work.model_copy(update={"batch": batch})
+        peak = work_peak(cell, model, smaller, device=device.kind, flash=device.flash)
+        return _needed_bytes(peak, device)
 
     batch = largest(needed, device.bytes, max(1, work.batch))
     if batch:
@@ -56,13 +52,9 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
     if smallest is None:
         return None
     smaller = cell.model_copy(update={"precision": smallest})
-    peak = predicted_peak(smaller, model, item, device=device.kind, flash=device.flash)
-    known = peak is not None and peak.resident is not None
-    return (
-        f"fits in {smallest.label}"
-        if known and peak and fits(peak, device.bytes, gpus=device.gpus).fits
-        else None
-    )
+    peak = work_peak(smaller, model, work, device=device.kind, flash=device.flash)
+    fitting = _needed_bytes(peak, device) <= device.bytes
+    return f"fits in {smallest.label}" if fitting else None
 
 
 def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:
@@ -81,11 +73,7 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
             device=device.kind,
             flash=device.flash,
         )
-        return (
-            device.bytes + 1
-            if peak.resident is None
-            else fits(peak, 0, gpus=device.gpus).needed_bytes
-        )
+        return _needed_bytes(peak, device)
 
     with_checkpoints = "" if parsed.checkpointing else "checkpointing: true and "
     batch = largest(lambda size: needed(tuning, size), device.bytes, parsed.batch)
@@ -101,6 +89,13 @@ def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) 
     quantized = tuning.model_copy(update={"precision": smallest})
     batch = largest(lambda size: needed(quantized, size), device.bytes, parsed.batch)
     return f"fits in {smallest.label} with {with_checkpoints}batch: {batch}" if batch else None
+
+
+def _needed_bytes(peak: Peak, device: DeviceMemory) -> int:
+    """More than the device has, where the peak is not known."""
+    if peak.resident is None:
+        return device.bytes + 1
+    return fits(peak, 0, gpus=device.gpus).needed_bytes
 
 
 def _smallest(model: ResolvedModel, kinds: frozenset[ProductKind]) -> PrecisionRef | None:
