@@ -12,6 +12,7 @@ from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
 from qbench.predict.peaks import training_peak, work_peak
 from qbench.predict.shapes import INFERRED, TRAINED
+from qbench.predict.static import stored_bytes
 from qbench.predict.work import work_of
 
 if TYPE_CHECKING:
@@ -108,5 +109,5 @@ def _smallest(model: ResolvedModel, kinds: frozenset[ProductKind]) -> PrecisionR
         ref = PrecisionRef(label=name, name=name, options=options.model_dump())
         products = products_of(ref)
         if held.by_default and products is not None and products.kind in kinds:
-            sizes[held.storage(model.shape, options).total, name] = ref
+            sizes[stored_bytes(model.shape, ref).total, name] = ref
     return sizes[min(sizes)] if sizes else None

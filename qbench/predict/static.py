@@ -46,7 +46,7 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
     held = precisions()[cell.precision.name]
     if model.shape is None or held.takes_quantized != bool(model.quantization):
         return None
-    base = _stored(held.storage, model.shape, cell.precision)
+    base = stored_bytes(model.shape, cell.precision)
     if cell.tuning is None:
         return base
     if cell.deploy is None:
@@ -55,6 +55,11 @@ def predicted_bytes(cell: Cell, model: ResolvedModel) -> StaticBytes | None:
         model.shape, model.architecture, cell.tuning, cell.deploy, cell.precision
     )
     return None if adapters is None else base.model_copy(update={"adapters": adapters})
+
+
+def stored_bytes(shape: ModelShape, precision: PrecisionRef) -> StaticBytes:
+    """What a base takes in a precision, by arithmetic."""
+    return _stored(precisions()[precision.name].storage, shape, precision)
 
 
 @lru_cache(maxsize=256)

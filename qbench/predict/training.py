@@ -16,7 +16,7 @@ from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import targeted
-from qbench.precisions import options_of, precisions, products_of
+from qbench.precisions import products_of
 from qbench.predict.activations import activation_bytes
 from qbench.predict.shapes import (
     TRAINED,
@@ -25,6 +25,7 @@ from qbench.predict.shapes import (
     lacks_kernel,
     unpredicted,
 )
+from qbench.predict.static import stored_bytes
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelShape, PrecisionRef, TuningRef
@@ -124,7 +125,7 @@ def predict_training(
     reason = unpredicted(decoder, setup)
     if reason is not None:
         return None, reason
-    static = precisions()[held.name].storage(shape, options_of(held))
+    static = stored_bytes(shape, held)
     item = setup.rest_bytes if method == "full" else _FP32
     states, paged = optimizer_bytes(trained, item, options.optimizer)
     return TrainingBytes(
