@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from qbench.core.options import typed_options
 from qbench.core.plugins import with_plugins
+from qbench.core.spec import PrecisionRef
 from qbench.precisions import bnb4bit, floating, int8, stored
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.precision import Precision
@@ -21,7 +22,7 @@ from qbench.precisions.precision import Precision
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.core.spec import Frozen, PrecisionRef
+    from qbench.core.spec import Frozen
     from qbench.precisions.products import Products
 
 EXAMPLE = "nf4"
@@ -42,6 +43,11 @@ def precisions() -> dict[str, Precision]:
     )
     table = with_plugins("qbench.precisions", Precision, own)
     return dict(sorted(table.items(), key=lambda named: named[1].order))
+
+
+def with_defaults(name: str) -> PrecisionRef:
+    """A precision with all of its options at their defaults."""
+    return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())
 
 
 def options_of(ref: PrecisionRef) -> Frozen:

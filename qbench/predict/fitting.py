@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.core.number_types import MasterType
-from qbench.core.spec import Cell, PrecisionRef, TuningRef
+from qbench.core.spec import Cell, TuningRef
 from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
-from qbench.precisions import is_quantized, precisions, products_of
+from qbench.precisions import is_quantized, products_of, with_defaults
 from qbench.predict.bf16 import in_fp16, is_bf16
 from qbench.predict.peaks import load_peak, training_peak, work_peak
 from qbench.predict.work import GridPoint
@@ -18,7 +18,7 @@ from qbench.predict.work import GridPoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qbench.core.spec import ResolvedModel
+    from qbench.core.spec import PrecisionRef, ResolvedModel
     from qbench.finetune.options import TrainingOptions
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
@@ -78,7 +78,7 @@ def fit_cases(
     What a method does not do in a precision is left out. Without `bf16`, for a GPU that does not
     multiply it, fp16 stands before it, and beside quantized weights in inference.
     """
-    held = [_with_defaults(name) for name in names]
+    held = [with_defaults(name) for name in names]
     if not bf16:
         held.sort(key=is_bf16)
     found = [FitCase("inference", one if bf16 else in_fp16(one)) for one in held]
@@ -192,10 +192,6 @@ def _peak(
     cell = Cell(model=model.ref, precision=case.precision)
     point = GridPoint(batch=batch, prompt_tokens=tokens, new_tokens=1)
     return work_peak(cell, model, point, flash=device.flash)
-
-
-def _with_defaults(name: str) -> PrecisionRef:
-    return PrecisionRef(label=name, name=name, options=precisions()[name].options().model_dump())
 
 
 def _is_repeated(precision: PrecisionRef, options: TrainingOptions) -> bool:

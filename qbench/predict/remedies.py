@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.spec import PrecisionRef
 from qbench.finetune import training_options
 from qbench.finetune.options import sequence_tokens
-from qbench.precisions import is_quantized, precisions, products_of
+from qbench.precisions import is_quantized, precisions, products_of, with_defaults
 from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
 from qbench.predict.peaks import training_peak, work_peak
@@ -16,7 +15,7 @@ from qbench.predict.static import stored_bytes
 from qbench.predict.work import work_of
 
 if TYPE_CHECKING:
-    from qbench.core.spec import Cell, Item, ResolvedModel, TuningRef
+    from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
     from qbench.precisions.products import ProductKind
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
@@ -105,8 +104,7 @@ def _smallest(model: ResolvedModel, kinds: frozenset[ProductKind]) -> PrecisionR
         return None
     sizes = {}
     for name, held in precisions().items():
-        options = held.options()
-        ref = PrecisionRef(label=name, name=name, options=options.model_dump())
+        ref = with_defaults(name)
         products = products_of(ref)
         if held.by_default and products is not None and products.kind in kinds:
             sizes[stored_bytes(model.shape, ref).total, name] = ref
