@@ -21,7 +21,7 @@ from qbench.core.errors import MeasurementError
 from qbench.core.names import what_there_is
 from qbench.core.number_types import FP16, FP32
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
-from qbench.finetune.lora_options import LoraOptions
+from qbench.finetune.lora_options import CHANGES_THE_BASE, LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import TrainingOptions, computes_in_fp16
 from qbench.finetune.trainable import Trainable
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Deployment, PrecisionRef
 
-_CHANGES_THE_BASE = ("pissa", "olora")
 _INIT: dict[str, bool | str] = {
     "default": True,
     "gaussian": "gaussian",
@@ -83,13 +82,13 @@ class Lora:
                 "without autocast the base computes in fp16, whose gradients need a loss scale,"
                 " which is not done; use compute: bf16"
             )
-        if init in _CHANGES_THE_BASE:
+        if init in CHANGES_THE_BASE:
             if is_quantized(precision):
                 return (
                     f"init {init} takes its part out of the weights, and {precision.name} holds"
                     " codes; use init: default, or a 16- or 32-bit precision"
                 )
-            if options.dora or options.bias != "none" or options.extra:
+            if not options.is_plain:
                 return (
                     f"init {init} is saved as a plain adapter, which can hold no dora, bias or"
                     " extra beside it; leave them out, or use init: default"
@@ -159,7 +158,7 @@ class Lora:
                 f"PEFT cannot make this adapter: {first_line}; change the options of lora that it"
                 " names"
             ) from error
-        if options.init not in _CHANGES_THE_BASE:
+        if options.init not in CHANGES_THE_BASE:
             return Trainable(tuned, lambda target: _save(tuned, target))
         initial = _adapter_weights(tuned)
         return Trainable(tuned, lambda target: _save_difference(tuned, initial, target))

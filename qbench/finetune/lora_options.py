@@ -25,6 +25,8 @@ OWN_OPTIONS = {
     "init_lora_weights": "init",
 }
 """PEFT's arguments that are options here, by the option's name."""
+CHANGES_THE_BASE = ("pissa", "olora")
+"""Ways to begin that take their part out of the weights."""
 _Name = Annotated[str, Field(min_length=1)]
 
 
@@ -75,7 +77,12 @@ class LoraOptions(TrainingOptions):
     @property
     def saved_rank(self) -> int:
         """The rank of the adapter that is left: what PiSSA and OLoRA began with is saved beside."""
-        return self.rank * (2 if self.init in {"pissa", "olora"} else 1)
+        return self.rank * (2 if self.init in CHANGES_THE_BASE else 1)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the two factors are all that is trained, as PEFT's own defaults have it."""
+        return not (self.dora or self.bias != "none" or self.extra)
 
     @property
     def scale_alpha(self) -> float:

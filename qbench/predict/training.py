@@ -101,7 +101,7 @@ def predict_training(
     if products is None or products.kind not in TRAINED:
         return None, UNKNOWN_LAYERS
     adapter = options if isinstance(options, LoraOptions) else None
-    if adapter is not None and (adapter.dora or adapter.bias != "none" or adapter.extra):
+    if adapter is not None and not adapter.is_plain:
         return None, "the memory of dora, of trained biases and of extra options is not known"
     trained, reason = _trained_tensors(shape, decoder.model_type, options)
     if reason is not None:

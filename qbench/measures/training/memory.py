@@ -113,9 +113,7 @@ def _not_predicted(options: TrainingOptions, held: PrecisionRef, loaded: LoadedM
     attention = loaded.model.config._attn_implementation  # noqa: SLF001 - has no public name
     if attention not in {"sdpa", "eager"}:
         return f"the activations are not known of the attention {attention}"
-    if isinstance(options, LoraOptions) and (
-        options.dora or options.bias != "none" or options.extra
-    ):
+    if isinstance(options, LoraOptions) and not options.is_plain:
         return "the activations of dora, of trained biases and of extra options are not known"
     return None
 
