@@ -15,6 +15,7 @@ from qbench.finetune.targets import (
     is_tied,
     module_name,
     targeted,
+    tied_matrices,
     token_embeddings,
     under,
 )
@@ -181,7 +182,7 @@ def why_one_alone(options: LoraOptions) -> str | None:
 
 def _divides_tied(options: LoraOptions, shape: ModelShape) -> bool:
     """Whether an adapter is on one of two layers that share a matrix, and not on the other."""
-    matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
+    matrices = tied_matrices(shape)
     target = options.target
     named = [] if isinstance(target, str) else list(target)
     if any(f".{matrix}".endswith(f".{name}") for name in named for matrix in matrices):

@@ -72,6 +72,16 @@ def _targeted(
     return tuple(every.values())
 
 
+def target_names(
+    shape: ModelShape,
+    architecture: str,
+    target: Literal["default", "all-linear"] | Sequence[str],
+) -> frozenset[str]:
+    """Last names of the layers that an adapter is put beside (`q_proj`); none where not known."""
+    chosen = targeted(shape, architecture, target) or ()
+    return frozenset(tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)
+
+
 def unknown_target(shape: ModelShape | None, target: str | Sequence[str]) -> str | None:
     """What is wrong with layers that are named; None if each is there, or nothing is known."""
     if shape is None or isinstance(target, str):
@@ -103,6 +113,11 @@ def token_embeddings(shape: ModelShape) -> list[TensorShape]:
         for tensor in shape.tensors
         if tensor.role == "embedding" and not _OF_POSITIONS.search(tensor.name)
     ]
+
+
+def tied_matrices(shape: ModelShape) -> list[str]:
+    """What shares a matrix where the head is the embedding's."""
+    return [TIED_HEAD, *map(module_name, token_embeddings(shape))]
 
 
 def under(module: str, name: str) -> bool:

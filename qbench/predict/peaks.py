@@ -10,7 +10,7 @@ from qbench.core.number_types import ITEM_BYTES
 from qbench.finetune import training_options
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.options import sequence_tokens
-from qbench.finetune.targets import targeted
+from qbench.finetune.targets import target_names
 from qbench.precisions import precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.storage import static_bytes
@@ -215,10 +215,8 @@ def _adapter(cell: Cell, model: ResolvedModel) -> Adapter | None:
     options = training_options(tuning)
     if not isinstance(options, LoraOptions) or not cell.deploy.startswith(("attached", "adapter-")):
         return None
-    chosen = targeted(model.shape, model.architecture, options.target) or ()
-    names = (tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)
-    item = ITEM_BYTES[compute_type(cell.precision)]
-    return Adapter(frozenset(names), options.saved_rank, item)
+    names = target_names(model.shape, model.architecture, options.target)
+    return Adapter(names, options.saved_rank, ITEM_BYTES[compute_type(cell.precision)])
 
 
 @cache

@@ -14,14 +14,7 @@ from qbench.core.number_types import ITEM_BYTES
 from qbench.finetune import training_options
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.serve.deployment import WHOLE_MODELS
-from qbench.finetune.targets import (
-    TIED_HEAD,
-    is_tied,
-    module_name,
-    targeted,
-    token_embeddings,
-    under,
-)
+from qbench.finetune.targets import is_tied, targeted, tied_matrices, under
 from qbench.precisions import options_of, precisions
 from qbench.precisions.computing import compute_type
 
@@ -100,13 +93,12 @@ def adapter_static_bytes(
 
 def _unties(shape: ModelShape, extra: Mapping[str, Any]) -> bool:
     """Whether a tied head and its embedding become two matrices, of which one was trained."""
-    matrices = [TIED_HEAD, *map(module_name, token_embeddings(shape))]
     return (
         is_tied(shape)
         and not extra.get("ensure_weight_tying")
         and any(
             under(matrix, name)
             for name in extra.get("modules_to_save") or ()
-            for matrix in matrices
+            for matrix in tied_matrices(shape)
         )
     )

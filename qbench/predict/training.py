@@ -15,7 +15,7 @@ from qbench.core.number_types import ITEM_BYTES
 from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
 from qbench.finetune.lora_options import LoraOptions
-from qbench.finetune.targets import targeted
+from qbench.finetune.targets import target_names, targeted
 from qbench.precisions import products_of
 from qbench.predict.activations import activation_bytes
 from qbench.predict.shapes import (
@@ -112,7 +112,9 @@ def predict_training(
         method="full" if method == "full" else "lora",
         products=products,
         compute=options.compute,
-        targets=frozenset() if adapter is None else _target_names(shape, decoder, adapter),
+        targets=frozenset()
+        if adapter is None
+        else target_names(shape, decoder.model_type, adapter.target),
         rank=0 if adapter is None else adapter.rank,
         adapter_dropout=adapter is not None and adapter.dropout > 0,
         checkpointing=options.checkpointing,
@@ -195,8 +197,3 @@ def _trained_tensors(
         return [], f"the layers that target {options.target} means are not known from the shapes"
     rank = options.rank
     return [rank * size for tensor in chosen for size in tensor.shape], None
-
-
-def _target_names(shape: ModelShape, decoder: DecoderShape, options: LoraOptions) -> frozenset[str]:
-    chosen = targeted(shape, decoder.model_type, options.target) or ()
-    return frozenset(tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in chosen)
