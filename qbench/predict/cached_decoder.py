@@ -159,19 +159,13 @@ class CachedDecoder(Decoder):
             return self.tape.op(self.setup.tokens**2, 1)
         return super()._mask(item_bytes)
 
-    def _attend(
-        self,
-        hidden: Bytes,
-        weights: dict[str, Bytes],
-        tables: tuple[Bytes, Bytes] | None,
-        mask: Bytes | None,
-    ) -> Bytes:
-        query, key, value = self._project(hidden, weights, tables)
-        if self._cache is not None:
-            key, value = self._cache.join(self.tape, self._layer_at, key, value)
-            self._layer_at += 1
-        attended = self.attention.attend(query, key, value, mask)
-        return self._put_out(attended, weights)
+    def _joined(self, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
+        """Behind those of the tokens before, where there is a cache."""
+        if self._cache is None:
+            return key, value
+        joined = self._cache.join(self.tape, self._layer_at, key, value)
+        self._layer_at += 1
+        return joined
 
 
 class _InferenceAttention(Attention):

@@ -177,8 +177,13 @@ class Decoder:
         mask: Bytes | None,
     ) -> Bytes:
         query, key, value = self._project(hidden, weights, tables)
+        key, value = self._joined(key, value)
         attended = self.attention.attend(query, key, value, mask)
         return self._put_out(attended, weights)
+
+    def _joined(self, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
+        """The keys and values that are attended to: those of this pass."""
+        return key, value
 
     def _project(
         self, hidden: Bytes, weights: dict[str, Bytes], tables: tuple[Bytes, Bytes] | None
