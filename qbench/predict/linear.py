@@ -10,7 +10,7 @@ from qbench.predict.tape import Bytes, make_weight
 
 if TYPE_CHECKING:
     from qbench.predict.shapes import Linear, TrainingSetup
-from qbench.predict.tape import Tape
+    from qbench.predict.tape import Tape
 
 FP32 = 4
 HALF = 2
