@@ -174,13 +174,7 @@ def _check(encoded: list[Encoded], kept: list[int], loaded: LoadedModel) -> None
             f" {loaded.resolved.context_tokens} tokens, the shortest of them has {shortest};"
             " give shorter data"
         )
-    rows = loaded.model.get_input_embeddings().weight.shape[0]
-    highest = max(max(encoded[at].ids) for at in kept)
-    if highest >= rows:
-        raise MeasurementError(
-            f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
-            f" tokenizer in {loaded.checkpoint.folder} is not this model's"
-        )
+    loaded.check_ids(max(max(encoded[at].ids) for at in kept))
 
 
 def _ids_hash(encoded: list[Encoded]) -> str:

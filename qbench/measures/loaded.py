@@ -80,6 +80,15 @@ class LoadedModel:
             ) from error
         return tokenizer
 
+    def check_ids(self, highest: int) -> None:
+        """Raises `MeasurementError` where the highest of some ids has no embedding."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if highest >= rows:
+            raise MeasurementError(
+                f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
+                f" tokenizer in {self.checkpoint.folder} is not this model's"
+            )
+
     @cached_property
     def nonfinite_tensors(self) -> list[str]:
         """The checkpoint's tensors that hold NaN or infinity; all of it is read to know them."""

@@ -242,7 +242,6 @@ def _prompts(
 def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:
     """Raises `MeasurementError` for a prompt that the model cannot take with its continuation."""
     context = loaded.resolved.context_tokens
-    rows = loaded.model.get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(encoded, 1):
         if not ids:
             raise MeasurementError(
@@ -255,11 +254,7 @@ def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> No
                 f" fit the model's context of {context}; expected at most {room}; shorten the"
                 " prompt or lower new_tokens"
             )
-        if max(ids) >= rows:
-            raise MeasurementError(
-                f"the tokenizer gives id {max(ids)}, but the model's embedding has {rows} rows: the"
-                f" tokenizer in {loaded.checkpoint.folder} is not this model's"
-            )
+        loaded.check_ids(max(ids))
 
 
 def _scored_part(text: str, scored: Scored) -> str:

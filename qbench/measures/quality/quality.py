@@ -320,13 +320,7 @@ def _check(
             f" {params.window} under protocol {params.protocol}; give a longer text or a"
             " smaller window"
         )
-    rows = loaded.model.get_input_embeddings().weight.shape[0]
-    highest = max(max(window.ids) for window in windows)
-    if highest >= rows:
-        raise MeasurementError(
-            f"the tokenizer gives id {highest}, but the model's embedding has {rows} rows: the"
-            f" tokenizer in {loaded.checkpoint.folder} is not this model's"
-        )
+    loaded.check_ids(max(max(window.ids) for window in windows))
 
 
 def _scored_bytes(text: str, ends: list[int] | None, windows: list[Window]) -> int | None:
