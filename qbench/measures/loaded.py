@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
 from qbench.core.record import Metric, usual_variation
+from qbench.precisions.loading import TOKENIZER_FAULTS, load_tokenizer
 from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
 from qbench.predict.gpu_models import AMPERE
-from qbench.sources.bundled import bundled_models
-from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -62,23 +61,13 @@ class LoadedModel:
         That of a bundled model for random weights, which come without one: its ids may lie beyond
         the model's vocabulary.
         """
-        from transformers import AutoTokenizer
-
-        folder = self.checkpoint.folder
-        if self.has_random_weights:
-            folder = bundled_models()[TOKENIZER_MODEL]
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                str(folder),
-                trust_remote_code=self.checkpoint.trust_remote_code,
-                local_files_only=True,
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            return load_tokenizer(self.checkpoint, bundled=self.has_random_weights)
+        except TOKENIZER_FAULTS as error:
             raise MeasurementError(
                 f"{self.checkpoint.folder}: no tokenizer that transformers can load beside the"
                 f" model ({_first_line(error)}); save one there with tokenizer.save_pretrained()"
             ) from error
-        return tokenizer
 
     def check_ids(self, highest: int) -> None:
         """Raises `MeasurementError` where the highest of some ids has no embedding."""

@@ -10,15 +10,19 @@ from qbench.core.errors import MeasurementError, ModelError, OutOfMemoryError, n
 from qbench.core.number_types import torch_type
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
-from qbench.sources.models.random_models import is_random
+from qbench.sources.bundled import bundled_models
+from qbench.sources.models.random_models import TOKENIZER_MODEL, is_random
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from qbench.core.checkpoint import Checkpoint
+
+TOKENIZER_FAULTS = (OSError, ValueError, KeyError, ImportError)
+"""What transformers raises where it can load no tokenizer."""
 
 
 def load_pretrained(
@@ -67,6 +71,21 @@ def load_pretrained(
     model.eval()
     model.requires_grad_(requires_grad=False)
     return model
+
+
+def load_tokenizer(checkpoint: Checkpoint, *, bundled: bool) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, or `bundled` that of a bundled model, for random weights.
+
+    Raises one of `TOKENIZER_FAULTS`.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(bundled_models()[TOKENIZER_MODEL] if bundled else checkpoint.folder),
+        trust_remote_code=checkpoint.trust_remote_code,
+        local_files_only=True,
+    )
+    return tokenizer
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, TextError
 from qbench.precisions.integer.text import window_tokens
-from qbench.sources.bundled import bundled_models
+from qbench.precisions.loading import TOKENIZER_FAULTS, load_tokenizer
 from qbench.sources.data.texts import read_text
-from qbench.sources.models.random_models import TOKENIZER_MODEL, is_random
+from qbench.sources.models.random_models import is_random
 
 if TYPE_CHECKING:
     import torch
@@ -75,15 +75,10 @@ def draw_windows(
 
 def _tokenize(checkpoint: Checkpoint, text: str) -> tuple[list[int], int | None]:
     """The text's ids with nothing added, and `<s>`; a bundled tokenizer's for random weights."""
-    from transformers import AutoTokenizer
-
     folder = checkpoint.folder
-    place = bundled_models()[TOKENIZER_MODEL] if is_random(folder) else folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(place), trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = load_tokenizer(checkpoint, bundled=is_random(folder))
+    except TOKENIZER_FAULTS as error:
         raise ModelError(
             f"{folder}: calibration needs the model's tokenizer, and there is none that"
             " transformers can load; save one there with tokenizer.save_pretrained()"
