@@ -19,7 +19,7 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.artifact import artifact_folder
-from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE, store_adapter
+from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE, code_name, store_adapter
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.timing import Clock
 
@@ -44,7 +44,7 @@ _STORED: dict[Deployment, str] = {
 
 def _stored_bytes(kind: Deployment) -> str:
     """The metric of an adapter that is stored so."""
-    return f"adapters.file_bytes_{kind.removeprefix('adapter-')}"
+    return f"adapters.file_bytes_{code_name(kind)}"
 
 
 METRICS = (
@@ -75,7 +75,7 @@ METRICS = (
             name=_stored_bytes(kind),
             unit="B",
             better="lower",
-            title=f"adapter on disk, {kind.removeprefix('adapter-')}",
+            title=f"adapter on disk, {code_name(kind)}",
             formula=f"bytes of a safetensors file with its matrices in {form}; what that costs is"
             f" what the cell {kind} measures",
         )

@@ -76,7 +76,7 @@ def store_adapter(folder: Path, kind: Deployment) -> bytes:
         # Flat: on a CPU bitsandbytes mistakes rows that are no multiple of a block.
         weights = tensor.float().reshape(-1)
         if kind == _NF4:
-            codes, state = quantize_4bit(weights, blocksize=BLOCK[kind], quant_type=_code(kind))
+            codes, state = quantize_4bit(weights, blocksize=BLOCK[kind], quant_type=code_name(kind))
         else:
             codes, state = quantize_blockwise(weights, blocksize=BLOCK[kind])
         stored[name + _CODES] = codes.reshape(-1).view(torch.uint8).contiguous()
@@ -84,7 +84,7 @@ def store_adapter(folder: Path, kind: Deployment) -> bytes:
         stored[_CODE_BOOK] = state.code.contiguous()
         shapes[name] = list(tensor.shape)
     # One entry: safetensors writes several in any order, and the same adapter is the same file.
-    about = json.dumps({"kind": _code(kind), "shapes": shapes})
+    about = json.dumps({"kind": code_name(kind), "shapes": shapes})
     contents: bytes = save(stored, metadata={_ABOUT: about})
     return contents
 
@@ -96,7 +96,7 @@ def load_stored(contents: bytes) -> dict[str, torch.Tensor]:
 
     stored: dict[str, torch.Tensor] = load(contents)
     about = _about(contents)
-    kind = next(one for one in BLOCK if _code(one) == about["kind"])
+    kind = next(one for one in BLOCK if code_name(one) == about["kind"])
     shapes: dict[str, list[int]] = about["shapes"]
     tensors: dict[str, torch.Tensor] = {}
     for name, shape in shapes.items():
@@ -111,7 +111,7 @@ def load_stored(contents: bytes) -> dict[str, torch.Tensor]:
     return {**tensors, **stored}
 
 
-def _code(kind: Deployment) -> str:
+def code_name(kind: Deployment) -> str:
     """What a file calls its codes."""
     return kind.removeprefix("adapter-")
 
