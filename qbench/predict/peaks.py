@@ -17,7 +17,7 @@ from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
 from qbench.predict.model_config import config_of, decoder_of, sliding_window
-from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
+from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS, decoder_shape
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
 from qbench.predict.work import Scoring, work_of
@@ -97,9 +97,9 @@ def work_peak(
     """The peak of some work of a cell that is no training; the arguments are `predicted_peak`'s."""
     kind = "cuda" if device.startswith("cuda") else "cpu"
     phase = "scoring" if isinstance(work, Scoring) else "prefill"
-    decoder, reason = decoder_of(model)
+    config, reason = config_of(model)
+    decoder, reason = (None, reason) if config is None else decoder_shape(config)
     static = predicted_bytes(cell, model)
-    config, _ = config_of(model)
     products = products_of(cell.precision, config)
     known = products is not None and products.kind in INFERRED
     if decoder is None or static is None or products is None or not known:

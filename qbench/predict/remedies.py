@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.finetune import training_options
-from qbench.finetune.options import sequence_tokens
 from qbench.precisions import is_quantized, precisions, products_of, with_defaults
 from qbench.predict.devices import fits
 from qbench.predict.fitting import largest
-from qbench.predict.peaks import training_peak, work_peak
+from qbench.predict.peaks import training_peak, training_tokens, work_peak
 from qbench.predict.shapes import INFERRED, TRAINED
 from qbench.predict.static import stored_bytes
 from qbench.predict.work import work_of
@@ -59,7 +58,7 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
 
 def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:
     parsed = training_options(tuning)
-    tokens = sequence_tokens(parsed, model.context_tokens)
+    tokens = training_tokens(tuning, model)
     checkpointed = parsed.model_copy(update={"checkpointing": True})
 
     def needed(tuned: TuningRef, batch: int) -> int:

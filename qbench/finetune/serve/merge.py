@@ -59,14 +59,13 @@ def merged_checkpoint(
     to. Raises `MeasurementError`.
     """
     base_fingerprint, adapter = _fingerprints(artifact)
-    held = dequantized_from
     identity = {
         "base": base_fingerprint,
         "adapter": adapter,
         # Quantized by other kernels on another device, to other codes.
         "dequantized": None
-        if held is None
-        else [held.name, held.options, base.device.partition(":")[0]],
+        if dequantized_from is None
+        else [dequantized_from.name, dequantized_from.options, base.device.partition(":")[0]],
         "dtype": dtype,
         "versions": {package: version(package) for package in _DECIDING_PACKAGES},
     }
@@ -76,7 +75,7 @@ def merged_checkpoint(
         if damage is not None:
             if made.exists():
                 _LOG.warning("%s: not what was merged: %s; it is merged again", made, damage)
-            _save(_merged_model(base, artifact, held), base.folder, made, dtype)
+            _save(_merged_model(base, artifact, dequantized_from), base.folder, made, dtype)
     return made
 
 
