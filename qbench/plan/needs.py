@@ -98,7 +98,7 @@ def disk_needs(plan: Plan) -> list[DiskNeed]:
     needs = [
         DiskNeed(f"download of {model.ref.source}", size, is_cache=False)
         for model in {cell.model.ref.name: cell.model for cell in cells}.values()
-        if (size := _download_bytes(model))
+        if (size := download_bytes(model))
     ]
     adapters = [size for cell in cells if (size := _trained_bytes(cell)) is not None]
     if adapters:
@@ -118,6 +118,18 @@ def disk_needs(plan: Plan) -> list[DiskNeed]:
     return needs
 
 
+def download_bytes(model: ResolvedModel) -> int | None:
+    """Of a hub model that is not here yet; in 16 bits where the hub could not be asked.
+
+    None of a model that is here, and where its shapes are not known either.
+    """
+    if model.folder is not None or model.ref.kind != "hub":
+        return None
+    if model.disk_bytes is not None:
+        return model.disk_bytes
+    return None if model.shape is None else _HALF * model.shape.weights
+
+
 def free_bytes(folder: Path) -> int | None:
     """Free on the disk that a folder lies on, or will; None where it cannot be asked."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), None)
@@ -130,15 +142,6 @@ def free_bytes(folder: Path) -> int | None:
 def cache_free_bytes() -> int | None:
     """Free for qbench's cache."""
     return free_bytes(cache_folder())
-
-
-def _download_bytes(model: ResolvedModel) -> int | None:
-    """Of a hub model that is not here yet; in 16 bits where the hub could not be asked."""
-    if model.folder is not None or model.ref.kind != "hub":
-        return None
-    if model.disk_bytes is not None:
-        return model.disk_bytes
-    return None if model.shape is None else _HALF * model.shape.weights
 
 
 def _trained_bytes(planned: PlannedCell) -> int | None:

@@ -16,6 +16,7 @@ from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
 from qbench.measures.tasks.tasks import TASKS, TaskParams
 from qbench.measures.training.training import TRAINING, TrainingParams
+from qbench.plan.needs import download_bytes
 from qbench.sources.data.texts import DATASETS
 from qbench.sources.models.hub import data_folder, hub_folder
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from qbench.measures.tasks.tasks import ResolvedTask
     from qbench.plan.job import Job
 
-_BYTES_A_WEIGHT = 2
-"""Of a checkpoint in 16 bits, where the hub has not told its size."""
 _DATASET_PATH = re.compile(r"^dataset_path:\s*['\"]?([\w.-]+(?:/[\w.-]+)?)", re.MULTILINE)
 _INCLUDE = re.compile(r"^include:\s*['\"]?(\S+?)['\"]?\s*$", re.MULTILINE)
 
@@ -81,13 +80,6 @@ def hub_problems(jobs: Sequence[Job]) -> list[Problem]:
 def models_to_download(jobs: Sequence[Job]) -> list[Download]:
     """The hub models that must be downloaded, with their sizes."""
     return [Download(model.ref.source, download_bytes(model)) for model in _absent(jobs)]
-
-
-def download_bytes(model: ResolvedModel) -> int | None:
-    """What a model's weights take on the hub, by its headers or else by its shapes."""
-    if model.disk_bytes is not None:
-        return model.disk_bytes
-    return None if model.shape is None else _BYTES_A_WEIGHT * model.shape.weights
 
 
 def _absent(jobs: Sequence[Job]) -> list[ResolvedModel]:
