@@ -13,11 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import PrecisionRef
 from qbench.finetune import methods
-from qbench.finetune.optimizers import make_optimizer
-from qbench.finetune.train.checkpoint import Progress
-from qbench.finetune.train.examples import NOT_SCORED, Encoded
-from qbench.finetune.train.loop import Curriculum, train
-from qbench.finetune.train.make import _enable_checkpointing
 from qbench.precisions import precisions, products_of
 from qbench.precisions.products import Products, floating
 from qbench.predict.activations import predict_activations
@@ -29,6 +24,7 @@ from qbench.predict.shapes import (
     unpredicted,
 )
 from tests.precisions.tiny_cells import typed_options_of
+from tests.predict.second_step import measure_second_step
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -168,40 +164,15 @@ def _load(case: _Case, folder: Path) -> Any:
 
 def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any]:
     """What the training loop measures in its second step."""
-    from torch.optim.lr_scheduler import ConstantLR
-
-    method = methods()[case.method]
     chosen = {"target": "all-linear", "rank": 8} if case.method == "lora" else {}
-    options = method.options(**{"batch": case.batch, **chosen, **case.options})
+    options = methods()[case.method].options(**{"batch": case.batch, **chosen, **case.options})
     held = PrecisionRef(label=case.precision, name=case.precision)
-    trained = method.prepare(model, options, precision=held, seed=0, folder=folder).model
-    if options.checkpointing:
-        _enable_checkpointing(model)
     made, longest = random.Random(0), case.tokens - 3 * case.padded
     rows = [[made.randrange(2, 250) for _ in range(longest)] for _ in range(case.batch)]
-    curriculum = Curriculum(
-        train=[Encoded(row, [NOT_SCORED, *row[1:]]) for row in rows],
-        validation=[Encoded(rows[0], rows[0])],
-        steps=2,
-        batch=options.batch,
-        accumulate=options.accumulate,
-        seed=0,
-        pad_id=0,
-        length=case.tokens,
+    found = measure_second_step(
+        model, folder, case.method, held, options, rows, length=case.tokens
     )
-    optimizer = make_optimizer(options, trained.parameters())
-    progress = Progress()
-    train(
-        trained,
-        curriculum,
-        optimizer,
-        ConstantLR(optimizer, factor=1.0),
-        progress,
-        options,
-        after_step=lambda: None,
-    )
-    assert progress.memory is not None
-    return dict(progress.memory), options
+    return found, options
 
 
 def _products(precision: str) -> Products:

@@ -11,11 +11,6 @@ import torch
 from qbench.core.checkpoint import Checkpoint
 from qbench.core.spec import Cell, PrecisionRef, TuningRef
 from qbench.finetune import methods
-from qbench.finetune.optimizers import make_optimizer
-from qbench.finetune.train.checkpoint import Progress
-from qbench.finetune.train.examples import NOT_SCORED, Encoded
-from qbench.finetune.train.loop import Curriculum, train
-from qbench.finetune.train.make import _enable_checkpointing
 from qbench.precisions import options_of, precisions
 from qbench.precisions.products import Products
 from qbench.predict.activations import predict_activations
@@ -23,6 +18,7 @@ from qbench.predict.peaks import predicted_peak, training_peak
 from qbench.predict.shapes import DecoderShape, TrainingSetup
 from qbench.predict.training import optimizer_bytes, trained_bytes
 from tests.precisions.tiny_cells import all_options, resolve
+from tests.predict.second_step import measure_second_step
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -96,41 +92,14 @@ def test_a_real_step_takes_what_is_predicted(case: _Case, folders: dict[str, Pat
 
 
 def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
-    """By kind, from the tensors that the training loop holds in its second step."""
-    from torch.optim.lr_scheduler import ConstantLR
-
-    method = methods()[case.method]
     options = case.all_options()
-    held = method.load_precision(case.ref, options)
+    held = methods()[case.method].load_precision(case.ref, options)
     model = precisions()[held.name].load(Checkpoint(folder, "cpu"), options_of(held))
-    trained = method.prepare(model, options, precision=case.ref, seed=0, folder=folder).model
-    if options.checkpointing:
-        _enable_checkpointing(model)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(2, 250, (4, tokens), generator=generator).tolist()
-    curriculum = Curriculum(
-        train=[Encoded(row, [NOT_SCORED, *row[1:]]) for row in rows],
-        validation=[Encoded(rows[0], rows[0])],
-        steps=2,
-        batch=options.batch,
-        accumulate=options.accumulate,
-        seed=0,
-        pad_id=0,
-        length=tokens,
+    return measure_second_step(
+        model, folder, case.method, case.ref, options, rows, length=tokens
     )
-    optimizer = make_optimizer(options, trained.parameters())
-    progress = Progress()
-    train(
-        trained,
-        curriculum,
-        optimizer,
-        ConstantLR(optimizer, factor=1.0),
-        progress,
-        options,
-        after_step=lambda: None,
-    )
-    assert progress.memory is not None
-    return dict(progress.memory)
 
 
 def test_states_of_each_optimizer_by_hand() -> None:
