@@ -84,6 +84,11 @@ class TableRecords:
     """The trainings and what is served of them: by arm and seed, each training first."""
 
     @property
+    def title(self) -> str:
+        """Names the table."""
+        return f"{self.suite}: {self.model} on {self.device}"
+
+    @property
     def every(self) -> tuple[CellRecords, ...]:
         """All cells, the untuned ones first."""
         return (*self.cells, *self.tuned)

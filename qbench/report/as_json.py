@@ -63,9 +63,9 @@ def _decision(records: TableRecords) -> dict[str, Any]:
     decision, differences = decision_table(records), difference_table(records)
     latency, memory = decision.latency_point, decision.memory_point
     return {
-        "suite": decision.suite,
-        "device": decision.device,
-        "model": decision.model,
+        "suite": records.suite,
+        "device": records.device,
+        "model": records.model,
         "reference": decision.reference,
         "latency_point": latency.item.slug if latency else None,
         "memory_point": memory.item.slug if memory else None,

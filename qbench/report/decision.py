@@ -27,9 +27,6 @@ NOMINAL = "bits_per_weight.nominal"
 class Decision:
     """The decision table of one model on one device."""
 
-    suite: str
-    device: str
-    model: str
     reference: str | None
     """Label of the reference's row; None if it left no record."""
     table: Table
@@ -38,11 +35,6 @@ class Decision:
     memory_point: Record | None
     texts: tuple[str, ...]
     """Slugs of the quality items, in the order of their columns."""
-
-    @property
-    def title(self) -> str:
-        """Names the table."""
-        return f"{self.suite}: {self.model} on {self.device}"
 
 
 def decision_table(records: TableRecords) -> Decision:
@@ -83,9 +75,6 @@ def decision_table(records: TableRecords) -> Decision:
     plain = Table(records.model, "precision", tuple(columns), tuple(rows))
     table = mark_best(plain, _significance(records, plain, memory_point, latency_point))
     return Decision(
-        suite=records.suite,
-        device=records.device,
-        model=records.model,
         reference=reference.label if reference else None,
         table=table,
         latency_point=latency_point,

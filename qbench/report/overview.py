@@ -36,21 +36,19 @@ def overview_page(records: Sequence[Record]) -> Page:
         return Page("Quantization report", (Words(NO_RECORDS),))
     rehearsed = is_rehearsal(records)
     parts: list[Part] = []
-    decisions = [decision_table(table) for table in selection.tables]
-    for at, (decision, records_of_table) in enumerate(
-        zip(decisions, selection.tables, strict=True)
-    ):
-        parts += [Heading(decision.title)] if at or rehearsed else []
-        if records_of_table.cells:
-            summary = Words(summarise(records_of_table, decision))
+    for at, table in enumerate(selection.tables):
+        parts += [Heading(table.title)] if at or rehearsed else []
+        if table.cells:
+            decision = decision_table(table)
+            summary = Words(summarise(table, decision))
             parts += [decision.table, short_legend(decision.table), summary]
-        if records_of_table.tuned:
-            parts += _finetune_parts(records_of_table)
+        if table.tuned:
+            parts += _finetune_parts(table)
     parts += _failure_parts(selection)
     parts.append(bullets(passed_over(selection), "quiet"))
     if rehearsed:
         return Page(BANNER, (*parts, Notice(BANNER)))
-    return Page(decisions[0].title, tuple(parts))
+    return Page(selection.tables[0].title, tuple(parts))
 
 
 def _finetune_parts(records: TableRecords) -> list[Part]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
     from qbench.report.decision import Decision
-    from qbench.report.failures import Warned
+    from qbench.report.failures import Failure, Warned
 
 _HOW_TO_READ_DETAILS = (
     (
@@ -67,20 +67,21 @@ def report_page(records: Sequence[Record]) -> Page:
         parts += finetune_parts(table, several=several)
         parts += predicted_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
-    parts += _failure_parts(selection)
+    failed = failures(selection)
+    parts += _failure_parts(failed)
     parts += _warning_parts(selection)
     parts += _condition_parts(selection)
     parts += _detail_parts(selection)
-    parts += _log_parts(selection)
+    parts += _log_parts(failed)
     return Page(title, tuple(parts))
 
 
 def _decision_parts(records: TableRecords) -> list[Part]:
-    decision = decision_table(records)
     if not records.cells:
-        return [Heading(decision.title), Words("There is no record of the untuned model.")]
+        return [Heading(records.title), Words("There is no record of the untuned model.")]
+    decision = decision_table(records)
     return [
-        Heading(decision.title),
+        Heading(records.title),
         Words(summarise(records, decision)),
         *explained(decision.table, _missing_values(decision), _UNITS),
     ]
@@ -114,10 +115,9 @@ def _missing_values(decision: Decision) -> list[str]:
     return [f"{', '.join(labels)}: {text}" for text, labels in lines.items()]
 
 
-def _failure_parts(selection: Selection) -> list[Part]:
+def _failure_parts(failed: Sequence[Failure]) -> list[Part]:
     rows = [
-        (one.cell, one.what, one.status, one.phase or NOT_MEASURED, one.reason)
-        for one in failures(selection)
+        (one.cell, one.what, one.status, one.phase or NOT_MEASURED, one.reason) for one in failed
     ]
     headings = ("cell", "not measured", "status", "phase", "reason")
     return [
@@ -169,7 +169,7 @@ def _detail_parts(selection: Selection) -> list[Part]:
     several = len(selection.tables) > 1
     level = 4 if several else 3
     for table in selection.tables:
-        parts += [Heading(decision_table(table).title, 3)] if several else []
+        parts += [Heading(table.title, 3)] if several else []
         for detail in detail_tables(table):
             parts += [Heading(detail.title, level), detail, bullets(definitions(detail))]
         parts += generation_parts(table, level)
@@ -181,9 +181,9 @@ def _detail_parts(selection: Selection) -> list[Part]:
     return parts
 
 
-def _log_parts(selection: Selection) -> list[Part]:
+def _log_parts(failed: Sequence[Failure]) -> list[Part]:
     parts: list[Part] = []
-    for one in failures(selection):
+    for one in failed:
         if one.log_tail:
             parts.append(Heading(f"Log of {one.cell}: {one.what}", 3))
             parts.append(Code(one.log_tail.rstrip()))
