@@ -209,23 +209,18 @@ def _unjudged(
     ceiling = rule.ceiling.value if rule.ceiling else None
     margin = Margin(kind, amount.value, amount.relative, ceiling)
     unjudged = []
-    for (cell, name), item in sides.items.items():
-        if not rule.picks(sides.cells[cell], item):
+    for place, metric in sides.asked(rule):
+        over_seeds = _over_seeds(rule, sides, place, metric.name, sampling)
+        if over_seeds is not None:
+            arm, first, pooled = over_seeds
+            if first == place:
+                unjudged.append(_Unjudged(rule, arm, place[1], metric.name, margin, pooled))
             continue
-        for metric in sides.metrics_of(name).values():
-            if not rule.matches(metric.name, metric.better, item):
-                continue
-            over_seeds = _over_seeds(rule, sides, (cell, name), metric.name, sampling)
-            if over_seeds is not None:
-                arm, first, pooled = over_seeds
-                if first == (cell, name):
-                    unjudged.append(_Unjudged(rule, arm, name, metric.name, margin, pooled))
-                continue
-            found = find_change(rule, sides, (cell, name), metric.name, sampling)
-            if isinstance(found, Gap) and not sides.records_of((cell, name)):
-                found = _with_reason(found, absent.get((cell, name)))
-            if found is not None:
-                unjudged.append(_Unjudged(rule, cell, name, metric.name, margin, found))
+        found = find_change(rule, sides, place, metric.name, sampling)
+        if isinstance(found, Gap) and not sides.records_of(place):
+            found = _with_reason(found, absent.get(place))
+        if found is not None:
+            unjudged.append(_Unjudged(rule, *place, metric.name, margin, found))
     if not unjudged:
         names = dict.fromkeys(name for known in sides.metrics.values() for name in known)
         hint = did_you_mean(rule.metric, names) or "`qbench list` shows what is measured"

@@ -81,31 +81,13 @@ def gate_power(
     for rule in rules:
         kind, amount = rule.bound
         # Whatever the rule is against: the reference is what the spread is known against.
-        asked = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
-        for (cell, name), item in sides.items.items():
-            if not rule.picks(sides.cells[cell], item):
-                continue
-            for metric in sides.metrics_of(name).values():
-                if not rule.matches(metric.name, metric.better, item):
-                    continue
-                seen = find_change(asked, sides, (cell, name), metric.name, sampling)
-                if seen is not None:
-                    estimated = _estimated(seen, amount.value, sampling)
-                    detectable, units, unit, needed, reason = estimated
-                    relative = amount.relative
-                    one = Power(
-                        rule,
-                        cell,
-                        name,
-                        metric.name,
-                        detectable,
-                        relative,
-                        units,
-                        unit,
-                        needed,
-                        reason,
-                    )
-                    found.append(one)
+        known = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
+        for place, metric in sides.asked(rule):
+            seen = find_change(known, sides, place, metric.name, sampling)
+            if seen is not None:
+                detectable, *counted = _estimated(seen, amount.value, sampling)
+                one = Power(rule, *place, metric.name, detectable, amount.relative, *counted)
+                found.append(one)
     return found
 
 

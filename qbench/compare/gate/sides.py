@@ -11,7 +11,7 @@ from qbench.compare.differences import difference, level
 from qbench.compare.seeds import difference_over_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qbench.compare.compare import Index
     from qbench.compare.differences import Difference
@@ -78,6 +78,14 @@ class BothSides:
         label = f"{cell.tuning.arm}--{cell.deploy}" if cell.deploy else cell.tuning.arm
         name = CellName(cell.model.name, f"{label} ({len(same)} seeds)")
         return (name, same) if len(same) > 1 else (place[0], [place])
+
+    def asked(self, rule: GateRule) -> Iterator[tuple[Place, Metric]]:
+        """The metrics that a rule is about, each with its place."""
+        for place, item in self.items.items():
+            if rule.picks(self.cells[place[0]], item):
+                for metric in self.metrics_of(place[1]).values():
+                    if rule.matches(metric.name, metric.better, item):
+                        yield place, metric
 
     def records_of(self, place: Place) -> list[Record]:
         """This run's records there."""
