@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.core.spec import Cell, Item
 
+    _Known = dict[tuple[Place, str], Difference | None]
+
 State = Literal["pass", "fail", "error", "skip"]
 _STATES: dict[VerdictName, State] = {
     "holds": "pass",
@@ -209,8 +211,9 @@ def _unjudged(
     ceiling = rule.ceiling.value if rule.ceiling else None
     margin = Margin(kind, amount.value, amount.relative, ceiling)
     unjudged = []
+    known: _Known = {}
     for place, metric in sides.asked(rule):
-        over_seeds = _over_seeds(rule, sides, place, metric.name, sampling)
+        over_seeds = _over_seeds(rule, sides, place, metric.name, sampling, known)
         if over_seeds is not None:
             arm, first, pooled = over_seeds
             if first == place:
@@ -243,12 +246,23 @@ def _with_reason(gap: Gap, why: str | None) -> Gap:
 
 
 def _over_seeds(
-    rule: GateRule, sides: BothSides, place: Place, metric: str, sampling: Sampling
+    rule: GateRule,
+    sides: BothSides,
+    place: Place,
+    metric: str,
+    sampling: Sampling,
+    known: _Known,
 ) -> tuple[CellName, Place, Difference] | None:
-    """The arm, its first seed and the change over its seeds; None where there is no such thing."""
+    """The arm, its first seed and the change over its seeds; None where there is no such thing.
+
+    `known` are the changes that were worked out for earlier seeds, by the first one and the metric.
+    """
     arm, places = sides.seeds(place)
     picked = [one for one in places if rule.picks(sides.cells[one[0]], sides.items[one])]
     if len(picked) < 2:  # one seed has no spread
         return None
-    pooled = find_change_over_seeds(rule, sides, picked, metric, sampling)
-    return None if pooled is None else (arm, picked[0], pooled)
+    first = picked[0]
+    if (first, metric) not in known:
+        known[first, metric] = find_change_over_seeds(rule, sides, picked, metric, sampling)
+    pooled = known[first, metric]
+    return None if pooled is None else (arm, first, pooled)

@@ -81,13 +81,13 @@ def gate_power(
     for rule in rules:
         kind, amount = rule.bound
         # Whatever the rule is against: the reference is what the spread is known against.
-        known = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
+        asked = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
         for place, metric in sides.asked(rule):
-            seen = find_change(known, sides, place, metric.name, sampling)
+            seen = find_change(asked, sides, place, metric.name, sampling)
             if seen is not None:
-                detectable, *counted = _estimated(seen, amount.value, sampling)
-                one = Power(rule, *place, metric.name, detectable, amount.relative, *counted)
-                found.append(one)
+                detectable, units, unit, needed, reason = _estimated(seen, amount.value, sampling)
+                known = (detectable, amount.relative, units, unit, needed, reason)
+                found.append(Power(rule, *place, metric.name, *known))
     return found
 
 
