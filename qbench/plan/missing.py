@@ -13,6 +13,8 @@ from qbench.measures.quality.reference_states import has_states
 from qbench.plan.plan import damaged_records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qbench.core.record import Record, Status
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
@@ -30,8 +32,14 @@ def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Jo
         if task.skip is None and (fresh or is_missing(plan.records.record(task), retry))
     }
     missing |= {record.key for record in lacking(plan, retry)}
-    missing |= _states_to_make(plan, missing, retry)
-    missing |= _artifacts_to_make(plan, missing, retry)
+    states = {task.item.states_key for task in plan.tasks if task.key in missing}
+    missing |= _to_make(plan, states, has_states, retry)
+    tuned = {
+        cell.artifact_key
+        for cell in plan.every
+        if any(task.key in missing for task in cell.tasks)
+    }
+    missing |= _to_make(plan, tuned, has_artifact, retry)
     return plan.jobs(lambda task: task.key in missing)
 
 
@@ -158,33 +166,17 @@ def _can_be_held_against(record: Record, plan: Plan, maker: Task, retry: frozens
     return bool(of_reference.details.get(_IDS) == record.details.get(_IDS))
 
 
-def _states_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
-    """Keys of the references' records to take again, since others need states that are gone.
+def _to_make(
+    plan: Plan,
+    needed: set[str | None],
+    is_there: Callable[[str], bool],
+    retry: frozenset[Status],
+) -> set[str]:
+    """Keys of the tasks to take again, since others need what those made and it is gone.
 
-    A reference whose own record is a failure that stands is left alone.
+    One whose own record is a failure that stands is left alone.
     """
-    needed = {task.item.states_key for task in plan.tasks if task.key in missing}
-    gone = {key for key in needed if key is not None and not has_states(key)}
-    return {
-        task.key
-        for cell in (*plan.prerequisites, *plan.cells)
-        for task in cell.tasks
-        if task.key in gone
-        and ((record := plan.records.record(task)) is None or record.status in {"ok", *retry})
-    }
-
-
-def _artifacts_to_make(plan: Plan, missing: set[str], retry: frozenset[Status]) -> set[str]:
-    """Keys of the trainings to take again, since a cell needs a tuned model that is gone.
-
-    A training whose own record is a failure that stands is left alone.
-    """
-    needed = {
-        cell.artifact_key
-        for cell in plan.every
-        if cell.artifact_key is not None and any(task.key in missing for task in cell.tasks)
-    }
-    gone = {key for key in needed if not has_artifact(key)}
+    gone = {key for key in needed if key is not None and not is_there(key)}
     return {
         task.key
         for cell in plan.every
