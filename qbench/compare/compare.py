@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import Gap, condition_changes, missing_value, parameter_changes
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.marks import default_allowance, mark_all, one_change
+from qbench.compare.marks import default_allowance, direction, mark_all, one_change
 from qbench.core.record import Metric
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ class Row:
     @property
     def direction(self) -> str | None:
         """`better`, `worse` or `changed` for a real difference, else None."""
-        found = self.difference
-        if self.mark.finding != "real" or found is None or found.estimate is None:
-            return None
-        if self.better == "neither":
-            return "changed"
-        return "worse" if (found.estimate.value > 0) == (self.better == "lower") else "better"
+        return direction(self.difference, self.mark, self.better)
 
 
 @dataclass(frozen=True)

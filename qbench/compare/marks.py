@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.differences import Difference
     from qbench.compare.estimates.bootstrap import Sampling
-    from qbench.core.record import Metric, Record
+    from qbench.core.record import Better, Metric, Record
 
 Finding = Literal["real", "equivalent", "undecided", "missing", "incomparable", "not applicable"]
 
@@ -66,6 +66,15 @@ def mark_all(cases: Sequence[tuple[Difference | Gap, Allowance]], *, alpha: floa
             low, high = (found.shown(estimate.limit(end)) for end in (alpha / 2, 1 - alpha / 2))
             marks.append(Mark(*_finding(same_p, differs_p, alpha), low, high))
     return marks
+
+
+def direction(found: Difference | Gap | None, mark: Mark, better: Better) -> str | None:
+    """`better`, `worse` or `changed` for a real difference, else None."""
+    if mark.finding != "real" or found is None or isinstance(found, Gap) or found.estimate is None:
+        return None
+    if better == "neither":
+        return "changed"
+    return "worse" if (found.estimate.value > 0) == (better == "lower") else "better"
 
 
 _BY_METRIC = {

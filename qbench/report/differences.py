@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import Gap
-from qbench.compare.compare import CellName, ItemName
-from qbench.compare.compare import Row as Compared
+from qbench.compare.compare import ItemName
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.marks import default_allowance, mark_all, one_change
+from qbench.compare.marks import default_allowance, direction, mark_all, one_change
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
@@ -65,7 +64,7 @@ def difference_table(records: TableRecords) -> Table | None:
         alpha=Sampling().alpha,
     )
     texts = {
-        (line.title, cell.label): _figure(line, cell, difference, mark)
+        (line.title, cell.label): _figure(line, difference, mark)
         for (line, cell), difference, mark in zip(cases, found, marks, strict=True)
     }
     columns = (
@@ -129,23 +128,13 @@ def _metrics(record: Record) -> list[Metric]:
     ]
 
 
-def _figure(line: _Line, cell: CellRecords, difference: Difference | Gap, mark: Mark) -> Figure:
+def _figure(line: _Line, difference: Difference | Gap, mark: Mark) -> Figure:
     if isinstance(difference, Gap):
         return Figure(word=NOT_MEASURED, reason=difference.reason)
     if difference.estimate is None:
         return Figure(word="undecided", reason=difference.reason)
-    row = Compared(
-        cell=CellName(cell.records[0].cell.model.name, cell.label),
-        item=line.item,
-        metric=line.metric.name,
-        unit=line.metric.unit,
-        better=line.metric.better,
-        allowance=line.allowance,
-        difference=difference,
-        mark=mark,
-    )
     value = difference.shown(difference.estimate.value)
-    verdict = row.direction or mark.finding
+    verdict = direction(difference, mark, line.metric.better) or mark.finding
     word = "equal" if difference.equal else f"{_amount(value, line, signed=True)} {verdict}"
     return Figure(value, word, low=mark.low, high=mark.high)
 
