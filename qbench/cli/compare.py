@@ -74,7 +74,7 @@ def gate(
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
-    from qbench.cli.sides import load_baseline, load_side
+    from qbench.cli.sides import load_baseline, load_folder
     from qbench.compare.gate.gate import run_gate
     from qbench.compare.gate.sides import place_of
     from qbench.core.errors import UsageError
@@ -97,7 +97,7 @@ def gate(
     on_disk = RecordsOnDisk()
     found = [record for _, task in expected if (record := on_disk.record(task)) is not None]
     # Records of other versions or another device than this one can be gated as well.
-    records = found or load_side(str(suite), results).records
+    records = found or load_folder(results / loaded.name, loaded.name).records
     old = load_baseline(baseline, loaded.name) if baseline else None
     absent = {
         place_of(cell, task.item): why
@@ -141,7 +141,7 @@ def baseline(
     ] = None,
 ) -> None:
     """Write a compact baseline file from a suite's records, and say what changed."""
-    from qbench.cli.sides import load_baseline, load_side
+    from qbench.cli.sides import load_baseline, load_folder
     from qbench.compare.baseline import write_baseline
     from qbench.compare.compare import compare_records
     from qbench.core.errors import StoreError
@@ -151,7 +151,7 @@ def baseline(
     from qbench.report.terminal import render
 
     name = load_suite(suite).name
-    side = load_side(str(suite), results)
+    side = load_folder(results / name, name)
     target = output or results / "baselines" / name
     try:
         old: Side | None = load_baseline(target if output else target.parent, name)

@@ -38,15 +38,23 @@ def load_side(where: str, results: Path = Path("results")) -> Side:
     """
     path = Path(where)
     if path.is_dir():
-        return _from_folder(path, where)
+        return load_folder(path, where)
     if path.suffix in {".yaml", ".yml"}:
         from qbench.plan.suite.suite import load_suite
 
         name = load_suite(path).name
-        return _from_folder(results / name, name)
+        return load_folder(results / name, name)
     if path.suffix in {".json", ".gz"} or path.is_file():
         return Side(where, tuple(read_baseline(path)))
     return _cell(where, results)
+
+
+def load_folder(folder: Path, name: str) -> Side:
+    """The newest records below a folder, under a name; raises as `load_side` does."""
+    records, unreadable = read_folder(folder)
+    notes = tell_unreadable(unreadable)
+    real = without_rehearsals(records, str(folder))
+    return Side(name, newest_of_one_place(real, str(folder)), notes)
 
 
 def load_baseline(path: Path, suite: str) -> Side:
@@ -59,7 +67,7 @@ def load_baseline(path: Path, suite: str) -> Side:
             file = path / f"{suite}{suffix}"
             if file.is_file():
                 return Side(str(file), tuple(read_baseline(file)))
-        return _from_folder(path, str(path))
+        return load_folder(path, str(path))
     return Side(str(path), tuple(read_baseline(path)))
 
 
@@ -77,13 +85,6 @@ def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, 
             " expected those of one; name its folder"
         )
     return selection.records
-
-
-def _from_folder(folder: Path, name: str) -> Side:
-    records, unreadable = read_folder(folder)
-    notes = tell_unreadable(unreadable)
-    real = without_rehearsals(records, str(folder))
-    return Side(name, newest_of_one_place(real, str(folder)), notes)
 
 
 def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:
