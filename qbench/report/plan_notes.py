@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
-from qbench.plan.needs import cache_free_bytes, disk_needs, packed_bits
+from qbench.plan.needs import packed_bits
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
@@ -65,18 +65,23 @@ def _skips(plan: Plan) -> list[str]:
     return lines
 
 
-def need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Words]:
-    """What the peaks are of, what does not fit, and what the disk needs."""
+def need_notes(
+    plan: Plan, needs: Sequence[CellNeed], disk: Sequence[DiskNeed], free: int | None
+) -> list[Words]:
+    """What the peaks are of, what does not fit, and what the disk needs.
+
+    `free` are the bytes free for the cache; None where they are not known.
+    """
     lines: list[Words] = []
     if any(need.bytes is not None for need in needs):
-        free = f"{RESERVED_BYTES / 2**20:.0f} MiB"
-        text = f"peak: the highest predicted of a cell's measurements; {free} more are kept free"
+        kept = f"{RESERVED_BYTES / 2**20:.0f} MiB"
+        text = f"peak: the highest predicted of a cell's measurements; {kept} more are kept free"
         lines.append(Words(text, "quiet"))
         gpus = plan.environment.gpus_memory_bytes
         if len(gpus) > 1 and any(cell.cell.model.device_map is not None for cell in plan.cells):
             text = (
                 f"peak with device_map: of {len(gpus)} GPUs together, which have"
-                f" {sum(gpus) / 2**30:.1f} GiB; {free} more are kept free of each"
+                f" {sum(gpus) / 2**30:.1f} GiB; {kept} more are kept free of each"
             )
             lines.append(Words(text, "quiet"))
     lengths = sorted(
@@ -110,17 +115,15 @@ def need_notes(plan: Plan, needs: Sequence[CellNeed]) -> list[Words]:
         Words(f"peak not known: {', '.join(dict.fromkeys(labels))}: {reason}", "quiet")
         for reason, labels in unknown.items()
     ]
-    found = disk_needs(plan)
-    if found:
-        lines.append(_disk_line(found))
+    if disk:
+        lines.append(_disk_line(disk, free))
     return lines
 
 
-def _disk_line(needs: Sequence[DiskNeed]) -> Words:
+def _disk_line(needs: Sequence[DiskNeed], free: int | None) -> Words:
     """What is fetched and kept, against what is free."""
     listed = ", ".join(f"{need.what} {_size(need.bytes)}" for need in needs)
     cached = sum(need.bytes for need in needs if need.is_cache)
-    free = cache_free_bytes()
     if free is None or not cached:
         return Words(f"disk: {listed}")
     short = cached > free

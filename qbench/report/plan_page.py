@@ -74,7 +74,10 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
     records = {task.key: plan.records.record(task) for task in plan.tasks}
     incomplete = {record.key for record in lacking(plan, RETRIED)}
     needs = [cell_need(cell, plan.environment) for cell in plan.cells]
-    table = _table(plan, needs, records, incomplete)
+    disk, free = disk_needs(plan), cache_free_bytes()
+    models = {cell.model.ref.name for cell in plan.cells}
+    only_model = models.pop() if len(models) == 1 else None
+    table = _table(plan, needs, records, incomplete, several_models=only_model is None)
     done = sum(record is not None for record in records.values())
     missing = incomplete | {key for key, record in records.items() if record is None}
     left = _left(plan, plan.jobs(lambda task: task.key in missing), results)
@@ -88,7 +91,7 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
         Bullets(
             (
                 *plan_notes(plan),
-                *need_notes(plan, needs),
+                *need_notes(plan, needs, disk, free),
                 Words(count),
                 Words(f"time: {left.words}"),
             )
@@ -113,11 +116,11 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
         "on_disk": done,
         "jobs_to_go": left.jobs,
         "seconds_to_go": left.seconds,
-        "disk": [{"what": one.what, "bytes": one.bytes} for one in disk_needs(plan)],
-        "cache_free_bytes": cache_free_bytes(),
+        "disk": [{"what": one.what, "bytes": one.bytes} for one in disk],
+        "cache_free_bytes": free,
         "gate": None if power is None else [_power_data(one) for one in power],
     }
-    return Page(_title(plan), tuple(parts), data)
+    return Page(_title(plan, only_model), tuple(parts), data)
 
 
 def _table(
@@ -125,8 +128,9 @@ def _table(
     needs: Sequence[CellNeed],
     records: dict[str, Record | None],
     incomplete: set[str],
+    *,
+    several_models: bool,
 ) -> Table:
-    one_model = len({cell.model.ref.name for cell in plan.cells}) == 1
     rows = []
     for cell, need in zip(plan.cells, needs, strict=True):
         there = [found.status for task in cell.tasks if (found := records[task.key]) is not None]
@@ -134,7 +138,7 @@ def _table(
         failed += ["incomplete"] if any(task.key in incomplete for task in cell.tasks) else []
         told = f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else "")
         figures = (Figure(word=told), *_predicted(cell), *_peak(cell, need))
-        name = cell.cell.label if one_model else cell.cell.slug
+        name = cell.cell.slug if several_models else cell.cell.label
         rows.append(Row(name, cell.reference, figures))
     return Table("Cells", "cell", _COLUMNS, tuple(rows))
 
@@ -187,9 +191,8 @@ def _cell_data(
     }
 
 
-def _title(plan: Plan) -> str:
-    one_model = len({cell.model.ref.name for cell in plan.cells}) == 1
-    model = f": {plan.cells[0].model.ref.name}" if one_model else ""
+def _title(plan: Plan, only_model: str | None) -> str:
+    model = f": {only_model}" if only_model is not None else ""
     memory = plan.environment.device_memory_bytes
     size = "" if memory is None else f" ({memory / 2**30:.1f} GiB)"
     rehearsal = "Rehearsal of " if plan.suite.rehearsal else ""
