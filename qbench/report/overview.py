@@ -8,8 +8,8 @@ from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
 from qbench.report.decision import decision_table
 from qbench.report.failures import failures, warnings
-from qbench.report.finetune.qat import won_back, won_back_words
-from qbench.report.finetune.qat_lacking import without_counterpart
+from qbench.report.finetune.qat import won_back
+from qbench.report.finetune.qat_lacking import qat_words
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table, compact_table
 from qbench.report.finetune.words import paragraph
@@ -55,8 +55,7 @@ def _finetune_parts(records: TableRecords) -> list[Part]:
     """The arms in the columns that a terminal has room for."""
     results = results_of(records)
     table = compact_table(arms_table(results))
-    compared = won_back(results)
-    of_qat = f"{won_back_words(compared)} {without_counterpart(results, compared)}".strip()
+    of_qat = qat_words(results, won_back(results))
     return [
         Heading("Fine-tuning"),
         table,

@@ -1,10 +1,11 @@
-"""Arms that trained against codes with nothing to compare them with, and what would give it."""
+"""What is said of QAT: what it won back, and which arms have nothing to compare them with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from qbench.report.finetune.arms import is_quantized
+from qbench.report.finetune.qat import won_back_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     from qbench.report.finetune.results import Results
 
 
-def without_counterpart(results: Results, compared: Sequence[WonBack]) -> str:
+def qat_words(results: Results, compared: Sequence[WonBack]) -> str:
+    """What each arm of QAT won back, and which have nothing to compare them with; may be empty."""
+    return f"{won_back_words(compared)} {_without_counterpart(results, compared)}".strip()
+
+
+def _without_counterpart(results: Results, compared: Sequence[WonBack]) -> str:
     """Which arms have no row beside PTQ, and what to add; empty where none was trained by QAT."""
     arms = [one.arm for one in results.arms if is_quantized(one.arm.tuning)]
     if not any(arm.tuning.method == "qat" for arm in arms):

@@ -13,8 +13,8 @@ from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
 from qbench.report.finetune.options import describe_data, options_table, shared_options
 from qbench.report.finetune.qat import TITLE as QAT_TITLE
-from qbench.report.finetune.qat import won_back, won_back_table, won_back_words
-from qbench.report.finetune.qat_lacking import without_counterpart
+from qbench.report.finetune.qat import won_back, won_back_table
+from qbench.report.finetune.qat_lacking import qat_words
 from qbench.report.finetune.results import results_of, test_split_items
 from qbench.report.finetune.table import arms_table
 from qbench.report.finetune.words import how_judged, paragraph
@@ -56,9 +56,8 @@ def finetune_parts(records: TableRecords, *, several: bool) -> list[Part]:
         Words(how_judged()),
     ]
     compared = won_back(results)
-    lacking = without_counterpart(results, compared)
-    if compared or lacking:
-        words = f"{won_back_words(compared)} {lacking}".strip()
+    words = qat_words(results, compared)
+    if compared or words:
         parts += [Heading(QAT_TITLE, 3), Words(words)]
     if compared:
         parts += _explained(won_back_table(compared, results.test_slug))
