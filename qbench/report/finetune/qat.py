@@ -205,9 +205,10 @@ def won_back_words(rows: Sequence[WonBack]) -> str:
             f"Rounding the model of {one.plain.name} to {label} after the training changed its"
             f" test loss by {_change(one.damage)}. {one.arm.words}"
             f"{f' for as many steps ({steps:,})' if steps and one.unlike is None else ''} ended at"
-            f" {_change(one.against)} from there, {_FINDINGS[one.against.verdict]}, and"
-            f" {_change(one.rest)} from 16 bits"
+            f" {_change(one.against)} from there, {_FINDINGS[one.against.verdict]}"
         )
+        if one.rest.value is not None:
+            text += f", and {_change(one.rest)} from 16 bits"
         text += _won(one)
         texts.append(f"{text}{f' ({one.unlike})' if one.unlike else ''}.")
         if one.conversion is not None and one.conversion.value is not None:
@@ -239,7 +240,7 @@ def _won(one: WonBack) -> str:
 
 def _change(judged: Judged) -> str:
     if judged.interval is None:
-        return judged.amount or "0"
+        return judged.amount
     return f"{judged.amount} (95 % interval {judged.interval})"
 
 

@@ -123,6 +123,17 @@ def test_qat_that_does_harm_is_told() -> None:
     assert "nothing was won back, the damage grew by" in won_back_words(rows)
 
 
+def test_a_change_from_16_bits_that_is_not_known_is_not_told() -> None:
+    """Seed 1 was not served in 16 bits, and seed 0 not trained by QAT."""
+    rounded = [one for one in full_arm(1, INT4) if one.cell.deploy != "merged"]
+    (row,) = compared([*full_arm(0, INT4), *rounded, *qat_arm(1, 0.05)])[0]
+    assert None not in (row.damage.value, row.against.value)
+    assert row.rest.value is None
+    words = won_back_words([row])
+    assert "ended at -0.1" in words
+    assert "from 16 bits" not in words
+
+
 def test_without_damage_there_is_no_share() -> None:
     records = [one for s in (0, 1, 2) for one in full_arm(s, INT4, damage=0.0) + qat_arm(s, 0.0)]
     (row,) = compared(records)[0]
