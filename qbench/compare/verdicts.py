@@ -119,16 +119,13 @@ def amount_text(value: float, *, relative: bool, signed: bool = True) -> str:
     return f"{digits} %" if relative else digits
 
 
-def interval_text(verdict: Verdict) -> str | None:
-    """The interval in words; None where there is none."""
-    if verdict.low is None or verdict.high is None or verdict.difference is None:
+def interval_text(
+    low: float | None, high: float | None, *, relative: bool, signed: bool = True
+) -> str | None:
+    """An interval in words, such as `-0.3 % to +1.2 %`; None where there is none."""
+    if low is None or high is None:
         return None
-    found = verdict.difference
-    signed = found.old is not None
-    ends = (
-        amount_text(end, relative=found.relative, signed=signed)
-        for end in (verdict.low, verdict.high)
-    )
+    ends = (amount_text(end, relative=relative, signed=signed) for end in (low, high))
     return " to ".join(ends)
 
 

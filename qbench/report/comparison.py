@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
-from qbench.compare.verdicts import amount_text
+from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
 
@@ -204,10 +204,8 @@ def _line(row: Row) -> TableRow:
     if found is None or found.estimate is None or found.new is None or found.old is None:
         raise ValueError(f"{row.metric} of {row.cell.label} was not compared")
     value = found.shown(found.estimate.value)
-    interval = "exact"
-    if mark.low is not None and mark.high is not None and mark.low != mark.high:
-        ends = (amount_text(end, relative=found.relative) for end in (mark.low, mark.high))
-        interval = " to ".join(ends)
+    exact = mark.low == mark.high
+    interval = interval_text(mark.low, mark.high, relative=found.relative)
     verdict = row.direction or mark.finding
     tone = _TONES.get(verdict, "plain")
     if mark.finding == "equivalent":
@@ -219,7 +217,7 @@ def _line(row: Row) -> TableRow:
         Figure(found.new, _number(found.new)),
         Figure(found.old, _number(found.old)),
         Figure(value, amount_text(value, relative=found.relative), low=mark.low, high=mark.high),
-        Figure(word=interval),
+        Figure(word="exact" if exact else interval),
         Figure(word=verdict, tone=tone),
     )
     return TableRow(row.cell.label, reference=False, figures=figures)

@@ -84,10 +84,12 @@ class Check:
         if shown.estimate is None:
             return f"{shown.new:.6g}" + ("" if shown.old is None else f", was {shown.old:.6g}")
         value = shown.shown(shown.estimate.value)
-        text = amount_text(value, relative=shown.relative, signed=shown.old is not None)
-        exact = self.verdict.low == self.verdict.high
-        interval = None if exact else interval_text(self.verdict)
-        return f"{text} ({interval})" if interval else text
+        relative, signed = shown.relative, shown.old is not None
+        text = amount_text(value, relative=relative, signed=signed)
+        low, high = self.verdict.low, self.verdict.high
+        if low == high:  # exact
+            return text
+        return f"{text} ({interval_text(low, high, relative=relative, signed=signed)})"
 
 
 @dataclass(frozen=True)

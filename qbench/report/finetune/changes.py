@@ -9,7 +9,7 @@ from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import Allowance, mark_all
 from qbench.compare.seeds import difference_over_seeds
 from qbench.compare.selection import CellRecords
-from qbench.compare.verdicts import amount_text
+from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.finetune.arms import by_seed
@@ -67,11 +67,14 @@ class Judged(NamedTuple):
     @property
     def interval(self) -> str | None:
         """Its 95 % interval in words; None where there is none."""
-        low, high = self.mark.low, self.mark.high
-        if low is None or high is None:
-            return None
-        ends = (amount_text(end, relative=self.allowance.relative) for end in (low, high))
-        return " to ".join(ends)
+        return interval_text(self.mark.low, self.mark.high, relative=self.allowance.relative)
+
+    @property
+    def words(self) -> str:
+        """The change with its interval."""
+        if self.interval is None:
+            return self.amount
+        return f"{self.amount} (95 % interval {self.interval})"
 
     @property
     def figure(self) -> Figure:

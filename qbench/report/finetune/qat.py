@@ -203,16 +203,16 @@ def won_back_words(rows: Sequence[WonBack]) -> str:
         steps = _trained(one.arm, "steps")
         text = (
             f"Rounding the model of {one.plain.name} to {label} after the training changed its"
-            f" test loss by {_change(one.damage)}. {one.arm.words}"
+            f" test loss by {one.damage.words}. {one.arm.words}"
             f"{f' for as many steps ({steps:,})' if steps and one.unlike is None else ''} ended at"
-            f" {_change(one.against)} from there, {_FINDINGS[one.against.verdict]}"
+            f" {one.against.words} from there, {_FINDINGS[one.against.verdict]}"
         )
         if one.rest.value is not None:
-            text += f", and {_change(one.rest)} from 16 bits"
+            text += f", and {one.rest.words} from 16 bits"
         text += _won(one)
         texts.append(f"{text}{f' ({one.unlike})' if one.unlike else ''}.")
         if one.conversion is not None and one.conversion.value is not None:
-            texts.append(f"Its conversion to codes changed it by {_change(one.conversion)}.")
+            texts.append(f"Its conversion to codes changed it by {one.conversion.words}.")
     return " ".join(texts)
 
 
@@ -236,12 +236,6 @@ def _won(one: WonBack) -> str:
     if one.against.mark.high is not None and one.against.mark.high < 0:
         return f": {one.share.value:.0%} of the damage was won back, by less than the margin"
     return ": nothing is shown to be won back"
-
-
-def _change(judged: Judged) -> str:
-    if judged.interval is None:
-        return judged.amount
-    return f"{judged.amount} (95 % interval {judged.interval})"
 
 
 def _counterpart(arms: Sequence[Arm], arm: Arm) -> tuple[Arm | None, tuple[CellRecords, ...]]:

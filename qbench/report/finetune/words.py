@@ -126,7 +126,7 @@ def _gain(one: ArmResult, results: Results) -> str:
         return f"its test loss is {loss:.3f} nat a token"
     base = over_seeds([one.base], "completion", results.test_slug, "completion.loss").value
     start = f"{base:.3f} (untuned {one.base.label})" if base is not None else one.base.label
-    text = f"its test loss went from {start} to {loss:.3f} nat a token, {_change(gain)}"
+    text = f"its test loss went from {start} to {loss:.3f} nat a token, {gain.words}"
     if gain.verdict not in {"better", "worse"}:
         text += f": {_finding(gain)}"
     return text
@@ -135,7 +135,7 @@ def _gain(one: ArmResult, results: Results) -> str:
 def _forgetting(one: ArmResult, results: Results) -> str:
     titles = text_titles(results.texts)
     texts = [
-        f"perplexity on {titles[slug]} {_change(judged)}"
+        f"perplexity on {titles[slug]} {judged.words}"
         for slug, judged in one.forgetting.items()
         if judged.value is not None
     ]
@@ -151,20 +151,13 @@ def _comparisons(arms: Sequence[ArmResult]) -> str:
     for one in compared:
         if one.counterpart is None or one.against is None or one.against.value is None:
             continue  # the table says why
-        words = f"{one.arm.words} {_change(one.against)}, {_finding(one.against)}"
+        words = f"{one.arm.words} {one.against.words}, {_finding(one.against)}"
         groups.setdefault(one.counterpart.words, []).append(words)
     margin = f"a margin of ±{LOSS_MARGIN.amount:g} nat a token"
     return " ".join(
         f"Against {other}, with {margin} on the test loss: {'; '.join(texts)}."
         for other, texts in groups.items()
     )
-
-
-def _change(judged: Judged) -> str:
-    """A change with its interval."""
-    if judged.interval is None:
-        return judged.amount
-    return f"{judged.amount} (95 % interval {judged.interval})"
 
 
 def _finding(judged: Judged) -> str:
