@@ -6,7 +6,7 @@ renders any of them. Texts are plain: a renderer writes them so that they are sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from qbench.core.units import Scale, choose_scale
@@ -179,6 +179,17 @@ class Table:
             if column.key == key:
                 return [row.figures[index] for row in self.rows]
         return []
+
+    def with_columns(self, kept: Sequence[int]) -> Table:
+        """The same rows with the columns at these indices alone."""
+        return replace(
+            self,
+            columns=tuple(self.columns[index] for index in kept),
+            rows=tuple(
+                replace(row, figures=tuple(row.figures[index] for index in kept))
+                for row in self.rows
+            ),
+        )
 
     def scale(self, index: int) -> Scale:
         """How the numbers of the column at this index are written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Column, Figure, Row, Table
@@ -101,11 +102,16 @@ def detail_tables(records: TableRecords) -> list[Table]:
 
 
 def _metric_table(
-    records: TableRecords, title: str, measurement: str, columns: Sequence[Column]
+    records: TableRecords,
+    title: str,
+    measurement: str,
+    columns: Sequence[Column],
+    slug: str | None = None,
 ) -> Table:
+    """A column a metric, of a measurement or of one of its items."""
     rows = []
     for cell in records.cells:
-        found = cell.of(measurement)
+        found = cell.of(measurement, slug)
         if found:
             figures = tuple(pool(found, column.key).figure for column in columns)
             rows.append(Row(cell.label, cell.reference, figures))
@@ -119,14 +125,8 @@ def _memory_table(records: TableRecords, point: Record) -> Table:
             Column(f"{prefix}.{phase}", f"{kind}{phase}", "bytes", shares_unit=True)
             for phase in _PHASES
         ]
-    rows = []
-    for cell in records.cells:
-        found = cell.of("memory", point.item.slug)
-        if found:
-            figures = tuple(pool(found, column.key).figure for column in columns)
-            rows.append(Row(cell.label, cell.reference, figures))
     title = f"Peak memory by phase: {describe_point(point)}"
-    return Table(title, "precision", tuple(columns), tuple(rows))
+    return _metric_table(records, title, "memory", columns, point.item.slug)
 
 
 def _latency_tables(records: TableRecords) -> list[Table]:
@@ -256,16 +256,13 @@ def _value_text(value: float | None, unit: str) -> str:
 
 def _without_empty_columns(table: Table) -> Table:
     """Drops columns that are 0 or without a number in every row, and so say nothing."""
-    kept = [index for index in range(len(table.columns)) if _says_something(table, index)]
-    columns = tuple(table.columns[index] for index in kept)
-    numbers = any(column.display != "text" for column in table.columns)
-    if numbers and all(column.display == "text" for column in columns):
-        return Table(table.title, table.stub, (), ())
-    rows = tuple(
-        Row(row.label, row.reference, tuple(row.figures[index] for index in kept))
-        for row in table.rows
+    kept = table.with_columns(
+        [index for index in range(len(table.columns)) if _says_something(table, index)]
     )
-    return Table(table.title, table.stub, columns, rows)
+    numbers = any(column.display != "text" for column in table.columns)
+    if numbers and all(column.display == "text" for column in kept.columns):
+        return replace(table, columns=(), rows=())
+    return kept
 
 
 def _says_something(table: Table, index: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
@@ -133,13 +132,8 @@ def arms_table(results: Results) -> Table:
 
 def compact_table(table: Table) -> Table:
     """The columns of the arms that fit into a terminal."""
-    kept = [index for index, column in enumerate(table.columns) if column.key in _COMPACT]
-    return replace(
-        table,
-        columns=tuple(table.columns[index] for index in kept),
-        rows=tuple(
-            replace(row, figures=tuple(row.figures[index] for index in kept)) for row in table.rows
-        ),
+    return table.with_columns(
+        [index for index, column in enumerate(table.columns) if column.key in _COMPACT]
     )
 
 
