@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from qbench.core.page import Part
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen
-    from qbench.report.format import Format
+    from qbench.report.format import Format, Source
 
-_MADE_OF = {"page": "any page", "records": "a report", "gate": "a gate"}
+_MADE_OF: dict[Source, str] = {"page": "any page", "records": "a report", "gate": "a gate"}
 
 
 class _Entry(Protocol):
@@ -102,7 +102,7 @@ def _row(entry: _Entry, reason: str | None) -> Row:
 
 
 def _made_of(form: Format) -> str:
-    return ", ".join(words for source, words in _MADE_OF.items() if getattr(form, source))
+    return ", ".join(words for source, words in _MADE_OF.items() if form.takes(source))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.gate.sides import LEVELS, BothSides, find_change, find_change_over_seeds
+from qbench.compare.gate.rules import LEVELS
+from qbench.compare.gate.sides import BothSides, find_change, find_change_over_seeds
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
 from qbench.core.names import did_you_mean

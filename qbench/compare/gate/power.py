@@ -15,7 +15,8 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact
 from qbench.compare.estimates.power import POWER, detectable_change, units_to_find
-from qbench.compare.gate.sides import LEVELS, BothSides, find_change
+from qbench.compare.gate.rules import LEVELS
+from qbench.compare.gate.sides import BothSides, find_change
 from qbench.compare.verdicts import amount_text
 
 if TYPE_CHECKING:

@@ -26,9 +26,12 @@ from qbench.core.spec import Cell, Frozen, Item
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-BoundKind = Literal["max_increase", "max_drop", "max", "min"]
-BOUNDS: tuple[BoundKind, ...] = ("max_increase", "max_drop", "max", "min")
+    from qbench.compare.verdicts import MarginKind
+
+BOUNDS: tuple[MarginKind, ...] = ("max_increase", "max_drop", "max", "min")
 """The kinds of margin; a rule has exactly one."""
+LEVELS = ("max", "min")
+"""Bounds that limit the value itself, and need nothing to compare it with."""
 
 _PERCENT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*%")
 
@@ -124,7 +127,7 @@ class RuleEntry(Frozen):
             remedy = "write a list of two rules" if bounds else None
             raise InvalidValueError(f"one of {', '.join(BOUNDS)}", found, remedy)
         kind, amount = self.bound
-        of_value = kind in {"max", "min"}
+        of_value = kind in LEVELS
         if of_value and amount.relative:
             remedy = "1% would be a share of nothing"
             raise invalid_below(
@@ -143,7 +146,7 @@ class RuleEntry(Frozen):
         return self
 
     @property
-    def bound(self) -> tuple[BoundKind, Amount]:
+    def bound(self) -> tuple[MarginKind, Amount]:
         """The kind of margin and its amount."""
         stated = {
             "max_increase": self.max_increase,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.comparable import Gap, find_gap, missing_value
 from qbench.compare.compare import CellName, ItemName, counterpart, index_records
 from qbench.compare.differences import difference, level
+from qbench.compare.gate.rules import LEVELS
 from qbench.compare.seeds import difference_over_seeds
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     _Pair = tuple[list[Record], list[Record]]
 
 Place = tuple[CellName, ItemName]
-LEVELS = ("max", "min")
-"""Bounds that limit the value itself, and need nothing to compare it with."""
 _GONE = "the baseline has it, and this run has no record of it"
 _NEW = "the baseline does not have it; `qbench baseline SUITE` takes it in"
 
