@@ -82,9 +82,8 @@ class RunDisplay:
                     self._estimate.add(record)
         self._left = {task.key: (job, task) for job in jobs for task in job.tasks}
         self._total = len(self._left)
-        for job, task in self._left.values():
+        for job, _ in self._left.values():
             self._cells[job.cell.slug].missing += 1
-            del task
         there = sum(task.key not in self._left for task in plan.tasks)
         self._say(
             f"{'rehearsal of ' if plan.suite.rehearsal else ''}{plan.suite.name}:"

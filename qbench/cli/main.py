@@ -93,10 +93,11 @@ def run(
     """Measure what is missing of a suite, cell by cell, and report."""
     from qbench.cli.display import RunDisplay
     from qbench.cli.end import stopped_when_unread
+    from qbench.report.console import make_console
     from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
-    console = _console()
+    console = make_console()
     with stopped_when_unread():
         with RunDisplay(console, quiet=quiet) as display:
             result = run_suite(
@@ -126,8 +127,9 @@ def doctor(*, device: Device = None) -> None:
 
     from qbench.cli.doctor import examine
     from qbench.core.untrusted import visible
+    from qbench.report.console import make_console
 
-    console = _console()
+    console = make_console()
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
     problems = 0
     for finding in examine(device):
@@ -218,12 +220,6 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     )
     for sentence in result.missing_in_words():
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    from qbench.report.console import make_console
-
-    return make_console()
 
 
 if __name__ == "__main__":
