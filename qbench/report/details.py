@@ -176,7 +176,9 @@ def _processes(pooled: Pooled) -> str:
 def _completion_tables(records: TableRecords) -> list[Table]:
     """The loss on the test split of the data that the suite tunes on."""
     return [
-        _metric_table(records, f"Completions of the tuning data: {slug}", "completion", _COMPLETION)
+        _metric_table(
+            records, f"Completions of the tuning data: {slug}", "completion", _COMPLETION, slug
+        )
         for slug in items(records, "completion")
     ]
 

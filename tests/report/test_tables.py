@@ -389,6 +389,18 @@ class TestDetails:
         (table,) = select(records).tables
         return {detail.title: detail for detail in detail_tables(table)}
 
+    def test_completions_of_each_data_have_their_own_numbers(self) -> None:
+        records = [
+            make_record("fp32", "completion", {"completion.loss": loss}, slug=slug)
+            for slug, loss in (("first", 2.0), ("second", 4.0))
+        ]
+        tables = self.details(records)
+        shown = {
+            slug: tables[f"Completions of the tuning data: {slug}"].column("completion.loss")
+            for slug in ("first", "second")
+        }
+        assert {slug: one.value for slug, (one,) in shown.items()} == {"first": 2.0, "second": 4.0}
+
     def test_bytes_by_kind_add_up(self) -> None:
         table = self.details(quickstart_records())["Bytes by kind"]
         kinds = [c.key for c in table.columns if c.key.startswith("memory.static.")]

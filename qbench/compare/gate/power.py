@@ -82,9 +82,9 @@ def gate_power(
     for rule in rules:
         kind, amount = rule.bound
         # Whatever the rule is against: the reference is what the spread is known against.
-        asked = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
+        stated = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
         for place, metric in sides.asked(rule):
-            seen = find_change(asked, sides, place, metric.name, sampling)
+            seen = find_change(stated, sides, place, metric.name, sampling)
             if seen is not None:
                 detectable, units, unit, needed, reason = _estimated(seen, amount.value, sampling)
                 known = (detectable, amount.relative, units, unit, needed, reason)

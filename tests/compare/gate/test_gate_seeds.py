@@ -48,6 +48,19 @@ def test_seeds_are_judged_together() -> None:
     assert check.verdict.difference.estimate.value == pytest.approx(0.0, abs=0.005)
 
 
+def test_seeds_are_one_check_in_whatever_order_their_items_were_taken() -> None:
+    """The first seed by its cell is the second to have the item."""
+    other = seed(0, 0.0)
+    item = other.item.model_copy(update={"slug": "another-text"})
+    other = other.model_copy(update={"item": item})
+    new = [other, seed(1, 0.0), seed(0, 0.0), seed(2, 0.0)]
+    outcome = gate(new, new, {"perplexity": {"max_increase": "3%"}})
+    assert [check.name.partition(":")[0] for check in outcome.checks] == [
+        "qlora-nf4-s0--attached",
+        "qlora-nf4--attached (3 seeds)",
+    ]
+
+
 def test_their_spread_counts() -> None:
     old = [seed(number, 0.0) for number in range(3)]
     near = [seed(number, 0.0) for number in range(3)]
