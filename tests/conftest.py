@@ -52,6 +52,12 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Workplace:
     return Workplace(tmp_path, tiny_model)
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests of a module: what lm-eval's 14,000 files hold is read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="session")
 def _ready() -> Iterator[None]:
     """Makes torch and the collector ready for trainings of tiny models; see `open_cells`."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Record, Status
     from qbench.plan.job import Job, Task
+    from qbench.plan.plan import Plan
     from qbench.running.executors.executor import OnEvent
     from qbench.running.executors.inline import Work
     from qbench.running.result import RunResult
@@ -99,6 +100,34 @@ class _Noted(RunDisplay):
     def started(self, job: Job) -> None:
         self.jobs.append(job)
         super().started(job)
+
+
+class Listener:
+    """Remembers what a run tells; satisfies `qbench.running.supervision.Watcher`."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def planned(self, plan: Plan, jobs: list[Job]) -> None:
+        self.heard.append(f"planned {len(jobs)}")
+
+    def waiting(self, device: str) -> None:
+        self.heard.append("waiting")
+
+    def started(self, job: Job) -> None:
+        self.heard.append("started")
+
+    def happened(self, job: Job, event: dict[str, Any]) -> None:
+        self.heard.append(f"happened {event.get('phase') or event['event']}")
+
+    def recorded(self, job: Job, record: Record) -> None:
+        self.heard.append("recorded")
+
+    def ended(self, job: Job, end: JobEnd) -> None:
+        self.heard.append("ended")
+
+    def note(self, message: str) -> None:
+        self.heard.append(message)
 
 
 def good(job: Job, task: Task) -> Record:

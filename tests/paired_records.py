@@ -6,13 +6,16 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from tests.record_factory import make_metric, make_record
+from qbench.compare.estimates.bootstrap import Sampling
+from tests.record_factory import make_environment, make_metric, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.core.record import Record
 
+SAMPLING = Sampling(resamples=2000)
+OTHER_DEVICE = make_environment(device="Other CPU (8 cores)", device_kind="cpu-other-8c")
 WINDOWS = 240
 TOKENS = 255
 

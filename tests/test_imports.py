@@ -6,18 +6,16 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.record_factory import quickstart_records
-from tests.workplace import keep
+from tests.workplace import REPOSITORY, keep
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-REPOSITORY = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "pandas", "accelerate", "bitsandbytes", "datasets", "numpy"}
 CALL = """
 import json, sys

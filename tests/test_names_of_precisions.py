@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.precisions import precisions
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKAGE = Path(__file__).parent.parent / "qbench"
+PACKAGE = REPOSITORY / "qbench"
 OWN = PACKAGE / "precisions"
 TYPES = PACKAGE / "core" / "number_types.py"
 """Floating types are called like the precisions that hold everything in one; elsewhere code takes

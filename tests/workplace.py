@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 QBENCH = Path(sys.executable).with_name("qbench")
-PLUGINS = Path(__file__).parent / "plugins"
+REPOSITORY = Path(__file__).parents[1]
+"""The folder of the whole project."""
+PLUGINS = REPOSITORY / "tests" / "plugins"
 MARK = "QBENCH_TEST_MARK"
 """Environment variable by which a test finds all processes that its command has started."""
 SUITE = """\

@@ -35,9 +35,7 @@ def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Jo
     states = {task.item.states_key for task in plan.tasks if task.key in missing}
     missing |= _to_make(plan, states, has_states, retry)
     tuned = {
-        cell.artifact_key
-        for cell in plan.every
-        if any(task.key in missing for task in cell.tasks)
+        cell.artifact_key for cell in plan.every if any(task.key in missing for task in cell.tasks)
     }
     missing |= _to_make(plan, tuned, has_artifact, retry)
     return plan.jobs(lambda task: task.key in missing)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.record_factory import quickstart_records
-from tests.workplace import Workplace, keep, write_text
+from tests.workplace import REPOSITORY, Workplace, keep, write_text
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-QUICKSTART = Path(__file__).parent.parent.parent / "suites" / "quickstart.yaml"
+QUICKSTART = REPOSITORY / "suites" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")

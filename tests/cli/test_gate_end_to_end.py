@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +13,10 @@ from qbench.core.store import read_folder
 from qbench.plan.suite.suite import load_suite
 from qbench.sources.bundled import bundled_models, bundled_texts
 from tests.inline_runs import run_inline
-from tests.workplace import Workplace
+from tests.workplace import REPOSITORY, Workplace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUITE = """\
 name: guarded
@@ -90,10 +93,9 @@ def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
 
 
 def test_the_published_records_hold_against_the_committed_baseline() -> None:
-    root = Path(__file__).parents[2]
-    suite = load_suite(root / "suites" / "quickstart.yaml")
-    records, _ = read_folder(root / "results" / "published" / "quickstart")
-    baseline = load_baseline(root / "results" / "baselines", suite.name)
+    suite = load_suite(REPOSITORY / "suites" / "quickstart.yaml")
+    records, _ = read_folder(REPOSITORY / "results" / "published" / "quickstart")
+    baseline = load_baseline(REPOSITORY / "results" / "baselines", suite.name)
     expected = [(record.cell, record.item) for record in records]
     outcome = run_gate(suite.gate, records, baseline.records, expected=expected)
     assert {check.verdict.name for check in outcome.checks} == {"holds"}

@@ -7,8 +7,7 @@ import json
 import re
 import shlex
 import tomllib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.main import get_command
@@ -16,15 +15,20 @@ from typer.testing import CliRunner
 
 from qbench.cli.main import app
 from qbench.plan.suite.suite import load_suite_text
+from tests.workplace import REPOSITORY
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "examples" / "plugin" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "examples" / "plugin" / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
-TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS = {
+    page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in PAGES
+}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -96,17 +100,20 @@ def test_the_commands_shown_exist_with_their_options(line: str) -> None:
 
 
 def test_the_files_named_exist() -> None:
+    folders = r"suites|reports|qbench|tests|tools|\.ci|examples"
     for page, text in TEXTS.items():
-        for name in re.findall(r"(?:suites|reports|qbench|tools|\.ci|examples)/[\w./-]*\w", text):
-            there = (ROOT / name).exists() or (ROOT / "docs" / name).exists()
-            assert there or name.startswith("reports/<"), f"{page} names {name}"
+        for name in re.findall(rf"(?:{folders})/[\w./-]*\w", text):
+            there = (REPOSITORY / name).exists() or (REPOSITORY / "docs" / name).exists()
+            assert there, f"{page} names {name}"
 
 
 def test_the_links_outside_the_site_lead_to_files() -> None:
     """Those within docs/ are mkdocs' to check."""
     for page in ("README.md", "CONTRIBUTING.md"):
         for link in re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"#]+)", TEXTS[page]):
-            assert link.startswith("https://") or (ROOT / link).exists(), f"{page} links {link}"
+            assert link.startswith("https://") or (REPOSITORY / link).exists(), (
+                f"{page} links {link}"
+            )
 
 
 def test_what_is_shown_on_the_site_is_not_cut_off() -> None:
@@ -117,7 +124,7 @@ def test_what_is_shown_on_the_site_is_not_cut_off() -> None:
 
 
 def test_the_make_targets_shown_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for text in TEXTS.values():
         for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
@@ -140,7 +147,7 @@ def test_the_imports_shown_lead_to_something() -> None:
 
 def test_the_rooms_told_of_are_those_of_the_contract() -> None:
     """In the contract's order, so that each imports from those below it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     [layers] = [
         contract["layers"]
         for contract in project["tool"]["importlinter"]["contracts"]
@@ -155,7 +162,7 @@ UNITS = {"MiB": 2**20, "ms": 1e-3, "%": 1e-2}
 
 
 def test_the_figures_shown_are_those_of_the_published_records() -> None:
-    folder = str(ROOT / "results" / "published" / "quickstart")
+    folder = str(REPOSITORY / "results" / "published" / "quickstart")
     report = CliRunner().invoke(app, ["report", folder, "--format", "json", "--output", "-"])
     [table] = json.loads(report.stdout)["decision_tables"]
     keys = {column["title"]: key for key, column in table["columns"].items()}

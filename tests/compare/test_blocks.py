@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +14,14 @@ from scipy.signal import lfilter
 
 from qbench.compare.estimates.blocks import block_length
 from qbench.compare.estimates.bootstrap import Bootstrap, bootstrap
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.estimates.bootstrap import Floats
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "quickstart"
+PUBLISHED = REPOSITORY / "results" / "published" / "quickstart"
 
 
 def mean_of(sums: list[Floats]) -> Floats:

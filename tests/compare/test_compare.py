@@ -8,13 +8,14 @@ import pytest
 
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import compare_records
-from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import Allowance, one_change
 from qbench.compare.selection import select
 from qbench.report import markdown
 from qbench.report.comparison import comparison_page
 from qbench.report.differences import difference_table
 from tests.paired_records import (
+    OTHER_DEVICE,
+    SAMPLING,
     divergence,
     footprint,
     latency,
@@ -28,9 +29,6 @@ from tests.record_factory import make_environment, make_failure
 if TYPE_CHECKING:
     from qbench.compare.compare import Comparison, Row
     from qbench.core.record import Record
-
-SAMPLING = Sampling(resamples=2000)
-OTHER_DEVICE = make_environment(device="Other CPU (8 cores)", device_kind="cpu-other-8c")
 
 
 def compare(new: list[Record], old: list[Record], **options: Any) -> Comparison:

@@ -13,9 +13,9 @@ from scipy import stats
 from qbench.compare.differences import difference, level
 from qbench.compare.estimates.binary import Proportion
 from qbench.compare.estimates.blocks import block_length
-from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact, two_sided
 from tests.paired_records import (
+    SAMPLING,
     TOKENS,
     divergence,
     footprint,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from qbench.compare.differences import Difference
     from qbench.core.record import Record
-
-SAMPLING = Sampling(resamples=2000)
 
 
 def change(

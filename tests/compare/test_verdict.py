@@ -9,17 +9,15 @@ import pytest
 
 from qbench.compare.comparable import Gap
 from qbench.compare.differences import difference
-from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact, Student
 from qbench.compare.verdicts import Margin, amount_text, judge
-from tests.paired_records import footprint, latency, losses, quality
+from tests.paired_records import SAMPLING, footprint, latency, losses, quality
 
 if TYPE_CHECKING:
     from qbench.compare.differences import Difference
     from qbench.compare.verdicts import Verdict
 
 ONE_PER_CENT = Margin("max_increase", 0.01, relative=True)
-SAMPLING = Sampling(resamples=2000)
 
 
 def perplexity(log_change: float, spread: float = 0.01, seed: int = 2) -> Difference:

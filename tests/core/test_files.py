@@ -15,8 +15,7 @@ from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
-from tests.inline_runs import pretended
-from tests.running.test_run import Listener
+from tests.inline_runs import Listener, pretended
 
 if TYPE_CHECKING:
     from pathlib import Path

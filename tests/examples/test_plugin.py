@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import qbench.plugin
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from tests.workplace import Workplace
 
-REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "plugin"
 OUTSIDE = [EXAMPLE / "qbench_fp8.py", *sorted((REPOSITORY / "tests" / "plugins").rglob("*.py"))]
 

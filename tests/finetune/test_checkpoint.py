@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,11 +18,12 @@ from qbench.core.errors import NotKeptError
 from qbench.finetune.artifact import artifact_folder, checkpoint_folder, has_artifact
 from qbench.finetune.train.checkpoint import CheckpointRule
 from tests.finetune.trainings import KEY, Done, StoppedHereError, train
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
 ARMS: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "fp32", {"dropout": 0.1}),
     ("lora", "nf4", {"dropout": 0.1, "validate_every": 2}),

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from tests.gpu_standin.machines import with_gpus
-from tests.workplace import QBENCH
+from tests.workplace import QBENCH, REPOSITORY
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
 pytestmark = pytest.mark.slow
 
-WORKFLOW = Path(__file__).parents[2] / ".github" / "workflows" / "gpu-regression.yml"
+WORKFLOW = REPOSITORY / ".github" / "workflows" / "gpu-regression.yml"
 SUITE = """\
 models: [{}]
 precisions: [fp32, bf16]

@@ -86,12 +86,7 @@ finally:
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_command_reads_each_record_once(
-    workplace: Workplace, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", workplace.environment["QBENCH_CACHE"])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_a_command_reads_each_record_once(workplace: Workplace, command: str) -> None:
     workplace.write_suite("fp32", "bf16")
     assert not run_inline(workplace, work=pretended()).result.failed
     done = subprocess.run(

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from qbench.cli.starter import STARTER
+from qbench.core.store import read_folder
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.file import suite_schema
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
@@ -16,9 +17,12 @@ from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
 from qbench.sources.models.resolve import resolve_model
+from tests.pages import whole_report
+from tests.workplace import REPOSITORY
 
-FOLDER = Path(__file__).parents[2] / "suites"
+FOLDER = REPOSITORY / "suites"
 SUITES = sorted(FOLDER.glob("**/*.yaml"))
+PUBLISHED = REPOSITORY / "results" / "published"
 
 
 def errors_by_schema(text: str) -> list[str]:
@@ -41,17 +45,11 @@ def test_shipped_suite(path: Path) -> None:
     assert (path.parent / schema[1]).is_file()
 
 
-@pytest.fixture(scope="module")
-def task_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for all suites: what lm-eval's 14,000 files hold is read once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
 def test_shipped_suite_is_planned_without_a_network(
-    path: Path, task_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", str(task_index))
+    monkeypatch.setenv("QBENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     suite = load_suite(path)
@@ -168,18 +166,21 @@ def test_what_the_starter_shows_in_comments_is_valid_too() -> None:
     assert {"int8-threshold=5", "nf4-compute_dtype=fp32", "nf4-exact"} < set(labels)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "finetune", "integers"])
-def test_the_published_report_is_made_from_the_published_records(name: str) -> None:
-    from qbench.core.store import read_folder
-    from tests.pages import whole_report as render
-
-    root = Path(__file__).parents[2]
-    records, unreadable = read_folder(root / "results" / "published" / name)
+@pytest.mark.parametrize(
+    "folder", sorted(PUBLISHED.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_the_published_report_is_made_from_the_published_records(folder: Path) -> None:
+    records, unreadable = read_folder(folder)
     assert not unreadable
-    kind = records[0].environment.device_kind
-    page = (root / "reports" / f"{name}-{kind}.md").read_text(encoding="utf-8")
-    assert page == render(records)
-    suite = load_suite(root / "suites" / f"{name}.yaml")
+    assert {record.environment.device_kind for record in records} == {folder.name}
+    report = REPOSITORY / "reports" / f"{folder.parent.name}-{folder.name}.md"
+    assert report.read_text(encoding="utf-8") == whole_report(records)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "finetune", "integers"])
+def test_the_published_records_are_all_of_the_suite(name: str) -> None:
+    records, _ = read_folder(PUBLISHED / name)
+    suite = load_suite(FOLDER / f"{name}.yaml")
     assert {record.cell.slug for record in records} == {cell.slug for cell in suite.cells()}
     tuned = {"training", "completion", "adapters"}
     assert {record.item.measurement for record in records} == set(suite.measure) | tuned

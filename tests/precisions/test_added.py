@@ -27,14 +27,13 @@ from qbench.predict.peaks import load_peak, predicted_peak, training_peak
 from qbench.report.finetune.arms import describe_method
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.explain.checkpoints import random_weight, save
+from tests.precisions.numpy_formats import rounded
 from tests.precisions.tiny_cells import load_fresh
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from qbench.core.checkpoint import Checkpoint
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes, TensorShape
@@ -216,13 +215,6 @@ def test_what_is_not_measured_or_not_real_has_its_words(model: ResolvedModel) ->
     assert caveats(random, Item(measurement="latency", slug="x")) == (Rows.random_weights,)
 
 
-def _bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest number of 8 bits of mantissa, ties to even, by its bits."""
-    bits = values.view(np.uint32)
-    kept = bits + 0x7FFF + ((bits >> 16) & 1)
-    return (kept & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
-
-
 def test_one_function_explains_it(tmp_path: Path) -> None:
     weight = random_weight(64, 128)
     folder = save(tmp_path / "one", weight)
@@ -231,7 +223,7 @@ def test_one_function_explains_it(tmp_path: Path) -> None:
     data = explain("rows", str(folder), None, base=tmp_path).data
     assert data["bits_per_weight"]["stored"] == 8 + 32 / 128
     assert data["options"] == {"dtype": "bf16"}
-    loaded = _bf16(weight)  # the model is loaded in bf16 before its layers are quantized
+    loaded = rounded(weight, "bf16")  # the model is loaded in bf16 before its layers are quantized
     scales = np.abs(loaded).max(axis=1, keepdims=True) / np.float32(127)
     held = np.round(loaded / scales) * scales
     relative = np.linalg.norm(held - weight) / np.linalg.norm(weight)

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4-dq"])
 @pytest.mark.parametrize("prefix", ["", "random:"])
 def test_on_one_device_it_is_the_same_model_and_says_where_it_lies(
-    prefix: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefix: str, precision: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", str(tmp_path / "cache"))
     folder = make_tiny_model(tmp_path / "model", "llama")
     found = {}
     for device_map in ("auto", None):

@@ -53,11 +53,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", str(tmp_path / "cache"))
-
-
 class RealBytes(TorchDispatchMode):
     """Counts what tensors with data hold; those of a model without data hold nothing."""
 

@@ -23,12 +23,10 @@ from qbench.predict.shapes import (
     lacks_kernel,
     unpredicted,
 )
-from tests.precisions.tiny_cells import typed_options_of
+from tests.precisions.tiny_cells import TinyCells, Variant, typed_options_of
 from tests.predict.second_step import measure_second_step
-from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 TOLERANCE = 0.001
@@ -38,6 +36,7 @@ _ALL_LINEAR = {
     "opt": frozenset({"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
 }
 _GATED = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+_SIZES = {"context": 512, "tokenizer": False}
 
 
 @dataclass(frozen=True)
@@ -119,34 +118,16 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory, _ready: None) -> Callable[[_Case], Path]:
-    made: dict[str, Path] = {}
-
-    def folder(case: _Case) -> Path:
-        key = f"{case.architecture}-{case.config}"
-        if key not in made:
-            made[key] = make_tiny_model(
-                tmp_path_factory.mktemp("model"),
-                case.architecture,
-                context=512,
-                tokenizer=False,
-                **case.config,
-            )
-        return made[key]
-
-    return folder
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
-def test_the_peak_is_explained(case: _Case, folder_of: Callable[[_Case], Path]) -> None:
-    model = _load(case, folder_of(case))
+def test_the_peak_is_explained(case: _Case, cells: TinyCells) -> None:
+    folder = cells.folder(Variant("model", case.architecture, _SIZES | case.config))
+    model = _load(case, folder)
     shape, reason = decoder_shape(model.config.to_dict())
     assert shape is not None, reason
     kernel = sdpa_kernel(SDPBackend.MATH) if case.attention == "math" else nullcontext()
     with kernel:
-        found, options = _measure(case, model, folder_of(case))
+        found, options = _measure(case, model, folder)
     setup = _setup(case, options)
     assert unpredicted(shape, setup) is None
     predicted = predict_activations(shape, setup)
@@ -169,9 +150,7 @@ def _measure(case: _Case, model: Any, folder: Path) -> tuple[dict[str, int], Any
     held = PrecisionRef(label=case.precision, name=case.precision)
     made, longest = random.Random(0), case.tokens - 3 * case.padded
     rows = [[made.randrange(2, 250) for _ in range(longest)] for _ in range(case.batch)]
-    found = measure_second_step(
-        model, folder, case.method, held, options, rows, length=case.tokens
-    )
+    found = measure_second_step(model, folder, case.method, held, options, rows, length=case.tokens)
     return found, options
 
 

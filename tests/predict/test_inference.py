@@ -30,7 +30,7 @@ from qbench.predict.inference import (
 )
 from qbench.predict.model_config import sliding_window
 from qbench.predict.shapes import DecoderShape, decoder_shape
-from tests.precisions.tiny_cells import all_options, typed_options_of
+from tests.precisions.tiny_cells import TinyCells, Variant, all_options, typed_options_of
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -82,24 +82,16 @@ SCORED = [
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[_Case], Any]:
-    folders: dict[str, Path] = {}
+def loaded(cells: TinyCells) -> Callable[[_Case], Any]:
     models: dict[str, Any] = {}
 
     def load(case: _Case) -> Any:
-        kind = f"{case.architecture}-{case.config}"
-        if kind not in folders:
-            folders[kind] = make_tiny_model(
-                tmp_path_factory.mktemp("model"),
-                case.architecture,
-                context=512,
-                tokenizer=False,
-                **case.config,
-            )
-        key = f"{kind}-{case.precision}"
+        sizes = {"context": 512, "tokenizer": False, **case.config}
+        folder = cells.folder(Variant("model", case.architecture, sizes))
+        key = f"{folder}-{case.precision}"
         if key not in models:
             models[key] = precisions()[case.precision].load(
-                Checkpoint(folders[kind], "cpu"), typed_options_of(case.precision)
+                Checkpoint(folder, "cpu"), typed_options_of(case.precision)
             )
         return models[key]
 

@@ -97,9 +97,7 @@ def _measure(case: _Case, folder: Path, tokens: int) -> dict[str, int]:
     model = precisions()[held.name].load(Checkpoint(folder, "cpu"), options_of(held))
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(2, 250, (4, tokens), generator=generator).tolist()
-    return measure_second_step(
-        model, folder, case.method, case.ref, options, rows, length=tokens
-    )
+    return measure_second_step(model, folder, case.method, case.ref, options, rows, length=tokens)
 
 
 def test_states_of_each_optimizer_by_hand() -> None:

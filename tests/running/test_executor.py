@@ -24,9 +24,11 @@ from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
 from qbench.running.executors.side_by_side import dependencies, run_side_by_side
 from qbench.running.supervision import LockedWatcher, run_job
+from tests.inline_runs import Listener
 from tests.workplace import MARK, Workplace
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record
     from qbench.plan.job import Job
 
 SUITE = "models: [{}]\nprecisions: [fp32]\nmeasure: [footprint]\n"
@@ -287,19 +289,15 @@ def test_gpus_that_cannot_be_chosen(text: str, gpus: tuple[Gpu, ...], words: str
         choose_gpus(text, gpus)
 
 
-class Noted:
-    """A watcher that notes which cells were recorded."""
+class Noted(Listener):
+    """Notes which cells were recorded, too."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.recorded_cells: list[str] = []
 
-    def planned(self, plan: Any, jobs: Any) -> None: ...
-    def waiting(self, device: str) -> None: ...
-    def started(self, job: Job) -> None: ...
-    def happened(self, job: Job, event: dict[str, Any]) -> None: ...
-    def ended(self, job: Job, end: Any) -> None: ...
-    def note(self, message: str) -> None: ...
-    def recorded(self, job: Job, record: Any) -> None:
+    def recorded(self, job: Job, record: Record) -> None:
+        super().recorded(job, record)
         self.recorded_cells.append(f"{job.cell.label} on {job.device}: {record.status}")
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.store import read_folder
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / ".ci" / "gpu"
+SCRIPT = REPOSITORY / ".ci" / "gpu"
 SUITE = """\
 name: small
 models: [bundled:tiny-mistral]
@@ -51,7 +51,7 @@ def test_help_and_wrong_options() -> None:
 def test_the_suites_that_it_runs_are_there() -> None:
     named = re.findall(r'"\$root/(suites/[\w-]+\.yaml)"', SCRIPT.read_text(encoding="utf-8"))
     assert len(named) == 2
-    assert all((ROOT / name).is_file() for name in named)
+    assert all((REPOSITORY / name).is_file() for name in named)
 
 
 @pytest.mark.timeout(600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,15 @@ from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.running.preflight.check import check, page, problems
 from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qbench.plan.job import Job
     from tests.workplace import Workplace
 
-SUITES = Path(__file__).parents[2] / "suites"
+SUITES = REPOSITORY / "suites"
 
 
 @pytest.fixture(autouse=True)
@@ -212,15 +214,13 @@ def test_check_raises_one_error_with_all(tmp_path: Path) -> None:
 
 
 class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
-    @pytest.fixture(scope="class")
-    def cache(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """What lm-eval's 14,000 files hold is read once."""
-        return str(tmp_path_factory.mktemp("cache"))
-
     @pytest.mark.slow
-    def test_ends_with_one_page_and_leaves_nothing(self, workplace: Workplace, cache: str) -> None:
+    def test_ends_with_one_page_and_leaves_nothing(
+        self, workplace: Workplace, shared_cache: Path
+    ) -> None:
         suite = SUITES / "mistral.yaml"
-        done = workplace.with_environment(QBENCH_CACHE=cache).call("run", str(suite))
+        there = workplace.with_environment(QBENCH_CACHE=str(shared_cache))
+        done = there.call("run", str(suite))
         assert done.code == 2
         assert done.output == ""
         for words in (
@@ -239,11 +239,13 @@ class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
         assert workplace.survivors() == []
 
     def test_a_hub_that_gives_no_access_is_told_among_the_rest(
-        self, workplace: Workplace, cache: str, monkeypatch: pytest.MonkeyPatch
+        self, workplace: Workplace, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(REFUSALS, "mistralai/Mistral-7B-Instruct-v0.2", (403, "GatedRepo"))
         with loopback_hub({}) as hub:
-            there = workplace.with_environment(HF_ENDPOINT=hub.endpoint, QBENCH_CACHE=cache)
+            there = workplace.with_environment(
+                HF_ENDPOINT=hub.endpoint, QBENCH_CACHE=str(shared_cache)
+            )
             done = there.call("run", str(SUITES / "mistral.yaml"))
         assert done.code == 2
         assert "device: no GPU" in done.errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,7 +11,7 @@ from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import parse_retry, run_suite
-from tests.inline_runs import pretended, run_inline
+from tests.inline_runs import Listener, pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Record
     from qbench.plan.job import Job
-    from qbench.plan.plan import Plan
-    from qbench.running.executors.executor import JobEnd
     from qbench.running.result import RunResult
 
 
@@ -198,34 +196,6 @@ def test_repeats_are_jobs_of_their_own_in_turn(workplace: Workplace) -> None:
     ran = run_inline(workplace, work=pretended())
     turns = [(job.cell.label, {task.item.repeat for task in job.tasks}) for job in ran.jobs]
     assert turns == [("fp32", {0}), ("nf4", {0}), ("fp32", {1}), ("nf4", {1})]
-
-
-class Listener:
-    """Remembers what a run tells; satisfies `qbench.running.supervision.Watcher`."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def planned(self, plan: Plan, jobs: list[Job]) -> None:
-        self.heard.append(f"planned {len(jobs)}")
-
-    def waiting(self, device: str) -> None:
-        self.heard.append("waiting")
-
-    def started(self, job: Job) -> None:
-        self.heard.append("started")
-
-    def happened(self, job: Job, event: dict[str, Any]) -> None:
-        self.heard.append(f"happened {event.get('phase') or event['event']}")
-
-    def recorded(self, job: Job, record: Record) -> None:
-        self.heard.append("recorded")
-
-    def ended(self, job: Job, end: JobEnd) -> None:
-        self.heard.append("ended")
-
-    def note(self, message: str) -> None:
-        self.heard.append(message)
 
 
 def test_from_python_the_same_records_are_given(measured: Workplace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,17 +16,14 @@ from qbench.precisions import precisions
 from qbench.precisions.integer.integer import Integer
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qbench.plan.suite.suite import Suite
 
-SUITES = sorted((Path(__file__).parents[2] / "suites").glob("**/*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for all suites: what lm-eval's 14,000 files hold is read once."""
-    return tmp_path_factory.mktemp("cache")
+SUITES = sorted((REPOSITORY / "suites").glob("**/*.yaml"))
 
 
 def kinds(suite: Suite) -> list[str]:
@@ -74,9 +70,9 @@ def quick(suite: Suite) -> Suite:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
 def test_one_cell_of_each_kind_of_a_shipped_suite_is_rehearsed(
-    path: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("QBENCH_CACHE", str(cache))
+    monkeypatch.setenv("QBENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

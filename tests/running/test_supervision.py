@@ -17,8 +17,7 @@ from qbench.running.executors.executor import JobEnd, RunStoppedError
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import run_suite
 from qbench.running.supervision import log_path
-from tests.inline_runs import good, pretended, run_inline
-from tests.running.test_run import Listener
+from tests.inline_runs import Listener, good, pretended, run_inline
 
 if TYPE_CHECKING:
     from qbench.core.record import Record, Status
@@ -32,8 +31,6 @@ ENDS = {
     "oom": JobEnd("oom", "the machine had no memory left"),
     "timeout": JobEnd("timeout", "stopped after 10 s"),
 }
-FOUR = ("footprint", "latency", "quality")
-"""Of the first job; a second one has the other repeat of latency."""
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,20 +9,19 @@ import pytest
 from qbench.compare.marks import default_allowance
 from qbench.core.store import read_folder
 from qbench.measures.timing import STABLE_WITHIN, UNSTABLE_SPREAD, WARMUP_LEAST, WARMUP_MOST
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
-
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return read_folder(ROOT / "results" / "published" / "quickstart")[0]
+    return read_folder(REPOSITORY / "results" / "published" / "quickstart")[0]
 
 
 def words(page: str) -> str:
-    return " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+    return " ".join((REPOSITORY / "docs" / page).read_text(encoding="utf-8").split())
 
 
 def test_the_warm_up_is_as_told() -> None:
@@ -66,7 +64,7 @@ def test_the_margins_of_equivalence_are_as_told(
 def found(folder: str, *metrics: str) -> dict[str, list[tuple[float, ...]]]:
     """The values of the metrics in each record that has all of them, by the precision's name."""
     values: dict[str, list[tuple[float, ...]]] = {}
-    for record in read_folder(ROOT / "results" / "published" / folder)[0]:
+    for record in read_folder(REPOSITORY / "results" / "published" / folder)[0]:
         mine = [record.value(metric) for metric in metrics]
         if None not in mine:
             held = record.cell.tuning.precision if record.cell.tuning else record.cell.precision

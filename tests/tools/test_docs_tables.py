@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qbench.measures import asked_for, measures
 from qbench.precisions import precisions
+from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
-
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "tools" / "docs_tables.py")
+    spec = importlib.util.spec_from_file_location(
+        "docs_tables", REPOSITORY / "tools" / "docs_tables.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ def tables() -> ModuleType:
 
 
 def test_each_metric_stands_on_the_page_of_measurements(tables: ModuleType) -> None:
-    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "measurements.md").read_text(encoding="utf-8")
     filled = tables.on_page_markdown(page)
     for name, measurement in measures().items():
         section = filled.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
@@ -37,8 +37,8 @@ def test_each_metric_stands_on_the_page_of_measurements(tables: ModuleType) -> N
             assert f"| `{metric.name}` |" in section
 
 
-def test_each_option_that_a_suite_may_give_stands_there(tables: ModuleType) -> None:
-    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+def test_each_option_that_a_suite_may_give_stands_there() -> None:
+    page = (REPOSITORY / "docs" / "measurements.md").read_text(encoding="utf-8")
     shown = re.findall(r"options: measures (\w+)", page)
     assert shown == [name for name, one in asked_for().items() if one.options.model_fields]
 
@@ -56,7 +56,7 @@ def test_what_two_methods_share_stands_once(tables: ModuleType) -> None:
 
 
 def test_each_precision_stands_on_its_page(tables: ModuleType) -> None:
-    page = (ROOT / "docs" / "precisions.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "precisions.md").read_text(encoding="utf-8")
     filled = tables.on_page_markdown(page)
     for name, precision in precisions().items():
         assert f"| `{name}` | {precision.summary} |" in filled

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+from tests.workplace import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    script = ROOT / "tools" / "readme_picture.py"
-    subprocess.run([sys.executable, script, "--pictures", folder], check=True, cwd=ROOT)
+    script = REPOSITORY / "tools" / "readme_picture.py"
+    subprocess.run([sys.executable, script, "--pictures", folder], check=True, cwd=REPOSITORY)
     return folder
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_is_committed_is_what_the_records_give(drawn: Path, theme: str) -> None:
     name = f"quality-{theme}.svg"
-    committed = (ROOT / "docs" / "pictures" / name).read_text(encoding="utf-8")
+    committed = (REPOSITORY / "docs" / "pictures" / name).read_text(encoding="utf-8")
     assert (drawn / name).read_text(encoding="utf-8") == committed, "run tools/readme_picture.py"
 
 

@@ -87,8 +87,19 @@ def gate_power(
             seen = find_change(stated, sides, place, metric.name, sampling)
             if seen is not None:
                 detectable, units, unit, needed, reason = _estimated(seen, amount.value, sampling)
-                known = (detectable, amount.relative, units, unit, needed, reason)
-                found.append(Power(rule, *place, metric.name, *known))
+                found.append(
+                    Power(
+                        rule,
+                        *place,
+                        metric.name,
+                        detectable,
+                        amount.relative,
+                        units,
+                        unit,
+                        needed,
+                        reason,
+                    )
+                )
     return found
 
 

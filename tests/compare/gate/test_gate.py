@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scipy import stats
 
-from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.power import gate_power
 from qbench.core.errors import UsageError
 from tests.compare.gate.rule_section import read_rules
 from tests.paired_records import (
+    OTHER_DEVICE,
+    SAMPLING,
     divergence,
     footprint,
     latency,
@@ -22,7 +23,7 @@ from tests.paired_records import (
     task,
     untouched,
 )
-from tests.record_factory import make_environment, make_failure
+from tests.record_factory import make_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +32,12 @@ if TYPE_CHECKING:
     from qbench.compare.gate.power import Power
     from qbench.core.record import Record
 
-SAMPLING = Sampling(resamples=2000)
 RULES = {
     "perplexity": {"max_increase": "1%"},
     "tasks.*": {"max_drop": 0.02},
     "memory.static": {"max_increase": "2%"},
     "latency.decode": {"max_increase": "10%"},
 }
-OTHER_DEVICE = make_environment(device="Other CPU (8 cores)", device_kind="cpu-other-8c")
 
 
 def gate(

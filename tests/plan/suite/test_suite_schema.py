@@ -16,8 +16,9 @@ from qbench.plan.suite.file import SuiteFile, suite_schema
 from qbench.plan.suite.suite import load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
+from tests.workplace import REPOSITORY
 
-SCHEMA_FILE = Path(__file__).parents[3] / "suites" / "schema.json"
+SCHEMA_FILE = REPOSITORY / "suites" / "schema.json"
 
 
 @cache
