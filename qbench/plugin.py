@@ -35,6 +35,7 @@ from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, TORCH_NAMES, 
 from qbench.core.options import plain_options, typed_options
 from qbench.core.page import (
     Bullets,
+    Chart,
     Code,
     Column,
     Figure,
@@ -88,6 +89,7 @@ __all__ = [
     "TORCH_NAMES",
     "Bullets",
     "Cell",
+    "Chart",
     "Checkpoint",
     "Code",
     "Column",

@@ -95,6 +95,21 @@ _UNITS: dict[str, str] = {"bytes": "B", "seconds": "s", "percent": "1", "change"
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A picture of numbers that a table of the page has too; shown where pictures can be.
+
+    The page adds what is the same for all: the width, the colours of light and dark, the fonts.
+    """
+
+    title: str
+    description: str
+    """What it shows, in a sentence, for whoever does not see it."""
+    spec: Mapping[str, Any]
+    """A Vega-Lite specification with its data. Names and texts stand in the data's values alone:
+    fields and expressions are fixed words, so that no text is taken for a part of them."""
+
+
+@dataclass(frozen=True)
 class Column:
     """What the figures below one heading are."""
 
@@ -222,7 +237,7 @@ class Fold:
     parts: tuple[Part, ...]
 
 
-Part: TypeAlias = "Heading | Words | Notice | Bullets | Code | Picture | Table | Fold"
+Part: TypeAlias = "Heading | Words | Notice | Bullets | Code | Picture | Chart | Table | Fold"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import (
     Bullets,
+    Chart,
     Code,
     Fold,
     Heading,
@@ -52,6 +53,8 @@ def _block(part: Part, top: int) -> list[str]:
             found = [f"{escape(title)}:" if title else "", _fenced(text)]
         case Picture():
             found = [_fenced("\n".join(draw(part)))]
+        case Chart():
+            found = []  # its numbers stand in a table
         case Table():
             found = [_table(part)]
         case Fold(title, inner):

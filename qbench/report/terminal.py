@@ -10,6 +10,7 @@ from rich.text import Text
 
 from qbench.core.page import (
     Bullets,
+    Chart,
     Code,
     Fold,
     Heading,
@@ -50,8 +51,8 @@ def as_text(page: Page) -> str:
 
 def _shown(parts: Iterable[Part], *, after_heading: bool) -> Iterator[RenderableType]:
     for part in parts:
-        if isinstance(part, Bullets) and not part.items:
-            continue
+        if isinstance(part, Chart) or (isinstance(part, Bullets) and not part.items):
+            continue  # a chart's numbers stand in a table
         if not after_heading:
             yield Text("")
         yield from _part(part)

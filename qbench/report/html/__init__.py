@@ -1,0 +1,1 @@
+"""Any page as one file for a browser, with pictures, which needs no network."""
