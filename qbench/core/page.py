@@ -107,6 +107,47 @@ class Chart:
     spec: Mapping[str, Any]
     """A Vega-Lite specification with its data. Names and texts stand in the data's values alone:
     fields and expressions are fixed words, so that no text is taken for a part of them."""
+    caption: str = ""
+    """How to read it; shown with it alone."""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Pictures of one kind: in a row where there is room, below one another where there is not."""
+
+    charts: tuple[Chart, ...]
+    caption: str = ""
+    """How to read them; shown with them alone."""
+    folded: str = ""
+    """What they are opened by; empty where they are shown at once."""
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A text that begins as another does."""
+
+    title: str
+    same: str
+    """The beginning that both have."""
+    rest: str
+    """From the first difference on; empty where only what is not shown differs."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A text, and others beside it with their first difference from it marked."""
+
+    title: str
+    text: str
+    others: tuple[Parted, ...]
+    mark: str
+    """Stands before the first difference where there is nothing else to mark it by."""
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """The texts below one another, the others with the mark."""
+        others = (Code(f"{one.same}{self.mark}{one.rest}", one.title) for one in self.others)
+        return (Code(self.text, self.title), *others)
 
 
 @dataclass(frozen=True)
@@ -237,7 +278,10 @@ class Fold:
     parts: tuple[Part, ...]
 
 
-Part: TypeAlias = "Heading | Words | Notice | Bullets | Code | Picture | Chart | Table | Fold"
+Part: TypeAlias = (
+    "Heading | Words | Notice | Bullets | Code | SideBySide | Picture | Chart | Charts | Table"
+    " | Fold"
+)
 
 
 @dataclass(frozen=True)

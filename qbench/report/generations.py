@@ -6,7 +6,18 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.page import Code, Column, Figure, Fold, Heading, Row, Table, Words
+from qbench.core.page import (
+    Code,
+    Column,
+    Figure,
+    Fold,
+    Heading,
+    Parted,
+    Row,
+    SideBySide,
+    Table,
+    Words,
+)
 from qbench.core.untrusted import visible
 from qbench.report.figures import NOT_MEASURED, pool
 from qbench.report.items import items, text_titles
@@ -26,6 +37,8 @@ _PROMPT_END_SHOWN = 240
 """Characters of the end of a prompt."""
 _TEXT_SHOWN = 1200
 """Characters of a generated text."""
+_AFTER_DIFFERENCE = 300
+"""Characters that are shown behind the first difference, however late it is."""
 
 _COLUMNS = (
     Column("identical", "as the reference", "percent"),
@@ -233,35 +246,40 @@ def _prompt(
         token = first_difference(own.ids[index], base.ids[index])
         if token is None:
             same.append(cell.label)
-            continue
-        text = own.texts[index]
-        where = f"{cell.label} (token {token})" if has_reference else cell.label
-        groups.setdefault(_marked(text, base.texts[index]) if has_reference else text, []).append(
-            where
-        )
+        else:
+            where = f"{cell.label} (token {token})" if has_reference else cell.label
+            groups.setdefault(own.texts[index], []).append(where)
     title = f"Prompt {index + 1}"
     if has_reference and len(written) > 1:
         title += f": {len(same)} of {len(written) - 1} as {first.label}"
-    parts = [Code(visible(_tail(base.prompts[index])), "end of the prompt")]
+    parts: list[Part] = [Code(visible(_tail(base.prompts[index])), "end of the prompt")]
     if base.references is not None:
         parts.append(Code(visible(_head(base.references[index])), "reference text"))
-    parts.append(Code(visible(_head(base.texts[index])), ", ".join([first.label, *same])))
-    parts += [Code(visible(_head(text)), ", ".join(labels)) for text, labels in groups.items()]
+    named = {text: ", ".join(labels) for text, labels in groups.items()}
+    if has_reference:
+        parts.append(_parted(base.texts[index], ", ".join([first.label, *same]), named))
+    else:
+        parts.append(Code(visible(_head(base.texts[index])), ", ".join([first.label, *same])))
+        parts += [Code(visible(_head(text)), label) for text, label in named.items()]
     return Fold(title, tuple(parts))
 
 
-def _marked(text: str, base: str) -> str:
-    """The text with the mark before its first difference; at its end where only tokens differ."""
-    at = first_difference(text, base)
-    place = len(text) if at is None else at
-    return f"{text[:place]}{MARK}{text[place:]}"
+def _parted(base: str, title: str, others: dict[str, str]) -> SideBySide:
+    """The reference's text beside the others, each shown long enough for where it differs."""
+    shown, furthest = [], 0
+    for text, label in others.items():
+        at = first_difference(text, base)
+        place = len(text) if at is None else at
+        furthest = max(furthest, place)
+        rest = _head(text[place:], max(_TEXT_SHOWN - place, _AFTER_DIFFERENCE))
+        shown.append(Parted(label, visible(text[:place]), visible(rest)))
+    most = max(_TEXT_SHOWN, furthest + _AFTER_DIFFERENCE)
+    return SideBySide(title, visible(_head(base, most)), tuple(shown), MARK)
 
 
 def _tail(text: str) -> str:
     return text if len(text) <= _PROMPT_END_SHOWN else f"…{text[-_PROMPT_END_SHOWN:]}"
 
 
-def _head(text: str) -> str:
-    """The beginning of a text, long enough for its mark to be seen."""
-    most = max(_TEXT_SHOWN, text.find(MARK) + _TEXT_SHOWN // 4)
+def _head(text: str, most: int = _TEXT_SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}…"

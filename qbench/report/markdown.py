@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import (
     Bullets,
-    Chart,
     Code,
     Fold,
     Heading,
     Mono,
     Notice,
     Picture,
+    SideBySide,
     Strong,
     Table,
     Words,
@@ -39,7 +39,7 @@ def _blocks(parts: Iterable[Part], top: int) -> list[str]:
 
 
 def _block(part: Part, top: int) -> list[str]:
-    found: list[str]
+    found: list[str] = []  # of charts, whose numbers stand in tables
     match part:
         case Heading(text, level):
             found = [_heading(text, top + level - 1)]
@@ -51,10 +51,10 @@ def _block(part: Part, top: int) -> list[str]:
             found = ["\n".join(f"- {_line(item.line)}" for item in items)]
         case Code(text, title):
             found = [f"{escape(title)}:" if title else "", _fenced(text)]
+        case SideBySide():
+            found = _blocks(part.codes, top)
         case Picture():
             found = [_fenced("\n".join(draw(part)))]
-        case Chart():
-            found = []  # its numbers stand in a table
         case Table():
             found = [_table(part)]
         case Fold(title, inner):

@@ -11,12 +11,14 @@ from rich.text import Text
 from qbench.core.page import (
     Bullets,
     Chart,
+    Charts,
     Code,
     Fold,
     Heading,
     Mono,
     Notice,
     Picture,
+    SideBySide,
     Strong,
     Table,
     Words,
@@ -51,7 +53,7 @@ def as_text(page: Page) -> str:
 
 def _shown(parts: Iterable[Part], *, after_heading: bool) -> Iterator[RenderableType]:
     for part in parts:
-        if isinstance(part, Chart) or (isinstance(part, Bullets) and not part.items):
+        if isinstance(part, Chart | Charts) or (isinstance(part, Bullets) and not part.items):
             continue  # a chart's numbers stand in a table
         if not after_heading:
             yield Text("")
@@ -71,6 +73,8 @@ def _part(part: Part) -> Iterator[RenderableType]:
             yield from (_line(item.line, item.tone) for item in items)
         case Code(text, title):
             yield Text(f"{title}:\n{text}" if title else text)
+        case SideBySide():
+            yield from _shown(part.codes, after_heading=True)
         case Picture():
             yield _Drawn(part)
         case Table():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.compare.selection import select
-from qbench.core.page import Page
+from qbench.core.page import Fold, Page, SideBySide
 from qbench.report import markdown
 from qbench.report.generations import (
     MARK,
@@ -187,6 +187,26 @@ def test_visible_shows_what_cannot_be_seen() -> None:
     )
 
 
+def test_texts_stand_beside_the_references_from_their_common_beginning_on() -> None:
+    common = "a\x1b" * 700
+    base = generation_record("fp32", [common + "b" * 900])
+    other = generation_record("nf4", [common + "c" * 900], ids=[[2]])
+    (part,) = [
+        inner
+        for fold in generation_parts(table_of(base, other))
+        if isinstance(fold, Fold)
+        for inner in fold.parts
+        if isinstance(inner, SideBySide)
+    ]
+    (parted,) = part.others
+    assert part.text.startswith(parted.same)
+    assert (parted.title, parted.same) == ("nf4 (token 0)", "a\\x1b" * 700)
+    assert part.text.removeprefix(parted.same) == "b" * 300 + "…"
+    assert parted.rest == "c" * 300 + "…"
+    assert [code.text.count(MARK) for code in part.codes] == [0, 1]
+    assert part.codes[1].text.index(MARK) == len(parted.same)
+
+
 def test_long_texts_and_many_prompts_are_cut_short() -> None:
     long = "x" * 5000
     base = generation_record("fp32", [long] * 11, prompts=["p" * 4000] * 11)
@@ -196,7 +216,7 @@ def test_long_texts_and_many_prompts_are_cut_short() -> None:
     assert "3 more prompts are in the records." in page
     assert f"x{MARK}y" in page
     assert "…" + "p" * 240 + "\n" in page
-    assert "x" * 3001 not in page
+    assert "x" * 3301 not in page
 
 
 def test_other_prompts_are_not_compared() -> None:

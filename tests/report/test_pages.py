@@ -8,6 +8,8 @@ import pytest
 
 from qbench.core.page import (
     Bullets,
+    Chart,
+    Charts,
     Code,
     Column,
     Figure,
@@ -16,8 +18,10 @@ from qbench.core.page import (
     Mono,
     Notice,
     Page,
+    Parted,
     Picture,
     Row,
+    SideBySide,
     Strong,
     Table,
     Words,
@@ -67,6 +71,9 @@ PAGE = Page(
         Heading("Second", 3),
         Code("`x`\n```\ny", "log"),
         Picture((1,) * BINS, -1.0, 1.0, (0.0,)),
+        Chart("drawn", "described", {"mark": "bar"}, "explained"),
+        Charts((Chart("drawn", "described", {}),), "explained", "unfolded"),
+        SideBySide("base", "same one", (Parted("other", "same ", "two"),), "|"),
         Fold("more", (words_table(("a", "b"), [("1", "2")], right=(0,)),)),
     ),
     {"rows": rows_data(TABLE), "missing": float("nan"), "endless": [float("inf")]},
@@ -85,6 +92,8 @@ def test_markdown_has_every_part_and_nothing_breaks_it() -> None:
     assert "| fp32 (reference) |" in table
     assert "**1.00**" in table
     assert "### Second\n\nlog:\n\n````text\n`x`\n```\ny\n````" in text
+    assert "base:\n\n```text\nsame one\n```\n\nother:\n\n```text\nsame |two\n```" in text
+    assert not any(words in text for words in ("drawn", "described", "explained", "unfolded"))
     assert "<details><summary>more</summary>\n\n|   a | b   |" in text
     assert text.endswith("</details>\n")
     assert markdown.render(PAGE, top=2).startswith("## ")
@@ -94,8 +103,9 @@ def test_markdown_has_every_part_and_nothing_breaks_it() -> None:
 def test_a_terminal_has_every_part_within_its_width(width: int) -> None:
     text = on_terminal(PAGE, width)
     assert max(map(len, text.splitlines())) <= width
-    for words in ("First", "qbench run", "one", "log:", "more", "▲"):
+    for words in ("First", "qbench run", "one", "log:", "more", "▲", "same one", "same |two"):
         assert words in text
+    assert not any(words in text for words in ("drawn", "described", "explained", "unfolded"))
     squeezed = "".join(text.split())
     assert "".join(NASTY.split()) in squeezed
     assert "4.00" in text
