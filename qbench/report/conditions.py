@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import DEVICE_CONDITIONS, device_conditions, fingerprint
-from qbench.report.items import describe_params
+from qbench.compare.items import describe_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable

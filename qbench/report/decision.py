@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.items import batch_told, describe_point, first_point, items, text_titles
 from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.best import RecordSignificance
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
-from qbench.report.items import batch_told, describe_point, first_point, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
 from qbench.report.generations import generation_tables
-from qbench.report.items import against_merged, describe_point, items
 from qbench.report.quality import divergence_table, quality_table, task_tables, weight_error_table
 from qbench.report.roofline import roofline_tables
 

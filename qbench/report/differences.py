@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.items import describe_point, items, text_titles
 from qbench.compare.marks import default_allowance, direction, mark_all, one_change
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED
-from qbench.report.items import describe_point, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.compare.differences import Difference

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import items, text_titles
 from qbench.core.page import (
     Code,
     Column,
@@ -20,7 +21,6 @@ from qbench.core.page import (
 )
 from qbench.core.untrusted import visible
 from qbench.report.figures import NOT_MEASURED, pool
-from qbench.report.items import items, text_titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

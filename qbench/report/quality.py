@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import against_merged, batch_told, items, text_titles
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.report.decision import change_figure
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
-from qbench.report.items import against_merged, batch_told, items, text_titles
 
 if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords

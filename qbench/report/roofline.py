@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import pool
 from qbench.report.finetune.arms import over_seeds
-from qbench.report.items import describe_point, items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import describe_params
 from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER
 from qbench.core.number_types import FP32
 from qbench.core.page import Figure
@@ -13,7 +14,6 @@ from qbench.precisions import is_quantized as holds_codes
 from qbench.precisions import precisions
 from qbench.precisions.floating import DEFAULT_BASE
 from qbench.report.figures import NOT_MEASURED, pool
-from qbench.report.items import describe_params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

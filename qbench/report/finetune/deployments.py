@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import (
+    against_merged,
+    describe_point,
+    first_point,
+    items_of,
+    text_titles,
+)
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
 from qbench.report.finetune.arms import deployment_words, over_seeds
@@ -13,13 +20,6 @@ from qbench.report.finetune.changes import (
     judge_all,
     loss_change,
     perplexity_change,
-)
-from qbench.report.items import (
-    against_merged,
-    describe_point,
-    first_point,
-    items_of,
-    text_titles,
 )
 
 if TYPE_CHECKING:

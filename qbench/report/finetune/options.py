@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import describe_params
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.report.figures import NOT_MEASURED
-from qbench.report.items import describe_params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

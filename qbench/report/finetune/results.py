@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import against_merged, items_of
 from qbench.report.finetune.arms import arms_of, counterpart, untuned_base
 from qbench.report.finetune.changes import judge_all, loss_change, perplexity_change
-from qbench.report.items import against_merged, items_of
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import text_titles
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best
 from qbench.report.finetune.arms import over_seeds
 from qbench.report.finetune.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
-from qbench.report.items import text_titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

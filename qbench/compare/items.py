@@ -33,9 +33,18 @@ def items_of(cells: Sequence[CellRecords], measurement: str) -> dict[str, Record
     return dict(sorted(found.items(), key=lambda entry: _point_order(entry[1])))
 
 
-def first_point(cells: Sequence[CellRecords], measurement: str) -> Record | None:
-    """The point of a grid for the main tables: of those most cells have, the smallest."""
-    points = items_of(cells, measurement)
+def first_point(
+    cells: Sequence[CellRecords], measurement: str, *, batch: int | None = None
+) -> Record | None:
+    """The point of a grid for the main tables: of those most cells have, the smallest.
+
+    `batch`: of the points with that batch alone.
+    """
+    points = {
+        slug: record
+        for slug, record in items_of(cells, measurement).items()
+        if batch is None or record.item.params.get("batch") == batch
+    }
     cells_with = {slug: sum(bool(c.of(measurement, slug)) for c in cells) for slug in points}
     most = max(cells_with.values(), default=0)
     return next((record for slug, record in points.items() if cells_with[slug] == most), None)

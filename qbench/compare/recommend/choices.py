@@ -1,0 +1,105 @@
+"""What each cell costs and loses, with intervals, and the limits on it: all that a choice needs.
+
+A quantity of a cell is a range: its figure and the ends of its 95 % interval. A cell *meets* a
+limit when its whole interval lies within it, *fails* when its whole interval lies beyond, and is
+*undecided* else, or where it is not measured. See `qbench.compare.recommend.recommend`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qbench.compare.recommend.axes import Axis, Range, cost_axes, quality_axes, range_of
+from qbench.compare.recommend.budget import Budget
+from qbench.compare.recommend.limits import Limit, limits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.compare.selection import CellRecords, TableRecords
+
+__all__ = ["Axis", "Choice", "Choices", "Limit", "Range", "choices"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One cell."""
+
+    label: str
+    place: str
+    """Names the cell within the whole report."""
+    reference: bool
+    faulty: bool
+    """Whether it has layers that do not compute what they hold: it is never chosen."""
+    ranges: Mapping[str, Range]
+    """By axis key; one for each axis."""
+    warnings: tuple[str, ...] = ()
+    """Of its records, each once."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The cells of one table, what they are chosen by, and the limits on it."""
+
+    title: str
+    axes: tuple[Axis, ...]
+    """What any cell has a figure of, or is limited: costs first, then qualities."""
+    cells: tuple[Choice, ...]
+    """In the order of the table, the reference first. Among equals the earlier one is chosen."""
+    limits: Mapping[str, Limit]
+    """By axis key."""
+    minimize: str
+    """Key of the axis that the best cell has the lowest value of."""
+
+    def axis(self, key: str) -> Axis:
+        """The axis of that key."""
+        return next(axis for axis in self.axes if axis.key == key)
+
+
+def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
+    """The untuned cells of a table with their ranges; without a budget the default one holds.
+
+    What a budget limits or minimizes and no cell has measured is an axis of unknown ranges.
+    """
+    budget = budget or Budget()
+    every = [
+        *cost_axes(records, price=budget.price, batch=budget.batch),
+        *quality_axes(records),
+    ]
+    ranges = {
+        cell.slug: {axis.key: range_of(axis, cell, records.reference) for axis in every}
+        for cell in records.cells
+    }
+    measured = {
+        key for known in ranges.values() for key, one in known.items() if one.value is not None
+    }
+    limits, lacking = limits_of(records, budget, every, measured)
+    kept = [*every, *lacking]
+    shown = tuple(
+        axis
+        for axis in kept
+        if axis.key in measured or axis.key in limits or axis.key == budget.minimize
+    )
+    unknown = Range(None, None, None, "not measured")
+    return Choices(
+        title=records.title,
+        axes=shown,
+        cells=tuple(
+            Choice(
+                label=cell.label,
+                place=cell.place,
+                reference=cell.reference,
+                faulty=cell.faulty,
+                ranges={axis.key: ranges[cell.slug].get(axis.key, unknown) for axis in shown},
+                warnings=_warnings(cell),
+            )
+            for cell in records.cells
+        ),
+        limits=limits,
+        minimize=budget.minimize,
+    )
+
+
+def _warnings(cell: CellRecords) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for record in cell.records for text in record.warnings))

@@ -1,0 +1,121 @@
+"""From a budget to a bound on each of a table's quantities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from qbench.compare.recommend.axes import Axis
+from qbench.predict.devices import memory_of, parse_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from qbench.compare.recommend.budget import Budget
+    from qbench.compare.selection import TableRecords
+
+DEFAULT_INCREASE = 0.01
+"""Share of the reference's perplexity that may be lost where nothing is said of quality."""
+DEFAULT_KL = 0.01
+"""Nats a token that are about one per cent of perplexity; where no change of it is known."""
+DEFAULT_DROP = -0.01
+"""Change of a task's score; where neither is known."""
+BY_DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far a quantity may go. What lies on the bound itself is within."""
+
+    bound: float
+    kind: Literal["max", "min"]
+    source: str
+    """What set it: a key of the budget, `default`, or the name of the GPU whose memory it is."""
+
+
+def limits_of(
+    records: TableRecords, budget: Budget, axes: Sequence[Axis], measured: Collection[str]
+) -> tuple[dict[str, Limit], list[Axis]]:
+    """A limit by axis, and the axes that are limited though nothing of the kind was measured."""
+    limits: dict[str, Limit] = {}
+    lacking: list[Axis] = []
+    for key in ("bytes", "peak", "prefill", "decode"):
+        bound = getattr(budget, f"max_{key}")
+        if bound is not None:
+            limits[key] = Limit(bound, "max", f"max_{key}")
+    _limit_by_gpu(limits, records, budget)
+    for kind, bound, name, title in (
+        ("perplexity", budget.max_perplexity_increase, "max_perplexity_increase", "perplexity"),
+        ("kl", budget.max_kl, "max_kl", "KL"),
+    ):
+        if bound is None:
+            continue
+        found = [axis.key for axis in axes if axis.key.startswith(f"{kind}:")]
+        limits |= {key: Limit(bound, "max", name) for key in found}
+        if not found:
+            limits[kind] = Limit(bound, "max", name)
+            lacking.append(_absent(kind, title))
+    for pattern, least in budget.min_task.items():
+        tasks = tasks_of(pattern, axes)
+        limits |= {axis.key: _least(axis, least, "min_task") for axis in tasks}
+        if not tasks:
+            key = f"tasks.{pattern}"
+            limits[key] = Limit(least, "min", "min_task")
+            lacking.append(_absent(key, pattern))
+    if not budget.limits_quality:
+        limits |= _default(axes, measured)
+    return limits, lacking
+
+
+def tasks_of(pattern: str, axes: Sequence[Axis]) -> list[Axis]:
+    """The scores that a task's name, one with a metric, or a pattern of these means."""
+    return [
+        axis
+        for axis in axes
+        if axis.measurement == "tasks"
+        and any(
+            fnmatchcase(name, pattern)
+            for name in (axis.item or "", axis.metric.removeprefix("tasks."))
+        )
+    ]
+
+
+def _limit_by_gpu(limits: dict[str, Limit], records: TableRecords, budget: Budget) -> None:
+    """Of a GPU's memory and a stated peak the smaller one; the records' own GPU for neither."""
+    if budget.gpu is not None:
+        device = parse_memory(budget.gpu)
+        stated = limits.get("peak")
+        if stated is None or device.bytes < stated.bound:
+            limits["peak"] = Limit(float(device.bytes), "max", device.name)
+        return
+    on = next((one.environment for cell in records.cells for one in cell.records), None)
+    if "peak" in limits or on is None or on.device_type != "cuda":
+        return
+    own = memory_of(on)
+    taken = any(cell.of("memory") for cell in records.cells)
+    if own is not None and taken:
+        limits["peak"] = Limit(float(own.bytes), "max", own.name)
+
+
+def _default(axes: Sequence[Axis], measured: Collection[str]) -> dict[str, Limit]:
+    """At most 1 % of perplexity; by divergence, else by tasks, where that is not known."""
+    known = [axis for axis in axes if axis.key in measured and axis.kind == "quality"]
+    for prefix, bound in (("perplexity:", DEFAULT_INCREASE), ("kl:", DEFAULT_KL)):
+        found = [axis.key for axis in known if axis.key.startswith(prefix)]
+        if found:
+            return {key: Limit(bound, "max", BY_DEFAULT) for key in found}
+    return {axis.key: _least(axis, DEFAULT_DROP, BY_DEFAULT) for axis in known}
+
+
+def _least(axis: Axis, least: float, source: str) -> Limit:
+    """The least change of a score, in the direction in which it gets worse."""
+    if axis.better == "lower":
+        return Limit(-least, "max", source)
+    return Limit(least, "min", source)
+
+
+def _absent(key: str, title: str) -> Axis:
+    """Stands for what is limited and was not measured at all."""
+    better: Literal["lower", "higher"] = "higher" if key.startswith("tasks.") else "lower"
+    return Axis(key, title, "number", "1", better, "quality", "", None, "")
