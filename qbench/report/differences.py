@@ -5,6 +5,7 @@ The marks are those of `qbench.compare.marks`, adjusted together over the whole 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import Gap
@@ -34,15 +35,56 @@ _HEADLINES = {
 _SCORED = ("tasks", "generation")
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """A metric of one item, with the margin within which two of its values are the same."""
+
     title: str
     item: ItemName
     metric: Metric
     allowance: Allowance
 
 
-def difference_table(records: TableRecords) -> Table | None:
-    """A row for each metric, a column for each cell; None where there is nothing to compare."""
+@dataclass(frozen=True)
+class Compared:
+    """A metric of one cell beside the reference's, with what is said of their difference."""
+
+    line: Line
+    cell: str
+    """The label of its row."""
+    found: Difference | Gap
+    mark: Mark
+
+    @property
+    def value(self) -> float | None:
+        """The difference as it is shown; None where its chance is not known."""
+        if isinstance(self.found, Gap) or self.found.estimate is None:
+            return None
+        return self.found.shown(self.found.estimate.value)
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, `changed`, `equivalent`, `equal`, `undecided`, or why there is none.
+
+        As `Mark.finding` for what was not compared.
+        """
+        if not isinstance(self.found, Gap) and self.found.equal:
+            return "equal"
+        return direction(self.found, self.mark, self.line.metric.better) or self.mark.finding
+
+
+@dataclass(frozen=True)
+class Differences:
+    """All differences of one table from its reference, judged together."""
+
+    reference: str
+    cells: tuple[str, ...]
+    lines: tuple[Line, ...]
+    found: tuple[Compared, ...]
+    """By line, then by cell; none for a cell that has no record of a line's item."""
+
+
+def differences_of(records: TableRecords) -> Differences | None:
+    """None where there is nothing to compare."""
     reference = records.reference
     cells = [cell for cell in records.cells if not cell.reference]
     if reference is None or not cells:
@@ -63,12 +105,25 @@ def difference_table(records: TableRecords) -> Table | None:
         [(one, line.allowance) for one, (line, _) in zip(found, cases, strict=True)],
         alpha=Sampling().alpha,
     )
-    texts = {
-        (line.title, cell.label): _figure(line, difference, mark)
+    compared = (
+        Compared(line, cell.label, difference, mark)
         for (line, cell), difference, mark in zip(cases, found, marks, strict=True)
-    }
+    )
+    labels = tuple(cell.label for cell in cells)
+    return Differences(reference.label, labels, tuple(lines), tuple(compared)) if lines else None
+
+
+def difference_table(records: TableRecords) -> Table | None:
+    """A row for each metric, a column for each cell; None where there is nothing to compare."""
+    differences = differences_of(records)
+    return None if differences is None else table_of(differences)
+
+
+def table_of(differences: Differences) -> Table:
+    """The differences as a table: a row for each metric, a column for each cell."""
+    texts = {(one.line.title, one.cell): _figure(one) for one in differences.found}
     columns = (
-        *(Column(cell.label, cell.label, "estimate") for cell in cells),
+        *(Column(cell, cell, "estimate") for cell in differences.cells),
         Column("margin", "equivalent within", "text"),
     )
     nothing = Figure(word=NOT_MEASURED, reason="not measured")
@@ -77,14 +132,14 @@ def difference_table(records: TableRecords) -> Table | None:
             line.title,
             reference=False,
             figures=(
-                *(texts.get((line.title, cell.label), nothing) for cell in cells),
+                *(texts.get((line.title, cell), nothing) for cell in differences.cells),
                 Figure(word=f"±{_amount(line.allowance.amount, line, signed=False)}"),
             ),
         )
-        for line in lines
+        for line in differences.lines
     ]
-    title = f"Differences from {reference.label}: real, equivalent or undecided"
-    return Table(title, "metric", columns, tuple(rows)) if rows else None
+    title = f"Differences from {differences.reference}: real, equivalent or undecided"
+    return Table(title, "metric", columns, tuple(rows))
 
 
 def how_decided() -> str:
@@ -101,7 +156,7 @@ def how_decided() -> str:
     )
 
 
-def _lines(records: TableRecords, reference: CellRecords) -> list[_Line]:
+def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     lines = []
     for measurement in (*_HEADLINES, *_SCORED):
         found = items(records, measurement)
@@ -114,7 +169,7 @@ def _lines(records: TableRecords, reference: CellRecords) -> list[_Line]:
                 where = titles.get(slug) or describe_point(good[0])
                 title = metric.name if measurement == "footprint" else f"{metric.name}, {where}"
                 allowance = default_allowance(metric, measurement)
-                lines.append(_Line(title, ItemName(measurement, slug), metric, allowance))
+                lines.append(Line(title, ItemName(measurement, slug), metric, allowance))
     return lines
 
 
@@ -128,16 +183,15 @@ def _metrics(record: Record) -> list[Metric]:
     ]
 
 
-def _figure(line: _Line, difference: Difference | Gap, mark: Mark) -> Figure:
-    if isinstance(difference, Gap):
-        return Figure(word=NOT_MEASURED, reason=difference.reason)
-    if difference.estimate is None:
-        return Figure(word="undecided", reason=difference.reason)
-    value = difference.shown(difference.estimate.value)
-    verdict = direction(difference, mark, line.metric.better) or mark.finding
-    word = "equal" if difference.equal else f"{_amount(value, line, signed=True)} {verdict}"
-    return Figure(value, word, low=mark.low, high=mark.high)
+def _figure(one: Compared) -> Figure:
+    if isinstance(one.found, Gap):
+        return Figure(word=NOT_MEASURED, reason=one.found.reason)
+    value = one.value
+    if value is None:
+        return Figure(word="undecided", reason=one.found.reason)
+    word = "equal" if one.found.equal else f"{_amount(value, one.line, signed=True)} {one.verdict}"
+    return Figure(value, word, low=one.mark.low, high=one.mark.high)
 
 
-def _amount(value: float, line: _Line, *, signed: bool) -> str:
+def _amount(value: float, line: Line, *, signed: bool) -> str:
     return amount_text(value, relative=line.allowance.relative, signed=signed)

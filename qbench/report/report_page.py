@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.selection import select
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
+from qbench.report.charts.forest import difference_charts
 from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
-from qbench.report.differences import difference_table, how_decided
+from qbench.report.differences import differences_of, how_decided, table_of
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
@@ -89,16 +90,23 @@ def _decision_parts(records: TableRecords) -> list[Part]:
 
 def _difference_parts(records: TableRecords) -> list[Part]:
     """Whether each difference from the reference is real."""
-    table = difference_table(records)
-    if table is None:
+    differences = differences_of(records)
+    if differences is None:
         return []
+    table = table_of(differences)
     missing: dict[str, list[str]] = {}
     for row in table.rows:
         for column, figure in zip(table.columns, row.figures, strict=True):
             if figure.reason and figure.word != NOT_MEASURED:
                 missing.setdefault(f"{row.label}: {figure.reason}", []).append(column.title)
     reasons = [f"{', '.join(cells)}: {reason}" for reason, cells in missing.items()]
-    return [Heading(table.title, 3), table, Words(how_decided()), bullets(reasons)]
+    return [
+        Heading(table.title, 3),
+        *difference_charts(differences),
+        table,
+        Words(how_decided()),
+        bullets(reasons),
+    ]
 
 
 def _missing_values(decision: Decision) -> list[str]:

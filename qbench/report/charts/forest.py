@@ -1,0 +1,241 @@
+"""Differences with their intervals, margins and verdicts: a small picture for each metric."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.compare.comparable import Gap
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.core.page import Chart, Charts
+from qbench.core.units import counted
+from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip, with_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.compare.differences import Difference
+    from qbench.compare.marks import Allowance, Mark
+    from qbench.core.page import Part
+    from qbench.core.record import Metric
+    from qbench.report.differences import Differences, Line
+
+# Colours that are told apart with any kind of colour blindness (Okabe and Ito), and a shape each.
+_VERDICTS = {
+    "better": ("#009e73", "triangle-up", "▲"),
+    "worse": ("#d55e00", "triangle-down", "▼"),
+    "changed": ("#cc79a7", "diamond", "◆"),
+    "equivalent": ("#0072b2", "circle", "●"),
+    "equal": ("#56b4e9", "square", "■"),
+    "undecided": ("#8c8c8c", "cross", "✚"),
+}
+_AT_FIRST = ("quality", "tasks", "completion")
+"""Measurements whose differences are shown at once; what others cost is in the table above."""
+_FAR = 40.0
+"""Margins beyond which an axis is no longer even: what lies near the margin could not be seen."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: a difference as it was judged, in the unit that it is shown in."""
+
+    label: str
+    value: float
+    low: float
+    """Ends of the 95 % interval."""
+    high: float
+    inner_low: float
+    """Ends of the 90 % interval, which decides whether it is equivalent."""
+    inner_high: float
+    verdict: str
+
+
+def change_of(
+    label: str, found: Difference | Gap, mark: Mark, verdict: str, *, relative: bool
+) -> Change | None:
+    """A row; None where no interval is known, or it has no end."""
+    if isinstance(found, Gap) or found.estimate is None or mark.low is None or mark.high is None:
+        return None
+    alpha = Sampling().alpha
+    inner_low, inner_high = (
+        found.shown(found.estimate.limit(share)) for share in (alpha, 1 - alpha)
+    )
+    value = found.shown(found.estimate.value)
+    if not all(map(math.isfinite, (value, mark.low, mark.high, inner_low, inner_high))):
+        return None
+    factor = 100 if relative else 1
+    return Change(
+        label=label,
+        value=factor * value,
+        low=factor * mark.low,
+        high=factor * mark.high,
+        inner_low=factor * inner_low,
+        inner_high=factor * inner_high,
+        verdict=verdict,
+    )
+
+
+def difference_charts(differences: Differences) -> list[Part]:
+    """The differences of the table; those of quality at once, the others to be opened."""
+    drawn = [
+        (line, chart)
+        for line in differences.lines
+        if (chart := _line_chart(differences, line)) is not None
+    ]
+    first = tuple(chart for line, chart in drawn if line.item.measurement in _AT_FIRST)
+    more = tuple(chart for line, chart in drawn if line.item.measurement not in _AT_FIRST)
+    if not first:
+        first, more = more, ()
+    parts: list[Part] = [Charts(first, HOW_TO_READ)] if first else []
+    if more:
+        parts.append(Charts(more, HOW_TO_READ, folded="Differences of costs and generations"))
+    return parts
+
+
+def _line_chart(differences: Differences, line: Line) -> Chart | None:
+    relative = line.allowance.relative
+    changes = [
+        change
+        for one in differences.found
+        if one.line is line
+        and (change := change_of(one.cell, one.found, one.mark, one.verdict, relative=relative))
+    ]
+    return forest(
+        line.title,
+        changes,
+        axis=axis_of(line.metric, line.allowance),
+        margin=line.allowance,
+        reference=differences.reference,
+    )
+
+
+def axis_of(metric: Metric, margin: Allowance) -> str:
+    """The title of the axis: what the difference is in, and which way is better."""
+    unit = "%" if margin.relative else "" if metric.unit == "1" else metric.unit
+    title = with_unit("change" if margin.relative else "difference", unit)
+    return title if metric.better == "neither" else f"{title}, {metric.better} is better"
+
+
+def forest(
+    title: str, changes: Sequence[Change], *, axis: str, margin: Allowance, reference: str
+) -> Chart | None:
+    """The changes below one another; None where there is none."""
+    if not changes:
+        return None
+    amount = 100 * margin.amount if margin.relative else margin.amount
+    rows = [
+        {
+            "cell": one.label,
+            "value": rounded(one.value),
+            "low": rounded(one.low),
+            "high": rounded(one.high),
+            "inner_low": rounded(one.inner_low),
+            "inner_high": rounded(one.inner_high),
+            "verdict": one.verdict,
+        }
+        for one in changes
+    ]
+    scale, ticks = _scale(changes, amount)
+    x = quantity("value", axis, scale=scale, axis=ticks)
+    colour = {
+        "field": "verdict",
+        "type": "nominal",
+        "legend": None,
+        "scale": {
+            "domain": list(_VERDICTS),
+            "range": [colour for colour, _, _ in _VERDICTS.values()],
+        },
+    }
+    shape = {
+        **colour,
+        "scale": {"domain": list(_VERDICTS), "range": [name for _, name, _ in _VERDICTS.values()]},
+    }
+    told = tooltip(
+        {
+            "cell": "cell",
+            "value": "difference",
+            "low": "95 % from",
+            "high": "95 % to",
+            "verdict": "verdict",
+        }
+    )
+    y = cell_axis()
+    spec: dict[str, Any] = {
+        "data": {"values": rows},
+        "height": row_height(len(changes)),
+        "encoding": {"y": y, "tooltip": told},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 1.5},
+                "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": colour},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 4},
+                "encoding": {
+                    "x": {**x, "field": "inner_low"},
+                    "x2": {"field": "inner_high"},
+                    "color": colour,
+                },
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {"x": x, "color": colour, "shape": shape},
+            },
+        ],
+    }
+    return Chart(title, _described(title, changes, reference), _with_margin(spec, x, amount))
+
+
+def _with_margin(spec: dict[str, Any], x: dict[str, Any], amount: float) -> dict[str, Any]:
+    """The picture over a band from the margin below 0 to that above, and a line at 0."""
+    over = {"x": x, "y": None, "tooltip": None}
+    zero = {
+        "data": {"values": [{"value": 0}]},
+        "mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"},
+        "encoding": over,
+    }
+    band = {
+        "data": {"values": [{"value": -amount, "high": amount}]},
+        "mark": {"type": "rect", "opacity": 0.18, "color": "#888888"},
+        "encoding": {**over, "x2": {"field": "high"}},
+    }
+    return {**spec, "layer": [*([band] if amount else []), zero, *spec["layer"]]}
+
+
+def _scale(changes: Sequence[Change], amount: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An even axis, or one of powers beyond the margin where the changes differ by powers."""
+    largest = max(abs(end) for one in changes for end in (one.low, one.high))
+    if not amount or largest <= _FAR * amount:
+        return {"zero": True}, {}
+    ends = [
+        min(-amount, *(one.low for one in changes)),
+        max(amount, *(one.high for one in changes)),
+    ]
+    steps = [amount]
+    while 10 * steps[-1] <= largest:
+        steps.append(rounded(10 * steps[-1]))
+    ticks = [0.0, *(end for step in steps for end in (-step, step) if ends[0] <= end <= ends[1])]
+    scale = {"type": "symlog", "constant": amount, "domain": [*map(rounded, ends)]}
+    return scale, {"values": sorted(ticks), "format": "~g"}
+
+
+def _described(title: str, changes: Sequence[Change], reference: str) -> str:
+    counts = {
+        verdict: sum(one.verdict == verdict for one in changes)
+        for verdict in dict.fromkeys(one.verdict for one in changes)
+    }
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    return (
+        f"Differences of {title} from {reference} with their intervals, of"
+        f" {counted(len(changes), 'cell')}: {told}."
+    )
+
+
+HOW_TO_READ = (
+    "Thin lines are 95 % intervals, thick ones 90 %; the band is the margin."
+    f" {', '.join(f'{sign} {name}' for name, (_, _, sign) in _VERDICTS.items())}."
+    " Equivalent: the thick line lies within the band. All verdicts are adjusted for their number,"
+    " so that one may be undecided whose line alone would decide. Where the numbers of an axis"
+    " grow by powers, it is even within the margin and logarithmic beyond."
+)
