@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from qbench.compare.flips import ANSWERS
 from qbench.compare.series import ITEM_IDS, WEIGHTS
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.record import Environment, Metric, Record
+from qbench.core.unchecked import as_list, as_mapping
 from qbench.core.untrusted import cleaned, parse_json, read_bounded
 
 if TYPE_CHECKING:
@@ -183,6 +185,10 @@ def _pack(record: Record, pools: _Pools) -> dict[str, Any]:
     }
     if ITEM_IDS in record.details:
         packed["item_ids"] = pools.add_series(record.details[ITEM_IDS])
+    if answers := as_mapping(record.details.get(ANSWERS)):
+        packed["answers"] = {
+            score: pools.add_series(as_list(given)) for score, given in answers.items()
+        }
     return packed
 
 
@@ -195,6 +201,8 @@ def _unpack(packed: dict[str, Any], data: dict[str, Any]) -> Record:
     details = dict(packed["details"])
     if "item_ids" in packed:
         details[ITEM_IDS] = data["series"][packed["item_ids"]]
+    if "answers" in packed:
+        details[ANSWERS] = {name: data["series"][at] for name, at in packed["answers"].items()}
     return Record.model_validate(
         {
             "key": packed["key"],

@@ -243,7 +243,7 @@ def test_choices_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Path) -
 
     outcome = take(loaded, tmp_path, names="stdlib-choice", limit=LIMIT)
     lines = (BUNDLED_TASKS_FOLDER / "stdlib-choice.jsonl").read_text().splitlines()[:LIMIT]
-    right = []
+    right, chosen = [], []
     for row in map(json.loads, lines):
         prompt = len(loaded.tokenizer(row["context"])["input_ids"])
         likelihoods = []
@@ -254,8 +254,10 @@ def test_choices_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Path) -
                 logits = loaded.model(ids).logits[0, prompt - 1 : -1].double()
             scored = torch.log_softmax(logits, -1).gather(1, ids[0, prompt:, None])
             likelihoods.append(float(scored.sum()))
-        right.append(float(likelihoods.index(max(likelihoods)) == row["answer"]))
+        chosen.append(likelihoods.index(max(likelihoods)))
+        right.append(float(chosen[-1] == row["answer"]))
     assert outcome.series == {"item_acc": right}
+    assert outcome.details["answers"] == {"acc": chosen}
     assert values(outcome) == {"tasks.stdlib-choice.acc": pytest.approx(sum(right) / LIMIT)}
     assert outcome.metrics[0].better == "higher"
 
@@ -267,7 +269,7 @@ def test_completions_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Pat
 
     outcome = take(loaded, tmp_path, names="stdlib-completion", limit=LIMIT)
     lines = (BUNDLED_TASKS_FOLDER / "stdlib-completion.jsonl").read_text().splitlines()[:LIMIT]
-    right = []
+    right, names = [], []
     for row in map(json.loads, lines):
         ids = loaded.tokenizer(row["context"])["input_ids"]
         prompt = len(ids)
@@ -276,8 +278,12 @@ def test_completions_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Pat
                 ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
         written = loaded.tokenizer.decode(ids[prompt:]).split("\n")[0]
         found = re.match(r" ?([A-Za-z]\w*)", written)
-        right.append(float(found is not None and found[1] == row["name"]))
+        names.append(found[1] if found else "")
+        right.append(float(names[-1] == row["name"]))
     assert outcome.series == {"item_exact_match": right}
+    answers = outcome.details["answers"]["exact_match"]
+    # The same answer has the same sign, and another one another.
+    assert len(set(zip(names, answers, strict=True))) == len(set(names)) == len(set(answers))
 
 
 def test_what_is_kept_for_pairing(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.gate.rules import LEVELS
 from qbench.compare.gate.sides import BothSides, find_change, find_change_over_seeds
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
@@ -73,7 +72,8 @@ class Check:
     @property
     def allowed(self) -> str:
         """The margin in words, with what it is counted from."""
-        since = f" against the {self.rule.against}" if self.margin.of_change else ""
+        counted_from = self.rule.counted_from
+        since = f" against the {counted_from}" if counted_from else ""
         return f"{self.margin}{since}"
 
     @property
@@ -176,7 +176,7 @@ def run_gate(
     """
     if not rules:
         raise UsageError("there are no rules to compare the results with; add `gate:` to the suite")
-    needing = [r.metric for r in rules if r.against == "baseline" and r.bound[0] not in LEVELS]
+    needing = [rule.metric for rule in rules if rule.counted_from == "baseline"]
     if baseline is None and needing:
         raise UsageError(
             f"the rules for {', '.join(dict.fromkeys(needing))} are against a baseline and none was"

@@ -15,7 +15,6 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.estimates import Exact
 from qbench.compare.estimates.power import POWER, detectable_change, units_to_find
-from qbench.compare.gate.rules import LEVELS
 from qbench.compare.gate.sides import BothSides, find_change
 from qbench.compare.verdicts import amount_text
 
@@ -80,9 +79,10 @@ def gate_power(
     sides = BothSides(records, (), (), ())
     found = []
     for rule in rules:
-        kind, amount = rule.bound
+        amount = rule.bound[1]
         # Whatever the rule is against: the reference is what the spread is known against.
-        stated = rule if kind in LEVELS else rule.model_copy(update={"against": "reference"})
+        counted = rule.counted_from is not None
+        stated = rule.model_copy(update={"against": "reference"}) if counted else rule
         for place, metric in sides.asked(rule):
             seen = find_change(stated, sides, place, metric.name, sampling)
             if seen is not None:

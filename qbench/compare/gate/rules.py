@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from qbench.compare.flips import score_of
 from qbench.core.reading import (
     STRICT,
     InvalidValueError,
@@ -172,14 +173,28 @@ class GateRule(RuleEntry):
         names = cell.names
         return _any_match(names, self.cells) and _any_match((item.slug,), self.items)
 
+    @property
+    def counts_flips(self) -> bool:
+        """Whether it limits flips or changed answers, which are counted from another side."""
+        return score_of(self.metric) is not None
+
+    @property
+    def counted_from(self) -> str | None:
+        """What the figure is counted from; None for a rule about the value itself."""
+        return self.against if self.counts_flips or self.bound[0] not in LEVELS else None
+
     def matches(self, metric: str, better: str, item: Item) -> bool:
         """Whether the rule is about this metric of this item.
 
         Names are those of the metric, with its measurement's and its item's in front of it too:
         `tasks.*` are all metrics of tasks; `kl` is `kl.mean`. What a pattern finds beside what is
         meant, such as counts, is left out: a drop matters of what is better higher, an increase of
-        what is better lower.
+        what is better lower. Flips and changed answers are found where the rule ends in them:
+        `tasks.hellaswag.flips` are those of all its scores.
         """
+        derived = score_of(metric)
+        if derived is not None and not self.metric.endswith(f".{derived[1]}"):
+            return False
         if metric in {self.metric, f"{self.metric}.mean"}:
             return True
         kind, _ = self.bound
@@ -190,6 +205,7 @@ class GateRule(RuleEntry):
             f"{item.measurement}.{metric}",
             f"{item.measurement}.{item.slug}",
             f"{item.measurement}.{item.slug}.{metric}",
+            *([f"{item.measurement}.{item.slug}.{derived[1]}"] if derived else []),
         )
         return better != "neither" and _any_match(known, (self.metric,))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.comparable import Gap, find_gap, missing_value
 from qbench.compare.compare import CellName, ItemName, counterpart, index_records
 from qbench.compare.differences import difference, level
+from qbench.compare.flips import find_flips, flip_metrics, score_of
 from qbench.compare.gate.rules import LEVELS
 from qbench.compare.seeds import difference_over_seeds
 
@@ -51,7 +52,7 @@ class BothSides:
                 self.items.setdefault(place_of(cell, item), item)
         for record in (*records, *baseline):
             known = self.metrics.setdefault(place_of(record.cell, record.item)[1], {})
-            known.update({metric.name: metric for metric in record.metrics})
+            known.update({one.name: one for one in (*record.metrics, *flip_metrics(record))})
         self.reference = {
             record.cell.model.name: place_of(record.cell, record.item)[0]
             for record in sorted(records, key=lambda record: record.started_at)
@@ -108,15 +109,27 @@ def find_change(
     rule: GateRule, sides: BothSides, place: Place, metric: str, sampling: Sampling
 ) -> Difference | Gap | None:
     """What a rule finds of a metric at a place; None where it has nothing to say."""
-    if rule.bound[0] in LEVELS:
+    counted = score_of(metric) if rule.counts_flips else None
+    if rule.bound[0] in LEVELS and counted is None:
         return _level(sides, place, metric, sampling)
     pair = _of_reference(sides, place) if rule.against == "reference" else _pair(sides, place)
     if pair is None or isinstance(pair, Gap):
         return pair
-    new, old = pair
-    if all(never_measured(side, metric) for side in pair):
+    if counted is not None:
+        return _flips(rule, *pair, counted, sampling)
+    return _change(rule, *pair, metric, sampling)
+
+
+def _change(
+    rule: GateRule,
+    new: Sequence[Record],
+    old: Sequence[Record],
+    metric: str,
+    sampling: Sampling,
+) -> Difference | Gap | None:
+    if all(never_measured(side, metric) for side in (new, old)):
         return None
-    empty = [side[0].metric(metric) for side in pair if side]
+    empty = [side[0].metric(metric) for side in (new, old) if side]
     if len(empty) == 2 and all(one is not None and one.value is None for one in empty):
         reason = empty[0].reason if empty[0] else None
         return Gap("not applicable", reason or "it has no value on either side")
@@ -125,6 +138,27 @@ def find_change(
     if gap is not None:
         return gap
     return difference(new, old, metric, relative=rule.bound[1].relative, sampling=sampling)
+
+
+def _flips(
+    rule: GateRule,
+    new: Sequence[Record],
+    old: Sequence[Record],
+    counted: tuple[str, str],
+    sampling: Sampling,
+) -> Difference | Gap:
+    """The share of items that flipped, or whose answer changed, from the one side to the other."""
+    if rule.bound[0] not in LEVELS:
+        return Gap(
+            "missing",
+            f"a share of items is no change of a value: write {{max: …}}, found {rule.bound[0]}",
+        )
+    score, share = counted
+    found = find_flips(new, old, score, sampling=sampling, same_run=rule.against == "reference")
+    if isinstance(found, Gap):
+        return found
+    shared = found.share(share)
+    return Gap("missing", shared.reason or "it is not known") if shared.new is None else shared
 
 
 def find_change_over_seeds(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.tasks.answers import item_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,8 @@ def make_outcome(name: str, results: dict[str, Any]) -> Outcome:
     directions = results["higher_is_better"].get(name) or {}
     details = _details(name, results)
     details["stderr"] = {score.name: score.standard_error for score in scores}
+    answers = {score.name: _answers(results, score) for score in scores}
+    details["answers"] = {name: given for name, given in answers.items() if given is not None}
     return Outcome(
         metrics=tuple(
             _make_metric(
@@ -150,6 +153,18 @@ def _item_values(samples: dict[str, Rows], score: Score) -> list[float] | None:
                     return None
                 values.append(value)
     return values if len(values) == len(_item_ids(samples)) else None
+
+
+def _answers(results: dict[str, Any], score: Score) -> list[int | str] | None:
+    """What was answered to every item; None where a task does not tell."""
+    given: list[int | str] = []
+    for task, rows in results["samples"].items():
+        chosen = [row for row in rows if row["filter"] == score.filter]
+        own = item_answers(results["configs"][task], chosen, score.metric)
+        if own is None:
+            return None
+        given += own
+    return given if len(given) == len(_item_ids(results["samples"])) else None
 
 
 def _item_ids(samples: dict[str, Rows]) -> list[str]:

@@ -106,7 +106,7 @@ def _check_data(check: Check) -> dict[str, Any]:
             "kind": margin.kind,
             "amount": margin.amount,
             "relative": margin.relative,
-            "against": check.rule.against if margin.of_change else None,
+            "against": check.rule.counted_from,
         },
         "new": None if shown is None else shown.new,
         "old": None if shown is None else shown.old,

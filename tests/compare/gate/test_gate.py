@@ -314,3 +314,33 @@ def test_the_power_of_a_rule_is_not_told_from_losses_that_are_the_same_to_the_la
     (found,) = gate_power(rules, records)
     assert found.detectable is None
     assert "no spread is known" in str(found)
+
+
+def test_a_limit_of_flips_is_counted_from_the_other_side() -> None:
+    right = [1.0] * 320 + [0.0] * 80
+    other = [0.0] * 12 + [1.0] * 308 + [1.0] * 12 + [0.0] * 68
+    rules = {"tasks.cloze.flips": {"max": 0.1}}
+    made = gate(rules, [task("nf4", other)], [task("nf4", right)])
+    exact = stats.binomtest(24, 400).proportion_ci(0.9, method="exact")
+    check = only(made)
+    assert (check.metric, check.verdict.name) == ("accuracy.flips", "holds")
+    assert check.verdict.low == pytest.approx(exact.low, abs=1e-6)
+    assert check.verdict.high == pytest.approx(exact.high, abs=1e-6)
+    assert check.allowed == "at most 0.1 against the baseline"
+    within = [task("fp32", right, reference=True), task("nf4", other)]
+    strict = {"*.flips": {"max": 0.02, "against": "reference"}}
+    assert only(gate(strict, within, None)).verdict.name == "broken"
+    with pytest.raises(UsageError, match="against a baseline and none was"):
+        gate(rules, within, None)
+
+
+def test_flips_are_a_share_that_no_rule_on_scores_finds() -> None:
+    sides = [task("nf4", [1.0] * 400)], [task("nf4", [1.0] * 399 + [0.0])]
+    found = names(gate({"tasks.*": {"max_drop": 0.02}, "accuracy": {"min": 0.5}}, *sides))
+    assert set(found) == {"accuracy"}
+    wrong = only(gate({"accuracy.flips": {"max_increase": 0.1}}, *sides))
+    assert wrong.verdict.name == "missing"
+    assert "write {max: …}, found max_increase" in wrong.verdict.reason
+    unknown = only(gate({"accuracy.changed": {"max": 0.1}}, *sides))
+    assert (unknown.verdict.name, unknown.state) == ("missing", "fail")
+    assert "does not hold what was answered" in unknown.verdict.reason
