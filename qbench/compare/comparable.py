@@ -144,7 +144,7 @@ def device_conditions(record: Record) -> dict[str, str]:
         environment.driver,
         environment.cuda,
         environment.cudnn,
-        None if environment.cuda is None else variables or "none set",
+        variables or (None if environment.cuda is None else "none set"),
     )
     named = zip(DEVICE_CONDITIONS, told, strict=True)
     return {name: value for name, value in named if value is not None}

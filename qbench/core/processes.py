@@ -5,6 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
+SHORT_WAITS = {
+    "GOMP_SPINCOUNT": ("1000", {"OMP_WAIT_POLICY"}),
+    "KMP_BLOCKTIME": ("0", {"OMP_WAIT_POLICY", "KMP_LIBRARY"}),
+}
+"""How long threads of OpenMP spin before they sleep: of GNU's library and of LLVM's and Intel's,
+with the variables by which a user may have chosen otherwise.
+
+By default they spin for milliseconds, on a core that another program, or the thread that they wait
+for, may need: beside a busy process a forward pass of a small model then takes several times as
+long. Passive waiting costs nearly as much on a quiet machine. docs/running.md has the figures.
+"""
+
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module; a file in the current folder cannot take its place."""
@@ -16,7 +28,8 @@ def python_environment(*, gpu: bool, visible: str | None = None) -> dict[str, st
 
     `visible` takes the place of `CUDA_VISIBLE_DEVICES` where GPUs are wanted.
     CUDA counts GPUs as NVML does, so that what NVML says of one is said of the one in use. Where an
-    image has NVIDIA's libraries compute fp32 in TF32, they are told not to.
+    image has NVIDIA's libraries compute fp32 in TF32, they are told not to. Threads of OpenMP wait
+    as `SHORT_WAITS` says, which must stand before its library is loaded.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -26,4 +39,7 @@ def python_environment(*, gpu: bool, visible: str | None = None) -> dict[str, st
         environment["CUDA_VISIBLE_DEVICES"] = visible
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    for name, (value, rivals) in SHORT_WAITS.items():
+        if not environment.keys() & rivals:
+            environment.setdefault(name, value)
     return environment

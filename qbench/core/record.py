@@ -102,7 +102,8 @@ class Environment(Frozen):
     """Version of CUDA that torch was built for; set by the worker, as the next."""
     cudnn: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)
-    """Environment variables that change a GPU's numbers or memory, where they are set."""
+    """Environment variables that change numbers, memory or speed, where they are set; in older
+    records those of GPUs alone."""
 
 
 class Record(Frozen):

@@ -61,6 +61,28 @@ _LOST_CONTEXT = re.compile(
 """Of messages, whoever raises them: torch, triton, cuBLAS, bitsandbytes."""
 
 _VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OMP_DYNAMIC",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "OMP_SCHEDULE",
+    "OMP_THREAD_LIMIT",
+    "GOMP_CPU_AFFINITY",
+    "GOMP_SPINCOUNT",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "KMP_HW_SUBSET",
+    "KMP_LIBRARY",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+)
+_CUDA_VARIABLES = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
@@ -69,7 +91,8 @@ _VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "CUDA_LAUNCH_BLOCKING",
 )
-"""What users and images set that changes a GPU's memory, numbers or speed."""
+"""What users, images and qbench itself set that changes the numbers, the memory or the speed: of
+all devices, and of a GPU."""
 
 
 def run_job(job: Job, emit: Emit) -> None:
@@ -288,15 +311,14 @@ def _as_computed(environment: Environment) -> Environment:
     """The conditions with what only a process that computes can tell."""
     import torch
 
+    on_cuda = environment.device_type == "cuda"
+    variables = (*_VARIABLES, *(_CUDA_VARIABLES if on_cuda else ()))
     told: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "fp32_products": torch.get_float32_matmul_precision(),
+        "variables": {name: os.environ[name] for name in variables if name in os.environ},
     }
-    if environment.device_type == "cuda":
+    if on_cuda:
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        told |= {
-            "cuda": torch.version.cuda,
-            "cudnn": None if cudnn is None else str(cudnn),
-            "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        }
+        told |= {"cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn)}
     return environment.model_copy(update=told)

@@ -21,6 +21,31 @@ def test_gpus_are_counted_as_nvml_does_whatever_is_set(
     assert told["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
+WAITS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY", "KMP_LIBRARY")
+
+
+@pytest.mark.parametrize(
+    ("user", "waits"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "0"}),
+        ({"KMP_BLOCKTIME": "200"}, {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "200"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"KMP_LIBRARY": "turnaround"}, {"GOMP_SPINCOUNT": "1000", "KMP_LIBRARY": "turnaround"}),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_says_how(
+    monkeypatch: pytest.MonkeyPatch, user: dict[str, str], waits: dict[str, str]
+) -> None:
+    for name in WAITS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    for gpu in (True, False):
+        told = python_environment(gpu=gpu)
+        assert {name: told[name] for name in WAITS if name in told} == waits
+
+
 def test_the_probe_says_what_this_machine_lacks() -> None:
     import torch
 

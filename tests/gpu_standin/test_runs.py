@@ -73,7 +73,8 @@ def test_capability_7_5(workplace: Workplace) -> None:
         found = record.environment
         assert found.fp32_products == "highest"
         assert (found.driver, found.cuda) == ("580.82.07", "13.0")
-        assert found.variables == {**image, "NVIDIA_TF32_OVERRIDE": "0"}
+        set_there = {**image, "NVIDIA_TF32_OVERRIDE": "0", "GOMP_SPINCOUNT": "1000"}
+        assert found.variables.items() >= set_there.items()
     (report,) = (place.folder / "reports").glob("*.md")
     rows = report.read_text(encoding="utf-8")
     assert "| driver | 580.82.07 |" in " ".join(rows.split())

@@ -372,6 +372,10 @@ class TestConditions:
         assert found["fp32 products"] == "highest"
         assert (found["driver"], found["CUDA"], found["cuDNN"]) == ("580.1", "13.0", "91002")
         assert found["variables"] == "none set"
+        told = make_environment(variables={"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "2"})
+        noted = [record.model_copy(update={"environment": told}) for record in records]
+        found = {one.name: one.values[0][0] for one in conditions(select(noted))}
+        assert found["variables"] == "GOMP_SPINCOUNT=1000, OMP_NUM_THREADS=2"
 
     def test_two_models_are_not_mixed_conditions(self) -> None:
         records = [footprint_record("fp32"), footprint_record("fp32", model="other")]

@@ -104,6 +104,8 @@ class TestFirstRun:
             assert record.reference == (record.cell.precision.label == "fp32")
             assert record.environment.device_type == "cpu"
             assert record.environment.threads == 1
+            assert record.environment.variables["OMP_NUM_THREADS"] == "1"
+            assert record.environment.variables["GOMP_SPINCOUNT"] == "1000"
             assert record.duration_s is not None
             assert record.log_tail is None
             assert record.reason is None
