@@ -59,6 +59,20 @@ class Difference:
         """Whether the two sides are the same, not only found so in what was scored."""
         return isinstance(self.estimate, Exact) and self.estimate.value == 0
 
+    @property
+    def plain(self) -> float | None:
+        """The change, or the level, as it is shown; None where a side has no figure to count from.
+
+        Known where the chance in it is not.
+        """
+        if self.estimate is not None:
+            return self.shown(self.estimate.value)
+        if self.new is None or self.old is None:
+            return self.new
+        if not self.relative:
+            return self.new - self.old
+        return self.new / self.old - 1 if self.old else None
+
     def shown(self, value: float) -> float:
         """A value of the estimate's scale as a ratio less 1 where it is relative."""
         if not self.relative:

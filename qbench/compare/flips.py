@@ -118,12 +118,12 @@ def _changed(
     sampling: Sampling,
 ) -> Difference:
     mine, theirs = given
-    sides = [name for name, one in (("this side", mine), ("the other", theirs)) if one is None]
     if mine is None or theirs is None:
-        reason = (
-            f"the record of {' and '.join(sides)} does not hold what was answered, as those of"
-            " before it was kept"
-        )
+        which = "the other side's" if mine is not None else "this side's"
+        which = "neither side's" if mine is None and theirs is None else which
+        reason = f"{which} record holds what was answered"
+        if which != "neither side's":
+            reason = f"{which} record does not hold what was answered"
         return Difference(None, None, relative=False, estimate=None, method="none", reason=reason)
     if own.ids is not None and base.ids is not None:
         place = {name: index for index, name in enumerate(base.ids)}

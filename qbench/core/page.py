@@ -169,6 +169,8 @@ class Column:
     """Whether it is aligned to the right; None: as its display is."""
     below: str = ""
     """Key of the column under whose figures these stand where there is little room."""
+    intervals: bool = False
+    """Whether the interval of each figure is written behind it."""
 
     @property
     def unit(self) -> str | None:
@@ -191,7 +193,7 @@ class Figure:
     """Shown in place of a number: a status, `n/a`, `-`, a number with its unit or its verdict, or
     the text of a text column."""
     reason: str | None = None
-    """Why there is no number."""
+    """Why there is no number, or no interval of it."""
     best: bool = False
     warned: bool = False
     """Whether a record behind it carries a warning, or only some of its processes succeeded."""
@@ -203,6 +205,18 @@ class Figure:
     """Ends of the 95 % interval, where one is known."""
     high: float | None = None
     tone: Tone = "plain"
+
+
+def interval_behind(figure: Figure, column: Column, scale: Scale) -> str:
+    """The interval as it is written behind a number, where the column has it so: ` (1.2 to 1.4)`.
+
+    None is written of a figure whose interval is not known, or that is exact.
+    """
+    if not column.intervals or figure.low is None or figure.high is None:
+        return ""
+    if figure.low == figure.high:
+        return ""
+    return f" ({scale.text(figure.low)} to {scale.text(figure.high)})"
 
 
 @dataclass(frozen=True)
@@ -260,6 +274,8 @@ class Table:
         unit_of = sharing if column.shares_unit else None
         if not own and not sharing:
             return Scale("", 1.0, 0)  # no number, no unit
+        if column.intervals and not any(own):
+            own += [row.figures[index].high or 0.0 for row in self.rows]  # how far from 0 it may be
         return choose_scale(own, column.display, decimals=column.decimals, unit_of=unit_of)
 
     def _values(self, index: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap
@@ -11,7 +11,13 @@ from qbench.compare.items import batch_told, describe_point, first_point, items,
 from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.best import RecordSignificance
-from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, pool
+from qbench.report.figures import (
+    NOT_MEASURED,
+    REFERENCE_WORD,
+    figure_of,
+    mark_best,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
@@ -129,24 +135,15 @@ def change_figure(cell: CellRecords, reference: CellRecords | None, slug: str) -
     found = one_change(*sides, "perplexity", Sampling(), same_run=True)
     if isinstance(found, Gap):
         return Figure(word=NOT_MEASURED, reason=found.reason)
-    if found.estimate is None:
-        value = found.new / found.old - 1 if found.new is not None and found.old else None
-        return Figure(value, NOT_MEASURED if value is None else None, reason=found.reason)
-    tail = Sampling().alpha / 2
-    value, low, high = (
-        found.shown(end)
-        for end in (
-            found.estimate.value,
-            found.estimate.limit(tail),
-            found.estimate.limit(1 - tail),
-        )
-    )
-    return Figure(value, low=low, high=high, uncertain=low <= 0 <= high)
+    figure = figure_of(found)
+    if figure.low is None or figure.high is None:
+        return figure
+    return replace(figure, uncertain=figure.low <= 0 <= figure.high)
 
 
 def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_name: str) -> Figure:
     found = cell.of(measurement, point.item.slug if point else None)
-    return pool(found, metric_name).figure
+    return with_interval(found, metric_name)
 
 
 def _is_diverged(records: TableRecords, slug: str) -> bool:

@@ -12,8 +12,9 @@ from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
 from qbench.report.generations import generation_tables
-from qbench.report.quality import divergence_table, quality_table, task_tables, weight_error_table
+from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
+from qbench.report.tasks import GAINED, LOST, task_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,8 @@ _RAN = "attention_ran"
 """Of the records of quality and latency: the attention kernels that were called."""
 _APART = frozenset({"calibration", "nominal_linear_bytes"})
 """What was loaded that has its place in another table."""
+_TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED})
+"""Columns of which a 0 in every row is what a reader wants to see."""
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 
 _FOOTPRINT = (
@@ -272,7 +275,8 @@ def _says_something(table: Table, index: int) -> bool:
     column = table.columns[index]
     if column.display == "text":
         return any(figure.word != NOT_MEASURED for figure in figures)
-    if column.key == "nonfinite_share":
-        # no non-finite logits in any row is what a reader wants to see
+    if column.intervals and any(figure.reason for figure in figures):
+        return True
+    if column.intervals or column.key in _TOLD_AT_0:
         return any(figure.value is not None for figure in figures)
     return any(figure.value for figure in figures)

@@ -8,11 +8,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from qbench.compare.comparable import Gap
+from qbench.compare.differences import level
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.marks import one_change
 from qbench.core.page import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.differences import Difference
     from qbench.core.page import Table
     from qbench.core.record import Metric, Record
 
@@ -54,6 +59,53 @@ def pool(records: Sequence[Record], metric_name: str) -> Pooled:
         figure = Figure(statistics.median(values), warned=warned)
         return Pooled(figure, min(values), max(values), len(values), len(records))
     return Pooled(_missing(records, metric_name), None, None, 0, len(records))
+
+
+def with_interval(records: Sequence[Record], metric_name: str) -> Figure:
+    """The pooled figure with the ends of its 95 % interval, or the reason why they are not known.
+
+    An exact figure is both ends itself. Of times the interval is that of the processes' mean,
+    widened to the median that is shown where that lies outside.
+    """
+    figure = pool(records, metric_name).figure
+    if figure.value is None:
+        return figure
+    found = level(records, metric_name, sampling=Sampling())
+    if found.estimate is None:
+        return replace(figure, reason=found.reason)
+    tail = Sampling().alpha / 2
+    low, high = (found.estimate.limit(share) for share in (tail, 1 - tail))
+    return replace(figure, low=min(low, figure.value), high=max(high, figure.value))
+
+
+def change_with_interval(
+    records: Sequence[Record], reference: Sequence[Record], metric_name: str
+) -> Figure:
+    """The paired difference from the reference with its 95 % interval, in the metric's unit."""
+    found = one_change(records, reference, metric_name, Sampling(), same_run=True)
+    if isinstance(found, Gap):
+        return Figure(word=NOT_MEASURED, reason=found.reason)
+    return figure_of(found)
+
+
+def figure_of(found: Difference) -> Figure:
+    """A difference, or a level, as a figure with its 95 % interval, where one is known.
+
+    A relative difference is a ratio less 1.
+    """
+    if found.estimate is None:
+        value = found.plain
+        return Figure(value, None if value is not None else NOT_MEASURED, reason=found.reason)
+    tail = Sampling().alpha / 2
+    value, low, high = (
+        found.shown(end)
+        for end in (
+            found.estimate.value,
+            found.estimate.limit(tail),
+            found.estimate.limit(1 - tail),
+        )
+    )
+    return Figure(value, low=low, high=high)
 
 
 def _missing(records: Sequence[Record], metric_name: str) -> Figure:

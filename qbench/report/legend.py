@@ -68,7 +68,8 @@ def missing_values(table: Table) -> list[str]:
     places: dict[str, dict[str, list[str]]] = {}
     for row in table.rows:
         for column, figure in zip(table.columns, row.figures, strict=True):
-            told = figure.word in {NO_VALUE, NOT_MEASURED, "undecided"}
+            # a figure with a reason is one without an interval
+            told = figure.word in {NO_VALUE, NOT_MEASURED, "undecided", None}
             if told and figure.reason and figure.reason not in _SAYS_NOTHING:
                 reasons = places.setdefault(figure.reason, {})
                 reasons.setdefault(column.title, []).append(row.label)
@@ -77,6 +78,13 @@ def missing_values(table: Table) -> list[str]:
         f" {reason}"
         for reason, found in places.items()
     ]
+
+
+def lacking_intervals(table: Table) -> list[str]:
+    """Why there is no number, or no interval, in columns that have intervals."""
+    return missing_values(
+        table.with_columns([at for at, each in enumerate(table.columns) if each.intervals])
+    )
 
 
 def explained(table: Table, missing: Sequence[str], *more: str) -> list[Part]:

@@ -17,6 +17,7 @@ from qbench.core.page import (
     Strong,
     Table,
     Words,
+    interval_behind,
 )
 from qbench.core.picture import draw
 
@@ -101,8 +102,8 @@ def _table(table: Table) -> str:
     lines = []
     for row in table.rows:
         label = escape(row.label) + (" (reference)" if row.reference else "")
-        cells = zip(row.figures, scales, strict=True)
-        lines.append([label, *(_figure(figure, scale) for figure, scale in cells)])
+        cells = zip(row.figures, table.columns, scales, strict=True)
+        lines.append([label, *(_figure(*cell) for cell in cells)])
     right = [at for at, column in enumerate(table.columns, 1) if column.to_the_right]
     right += [0] if table.stub_right else []
     return _aligned(headings, lines, right)
@@ -113,12 +114,13 @@ def heading(column: Column, scale: Scale) -> str:
     return f"{column.title} ({scale.symbol})" if scale.symbol else column.title
 
 
-def _figure(figure: Figure, scale: Scale) -> str:
+def _figure(figure: Figure, column: Column, scale: Scale) -> str:
     if figure.word is not None or figure.value is None:
         return escape(figure.word or "")
     text = scale.text(figure.value)
     if figure.spread and not scale.is_nothing(figure.spread):
         text = f"{text} ± {scale.text(figure.spread)}"
+    text += interval_behind(figure, column, scale)
     text = f"**{text}**" if figure.best else text
     return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
 

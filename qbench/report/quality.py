@@ -1,4 +1,4 @@
-"""Tables of quality: perplexity with its change, divergence, tasks, and the weights' error."""
+"""Tables of quality: perplexity with its change, divergence, and the weights' error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qbench.compare.items import against_merged, batch_told, items, text_titles
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.report.decision import change_figure
-from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, pool
+from qbench.report.figures import NOT_MEASURED, pool
 
 if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords
@@ -51,51 +51,6 @@ def quality_table(records: TableRecords, slug: str) -> Table:
         Column("nonfinite_share", "non-finite", "percent"),
     )
     title = f"Quality: {text_titles(texts)[slug]}{batch_told(records, texts[slug])}"
-    return Table(title, "precision", columns, tuple(rows))
-
-
-def task_tables(records: TableRecords) -> list[Table]:
-    """A table for each metric of each task: score, difference and chance."""
-    return [
-        _task_table(records, slug, metric.name, batch_told(records, record))
-        for slug, record in items(records, "tasks").items()
-        for metric in record.metrics
-    ]
-
-
-def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table:
-    base = pool(records.reference.of("tasks", slug), name) if records.reference else None
-    rows = []
-    for cell in records.cells:
-        found = cell.of("tasks", slug)
-        if not found:
-            continue
-        figure = pool(found, name).figure
-        change = Figure(word=REFERENCE_WORD if cell.reference else NOT_MEASURED)
-        if (
-            not cell.reference
-            and base
-            and base.figure.value is not None
-            and figure.value is not None
-        ):
-            change = Figure(figure.value - base.figure.value)
-        chances = as_mapping(found[0].details.get("chance"))
-        chance = as_number(chances.get(name.rsplit(".", 1)[-1]))
-        items_scored = as_number(found[0].details.get("items"))
-        figures = (
-            figure,
-            change,
-            Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
-            Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
-        )
-        rows.append(Row(cell.label, cell.reference, figures))
-    columns = (
-        Column(name, name.rsplit(".", 1)[-1], "number", decimals=4),
-        Column("change", "less the reference's", "number", decimals=4),
-        Column("items", "items", "exact"),
-        Column("chance", "chance", "number"),
-    )
-    title = f"Task: {slug}, {name.rsplit('.', 1)[-1]}{told}"
     return Table(title, "precision", columns, tuple(rows))
 
 

@@ -15,7 +15,7 @@ from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
-from qbench.report.legend import definitions, explained
+from qbench.report.legend import definitions, explained, lacking_intervals
 from qbench.report.predicted import predicted_parts
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
@@ -179,13 +179,14 @@ def _detail_parts(selection: Selection) -> list[Part]:
     for table in selection.tables:
         parts += [Heading(table.title, 3)] if several else []
         for detail in detail_tables(table):
-            parts += [Heading(detail.title, level), detail, bullets(definitions(detail))]
+            told = [*definitions(detail), *lacking_intervals(detail)]
+            parts += [Heading(detail.title, level), detail, bullets(told)]
         parts += generation_parts(table, level)
         parts += finetune_details(table, level)
     missing = valueless(selection)
     if missing:
-        told = bullets(_warned(one, selection) for one in missing)
-        parts += [Heading("Without a value", 3), told]
+        listed = bullets(_warned(one, selection) for one in missing)
+        parts += [Heading("Without a value", 3), listed]
     return parts
 
 

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from qbench.core.page import interval_behind
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _figure(figure: Figure, column: Column, scale: Scale) -> Text:
     text = scale.text(figure.value)
     if figure.spread and not scale.is_nothing(figure.spread):
         text += f"±{scale.text(figure.spread)}"
+    text += interval_behind(figure, column, scale)
     return Text(text + mark, style="bold green" if figure.best else STYLES[figure.tone])
 
 

@@ -77,9 +77,9 @@ def test_answers_that_were_not_kept_leave_the_flips_known() -> None:
     found = flips(answered("nf4", OTHER, OTHERS), task("fp32", RIGHT))
     assert found.flips.new == pytest.approx(sum(index % 9 == 0 for index in range(ITEMS)) / ITEMS)
     assert found.changed.new is None
-    assert found.changed.reason == (
-        "the record of the other does not hold what was answered, as those of before it was kept"
-    )
+    assert found.changed.reason == "the other side's record does not hold what was answered"
+    neither = flips(task("nf4", OTHER), task("fp32", RIGHT)).changed
+    assert neither.reason == "neither side's record holds what was answered"
 
 
 def test_scores_that_are_not_right_or_wrong_have_no_flips() -> None:

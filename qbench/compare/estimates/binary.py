@@ -72,16 +72,11 @@ class BinaryEstimate(ABC):
 
     def limit(self, share: float) -> float:
         """Of the upper end for a share above one half, else of the lower."""
-        end = self.upper if share > 0.5 else self.lower
-        low, high = self._range
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if end(middle) < share else (low, middle)
-        return (low + high) / 2
+        return _limit(self, share)
 
     def detectable(self, *, alpha: float, power: float) -> float:
         """The smallest change that is found; infinite where none is with so few trials."""
-        low, high = 0.0, self._range[1] - self._range[0]
+        low, high = 0.0, self.range[1] - self.range[0]
         if not self.finds(high, alpha=alpha, power=power):
             return math.inf
         for _ in range(_HALVINGS // 2):
@@ -99,7 +94,7 @@ class BinaryEstimate(ABC):
 
     @property
     @abstractmethod
-    def _range(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
         """The lowest and the highest value that there can be."""
 
 
@@ -140,7 +135,8 @@ class Proportion(BinaryEstimate):
         return all(self.decides(end, alpha=alpha, power=power) for end in inside)
 
     @property
-    def _range(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
+        """All shares."""
         return 0.0, 1.0
 
 
@@ -220,10 +216,24 @@ class PairedProportions(BinaryEstimate):
         return figure / self.span if self.base is None else math.expm1(figure) * self.base
 
     @property
-    def _range(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
+        """From all lost to all gained, or the logarithms of what that makes of the base."""
         if self.base is None:
             return -self.span, self.span
         return -_LOGARITHMS, math.log1p(1 / self.base)
+
+
+@lru_cache(maxsize=1024)
+def _limit(estimate: BinaryEstimate, share: float) -> float:
+    """By halving; several tables of a report ask for the same ones."""
+    end = estimate.upper if share > 0.5 else estimate.lower
+    lowest, highest = low, high = estimate.range
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if end(middle) < share else (low, middle)
+    if lowest in (low, high) or highest in (low, high):
+        return lowest if low == lowest else highest
+    return (low + high) / 2
 
 
 def _melded(gained: float, lost: float, trials: float, bound: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.core.page import Fold, Heading, Words
+from qbench.core.page import Fold, Heading, Words, bullets
 from qbench.report.details import detail_tables
 from qbench.report.finetune.arms import arms_of
 from qbench.report.finetune.curves import curves_table
@@ -19,7 +19,7 @@ from qbench.report.finetune.results import results_of, test_split_items
 from qbench.report.finetune.table import arms_table
 from qbench.report.finetune.words import how_judged, paragraph
 from qbench.report.generations import side_by_side
-from qbench.report.legend import explained, missing_values, titled
+from qbench.report.legend import explained, lacking_intervals, missing_values, titled
 from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def finetune_details(records: TableRecords, level: int) -> list[Part]:
     ]
     for table in detail_tables(replace(records, cells=(*reference, *served), tuned=())):
         parts += [Heading(f"Tuned: {table.title}", level), replace(table, stub="cell")]
+        parts.append(bullets(lacking_intervals(table)))
     return [Fold(_DETAILS, tuple(parts))]
 
 

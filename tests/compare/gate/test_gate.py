@@ -343,4 +343,4 @@ def test_flips_are_a_share_that_no_rule_on_scores_finds() -> None:
     assert "write {max: …}, found max_increase" in wrong.verdict.reason
     unknown = only(gate({"accuracy.changed": {"max": 0.1}}, *sides))
     assert (unknown.verdict.name, unknown.state) == ("missing", "fail")
-    assert "does not hold what was answered" in unknown.verdict.reason
+    assert "neither side's record holds what was answered" in unknown.verdict.reason

@@ -1,0 +1,125 @@
+"""Tables of tasks: each score with its interval, and the items that went another way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.compare.comparable import Gap
+from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.flips import CHANGED, FLIPS, find_flips
+from qbench.compare.items import batch_told, items
+from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.unchecked import as_mapping, as_number
+from qbench.report.figures import (
+    NOT_MEASURED,
+    REFERENCE_WORD,
+    change_with_interval,
+    figure_of,
+    with_interval,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.compare.selection import TableRecords
+    from qbench.core.record import Record
+
+LOST, GAINED = "right_to_wrong", "wrong_to_right"
+"""Keys of the items that one side alone got right."""
+_FLIP_COLUMNS = (
+    Column(
+        LOST,
+        "right → wrong",
+        "exact",
+        definition="items that the reference gets right and the cell wrong",
+    ),
+    Column(GAINED, "wrong → right", "exact", definition="the reverse"),
+    Column(
+        FLIPS,
+        "flips",
+        "percent",
+        definition="both, of all items, with the exact 95 % interval",
+        intervals=True,
+    ),
+    Column(
+        CHANGED,
+        "other answer",
+        "percent",
+        definition="items with another answer than the reference's, right or wrong, of all items",
+        intervals=True,
+    ),
+)
+
+
+def task_tables(records: TableRecords) -> list[Table]:
+    """A table for each metric of each task: score, difference, flips and chance."""
+    return [
+        _task_table(records, slug, metric.name, batch_told(records, record))
+        for slug, record in items(records, "tasks").items()
+        for metric in record.metrics
+    ]
+
+
+def flip_figures(
+    records: Sequence[Record], reference: Sequence[Record], metric: str
+) -> dict[str, Figure]:
+    """Right to wrong, wrong to right, flips and changed answers, by the keys of their columns."""
+    found = find_flips(records, reference, metric, sampling=Sampling(), same_run=True)
+    if isinstance(found, Gap):
+        told = None if found.kind == "not applicable" else found.reason
+        missing = Figure(word=NOT_MEASURED, reason=told)
+        return {column.key: missing for column in _FLIP_COLUMNS}
+    return {
+        LOST: Figure(float(found.lost)),
+        GAINED: Figure(float(found.gained)),
+        FLIPS: figure_of(found.flips),
+        CHANGED: figure_of(found.changed),
+    }
+
+
+def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table:
+    base = records.reference.of("tasks", slug) if records.reference else []
+    score = name.rpartition(".")[2]
+    rows = []
+    for cell in records.cells:
+        found = cell.of("tasks", slug)
+        if not found:
+            continue
+        if cell.reference:
+            compared = dict.fromkeys(("change", *(one.key for one in _FLIP_COLUMNS)), _REFERENCE)
+        else:
+            compared = {
+                "change": change_with_interval(found, base, name),
+                **flip_figures(found, base, name),
+            }
+        chance = as_number(as_mapping(found[0].details.get("chance")).get(score))
+        items_scored = as_number(found[0].details.get("items"))
+        figures = (
+            with_interval(found, name),
+            *compared.values(),
+            Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
+            Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
+        )
+        rows.append(Row(cell.label, cell.reference, figures))
+    columns = (
+        Column(name, score, "number", decimals=4, definition=_SCORE, intervals=True),
+        Column(
+            "change",
+            "less the reference's",
+            "number",
+            decimals=4,
+            definition="with the 95 % interval of the paired difference",
+            intervals=True,
+        ),
+        *_FLIP_COLUMNS,
+        Column("items", "items", "exact"),
+        Column("chance", "chance", "number"),
+    )
+    return Table(f"Task: {slug}, {score}{told}", "precision", columns, tuple(rows))
+
+
+_REFERENCE = Figure(word=REFERENCE_WORD)
+_SCORE = (
+    "with its 95 % interval: what other items of such a task may give; of right and wrong answers"
+    " the exact limits, of other scores those of a bootstrap over the items"
+)
