@@ -7,7 +7,7 @@
 # make docs         builds the pages of docs/ into build/site; fails on a broken link
 # make bench        benchmarks of qbench itself
 #
-# On a machine without a GPU, put a CPU-only torch into .venv first: see README.md.
+# torch is the build for CPUs on a machine without an NVIDIA GPU: see tools/install_torch.sh.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -50,15 +50,19 @@ bench: $(VENV)/.installed-dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.torch: constraints.txt tools/install_torch.sh | $(BIN)/python
+	tools/install_torch.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
 	$(PIP) --editable '.[dev]'
 	touch $(VENV)/.installed $@
 
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-docs: pyproject.toml constraints.txt $(VENV)/.torch
 	$(PIP) --editable '.[docs]'
 	touch $(VENV)/.installed $@
 
