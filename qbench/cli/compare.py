@@ -68,7 +68,8 @@ def gate(
         str,
         typer.Option(
             "--format",
-            help="text, markdown, json, junit, step-summary, annotations, or what a plug-in adds.",
+            help="text, markdown, html, json, junit, step-summary, annotations, or what a plug-in"
+            " adds.",
         ),
     ] = "text",
     output: Output = None,

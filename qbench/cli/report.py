@@ -27,8 +27,8 @@ def report(
         str | None,
         typer.Option(
             "--format",
-            help="markdown, csv, json, benchmark-json, text, or what a plug-in adds."
-            " [default: markdown]",
+            help="markdown, html, csv, json, benchmark-json, text, or what a plug-in adds."
+            " [default: markdown and html]",
         ),
     ] = None,
     reports: Reports = Path("reports"),

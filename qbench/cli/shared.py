@@ -25,7 +25,7 @@ Rehearse = Annotated[
     bool, typer.Option(help="Take the bundled model and a little data instead, in minutes.")
 ]
 FormatName = Annotated[
-    str, typer.Option("--format", help="text, markdown, json, or what a plug-in adds.")
+    str, typer.Option("--format", help="text, markdown, html, json, or what a plug-in adds.")
 ]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="The file to write; - for the terminal.")

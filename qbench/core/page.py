@@ -205,6 +205,8 @@ class Figure:
     """Ends of the 95 % interval, where one is known."""
     high: float | None = None
     tone: Tone = "plain"
+    detail: str = ""
+    """What is told of it where it is asked for, in words: its interval, what warned of it."""
 
 
 def interval_behind(figure: Figure, column: Column, scale: Scale) -> str:

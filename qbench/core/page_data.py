@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -67,3 +69,12 @@ def _values(columns: Sequence[Column], figures: Sequence[Figure]) -> dict[str, A
                 f"{column.key}_word": figure.word,
             }
     return found
+
+
+def finite(value: Any) -> Any:
+    """The value with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -36,7 +36,7 @@ def histogram_figures(picture: Picture | None) -> dict[str, Any] | None:
     """A picture in numbers, for programs: the columns that are drawn where there is room enough."""
     if picture is None:
         return None
-    return {"low": picture.low, "high": picture.high, "counts": _columns(picture, WIDTH)}
+    return {"low": picture.low, "high": picture.high, "counts": columns(picture, WIDTH)}
 
 
 def draw(picture: Picture, room: int = WIDTH) -> tuple[str, ...]:
@@ -47,10 +47,11 @@ def draw(picture: Picture, room: int = WIDTH) -> tuple[str, ...]:
     width = next((width for width in WIDTHS if width <= room), WIDTHS[-1])
     low, high = picture.low, picture.high
     marked = (_marks(picture.marks, low, high, width),) if picture.marks else ()
-    return (*bars(_columns(picture, width)), *_axis(low, high, width), *marked)
+    return (*bars(columns(picture, width)), *_axis(low, high, width), *marked)
 
 
-def _columns(picture: Picture, width: int) -> list[int]:
+def columns(picture: Picture, width: int) -> list[int]:
+    """The counts in so many columns of equal width; one of `WIDTHS`."""
     step = len(picture.counts) // width
     return [sum(picture.counts[at : at + step]) for at in range(0, len(picture.counts), step)]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
-from qbench.core.page_data import table_data
+from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.report.decision import decision_table
 from qbench.report.differences import difference_table
@@ -37,8 +35,8 @@ def render(records: Sequence[Record]) -> str:
         "protocol": selection.protocol,
         "older_records": selection.older,
         "other_protocols": dict(selection.other_protocols),
-        "decision_tables": [_finite(_decision(table)) for table in selection.tables],
-        "fine_tuning": [_finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
+        "decision_tables": [finite(_decision(table)) for table in selection.tables],
+        "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN
         "records": [json.loads(record.model_dump_json()) for record in records],
     }
@@ -47,16 +45,7 @@ def render(records: Sequence[Record]) -> str:
 
 def page_json(page: Page) -> str:
     """What a page tells, for programs; of ASCII alone, so that any terminal can hand it on."""
-    return json.dumps(_finite(page.data), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(page.data), indent=2, allow_nan=False) + "\n"
 
 
 def _decision(records: TableRecords) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from qbench.compare.marks import default_allowance, direction, mark_all, one_cha
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.figures import NOT_MEASURED
+from qbench.report.figures import NOT_MEASURED, interval_detail
 
 if TYPE_CHECKING:
     from qbench.compare.differences import Difference
@@ -190,7 +190,9 @@ def _figure(one: Compared) -> Figure:
     if value is None:
         return Figure(word="undecided", reason=one.found.reason)
     word = "equal" if one.found.equal else f"{_amount(value, one.line, signed=True)} {one.verdict}"
-    return Figure(value, word, low=one.mark.low, high=one.mark.high)
+    low, high = one.mark.low, one.mark.high
+    told = interval_detail(low, high, relative=one.line.allowance.relative)
+    return Figure(value, word, low=low, high=high, detail=told)
 
 
 def _amount(value: float, line: Line, *, signed: bool) -> str:

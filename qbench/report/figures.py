@@ -12,7 +12,9 @@ from qbench.compare.comparable import Gap
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
+from qbench.compare.verdicts import interval_text
 from qbench.core.page import Figure
+from qbench.core.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +56,10 @@ def pool(records: Sequence[Record], metric_name: str) -> Pooled:
     good = [record for record in records if record.status == "ok"]
     values = [value for one in good if (value := finite_value(one.metric(metric_name))) is not None]
     if values:
-        partial = len(values) < len(records)
-        warned = partial or any(record.warnings for record in good)
-        figure = Figure(statistics.median(values), warned=warned)
+        told = list(dict.fromkeys(text for record in good for text in record.warnings))
+        if len(values) < len(records):
+            told.append(f"{len(values)} of {counted(len(records), 'process')} gave it")
+        figure = Figure(statistics.median(values), warned=bool(told), detail="; ".join(told))
         return Pooled(figure, min(values), max(values), len(values), len(records))
     return Pooled(_missing(records, metric_name), None, None, 0, len(records))
 
@@ -131,6 +134,12 @@ class Significance(Protocol):
 
     def may_be_best(self, key: str, row: int) -> bool:
         """Whether a figure may be the best of its column."""
+
+
+def interval_detail(low: float | None, high: float | None, *, relative: bool) -> str:
+    """The 95 % interval of a change, in words; empty where there is none, or no chance in it."""
+    text = interval_text(low, high, relative=relative)
+    return f"95 % interval {text}" if text and low != high else ""
 
 
 def mark_best(table: Table, significance: Significance | None = None) -> Table:

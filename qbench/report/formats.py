@@ -21,12 +21,22 @@ from qbench.report.report_page import report_page
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.core.page import Page
     from qbench.core.record import Record
     from qbench.report.format import Source
+
+
+def html(page: Page) -> str:
+    """The page for a browser; what it is made with is loaded for it alone."""
+    from qbench.report.html.render import render
+
+    return render(page)
+
 
 OWN = (
     Format("text", ".txt", "as a terminal shows it", page=terminal.as_text, on_screen=True),
     Format("markdown", ".md", "the whole page", page=markdown.render, written=True),
+    Format("html", ".html", "the whole page, for a browser", page=html, written=True),
     Format("json", ".json", "for programs", page=as_json.page_json, records=as_json.render),
     Format("csv", ".csv", "one row a metric", records=delimited.render),
     Format(

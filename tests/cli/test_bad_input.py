@@ -191,7 +191,7 @@ def test_a_hub_model_without_a_network(place: Workplace) -> None:
         (["report", "nothing"], ["nothing: no records there", "qbench run"]),
         (
             ["report", "nothing", "--format", "pdf"],
-            ["--format", "'pdf'", "text, markdown, json, csv, benchmark-json"],
+            ["--format", "'pdf'", "text, markdown, html, json, csv, benchmark-json"],
         ),
         (["report", "nothing", "--format", "cvs"], ["--format", "did you mean 'csv'?"]),
     ],

@@ -97,7 +97,7 @@ def test_the_formats_of_a_gate_are_formats(place: Workplace) -> None:
         assert done.output.startswith(begins)
     refused = place.call("plan", "quickstart.yaml", "--format", "junit")
     assert refused.code == 2
-    assert "expected one of text, markdown, json" in refused.errors
+    assert "expected one of text, markdown, html, json" in refused.errors
 
 
 @pytest.mark.parametrize("command", [*KEYS, "report"])
@@ -107,7 +107,7 @@ def test_a_format_that_there_is_not_is_told_with_the_nearest(
     call = arguments(command) if command in KEYS else ["report"]
     done = place.call(*call, "--format", "markdwn")
     assert done.code == 2
-    assert "--format: found 'markdwn'; expected one of text, markdown, json" in done.errors
+    assert "--format: found 'markdwn'; expected one of text, markdown, html, json" in done.errors
     assert "did you mean 'markdown'?" in done.errors
     assert done.output == ""
 
@@ -129,7 +129,7 @@ def test_a_plugin_adds_formats(workplace: Workplace) -> None:
     usual = place.call("report", "results")
     assert usual.code == 0, usual.errors
     assert {path.name.partition(".")[2] for path in written.parent.iterdir()} == {
-        "md", "bin", "outline.txt",
+        "md", "html", "bin", "outline.txt",
     }  # fmt: skip
     assert len(written.with_suffix(".bin").read_bytes()) == len(quickstart_records())
     refused = place.call("list", "--format", "statuses")

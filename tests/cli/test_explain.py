@@ -49,7 +49,7 @@ def test_json_is_for_programs(workplace: Workplace) -> None:
     ("arguments", "words"),
     [
         (["nf5"], "did you mean 'nf4'?"),
-        (["nf4", "--format", "xml"], "expected one of text, markdown, json"),
+        (["nf4", "--format", "xml"], "expected one of text, markdown, html, json"),
         (["nf4", "--tensor", "model.layers.0.mlp.up.weight"], "did you mean 'model.layers.0.mlp."),
         (["nf4", "--set", "threshold=3"], "'threshold' is an option of int8"),
     ],

@@ -142,7 +142,7 @@ def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -
         ([MISTRAL, "--gpu", "h10"], ["did you mean", "h100"]),
         ([MISTRAL], ["no GPU", "--gpu 24GB"]),
         ([MISTRAL, "--gpu", "t4", "--precision", "nf5"], ["'nf5'", "did you mean 'nf4"]),
-        ([MISTRAL, "--gpu", "t4", "--format", "xml"], ["'xml'", "markdown, json"]),
+        ([MISTRAL, "--gpu", "t4", "--format", "xml"], ["'xml'", "markdown, html, json"]),
         (["./nowhere", "--gpu", "t4"], ["nowhere", "no such folder"]),
         (["Mistrel-7B", "--gpu", "t4"], ["did you mean 'Mistral-7B", "cannot be reached"]),
         (["random:Mistral-8B", "--gpu", "t4"], ["Mistral-8B", "did you mean"]),

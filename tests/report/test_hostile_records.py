@@ -113,8 +113,9 @@ class TestTexts:
         finished = call(tmp_path, "report")
         assert finished.code == 0
         assert len(finished.output) < 10_000
-        (page,) = tmp_path.joinpath("reports").iterdir()
-        assert 4_000 < len(page.read_text(encoding="utf-8")) < 30_000
+        pages = {path.suffix: path for path in tmp_path.joinpath("reports").iterdir()}
+        assert 4_000 < len(pages[".md"].read_text(encoding="utf-8")) < 30_000
+        assert 4_000 < len(pages[".html"].read_text(encoding="utf-8")) < 70_000
 
 
 class TestDetails:
@@ -161,7 +162,8 @@ class TestPlaces:
         finished = call(tmp_path, "report")
         assert finished.code == 0, finished
         assert {path.name for path in tmp_path.iterdir()} == {"results", "reports"}
-        assert len(list((tmp_path / "reports").iterdir())) == 1
+        written = {path.suffix for path in (tmp_path / "reports").iterdir()}
+        assert written == {".html", ".md"}
 
 
 class TestFiles:

@@ -158,9 +158,11 @@ def test_a_file_of_text_has_no_colours() -> None:
 
 
 def test_a_format_that_cannot_show_it_is_refused_with_those_that_can() -> None:
-    with pytest.raises(Exception, match=r"expected one of text, markdown, json$"):
+    with pytest.raises(Exception, match=r"expected one of text, markdown, html, json$"):
         find_format("csv", "page")
-    with pytest.raises(Exception, match=r"text, markdown, json, csv, .*did you mean 'markdown'"):
+    with pytest.raises(
+        Exception, match=r"text, markdown, html, json, csv, .*did you mean 'markdown'"
+    ):
         find_format("markdwn", "page", "records")
     with pytest.raises(ValueError, match="junit does not take"):
         formats()["junit"].render(Subject(lambda: PAGE))

@@ -10,6 +10,7 @@ from qbench.compare.items import describe_params
 from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER
 from qbench.core.number_types import FP32
 from qbench.core.page import Figure
+from qbench.core.units import counted
 from qbench.precisions import is_quantized as holds_codes
 from qbench.precisions import precisions
 from qbench.precisions.floating import DEFAULT_BASE
@@ -215,8 +216,10 @@ def over_seeds(
     values = [figure.value for figure in figures if figure.value is not None]
     if not values:
         return figures[0]
-    warned = len(values) < len(cells) or any(figure.warned for figure in figures)
-    figure = Figure(statistics.fmean(values), warned=warned)
+    told = list(dict.fromkeys(figure.detail for figure in figures if figure.detail))
+    if len(values) < len(cells):
+        told.append(f"{len(values)} of {counted(len(cells), 'seed')} gave it")
+    figure = Figure(statistics.fmean(values), warned=bool(told), detail="; ".join(told))
     return replace(figure, spread=statistics.stdev(values)) if len(values) > 1 else figure
 
 

@@ -11,7 +11,7 @@ from qbench.compare.seeds import difference_over_seeds
 from qbench.compare.selection import CellRecords
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Figure
-from qbench.report.figures import NOT_MEASURED
+from qbench.report.figures import NOT_MEASURED, interval_detail
 from qbench.report.finetune.arms import by_seed
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class Judged(NamedTuple):
         if self.found.estimate is None:
             return Figure(word="undecided", reason=self.found.reason)
         word = "equal" if self.verdict == "equal" else f"{self.amount} {self.verdict}"
-        return Figure(self.value, word, low=self.mark.low, high=self.mark.high)
+        low, high = self.mark.low, self.mark.high
+        told = interval_detail(low, high, relative=self.allowance.relative)
+        return Figure(self.value, word, low=low, high=high, detail=told)
 
 
 def loss_change(

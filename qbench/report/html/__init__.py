@@ -1,1 +1,1 @@
-"""Any page as one file for a browser, with pictures, which needs no network."""
+"""Any page as one HTML file that needs no network: tables that sort, and pictures."""

@@ -1,0 +1,191 @@
+"""A page taken apart for its templates: sections with anchors, and what each part shows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.page import (
+    Bullets,
+    Chart,
+    Charts,
+    Code,
+    Fold,
+    Heading,
+    Mono,
+    Notice,
+    Picture,
+    SideBySide,
+    Strong,
+    Table,
+    Words,
+)
+from qbench.core.untrusted import visible
+from qbench.report.html.drawing import Drawn, drawn
+from qbench.report.html.tables import TableView, table_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qbench.core.page import Line, Page, Part
+
+_LONGEST_ANCHOR = 60
+
+
+@dataclass(frozen=True)
+class View:
+    """One part: its kind, which chooses its template, and what that shows."""
+
+    kind: str
+    text: str = ""
+    tone: str = "plain"
+    pieces: tuple[tuple[str, str, str], ...] = ()
+    """Kind, text and tone of each."""
+    items: tuple[View, ...] = ()
+    table: TableView | None = None
+    picture: Drawn | None = None
+    level: int = 0
+    anchor: str = ""
+    chart: int = 0
+    """Which of the page's charts."""
+    description: str = ""
+
+
+@dataclass
+class Section:
+    """A heading of level 2 with everything up to the next; the first may have none."""
+
+    title: str
+    anchor: str
+    parts: list[View] = field(default_factory=list)
+
+    @property
+    def inner(self) -> list[View]:
+        """The headings one level below, for the table of contents."""
+        return [view for view in self.parts if view.kind == "heading" and view.level == 3]
+
+
+@dataclass
+class Outline:
+    """A whole page."""
+
+    sections: list[Section] = field(default_factory=list)
+    charts: list[Any] = field(default_factory=list)
+    """Their specifications, in the order of the page."""
+
+
+def sections_of(page: Page) -> Outline:
+    """The page's parts under their headings."""
+    reading = _Reading(Outline([Section("", "")]))
+    for part in page.parts:
+        if isinstance(part, Heading) and part.level <= 2:
+            made = Section(visible(part.text), reading.anchor(part.text))
+            reading.outline.sections.append(made)
+        else:
+            reading.outline.sections[-1].parts += reading.views([part])
+    outline = reading.outline
+    outline.sections = [one for one in outline.sections if one.title or one.parts]
+    return outline
+
+
+class _Reading:
+    """What is known so far of the page: anchors that are taken, charts, the last heading."""
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self._anchors: set[str] = set()
+        self._titled = ""
+
+    def anchor(self, text: str) -> str:
+        """A name for a heading that no other has; it also names the table that follows."""
+        letters = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_ANCHOR]
+        plain = f"at-{letters}".rstrip("-")
+        found, at = plain, 2
+        while found in self._anchors:
+            found, at = f"{plain}--{at}", at + 1
+        self._anchors.add(found)
+        self._titled = text
+        return found
+
+    def views(self, parts: Iterable[Part]) -> list[View]:
+        """What is shown of the parts; one that holds nothing is left out."""
+        return [view for part in parts if (view := self._view(part)) is not None]
+
+    def _view(self, part: Part) -> View | None:
+        match part:
+            case Heading(text, level):
+                anchor = self.anchor(text)
+                return View("heading", visible(text), level=min(level, 6), anchor=anchor)
+            case Chart():
+                return self._chart(part)
+            case Charts():
+                return self._charts(part)
+            case Table():
+                name = part.title or self._titled
+                return View("table", table=table_view(part, visible(name)))
+            case Fold(title, inner):
+                return View("fold", visible(title), items=tuple(self.views(inner)))
+            case _:
+                return _written(part)
+
+    def _chart(self, part: Chart) -> View:
+        self.outline.charts.append(part.spec)
+        return View(
+            "chart",
+            visible(part.title),
+            chart=len(self.outline.charts) - 1,
+            description=visible(part.description),
+            pieces=_pieces(part.caption),
+        )
+
+    def _charts(self, part: Charts) -> View | None:
+        if not part.charts:
+            return None
+        made = tuple(map(self._chart, part.charts))
+        group = View("charts", items=made, pieces=_pieces(part.caption))
+        return View("fold", visible(part.folded), items=(group,)) if part.folded else group
+
+
+def _written(
+    part: Words | Notice | Bullets | Code | SideBySide | Picture,
+) -> View | None:
+    match part:
+        case Words(line, tone):
+            return View("words", tone=tone, pieces=_pieces(line))
+        case Notice(text):
+            return View("notice", visible(text))
+        case Bullets(items):
+            lines = tuple(
+                View("words", tone=item.tone, pieces=_pieces(item.line)) for item in items
+            )
+            return View("bullets", items=lines) if lines else None
+        case Code(text, title):
+            return View("code", visible(title), description=visible(text))
+        case SideBySide():
+            return _beside(part)
+        case Picture():
+            return View("picture", picture=drawn(part))
+
+
+def _beside(part: SideBySide) -> View:
+    """The text, then each of the others in two pieces: what is the same, and what is not."""
+    others = (
+        View("parted", visible(one.title), pieces=_pieces((one.same, Strong(one.rest))))
+        for one in part.others
+    )
+    first = View("parted", visible(part.title), pieces=_pieces(part.text))
+    return View("beside", items=(first, *others))
+
+
+def _pieces(line: Line) -> tuple[tuple[str, str, str], ...]:
+    pieces: Sequence[str | Strong | Mono] = (line,) if isinstance(line, str) else line
+    return tuple(map(_piece, pieces))
+
+
+def _piece(piece: str | Strong | Mono) -> tuple[str, str, str]:
+    if isinstance(piece, Strong):
+        return "strong", visible(piece.text), piece.tone
+    if isinstance(piece, Mono):
+        return "mono", visible(piece.text), "plain"
+    return "text", visible(piece), "plain"
