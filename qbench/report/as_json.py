@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.recommend.choices import choices
+from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
@@ -13,6 +15,7 @@ from qbench.report.differences import difference_table
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table
+from qbench.report.recommendation_data import recommendation_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,16 +28,21 @@ if TYPE_CHECKING:
 def render(records: Sequence[Record]) -> str:
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
 
-    Each decision table has its `differences` from the reference.
+    Each decision table has its `differences` from the reference. `recommendations` are those under
+    the default budget: see `qbench.report.recommendation_data`.
 
     Numbers stand in the metrics' own units; what is missing is null.
     """
     selection = select(records)
+    untuned = [table for table in selection.tables if table.cells]
     document = {
         "schema_version": SCHEMA_VERSION,
         "protocol": selection.protocol,
         "older_records": selection.older,
         "other_protocols": dict(selection.other_protocols),
+        "recommendations": [
+            finite(recommendation_data(table, recommend(choices(table)))) for table in untuned
+        ],
         "decision_tables": [finite(_decision(table)) for table in selection.tables],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN

@@ -19,8 +19,9 @@ from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.core.page import Page
     from qbench.core.record import Record
     from qbench.report.format import Source
@@ -85,6 +86,12 @@ def find_format(name: str, *sources: Source) -> Format:
     raise UsageError(f"{message}; {near}" if near else message)
 
 
-def report_subject(records: Sequence[Record]) -> Subject:
-    """The report on records of any suites."""
-    return Subject(lambda: report_page(records), lambda: overview_page(records), records=records)
+def report_subject(
+    records: Sequence[Record], budgets: Mapping[str, Budget] | None = None
+) -> Subject:
+    """The report on records of any suites, with what each suite allows, by its name."""
+    return Subject(
+        lambda: report_page(records, budgets),
+        lambda: overview_page(records, budgets),
+        records=records,
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.recommend.choices import choices
+from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading, Notice, Page, Strong, Words, bullets
 from qbench.report.decision import decision_table
@@ -14,13 +16,15 @@ from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table, compact_table
 from qbench.report.finetune.words import paragraph
 from qbench.report.legend import short_legend
+from qbench.report.recommendation import recommendation_lines
 from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.report_page import NO_RECORDS
 from qbench.report.summary import passed_over, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Part
     from qbench.core.record import Record
@@ -29,8 +33,8 @@ _REASON_LINES = 3
 _NOT_RUN = ("skipped", "missing")
 
 
-def overview_page(records: Sequence[Record]) -> Page:
-    """The decision table of each model, then what failed and what was passed over."""
+def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None = None) -> Page:
+    """What to run of each model, its decision table, then what failed and was passed over."""
     selection = select(records)
     if not selection.tables:
         return Page("Quantization report", (Words(NO_RECORDS),))
@@ -39,6 +43,8 @@ def overview_page(records: Sequence[Record]) -> Page:
     for at, table in enumerate(selection.tables):
         parts += [Heading(table.title)] if at or rehearsed else []
         if table.cells:
+            found = recommend(choices(table, (budgets or {}).get(table.suite)))
+            parts += [Words(line) for line in recommendation_lines(found)]
             decision = decision_table(table)
             summary = Words(summarise(table, decision))
             parts += [decision.table, short_legend(decision.table), summary]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.recommend.choices import choices
+from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.charts.forest import difference_charts
@@ -17,13 +19,15 @@ from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained, lacking_intervals
 from qbench.report.predicted import predicted_parts
+from qbench.report.recommendation import recommendation_parts
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
@@ -50,8 +54,8 @@ _UNITS = (
 )
 
 
-def report_page(records: Sequence[Record]) -> Page:
-    """The page, from records alone: the same records give the same page."""
+def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None = None) -> Page:
+    """The page, from records and, by suite, what it allows a model to cost and to lose."""
     selection = select(records)
     suites = list(dict.fromkeys(table.suite for table in selection.tables))
     kind = "Rehearsal" if is_rehearsal(records) else "Quantization report"
@@ -63,7 +67,7 @@ def report_page(records: Sequence[Record]) -> Page:
         return Page(title, (*parts, Words(NO_RECORDS)))
     several = len(selection.tables) > 1
     for table in selection.tables:
-        parts += _decision_parts(table)
+        parts += _decision_parts(table, (budgets or {}).get(table.suite))
         parts += _difference_parts(table)
         parts += finetune_parts(table, several=several)
         parts += predicted_parts(table, several=several)
@@ -77,12 +81,13 @@ def report_page(records: Sequence[Record]) -> Page:
     return Page(title, tuple(parts))
 
 
-def _decision_parts(records: TableRecords) -> list[Part]:
+def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
     if not records.cells:
         return [Heading(records.title), Words("There is no record of the untuned model.")]
     decision = decision_table(records)
     return [
         Heading(records.title),
+        *recommendation_parts(recommend(choices(records, budget))),
         Words(summarise(records, decision)),
         *explained(decision.table, _missing_values(decision), _UNITS),
     ]

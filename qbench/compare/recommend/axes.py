@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ALPHA = Sampling().alpha
 """Intervals are (1 - alpha) ones."""
 _MILLION, _HOUR_S = 1e6, 3600.0
+_NOWHERE = ""
+"""No item has this slug."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Axis:
     """Such as `bytes`, `decode`, `perplexity:<text>`, `kl:<text>`, `tasks.<task>.<metric>`."""
     title: str
     """With the point of the grid, the text or the task that it is of."""
+    short: str
+    """The same without what is alike for all: the point, or the only text."""
     display: Display
     unit: str
     """`B`, `s`, `J`, `1` for a share or a score, `nat`, `per 1M tokens` for a price."""
@@ -77,45 +81,58 @@ def cost_axes(
     memory = first_point(records.cells, "memory", batch=batch)
     latency = first_point(records.cells, "latency", batch=batch)
     there, here = _at(memory), _at(latency)
-    slug = memory.item.slug if memory else None
+    slug = memory.item.slug if memory else _NOWHERE
     on_gpu = memory is not None and memory.environment.device_type == "cuda"
     peak = "memory.peak" if on_gpu else "memory.peak.inference"
     found = [
-        _cost("bytes", "static bytes", "bytes", "B", "footprint", None, "memory.static"),
-        _cost("peak", f"peak of inference{there}", "bytes", "B", "memory", slug, peak),
+        _cost("bytes", "static bytes", "", "bytes", "B", "footprint", None, "memory.static"),
+        _cost("peak", "peak of inference", there, "bytes", "B", "memory", slug, peak),
     ]
-    slug = latency.item.slug if latency else None
+    slug = latency.item.slug if latency else _NOWHERE
     found += [
-        _cost(step, f"{words}{here}", "seconds", "s", "latency", slug, f"latency.{step}")
+        _cost(step, words, here, "seconds", "s", "latency", slug, f"latency.{step}")
         for step, words in (("prefill", "prefill"), ("decode", "decode a token"))
     ]
-    joules = f"energy a token{here}"
-    found.append(_cost("energy", joules, "number", "J", "latency", slug, "latency.energy"))
+    found.append(
+        _cost("energy", "energy a token", here, "number", "J", "latency", slug, "latency.energy")
+    )
     if price is not None:
         size = latency.item.params.get("batch") if latency else None
         made = size if isinstance(size, int) and size > 0 else 1
         factor = price * _MILLION / _HOUR_S / made
-        title = f"price of a million generated tokens{here}"
+        title = "price of a million generated tokens"
         unit = "per 1M tokens"
         found.append(
-            _cost("price", title, "number", unit, "latency", slug, "latency.decode", factor)
+            _cost("price", title, here, "number", unit, "latency", slug, "latency.decode", factor)
         )
     return found
 
 
 def quality_axes(records: TableRecords) -> list[Axis]:
     """Perplexity and divergence of each text, and each score of each task."""
-    texts = items(records, "quality")
-    titles = text_titles(texts)
-    found = []
-    for slug in texts:
-        named = f" on {titles[slug]}"
-        title = f"perplexity{named}"
-        found.append(_change(f"perplexity:{slug}", title, "quality", slug, "perplexity"))
-        found.append(
+    titles = text_titles(items(records, "quality"))
+    found: list[Axis] = []
+    for slug, name in titles.items():
+        on = f" on {name}"
+        short = on if len(titles) > 1 else ""
+        found += [
+            Axis(
+                f"perplexity:{slug}",
+                f"perplexity{on}",
+                f"perplexity{short}",
+                "change",
+                "1",
+                "lower",
+                "quality",
+                "quality",
+                slug,
+                "perplexity",
+                of_change=True,
+            ),
             Axis(
                 f"kl:{slug}",
-                f"KL{named}",
+                f"KL{on}",
+                f"KL{short}",
                 "number",
                 "nat",
                 "lower",
@@ -123,8 +140,8 @@ def quality_axes(records: TableRecords) -> list[Axis]:
                 "quality",
                 slug,
                 "kl.mean",
-            )
-        )
+            ),
+        ]
     return [*found, *_task_axes(records)]
 
 
@@ -132,10 +149,8 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     """What the records say of one quantity of a cell."""
     mine = cell.of(axis.measurement, axis.item)
     lacking = _why_not(mine, axis.metric)
-    if axis.kind == "quality" and cell.reference and mine:
-        # Nothing of it is lost by definition; of its divergence there is no figure.
-        unknown = lacking if axis.of_change else None
-        return Range(None, None, None, unknown) if unknown else Range(0.0, 0.0, 0.0)
+    if axis.kind == "quality" and cell.reference and any(one.status == "ok" for one in mine):
+        return Range(0.0, 0.0, 0.0)  # by definition; of its divergence there is no figure
     if lacking:
         return Range(None, _outgrown(axis, mine), None, lacking)
     if not axis.of_change:
@@ -215,6 +230,7 @@ def _at(point: Record | None) -> str:
 def _cost(
     key: str,
     title: str,
+    where: str,
     display: Display,
     unit: str,
     measurement: str,
@@ -223,13 +239,17 @@ def _cost(
     factor: float = 1.0,
 ) -> Axis:
     return Axis(
-        key, title, display, unit, "lower", "cost", measurement, item, metric, factor=factor
-    )
-
-
-def _change(key: str, title: str, measurement: str, item: str | None, metric: str) -> Axis:
-    return Axis(
-        key, title, "change", "1", "lower", "quality", measurement, item, metric, of_change=True
+        key,
+        f"{title}{where}",
+        title,
+        display,
+        unit,
+        "lower",
+        "cost",
+        measurement,
+        item,
+        metric,
+        factor=factor,
     )
 
 
@@ -248,6 +268,7 @@ def _task_axes(records: TableRecords) -> list[Axis]:
             title = f"{slug} {metric.name.rpartition('.')[2]}"
             found[metric.name] = Axis(
                 metric.name,
+                title,
                 title,
                 "number",
                 "1",

@@ -118,4 +118,4 @@ def _least(axis: Axis, least: float, source: str) -> Limit:
 def _absent(key: str, title: str) -> Axis:
     """Stands for what is limited and was not measured at all."""
     better: Literal["lower", "higher"] = "higher" if key.startswith("tasks.") else "lower"
-    return Axis(key, title, "number", "1", better, "quality", "", None, "")
+    return Axis(key, title, title, "number", "1", better, "quality", "", None, "")

@@ -1,0 +1,301 @@
+"""What to run, in words: the recommendation of a table, and what is said of each other cell."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qbench.compare.recommend.limits import BY_DEFAULT
+from qbench.compare.recommend.recommend import relaxed_to
+from qbench.compare.verdicts import amount_text
+from qbench.core.names import shortened
+from qbench.core.page import Column, Figure, Mono, Row, Strong, Table, Words
+from qbench.core.units import choose_scale
+from qbench.report.figures import NOT_MEASURED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.choices import Choice
+    from qbench.compare.recommend.limits import Limit
+    from qbench.compare.recommend.recommend import (
+        Candidate,
+        Check,
+        Needed,
+        Recommendation,
+        Standing,
+    )
+    from qbench.core.page import Line, Part, Tone
+
+_WORDS: dict[Standing, tuple[str, Tone]] = {
+    "recommended": ("recommended", "good"),
+    "meets": ("also meets", "plain"),
+    "undecided": ("undecided", "warned"),
+    "fails": ("fails", "bad"),
+    "faulty": ("faulty layers", "bad"),
+}
+_HOW = (
+    "A cell meets a limit when its whole 95 % interval (in brackets) lies within it, fails when the"
+    " whole interval lies beyond, and is undecided else."
+)
+_LONGEST_REASON = 160
+_LIKE = "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode"
+
+
+def recommendation_parts(found: Recommendation) -> list[Part]:
+    """A few sentences, then a table with what is said of every cell."""
+    return [
+        *(Words(line) for line in recommendation_lines(found)),
+        _table(found),
+        Words(_HOW, "quiet"),
+    ]
+
+
+def recommendation_lines(found: Recommendation) -> list[Line]:
+    """What to run, what it costs and loses, and by what it was limited: a line each."""
+    return [*_what(found), _limits(found)]
+
+
+def short_line(found: Recommendation) -> Line:
+    """What to run, in one line."""
+    best = found.best
+    if best is not None:
+        told = (_cost(found, best, found.axis), _losses(found, best, limited=True))
+        return (Strong(best.cell.label, "good"), f": {'; '.join(text for text in told if text)}")
+    nearest = found.nearest
+    if nearest is None:
+        return (Strong("nothing", "bad"), ": no cell is known to meet the budget")
+    why = "; ".join(_why(check) for check in (*nearest.failed, *nearest.undecided))
+    return (Strong("nothing", "bad"), f" meets the budget; nearest is {nearest.cell.label}: {why}")
+
+
+def _what(found: Recommendation) -> list[Line]:
+    best = found.best
+    if best is None:
+        return _nothing(found)
+    number = 1 + len(found.of("meets"))
+    blindly = "" if _is_quality_known(found) else " by cost alone"
+    least = f"the lowest {found.axis.short} of"
+    if number > 1:
+        why = f", {least} the {number} cells that meet every limit"
+    else:
+        why = ", the only cell that meets every limit" if found.choices.limits else ""
+    lines: list[Line] = [
+        (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{why}."),
+        *(f"{text}." for text in (_costs(found, best), _losses(found, best)) if text),
+    ]
+    level = [one.cell.label for one in found.of("meets") if one.told_apart is not True]
+    if level:
+        told = "is" if len(level) == 1 else "are"
+        lines.append(f"By {found.axis.short}, {_and(level)} {told} not told apart from it.")
+    before = [
+        one.cell.label
+        for one in found.of("undecided")
+        if one.minimized.value is not None
+        and best.minimized.value is not None
+        and one.minimized.value < best.minimized.value
+    ]
+    if before:
+        lines.append(f"With more data it might be {_or(before)}: see the table.")
+    return lines
+
+
+def _nothing(found: Recommendation) -> list[Line]:
+    nearest = found.nearest
+    lines: list[Line] = [(Strong("No cell is shown to meet every limit.", "bad"),)]
+    if nearest is None:
+        return [*lines, "Of none is it known how far it is from them: see the table."]
+    lacks = [*nearest.failed, *nearest.undecided]
+    if not lacks:  # what is minimized is not known
+        why = _brief(nearest.minimized)
+        return [
+            *lines,
+            f"{nearest.cell.label} does, but its {found.axis.short} is not known: {why}.",
+        ]
+    why = "; ".join(_why(check) for check in lacks)
+    lines.append((Strong(f"Nearest: {nearest.cell.label}"), f": {why}."))
+    relaxed = [text for check in lacks if (text := _relaxed(check))]
+    if relaxed:
+        lines.append(f"It would meet {' and '.join(relaxed)}.")
+    return lines
+
+
+def _limits(found: Recommendation) -> Line:
+    limits = found.choices.limits
+    told = [limit_words(found.choices.axis(key), limit) for key, limit in limits.items()]
+    if not told:
+        return ("Limited by nothing; limits are given as in ", Mono(_LIKE), ".")
+    text = f"Limited by: {'; '.join(told)}."
+    if any(limit.source == BY_DEFAULT for limit in limits.values()):
+        text += " As no limit on quality was given, the default one holds; yours are given as in "
+        return (text, Mono(_LIKE), ", or under ", Mono("recommend:"), " in the suite.")
+    return text
+
+
+def limit_words(axis: Axis, limit: Limit) -> str:
+    """A limit as a person reads it."""
+    word = "at most" if limit.kind == "max" else "at least"
+    named = {"max_", "min_"}.isdisjoint({limit.source[:4]}) and limit.source != BY_DEFAULT
+    whose = f" (the memory of {limit.source})" if named else ""
+    return f"{axis.title} {word} {shown(axis, limit.bound)}{whose}"
+
+
+def shown(axis: Axis, value: float) -> str:
+    """A value of an axis with its unit, signed where it is a change."""
+    if axis.display in ("bytes", "seconds"):
+        return choose_scale([value], axis.display).with_unit(value)
+    text = amount_text(value, relative=axis.display == "change", signed=axis.of_change)
+    return f"{text} J" if axis.unit == "J" else text
+
+
+def _with_interval(axis: Axis, known: Range) -> str:
+    if known.value is None:
+        return _brief(known)
+    text = shown(axis, known.value)
+    if known.low is None or known.high is None:
+        return f"{text} (interval not known)"
+    if known.low == known.high:
+        return text
+    return f"{text} ({shown(axis, known.low)} to {shown(axis, known.high)})"
+
+
+def _costs(found: Recommendation, best: Candidate) -> str:
+    """What a cell costs, beside the reference."""
+    axes = [axis for axis in found.choices.axes if axis.kind == "cost"]
+    told = [text for axis in axes if (text := _cost(found, best, axis))]
+    return f"It takes: {'; '.join(told)}" if told else ""
+
+
+def _cost(found: Recommendation, best: Candidate, axis: Axis) -> str:
+    known = best.cell.ranges[axis.key]
+    if known.value is None:
+        return ""
+    text = f"{axis.short} {_with_interval(axis, known)}"
+    reference = _reference(found)
+    base = reference.ranges[axis.key].value if reference else None
+    if reference is None or best.cell.reference or not base:
+        return text
+    share = known.value / base
+    times = f"{100 * share:.3g} % of" if share < 1 else f"{share:.3g} times"
+    return f"{text}, {times} {reference.label}'s"
+
+
+def _losses(found: Recommendation, best: Candidate, *, limited: bool = False) -> str:
+    """What a cell loses against the reference; of the qualities that are `limited` alone."""
+    if best.cell.reference and _is_quality_known(found):
+        return "It is the reference itself: nothing is lost"
+    told = [
+        f"{axis.short} {_with_interval(axis, known)}"
+        for axis in found.choices.axes
+        if axis.kind == "quality"
+        and (known := best.cell.ranges[axis.key]).value is not None
+        and (axis.key in found.choices.limits or not limited)
+    ]
+    reference = _reference(found)
+    against = f" against {reference.label}" if reference else ""
+    if not told and not _is_quality_known(found):
+        return "What it loses is not known: no quality was measured"
+    return f"What changes{against}: {'; '.join(told)}" if told else ""
+
+
+def _is_quality_known(found: Recommendation) -> bool:
+    """Whether anything was measured of what is lost."""
+    return any(axis.kind == "quality" and axis.measurement for axis in found.choices.axes)
+
+
+def _reference(found: Recommendation) -> Choice | None:
+    return next((cell for cell in found.choices.cells if cell.reference), None)
+
+
+def _table(found: Recommendation) -> Table:
+    columns = (
+        Column("verdict", "verdict", "mark"),
+        Column(found.axis.key, found.axis.short, found.axis.display),
+        Column("why", "why", "text"),
+    )
+    rows = []
+    for one in found.candidates:
+        word, tone = _WORDS[one.standing]
+        known = one.minimized
+        figure = (
+            Figure(word=NOT_MEASURED, reason=known.reason)
+            if known.value is None
+            else Figure(known.value, low=known.low, high=known.high)
+        )
+        figures = (Figure(word=word, tone=tone), figure, Figure(word=_reasons(found, one)))
+        rows.append(Row(one.cell.label, one.cell.reference, figures, faulty=one.cell.faulty))
+    return Table("What to run", "cell", columns, tuple(rows))
+
+
+def _reasons(found: Recommendation, one: Candidate) -> str:
+    if one.standing == "faulty":
+        return "its layers do not compute what they hold: it is no choice"
+    if one.standing in ("fails", "undecided"):
+        told = [_why(check) for check in one.failed or one.undecided]
+        if one.minimized.value is None:
+            told.append(f"{found.axis.short}: {_brief(one.minimized)}")
+        return "; ".join(told)
+    told = [f"{check.axis.short} {_with_interval(check.axis, check.range)}" for check in one.checks]
+    if one.told_apart is False:
+        told.append(f"{found.axis.short} not told apart from the best's: the intervals overlap")
+    return "; ".join(told)
+
+
+def _why(check: Check) -> str:
+    """What a cell fails by, or what would decide."""
+    axis, known = check.axis, check.range
+    if known.value is None:
+        return f"{axis.short}: {_brief(known)}"
+    text = f"{axis.short} {_with_interval(axis, known)}"
+    bound = shown(axis, check.limit.bound)
+    if check.verdict == "fails":
+        side = "above" if check.limit.kind == "max" else "below"
+        return f"{text}, {_distance(check)} {side} {bound}"
+    if known.low is None or known.high is None:
+        return f"{text}, limit {bound}: {_brief(known)}"
+    return f"{text} reaches over {bound}: {_needed(check.needed)}"
+
+
+def _brief(known: Range) -> str:
+    """Why something is not known; the rest stands among the failures."""
+    return shortened(known.reason or "not measured", _LONGEST_REASON)
+
+
+def _distance(check: Check) -> str:
+    axis, beyond = check.axis, check.beyond
+    if beyond is None:
+        return ""
+    if axis.display == "change":
+        return f"{100 * beyond:.3g} points"
+    if axis.display in ("bytes", "seconds"):
+        return shown(axis, beyond)
+    return f"{beyond:.3g}"
+
+
+def _needed(needed: Needed | None) -> str:
+    if needed is None:
+        return "undecided"
+    if needed.more is None:
+        return f"so near that no number of {needed.unit} decides"
+    step = 10 ** max(0, len(str(needed.more)) - 2)
+    more = math.ceil(needed.more / step) * step
+    return f"about {more:,} more {needed.unit} would decide ({needed.there:,} are there)"
+
+
+def _relaxed(check: Check) -> str:
+    """The limit that a cell would meet."""
+    bound = relaxed_to(check)
+    if bound is None:
+        return ""
+    word = "at most" if check.limit.kind == "max" else "at least"
+    about = "about " if check.range.high is None else ""
+    return f"{check.axis.short} {word} {about}{shown(check.axis, bound)}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _or(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
