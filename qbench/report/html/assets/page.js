@@ -207,15 +207,20 @@ const single = (spec) => !["facet", "hconcat", "vconcat", "concat", "repeat"].so
 
 const shown = new Map();
 
+const OPTIONS = {
+  mode: "vega", renderer: "svg", actions: false, ast: true, defaultStyle: false,
+  tooltip: { disableDefaultStyle: true },
+};
+
 const draw = async (plot) => {
   const spec = specs[Number(plot.dataset.chart)];
   const width = roomFor(plot);
-  const sized = single(spec) && !("width" in spec)
-    ? { width, autosize: { type: "fit-x", contains: "padding" } } : {};
-  const made = await vegaEmbed(plot, { ...sized, ...spec, config: { ...theme(), ...spec.config } }, {
-    mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false,
-    tooltip: { theme: "custom", disableDefaultStyle: true },
-  });
+  const sized = single(spec) && !("width" in spec);
+  const { spec: compiled } = vegaLite.compile({ ...(sized ? { width } : {}), ...spec },
+    { config: { ...theme(), ...spec.config } });
+  // Set here: Vega-Lite warns of it wherever the height follows from the number of bars.
+  if (sized) compiled.autosize = { type: "fit-x", contains: "padding" };
+  const made = await vegaEmbed(plot, compiled, OPTIONS);
   shown.get(plot)?.finalize();
   shown.set(plot, made);
   plot.dataset.drawn = String(width);
