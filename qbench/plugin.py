@@ -21,6 +21,7 @@ says with a line on each part what it must have; the rest has an answer. torch i
 functions: planning and reporting never load it, nor does this module.
 """
 
+from qbench.core.aliases import Also, AlsoValues
 from qbench.core.checkpoint import Checkpoint
 from qbench.core.environment import missing_packages
 from qbench.core.errors import (
@@ -90,6 +91,8 @@ __all__ = [
     "FP32",
     "ITEM_BYTES",
     "TORCH_NAMES",
+    "Also",
+    "AlsoValues",
     "Bullets",
     "Cell",
     "Chart",

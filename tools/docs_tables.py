@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.aliases import other_names
 from qbench.core.docstrings import field_docs
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -69,8 +70,15 @@ def options_table(table: str, name: str, *, beside: str | None = None) -> str:
 def _options(table: str, name: str) -> list[tuple[str, str, str]]:
     model = _TABLES[table]()[name].options
     told = field_docs(model)
+    other: dict[str, list[str]] = {}
+    for also, option in other_names(model).items():
+        other.setdefault(option, []).append(f"`{also}`")
     return [
-        (f"`{option}`", f"`{_default(field.get_default(call_default_factory=True))}`", text)
+        (
+            f"`{option}`",
+            f"`{_default(field.get_default(call_default_factory=True))}`",
+            f"{text} Also: {', '.join(other[option])}." if option in other else text,
+        )
         for option, field in model.model_fields.items()
         if (text := field.description or told.get(option))
     ]

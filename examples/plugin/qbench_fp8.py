@@ -8,10 +8,11 @@ product the codes become numbers again. Embeddings and the output head are not q
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qbench.plugin import (
     ITEM_BYTES,
+    Also,
     FloatType,
     Frozen,
     LayerFormat,
@@ -43,7 +44,7 @@ OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 class Fp8Options(Frozen):
     """Options of `fp8`."""
 
-    dtype: FloatType = "bf16"
+    dtype: Annotated[FloatType, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized, and of the products."""
 
 

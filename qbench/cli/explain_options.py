@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from qbench.core.errors import SuiteError, UsageError
 from qbench.plan.suite.errors import note_errors
-from qbench.plan.suite.options import Options, PlainSchema
+from qbench.plan.suite.options import Options
 from qbench.plan.suite.problems import Problems
+from qbench.plan.suite.schema import PlainSchema
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
 

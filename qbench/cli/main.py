@@ -173,7 +173,7 @@ def schema() -> None:
     """Print the JSON Schema of a suite's file, for editors."""
     import json
 
-    from qbench.plan.suite.file import suite_schema
+    from qbench.plan.suite.schema import suite_schema
 
     typer.echo(json.dumps(suite_schema(), indent=2))
 

@@ -12,11 +12,17 @@ _LIKENESS = 0.5
 """Of difflib's ratio: one letter that is wrong in a word of two is still found."""
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """Asks for the nearest of the names, whatever its case; None if none is near."""
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """The nearest of the names, whatever its case; None if none is near."""
     by_fold = {known.casefold(): known for known in names}
     close = get_close_matches(name.casefold(), by_fold, n=1, cutoff=_LIKENESS)
-    return f"did you mean '{by_fold[close[0]]}'?" if close else None
+    return by_fold[close[0]] if close else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """Asks for the nearest of the names, whatever its case; None if none is near."""
+    nearest = nearest_name(name, names)
+    return None if nearest is None else f"did you mean '{nearest}'?"
 
 
 def what_there_is(name: str, names: Iterable[str]) -> str:

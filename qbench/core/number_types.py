@@ -6,7 +6,9 @@ the type wherever it comes from here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from qbench.core.aliases import AlsoValues
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,15 @@ AutocastType = Literal["bf16", "fp32"]
 """What torch's autocast casts to; fp32 for none."""
 MasterType = Literal["fp32", "bf16"]
 """What weights are kept in while all of them are trained."""
+TorchNames = AlsoValues(
+    {
+        f"{module}{name}": own
+        for name, own in (("float32", FP32), ("bfloat16", BF16), ("float16", FP16))
+        for module in ("", "torch.")
+    }
+)
+"""Of an option that names a floating type: torch's names for it."""
+FloatOption = Annotated[FloatType, TorchNames]
 
 ITEM_BYTES: dict[str, int] = {FP32: 4, BF16: 2, FP16: 2}
 """Bytes an element of each floating type."""

@@ -7,9 +7,9 @@ so that an update of less than 1/512 of a weight is rounded away. Pure bf16 is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from qbench.core.number_types import BF16, FP16, FP32, MasterType
+from qbench.core.number_types import BF16, FP16, FP32, MasterType, TorchNames
 from qbench.finetune.artifact import copy_tokenizer
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions
@@ -31,7 +31,7 @@ class FullOptions(TrainingOptions):
 
     learning_rate: PositiveNumber = 2e-5
     """The highest, reached after the warm-up; about a tenth of LoRA's."""
-    master_weights: MasterType = FP32
+    master_weights: Annotated[MasterType, TorchNames] = FP32
     """Type that the weights are kept and updated in."""
 
 

@@ -10,21 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from qbench.core.aliases import Also, other_names
 from qbench.core.names import what_there_is
 from qbench.finetune.lora_extra import SERVED, refused_argument
 from qbench.finetune.options import PositiveNumber, TrainingOptions
 
-OWN_OPTIONS = {
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "target_modules": "target",
-    "bias": "bias",
-    "use_rslora": "rslora",
-    "use_dora": "dora",
-    "init_lora_weights": "init",
-}
-"""PEFT's arguments that are options here, by the option's name."""
 CHANGES_THE_BASE = ("pissa", "olora")
 """Ways to begin that take their part out of the weights."""
 _Name = Annotated[str, Field(min_length=1)]
@@ -33,28 +23,34 @@ _Name = Annotated[str, Field(min_length=1)]
 class LoraOptions(TrainingOptions):
     """Options of `lora`."""
 
-    rank: PositiveInt = 16
+    rank: Annotated[PositiveInt, Also("r")] = 16
     """Columns of B and rows of A: the rank of the update."""
-    alpha: PositiveNumber | None = None
+    alpha: Annotated[PositiveNumber | None, Also("lora_alpha")] = None
     """The update counts alpha/rank times; twice the rank unless given, so that a sweep over ranks
     keeps its scale. (PEFT's own default is 8 whatever the rank.)"""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), Also("lora_dropout")] = 0.0
     """Share of a layer's inputs that the adapter does not see in a step."""
-    target: Literal["default", "all-linear"] | Annotated[tuple[_Name, ...], Field(min_length=1)] = (
-        "default"
-    )
+    target: Annotated[
+        Literal["default", "all-linear"] | Annotated[tuple[_Name, ...], Field(min_length=1)],
+        Also("target_modules"),
+    ] = "default"
     """Layers with an adapter: PEFT's choice for the architecture (the attention's query and value
     for Llama and Mistral), every linear layer but the head, or a list of names."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Whether biases are trained too: all, or those of the layers with an adapter."""
-    rslora: bool = False
+    rslora: Annotated[bool, Also("use_rslora")] = False
     """Scale by alpha/√rank instead (Kalajdzievski 2023, arXiv 2312.03732)."""
-    dora: bool = False
+    dora: Annotated[bool, Also("use_dora")] = False
     """Train each column's length apart from its direction (Liu et al. 2024, arXiv 2402.09353)."""
-    init: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
+    init: Annotated[
+        Literal["default", "gaussian", "pissa", "olora", "loftq"], Also("init_lora_weights")
+    ] = "default"
     """How A and B begin. `pissa` and `olora` take them from the weights, and save the difference
     as a plain adapter of twice the rank; `loftq` from what a 4-bit base lost."""
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Annotated[
+        dict[str, Any],
+        Also(unlike=lambda: dict.fromkeys(lora_arguments(), "put it under `extra`: {name: value}")),
+    ] = Field(default_factory=dict)
     """More arguments of PEFT's `LoraConfig`, as they are: those that a tuned model can be served
     with. A module of `modules_to_save` is trained in the type that its base holds it in."""
 
@@ -63,12 +59,12 @@ class LoraOptions(TrainingOptions):
     def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
         known = lora_arguments()
         for name, value in extra.items():
-            if name in OWN_OPTIONS:
-                raise ValueError(f"`{OWN_OPTIONS[name]}` beside `extra` in place of '{name}'")
+            if name in own_options():
+                raise ValueError(f"`{own_options()[name]}` beside `extra` in place of '{name}'")
             if known and name not in known:
                 raise ValueError(
                     f"arguments of peft's LoraConfig, which has no '{name}';"
-                    f" {what_there_is(name, [*known, *OWN_OPTIONS])}"
+                    f" {what_there_is(name, [*known, *own_options()])}"
                 )
             if name not in SERVED and value is not None and value is not False:
                 raise ValueError(f"no '{name}', which {refused_argument(name)}; leave it out")
@@ -88,6 +84,11 @@ class LoraOptions(TrainingOptions):
     def scale_alpha(self) -> float:
         """The alpha that is used."""
         return 2 * self.rank if self.alpha is None else self.alpha
+
+
+def own_options() -> dict[str, str]:
+    """What PEFT and others call the options that stand here, with the name of each."""
+    return {**other_names(LoraOptions), "bias": "bias"}
 
 
 @cache
@@ -110,5 +111,5 @@ def lora_arguments() -> tuple[str, ...]:
         if node.name == "LoraConfig"
         for field in node.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if field.target.id not in OWN_OPTIONS
+        if field.target.id not in own_options()
     )

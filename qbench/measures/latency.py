@@ -11,17 +11,18 @@ import statistics
 import time
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
+from qbench.core.aliases import Also
 from qbench.core.gpu import gpu_probes
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.options import OneOrMorePositive, Repeats
+from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.roofline import latency as roofline_latency
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.roofline.energy import open_energy_meter
@@ -110,17 +111,26 @@ METRICS = (
 class LatencyOptions(Frozen):
     """Options of `latency`."""
 
-    batch: OneOrMorePositive = (1,)
+    batch: GridBatch = (1,)
     """Sequences at once; a list makes a grid."""
-    prompt_tokens: OneOrMorePositive = (128,)
+    prompt_tokens: GridPrompt = (128,)
     """Tokens of the prompt; a list makes a grid."""
-    new_tokens: OneOrMorePositive = (32,)
+    new_tokens: GridOutput = (32,)
     """Tokens decoded after it; a list makes a grid."""
-    repeats: Repeats = 5
+    repeats: GridRepeats = 5
     """Processes of their own that each point is taken in, interleaved over the cells."""
-    min_iterations: PositiveInt = 5
+    min_iterations: Annotated[
+        PositiveInt,
+        Also(
+            unlike={
+                "num_iters": "`min_iterations` are the fewest: as many more are taken as fill"
+                " `min_seconds`",
+                "num_iters_warmup": "no option: the warm-up lasts until the times are steady",
+            }
+        ),
+    ] = 5
     """The fewest timed iterations, after the warm-up."""
-    min_seconds: PositiveFloat = 1.0
+    min_seconds: Annotated[PositiveFloat, Also("min_run_time")] = 1.0
     """The fewest seconds of timed iterations."""
     seed: int = Field(default=0, ge=0)
     """Chooses the token ids."""

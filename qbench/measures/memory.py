@@ -21,7 +21,7 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.options import OneOrMorePositive, Repeats
+from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.workload import make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
@@ -109,13 +109,13 @@ METRICS = (
 class MemoryOptions(Frozen):
     """Options of `memory`."""
 
-    batch: OneOrMorePositive = (1,)
+    batch: GridBatch = (1,)
     """Sequences at once; a list makes a grid."""
-    prompt_tokens: OneOrMorePositive = (128,)
+    prompt_tokens: GridPrompt = (128,)
     """Tokens of the prompt; a list makes a grid."""
-    new_tokens: OneOrMorePositive = (32,)
+    new_tokens: GridOutput = (32,)
     """Tokens decoded after it; a list makes a grid."""
-    repeats: Repeats = 1
+    repeats: GridRepeats = 1
     """Processes that each point is taken in: 5 show the spread of a CPU's resident size."""
 
 

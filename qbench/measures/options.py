@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_core import PydanticCustomError
 
+from qbench.core.aliases import Also
+
 T = TypeVar("T")
 
 
@@ -39,6 +41,19 @@ OneOrMorePositive = Annotated[
     ),
 ]
 """A positive whole number, or a list of them: one point of the grid for each."""
+GridBatch = Annotated[OneOrMorePositive, Also("batch_size")]
+GridPrompt = Annotated[OneOrMorePositive, Also("input_len", "n_prompt")]
+GridOutput = Annotated[OneOrMorePositive, Also("max_new_tokens", "output_len", "n_gen")]
+"""Of a grid; other names are those of transformers, vLLM's and llama.cpp's benchmarks."""
+GridRepeats = Annotated[
+    Repeats,
+    Also(
+        unlike={
+            "repetitions": "`repeats` are processes of their own; iterations within one are"
+            " `min_iterations` of latency"
+        }
+    ),
+]
 
 OneOrMoreText = Annotated[
     tuple[str, ...],

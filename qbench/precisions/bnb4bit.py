@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import sub
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from qbench.core.number_types import ITEM_BYTES, FloatType, torch_type
+from qbench.core.aliases import Also
+from qbench.core.number_types import ITEM_BYTES, FloatOption, FloatType, torch_type
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import LibraryWeights
@@ -58,9 +59,18 @@ _OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 class FourBitOptions(Frozen):
     """Options of `fp4`, `nf4` and `nf4-dq`."""
 
-    compute_dtype: FloatType = "bf16"
+    compute_dtype: Annotated[
+        FloatOption,
+        Also(
+            "bnb_4bit_compute_dtype",
+            unlike={
+                "bnb_4bit_quant_type": "the precision's own name says it: nf4 or fp4",
+                "bnb_4bit_use_double_quant": "the precision nf4-dq is nf4 with it",
+            },
+        ),
+    ] = "bf16"
     """Type that the dequantized weights are multiplied in."""
-    dtype: FloatType | None = None
+    dtype: Annotated[FloatOption | None, Also("torch_dtype")] = None
     """Type of what is not quantized: embeddings, head, norms; the compute type unless given."""
 
     @property

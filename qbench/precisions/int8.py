@@ -6,11 +6,12 @@ Dettmers et al. 2022, arXiv 2208.07339; the implementation is bitsandbytes'.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from qbench.core.number_types import ITEM_BYTES, FloatType
+from qbench.core.aliases import Also
+from qbench.core.number_types import ITEM_BYTES, FloatOption
 from qbench.core.spec import Frozen
 from qbench.precisions.layer_probe import LayerFormat
 from qbench.precisions.layer_weights import LibraryWeights
@@ -38,12 +39,12 @@ _OUTPUT_TOLERANCE = 0.03
 class Int8Options(Frozen):
     """Options of `int8`."""
 
-    dtype: FloatType = "bf16"
+    dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized: embeddings, head, norms and activations.
 
     bitsandbytes rounds the weights to fp16 before it quantizes them, whatever this type is.
     """
-    threshold: float = Field(default=6.0, ge=0)
+    threshold: Annotated[float, Also("llm_int8_threshold")] = Field(default=6.0, ge=0)
     """Activation columns with a value of this size or more are computed in floating point; 0 turns
     it off."""
 

@@ -17,7 +17,7 @@ import yaml
 from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures
-from qbench.plan.suite.file import suite_schema
+from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import load_suite
 from qbench.precisions import precisions
 from tests.record_factory import footprint_record, make_environment, quickstart_records

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from qbench.cli.starter import STARTER
 from qbench.core.store import read_folder
 from qbench.plan.plan import make_plan
-from qbench.plan.suite.file import suite_schema
+from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.predict.devices import parse_memory

@@ -45,7 +45,10 @@ def test_each_option_that_a_suite_may_give_stands_there() -> None:
 
 def test_an_option_is_shown_with_its_default_and_meaning(tables: ModuleType) -> None:
     rows = tables.options_table("measures", "latency").splitlines()
-    assert "| `min_seconds` | `1.0` | The fewest seconds of timed iterations. |" in rows
+    assert (
+        "| `min_seconds` | `1.0` | The fewest seconds of timed iterations. Also: `min_run_time`. |"
+        in rows
+    )
 
 
 def test_what_two_methods_share_stands_once(tables: ModuleType) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from qbench.compare.flips import score_of
+from qbench.core.aliases import Also
 from qbench.core.reading import (
     STRICT,
     InvalidValueError,
@@ -92,7 +93,7 @@ class RuleEntry(Frozen):
 
     max_increase: Annotated[Change | None, NotNull()] = None
     """The most a value may go up: `1%` of what it was, or a number in the metric's unit."""
-    max_drop: Annotated[Change | None, NotNull()] = None
+    max_drop: Annotated[Change | None, NotNull(), Also("max_decrease")] = None
     """The most a value may go down: `1%` of what it was, or a number in the metric's unit."""
     max: Annotated[StatedAmount | None, NotNull()] = None
     """The highest value allowed, whatever it was."""

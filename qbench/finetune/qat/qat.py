@@ -16,10 +16,11 @@ what QAT wins back is what it is below a model tuned by `full` for as many steps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import PositiveInt, model_validator
 
+from qbench.core.aliases import Also
 from qbench.core.environment import missing_packages
 from qbench.core.number_types import FP32
 from qbench.finetune.optimizers import optimizer_unavailable
@@ -44,10 +45,10 @@ class QatOptions(TrainingOptions):
 
     learning_rate: PositiveNumber = 2e-5
     """The highest, reached after the warm-up; as in full tuning. With a rank some ten times it."""
-    rank: PositiveInt | None = None
+    rank: Annotated[PositiveInt | None, Also("r")] = None
     """Of LoRA's adapters, trained in place of all weights; null trains these. Their product is
     added to the weights before these are rounded, so that codes alone are left to serve."""
-    alpha: PositiveNumber | None = None
+    alpha: Annotated[PositiveNumber | None, Also("lora_alpha")] = None
     """The adapters count alpha/rank times; twice the rank unless given."""
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from qbench.core.aliases import Also
 from qbench.core.errors import MeasurementError, Problem
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
@@ -67,9 +68,9 @@ class GenerationOptions(Frozen):
     ) = "bundled:stdlib-prompts"
     """`bundled:<name>`, a `.jsonl` file (`{"prompt": …, "reference": …}` a line), a `.txt` file (a
     prompt a line), or a list of prompts."""
-    count: PositiveInt = 8
+    count: Annotated[PositiveInt, Also("num_prompts")] = 8
     """Take the first so many of the prompts, or all if there are fewer."""
-    new_tokens: PositiveInt = 64
+    new_tokens: Annotated[PositiveInt, Also("max_new_tokens", "max_tokens")] = 64
     """Tokens to generate, unless the model ends before."""
     scores: tuple[EvaluateName, ...] = SCORES
     """What to compute where the prompts have references: these, or metrics of `evaluate` by name or
@@ -78,7 +79,7 @@ class GenerationOptions(Frozen):
     """How much of each text is scored, from its first character that is no white space: all, up to
     the first blank line, or up to the end of the line. A model that never ends needs it; what is
     shown is not cut."""
-    chat_template: bool = False
+    chat_template: Annotated[bool, Also("apply_chat_template")] = False
     """Give each prompt as a user's message in the tokenizer's chat template."""
 
 

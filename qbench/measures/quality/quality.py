@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from qbench.core.aliases import Also
 from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError, Problem
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
@@ -89,15 +90,26 @@ class QualityOptions(Frozen):
 
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
     """`bundled:<name>`, a local file, or the name of a known data set (`wikitext-2`)."""
-    window: int | None = Field(default=None, ge=2)
+    window: Annotated[
+        int | None,
+        Also(
+            "ctx_size",
+            "n_ctx",
+            "seqlen",
+            unlike={
+                "stride": "a `window` overlaps none unless `protocol: strided` says so, whose"
+                " stride is half a window"
+            },
+        ),
+    ] = Field(default=None, ge=2)
     """Tokens a window, `<s>` included; the model's context unless given, at most 2048."""
     protocol: Protocol = "default"
     """How the text is cut and which tokens are scored."""
-    batch: PositiveInt = 4
+    batch: Annotated[PositiveInt, Also("batch_size")] = 4
     """Windows at once: the same in every cell, since neighbours change LLM.int8's outliers."""
-    attention: Literal["eager", "sdpa"] | None = None
+    attention: Annotated[Literal["eager", "sdpa"] | None, Also("attn_implementation")] = None
     """The attention kernel to score with; the one the model chooses by itself unless given."""
-    divergence: bool = True
+    divergence: Annotated[bool, Also("kl_divergence")] = True
     """Whether each cell is compared with the reference's predictions, token by token."""
 
 

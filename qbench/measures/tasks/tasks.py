@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from qbench.core.aliases import Also
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
 from qbench.core.options import plain_options, typed_options
@@ -37,18 +38,18 @@ if TYPE_CHECKING:
 class TasksOptions(Frozen):
     """Options of `tasks`."""
 
-    names: OneOrMoreText = ("stdlib-choice", "stdlib-completion")
+    names: Annotated[OneOrMoreText, Also("tasks")] = ("stdlib-choice", "stdlib-completion")
     """Tasks, groups or tags: the bundled ones, those in `include`, and all that lm-eval has."""
-    include: str | None = None
+    include: Annotated[str | None, Also("include_path")] = None
     """A folder with task YAML files of your own; its path starts at the suite's folder. Python that
     they name runs only with the suite's `trust_code: true`."""
     limit: PositiveInt | None = None
     """Only the first so many items of each task."""
-    few_shot: NonNegativeInt | None = None
+    few_shot: Annotated[NonNegativeInt | None, Also("num_fewshot")] = None
     """Worked examples before each item; the task's own number unless given."""
-    batch: PositiveInt = 4
+    batch: Annotated[PositiveInt, Also("batch_size")] = 4
     """Requests at once: the same in every cell, since neighbours change LLM.int8's outliers."""
-    chat_template: bool = False
+    chat_template: Annotated[bool, Also("apply_chat_template")] = False
     """Whether prompts are put as a conversation, by the tokenizer's template."""
     seed: NonNegativeInt | None = None
     """For examples and whatever else a task draws; the `lm_eval` command's own unless given."""

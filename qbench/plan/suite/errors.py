@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.aliases import ALIASES, NEAR, other_names
 from qbench.core.reading import InvalidValueError
 from qbench.finetune import methods
 from qbench.measures import asked_for
+from qbench.plan.suite.file import FineTuneEntry
 from qbench.plan.suite.options import owners
 from qbench.plan.suite.problems import amendment, expectation, fixed_by
 from qbench.precisions import EXAMPLE, precisions
@@ -133,17 +135,20 @@ class _Place:
     def _note_unknown_key(self, problems: Problems, key: str) -> None:
         """A key that is none of those that there are."""
         forms = self._forms()
-        known = [name for _, form in forms for name in form.get("properties", ())]
+        fields = [field for _, form in forms for field in form.get("properties", {}).items()]
+        known = [name for name, _ in fields]
+        other = {also: name for name, field in fields for also in field.get(ALIASES, ())}
+        near = {also: words for _, field in fields for also, words in field.get(NEAR, {}).items()}
         kind, name = "", self.owner
         if self.owner.startswith(("precision-", "method-")):
             kind, _, name = self.owner.partition("-")
         of_rule = self.path[:1] == ("gate",)
         called = "key of a rule" if of_rule else _CALLED.get(name, f"option of {name}")
         if kind == "precision":
-            called, known = kind, list(precisions())
-        hint = self._hint(key, kind, name)
+            called, known, other = kind, list(precisions()), {}
+        hint = near.get(key) or self._hint(key, kind, name)
         self._enter(self.node.child(key), key)
-        problems.add_unknown(self.node, called, key, known, hint)
+        problems.add_unknown(self.node, called, key, known, hint, other)
 
     def _hint(self, key: str, kind: str, name: str) -> str | None:
         """Where the key belongs, if it is an option of something."""
@@ -154,6 +159,8 @@ class _Place:
             return None
         if name == "" and key in asked_for():
             return f"'{key}' is a measurement: put it under `measure`"
+        if kind == "method" and key in {*FineTuneEntry.model_fields, *other_names(FineTuneEntry)}:
+            return f"'{key}' is a key of finetune: put it there, beside `methods`"
         table: Mapping[str, HasOptions] = precisions()
         if kind == "method":
             table = methods()

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, cre
 from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
+from qbench.core.aliases import Also
 from qbench.core.number_types import BF16, FP16, FP32
 from qbench.core.reading import (
     STRICT,
@@ -25,7 +26,7 @@ from qbench.core.reading import (
 from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
-from qbench.plan.suite.options import Choice, Options, PlainSchema, Swept
+from qbench.plan.suite.options import Choice, Options, Swept
 from qbench.plan.suite.selectors import Selector
 from qbench.precisions import EXAMPLE, precisions
 from qbench.sources.data.tuning import TuningDataOptions
@@ -87,7 +88,7 @@ class ModelEntry(Frozen):
 
     model_config = STRICT
 
-    source: Source
+    source: Annotated[Source, Also("model_name_or_path", "pretrained")]
     name: Annotated[Name | None, NotNull()] = None
     """Short name for tables and files, unique."""
     trust_remote_code: bool = False
@@ -258,6 +259,7 @@ class FineTuneEntry(Frozen):
     seeds: Annotated[
         tuple[Annotated[int, expects("a whole number from 0", ge=0, lt=2**31)], ...],
         OneOrMore("one seed", "add one, or remove the line to take seed 0"),
+        Also("seed"),
     ] = (0,)
     """Each arm is trained once with each."""
     deploy: Annotated[
@@ -363,13 +365,3 @@ class SuiteFile(Frozen):
     """Seconds that one process of a cell may take."""
     trust_code: bool = False
     """Run the Python that tasks of your own name, and scripts of metrics. Read it first."""
-
-
-@cache
-def suite_schema() -> JsonSchemaValue:
-    """JSON Schema of a suite's file, draft 2020-12, with all that is installed.
-
-    It refuses what `load_suite` refuses, as far as one value tells.
-    """
-    heading = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return heading | SuiteFile.model_json_schema(schema_generator=PlainSchema)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from qbench.core.aliases import ALIASES, NEAR, other_names
 from qbench.core.docstrings import describe
 from qbench.core.reading import InvalidValueError, one_or_more
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_SWEEP = 200
 """Precisions that one entry may sweep into."""
+_ABOUT = ("description", "default", ALIASES, NEAR)
+"""What a JSON Schema says of an option rather than of its value."""
 
 
 class HasOptions(Protocol):
@@ -50,8 +52,12 @@ class Choice(NamedTuple):
 
 
 def owners(option: str, table: Mapping[str, HasOptions]) -> list[str]:
-    """The names in the table that have this option."""
-    return [name for name, entry in table.items() if option in entry.options.model_fields]
+    """The names in the table that have this option, by its own or another name."""
+    return [
+        name
+        for name, entry in table.items()
+        if option in entry.options.model_fields or option in other_names(entry.options)
+    ]
 
 
 @dataclass(frozen=True)
@@ -128,26 +134,10 @@ class Swept(Options):
         own = self._own_schema(handler)
         fields = {}
         for name, field in own.get("properties", {}).items():
-            about = {key: field[key] for key in ("description", "default") if key in field}
+            about = {key: field[key] for key in _ABOUT if key in field}
             value = {key: part for key, part in field.items() if key not in about}
             fields[name] = field if _is_list(field) else about | one_or_more(value)
         return {"anyOf": [own | {"properties": fields}, {"type": "null"}]}
-
-
-class PlainSchema(GenerateJsonSchema):
-    """JSON Schema without the titles of fields, and without defaults that no suite can state."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        """A title would only say the key once more."""
-        return False
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Of a default that means "not given", nothing is said unless null may be written."""
-        made = super().default_schema(schema)
-        stated = made.get("default") or {"type": "null"} in made.get("anyOf", ())
-        if not stated and made.get("default") in (None, []):
-            made.pop("default", None)
-        return made
 
 
 def _with_index(error: ValidationError, taken: Mapping[str, int]) -> list[InitErrorDetails]:

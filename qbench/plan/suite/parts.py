@@ -186,6 +186,6 @@ def unique(
         (_, _, at), *others = group
         first = problems.place(at)
         for name, _, again in others:
-            found = f"the {what} '{name}' twice (first as {first.path}, line {first.line})"
+            found = f"the {what} '{name}' twice (first as {first.path}, {first.where})"
             problems.add(again, f"each {what} once", found=found, remedy=remedy)
     return tuple(value for _, value, _ in made)

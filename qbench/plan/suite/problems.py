@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.errors import Problem
-from qbench.core.names import did_you_mean, shortened
+from qbench.core.names import did_you_mean, nearest_name, shortened
 from qbench.core.spec import slugify
 from qbench.plan.suite.yaml_lines import Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from qbench.core.errors import Problem
 
 Steps = tuple[str | int, ...]
 """Keys and indices that lead to a value."""
@@ -59,9 +60,8 @@ class Problems:
         node = place if isinstance(place, Node) else self.place(place)
         if node.path in self._spoiled:
             return
-        line = node.key_line if at_key else node.line
         found = in_words(node) if found is None else found
-        self._problems.append(Problem(node.path, found, expected, remedy, self.file, line))
+        self._problems.append(node.problem(self.file, found, expected, remedy, at_key=at_key))
 
     def add_unknown(
         self,
@@ -70,14 +70,20 @@ class Problems:
         name: str,
         known: Iterable[str],
         hint: str | None = None,
+        other: Mapping[str, str] | None = None,
     ) -> None:
-        """Notes a name that is not among the known ones, with the nearest of them or the hint."""
+        """Notes a name that is not among the known ones, with the nearest of them or the hint.
+
+        `other` are further names of the known ones: the nearest may be one of these.
+        """
         names = tuple(known)
         expected = f"one of {', '.join(names)}" if names else f"nothing: there is no {kind}"
         found = f"the unknown {kind} '{shortened(name)}'"
-        self.add(
-            place, expected, found=found, remedy=hint or did_you_mean(name, names), at_key=True
-        )
+        nearest = nearest_name(name, (*names, *(other or ())))
+        if nearest is not None and hint is None:
+            own = (other or {}).get(nearest)
+            hint = f"did you mean '{nearest}'{f', which is `{own}`' if own else ''}?"
+        self.add(place, expected, found=found, remedy=hint, at_key=True)
 
     def has(self, *keys: str) -> bool:
         """Whether there is a problem below one of the keys of the file."""

@@ -13,8 +13,9 @@ from qbench.compare.gate.rules import GateRule, rules_of
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.plan.suite.aliases import by_own_names
 from qbench.plan.suite.errors import note_errors
-from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile, suite_schema
+from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile
 from qbench.plan.suite.finetune import FineTuning, make_finetune
 from qbench.plan.suite.parts import (
     check_count,
@@ -25,6 +26,7 @@ from qbench.plan.suite.parts import (
     make_reference,
 )
 from qbench.plan.suite.problems import Problems, leave_out
+from qbench.plan.suite.schema import told_schema
 from qbench.plan.suite.selectors import Selector, check_selection, selected
 from qbench.plan.suite.yaml_lines import read_yaml
 
@@ -64,8 +66,8 @@ class Suite(Frozen):
     """Margins that `qbench gate` compares the results with."""
     rehearsal: tuple[str, ...] = ()
     """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
-    lines: dict[str, int] = Field(default_factory=dict, exclude=True, repr=False)
-    """Line of each key and list entry of the file, by its dotted path."""
+    lines: dict[str, int | str] = Field(default_factory=dict, exclude=True, repr=False)
+    """Line of each key and list entry of the file, by its dotted path; or where else it is from."""
 
     def problem(
         self, path: str, found: str, expected: str | None = None, remedy: str | None = None
@@ -74,7 +76,10 @@ class Suite(Frozen):
         at = path
         while at and at not in self.lines:
             at = re.sub(r"(?:^|\.|\[)[^.\[]*$", "", at)  # without its last key or index
-        return Problem(path, found, expected, remedy, self.file, self.lines.get(at))
+        place = self.lines.get(at)
+        if isinstance(place, str):
+            return Problem(path, found, expected, remedy, place)
+        return Problem(path, found, expected, remedy, self.file, place)
 
     def select(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
         """The cells whose slug, precision's label or name match a pattern; all for no patterns.
@@ -113,6 +118,8 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
     """
     top, of_yaml = read_yaml(text, file)
+    if top is not None:
+        top, of_yaml = by_own_names(top, file, of_yaml)
     problems = Problems(file, top, of_yaml)
     if top is None:
         if not of_yaml:
@@ -128,7 +135,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
     try:
         read = SuiteFile.model_validate(written)
     except ValidationError as error:
-        wrong = note_errors(problems, error, suite_schema())
+        wrong = note_errors(problems, error, told_schema())
         problems.kept = leave_out(written, wrong)
         read = _what_is_right(written)
     suite = _make_suite(problems, read, file, base, top.lines())
@@ -149,7 +156,7 @@ def _what_is_right(written: dict[str, Any]) -> SuiteFile:
 
 
 def _make_suite(
-    problems: Problems, read: SuiteFile, file: str, base: Path, lines: dict[str, int]
+    problems: Problems, read: SuiteFile, file: str, base: Path, lines: dict[str, int | str]
 ) -> Suite:
     """The suite that the file means; what is wrong with the whole of it is noted."""
     models = make_models(problems, read.models, base)

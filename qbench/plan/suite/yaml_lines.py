@@ -67,6 +67,33 @@ class Node:
     """1-based line of its key; that of the value where it has none."""
     text: str = ""
     """A scalar as it is written in the file."""
+    origin: str = ""
+    """Where it comes from when that is no line of the file, such as `--set name=mine`."""
+
+    @property
+    def place(self) -> int | str:
+        """The line of its key, or where else it comes from."""
+        return self.origin or self.key_line
+
+    @property
+    def where(self) -> str:
+        """That in words."""
+        return self.origin or f"line {self.key_line}"
+
+    def problem(
+        self,
+        file: str,
+        found: str,
+        expected: str | None = None,
+        remedy: str | None = None,
+        *,
+        at_key: bool = False,
+    ) -> Problem:
+        """Something that is wrong with it, or with its key."""
+        if self.origin:
+            return Problem(self.path, found, expected, remedy, self.origin)
+        line = self.key_line if at_key else self.line
+        return Problem(self.path, found, expected, remedy, file, line)
 
     def child(self, key: str | int) -> Node | None:
         """The entry of that key or index, or None."""
@@ -76,14 +103,14 @@ class Node:
             return self.value[key]
         return None
 
-    def lines(self) -> dict[str, int]:
-        """The line of every key and entry below this value, by path."""
+    def lines(self) -> dict[str, int | str]:
+        """The place of every key and entry below this value, by path."""
         children: Iterable[Node] = self.value if isinstance(self.value, tuple) else ()
         if isinstance(self.value, dict):
             children = self.value.values()
         found = {}
         for child in children:
-            found[child.path] = child.key_line
+            found[child.path] = child.place
             found.update(child.lines())
         return found
 
@@ -201,7 +228,7 @@ class _Builder:
                 self._add(path, found, "each key once", line, "remove one of them")
             else:
                 key = key_node.value
-                entries[key] = self.build(value_node, _join(path, key), depth + 1, line)
+                entries[key] = self.build(value_node, join_path(path, key), depth + 1, line)
         for source in merged:
             line = source.start_mark.line + 1
             child = self.build(source, path, depth + 1)
@@ -257,7 +284,8 @@ def _float(text: str) -> float:
         return math.inf
 
 
-def _join(path: str, key: str) -> str:
+def join_path(path: str, key: str) -> str:
+    """The path of a key below another."""
     return f"{path}.{shortened(key)}" if path else shortened(key)
 
 

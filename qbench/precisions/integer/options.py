@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from qbench.core.number_types import FloatType
+from qbench.core.aliases import Also
+from qbench.core.number_types import FloatOption
 from qbench.core.spec import Frozen
 from qbench.precisions.products import Products
 from qbench.sources.data.texts import ResolvedText
@@ -29,14 +30,22 @@ LONGEST_WINDOW = 512
 class IntegerOptions(Frozen):
     """Options of `integer`."""
 
-    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    bits: Annotated[int, Field(ge=2, le=8), Also("num_bits", "nbits", "w_bit")] = 8
     """Width of a weight's code, two's complement: from -2^(bits-1) to 2^(bits-1) - 1."""
-    mapping: Mapping = "symmetric"
+    mapping: Annotated[
+        Mapping,
+        Also(
+            "mapping_type",
+            unlike=dict.fromkeys(
+                ("sym", "symmetric"), "write `mapping: symmetric` or `mapping: asymmetric`"
+            ),
+        ),
+    ] = "symmetric"
     """`symmetric`: scale = 2·absmax/(qmax - qmin), no zero point. `asymmetric`: scale =
     (max - min)/(qmax - qmin), zero point = qmin - round(min/scale), the range widened to hold 0."""
     granularity: Granularity = "channel"
     """What shares one scale: the whole weight, an output row, or `group` weights of a row."""
-    group: Annotated[int, Field(ge=2)] | None = None
+    group: Annotated[Annotated[int, Field(ge=2)] | None, Also("group_size", "q_group_size")] = None
     """Weights of a row that share a scale, for `granularity: group`. A layer whose width it does
     not divide stays unquantized, and the record names it."""
     activations: Literal["none", "dynamic", "static"] = "none"
@@ -46,7 +55,7 @@ class IntegerOptions(Frozen):
     """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
     the other, each making up for the errors of those before it (arXiv 2210.17323); `smoothquant`,
     outliers moved from the activations into the weights first (arXiv 2211.10438)."""
-    dtype: FloatType = "bf16"
+    dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
     the scales where no activations are quantized to 8 bits."""
     calibration_text: Annotated[str, Field(min_length=1)] | SkipJsonSchema[ResolvedText] = (
@@ -54,9 +63,11 @@ class IntegerOptions(Frozen):
     )
     """What is calibrated on: `bundled:…`, a UTF-8 file or a known data set; never the text that is
     evaluated on. A plan finds it and puts what it found in place of its name."""
-    calibration_windows: Annotated[int, Field(ge=1, le=4096)] = 16
+    calibration_windows: Annotated[
+        int, Field(ge=1, le=4096), Also("nsamples", "num_calibration_samples")
+    ] = 16
     """Windows that are drawn from it, none overlapping another."""
-    calibration_window: Annotated[int, Field(ge=8)] | None = None
+    calibration_window: Annotated[Annotated[int, Field(ge=8)] | None, Also("seqlen")] = None
     """Tokens of a window; the model's context, at most 512, unless given."""
     calibration_method: CalibrationMethod = "minmax"
     """Range of static activations: the extremes; a percentile of the absolute values; or the
@@ -222,8 +233,10 @@ def short_options(name: str) -> type[IntegerOptions]:
     fields: dict[str, Any] = {}
     for field in _FORMAT:
         value = getattr(fixed, field)
+        also = [one for one in IntegerOptions.model_fields[field].metadata if isinstance(one, Also)]
+        kind: Any = Literal[value] if value is not None else None
         fields[field] = (
-            Literal[value] if value is not None else None,
+            Annotated[kind, also[0]] if also else kind,
             Field(
                 value,
                 description=f"Part of {name}; for another value write `integer` with its options.",

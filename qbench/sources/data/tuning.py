@@ -6,10 +6,11 @@ import re
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from qbench.core.aliases import Also
 from qbench.core.errors import TextError
 from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
@@ -42,15 +43,33 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 class TuningDataOptions(Frozen):
     """What to tune on: which data, how its rows become text, and how many go into which split."""
 
-    dataset: str = Field(default="bundled:stdlib-instruct", min_length=1)
+    dataset: Annotated[str, Field(min_length=1), Also("dataset_name")] = "bundled:stdlib-instruct"
     """`bundled:<name>`, a .jsonl, .json, .parquet or .csv file, or a hub id `owner/name@commit`."""
-    config: str | None = None
+    config: Annotated[str | None, Also("dataset_config", "dataset_config_name")] = None
     """The configuration of a data set on the hub that has several."""
-    split: str = Field(default="train", min_length=1)
+    split: Annotated[
+        str,
+        Also(
+            unlike=dict.fromkeys(
+                ("dataset_train_split", "dataset_test_split"),
+                "`split` is the one that all rows come from; `train`, `validation` and `test` say"
+                " how many of them go where",
+            )
+        ),
+    ] = Field(default="train", min_length=1)
     """The split of a data set on the hub that all rows come from."""
     recipe: Recipe = "instruction"
     """How a row becomes a prompt and its completion: by name, or by your own templates."""
-    train: PositiveInt = 1000
+    train: Annotated[
+        PositiveInt,
+        Also(
+            unlike={
+                "max_train_samples": "write `train`: exactly so many, never fewer",
+                "max_eval_samples": "write `validation`: exactly so many, never fewer",
+                "max_predict_samples": "write `test`: exactly so many, never fewer",
+            }
+        ),
+    ] = 1000
     """Examples to train on."""
     validation: PositiveInt = 100
     """Examples whose loss tells how a training goes; never trained on."""

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from qbench.core.errors import SuiteError
-from qbench.plan.suite.file import suite_schema
+from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import load_suite_text
 from tests.compare.gate.rule_section import read_rules
 from tests.paired_records import footprint, quality, task

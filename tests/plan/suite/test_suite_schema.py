@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 
 from qbench.core.errors import SuiteError
 from qbench.measures import asked_for
-from qbench.plan.suite.file import SuiteFile, suite_schema
+from qbench.plan.suite.file import SuiteFile
+from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.precisions import precisions
