@@ -77,9 +77,9 @@ def write_reports(
     parts: Iterable[Sequence[Record]], chosen: Sequence[Format], reports: Path
 ) -> None:
     """Writes a file of each part in each format."""
-    from qbench.report.console import say
+    from qbench.report.console import say_where
     from qbench.report.files import write_report
 
     for form in chosen:
         for part in parts:
-            say(f"report: {write_report(part, reports, form)}")
+            say_where(write_report(part, reports, form))

@@ -171,6 +171,8 @@ class Column:
     """Key of the column under whose figures these stand where there is little room."""
     intervals: bool = False
     """Whether the interval of each figure is written behind it."""
+    spare: int = 0
+    """Columns above 0 are left out where a terminal has no room for all, the highest first."""
 
     @property
     def unit(self) -> str | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TextIO, cast
 from qbench.core.untrusted import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 _COMMAND = re.compile(r"^(\s*:)(?=:)|(#)(?=#\[|#vso\[)", re.MULTILINE)
@@ -51,6 +53,20 @@ def tell_bytes(found: bytes) -> None:
 def say(line: str) -> None:
     """Prints a line of qbench's own, such as where a file lies, whatever the file is called."""
     tell(f"{visible(line)}\n")
+
+
+def say_where(path: Path) -> None:
+    """Prints where a report lies; a terminal that can opens it from there.
+
+    A page for browsers is named as they take it, for terminals that make links of addresses alone.
+    """
+    from rich.style import Style
+    from rich.text import Text
+
+    address = path.absolute().as_uri()
+    shown = address if path.suffix == ".html" else visible(str(path))
+    line = Text.assemble("report: ", (shown, Style(link=address)))
+    make_console().print(line, soft_wrap=True)
 
 
 class _HarmlessStream:

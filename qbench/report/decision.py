@@ -27,6 +27,44 @@ if TYPE_CHECKING:
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 NOMINAL = "bits_per_weight.nominal"
 """Known of formats that are stored wider than they are."""
+_PACKED = "if codes were packed at their own width, such as 4 bits that are held in 8"
+_BYTES = (
+    Column(
+        "bits_per_weight.model",
+        "bits/weight",
+        "number",
+        "lower",
+        "bits of the static bytes ÷ logical weights: embeddings and head included",
+        decimals=3,
+    ),
+    Column(
+        NOMINAL, "if packed", "number", "neither", f"bits/weight of the whole {_PACKED}", decimals=3
+    ),
+    Column(
+        "bits_per_weight.linear",
+        "linear bits/weight",
+        "number",
+        "lower",
+        "the same of the linear layers alone, with their quantization state: embeddings and head,"
+        " which stay in 16 or 32 bits, are much of a small model and little of a large one",
+        decimals=3,
+    ),
+    Column(
+        "bits_per_weight.linear.nominal",
+        "linear if packed",
+        "number",
+        "neither",
+        f"bits/weight of the linear layers {_PACKED}",
+        decimals=3,
+    ),
+    Column(
+        "memory.static",
+        "static",
+        "bytes",
+        "lower",
+        "bytes that the loaded model keeps: parameters, buffers and quantization state",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +93,9 @@ def decision_table(records: TableRecords) -> Decision:
         record.value(NOMINAL) is not None for cell in records.cells for record in cell.records
     )
     peaks = _peaks(records, memory_point)
+    byte_columns = [one for one in _BYTES if stored_wider or not one.key.endswith(".nominal")]
     columns = [
-        *_byte_columns(stored_wider=stored_wider),
+        *byte_columns,
         *(_peak_column(name, memory_point) for name in peaks),
         *_latency_columns(latency_point),
         *_quality_columns(records, texts, held_against, diverged),
@@ -64,9 +103,7 @@ def decision_table(records: TableRecords) -> Decision:
     rows = []
     for cell in records.cells:
         figures = [
-            _figure(cell, "footprint", None, "bits_per_weight.model"),
-            *([_figure(cell, "footprint", None, NOMINAL)] if stored_wider else []),
-            _figure(cell, "footprint", None, "memory.static"),
+            *(_figure(cell, "footprint", None, column.key) for column in byte_columns),
             *(_figure(cell, "memory", memory_point, name) for name in peaks),
             _figure(cell, "latency", latency_point, "latency.prefill"),
             _figure(cell, "latency", latency_point, "latency.decode"),
@@ -156,35 +193,6 @@ def _divergence_figure(cell: CellRecords, text: Record) -> Figure:
     if cell.reference:
         return Figure(word=REFERENCE_WORD)
     return _figure(cell, "quality", text, "kl.mean")
-
-
-def _byte_columns(*, stored_wider: bool) -> list[Column]:
-    packed = Column(
-        NOMINAL,
-        "if packed",
-        "number",
-        "neither",
-        "bits/weight if codes were packed at their own width, such as 4 bits that are held in 8",
-        decimals=3,
-    )
-    return [
-        Column(
-            "bits_per_weight.model",
-            "bits/weight",
-            "number",
-            "lower",
-            "bits of the static bytes ÷ logical weights: embeddings and head included",
-            decimals=3,
-        ),
-        *([packed] if stored_wider else []),
-        Column(
-            "memory.static",
-            "static",
-            "bytes",
-            "lower",
-            "bytes that the loaded model keeps: parameters, buffers and quantization state",
-        ),
-    ]
 
 
 def _peak_column(name: str, point: Record | None) -> Column:

@@ -145,15 +145,20 @@ def warnings(selection: Selection) -> list[Warned]:
         for record in cell.records:
             timed = record.item.measurement == "latency"
             for text in record.warnings:
-                pattern = _NUMBER.sub("#", text) if timed else text
+                pattern = pattern_of(text) if timed else text
                 texts.setdefault(pattern, []).append(text)
                 cells = places.setdefault(pattern, {})
                 cells.setdefault(cell.place, {})[" ".join(_item(record))] = None
-    return _warned({_with_ranges(texts[pattern]): cells for pattern, cells in places.items()})
+    return _warned({in_one_text(texts[pattern]): cells for pattern, cells in places.items()})
 
 
-def _with_ranges(texts: Sequence[str]) -> str:
-    """One text for several that differ in their numbers: `12-34 %` for `12 %` and `34 %`."""
+def pattern_of(text: str) -> str:
+    """What texts that differ in nothing but numbers have in common."""
+    return _NUMBER.sub("#", text)
+
+
+def in_one_text(texts: Sequence[str]) -> str:
+    """One text for several of one pattern: `12-34 %` for `12 %` and `34 %`."""
     if len(set(texts)) == 1:
         return texts[0]
     columns = iter(list(zip(*(_NUMBER.findall(text) for text in texts), strict=True)))

@@ -37,21 +37,21 @@ def legend_of_marks(table: Table) -> list[Line]:
     return marks
 
 
-def short_legend(table: Table) -> Words:
-    """The same in one line, with the marks of a terminal."""
+def short_legend(table: Table, spread: str = "standard deviation over seeds") -> str:
+    """The same in one line, with the marks of a terminal; `spread` says what ± is."""
     figures = [figure for row in table.rows for figure in row.figures]
     marks = []
     if any(figure.best for figure in figures):
         marks.append("* best of its column")
     if any(figure.uncertain for figure in figures):
-        marks.append("~ the 95 % interval includes no change")
+        marks.append("~ may be no change")
     if any(figure.warned for figure in figures):
-        marks.append("! carries a warning")
+        marks.append("! has a warning")
     if any(figure.spread for figure in figures):
-        marks.append("± standard deviation over seeds")
+        marks.append(f"± {spread}")
     if any(figure.word == NOT_MEASURED for figure in figures):
         marks.append(f"{NOT_MEASURED} not measured")
-    return Words("   ".join(marks), "quiet")
+    return "   ".join(marks)
 
 
 def definitions(table: Table) -> list[Line]:

@@ -57,6 +57,12 @@ def recommendation_lines(found: Recommendation) -> list[Line]:
     return [*_what(found), _limits(found)]
 
 
+def terminal_lines(found: Recommendation) -> list[Line]:
+    """What to run and by which limits: a table beside it has what it costs and loses."""
+    told = [f"{text}." for text in _figures(found, found.best)]
+    return [*(line for line in _what(found) if line not in told), _limits(found, briefly=True)]
+
+
 def short_line(found: Recommendation) -> Line:
     """What to run, in one line."""
     best = found.best
@@ -83,7 +89,7 @@ def _what(found: Recommendation) -> list[Line]:
         why = ", the only cell that meets every limit" if found.choices.limits else ""
     lines: list[Line] = [
         (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{why}."),
-        *(f"{text}." for text in (_costs(found, best), _losses(found, best)) if text),
+        *(f"{text}." for text in _figures(found, best)),
     ]
     level = [one.cell.label for one in found.of("meets") if one.told_apart is not True]
     if level:
@@ -99,6 +105,13 @@ def _what(found: Recommendation) -> list[Line]:
     if before:
         lines.append(f"With more data it might be {_or(before)}: see the table.")
     return lines
+
+
+def _figures(found: Recommendation, best: Candidate | None) -> list[str]:
+    """What the best takes and loses; nothing where there is none."""
+    if best is None:
+        return []
+    return [text for text in (_costs(found, best), _losses(found, best)) if text]
 
 
 def _nothing(found: Recommendation) -> list[Line]:
@@ -121,13 +134,15 @@ def _nothing(found: Recommendation) -> list[Line]:
     return lines
 
 
-def _limits(found: Recommendation) -> Line:
+def _limits(found: Recommendation, *, briefly: bool = False) -> Line:
     limits = found.choices.limits
     told = [limit_words(found.choices.axis(key), limit) for key, limit in limits.items()]
     if not told:
         return ("Limited by nothing; limits are given as in ", Mono(_LIKE), ".")
     text = f"Limited by: {'; '.join(told)}."
     if any(limit.source == BY_DEFAULT for limit in limits.values()):
+        if briefly:
+            return (f"{text[:-1]} (by default; ", Mono("qbench recommend"), " takes others).")
         text += " As no limit on quality was given, the default one holds; yours are given as in "
         return (text, Mono(_LIKE), ", or under ", Mono("recommend:"), " in the suite.")
     return text

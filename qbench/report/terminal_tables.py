@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -30,30 +32,75 @@ STYLES: dict[Tone, str] = {
 }
 _PADDING = 2
 """Between columns: the left padding and the box's divider."""
+_LEAST_LABEL = 12
+"""Of a column of labels that are folded."""
 
 
 class Fitted:
     """A table in one piece where the terminal is wide enough, else in several of whole columns.
 
-    One that holds texts stays in one piece: they are wrapped.
+    One that holds texts stays in one piece: they are wrapped. So does one with columns that can be
+    spared: those that find no room are named below it.
     """
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RichTable | Text]:
         shown = [at for at, column in enumerate(self.table.columns) if not column.below]
         if any(self.table.columns[at].display == "text" for at in shown):
             yield _wrapped(self.table, shown, options.max_width)
             return
-        for indices in _pieces(self.table, shown, options.max_width):
-            yield _whole(self.table, indices)
+        whole = _widest_label(self.table)
+        least = _least_label(self.table, shown, options.max_width)
+        kept = _kept(self.table, shown, options.max_width - least)
+        left = options.max_width - _columns_width(self.table, kept)
+        labels = min(whole, max(least, left))
+        for indices in _pieces(self.table, kept, options.max_width - labels):
+            yield _whole(self.table, indices, labels)
+        if len(kept) < len(shown):
+            left_out = [self.table.columns[at].title for at in shown if at not in kept]
+            yield Text(f"no room for: {', '.join(left_out)}", style=STYLES["quiet"])
 
 
-def _pieces(table: Table, shown: Sequence[int], width: int) -> list[list[int]]:
+def _widest_label(table: Table) -> int:
+    return max([cell_len(table.stub), *(cell_len(_label(row)) for row in table.rows)])
+
+
+def _least_label(table: Table, shown: Sequence[int], width: int) -> int:
+    """What labels take before a column is left out or put below: their own width, else a part.
+
+    It is at most half of the terminal's, and leaves room for the columns that are never left out.
+    """
+    whole = _widest_label(table)
+    if whole + _columns_width(table, shown) <= width:
+        return whole
+    never = [at for at in shown if not table.columns[at].spare]
+    half = max(1, width // 2)
+    if len(never) < len(shown):
+        half = min(half, max(width - _columns_width(table, never), _LEAST_LABEL))
+    return min(whole, half)
+
+
+def _kept(table: Table, shown: Sequence[int], room: int) -> list[int]:
+    """Those of the columns that are not spared for want of room."""
+    kept = list(shown)
+    while _columns_width(table, kept) > room:
+        spared = max(kept, key=lambda at: table.columns[at].spare)
+        if not table.columns[spared].spare:
+            break
+        kept.remove(spared)
+    return kept
+
+
+def _columns_width(table: Table, indices: Sequence[int]) -> int:
+    return sum(_column_width(table, index) + _PADDING for index in indices)
+
+
+def _pieces(table: Table, shown: Sequence[int], room: int) -> list[list[int]]:
     """Indices of the columns of each piece; every piece repeats the row labels."""
-    labels = max((cell_len(_label(row)) for row in table.rows), default=0)
-    room = width - max(labels, len(table.stub)) - _PADDING
     pieces: list[list[int]] = [[]]
     left = room
     for index in shown:
@@ -72,10 +119,11 @@ def _column_width(table: Table, index: int) -> int:
     return max(cell_len(text) for text in [*texts, *lines])
 
 
-def _whole(table: Table, indices: Sequence[int]) -> RichTable:
+def _whole(table: Table, indices: Sequence[int], label_width: int) -> RichTable:
     """Some of the columns, each as wide as it needs to be."""
     shown = _empty()
-    shown.add_column(table.stub, justify=_side(right=table.stub_right), no_wrap=True)
+    side = _side(right=table.stub_right)
+    shown.add_column(table.stub, justify=side, width=label_width, overflow="fold")
     for index in indices:
         shown.add_column(
             _heading(table, index),
@@ -156,14 +204,22 @@ def _is_right(column: Column) -> bool:
 def _heading(table: Table, index: int) -> Text:
     """The title broken at `/` and spaces, the unit below; as figures are, with a place for a mark.
 
-    `bits/weight` becomes `bits/` above `weight`. That of texts is not broken.
+    It takes no more room than the figures below it if it can: `bits/weight` becomes `bits/` above
+    `weight`. That of texts is not broken.
     """
     column, symbol = table.columns[index], table.scale(index).symbol
     if column.display == "text":
         below = [each.title for each in table.columns if each.below == column.key]
         return Text(", ".join([column.title, *below]))
-    words = column.title.replace("/", "/ ").split()
-    return Text("\n".join(f"{line} " for line in [*words, *([symbol] if symbol else [])]))
+    pieces = re.findall(r"[^/\s]*/|[^/\s]+|\s+", column.title)
+    figures = max((cell_len(text.plain) for text in _cells(table, index)), default=0)
+    width = max([figures - 1, *map(cell_len, pieces), cell_len(symbol)])
+    lines = [""]
+    for piece in pieces:
+        if cell_len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return Text("\n".join(f"{line.rstrip()} " for line in [*lines, *([symbol] if symbol else [])]))
 
 
 def _label(row: Row) -> str:
@@ -197,7 +253,7 @@ def _figure(figure: Figure, column: Column, scale: Scale) -> Text:
         mark += "!"
     text = scale.text(figure.value)
     if figure.spread and not scale.is_nothing(figure.spread):
-        text += f"±{scale.text(figure.spread)}"
+        text += f"±{replace(scale, signed=False).text(figure.spread)}"
     text += interval_behind(figure, column, scale)
     return Text(text + mark, style="bold green" if figure.best else STYLES[figure.tone])
 

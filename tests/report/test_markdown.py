@@ -62,15 +62,15 @@ def test_numbers_have_human_units() -> None:
         for label, size in (("fp32", 14 * 2**30), ("nf4", 3.5 * 2**30))
     ]
     decision = decision_of(render(records))
-    assert decision[0][2] == "static (GiB)"
-    assert [row[2] for row in decision[1:]] == ["14.00", "**3.50**"]
+    assert decision[0][3] == "static (GiB)"
+    assert [row[3] for row in decision[1:]] == ["14.00", "**3.50**"]
 
 
 def test_perplexities_keep_four_decimals() -> None:
     records = quickstart_records()
     fp32 = next(r.value("perplexity") for r in records if r.item.measurement == "quality")
     # bf16's is lower within noise: see TestBest in test_tables
-    assert decision_of(render(records))[1][6] == f"**{fp32:.4f}**"
+    assert decision_of(render(records))[1][7] == f"**{fp32:.4f}**"
 
 
 def test_all_rows_of_a_table_have_as_many_cells_and_are_aligned() -> None:
@@ -126,7 +126,7 @@ def test_what_is_missing_is_never_a_number(records: list[Record]) -> None:
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)|\binf\b", without_status)
     missing = {metric.name for r in records for metric in r.metrics if metric.value is None}
     if "memory.static" in missing:
-        assert decision_of(page)[1][2] == "n/a"
+        assert decision_of(page)[1][3] == "n/a"
         assert "no static: could not be taken" in page
 
 

@@ -110,7 +110,7 @@ class TestDecisionTable:
 
     def test_several_texts_get_a_pair_of_columns_each(self) -> None:
         records = [quality_record(p, text) for p in ("fp32", "nf4") for text in ("prose", "code")]
-        titles = [column.title for column in decide(records).table.columns[5:]]
+        titles = [column.title for column in decide(records).table.columns[6:]]
         assert titles == ["perplexity prose", "change prose", "perplexity code", "change code"]
 
     def test_without_the_reference_there_is_no_change_column(self) -> None:
@@ -236,12 +236,12 @@ class TestBest:
 
         records = [peaks("fp32", 2e7, 4.3e7), peaks("nf4", 1e7, 4.1e7)]
         titles = [column.title for column in decide(records).table.columns]
-        assert titles[2:4] == ["peak", "peak RSS"]
+        assert titles[3:5] == ["peak", "peak RSS"]
         assert best(records, "memory.peak.inference") == {"nf4"}
         assert best(records, "memory.peak") == set()
         gpu = make_environment(device="NVIDIA H200", device_kind="nvidia-h200", device_type="cuda")
         records = [peaks(p, 1e7, 1e7 * at, environment=gpu) for at, p in ((2, "fp32"), (1, "nf4"))]
-        assert [column.title for column in decide(records).table.columns][2:4] == [
+        assert [column.title for column in decide(records).table.columns][3:5] == [
             "peak",
             "prefill",
         ]
@@ -252,7 +252,7 @@ class TestMissing:
     def test_status_stands_where_the_number_would(self) -> None:
         int8 = decide(quickstart_records()).table.rows[3]
         assert int8.label == "int8"
-        assert [figure.word for figure in int8.figures] == ["oom"] * 6 + ["-"]
+        assert [figure.word for figure in int8.figures] == ["oom"] * 7 + ["-"]
         assert all(figure.value is None for figure in int8.figures)
 
     def test_some_processes_failing_leaves_the_others_with_a_mark(self) -> None:

@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords
     from qbench.report.finetune.results import ArmResult, Results
 
-_COMPACT = (
-    "training.trainable_share",
-    "training.memory.peak",
-    "training.step_time",
-    "completion.loss",
-    "gain",
-    "against",
-)
-"""Columns for a terminal."""
 _SCORE_TITLES = {
     "generation.rougeL": "ROUGE-L",
     "generation.chrf": "chrF",
@@ -128,13 +119,6 @@ def arms_table(results: Results) -> Table:
         *(_arm_row(one, results, columns) for one in results.arms),
     ]
     return mark_best(Table("Arms", "arm", columns, tuple(rows)))
-
-
-def compact_table(table: Table) -> Table:
-    """The columns of the arms that fit into a terminal."""
-    return table.with_columns(
-        [index for index, column in enumerate(table.columns) if column.key in _COMPACT]
-    )
 
 
 def score_title(metric: str) -> str:

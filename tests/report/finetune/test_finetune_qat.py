@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from qbench.compare.selection import select
 from qbench.core.spec import Cell, PrecisionRef, TuningRef
-from qbench.report import terminal
 from qbench.report.finetune.qat import WonBack, won_back, won_back_table, won_back_words
 from qbench.report.finetune.results import results_of
-from qbench.report.overview import overview_page
 from tests.pages import whole_report as render
 from tests.tuned_records import (
     FULL,
@@ -195,16 +190,6 @@ def test_what_would_give_a_counterpart_is_told() -> None:
     assert "is rounded to int4-g32, nf4 afterwards; list them under finetune's" in page
     # Without QAT nobody asked for the comparison.
     assert "Not compared with PTQ" not in render([*base, *full_arm(0), *qlora_arm(0, 0.1)])
-
-
-def test_the_terminal_says_what_was_won_back() -> None:
-    base = [record for name in ("fp32", "bf16") for record in untuned_records(name)]
-    arms = [one for s in (0, 1, 2) for one in full_arm(s, INT4) + qat_arm(s, 0.05)]
-    console = Console(width=2000, file=StringIO())
-    console.print(terminal.render(overview_page([*base, *arms])))
-    shown = console.file
-    assert isinstance(shown, StringIO)
-    assert "of the damage was won back" in shown.getvalue()
 
 
 def test_the_page_has_table_words_and_each_deployment() -> None:

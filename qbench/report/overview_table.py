@@ -1,0 +1,120 @@
+"""The decision table for a terminal: what most people decide by, within 80 columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.compare.items import describe_point, items, text_titles
+from qbench.core.page import Column, Figure
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.compare.selection import TableRecords
+    from qbench.core.page import Table
+    from qbench.report.decision import Decision
+
+_TASKS_SHOWN = 2
+_NO_NUMBER = frozenset({NOT_MEASURED, REFERENCE_WORD, ""})
+_KEPT: Mapping[str, tuple[str, int]] = {
+    "bits_per_weight.linear": ("linear bits", 7),
+    "bits_per_weight.linear.nominal": ("if packed", 8),
+    "memory.static": ("static", 0),
+    "memory.peak.inference": ("peak", 1),
+    "memory.peak": ("peak", 1),
+    "latency.prefill": ("prefill", 4),
+    "latency.decode": ("decode/token", 2),
+    "change": ("perplexity change", 0),
+    "perplexity": ("perplexity", 3),
+    "kl": ("KL", 5),
+}
+"""Titles, and which column is left out first; those of further texts stand behind."""
+_FURTHER_TEXT = 10
+_TASK = 9
+_TOLD_WITH_INTERVAL = frozenset({"change", "task"})
+
+
+def overview_table(records: TableRecords, decision: Decision) -> Table:
+    """The columns of the decision table that most is decided by.
+
+    A column without a number, such as that of a measurement which nobody took, is left out. Those
+    that a narrow terminal has no room for can be spared.
+    """
+    table = _with_tasks(decision.table, records)
+    keys = {column.key for column in table.columns}
+    chosen: list[int] = []
+    columns = list(table.columns)
+    for index, column in enumerate(columns):
+        kind, _, slug = column.key.partition(":")
+        if kind == "perplexity" and f"change:{slug}" in keys:
+            continue  # the change tells more, in less room
+        if kind == "memory.peak" and "memory.peak.inference" in keys:
+            continue  # on a CPU the resident size decides nothing
+        if kind == "task":
+            columns[index] = replace(column, spare=_TASK)
+        elif kind in _KEPT:
+            columns[index] = _briefly(column, kind, slug, decision.texts)
+        else:
+            continue
+        if any(has_number(row.figures[index]) for row in table.rows):
+            chosen.append(index)
+    brief = replace(table, columns=tuple(columns)).with_columns(chosen)
+    return _with_intervals(brief)
+
+
+def has_number(figure: Figure) -> bool:
+    """Whether it tells anything: a number, or how the attempt to take it ended."""
+    return figure.value is not None or (figure.word or "") not in _NO_NUMBER
+
+
+def what_it_shows(records: TableRecords, decision: Decision) -> str:
+    """The point and the texts that the figures are of, in a line."""
+    point = decision.latency_point or decision.memory_point
+    titles = text_titles(items(records, "quality"))
+    told = [describe_point(point)] if point else []
+    against = f" against {decision.reference}" if decision.reference else ""
+    told += [f"perplexity of {', '.join(titles.values())}{against}"] if titles else []
+    return "; ".join(told)
+
+
+def _briefly(column: Column, kind: str, slug: str, texts: Sequence[str]) -> Column:
+    title, spare = _KEPT[kind]
+    if slug and len(texts) > 1:
+        title += column.title.removeprefix(column.title.split()[0])
+        spare += _FURTHER_TEXT * texts.index(slug)
+    decimals = 2 if kind.startswith(("change", "bits")) else column.decimals
+    return replace(column, title=title, spare=spare, decimals=decimals)
+
+
+def _with_intervals(table: Table) -> Table:
+    """Changes and scores with the distance to the further end of their 95 % interval."""
+    told = [column.key.partition(":")[0] in _TOLD_WITH_INTERVAL for column in table.columns]
+    rows = []
+    for row in table.rows:
+        figures = [
+            replace(one, spread=max(one.high - one.value, one.value - one.low))
+            if is_told and one.value is not None and one.low is not None and one.high is not None
+            else one
+            for one, is_told in zip(row.figures, told, strict=True)
+        ]
+        rows.append(replace(row, figures=tuple(figures)))
+    return replace(table, rows=tuple(rows))
+
+
+def _with_tasks(table: Table, records: TableRecords) -> Table:
+    """The table with the first score of the first tasks as further columns."""
+    for slug, record in list(items(records, "tasks").items())[:_TASKS_SHOWN]:
+        if not record.metrics:
+            continue
+        name = record.metrics[0].name
+        title = f"{slug} {name.rsplit('.', 1)[-1]}"
+        column = Column(f"task:{name}", title, "number", decimals=3)
+        figures = [with_interval(cell.of("tasks", slug), name) for cell in records.cells]
+        rows = tuple(
+            replace(row, figures=(*row.figures, figure))
+            for row, figure in zip(table.rows, figures, strict=True)
+        )
+        table = replace(table, columns=(*table.columns, column), rows=rows)
+    return table
