@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.items import against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
+from qbench.report.charts.divergence import divergence_charts
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords, TableRecords
+    from qbench.core.page import Part
     from qbench.core.record import Record
     from qbench.core.units import Display
 
@@ -78,30 +80,45 @@ _PHASES = ("load", "idle", "prefill", "decode")
 _SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
 
 
-def detail_tables(records: TableRecords) -> list[Table]:
-    """The detail tables of one model's cells; a measurement nobody took has none."""
-    tables = [
-        _metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT),
-        _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
-        *(_memory_table(records, record) for record in items(records, "memory").values()),
-        *_latency_tables(records),
-        *roofline_tables(records),
+class Detail(NamedTuple):
+    """A table, and the pictures of it."""
+
+    table: Table
+    pictures: Sequence[Part] = ()
+
+
+def details_of(records: TableRecords) -> list[Detail]:
+    """The details of one model's cells; a measurement nobody took has none."""
+    found = [
+        Detail(_metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT)),
+        Detail(_metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS)),
+        *(Detail(_memory_table(records, record)) for record in items(records, "memory").values()),
+        *map(Detail, _latency_tables(records)),
+        *map(Detail, roofline_tables(records)),
         *(
-            quality_table(records, slug)
+            Detail(quality_table(records, slug))
             for slug, record in items(records, "quality").items()
             if not against_merged(record)
         ),
-        *(divergence_table(records, slug) for slug in items(records, "quality")),
-        weight_error_table(records),
-        *task_tables(records),
-        *_completion_tables(records),
-        *generation_tables(records),
-        _loaded_table(records),
-        calibration_table({cell.label: loaded_details(cell) for cell in records.cells}),
-        _other_table(records),
+        *(
+            Detail(divergence_table(records, slug), divergence_charts(records, slug))
+            for slug in items(records, "quality")
+        ),
+        Detail(weight_error_table(records)),
+        *map(Detail, task_tables(records)),
+        *map(Detail, _completion_tables(records)),
+        *map(Detail, generation_tables(records)),
+        Detail(_loaded_table(records)),
+        Detail(calibration_table({cell.label: loaded_details(cell) for cell in records.cells})),
+        Detail(_other_table(records)),
     ]
-    kept = [_without_empty_columns(table) for table in tables]
-    return [table for table in kept if table.rows]
+    kept = [one._replace(table=_without_empty_columns(one.table)) for one in found]
+    return [one for one in kept if one.table.rows]
+
+
+def detail_tables(records: TableRecords) -> list[Table]:
+    """The tables of the details alone."""
+    return [one.table for one in details_of(records)]
 
 
 def _metric_table(

@@ -11,7 +11,7 @@ from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, b
 from qbench.report.charts.forest import difference_charts
 from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
-from qbench.report.details import detail_tables
+from qbench.report.details import details_of
 from qbench.report.differences import differences_of, how_decided, table_of
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
@@ -183,9 +183,9 @@ def _detail_parts(selection: Selection) -> list[Part]:
     level = 4 if several else 3
     for table in selection.tables:
         parts += [Heading(table.title, 3)] if several else []
-        for detail in detail_tables(table):
+        for detail, pictures in details_of(table):
             told = [*definitions(detail), *lacking_intervals(detail)]
-            parts += [Heading(detail.title, level), detail, bullets(told)]
+            parts += [Heading(detail.title, level), *pictures, detail, bullets(told)]
         parts += generation_parts(table, level)
         parts += finetune_details(table, level)
     missing = valueless(selection)

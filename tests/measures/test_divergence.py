@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import MeasurementError
+from qbench.core.log_bins import EDGES, counts_of
 from qbench.measures.quality.quality import QUALITY, QualityOptions
 from qbench.measures.quality.reference_states import has_states, states_path
 from qbench.measures.quality.windows import cut_windows
@@ -90,8 +91,14 @@ def test_divergence_equals_a_naive_one(
     measure(reference, path, reference=True)
     # Windows one at a time in both, as the naive loop takes them.
     item = make_item(cell, path, batch=1)
-    found = values(QUALITY.measure(cell, item))
+    outcome = QUALITY.measure(cell, item)
+    found = values(outcome)
     kl, same, change = naive_divergence(reference, cell, text)
+    counts = counts_of(outcome.details["kl_histogram"])
+    assert counts is not None
+    assert sum(counts) == len(kl)
+    for edge, below in zip(EDGES, np.cumsum(counts), strict=False):
+        assert (kl < edge - 1e-6).sum() <= below <= (kl < edge + 1e-6).sum()
     assert found["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
     assert found["kl.max"] == pytest.approx(kl.max(), abs=1e-6)
     for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)):

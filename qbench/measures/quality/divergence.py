@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qbench.core.log_bins import EDGES, stored
 from qbench.core.quantile import quantile_of_sorted
 from qbench.core.record import Metric, MetricDefinition
 from qbench.measures.loaded import make_metric
@@ -98,6 +99,18 @@ def divergence_metrics(
         )
         for name, value in values.items()
     )
+
+
+def divergence_histogram(scores: Scores) -> dict[str, Any]:
+    """The divergence of the tokens, counted on a logarithmic axis; nothing without a reference."""
+    if scores.token_kl is None:
+        return {}
+    import torch
+
+    edges = torch.tensor(EDGES, dtype=torch.float64)
+    places = torch.bucketize(scores.token_kl.double().cpu(), edges, right=True)
+    counts = torch.bincount(places, minlength=len(EDGES) + 1).tolist()
+    return {"kl_histogram": stored(counts)}
 
 
 def divergence_series(scores: Scores) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.quality.divergence import (
     DIVERGENCE_METRICS,
+    divergence_histogram,
     divergence_metrics,
     divergence_series,
 )
@@ -267,6 +268,7 @@ class Quality:
                 "head_route": head.route,
                 "attention_ran": sorted(attention),
                 "vocabulary": vocabulary,
+                **divergence_histogram(scores),
             },
             warnings=tuple(warnings),
         )
