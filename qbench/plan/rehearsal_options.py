@@ -72,6 +72,8 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
         made["names"] = made["names"][: max(1, min(2, len(given["names"])))]
     if name == "generation":
         made["scores"] = tuple(score for score in given["scores"] if score in SCORES) or SCORES
+    if name == "quality":
+        made["limit"] = given["limit"]  # the bundled excerpt is short enough
     if name == "quality" and (fixed := FIXED_WINDOW.get(given["protocol"])) is not None:
         made["window"] = None
         if fixed > CONTEXT_TOKENS:

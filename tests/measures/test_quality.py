@@ -256,6 +256,35 @@ def test_windows_add_up_and_are_counted(cells: TinyCells, tmp_path: Path) -> Non
         assert losses[at] == pytest.approx(math.fsum(naive.losses(loaded.model, ids)), rel=1e-5)
 
 
+def test_a_limit_takes_the_first_windows_alone(cells: TinyCells, tmp_path: Path) -> None:
+    loaded, path = cells.load(LLAMA, "fp32"), write_text(tmp_path, make_text(400))
+    whole = score(loaded, path, window=32, batch=2)
+    first = score(loaded, path, window=32, batch=2, limit=5)
+    assert first.series["window_nll"] == pytest.approx(whole.series["window_nll"][:5], rel=1e-6)
+    assert first.series["window_tokens"] == whole.series["window_tokens"][:5]
+    assert values(first)["tokens"] == sum(first.series["window_tokens"])
+    text = path.read_text(encoding="utf-8")
+    targets = naive.text_ids(cells.folder(LLAMA), text)[: 5 * 31]
+    assert first.details["scored_bytes"] == token_bytes(cells.folder(LLAMA), tuple(targets))
+    assert values(score(loaded, path, window=32, limit=10_000)) == values(
+        score(loaded, path, window=32)
+    )
+
+
+def test_a_limit_is_part_of_the_key_only_where_it_is_given(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    path = write_text(tmp_path, make_text(50))
+    resolved = cells.load(LLAMA, "fp32").resolved
+    plain, limited = (
+        QUALITY.items(QualityOptions(text=(str(path),), **options), resolved, tmp_path)[0]
+        for options in ({}, {"limit": 5})
+    )
+    assert "limit" not in plain.params
+    assert limited.params["limit"] == 5
+    assert limited.slug == f"{plain.slug}-first5"
+
+
 def test_the_size_of_a_batch_changes_nothing_but_rounding(cells: TinyCells, tmp_path: Path) -> None:
     loaded = cells.load(LLAMA, "fp32")
     path = write_text(tmp_path, make_text(300))

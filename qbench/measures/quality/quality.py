@@ -106,6 +106,8 @@ class QualityOptions(Frozen):
     """Tokens a window, `<s>` included; the model's context unless given, at most 2048."""
     protocol: Protocol = "default"
     """How the text is cut and which tokens are scored."""
+    limit: PositiveInt | None = None
+    """Only the first so many windows of each text."""
     batch: Annotated[PositiveInt, Also("batch_size")] = 4
     """Windows at once: the same in every cell, since neighbours change LLM.int8's outliers."""
     attention: Annotated[Literal["eager", "sdpa"] | None, Also("attn_implementation")] = None
@@ -120,6 +122,7 @@ class QualityParams(Frozen):
     text: ResolvedText
     window: int
     protocol: Protocol
+    limit: int | None = None
     batch: int
     bos: Literal["as encoded"] | None = None
     """Of llama.cpp's protocol: apart from records that have one whatever the tokenizer does."""
@@ -169,8 +172,11 @@ class Quality:
         window = window or min(WINDOW_MOST, model.context_tokens or WINDOW_MOST)
         texts = [resolve_text(source, base=base) for source in options.text]
         given: dict[str, Any] = {"bos": "as encoded"} if options.protocol == LLAMACPP else {}
-        if options.attention is not None:
-            given["attention"] = options.attention
+        given |= {
+            name: value
+            for name, value in (("attention", options.attention), ("limit", options.limit))
+            if value is not None
+        }
         made = [
             QualityParams(
                 text=text,
@@ -185,7 +191,8 @@ class Quality:
         return [
             Item(
                 measurement=self.name,
-                slug=f"{params.text.name}-w{window}-{options.protocol}",
+                slug=f"{params.text.name}-w{window}-{options.protocol}"
+                + ("" if params.limit is None else f"-first{params.limit}"),
                 params=plain_options(params),
                 against_reference=options.divergence,
             )
@@ -193,7 +200,7 @@ class Quality:
         ]
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
-        """Scores every window of the text in one pass."""
+        """Scores the windows of the text in one pass."""
         import torch
 
         params = typed_options(QualityParams, item.params)
@@ -201,7 +208,7 @@ class Quality:
         tokenizer = loaded.tokenizer
         tokens, ends = _tokenize(tokenizer, text)
         bos = _start(tokenizer, params.protocol)
-        windows = cut_windows(tokens, params.protocol, params.window, bos)
+        windows = cut_windows(tokens, params.protocol, params.window, bos)[: params.limit]
         _check(windows, tokens, loaded, params)
         ids_sha256 = _ids_hash(windows)
         counts = [window.scored for window in windows]
