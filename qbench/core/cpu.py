@@ -54,9 +54,14 @@ def clean_cpu_name(name: str) -> str:
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
+    return len(usable_cpus())
+
+
+def usable_cpus() -> frozenset[int]:
+    """The numbers of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def compute_threads() -> int:

@@ -23,6 +23,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
+from qbench.measures.other_programs import watch_others
 from qbench.measures.roofline import latency as roofline_latency
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.roofline.energy import open_energy_meter
@@ -200,6 +201,7 @@ class Latency:
         with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
             before = gpu_states(probes)
             started_j, started = energy.read_j(), time.perf_counter()
+            others = watch_others(loaded.device)
             while (
                 len(samples["decode"]) < point.min_iterations
                 or sum(map(sum, samples.values())) < point.min_seconds
@@ -209,6 +211,8 @@ class Latency:
                     samples[step].append(seconds)
                 for step, seconds in device_times.items():
                     device_samples[step].append(seconds)
+                others.look()
+            disturbed = others.found()
             spent_s, ended_j = time.perf_counter() - started, energy.read_j()
             after = gpu_states(probes)
         new_tokens = point.new_tokens
@@ -242,9 +246,11 @@ class Latency:
                 **limits.details,
                 "energy_method": energy.method,
                 "gpu": clock_details(before, after),
+                "other_programs": disturbed.details,
             },
             warnings=(
                 *limits.warnings,
+                *disturbed.warnings("the samples"),
                 *_instability(samples, len(warmup)),
                 *clock_warnings(before, after),
             ),

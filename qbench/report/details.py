@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.items import against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.core.unchecked import as_list
+from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.charts.divergence import divergence_charts
@@ -173,6 +174,7 @@ def _latency_columns(kind: str) -> tuple[Column, ...]:
         Column(f"{name}.highest", "highest process", "seconds", shares_unit=True),
         *(Column(f"{name}.{q}", title, "seconds", shares_unit=True) for q, title in _SPREAD),
         Column(f"throughput.{kind}", "tokens/s", "number"),
+        Column("other_programs", "CPUs of other programs", "number", decimals=2),
     ]
     return tuple(columns)
 
@@ -186,7 +188,19 @@ def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
     ]
     figures += [pool(found, f"latency.{kind}.{quantile}").figure for quantile, _ in _SPREAD]
     figures.append(pool(found, f"throughput.{kind}").figure)
+    figures.append(_of_other_programs(found))
     return tuple(figures)
+
+
+def _of_other_programs(found: Sequence[Record]) -> Figure:
+    """CPUs that other programs used beside the samples, on average over the processes."""
+    each = [as_mapping(record.details.get("other_programs")) for record in found]
+    used = [as_number(one.get("used_cpus")) for one in each]
+    known = [one for one in used if one is not None]
+    if known:
+        return Figure(fmean(known))
+    reasons = [str(one["reason"]) for one in each if one.get("reason")]
+    return Figure(word=NOT_MEASURED, reason=reasons[0] if reasons else None)
 
 
 def _processes(pooled: Pooled) -> str:

@@ -189,7 +189,7 @@ def test_steps_that_were_measured_or_evaluated_do_not_count() -> None:
         step=0, tokens=[100] * 6, untimed=[0, 1], validation={0: 3.0, 4: 2.0, 6: 1.5}
     )
     with open_energy_meter([probe(gpu)]) as meter:
-        watch = StepWatch(6, {"cuda:0": probe(gpu)}, meter)
+        watch = StepWatch(6, {"cuda:0": probe(gpu)}, meter, "cpu")
         for step in range(6):
             assert gpu.energy_mj is not None
             gpu.energy_mj += 900_000 if step + 1 in progress.validation else 50_000
@@ -210,7 +210,7 @@ def test_a_training_without_a_timed_step_says_so() -> None:
     gpu = FakeNvml()
     progress: Any = SimpleNamespace(step=0, tokens=[100] * 2, untimed=[0, 1], validation={2: 1.0})
     with open_energy_meter([probe(gpu)]) as meter:
-        watch = StepWatch(2, {"cuda:0": probe(gpu)}, meter)
+        watch = StepWatch(2, {"cuda:0": probe(gpu)}, meter, "cpu")
         for step in (1, 2):
             progress.step = step
             watch(progress)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from qbench.core.cpu import usable_cores
 from qbench.measures.latency import LATENCY, LatencyOptions
 from tests.precisions.tiny_cells import TinyCells, Variant
 
@@ -87,6 +88,15 @@ def test_warm_up_is_recorded_and_bounded(cells: TinyCells) -> None:
     details = measure(cells.load(UNTIED, "fp32")).details
     assert 3 <= details["warmup_iterations"] <= 10
     assert len(details["warmup_s"]) == details["warmup_iterations"]
+
+
+def test_what_other_programs_took_stands_beside_the_samples(cells: TinyCells) -> None:
+    outcome = measure(cells.load(UNTIED, "fp32"), min_seconds=0.3)
+    others = outcome.details["other_programs"]
+    assert (others["threads"], others["cpus"]) == (1, usable_cores())
+    assert (others["used_cpus"] is None) == (others["reason"] is not None)
+    timed_s = sum(samples(outcome, "prefill")) + NEW * sum(samples(outcome, "decode"))
+    assert others["seconds"] >= timed_s >= 0.3
 
 
 @pytest.mark.parametrize(("variant", "precision", "kv_heads", "width", "itemsize"), CASES)

@@ -425,6 +425,23 @@ class TestDetails:
         highest = table.column("latency.decode.highest")[0].value
         assert highest == pytest.approx(DECODE_S["fp32"] * 1.08)
 
+    def test_what_other_programs_used_stands_beside_a_latency_where_it_is_told(self) -> None:
+        title = "Latency of decode, time a new token: batch 1, 128 prompt tokens, 32 new tokens"
+        plain = self.details(quickstart_records())[title]
+        assert "other_programs" not in [column.key for column in plain.columns]
+        told = [{"used_cpus": 0.2}, {"used_cpus": 0.5}, {"used_cpus": None, "reason": "no /proc"}]
+        records = [
+            latency_record("fp32", repeat, details={"other_programs": one})
+            for repeat, one in enumerate(told)
+        ]
+        unknown = latency_record("nf4", details={"other_programs": told[2]})
+        table = self.details([*records, unknown, latency_record("int8")])[title]
+        labels = [row.label for row in table.rows]
+        found = dict(zip(labels, table.column("other_programs"), strict=True))
+        assert found["fp32"].value == pytest.approx(0.35)
+        assert (found["nf4"].value, found["nf4"].reason) == (None, "no /proc")
+        assert (found["int8"].value, found["int8"].reason) == (None, None)
+
     def test_one_process_has_no_spread(self) -> None:
         tables = self.details([latency_record("nf4")])
         keys = [column.key for table in tables.values() for column in table.columns]

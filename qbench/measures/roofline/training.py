@@ -10,6 +10,7 @@ from qbench.core.number_types import BF16, FP32
 from qbench.core.record import MetricDefinition
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.other_programs import watch_others
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.roofline.operations import sizes_of, step_operations
 from qbench.measures.roofline.rates import matrix_rate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from qbench.finetune.train.checkpoint import Progress
     from qbench.finetune.train.make import Training
     from qbench.measures.loaded import LoadedModel
+    from qbench.measures.other_programs import OtherPrograms, OthersWatch
     from qbench.measures.roofline.energy import EnergyMeter
 
 METRICS = (
@@ -70,11 +72,19 @@ _NO_STEP = "no step was timed; train for more"
 
 
 class StepWatch:
-    """Notes after each step what the GPUs have drawn for it, and how they run."""
+    """Notes after each step what the GPUs have drawn for it, how they run, and what disturbs it."""
 
-    def __init__(self, steps: int, probes: Mapping[str, GpuProbe], energy: EnergyMeter) -> None:
-        """`steps`: of the whole training, the last of which is watched too."""
+    def __init__(
+        self,
+        steps: int,
+        probes: Mapping[str, GpuProbe],
+        energy: EnergyMeter,
+        device: str,
+    ) -> None:
+        """`steps`: of the whole training, on this device; the last one is watched too."""
         self._steps = steps
+        self._device = device
+        self._others: OthersWatch | None = None
         self._probes = probes
         self._energy = energy
         self._last: tuple[float, float] | None = None
@@ -83,6 +93,8 @@ class StepWatch:
         self.before: dict[str, GpuState] = {}
         """After the first step that was taken here, which warms the GPU up."""
         self.after: dict[str, GpuState] = {}
+        self.others: OtherPrograms | None = None
+        """What disturbed the steps after the first, and the evaluations between them."""
 
     def __call__(self, progress: Progress) -> None:
         """A step has ended."""
@@ -93,7 +105,11 @@ class StepWatch:
                 self.spent[progress.step - 1] = joules - last_joules, at - last_at
             self._last = joules, at
         self.before = self.before or gpu_states(self._probes)
+        if self._others is None:
+            self._others = watch_others(self._device)
+        self._others.look()
         if progress.step == self._steps:
+            self.others = self._others.found()
             self.after = gpu_states(self._probes)
 
     def energy(self, progress: Progress) -> tuple[float | None, str | None]:
@@ -113,7 +129,14 @@ class StepWatch:
         return {
             "energy_method": self._energy.method,
             "gpu": clock_details(self.before, self.after),
+            **({} if self.others is None else {"other_programs": self.others.details}),
         }
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What made the times of the steps unstable, each with its remedy."""
+        disturbed = () if self.others is None else self.others.warnings("the steps")
+        return (*disturbed, *clock_warnings(self.before, self.after))
 
 
 def training_limits(
@@ -147,7 +170,7 @@ def training_limits(
             for name, (value, reason) in found.items()
         ),
         details={"multiplied_in": dtype, **watch.details},
-        warnings=(*_instability(steps_s), *clock_warnings(watch.before, watch.after)),
+        warnings=(*_instability(steps_s), *watch.warnings),
     )
 
 

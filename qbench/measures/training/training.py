@@ -211,7 +211,7 @@ class TrainingMeasurement:
         )
         base_weights = logical_weights(loaded.model)
         with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
-            watch = StepWatch(curriculum.steps, probes, energy)
+            watch = StepWatch(curriculum.steps, probes, energy, loaded.device)
             training = make_artifact(
                 loaded.model,
                 method,
