@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.items import against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.core.unchecked import as_list, as_mapping, as_number
+from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.charts.divergence import divergence_charts
-from qbench.report.figures import NO_VALUE, NOT_MEASURED, Pooled, finite_value, pool
+from qbench.report.charts.latency import latency_chart
+from qbench.report.charts.memory import static_chart
+from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
+from qbench.report.latency import TIMED, latency_table
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
 from qbench.report.tasks import GAINED, LOST, task_tables
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords, TableRecords
-    from qbench.core.page import Part
+    from qbench.core.page import Chart, Part
     from qbench.core.record import Record
     from qbench.core.units import Display
 
@@ -78,7 +80,6 @@ _COMPLETION = (
     Column("completion.tokens", "tokens scored", "exact"),
 )
 _PHASES = ("load", "idle", "prefill", "decode")
-_SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
 
 
 class Detail(NamedTuple):
@@ -91,10 +92,17 @@ class Detail(NamedTuple):
 def details_of(records: TableRecords) -> list[Detail]:
     """The details of one model's cells; a measurement nobody took has none."""
     found = [
-        Detail(_metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT)),
+        Detail(
+            _metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT),
+            drawn(static_chart(records.cells)),
+        ),
         Detail(_metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS)),
         *(Detail(_memory_table(records, record)) for record in items(records, "memory").values()),
-        *map(Detail, _latency_tables(records)),
+        *(
+            Detail(latency_table(records, point, kind), drawn(latency_chart(records, slug, kind)))
+            for slug, point in items(records, "latency").items()
+            for kind in TIMED
+        ),
         *map(Detail, roofline_tables(records)),
         *(
             Detail(quality_table(records, slug))
@@ -115,6 +123,11 @@ def details_of(records: TableRecords) -> list[Detail]:
     ]
     kept = [one._replace(table=_without_empty_columns(one.table)) for one in found]
     return [one for one in kept if one.table.rows]
+
+
+def drawn(chart: Chart | None) -> list[Part]:
+    """A picture as the parts of a page; none for none."""
+    return [] if chart is None else [chart]
 
 
 def detail_tables(records: TableRecords) -> list[Table]:
@@ -148,63 +161,6 @@ def _memory_table(records: TableRecords, point: Record) -> Table:
         ]
     title = f"Peak memory by phase: {describe_point(point)}"
     return _metric_table(records, title, "memory", columns, point.item.slug)
-
-
-def _latency_tables(records: TableRecords) -> list[Table]:
-    tables = []
-    for point in items(records, "latency").values():
-        where = describe_point(point)
-        for kind, unit in (("prefill", "a prompt"), ("decode", "a new token")):
-            rows = [
-                Row(cell.label, cell.reference, _latency_figures(found, kind))
-                for cell in records.cells
-                if (found := cell.of("latency", point.item.slug))
-            ]
-            title = f"Latency of {kind}, time {unit}: {where}"
-            tables.append(Table(title, "precision", _latency_columns(kind), tuple(rows)))
-    return tables
-
-
-def _latency_columns(kind: str) -> tuple[Column, ...]:
-    name = f"latency.{kind}"
-    columns = [
-        Column(f"{name}.processes", "processes", "text"),
-        Column(name, "median", "seconds", shares_unit=True),
-        Column(f"{name}.lowest", "lowest process", "seconds", shares_unit=True),
-        Column(f"{name}.highest", "highest process", "seconds", shares_unit=True),
-        *(Column(f"{name}.{q}", title, "seconds", shares_unit=True) for q, title in _SPREAD),
-        Column(f"throughput.{kind}", "tokens/s", "number"),
-        Column("other_programs", "CPUs of other programs", "number", decimals=2),
-    ]
-    return tuple(columns)
-
-
-def _latency_figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
-    pooled = pool(found, f"latency.{kind}")
-    spread = (pooled.lowest, pooled.highest) if pooled.succeeded > 1 else (None, None)
-    figures = [Figure(word=_processes(pooled)), pooled.figure]
-    figures += [
-        Figure(value) if value is not None else Figure(word=NOT_MEASURED) for value in spread
-    ]
-    figures += [pool(found, f"latency.{kind}.{quantile}").figure for quantile, _ in _SPREAD]
-    figures.append(pool(found, f"throughput.{kind}").figure)
-    figures.append(_of_other_programs(found))
-    return tuple(figures)
-
-
-def _of_other_programs(found: Sequence[Record]) -> Figure:
-    """CPUs that other programs used beside the samples, on average over the processes."""
-    each = [as_mapping(record.details.get("other_programs")) for record in found]
-    used = [as_number(one.get("used_cpus")) for one in each]
-    known = [one for one in used if one is not None]
-    if known:
-        return Figure(fmean(known))
-    reasons = [str(one["reason"]) for one in each if one.get("reason")]
-    return Figure(word=NOT_MEASURED, reason=reasons[0] if reasons else None)
-
-
-def _processes(pooled: Pooled) -> str:
-    return f"{pooled.succeeded} of {pooled.taken}"
 
 
 def _completion_tables(records: TableRecords) -> list[Table]:
