@@ -35,14 +35,17 @@ def compare(
     from qbench.cli.sides import load_side
     from qbench.compare.compare import compare_records
     from qbench.report.comparison import comparison_on_screen, comparison_page
+    from qbench.report.comparison_data import comparison_rows
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
 
-    form = find_format(format_name, "page")
+    form = find_format(format_name, "page", "rows")
     sides = load_side(new, results), load_side(old, results)
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
     shown = Subject(
-        lambda: comparison_page(made), lambda: comparison_on_screen(made, everything=everything)
+        lambda: comparison_page(made),
+        lambda: comparison_on_screen(made, everything=everything),
+        rows=lambda: comparison_rows(made),
     )
     show(shown, form, output)
     _tell_notes(*sides)
@@ -68,8 +71,8 @@ def gate(
         str,
         typer.Option(
             "--format",
-            help="text, markdown, html, json, junit, step-summary, annotations, or what a plug-in"
-            " adds.",
+            help="text, markdown, html, json, csv, junit, step-summary, annotations, or what a"
+            " plug-in adds.",
         ),
     ] = "text",
     output: Output = None,
@@ -85,9 +88,9 @@ def gate(
     from qbench.plan.suite.suite import load_suite
     from qbench.report.format import Gated, Subject
     from qbench.report.formats import find_format, formats
-    from qbench.report.gate.page import gate_on_screen, gate_page
+    from qbench.report.gate.page import gate_on_screen, gate_page, gate_rows
 
-    form = find_format(format_name, "page", "gate")
+    form = find_format(format_name, "page", "rows", "gate")
     loaded = load_suite(suite)
     if not loaded.gate:
         raise UsageError(
@@ -116,6 +119,7 @@ def gate(
     shown = Subject(
         lambda: gate_page(outcome),
         lambda: gate_on_screen(outcome),
+        rows=lambda: gate_rows(outcome),
         gated=Gated(outcome, loaded.name, str(suite)),
     )
     show(shown, form, output)

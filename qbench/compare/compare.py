@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import Gap, condition_changes, missing_value, parameter_changes
+from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.flips import find_flips
 from qbench.compare.marks import default_allowance, direction, mark_all, one_change
 from qbench.core.record import Metric
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.comparable import ConditionChange
     from qbench.compare.differences import Difference
+    from qbench.compare.flips import Flips
     from qbench.compare.marks import Allowance, Mark
     from qbench.core.record import Better, Record
 
@@ -37,6 +40,7 @@ class ItemName(NamedTuple):
     slug: str
 
 
+_SCORED = ("tasks", "generation")
 _WHOLE = Metric(name="", unit="", better="neither", value=None, reason="stands for a whole item")
 
 Index = dict[CellName, dict[ItemName, list["Record"]]]
@@ -55,6 +59,17 @@ class Row:
     allowance: Allowance
     difference: Difference | None
     mark: Mark
+    levels: tuple[Difference, Difference] | None = None
+    """Both sides' scores with their own certainty; None but for tasks and generations."""
+    flips: Flips | None = None
+    """Of a score of right and wrong."""
+
+    @property
+    def verdict(self) -> str:
+        """`equal`, the direction of a real difference, or the finding."""
+        if self.difference is not None and self.difference.equal:
+            return "equal"
+        return self.direction or self.mark.finding
 
     @property
     def direction(self) -> str | None:
@@ -116,7 +131,7 @@ def compare_records(
         alpha=sampling.alpha,
     )
     rows = tuple(
-        _row(row, allowance, mark)
+        _row(row, allowance, mark, sampling)
         for row, allowance, mark in zip(unmarked, chosen, marks, strict=True)
     )
     tests = sum(row.difference is not None and row.difference.estimate is not None for row in rows)
@@ -144,6 +159,8 @@ class _UnmarkedRow(NamedTuple):
     item: ItemName
     metric: Metric
     found: Difference | Gap
+    scored: tuple[list[Record], list[Record]] | None = None
+    """The records of both sides, of a task or a generation."""
 
 
 def _unmarked_rows(
@@ -170,7 +187,8 @@ def _unmarked_rows(
             continue
         for metric in _metrics(mine, theirs):
             found = one_change(mine, theirs, metric.name, sampling, same_run=False)
-            unmarked.append(_UnmarkedRow(cell, item, metric, found))
+            scored = (mine, theirs) if item.measurement in _SCORED else None
+            unmarked.append(_UnmarkedRow(cell, item, metric, found, scored))
     return unmarked
 
 
@@ -191,7 +209,16 @@ def _failed(records: Sequence[Record], side: str) -> Gap | None:
     return missing_value(records, "", side) if failed else None
 
 
-def _row(row: _UnmarkedRow, allowance: Allowance, mark: Mark) -> Row:
+def _row(row: _UnmarkedRow, allowance: Allowance, mark: Mark, sampling: Sampling) -> Row:
+    flips, levels = None, None
+    if row.scored is not None and not isinstance(row.found, Gap):
+        new, old = row.scored
+        counted = find_flips(new, old, row.metric.name, sampling=sampling)
+        flips = None if isinstance(counted, Gap) else counted
+        levels = (
+            level(new, row.metric.name, sampling=sampling),
+            level(old, row.metric.name, sampling=sampling),
+        )
     return Row(
         cell=row.cell,
         item=row.item,
@@ -201,4 +228,6 @@ def _row(row: _UnmarkedRow, allowance: Allowance, mark: Mark) -> Row:
         allowance=allowance,
         difference=None if isinstance(row.found, Gap) else row.found,
         mark=mark,
+        levels=levels,
+        flips=flips,
     )

@@ -125,7 +125,7 @@ def _changed(
         if which != "neither side's":
             reason = f"{which} record does not hold what was answered"
         return Difference(None, None, relative=False, estimate=None, method="none", reason=reason)
-    if own.ids is not None and base.ids is not None:
+    if own.ids != base.ids and own.ids is not None and base.ids is not None:
         place = {name: index for index, name in enumerate(base.ids)}
         theirs = tuple(theirs[place[name]] for name in own.ids)
     others = [one != another for one, another in zip(mine, theirs, strict=True)]

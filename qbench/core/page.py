@@ -91,6 +91,8 @@ class Picture:
     """Places of the axis to mark; none where they would lie closer than characters."""
 
 
+INTERVAL_LEVEL = 0.95
+"""Of the intervals of figures."""
 _UNITS: dict[str, str] = {"bytes": "B", "seconds": "s", "percent": "1", "change": "1"}
 
 
@@ -209,6 +211,11 @@ class Figure:
     tone: Tone = "plain"
     detail: str = ""
     """What is told of it where it is asked for, in words: its interval, what warned of it."""
+    verdict: str | None = None
+    """What is said of a difference: `better`, `equivalent`, `undecided` …"""
+    margin: float | None = None
+    """How far from 0 a difference may be and still be called equivalent, as the value is counted:
+    a share where that is relative, else in the metric's unit."""
 
 
 def interval_behind(figure: Figure, column: Column, scale: Scale) -> str:

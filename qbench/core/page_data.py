@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.page import INTERVAL_LEVEL
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,7 +46,7 @@ def figure_data(figure: Figure) -> dict[str, Any]:
     """A figure for programs; how it is coloured is not part of it."""
     found = asdict(figure)
     del found["tone"]
-    return found
+    return {**found, "level": None if figure.low is None else INTERVAL_LEVEL}
 
 
 def rows_data(table: Table) -> list[dict[str, Any]]:

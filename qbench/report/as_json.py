@@ -11,25 +11,28 @@ from qbench.compare.selection import select
 from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.report.decision import decision_table
+from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
 from qbench.report.finetune.deployments import deployments_table
+from qbench.report.finetune.qat import won_back, won_back_table
 from qbench.report.finetune.results import results_of
+from qbench.report.finetune.section import tuned_details
 from qbench.report.finetune.table import arms_table
 from qbench.report.recommendation_data import recommendation_data
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from qbench.compare.selection import TableRecords
-    from qbench.core.page import Page
+    from qbench.core.page import Page, Table
     from qbench.core.record import Record
 
 
 def render(records: Sequence[Record]) -> str:
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
 
-    Each decision table has its `differences` from the reference. `recommendations` are those under
-    the default budget: see `qbench.report.recommendation_data`.
+    Each decision table has its `differences` from the reference, and the `details` behind it.
+    `recommendations` are those under the default budget: see `qbench.report.recommendation_data`.
 
     Numbers stand in the metrics' own units; what is missing is null.
     """
@@ -68,15 +71,23 @@ def _decision(records: TableRecords) -> dict[str, Any]:
         "memory_point": memory.item.slug if memory else None,
         **table_data(decision.table),
         "differences": None if differences is None else table_data(differences),
+        "details": _titled(detail_tables(records)),
     }
 
 
 def _fine_tuning(records: TableRecords) -> dict[str, Any]:
     results = results_of(records)
+    compared = won_back(results)
     return {
         "suite": records.suite,
         "device": records.device,
         "model": records.model,
         "arms": table_data(arms_table(results)),
         "deployments": table_data(deployments_table(records, results)),
+        "qat": table_data(won_back_table(compared, results.test_slug)) if compared else None,
+        "details": _titled(tuned_details(records)),
     }
+
+
+def _titled(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    return [{"title": table.title, **table_data(table)} for table in tables]

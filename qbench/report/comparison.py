@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
+from qbench.report.comparison_data import comparison_data
+from qbench.report.flips import HOW_FLIPS_ARE_COUNTED, flips_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +47,8 @@ def comparison_page(comparison: Comparison) -> Page:
     parts: list[Part] = [Words(summary(comparison))]
     if shown := _compared(comparison, everything=True):
         parts.append(_table(shown))
+    if flipped := flips_table(comparison.rows):
+        parts += [Heading(flipped.title), flipped, Words(HOW_FLIPS_ARE_COUNTED)]
     if gaps := find_gaps(comparison):
         lines = (f"{reason}: {', '.join(places)}" for reason, places in gaps)
         parts += [Heading("Not compared"), bullets(lines)]
@@ -56,7 +60,7 @@ def comparison_page(comparison: Comparison) -> Page:
         Words(method(comparison)),
     ]
     title = f"{comparison.new} against {comparison.old}"
-    return Page(title, tuple(parts), _data(comparison))
+    return Page(title, tuple(parts), comparison_data(comparison, method(comparison)))
 
 
 def comparison_on_screen(
@@ -75,6 +79,7 @@ def comparison_on_screen(
     gaps = (f"{reason}: {_first(places)}" for reason, places in find_gaps(comparison))
     parts: list[Part] = [
         *([_table(shown)] if shown else []),
+        *([flipped] if (flipped := flips_table(comparison.rows, everything=everything)) else []),
         bullets([summary(comparison), *gaps]),
     ]
     if comparison.conditions:
@@ -147,51 +152,6 @@ def _is_headline(row: Row) -> bool:
     parts = row.metric.split(".")
     # A throughput is its latency once more.
     return len(parts) <= MOST_NAME_PARTS and row.metric not in _BESIDE and parts[0] != "throughput"
-
-
-def _data(comparison: Comparison) -> dict[str, Any]:
-    """The comparison for programs; relative differences are ratios less 1."""
-    return {
-        "new": comparison.new,
-        "old": comparison.old,
-        "differences": [
-            {
-                "model": row.cell.model,
-                "cell": row.cell.label,
-                "measurement": row.item.measurement,
-                "item": row.item.slug,
-                "metric": row.metric or None,
-                "unit": row.unit or None,
-                "better": row.better,
-                **_estimate(row),
-                "verdict": row.direction or row.mark.finding,
-                "reason": row.mark.reason,
-                "equivalent_within": row.allowance.amount,
-            }
-            for row in comparison.rows
-        ],
-        "conditions": [
-            {"condition": one.name, "new": one.new, "old": one.old} for one in comparison.conditions
-        ],
-        "tests": comparison.tests,
-        "method": method(comparison),
-    }
-
-
-def _estimate(row: Row) -> dict[str, Any]:
-    found = row.difference
-    if found is None:
-        names = ("new", "old", "relative", "difference", "difference_low", "difference_high")
-        return dict.fromkeys(names)
-    value = None if found.estimate is None else found.shown(found.estimate.value)
-    return {
-        "new": found.new,
-        "old": found.old,
-        "relative": found.relative,
-        "difference": value,
-        "difference_low": row.mark.low,
-        "difference_high": row.mark.high,
-    }
 
 
 def _table(rows: Sequence[Row]) -> Table:

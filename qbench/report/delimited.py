@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from qbench.report.rows import COLUMNS, metric_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from qbench.core.record import Record
 
@@ -25,12 +27,35 @@ def render(records: Sequence[Record]) -> str:
     What is missing is an empty field; `reason` says why. A text that a spreadsheet would take for a
     formula has a `'` before it; numbers stay numbers.
     """
+    return _written(COLUMNS, metric_rows(records))
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a comparison or a gate, as their JSON has them; `allowed.amount` is within one.
+
+    What is missing is an empty field.
+    """
+    flat = [dict(_flat(row)) for row in rows]
+    names = dict.fromkeys(name for row in flat for name in row)
+    parents = {name.rpartition(".")[0] for name in names}
+    return _written([name for name in names if name not in parents], flat)
+
+
+def _written(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in metric_rows(records):
+    for row in rows:
         writer.writerow({name: _field(value) for name, value in row.items()})
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _field(value: object) -> object:
@@ -38,4 +63,6 @@ def _field(value: object) -> object:
         return "true" if value else "false"
     if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
         return f"'{value}"
-    return "" if value is None else value
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return value

@@ -186,13 +186,15 @@ def _metrics(record: Record) -> list[Metric]:
 def _figure(one: Compared) -> Figure:
     if isinstance(one.found, Gap):
         return Figure(word=NOT_MEASURED, reason=one.found.reason)
-    value = one.value
+    value, margin = one.value, one.line.allowance.amount
     if value is None:
-        return Figure(word="undecided", reason=one.found.reason)
+        told = one.found.reason
+        return Figure(word="undecided", reason=told, verdict=one.verdict, margin=margin)
     word = "equal" if one.found.equal else f"{_amount(value, one.line, signed=True)} {one.verdict}"
     low, high = one.mark.low, one.mark.high
     told = interval_detail(low, high, relative=one.line.allowance.relative)
-    return Figure(value, word, low=low, high=high, detail=told)
+    verdict = one.verdict
+    return Figure(value, word, low=low, high=high, detail=told, verdict=verdict, margin=margin)
 
 
 def _amount(value: float, line: Line, *, signed: bool) -> str:

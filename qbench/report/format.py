@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from qbench.compare.gate.gate import GateOutcome
     from qbench.core.page import Page
     from qbench.core.record import Record
 
-Source = Literal["page", "records", "gate"]
-"""What a format can be made of. Everything has a page; a report has records, a gate an outcome."""
+Source = Literal["page", "records", "rows", "gate"]
+"""What a format can be made of. Everything has a page; a report has records, a comparison and a
+gate have rows, a gate an outcome too."""
 
 
 class Gated(NamedTuple):
@@ -35,15 +36,17 @@ class Subject:
     """Makes the page that a screen has room for, where that is another one."""
     records: Sequence[Record] | None = None
     """Of a report."""
+    rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    """Of a comparison or a gate: one for each difference or check, as its JSON has them."""
     gated: Gated | None = None
     """Of a gate."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write what was found: of any page, of the records of a report, or of a gate.
+    """A way to write what was found: any page, the records of a report, rows, or a gate.
 
-    One function of the three is enough; the more particular one goes before `page`.
+    One function of the four is enough; the more particular one goes before `page`.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Format:
     """One line on what it is."""
     page: Callable[[Page], str | bytes] | None = None
     records: Callable[[Sequence[Record]], str | bytes] | None = None
+    rows: Callable[[Sequence[Mapping[str, Any]]], str | bytes] | None = None
     gate: Callable[[Gated], str | bytes] | None = None
     on_screen: bool = False
     """Whether it is given what a screen has room for, and not the whole page."""
@@ -72,6 +76,8 @@ class Format:
             return self.gate(subject.gated)
         if self.records is not None and subject.records is not None:
             return self.records(subject.records)
+        if self.rows is not None and subject.rows is not None:
+            return self.rows(subject.rows())
         if self.page is None:
             raise ValueError(f"{self.name} does not take what is shown")
         return self.page(self.page_of(subject))

@@ -39,7 +39,7 @@ OWN = (
     Format("markdown", ".md", "the whole page", page=markdown.render, written=True),
     Format("html", ".html", "the whole page, for a browser", page=html, written=True),
     Format("json", ".json", "for programs", page=as_json.page_json, records=as_json.render),
-    Format("csv", ".csv", "one row a metric", records=delimited.render),
+    Format("csv", ".csv", "one row a metric", records=delimited.render, rows=delimited.rows_csv),
     Format(
         "benchmark-json",
         ".benchmark.json",

@@ -28,7 +28,9 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     numbers = {"value": "float64", "duration_s": "float64", "samples": "Int64"}
     numbers |= {"threads": "Int64", "repeat": "Int64", "reference": "boolean", "tabled": "boolean"}
     numbers |= {"rehearsal": "boolean"}
-    numbers |= {"seed": "Int64"}
+    numbers |= {"seed": "Int64", "derived": "boolean", "relative": "boolean"}
+    figures = ("pooled", "low", "high", "change", "change_low", "change_high", "margin", "level")
+    numbers |= dict.fromkeys(figures, "float64")
     return frame.astype(numbers)
 
 

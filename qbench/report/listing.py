@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from qbench.core.spec import Frozen
     from qbench.report.format import Format, Source
 
-_MADE_OF: dict[Source, str] = {"page": "any page", "records": "a report", "gate": "a gate"}
+_MADE_OF: dict[Source, str] = {
+    "page": "any page",
+    "records": "a report",
+    "rows": "a comparison",
+    "gate": "a gate",
+}
 
 
 class _Entry(Protocol):

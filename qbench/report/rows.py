@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
+from qbench.report.findings import FINDINGS, derived, findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ COLUMNS = (
     "unit",
     "better",
     "samples",
+    *FINDINGS,
+    "derived",
     "tabled",
     "warnings",
     "key",
@@ -64,22 +67,45 @@ samples, `tabled` tells whether a report shows the record or passes it over for 
 `rehearsal` tells whether the numbers are those of a rehearsal's replacements.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
+Of what a report tables there are its findings too: see `qbench.report.findings.FINDINGS`. `derived`
+are rows of what no record holds by itself: flips, and the changes of fine-tuning, of several seeds
+as one.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.
 """
 
 
+_ABSENT = {"derived": False}
+_OF_RECORD = ("key", "started_at", "duration_s", "repeat")
+"""Columns that tell of one record alone."""
 _TUNING = ("tuning", "arm", "method", "training_precision", "seed", "deploy")
 
 
 def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """One row a metric; a record without metrics gives one row whose metric is None."""
-    tabled = {id(record) for record in select(records).records}
+    """One row a metric, then those that are derived.
+
+    A record without metrics gives one row whose metric is None.
+    """
+    selection = select(records)
+    tabled = {id(record) for record in selection.records}
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for table in selection.tables:
+        found |= findings(table)
     for record in records:
         shared = _shared(record, tabled=id(record) in tabled)
         metrics: Sequence[Metric | None] = record.metrics or (None,)
         for metric in metrics:
-            row = shared | _of_metric(metric, record.reason)
-            yield {name: row[name] for name in COLUMNS}
+            told = {} if metric is None else found.get((id(record), metric.name), {})
+            yield _row(shared | _of_metric(metric, record.reason) | told)
+    for table in selection.tables:
+        for one in derived(table):
+            shared = {**_shared(one.record, tabled=True), **dict.fromkeys(_OF_RECORD)}
+            if one.pooled:
+                shared |= dict.fromkeys(("seed", "cell", "label", "tuning"))
+            yield _row(shared | _of_metric(one.metric, None) | one.found | {"derived": True})
+
+
+def _row(known: dict[str, Any]) -> dict[str, Any]:
+    return {name: known.get(name, _ABSENT.get(name)) for name in COLUMNS}
 
 
 def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from qbench.report.figures import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.flips import Flips
     from qbench.compare.selection import TableRecords
     from qbench.core.record import Record
 
 LOST, GAINED = "right_to_wrong", "wrong_to_right"
 """Keys of the items that one side alone got right."""
-_FLIP_COLUMNS = (
+FLIP_COLUMNS = (
     Column(
         LOST,
         "right → wrong",
@@ -68,7 +69,12 @@ def flip_figures(
     if isinstance(found, Gap):
         told = None if found.kind == "not applicable" else found.reason
         missing = Figure(word=NOT_MEASURED, reason=told)
-        return {column.key: missing for column in _FLIP_COLUMNS}
+        return {column.key: missing for column in FLIP_COLUMNS}
+    return figures_of_flips(found)
+
+
+def figures_of_flips(found: Flips) -> dict[str, Figure]:
+    """The same of what was found."""
     return {
         LOST: Figure(float(found.lost)),
         GAINED: Figure(float(found.gained)),
@@ -86,7 +92,7 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
         if not found:
             continue
         if cell.reference:
-            compared = dict.fromkeys(("change", *(one.key for one in _FLIP_COLUMNS)), _REFERENCE)
+            compared = dict.fromkeys(("change", *(one.key for one in FLIP_COLUMNS)), _REFERENCE)
         else:
             compared = {
                 "change": change_with_interval(found, base, name),
@@ -111,7 +117,7 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
             definition="with the 95 % interval of the paired difference",
             intervals=True,
         ),
-        *_FLIP_COLUMNS,
+        *FLIP_COLUMNS,
         Column("items", "items", "exact"),
         Column("chance", "chance", "number"),
     )

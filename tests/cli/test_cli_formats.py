@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 
-from tests.paired_records import latency, losses, quality
+from tests.paired_records import latency, losses, quality, task
 from tests.record_factory import quickstart_records
 from tests.workplace import keep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.workplace import Workplace
 
 GATE = "gate: {perplexity: {max_increase: 1%, against: reference}}\n"
@@ -81,6 +85,45 @@ def test_json_holds_numbers(place: Workplace) -> None:
     (broken,) = [check for check in gate["checks"] if check["verdict"] == "broken"]
     assert broken["found"] == pytest.approx(changed["difference"])
     assert (gate["passed"], gate["exit_code"]) == (False, 1)
+
+
+@pytest.mark.parametrize(("command", "key"), [("compare", "differences"), ("gate", "checks")])
+def test_csv_of_a_comparison_and_of_a_gate_is_what_their_json_holds(
+    place: Workplace, command: str, key: str
+) -> None:
+    for precision, scores in (("fp32", [1.0] * 60), ("nf4", [0.0, 0.0] + [1.0] * 58)):
+        keep(place.folder / "results", task(precision, scores))
+    rows = document(place, command)[key]
+    done = place.call(*arguments(command), "--format", "csv")
+    assert done.code == (1 if command == "gate" else 0), done.errors
+    read = pd.read_csv(io.StringIO(done.output), dtype={"unit": str})
+    assert len(read) == len(rows) > 0
+    for (_, found), row in zip(read.iterrows(), rows, strict=True):
+        for name, value in _flat(row):
+            if value is None:
+                assert name not in found or pd.isna(found[name])
+            else:
+                assert found[name] == (pytest.approx(value) if isinstance(value, float) else value)
+    if command == "compare":
+        (flipped,) = [row["flips"] for row in rows if row["flips"]]
+        assert (flipped["right_to_wrong"], flipped["wrong_to_right"], flipped["items"]) == (
+            2,
+            0,
+            60,
+        )
+        assert flipped["flips_low"] < flipped["flips"] < flipped["flips_high"]
+        assert (flipped["changed"], flipped["changed_reason"]) == (
+            None,
+            "neither side's record holds what was answered",
+        )
+
+
+def _flat(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 @pytest.mark.parametrize("command", KEYS)

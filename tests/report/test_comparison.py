@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from scipy import stats
 
 from qbench.compare.compare import Comparison, compare_records
 from qbench.report import comparison as page
 from qbench.report import markdown
 from tests.pages import on_terminal
-from tests.paired_records import footprint, latency, losses, quality, untouched
+from tests.paired_records import footprint, latency, losses, quality, task, untouched
 from tests.record_factory import make_environment
 
 
@@ -59,3 +60,21 @@ def test_the_page_has_table_conditions_and_method(comparison: Comparison) -> Non
 def test_nothing_in_common_is_said() -> None:
     empty = compare_records([], [])
     assert "Nothing to compare." in markdown.render(page.comparison_page(empty))
+
+
+def test_flips_of_scores_stand_with_their_intervals() -> None:
+    right = [1.0] * 150 + [0.0] * 50
+    other = [0.0] * 6 + [1.0] * 144 + [1.0] * 3 + [0.0] * 47
+    made = compare_records([task("nf4", other)], [task("nf4", right)])
+    exact = stats.binomtest(9, 200).proportion_ci(0.95, method="exact")
+    text = markdown.render(page.comparison_page(made))
+    (row,) = [line for line in text.splitlines() if "| accuracy" in line and " to " in line][-1:]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[5:7] == ["6", "3"]
+    assert cells[7] == f"4.50 ({100 * exact.low:.2f} to {100 * exact.high:.2f})"
+    scored = stats.binomtest(147, 200).proportion_ci(0.95, method="exact")
+    assert cells[3] == f"0.7350 ({scored.low:.4f} to {scored.high:.4f})"
+    assert "Flips" in text
+    same = compare_records([task("nf4", right)], [task("nf4", right)])
+    assert "right →" not in shown(same)
+    assert "right → wrong" in markdown.render(page.comparison_page(same))

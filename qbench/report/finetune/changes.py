@@ -81,12 +81,16 @@ class Judged(NamedTuple):
         """As it stands in a table."""
         if isinstance(self.found, Gap):
             return Figure(word=NOT_MEASURED, reason=self.found.reason)
+        verdict, margin = self.verdict, self.allowance.amount
         if self.found.estimate is None:
-            return Figure(word="undecided", reason=self.found.reason)
-        word = "equal" if self.verdict == "equal" else f"{self.amount} {self.verdict}"
+            told = self.found.reason
+            return Figure(word="undecided", reason=told, verdict=verdict, margin=margin)
+        word = "equal" if verdict == "equal" else f"{self.amount} {verdict}"
         low, high = self.mark.low, self.mark.high
         told = interval_detail(low, high, relative=self.allowance.relative)
-        return Figure(self.value, word, low=low, high=high, detail=told)
+        return Figure(
+            self.value, word, low=low, high=high, detail=told, verdict=verdict, margin=margin
+        )
 
 
 def loss_change(

@@ -38,12 +38,10 @@ _Key = tuple[str, str, str]
 
 def deployments_table(records: TableRecords, results: Results) -> Table:
     """One row for each deployment of an arm, its seeds pooled."""
-    deployments = [
-        (one.arm, deployment) for one in results.arms for deployment in one.arm.deployments
-    ]
+    deployments = _deployments(results)
     served = [cell for one in results.arms for cell in one.arm.served]
     point = first_point(served, "latency")
-    judged = _judged(records, results, deployments)
+    judged = judged_deployments(records, results)
     damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
     texts = text_titles(results.texts)
     columns = (
@@ -102,13 +100,19 @@ _CHANGE = (
 )
 
 
-def _judged(
-    records: TableRecords, results: Results, deployments: list[tuple[Arm, str]]
-) -> dict[_Key, Judged]:
-    """All changes of the table, judged together."""
+def _deployments(results: Results) -> list[tuple[Arm, str]]:
+    return [(one.arm, deployment) for one in results.arms for deployment in one.arm.deployments]
+
+
+def judged_deployments(records: TableRecords, results: Results) -> dict[_Key, Judged]:
+    """All changes of the table, judged together, by arm, deployment and question.
+
+    The question is `change` for that of the test loss from the arm's first deployment, else the
+    slug of a neutral text, whose perplexity is compared with the reference's.
+    """
     claims: dict[_Key, Claim] = {}
-    for arm, deployment in deployments:
-        cells, first = arm.of_deployment(deployment), _first_deployment(arm)
+    for arm, deployment in _deployments(results):
+        cells, first = arm.of_deployment(deployment), first_deployment(arm)
         if first is not None and deployment != first:
             claims[arm.name, deployment, "change"] = loss_change(
                 cells, arm.of_deployment(first), results.test_slug
@@ -118,7 +122,7 @@ def _judged(
     return judge_all(claims)
 
 
-def _first_deployment(arm: Arm) -> str | None:
+def first_deployment(arm: Arm) -> str | None:
     """What an arm's other deployments are compared with; None where there is nothing to compare."""
     if ATTACHED in arm.deployments:
         return ATTACHED
@@ -133,7 +137,7 @@ def _first_deployment(arm: Arm) -> str | None:
 def _change_figure(judged: Judged | None, arm: Arm, deployment: str) -> Figure:
     if judged is not None:
         return judged.figure
-    if deployment == _first_deployment(arm):
+    if deployment == first_deployment(arm):
         return Figure(word=REFERENCE_WORD)
     return Figure(word=NOT_MEASURED)
 

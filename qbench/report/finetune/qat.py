@@ -140,11 +140,11 @@ def won_back(results: Results) -> tuple[WonBack, ...]:
     ]
     claims: dict[tuple[str, str], Claim] = {}
     for arm, plain, ptq in found:
-        floating = _floating(plain)
+        sixteen = floating(plain)
         before = arm.of_deployment(_BEFORE)
-        claims[arm.name, "damage"] = loss_change(ptq, floating, results.test_slug)
+        claims[arm.name, "damage"] = loss_change(ptq, sixteen, results.test_slug)
         claims[arm.name, "against"] = loss_change(arm.shown, ptq, results.test_slug)
-        claims[arm.name, "rest"] = loss_change(arm.shown, floating, results.test_slug)
+        claims[arm.name, "rest"] = loss_change(arm.shown, sixteen, results.test_slug)
         if before:
             claims[arm.name, "conversion"] = loss_change(arm.shown, before, results.test_slug)
     judged = judge_all(claims)
@@ -174,7 +174,7 @@ def won_back_table(rows: Sequence[WonBack], test_slug: str) -> Table:
         nothing = Figure(word=NOT_MEASURED)
         figures = {
             "method": Figure(word=one.arm.words),
-            "floating": loss(_floating(one.plain)),
+            "floating": loss(floating(one.plain)),
             "ptq": loss(one.ptq),
             "damage": one.damage.figure,
             "before": loss(before) if (before := one.arm.of_deployment(_BEFORE)) else nothing,
@@ -250,7 +250,7 @@ def _counterpart(arms: Sequence[Arm], arm: Arm) -> tuple[Arm | None, tuple[CellR
     return best, best.of_deployment(deployment)
 
 
-def _floating(plain: Arm) -> tuple[CellRecords, ...]:
+def floating(plain: Arm) -> tuple[CellRecords, ...]:
     """The cells that serve what was rounded as it was before: merged, else with its adapter."""
     return plain.of_deployment(_MERGED) or plain.shown
 

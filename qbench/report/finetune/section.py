@@ -76,8 +76,6 @@ def finetune_details(records: TableRecords, level: int) -> list[Part]:
     if not records.tuned:
         return []
     arms = arms_of(records)
-    reference = [cell for cell in records.cells if cell.reference]
-    served = [cell for cell in records.tuned if not cell.is_training]
     options = options_table(arms)
     parts: list[Part] = [
         Heading(options.title, level),
@@ -85,10 +83,18 @@ def finetune_details(records: TableRecords, level: int) -> list[Part]:
         Words(f"All arms: {shared_options(arms)}."),
         Words(f"Data: {describe_data(arms) or 'no record says'}."),
     ]
-    for table in detail_tables(replace(records, cells=(*reference, *served), tuned=())):
-        parts += [Heading(f"Tuned: {table.title}", level), replace(table, stub="cell")]
+    for table in tuned_details(records):
+        parts += [Heading(f"Tuned: {table.title}", level), table]
         parts.append(bullets(lacking_intervals(table)))
     return [Fold(_DETAILS, tuple(parts))]
+
+
+def tuned_details(records: TableRecords) -> list[Table]:
+    """The detail tables of the tuned models as they are served, below the reference."""
+    reference = [cell for cell in records.cells if cell.reference]
+    served = [cell for cell in records.tuned if not cell.is_training]
+    found = detail_tables(replace(records, cells=(*reference, *served), tuned=()))
+    return [replace(table, stub="cell") for table in found]
 
 
 def _explained(table: Table) -> list[Part]:

@@ -69,6 +69,12 @@ def gate_on_screen(outcome: GateOutcome) -> Page:
     return Page("qbench gate", (*parts, Words(outcome.method, "quiet"), answer))
 
 
+def gate_rows(outcome: GateOutcome) -> list[dict[str, Any]]:
+    """The checks for programs."""
+    level = 1 - 2 * outcome.sampling.alpha
+    return [_check_data(check, level) for check in outcome.checks]
+
+
 def gate_data(outcome: GateOutcome) -> dict[str, Any]:
     """The outcome for programs; a share stands for a relative amount, 0.01 for 1 %."""
     return {
@@ -76,7 +82,7 @@ def gate_data(outcome: GateOutcome) -> dict[str, Any]:
         "exit_code": outcome.exit_code,
         "summary": outcome.summary,
         "counts": dict(outcome.counts),
-        "checks": [_check_data(check) for check in outcome.checks],
+        "checks": gate_rows(outcome),
         "warnings": list(outcome.warnings),
         "conditions": [
             {"condition": one.name, "now": one.new, "baseline": one.old}
@@ -86,10 +92,9 @@ def gate_data(outcome: GateOutcome) -> dict[str, Any]:
     }
 
 
-def _check_data(check: Check) -> dict[str, Any]:
+def _check_data(check: Check, level: float) -> dict[str, Any]:
     verdict, margin = check.verdict, check.margin
     shown = verdict.difference
-    estimate = None if shown is None else shown.estimate
     return {
         "check": check.name,
         "rule": check.rule.metric,
@@ -110,9 +115,14 @@ def _check_data(check: Check) -> dict[str, Any]:
         },
         "new": None if shown is None else shown.new,
         "old": None if shown is None else shown.old,
-        "found": None if shown is None or estimate is None else shown.shown(estimate.value),
+        "found": None if shown is None else shown.plain,
         "found_low": verdict.low,
         "found_high": verdict.high,
+        "level": level,
+        "chance_unit": None if shown is None else shown.unit,
+        "units": None if shown is None or shown.unit is None else shown.units,
+        "units_needed": verdict.units_needed,
+        "detectable": verdict.detectable,
     }
 
 
