@@ -298,6 +298,26 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Chooser:
+    """A choice of one row of a table under limits, which a reader may change where that can be."""
+
+    title: str
+    table: Table
+    """The choice as it stands, the best first: what is shown where nothing can be changed."""
+    data: Mapping[str, Any]
+    """What it is decided by, in plain values:
+
+    - `axes`: of each quantity `key`, `title`, `short`, `display`, `unit`, `better` (`lower`,
+      `higher`), `kind` (`cost`, `quality`), `changes` (whether it is one from the reference), and
+      how a picture's axis writes it: `symbol`, `divisor`;
+    - `cells`: `label`, `reference`, `faulty`, and by key `ranges` (value, low and high end of the
+      interval, and why something of these is null) and `needed`: what more data would decide;
+    - `rows`: which cell stands in each row of the table;
+    - `limits`: the bound by key; `minimize`: a key.
+    """
+
+
+@dataclass(frozen=True)
 class Fold:
     """Parts that are not needed at first."""
 
@@ -307,7 +327,7 @@ class Fold:
 
 Part: TypeAlias = (
     "Heading | Words | Notice | Bullets | Code | SideBySide | Picture | Chart | Charts | Table"
-    " | Fold"
+    " | Chooser | Fold"
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import (
     Bullets,
+    Chooser,
     Code,
     Fold,
     Heading,
@@ -56,8 +57,8 @@ def _block(part: Part, top: int) -> list[str]:
             found = _blocks(part.codes, top)
         case Picture():
             found = [_fenced("\n".join(draw(part)))]
-        case Table():
-            found = [_table(part)]
+        case (Table() as table) | Chooser(table=table):
+            found = [_table(table)]
         case Fold(title, inner):
             summary = f"<details><summary>{escape(title)}</summary>"
             found = [summary, *_blocks(inner, top), "</details>"]

@@ -11,6 +11,7 @@ from qbench.compare.verdicts import amount_text
 from qbench.core.names import shortened
 from qbench.core.page import Column, Figure, Mono, Row, Strong, Table, Words
 from qbench.core.units import choose_scale
+from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def recommendation_parts(found: Recommendation) -> list[Part]:
     """A few sentences, then a table with what is said of every cell."""
     return [
         *(Words(line) for line in recommendation_lines(found)),
-        _table(found),
+        chooser(found, _table(found), _every_needed(found)),
         Words(_HOW, "quiet"),
     ]
 
@@ -286,6 +287,14 @@ def _distance(check: Check) -> str:
     if axis.display in ("bytes", "seconds"):
         return shown(axis, beyond)
     return f"{beyond:.3g}"
+
+
+def _every_needed(found: Recommendation) -> dict[str, dict[str, str]]:
+    """By cell and axis, what more data would decide."""
+    return {
+        one.cell.label: {check.axis.key: _needed(check.needed) for check in one.undecided}
+        for one in found.candidates
+    }
 
 
 def _needed(needed: Needed | None) -> str:

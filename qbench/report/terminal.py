@@ -12,6 +12,7 @@ from qbench.core.page import (
     Bullets,
     Chart,
     Charts,
+    Chooser,
     Code,
     Fold,
     Heading,
@@ -77,8 +78,8 @@ def _part(part: Part) -> Iterator[RenderableType]:
             yield from _shown(part.codes, after_heading=True)
         case Picture():
             yield _Drawn(part)
-        case Table():
-            yield Fitted(part)
+        case (Table() as table) | Chooser(table=table):
+            yield Fitted(table)
         case Fold(title, inner):
             yield Text(title, style="bold")
             yield from _shown(inner, after_heading=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Page
 
+_CHOOSING = ("choose.js", "chooser.js")
 _LIBRARY = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 """What draws pictures; only in a page that has one."""
 
@@ -28,7 +29,8 @@ def render(page: Page) -> str:
     from markupsafe import Markup
 
     outline = sections_of(page)
-    scripts = (*(_LIBRARY if outline.charts else ()), "page.js")
+    drawn = _LIBRARY if outline.charts or outline.choosers else ()
+    scripts = (*drawn, *(_CHOOSING if outline.choosers else ()), "page.js")
     style, *codes = (_asset(name) for name in ("page.css", *scripts))
     text = (
         _templates()
@@ -37,6 +39,7 @@ def render(page: Page) -> str:
             title=visible(page.title),
             outline=outline,
             charts=Markup(json_text(outline.charts)),  # noqa: S704 - it is escaped for its place
+            choosers=Markup(json_text(outline.choosers)),  # noqa: S704 - as above
             style=Markup(style),  # noqa: S704 - a file of this package
             style_digest=digest(style),
             scripts=[Markup(code) for code in codes],  # noqa: S704 - as above

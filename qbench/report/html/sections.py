@@ -10,6 +10,7 @@ from qbench.core.page import (
     Bullets,
     Chart,
     Charts,
+    Chooser,
     Code,
     Fold,
     Heading,
@@ -48,7 +49,7 @@ class View:
     level: int = 0
     anchor: str = ""
     chart: int = 0
-    """Which of the page's charts."""
+    """Which of the page's charts, or of its choosers."""
     description: str = ""
 
 
@@ -73,6 +74,8 @@ class Outline:
     sections: list[Section] = field(default_factory=list)
     charts: list[Any] = field(default_factory=list)
     """Their specifications, in the order of the page."""
+    choosers: list[Any] = field(default_factory=list)
+    """What each of them decides by."""
 
 
 def sections_of(page: Page) -> Outline:
@@ -117,13 +120,13 @@ class _Reading:
             case Heading(text, level):
                 anchor = self.anchor(text)
                 return View("heading", visible(text), level=min(level, 6), anchor=anchor)
-            case Chart():
-                return self._chart(part)
-            case Charts():
-                return self._charts(part)
+            case Chart() | Charts():
+                return self._chart(part) if isinstance(part, Chart) else self._charts(part)
             case Table():
                 name = part.title or self._titled
                 return View("table", table=table_view(part, visible(name)))
+            case Chooser():
+                return self._chooser(part)
             case Fold(title, inner):
                 return View("fold", visible(title), items=tuple(self.views(inner)))
             case _:
@@ -138,6 +141,12 @@ class _Reading:
             description=visible(part.description),
             pieces=_pieces(part.caption),
         )
+
+    def _chooser(self, part: Chooser) -> View:
+        self.outline.choosers.append(part.data)
+        title = visible(part.title)
+        at = len(self.outline.choosers) - 1
+        return View("chooser", title, chart=at, table=table_view(part.table, title))
 
     def _charts(self, part: Charts) -> View | None:
         if not part.charts:

@@ -15,6 +15,7 @@ import pytest
 from qbench.core.page import (
     Chart,
     Charts,
+    Chooser,
     Code,
     Column,
     Figure,
@@ -115,6 +116,7 @@ def every_part(text: str) -> tuple[Part, ...]:
         Picture((1,) * BINS, -1.0, 1.0, (0.0,)),
         Chart(text, text, SPEC),
         Charts((Chart(text, text, SPEC, text),), text, text),
+        Chooser(text, Table(text, text, columns, rows), {"cells": [{"label": text}]}),
         SideBySide(text, text, (Parted(text, text, text), Parted(text, text, "")), "⟂"),
         Fold(text, (words_table(("a", "b"), [(text, "2")], right=(0,)), bullets([]))),
     )
@@ -150,6 +152,9 @@ def test_what_scripts_read_is_what_was_given() -> None:
     data = re.search(r'<script type="application/json" id="charts">(.*?)</script>', text)
     assert data is not None
     assert json.loads(data[1]) == [SPEC, SPEC]
+    data = re.search(r'<script type="application/json" id="choosers">(.*?)</script>', text)
+    assert data is not None
+    assert json.loads(data[1]) == [{"cells": [{"label": HOSTILE}]}]
     assert "<img" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
@@ -176,11 +181,11 @@ def test_only_what_was_written_may_run(chart: bool) -> None:  # noqa: FBT001 - a
 def test_a_table_says_what_each_figure_is() -> None:
     found = Outline(render(Page("p", every_part("plain"))))
     scopes = [one.get("scope") for one in found.all("th")]
-    assert scopes.count("col") == 5
-    assert scopes.count("row") == 3
+    assert scopes.count("col") == 8
+    assert scopes.count("row") == 5
     assert "KiB" in found.text("span")
     details = [one["data-detail"] for one in found.all("td") if "data-detail" in one]
-    assert details == ["95 % interval 0.98 to 2.00 KiB; plain"]
+    assert details == ["95 % interval 0.98 to 2.00 KiB; plain"] * 2
     assert {"reference", "faulty layers", "† warned"} <= set(found.text("span"))
     assert [one.get("data-value") for one in found.all("td")][:2] == ["4096.0", None]
 

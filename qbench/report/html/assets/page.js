@@ -77,8 +77,8 @@ const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
 
 const sortable = (table) => {
   const body = table.tBodies[0];
-  const order = [...body.rows];
-  if (order.length < 2) return;
+  body.order = [...body.rows];
+  if (body.order.length < 2) return;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = make("button", { type: "button" }, ...head.childNodes);
@@ -89,7 +89,7 @@ const sortable = (table) => {
       heads.forEach((each) => each.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", sorted);
       const sign = sorted === "descending" ? -1 : 1;
-      body.append(...(sorted === "none" ? order : [...order].sort(compare(column, sign))));
+      body.append(...(sorted === "none" ? body.order : [...body.order].sort(compare(column, sign))));
     });
   });
 };
@@ -154,7 +154,7 @@ if (contents) {
 // Pictures: each drawn when its turn comes, again where the room or the scheme changes.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const plots = [...document.querySelectorAll(".plot[data-chart]")];
+const drawings = new Map();
 const specs = JSON.parse(document.getElementById("charts").textContent);
 
 const theme = () => {
@@ -227,9 +227,9 @@ const draw = async (plot) => {
 };
 
 const drawAll = async () => {
-  for (const plot of plots) {
+  for (const [plot, drawn] of drawings) {
     try {
-      await draw(plot);
+      await drawn();
     } catch (error) {
       plot.textContent = "This picture could not be drawn; its numbers stand in the tables.";
       console.error(error);
@@ -243,10 +243,19 @@ let waiting = 0;
 const redraw = () => {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
-    if (plots.some((plot) => plot.dataset.drawn !== String(roomFor(plot)))) drawAll();
+    if ([...drawings.keys()].some((plot) => plot.dataset.drawn !== String(roomFor(plot)))) drawAll();
   }, 150);
 };
 
+const choosers = [...document.querySelectorAll("[data-chooser]")];
+const choices = JSON.parse(document.getElementById("choosers").textContent);
+for (const box of choosers) {
+  const made = chooserIn(box, choices[Number(box.dataset.chooser)]);
+  drawings.set(made.plot, made.draw);
+}
+for (const plot of document.querySelectorAll(".plot[data-chart]")) {
+  drawings.set(plot, () => draw(plot));
+}
 drawAll();
 addEventListener("resize", redraw);
 dark.addEventListener("change", () => drawAll());
