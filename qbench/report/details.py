@@ -13,6 +13,8 @@ from qbench.report.calibration_table import calibration_table
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import static_chart
+from qbench.report.charts.tasks import task_charts
+from qbench.report.charts.weight_error import weight_error_charts
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.latency import TIMED, latency_table
@@ -113,8 +115,8 @@ def details_of(records: TableRecords) -> list[Detail]:
             Detail(divergence_table(records, slug), divergence_charts(records, slug))
             for slug in items(records, "quality")
         ),
-        Detail(weight_error_table(records)),
-        *map(Detail, task_tables(records)),
+        Detail(weight_error_table(records), weight_error_charts(records)),
+        *(Detail(table, task_charts(table)) for table in task_tables(records)),
         *map(Detail, _completion_tables(records)),
         *map(Detail, generation_tables(records)),
         Detail(_loaded_table(records)),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LOST, GAINED = "right_to_wrong", "wrong_to_right"
 """Keys of the items that one side alone got right."""
+CHANCE = "chance"
+"""Key of the score that guessing gives."""
 FLIP_COLUMNS = (
     Column(
         LOST,
@@ -119,7 +121,7 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
         ),
         *FLIP_COLUMNS,
         Column("items", "items", "exact"),
-        Column("chance", "chance", "number"),
+        Column(CHANCE, "chance", "number"),
     )
     return Table(f"Task: {slug}, {score}{told}", "precision", columns, tuple(rows))
 
