@@ -25,6 +25,9 @@ from qbench.cli import (
     plan as cli_plan,
 )
 from qbench.cli import (
+    recommend as cli_recommend,
+)
+from qbench.cli import (
     report as cli_report,
 )
 from qbench.cli.plan import load
@@ -117,6 +120,7 @@ def run(
 
 app.command(epilog=cli_plan.EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.command(epilog=cli_recommend.EXAMPLE)(cli_recommend.recommend)
 app.command("list")(cli_report.list_)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qbench.core.environment import gpu_kind
 from qbench.core.errors import DeviceError
 from qbench.core.names import what_there_is
+from qbench.core.quantities import BYTE_UNITS
 from qbench.precisions import ADVISED
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later
 
@@ -25,7 +26,8 @@ RESERVED_BYTES = 768 * 2**20
 and bitsandbytes (300 to 600 MiB), cuBLAS' workspace (8 to 32 MiB), allocations rounded up; on a CPU
 the libraries themselves."""
 _GIB = 2**30
-_UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": _GIB, "tb": 10**12, "tib": 2**40}
+_LEAST_UNIT = 10**6
+"""Of a smaller unit no GPU's memory is told."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", re.IGNORECASE)
 _SEVERAL = re.compile(r"(\d+)\s*[x×]\s*(\S.*)", re.IGNORECASE)
 
@@ -94,9 +96,9 @@ def parse_memory(text: str) -> DeviceMemory:
         return DeviceMemory(name, round(gib * _GIB), flash)
     size = _SIZE.fullmatch(wanted)
     if size is not None and size[2]:
-        unit = _UNITS.get(size[2].lower())
+        unit = BYTE_UNITS.get(size[2].lower(), 0)
         count = float(size[1])
-        if unit is None or not 0 < count * unit <= _MOST_BYTES:
+        if unit < _LEAST_UNIT or not 0 < count * unit <= _MOST_BYTES:
             raise DeviceError(f"--gpu {text!r}: expected a size such as 24GB or 24GiB")
         return DeviceMemory(wanted, round(count * unit))
     sizes = [known for known in GPUS_GIB if name and known.startswith(f"{name}-")]

@@ -9,10 +9,11 @@ from qbench.compare.recommend.limits import BY_DEFAULT
 from qbench.compare.recommend.recommend import relaxed_to
 from qbench.compare.verdicts import amount_text
 from qbench.core.names import shortened
-from qbench.core.page import Column, Figure, Mono, Row, Strong, Table, Words
+from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words
 from qbench.core.units import choose_scale
 from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
+from qbench.report.recommendation_data import recommendation_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Recommendation,
         Standing,
     )
+    from qbench.compare.selection import TableRecords
     from qbench.core.page import Line, Part, Tone
 
 _WORDS: dict[Standing, tuple[str, Tone]] = {
@@ -42,6 +44,17 @@ _HOW = (
 )
 _LONGEST_REASON = 160
 _LIKE = "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode"
+
+
+def recommendation_page(tables: Sequence[tuple[TableRecords, Recommendation]]) -> Page:
+    """What to run of each table of records."""
+    parts: list[Part] = []
+    for records, found in tables:
+        parts += [Heading(records.title)] if len(tables) > 1 else []
+        parts += recommendation_parts(found)
+    title = f"What to run: {tables[0][0].title}" if len(tables) == 1 else "What to run"
+    data = [recommendation_data(records, found) for records, found in tables]
+    return Page(title, tuple(parts), {"recommendations": data})
 
 
 def recommendation_parts(found: Recommendation) -> list[Part]:
@@ -92,10 +105,17 @@ def _what(found: Recommendation) -> list[Line]:
         (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{why}."),
         *(f"{text}." for text in _figures(found, best)),
     ]
-    level = [one.cell.label for one in found.of("meets") if one.told_apart is not True]
+    others = found.of("meets")
+    level = [one.cell.label for one in others if one.told_apart is False]
+    unknown = [one.cell.label for one in others if one.told_apart is None]
+    by = f"By {found.axis.short}"
     if level:
         told = "is" if len(level) == 1 else "are"
-        lines.append(f"By {found.axis.short}, {_and(level)} {told} not told apart from it.")
+        lines.append(f"{by}, {_and(level)} {told} not told apart from it: the intervals overlap.")
+    if unknown:
+        lines.append(
+            f"{by}, whether {_and(unknown)} differ from it by more than chance is not known."
+        )
     before = [
         one.cell.label
         for one in found.of("undecided")

@@ -54,7 +54,7 @@ class Axis:
     title: str
     """With the point of the grid, the text or the task that it is of."""
     short: str
-    """The same without what is alike for all: the point, or the only text."""
+    """A few words: without what is alike for all, the point or the only text."""
     display: Display
     unit: str
     """`B`, `s`, `J`, `1` for a share or a score, `nat`, `per 1M tokens` for a price."""
@@ -85,25 +85,53 @@ def cost_axes(
     on_gpu = memory is not None and memory.environment.device_type == "cuda"
     peak = "memory.peak" if on_gpu else "memory.peak.inference"
     found = [
-        _cost("bytes", "static bytes", "", "bytes", "B", "footprint", None, "memory.static"),
-        _cost("peak", "peak of inference", there, "bytes", "B", "memory", slug, peak),
+        _cost(
+            "bytes",
+            "static bytes",
+            "static bytes",
+            "bytes",
+            "B",
+            "footprint",
+            None,
+            "memory.static",
+        ),
+        _cost("peak", f"peak of inference{there}", "peak", "bytes", "B", "memory", slug, peak),
     ]
     slug = latency.item.slug if latency else _NOWHERE
     found += [
-        _cost(step, words, here, "seconds", "s", "latency", slug, f"latency.{step}")
+        _cost(step, f"{words}{here}", step, "seconds", "s", "latency", slug, f"latency.{step}")
         for step, words in (("prefill", "prefill"), ("decode", "decode a token"))
     ]
     found.append(
-        _cost("energy", "energy a token", here, "number", "J", "latency", slug, "latency.energy")
+        _cost(
+            "energy",
+            f"energy a token{here}",
+            "energy/token",
+            "number",
+            "J",
+            "latency",
+            slug,
+            "latency.energy",
+        )
     )
     if price is not None:
         size = latency.item.params.get("batch") if latency else None
         made = size if isinstance(size, int) and size > 0 else 1
         factor = price * _MILLION / _HOUR_S / made
-        title = "price of a million generated tokens"
+        title = f"price of a million generated tokens{here}"
         unit = "per 1M tokens"
         found.append(
-            _cost("price", title, here, "number", unit, "latency", slug, "latency.decode", factor)
+            _cost(
+                "price",
+                title,
+                "price/1M tokens",
+                "number",
+                unit,
+                "latency",
+                slug,
+                "latency.decode",
+                factor,
+            )
         )
     return found
 
@@ -230,7 +258,7 @@ def _at(point: Record | None) -> str:
 def _cost(
     key: str,
     title: str,
-    where: str,
+    short: str,
     display: Display,
     unit: str,
     measurement: str,
@@ -240,8 +268,8 @@ def _cost(
 ) -> Axis:
     return Axis(
         key,
-        f"{title}{where}",
         title,
+        short,
         display,
         unit,
         "lower",

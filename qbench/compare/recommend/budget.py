@@ -33,6 +33,12 @@ class Budget(Frozen):
     min_task: dict[str, float] = Field(default_factory=dict)
     """By task (`hellaswag`), by task and metric (`hellaswag.acc_norm`) or a pattern of these: the
     least change of its score from the reference's, such as -0.01."""
+    max_training_peak: float | None = None
+    """Bytes at the peak of a training step; of fine-tuning arms."""
+    max_step: float | None = None
+    """Seconds of a training step; of fine-tuning arms."""
+    max_loss_increase: float | None = None
+    """Over the test loss of the best arm, in nats a token; of fine-tuning arms."""
     minimize: Minimized = "bytes"
     price: float | None = None
     """Of an hour of the device, in the user's currency."""
@@ -47,3 +53,10 @@ class Budget(Frozen):
             or self.max_kl is not None
             or bool(self.min_task)
         )
+
+    def over(self, other: Budget) -> Budget:
+        """This one's limits, and the other's where this one states none."""
+        stated = {name: getattr(self, name) for name in self.model_fields_set}
+        if "min_task" in stated:
+            stated["min_task"] = {**other.min_task, **self.min_task}
+        return other.model_copy(update=stated)

@@ -34,6 +34,7 @@ _CALLED = {
     "measurements": "measurement",
     "include": "key of a selector",
     "exclude": "key of a selector",
+    "recommend": "key of recommend",
 }
 """What the keys of a mapping are called, by the key that it stands under."""
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, cre
 from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
+from qbench.compare.recommend.section import BudgetSection
 from qbench.core.aliases import Also
 from qbench.core.number_types import BF16, FP16, FP32
 from qbench.core.reading import (
@@ -361,6 +362,8 @@ class SuiteFile(Frozen):
     """Drop the cells that match one of these. `*`, `?` and `[abc]` stand for other letters."""
     gate: RuleSection = Field(default_factory=dict)
     """Margins that `qbench gate` compares the results with, by metric."""
+    recommend: Annotated[BudgetSection | None, NotNull()] = None
+    """What a model may cost and lose: what `qbench recommend` and the report choose by."""
     timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, SerializeAsAny, ValidationError
 
 from qbench.compare.gate.rules import GateRule, rules_of
+from qbench.compare.recommend.budget import Budget
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
@@ -64,6 +65,8 @@ class Suite(Frozen):
     """Whether Python of its tasks and metrics runs, which did not come installed."""
     gate: tuple[GateRule, ...] = ()
     """Margins that `qbench gate` compares the results with."""
+    recommend: Budget | None = None
+    """What a model may cost and lose; None for the default."""
     rehearsal: tuple[str, ...] = ()
     """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int | str] = Field(default_factory=dict, exclude=True, repr=False)
@@ -185,6 +188,7 @@ def _make_suite(
         timeout_s=read.timeout_s,
         trust_code=read.trust_code,
         gate=rules_of(read.gate),
+        recommend=read.recommend.budget if read.recommend else None,
         lines=lines,
     )
 

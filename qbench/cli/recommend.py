@@ -1,0 +1,230 @@
+"""The command `recommend`: what to run under a budget. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qbench.cli.shared import FormatName, Output, Results, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.compare.recommend.budget import Budget
+    from qbench.compare.recommend.choices import Choices
+    from qbench.core.record import Record
+
+EXAMPLE = (
+    "Example: qbench recommend results/published/quickstart --max-perplexity-increase 1%"
+    " --minimize decode"
+)
+NOTHING_MEETS = 1
+"""Exit code where no cell of a table is shown to meet the budget."""
+_LIMITS = "Limits"
+
+
+def _limit(text: str, metavar: str) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=_LIMITS)
+
+
+def recommend(
+    where: Annotated[
+        str, typer.Argument(metavar="[RESULTS|SUITE]", help="A folder of records, or a suite.")
+    ] = "results",
+    *,
+    results: Results = Path("results"),
+    max_bytes: Annotated[str | None, _limit("Static bytes, such as 6GiB.", "SIZE")] = None,
+    max_peak: Annotated[str | None, _limit("Memory at the peak of inference.", "SIZE")] = None,
+    gpu: Annotated[
+        str | None, _limit("A size or a GPU that the peak must fit: 24GB, h100.", "GPU")
+    ] = None,
+    max_prefill: Annotated[str | None, _limit("A forward pass over the prompt.", "TIME")] = None,
+    max_decode: Annotated[
+        str | None, _limit("Time for each new token of the batch, such as 40ms.", "TIME")
+    ] = None,
+    max_perplexity_increase: Annotated[
+        str | None, _limit("Over the reference's, such as 1%.", "SHARE")
+    ] = None,
+    max_kl: Annotated[
+        float | None, _limit("Divergence from the reference, in nats a token.", "NATS")
+    ] = None,
+    min_task: Annotated[
+        list[str] | None,
+        _limit("Least change of a score: 'hellaswag: -0.01'. May be repeated.", "TASK: CHANGE"),
+    ] = None,
+    max_training_peak: Annotated[
+        str | None, _limit("Memory of a training step, of fine-tuning arms.", "SIZE")
+    ] = None,
+    max_step: Annotated[str | None, _limit("Time of a training step, of arms.", "TIME")] = None,
+    max_loss_increase: Annotated[
+        float | None, _limit("Test loss over the best arm's, in nats a token.", "NATS")
+    ] = None,
+    minimize: Annotated[
+        str | None, typer.Option(help="bytes, peak, prefill, decode, energy or price.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour of the device, in your currency.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="The batch at which times and peaks are read.")
+    ] = None,
+    format_name: FormatName = "text",
+    output: Output = None,
+) -> None:
+    """Say what to run: the best cell that meets a budget with its whole 95 % intervals.
+
+    Exits with 1 where no cell of a table is shown to meet it.
+    """
+    from qbench.compare.recommend.choices import choices
+    from qbench.compare.recommend.recommend import recommend as find_best
+    from qbench.compare.selection import select
+    from qbench.report.format import Subject
+    from qbench.report.formats import find_format
+    from qbench.report.recommendation import recommendation_page
+
+    form = find_format(format_name, "page")
+    given = {
+        "max_bytes": max_bytes,
+        "max_peak": max_peak,
+        "gpu": gpu,
+        "max_prefill": max_prefill,
+        "max_decode": max_decode,
+        "max_perplexity_increase": max_perplexity_increase,
+        "max_kl": max_kl,
+        "min_task": _tasks(min_task or ()) or None,
+        "max_training_peak": max_training_peak,
+        "max_step": max_step,
+        "max_loss_increase": max_loss_increase,
+        "minimize": minimize,
+        "price": price,
+        "batch": batch,
+    }
+    stated = _read({key: value for key, value in given.items() if value is not None})
+    records, own = _load(where, results)
+    budget = stated if own is None else stated.over(own)
+    tables = [table for table in select(records).tables if table.cells]
+    made = [choices(table, budget) for table in tables]
+    _check(budget, made, records)
+    found = [find_best(one) for one in made]
+    page = recommendation_page(list(zip(tables, found, strict=True)))
+    show(Subject(lambda: page), form, output)
+    if any(one.best is None for one in found):
+        raise typer.Exit(NOTHING_MEETS)
+
+
+def _tasks(texts: Sequence[str]) -> dict[str, float]:
+    """The tasks of `--min-task`, each with its least change."""
+    from qbench.core.errors import UsageError
+    from qbench.core.quantities import is_number
+
+    found = {}
+    for text in texts:
+        name, _, least = text.rpartition(":")
+        if not name.strip() or not is_number(least):
+            raise UsageError(
+                f"--min-task: found {text!r}; expected a task and the least change of its score,"
+                " such as 'hellaswag: -0.01'"
+            )
+        found[name.strip()] = float(least)
+    return found
+
+
+def _read(given: dict[str, Any]) -> Budget:
+    """The options as a budget; raises `UsageError` with all that is wrong with them."""
+    from pydantic import ValidationError
+
+    from qbench.compare.recommend.section import BudgetSection
+    from qbench.core.errors import Problem, UsageError
+    from qbench.core.reading import InvalidValueError
+
+    try:
+        return BudgetSection.model_validate(given).budget
+    except ValidationError as error:
+        fields = BudgetSection.model_json_schema()["properties"]
+        problems = []
+        for detail in error.errors(include_url=False):
+            key = str(detail["loc"][0])
+            reason = detail.get("ctx", {}).get("error")
+            expected, remedy = fields[key]["errorMessage"], None
+            if isinstance(reason, InvalidValueError):
+                expected, remedy = str(reason), reason.remedy
+            option = f"--{key.replace('_', '-')}"
+            problems.append(Problem(option, repr(given[key]), expected, remedy))
+        raise UsageError("\n".join(map(str, problems))) from None
+
+
+def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
+    """The records of a folder, or of a suite with its own budget."""
+    from qbench.cli.sides import without_rehearsals
+    from qbench.core.errors import StoreError
+    from qbench.core.store import read_folder, tell_unreadable
+    from qbench.core.untrusted import as_message
+    from qbench.report.console import tell
+
+    folder, own = Path(where), None
+    if folder.suffix in {".yaml", ".yml"} and not folder.is_dir():
+        from qbench.plan.suite.suite import load_suite
+
+        suite = load_suite(folder)
+        folder, own = results / suite.name, suite.recommend
+    records, unreadable = read_folder(folder)
+    for note in tell_unreadable(unreadable):
+        tell(f"note: {as_message(note)}\n", stderr=True)
+    if not records:
+        raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
+    return without_rehearsals(records, str(folder)), own
+
+
+def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -> None:
+    """Raises `UsageError` for what was measured nowhere, with what was."""
+    from qbench.compare.recommend.budget import MINIMIZED
+    from qbench.compare.recommend.limits import tasks_of
+    from qbench.compare.recommend.section import NEEDS_PRICE
+    from qbench.core.errors import UsageError
+    from qbench.core.names import what_there_is
+
+    if not made:
+        raise UsageError(
+            "found no record of an untuned model, nor of a tuned one that is served; expected some:"
+            " `qbench run SUITE` takes them"
+        )
+    if budget.minimize == "price" and budget.price is None:
+        raise UsageError(f"--minimize price: expected {NEEDS_PRICE}, such as --price 2.50")
+    axes = [axis for one in made for axis in one.axes]
+    for pattern in budget.min_task:
+        if not tasks_of(pattern, axes):
+            names = dict.fromkeys(
+                name
+                for axis in axes
+                if axis.measurement == "tasks"
+                for name in (axis.item or "", axis.metric.removeprefix("tasks."))
+            )
+            told = what_there_is(pattern, names) if names else "no task was measured"
+            raise UsageError(f"--min-task {pattern!r}: no such task was measured; {told}")
+    measured = {
+        key
+        for one in made
+        for cell in one.cells
+        for key, known in cell.ranges.items()
+        if known.value is not None
+    }
+    if budget.batch is not None:
+        batches = sorted(
+            {
+                size
+                for record in records
+                if record.item.measurement in ("latency", "memory")
+                and isinstance(size := record.item.params.get("batch"), int)
+            }
+        )
+        if budget.batch not in batches:
+            told = f"there are {', '.join(map(str, batches))}" if batches else "there is none"
+            raise UsageError(f"--batch {budget.batch}: nothing was measured at that batch; {told}")
+    if budget.minimize not in measured:
+        there = [key for key in MINIMIZED if key in measured]
+        raise UsageError(
+            f"--minimize {budget.minimize}: it was not measured; there is"
+            f" {', '.join(there) or 'nothing that can be'}"
+        )

@@ -1,0 +1,55 @@
+"""Sizes, times and shares as a person writes them: `6GiB`, `40ms`, `1%`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BYTE_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "kib": 2**10,
+    "mb": 10**6,
+    "mib": 2**20,
+    "gb": 10**9,
+    "gib": 2**30,
+    "tb": 10**12,
+    "tib": 2**40,
+}
+"""Bytes of each unit, by its name in small letters: GB are 10⁹ bytes, GiB 2³⁰."""
+SECOND_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+"""Seconds of each unit."""
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_WITH_UNIT = re.compile(_NUMBER + r"\s*([^\d\s.]+)")
+_PLAIN = re.compile(_NUMBER)
+
+
+def is_number(text: str) -> bool:
+    """Whether it is a number without a unit."""
+    return _PLAIN.fullmatch(text.strip()) is not None
+
+
+def bytes_of(text: str) -> float | None:
+    """The bytes that `6GiB` or `500 MB` means; None for what is no size with a unit."""
+    return _read(text.strip().lower(), BYTE_UNITS)
+
+
+def seconds_of(text: str) -> float | None:
+    """The seconds that `40ms` or `1.5 s` means; None for what is no time with a unit."""
+    return _read(text.strip(), SECOND_UNITS)
+
+
+def share_of(text: str) -> float | None:
+    """0.01 for `1%` or `1 %`; None for what has no percent sign."""
+    return _read(text.strip(), {"%": 0.01})
+
+
+def _read(text: str, units: Mapping[str, float]) -> float | None:
+    found = _WITH_UNIT.fullmatch(text)
+    unit = units.get(found[2]) if found is not None else None
+    if found is None or unit is None:
+        return None
+    return float(found[1]) * unit
