@@ -212,9 +212,11 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     from qbench.report.formats import TEXT, report_subject, written_formats
 
     if result.records:
-        show(report_subject(result.records), TEXT)
+        suite = result.plan.suite
+        budgets = {suite.name: suite.recommend} if suite.recommend else {}
+        show(report_subject(result.records, budgets), TEXT)
         # The file is the suite's: all its cells, whichever were selected now.
-        write_reports([[*result.records, *result.others]], written_formats(), reports)
+        write_reports([[*result.records, *result.others]], written_formats(), reports, budgets)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(

@@ -147,7 +147,7 @@ def _read(given: dict[str, Any]) -> Budget:
         for detail in error.errors(include_url=False):
             key = str(detail["loc"][0])
             reason = detail.get("ctx", {}).get("error")
-            expected, remedy = fields[key]["errorMessage"], None
+            expected, remedy = fields[key].get("errorMessage", ""), None
             if isinstance(reason, InvalidValueError):
                 expected, remedy = str(reason), reason.remedy
             option = f"--{key.replace('_', '-')}"

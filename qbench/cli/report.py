@@ -10,8 +10,9 @@ import typer
 from qbench.cli.shared import TERMINAL, Device, FormatName, Output, Reports, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.core.record import Record
     from qbench.report.format import Format
 
@@ -74,12 +75,15 @@ def list_(
 
 
 def write_reports(
-    parts: Iterable[Sequence[Record]], chosen: Sequence[Format], reports: Path
+    parts: Iterable[Sequence[Record]],
+    chosen: Sequence[Format],
+    reports: Path,
+    budgets: Mapping[str, Budget] | None = None,
 ) -> None:
-    """Writes a file of each part in each format."""
+    """Writes a file of each part in each format; `budgets` are what each suite allows, by name."""
     from qbench.report.console import say_where
     from qbench.report.files import write_report
 
     for form in chosen:
         for part in parts:
-            say_where(write_report(part, reports, form))
+            say_where(write_report(part, reports, form, budgets))

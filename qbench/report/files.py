@@ -11,9 +11,10 @@ from qbench.report.formats import report_subject
 from qbench.report.rehearsals import is_rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.core.record import Record
     from qbench.report.format import Format
 
@@ -27,14 +28,19 @@ def by_suite(records: Sequence[Record]) -> list[list[Record]]:
     return list(parts.values())
 
 
-def write_report(records: Sequence[Record], folder: Path, form: Format) -> Path:
+def write_report(
+    records: Sequence[Record],
+    folder: Path,
+    form: Format,
+    budgets: Mapping[str, Budget] | None = None,
+) -> Path:
     """Writes one suite's report, whole or not at all; raises `StoreError` if it cannot."""
     first = records[0]
     mark = "-rehearsal" if is_rehearsal(records) else ""
     suite, kind = slugify(first.suite), first.environment.device_kind
     path = folder / f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
     try:
-        write_atomically(path, form.render(report_subject(records)))
+        write_atomically(path, form.render(report_subject(records, budgets)))
     except OSError as error:
         raise StoreError(
             f"{path}: the report cannot be written ({error.strerror}); the records are safe:"

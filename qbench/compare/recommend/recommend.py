@@ -67,7 +67,7 @@ class Candidate:
     cell: Choice
     standing: Standing
     checks: tuple[Check, ...]
-    """One for each limit, in the order of the axes."""
+    """One for each limit."""
     minimized: Range
     told_apart: bool | None = None
     """Of one that meets: whether what is minimized is told apart from the best's; None of the best
@@ -151,9 +151,7 @@ def relaxed_to(check: Check) -> float | None:
 
 def _judged(cell: Choice, choices: Choices) -> Candidate:
     checks = tuple(
-        _check(axis, choices.limits[axis.key], cell.ranges[axis.key])
-        for axis in choices.axes
-        if axis.key in choices.limits
+        _check(choices.axis(key), limit, cell.ranges[key]) for key, limit in choices.limits.items()
     )
     minimized = cell.ranges[choices.minimize]
     verdicts = {check.verdict for check in checks}

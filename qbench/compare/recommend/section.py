@@ -60,7 +60,7 @@ def _with_unit(
 
 def _check_gpu(value: object) -> object:
     if not isinstance(value, str):
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        plain = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         raise InvalidValueError(_GPU, remedy=f"write {value}GB" if plain else None)
     try:
         parse_memory(value)

@@ -1,0 +1,297 @@
+"""What is recommended of the published records, computed a second time from what they hold.
+
+Costs and scores are taken from the records themselves, their intervals by scipy; the interval of a
+change of perplexity is the one that the report's own JSON shows, and is compared with one of plain
+pairs. The choice is made by loops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qbench.compare.recommend.budget import Budget
+from qbench.compare.recommend.choices import choices
+from qbench.compare.recommend.limits import Limit
+from qbench.compare.recommend.recommend import recommend
+from qbench.compare.selection import select
+from qbench.core.store import read_folder
+from qbench.report.as_json import render
+from qbench.report.markdown import render as as_markdown
+from qbench.report.report_page import report_page
+from tests.record_factory import make_failure, quickstart_records
+
+if TYPE_CHECKING:
+    from qbench.compare.recommend.choices import Choices
+    from qbench.compare.selection import TableRecords
+    from qbench.core.record import Record
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+SUITES = [folder.name for folder in sorted(PUBLISHED.iterdir())]
+TEXT = "stdlib-heldout-w256-default"
+
+
+class Known(NamedTuple):
+    """A figure with the ends of its interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+Cells = dict[str, dict[str, Known]]
+
+
+@cache
+def records_of(suite: str) -> tuple[Record, ...]:
+    records, unreadable = read_folder(PUBLISHED / suite)
+    assert not unreadable
+    return tuple(records)
+
+
+@cache
+def document_of(suite: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(render(records_of(suite)))
+    return found
+
+
+@cache
+def tables_of(suite: str) -> tuple[tuple[TableRecords, Choices], ...]:
+    tables = select(records_of(suite)).tables
+    return tuple((table, choices(table)) for table in tables if table.cells)
+
+
+def values(records: list[Record], name: str) -> list[float]:
+    return [value for one in records if (value := one.value(name)) is not None]
+
+
+def known_of(table: TableRecords, decision: dict[str, Any]) -> Cells:
+    """What the records say of every cell, read without the program's own estimates."""
+    shown = {row["precision"]: row["figures"] for row in decision["rows"]}
+    found: Cells = {}
+    for cell in table.cells:
+        mine: dict[str, Known] = {}
+        for key, measurement, name in (
+            ("bytes", "footprint", "memory.static"),
+            ("peak", "memory", "memory.peak.inference"),
+        ):
+            slug = decision["memory_point"] if key == "peak" else None
+            if got := values(cell.of(measurement, slug), name):
+                mine[key] = Known(got[0], got[0], got[0])
+        for key in ("prefill", "decode"):
+            got = values(cell.of("latency", decision["latency_point"]), f"latency.{key}")
+            if len(got) >= 5:
+                low, high = stats.t.interval(
+                    0.95, len(got) - 1, statistics.fmean(got), stats.sem(got)
+                )
+                middle = statistics.median(got)
+                mine[key] = Known(middle, min(low, middle), max(high, middle))
+            elif got:
+                mine[key] = Known(statistics.median(got), None, None)
+        change = shown[cell.label].get(f"change:{TEXT}")
+        if cell.reference and cell.of("quality", TEXT):
+            mine["loss"] = Known(0.0, 0.0, 0.0)
+        elif change is not None and change["value"] is not None:
+            mine["loss"] = Known(change["value"], change["low"], change["high"])
+        found[cell.label] = mine
+    return found
+
+
+def best_of(cells: Cells, limits: dict[str, float], minimize: str) -> set[str]:
+    """Those of the lowest value among those whose intervals all lie within."""
+    meeting = {}
+    for label, known in cells.items():
+        inside = all(
+            key in known and known[key].high is not None and (known[key].high or 0.0) <= bound
+            for key, bound in limits.items()
+        )
+        if inside and minimize in known:
+            meeting[label] = known[minimize].value
+    return {label for label, value in meeting.items() if value == min(meeting.values())}
+
+
+def bounds_of(cells: Cells, key: str) -> list[float | None]:
+    """None, and bounds between and upon what there is."""
+    ends = sorted(
+        {
+            end
+            for known in cells.values()
+            if key in known
+            for end in known[key]
+            if end is not None and math.isfinite(end)
+        }
+    )
+    if not ends:
+        return [None]
+    chosen = [ends[0], ends[len(ends) // 3], ends[2 * len(ends) // 3], ends[-1]]
+    return [None, chosen[0] * 0.99, *chosen, (chosen[1] + chosen[2]) / 2]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_of_a_grid_of_budgets_the_same_cell_is_chosen_by_loops(suite: str) -> None:
+    decisions = document_of(suite)["decision_tables"]
+    tried = 0
+    for table, made in tables_of(suite):
+        (decision,) = (
+            one for one in decisions if (one["device"], one["model"]) == (table.device, table.model)
+        )
+        cells = known_of(table, decision)
+        names = {"loss": f"perplexity:{TEXT}"}
+        keys = ("bytes", "decode", "loss")
+        measured = {key for known in cells.values() for key in known}
+        for bounds in itertools.product(*(bounds_of(cells, key) for key in keys)):
+            limits = {
+                key: bound for key, bound in zip(keys, bounds, strict=True) if bound is not None
+            }
+            for minimize in measured & {"bytes", "peak", "prefill", "decode"}:
+                tried += 1
+                stated = {
+                    names.get(key, key): Limit(bound, "max", "grid")
+                    for key, bound in limits.items()
+                }
+                found = recommend(replace(made, limits=stated, minimize=minimize))
+                expected = best_of(cells, limits, minimize)
+                chosen = found.best.cell.label if found.best else None
+                assert chosen in expected if expected else chosen is None, (limits, minimize)
+    assert tried > 5
+
+
+@pytest.mark.parametrize("suite", ["quickstart", "integers", "finetune", "quality"])
+def test_the_interval_of_a_change_is_about_that_of_plain_pairs(suite: str) -> None:
+    for table, made in tables_of(suite):
+        reference = table.reference
+        assert reference is not None
+        base = reference.of("quality", TEXT)[0].series
+        for cell, choice in zip(table.cells, made.cells, strict=True):
+            if cell.reference:
+                continue
+            own = cell.of("quality", TEXT)[0].series
+            tokens = np.array(own["window_tokens"])
+            changes = (np.array(own["window_nll"]) - np.array(base["window_nll"])) / tokens
+            mean = np.average(changes, weights=tokens)
+            error = np.sqrt(np.sum((tokens * (changes - mean)) ** 2)) / tokens.sum()
+            low, high = np.expm1(mean - 1.96 * error), np.expm1(mean + 1.96 * error)
+            known = choice.ranges[f"perplexity:{TEXT}"]
+            assert known.value == pytest.approx(math.expm1(mean), rel=1e-6, abs=1e-9)
+            assert known.low is not None
+            assert known.high is not None
+            width = high - low
+            assert known.low == pytest.approx(low, abs=width)
+            assert known.high == pytest.approx(high, abs=width)
+
+
+def test_a_task_is_limited_by_its_paired_interval() -> None:
+    (table, made), *_ = tables_of("quickstart")
+    key = "tasks.stdlib-choice.acc"
+    reference = table.reference
+    assert reference is not None
+    base = np.array(reference.of("tasks", "stdlib-choice")[0].series["item_acc"])
+    for cell, choice in zip(table.cells, made.cells, strict=True):
+        own = np.array(cell.of("tasks", "stdlib-choice")[0].series["item_acc"])
+        known = choice.ranges[key]
+        assert known.value == pytest.approx(float(np.mean(own - base)), abs=1e-12)
+        if cell.reference:
+            continue
+        gained, lost = int(np.sum(own > base)), int(np.sum(own < base))
+        assert known.low is not None
+        assert known.high is not None
+        # Of McNemar's exact test: 0 lies outside exactly where it rejects.
+        rejected = gained + lost > 0 and stats.binomtest(gained, gained + lost).pvalue <= 0.05
+        assert rejected == (not known.low <= 0 <= known.high)
+
+
+def test_the_default_budget_is_one_per_cent_of_perplexity_and_it_is_said() -> None:
+    (_, made), *_ = tables_of("quickstart")
+    assert made.minimize == "bytes"
+    assert made.limits == {f"perplexity:{TEXT}": Limit(0.01, "max", "default")}
+    page = as_markdown(report_page(records_of("quickstart")))
+    first = page.index("**Recommended: int8**")
+    assert first < page.index("| precision")
+    assert "As no limit on quality was given, the default one holds" in page
+    assert "qbench recommend --max-perplexity-increase" in page
+
+
+def test_a_stated_limit_on_quality_replaces_the_default() -> None:
+    (table, _), *_ = tables_of("quickstart")
+    limits = choices(table, Budget(max_kl=0.03)).limits
+    assert limits == {f"kl:{TEXT}": Limit(0.03, "max", "max_kl")}
+    limits = choices(table, Budget(max_bytes=2.0)).limits
+    assert set(limits) == {"bytes", f"perplexity:{TEXT}"}
+
+
+def test_a_gpu_limits_the_peak_by_its_memory_and_the_smaller_of_two_holds() -> None:
+    (table, _), *_ = tables_of("mistral-shape")
+    own = choices(table).limits["peak"]
+    assert own.source == "NVIDIA H200"
+    assert choices(table, Budget(gpu="24GB")).limits["peak"] == Limit(24e9, "max", "24GB")
+    both = choices(table, Budget(gpu="24GB", max_peak=8e9)).limits["peak"]
+    assert both == Limit(8e9, "max", "max_peak")
+
+
+def test_the_price_of_a_million_tokens_is_of_the_whole_batch() -> None:
+    (table, _), *_ = tables_of("mistral-shape")
+    for batch in (1, 8, 32):
+        made = choices(table, Budget(price=2.5, minimize="price", batch=batch))
+        for cell, choice in zip(table.cells, made.cells, strict=True):
+            seconds = statistics.median(
+                values(cell.of("latency", f"b{batch}-p256-n16"), "latency.decode")
+            )
+            price = seconds / batch * 1e6 / 3600 * 2.5
+            assert choice.ranges["price"].value == pytest.approx(price)
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    records = quickstart_records()
+    found = [
+        [recommend(choices(table)).best for table in select(each).tables]
+        for each in (records, records[::-1])
+    ]
+    assert [one and one.cell.label for one in found[0]] == [
+        one and one.cell.label for one in found[1]
+    ]
+
+
+def test_what_failed_is_undecided_with_its_reason() -> None:
+    records = [
+        one
+        for one in quickstart_records()
+        if (one.cell.label, one.item.measurement) != ("nf4", "quality")
+    ]
+    lost = next(
+        one
+        for one in quickstart_records()
+        if (one.cell.label, one.item.measurement) == ("nf4", "quality")
+    )
+    failed = make_failure("nf4", "quality", "oom", "no memory left", slug=lost.item.slug)
+    (table,) = select([*records, failed]).tables
+    found = recommend(choices(table))
+    nf4 = next(one for one in found.candidates if one.cell.label == "nf4")
+    assert nf4.standing == "undecided"
+    assert "no memory left" in as_markdown(report_page([*records, failed]))
+
+
+def test_json_holds_every_figure_limit_and_verdict() -> None:
+    (document,) = document_of("quickstart")["recommendations"]
+    (_, made), *_ = tables_of("quickstart")
+    assert document["recommended"] == "int8"
+    assert document["limits"][f"perplexity:{TEXT}"] == {
+        "bound": 0.01,
+        "kind": "max",
+        "source": "default",
+    }
+    for choice in made.cells:
+        (told,) = (one for one in document["cells"] if one["cell"] == choice.label)
+        for key, known in choice.ranges.items():
+            assert told["figures"][key]["value"] == known.value
+            assert told["figures"][key]["low"] == known.low
+            assert told["figures"][key]["high"] == known.high
