@@ -208,15 +208,13 @@ def main() -> None:
 
 
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:
-    """What the run found: the decision table, where the report lies, and what to do next."""
+    """What the run found: the decision table, what to do next, and last where the report lies."""
     from qbench.report.formats import TEXT, report_subject, written_formats
 
+    suite = result.plan.suite
+    budgets = {suite.name: suite.recommend} if suite.recommend else {}
     if result.records:
-        suite = result.plan.suite
-        budgets = {suite.name: suite.recommend} if suite.recommend else {}
         show(report_subject(result.records, budgets), TEXT)
-        # The file is the suite's: all its cells, whichever were selected now.
-        write_reports([[*result.records, *result.others]], written_formats(), reports, budgets)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(
@@ -226,6 +224,9 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     )
     for sentence in result.missing_in_words():
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+    if result.records:
+        # The file is the suite's: all its cells, whichever were selected now.
+        write_reports([[*result.records, *result.others]], written_formats(), reports, budgets)
 
 
 if __name__ == "__main__":

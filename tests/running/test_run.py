@@ -129,6 +129,8 @@ class TestFirstRun:
         assert f"report: reports/{path.name}" in first.finished.output
         assert path.is_file()
         assert "8 records (8 ok), 8 taken now" in first.finished.output
+        last = first.finished.output.splitlines()[-1]
+        assert last == f"report: {path.with_suffix('.html').absolute().as_uri()}"
         assert first.finished.errors == ""
 
     def test_nothing_else_is_left(self, first: Step) -> None:
