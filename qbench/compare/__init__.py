@@ -6,5 +6,6 @@ series, variation, comparable                 what is compared, and what it vari
 series_estimates                              estimates of windows and items
 differences, seeds, marks, verdicts, compare  from records to differences and what they mean
 gate/                                         from rules to an exit code
+tuned/                                        the arms of a fine-tuning, and their changes
 recommend/                                    from a budget to what to run
 """

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.differences import Difference
+    from qbench.compare.selection import CellRecords
     from qbench.core.page import Table
     from qbench.core.record import Metric, Record
 
@@ -124,6 +125,26 @@ def _missing(records: Sequence[Record], metric_name: str) -> Figure:
         return Figure(word=NOT_MEASURED, reason="the record does not hold this metric")
     reason = metric.reason or "the value is not a finite number"
     return Figure(word=NO_VALUE, reason=reason)
+
+
+def over_seeds(
+    cells: Sequence[CellRecords], measurement: str, slug: str | None, metric: str
+) -> Figure:
+    """A metric's mean over the seeds, of each its median over processes, with its spread.
+
+    Where none has a value, the word and the reason of the first.
+    """
+    if not cells:
+        return Figure(word=NOT_MEASURED, reason="not measured")
+    figures = [pool(cell.of(measurement, slug), metric).figure for cell in cells]
+    values = [figure.value for figure in figures if figure.value is not None]
+    if not values:
+        return figures[0]
+    told = list(dict.fromkeys(figure.detail for figure in figures if figure.detail))
+    if len(values) < len(cells):
+        told.append(f"{len(values)} of {counted(len(cells), 'seed')} gave it")
+    figure = Figure(statistics.fmean(values), warned=bool(told), detail="; ".join(told))
+    return replace(figure, spread=statistics.stdev(values)) if len(values) > 1 else figure
 
 
 class Significance(Protocol):

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.figures import pool
-from qbench.report.finetune.arms import over_seeds
+from qbench.report.figures import over_seeds, pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import TableRecords
-    from qbench.report.finetune.arms import Arm
+    from qbench.compare.tuned.arms import Arm
 
 TITLE = "How near to the machine's limits"
 HOW_TO_READ = (

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import qbench.precisions
+from qbench.compare.tuned.arms import describe_method
 from qbench.core.number_types import ITEM_BYTES, FloatType
 from qbench.core.spec import Cell, Frozen, Item, PrecisionRef, TuningRef
 from qbench.finetune import methods
@@ -24,7 +25,6 @@ from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
 from qbench.predict.fitting import fit_cases
 from qbench.predict.peaks import load_peak, predicted_peak, training_peak
-from qbench.report.finetune.arms import describe_method
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.explain.checkpoints import random_weight, save
 from tests.precisions.numpy_formats import rounded

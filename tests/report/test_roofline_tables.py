@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.compare.selection import select
+from qbench.compare.tuned.arms import arms_of
 from qbench.report.details import detail_tables
-from qbench.report.finetune.arms import arms_of
 from qbench.report.roofline import TITLE, roofline_tables, training_roofline_table
 from tests.pages import whole_report as render
 from tests.record_factory import footprint_record, latency_record, make_metric

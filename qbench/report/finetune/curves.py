@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords
+    from qbench.compare.tuned.arms import Arm
     from qbench.core.record import Record
-    from qbench.report.finetune.arms import Arm
 
 WIDTH = 32
 """Characters of a curve."""

@@ -11,23 +11,24 @@ from qbench.compare.items import (
     items_of,
     text_titles,
 )
-from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD
-from qbench.report.finetune.arms import deployment_words, over_seeds
-from qbench.report.finetune.changes import (
+from qbench.compare.tuned.arms import deployment_words
+from qbench.compare.tuned.changes import (
     LOSS_MARGIN,
     PERPLEXITY_MARGIN,
-    judge_all,
     loss_change,
     perplexity_change,
 )
+from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, over_seeds
+from qbench.report.finetune.changes import judge_all
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
+    from qbench.compare.tuned.arms import Arm
+    from qbench.compare.tuned.changes import Claim
     from qbench.core.record import Record
     from qbench.core.spec import Deployment
-    from qbench.report.finetune.arms import Arm
-    from qbench.report.finetune.changes import Claim, Judged
+    from qbench.report.finetune.changes import Judged
     from qbench.report.finetune.results import Results
 
 ATTACHED: Deployment = "attached"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.figures import NOT_MEASURED
-from qbench.report.finetune.arms import over_seeds
+from qbench.report.figures import NOT_MEASURED, over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.finetune.arms import Arm
+    from qbench.compare.tuned.arms import Arm
 
 _MEMORY = "training.memory."
 _KINDS = (

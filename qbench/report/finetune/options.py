@@ -12,7 +12,7 @@ from qbench.report.figures import NOT_MEASURED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.finetune.arms import Arm
+    from qbench.compare.tuned.arms import Arm
 
 
 def shared_options(arms: Sequence[Arm]) -> str:

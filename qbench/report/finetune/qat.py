@@ -10,19 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.compare.tuned.arms import is_quantized
+from qbench.compare.tuned.changes import LOSS_MARGIN, loss_change
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import shared_count
-from qbench.report.figures import NO_VALUE, NOT_MEASURED
-from qbench.report.finetune.arms import is_quantized, over_seeds
-from qbench.report.finetune.changes import LOSS_MARGIN, judge_all, loss_change
+from qbench.report.figures import NO_VALUE, NOT_MEASURED, over_seeds
+from qbench.report.finetune.changes import judge_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords
+    from qbench.compare.tuned.arms import Arm
+    from qbench.compare.tuned.changes import Claim
     from qbench.core.spec import TuningRef
-    from qbench.report.finetune.arms import Arm
-    from qbench.report.finetune.changes import Claim, Judged
+    from qbench.report.finetune.changes import Judged
     from qbench.report.finetune.results import Results
 
 TITLE = "Trained for the rounding (QAT) or rounded afterwards (PTQ)"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.report.finetune.arms import is_quantized
+from qbench.compare.tuned.arms import is_quantized
 from qbench.report.finetune.qat import won_back_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.report.finetune.arms import Arm
+    from qbench.compare.tuned.arms import Arm
     from qbench.report.finetune.qat import WonBack
     from qbench.report.finetune.results import Results
 

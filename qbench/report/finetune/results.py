@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import against_merged, items_of
-from qbench.report.finetune.arms import arms_of, counterpart, untuned_base
-from qbench.report.finetune.changes import judge_all, loss_change, perplexity_change
+from qbench.compare.tuned.arms import arms_of, counterpart, untuned_base
+from qbench.compare.tuned.changes import loss_change, perplexity_change
+from qbench.report.finetune.changes import judge_all
 
 if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
+    from qbench.compare.tuned.arms import Arm
+    from qbench.compare.tuned.changes import Claim
     from qbench.core.record import Record
-    from qbench.report.finetune.arms import Arm
-    from qbench.report.finetune.changes import Claim, Judged
+    from qbench.report.finetune.changes import Judged
 
 _SCORES = ("generation.rougeL", "generation.chrf", "generation.exact_match", "generation.bleu")
 """The first of these that has a value is the score of the arms."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Fold, Heading, Words, bullets
 from qbench.report.details import detail_tables
-from qbench.report.finetune.arms import arms_of
 from qbench.report.finetune.curves import curves_table
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import TableRecords
+    from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Part, Table
-    from qbench.report.finetune.arms import Arm
 
 _PROMPTS_SHOWN = 3
 _DETAILS = "Tuned models: how they were trained, and all that was measured of them"

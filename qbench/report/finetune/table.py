@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import text_titles
+from qbench.compare.tuned.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best
-from qbench.report.finetune.arms import over_seeds
-from qbench.report.finetune.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
+from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

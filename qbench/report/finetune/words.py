@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import text_titles
+from qbench.compare.tuned.changes import LOSS_MARGIN
 from qbench.core.unchecked import shared_count
 from qbench.core.units import choose_scale, counted
-from qbench.report.finetune.arms import over_seeds
-from qbench.report.finetune.changes import LOSS_MARGIN
+from qbench.report.figures import over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Figure
     from qbench.core.record import Record
     from qbench.core.units import Display
-    from qbench.report.finetune.arms import Arm
     from qbench.report.finetune.changes import Judged
     from qbench.report.finetune.results import ArmResult, Results
 

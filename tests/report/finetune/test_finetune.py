@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 
 from qbench.compare.selection import select
+from qbench.compare.tuned.arms import arms_of, counterpart, describe_method
 from qbench.core.spec import PrecisionRef
 from qbench.report import terminal
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
 from qbench.report.failures import failures, warnings
-from qbench.report.finetune.arms import arms_of, counterpart, describe_method
 from qbench.report.finetune.curves import curves_table
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_params
 from qbench.compare.selection import DEPLOYMENT_ORDER, METHOD_ORDER
 from qbench.core.number_types import FP32
-from qbench.core.page import Figure
-from qbench.core.units import counted
 from qbench.precisions import is_quantized as holds_codes
 from qbench.precisions import precisions
 from qbench.precisions.floating import DEFAULT_BASE
-from qbench.report.figures import NOT_MEASURED, pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,26 +197,6 @@ def deployment_words(arm: Arm, deployment: str) -> str:
     if deploy == "quantized" and arm.tuning.method == "lora":
         return MERGED_THEN_PTQ
     return deployment if deploy is None else IN_WORDS[deploy]
-
-
-def over_seeds(
-    cells: Sequence[CellRecords], measurement: str, slug: str | None, metric: str
-) -> Figure:
-    """A metric's mean over the seeds, of each its median over processes, with its spread.
-
-    Where none has a value, the word and the reason of the first.
-    """
-    if not cells:
-        return Figure(word=NOT_MEASURED, reason="not measured")
-    figures = [pool(cell.of(measurement, slug), metric).figure for cell in cells]
-    values = [figure.value for figure in figures if figure.value is not None]
-    if not values:
-        return figures[0]
-    told = list(dict.fromkeys(figure.detail for figure in figures if figure.detail))
-    if len(values) < len(cells):
-        told.append(f"{len(values)} of {counted(len(cells), 'seed')} gave it")
-    figure = Figure(statistics.fmean(values), warned=bool(told), detail="; ".join(told))
-    return replace(figure, spread=statistics.stdev(values)) if len(values) > 1 else figure
 
 
 def by_seed(cells: Sequence[CellRecords], measurement: str, slug: str) -> dict[int, list[Record]]:
