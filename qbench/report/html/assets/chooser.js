@@ -65,9 +65,18 @@ const powersOf = (extent, axis) => {
   return found.filter((value) => value >= from && value <= to);
 };
 
+// The title in as many lines as it needs.
+const lines = (text, most) => text.split(" ").reduce((found, word) => {
+  const last = found[found.length - 1];
+  if (last && `${last} ${word}`.length <= most) found[found.length - 1] = `${last} ${word}`;
+  else found.push(word);
+  return found;
+}, []);
+
 const axisOf = (scale, orient, axis, extent) => ({
   scale, orient, grid: true, tickCount: 6, labelOverlap: true,
-  title: `${axis.changes ? "change of " : ""}${axis.title}${axis.symbol ? ` (${axis.symbol})` : ""}${orient === "left" ? `, ${axis.better} is better` : ""}`,
+  title: lines(`${axis.changes ? "change of " : ""}${axis.title}${axis.symbol ? ` (${axis.symbol})` : ""},`
+    + ` ${axis.better} is better`, 48),
   ...(extent.powers ? { values: powersOf(extent, axis) } : {}),
 });
 
@@ -200,11 +209,11 @@ const chooserIn = (box, data) => {
   const rows = [...box.querySelector("tbody").rows];
   const rowOf = new Map(data.rows.map((cell, at) => [data.cells[cell], rows[at]]));
   let limits, minimize, across, up, view, found;
+  const first = [costs.find((axis) => axis.key === data.minimize) ?? costs[0], limited(upwards)];
   const start = () => {
     limits = { ...data.limits };
     minimize = data.minimize;
-    across = costs.find((axis) => axis.key === minimize) ?? costs[0];
-    up = limited(upwards);
+    [across, up] = first;
   };
   start();
 
@@ -276,12 +285,12 @@ const chooserIn = (box, data) => {
 
   const tellSentence = () => {
     const [first, rest] = sentences(data, limits, minimize, found);
-    said.replaceChildren(found.best ? "With these limits: " : "",
+    said.replaceChildren(found.best ? `With these limits${qualities.length ? "" : ", by cost alone"}: ` : "",
       make("strong", { class: found.best ? "tone-good" : "tone-bad" }, first), found.best ? ", " : " ", rest);
     box.dataset.recommended = found.best ? found.best.cell.label : "";
   };
 
-  const isChanged = () => minimize !== data.minimize
+  const isChanged = () => minimize !== data.minimize || across !== first[0] || up !== first[1]
     || data.axes.some((axis) => limits[axis.key] !== data.limits[axis.key]);
 
   const update = ({ table = true } = {}) => {
@@ -294,6 +303,7 @@ const chooserIn = (box, data) => {
 
   const draw = async () => {
     if (!across || !up) return;
+    reset.disabled = !isChanged();
     view?.finalize();
     const made = await vegaEmbed(plot, pictureOf(data, across, up, limits, roomFor(plot)), OPTIONS);
     view = made.view;

@@ -21,7 +21,12 @@ const tell = (element) => {
   if (!element) return;
   detail.textContent = element.dataset.detail;
   element.setAttribute("aria-describedby", "detail");
-  const place = element.getBoundingClientRect();
+  placeDetail();
+};
+
+const placeDetail = () => {
+  if (!told) return;
+  const place = told.getBoundingClientRect();
   const { width, height } = detail.getBoundingClientRect();
   const left = Math.max(8, Math.min(place.right - width, innerWidth - width - 8));
   const below = place.bottom + 6 + height < innerHeight;
@@ -33,7 +38,7 @@ const holder = (event) => event.target.closest?.("[data-detail]") ?? null;
 document.addEventListener("pointerover", (event) => tell(holder(event)));
 document.addEventListener("click", (event) => tell(holder(event)));
 document.addEventListener("focusin", (event) => tell(holder(event)));
-document.addEventListener("scroll", () => tell(null), { capture: true, passive: true });
+document.addEventListener("scroll", placeDetail, { capture: true, passive: true });
 
 // One figure of a table is reached by Tab, the others from it by the arrow keys.
 const figures = (row) => [...row.querySelectorAll("[data-detail]:not(thead *)")];
