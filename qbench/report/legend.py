@@ -96,12 +96,12 @@ def explained(table: Table, missing: Sequence[str], *more: str) -> list[Part]:
     ]
 
 
-def titled(table: Table, text: str = "") -> list[Part]:
+def titled(table: Table, text: str = "", pictures: Sequence[Part] = ()) -> list[Part]:
     """A table below its title, with what is said of it; nothing where it has no rows."""
     if not table.rows:
         return []
     words = [Words(text)] if text else []
-    return [Heading(table.title, 3), table, *words, bullets(missing_values(table))]
+    return [Heading(table.title, 3), *pictures, table, *words, bullets(missing_values(table))]
 
 
 def _listed(labels: Sequence[str], table: Table) -> str:

@@ -17,8 +17,8 @@ ROW = 20
 _MANY_ROWS = 24
 _THIN_ROW = 14
 _MIDDLE_CUT = (
-    "length(datum.label) > 24"
-    " ? slice(datum.label, 0, 10) + '…' + slice(datum.label, -13) : datum.label"
+    "length(datum.label) > 28"
+    " ? slice(datum.label, 0, 12) + '…' + slice(datum.label, -15) : datum.label"
 )
 """A long name loses its middle, since ends tell names apart; the tooltip has all of it."""
 _DIGITS = 5

@@ -118,7 +118,7 @@ def axis_of(metric: Metric, margin: Allowance) -> str:
 
 
 def forest(
-    title: str, changes: Sequence[Change], *, axis: str, margin: Allowance, reference: str
+    title: str, changes: Sequence[Change], *, axis: str, margin: Allowance, reference: str = ""
 ) -> Chart | None:
     """The changes below one another; None where there is none."""
     if not changes:
@@ -226,10 +226,8 @@ def _described(title: str, changes: Sequence[Change], reference: str) -> str:
         for verdict in dict.fromkeys(one.verdict for one in changes)
     }
     told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    return (
-        f"Differences of {title} from {reference} with their intervals, of"
-        f" {counted(len(changes), 'cell')}: {told}."
-    )
+    named = f"Differences of {title} from {reference}" if reference else title
+    return f"{named}, with intervals, in {counted(len(changes), 'row')}: {told}."
 
 
 HOW_TO_READ = (

@@ -33,7 +33,6 @@ STATIC_KINDS = {
     "memory.static.adapters": "adapters",
     "memory.static.other": "other",
 }
-_MARKED = "The mark on each bar is what was predicted."
 
 
 def static_chart(cells: Iterable[CellRecords]) -> Chart | None:
@@ -91,10 +90,11 @@ def stacked(
     title: str,
     axis: str,
     parts: Sequence[tuple[str, str, float]],
-    predicted: Sequence[tuple[str, float]] = (),
+    marks: Sequence[tuple[str, float]] = (),
     order: Sequence[str] = (),
+    marked: str = "what was predicted",
 ) -> Chart | None:
-    """Bars of bytes: of each cell its kinds one behind the other, with a mark at the prediction.
+    """Bars of bytes: of each cell its kinds one behind the other, some with a mark.
 
     `parts` are cells, kinds and bytes; kinds are fixed words, in the given order or as they come.
     """
@@ -103,8 +103,8 @@ def stacked(
     totals: dict[str, float] = {}
     for label, _, value in parts:
         totals[label] = totals.get(label, 0.0) + value
-    ahead = dict(predicted)
-    unit, divisor = unit_of([*totals.values(), *ahead.values()], "bytes")
+    places = dict(marks)
+    unit, divisor = unit_of([*totals.values(), *places.values()], "bytes")
     found = list(dict.fromkeys(kind for _, kind, _ in parts))
     kinds = [kind for kind in order if kind in found] if order else found
     rows = [
@@ -136,26 +136,25 @@ def stacked(
             "sort": kinds,
             "legend": {"title": None},
         }
-    marks = {
+    mark = {
         "data": {
             "values": [
-                {"cell": label, "predicted": rounded(value / divisor)}
-                for label, value in ahead.items()
+                {"cell": label, "mark": rounded(value / divisor)} for label, value in places.items()
             ]
         },
         "mark": {"type": "tick", "thickness": 2.5},
         "encoding": {
             "y": cell_axis(),
-            "x": {"field": "predicted", "type": "quantitative"},
-            "tooltip": tooltip({"cell": "cell", "predicted": "predicted"}),
+            "x": {"field": "mark", "type": "quantitative"},
+            "tooltip": tooltip({"cell": "cell", "mark": marked}),
         },
     }
     spec = {
         "data": {"values": rows},
         "height": row_height(len(totals)),
-        "layer": [bars, *([marks] if ahead else [])],
+        "layer": [bars, *([mark] if places else [])],
     }
-    told = f"; of {counted(len(ahead), 'cell')} beside what was predicted" if ahead else ""
+    told = f", beside {marked}" if places else ""
     of_kinds = f", by {', '.join(kinds)}" if len(kinds) > 1 else ""
     description = f"{title} of {counted(len(totals), 'cell')}{of_kinds}{told}."
-    return Chart(title, description, spec, _MARKED if ahead else "")
+    return Chart(title, description, spec, f"The mark on each bar is {marked}." if places else "")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ATTACHED: Deployment = "attached"
 MERGED: Deployment = "merged"
 FAKE_QUANTIZED: Deployment = "fake-quantized"
+CHANGE = "change"
+"""The question of how far a deployment is from its arm's first."""
 _Key = tuple[str, str, str]
 
 
@@ -57,7 +59,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
             definition="on the completions of the test split, nat a token",
             decimals=4,
         ),
-        Column("change", "from attached", "estimate", definition=_CHANGE),
+        Column(CHANGE, "from attached", "estimate", definition=_FROM_FIRST),
         *_text_columns(texts, damage, records.reference),
     )
     rows = []
@@ -66,7 +68,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
         figures = {
             "deployment": Figure(word=deployment_words(arm, deployment)),
             "served": Figure(word=cells[0].records[0].cell.precision.label),
-            "change": _change_figure(judged.get((arm.name, deployment, "change")), arm, deployment),
+            CHANGE: _change_figure(judged.get((arm.name, deployment, CHANGE)), arm, deployment),
         }
         for slug in texts:
             figures[f"perplexity:{slug}"] = over_seeds(cells, "quality", slug, "perplexity")
@@ -82,7 +84,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
             )
         rows.append(
             Row(
-                f"{arm.name}--{deployment}",
+                deployment_label(arm.name, deployment),
                 reference=False,
                 figures=tuple(
                     figures[column.key] if column.key in figures else _plain(cells, column, point)
@@ -94,7 +96,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
     return Table("How the tuned model is served", "cell", columns, tuple(rows))
 
 
-_CHANGE = (
+_FROM_FIRST = (
     "change of the test loss from the same arm's attached adapter (where all weights were tuned:"
     " from their 16 bits; after QAT: from before the conversion), nat a token; equivalent: within"
     f" ±{LOSS_MARGIN.amount:g}"
@@ -103,6 +105,11 @@ _CHANGE = (
 
 def _deployments(results: Results) -> list[tuple[Arm, str]]:
     return [(one.arm, deployment) for one in results.arms for deployment in one.arm.deployments]
+
+
+def deployment_label(arm: str, deployment: str) -> str:
+    """How a row is named."""
+    return f"{arm}--{deployment}"
 
 
 def judged_deployments(records: TableRecords, results: Results) -> dict[_Key, Judged]:
@@ -115,7 +122,7 @@ def judged_deployments(records: TableRecords, results: Results) -> dict[_Key, Ju
     for arm, deployment in _deployments(results):
         cells, first = arm.of_deployment(deployment), first_deployment(arm)
         if first is not None and deployment != first:
-            claims[arm.name, deployment, "change"] = loss_change(
+            claims[arm.name, deployment, CHANGE] = loss_change(
                 cells, arm.of_deployment(first), results.test_slug
             )
         for slug in results.texts if records.reference else ():

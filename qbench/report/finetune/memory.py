@@ -12,17 +12,19 @@ if TYPE_CHECKING:
 
     from qbench.compare.tuned.arms import Arm
 
-_MEMORY = "training.memory."
-_KINDS = (
-    ("base_weights", "base weights"),
-    ("quantization_state", "quant. state"),
-    ("adapters", "adapters"),
-    ("gradients", "gradients"),
-    ("optimizer_state", "optimizer state"),
-    ("activations_predicted", "activations, predicted"),
-    ("unexplained", "unexplained"),
-    ("peak", "measured peak"),
-)
+MEMORY = "training.memory."
+PEAK = "peak"
+KINDS = {
+    "base_weights": "base weights",
+    "quantization_state": "quant. state",
+    "adapters": "adapters",
+    "gradients": "gradients",
+    "optimizer_state": "optimizer state",
+    "activations_predicted": "activations, predicted",
+    "unexplained": "unexplained",
+}
+"""What the peak consists of, by the ends of their metrics' names."""
+_COLUMNS = {**KINDS, PEAK: "measured peak"}
 _UNEXPLAINED_SHARE = "unexplained_share"
 _ADAPTERS = (
     Column("adapters.bytes_each", "each further adapter", "bytes"),
@@ -36,15 +38,18 @@ _ADAPTERS = (
 def memory_table(arms: Sequence[Arm]) -> Table:
     """One row an arm: the kinds add up to the measured peak."""
     columns = (
-        *(Column(_MEMORY + kind, title, "bytes", shares_unit=True) for kind, title in _KINDS),
+        *(
+            Column(MEMORY + kind, title, "bytes", shares_unit=True)
+            for kind, title in _COLUMNS.items()
+        ),
         Column(_UNEXPLAINED_SHARE, "unexplained share", "percent"),
     )
     rows = []
     for arm in arms:
         figures = {
-            kind: over_seeds(arm.trainings, "training", None, _MEMORY + kind) for kind, _ in _KINDS
+            kind: over_seeds(arm.trainings, "training", None, MEMORY + kind) for kind in _COLUMNS
         }
-        share = _share(figures["unexplained"], figures["peak"])
+        share = _share(figures["unexplained"], figures[PEAK])
         rows.append(Row(arm.name, reference=False, figures=(*figures.values(), share)))
     return Table("Peak memory of a training step, by kind", "arm", columns, tuple(rows))
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Fold, Heading, Words, bullets
-from qbench.report.details import detail_tables
+from qbench.report.charts.tuning import (
+    arm_charts,
+    curve_charts,
+    deployment_charts,
+    step_memory_chart,
+)
+from qbench.report.details import detail_tables, drawn
 from qbench.report.finetune.curves import curves_table
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
@@ -52,21 +58,24 @@ def finetune_parts(records: TableRecords, *, several: bool) -> list[Part]:
     parts: list[Part] = [
         Heading(f"Fine-tuning{where}"),
         Words(paragraph(results)),
+        *arm_charts(results),
         *_explained(arms_table(results)),
         Words(how_judged()),
     ]
+    memory = memory_table(arms)
     compared = won_back(results)
     words = qat_words(results, compared)
     if compared or words:
         parts += [Heading(QAT_TITLE, 3), Words(words)]
     if compared:
         parts += _explained(won_back_table(compared, results.test_slug))
-    parts += titled(memory_table(arms), _MEMORY)
+    parts += titled(memory, _MEMORY, pictures=drawn(step_memory_chart(memory)))
     parts += titled(training_roofline_table(arms), HOW_TO_READ)
-    parts += titled(curves_table(arms, results.test_slug))
+    parts += titled(curves_table(arms, results.test_slug), pictures=curve_charts(arms))
     deployments = deployments_table(records, results)
     if deployments.rows:
-        parts += [Heading(deployments.title, 3), *_explained(deployments)]
+        parts.append(Heading(deployments.title, 3))
+        parts += [*deployment_charts(records, results), *_explained(deployments)]
     parts += titled(adapters_table(arms), _ADAPTERS)
     return [*parts, *_generation_parts(records, arms)]
 

@@ -29,7 +29,7 @@ def test_the_kinds_of_each_cell_add_up_to_its_static_bytes() -> None:
         assert [row["total"] for row in rows] == pytest.approx(totals, rel=1e-4)
         assert rows == sorted(rows, key=lambda row: row["order"])
     (marks,) = (layer for layer in chart.spec["layer"] if "data" in layer)
-    assert {row["cell"]: row["predicted"] for row in marks["data"]["values"]} == {
+    assert {row["cell"]: row["mark"] for row in marks["data"]["values"]} == {
         cell: pytest.approx(sum(static_bytes(cell).values()) / MIB, rel=1e-4)
         for cell in ("fp32", "nf4")
     }
@@ -51,8 +51,8 @@ def test_a_peak_is_the_static_bytes_and_what_is_on_top() -> None:
         (NAME, "all", 8.0, 8.0),
     ]
     assert chart.spec["layer"][1]["data"]["values"] == [
-        {"cell": "fp32", "predicted": 6.0},
-        {"cell": NAME, "predicted": 6.0},
+        {"cell": "fp32", "mark": 6.0},
+        {"cell": NAME, "mark": 6.0},
     ]
     assert "alert" not in without_data(chart.spec)
 
