@@ -5,6 +5,7 @@ From Python:
     import qbench
 
     result = qbench.run("suites/quickstart.yaml", only=["nf4*"])
+    result = qbench.run("./my-model", precisions=["bf16", "nf4"], measure=["quality"])
     frame = qbench.load_results("results/quickstart")  # a pandas DataFrame, one row a metric
 """
 
@@ -35,8 +36,20 @@ def run(
     yes: bool = False,
     gpus: str | None = None,
     quiet: bool = False,
+    settings: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    measure: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    reference: str | None = None,
+    name: str | None = None,
+    quick: bool = False,
 ) -> RunResult:
     """Takes what is missing of a suite, as `qbench run` does, and returns all its records.
+
+    `suite` is the path of its file, or a model: `bundled:<name>`, a folder, a hub id, or
+    `random:<name>`. `precisions`, `measure`, `tasks`, `reference`, `name` and `quick` say of a
+    model what a suite would; `settings` are values in place of the suite's, such as
+    `measure.latency.repeats=1`.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
     it are those that cells run on side by side (`0,1`, `all`). `only` keeps the cells that match a
@@ -47,15 +60,22 @@ def run(
     its reason.
     """
     from qbench.cli.display import RunDisplay
-    from qbench.plan.plan import load_checked_suite
+    from qbench.cli.source import find_source, load
     from qbench.report.console import make_console
     from qbench.running.runner import parse_retry, run_suite
 
-    chosen = load_checked_suite(Path(suite))
-    if rehearse:
-        from qbench.plan.rehearsal import rehearse as made_of
-
-        chosen = made_of(chosen)
+    source = find_source(
+        str(suite),
+        settings,
+        precisions=precisions,
+        measure=measure,
+        tasks=tasks,
+        reference=reference,
+        name=name,
+        quick=quick,
+        device=device,
+    )
+    chosen = load(source, rehearse=rehearse)
     with RunDisplay(make_console(stderr=True), quiet=quiet) as display:
         return run_suite(
             chosen,

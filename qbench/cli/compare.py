@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.shared import FormatName, Output, Results, SuitePath, show, write_file
+from qbench.cli.shared import FormatName, Output, Results, Settings, SuitePath, show, write_file
 
 if TYPE_CHECKING:
     from qbench.cli.sides import Side
@@ -54,6 +54,7 @@ def compare(
 def gate(
     suite: SuitePath,
     *,
+    settings: Settings = None,
     baseline: BaselinePath = None,
     results: Results = Path("results"),
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -85,13 +86,14 @@ def gate(
     from qbench.plan.missing import why_absent
     from qbench.plan.plan import expected_tasks
     from qbench.plan.records import RecordsOnDisk
+    from qbench.plan.suite.settings import read_settings
     from qbench.plan.suite.suite import load_suite
     from qbench.report.format import Gated, Subject
     from qbench.report.formats import find_format, formats
     from qbench.report.gate.page import gate_on_screen, gate_page, gate_rows
 
     form = find_format(format_name, "page", "rows", "gate")
-    loaded = load_suite(suite)
+    loaded = load_suite(suite, read_settings(settings or ()))
     if not loaded.gate:
         raise UsageError(
             f"{suite}: found no rules; expected a section `gate:`, such as"

@@ -30,9 +30,21 @@ from qbench.cli import (
 from qbench.cli import (
     report as cli_report,
 )
-from qbench.cli.plan import load
 from qbench.cli.report import write_reports
-from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, SuitePath, show
+from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, show
+from qbench.cli.source import (
+    Measure,
+    Name,
+    Precisions,
+    PrintSuite,
+    Quick,
+    Reference,
+    SuiteOrModel,
+    Tasks,
+    find_source,
+    load,
+    print_suite,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +58,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which precision should I use, what does it cost me, and did my last change break it?",
-    epilog="Start with: [bold]qbench run suites/quickstart.yaml[/bold]",
+    epilog="Start with: [bold]qbench run bundled:tiny-mistral --quick[/bold]",
 )
 
 
@@ -69,9 +81,14 @@ def options(
     """Quantization benchmarks and evaluation for language models."""
 
 
-@app.command(epilog="Example: qbench run suites/quickstart.yaml --only 'nf4*' --only fp32")
+@app.command(
+    epilog="Examples: qbench run suites/quickstart.yaml --only 'nf4*' --only fp32 |"
+    " qbench run bundled:tiny-mistral --quick |"
+    " qbench run ./my-model --precisions bf16,nf4 --measure quality --print-suite |"
+    " qbench run my-suite.yaml --set measure.latency.repeats=1"
+)
 def run(
-    suite: SuitePath,
+    suite: SuiteOrModel,
     *,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
@@ -92,19 +109,41 @@ def run(
         typer.Option(help="Run independent cells side by side on these GPUs: 0,1 or all."),
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
+    settings: Settings = None,
+    precisions: Precisions = None,
+    measure: Measure = None,
+    tasks: Tasks = None,
+    reference: Reference = None,
+    name: Name = None,
+    quick: Quick = False,
+    print_it: PrintSuite = False,
 ) -> None:
-    """Measure what is missing of a suite, cell by cell, and report."""
+    """Measure what is missing of a suite, or of a model, cell by cell, and report."""
     from qbench.cli.display import RunDisplay
     from qbench.cli.end import stopped_when_unread
     from qbench.report.console import make_console
     from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
+    source = find_source(
+        suite,
+        settings,
+        precisions=precisions,
+        measure=measure,
+        tasks=tasks,
+        reference=reference,
+        name=name,
+        quick=quick,
+        device=device,
+    )
+    if print_it:
+        print_suite(source)
+        return
     console = make_console()
     with stopped_when_unread():
         with RunDisplay(console, quiet=quiet) as display:
             result = run_suite(
-                load(suite, rehearse=rehearse),
+                load(source, rehearse=rehearse),
                 results,
                 display,
                 device=device,

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from qbench.cli.shared import Device, FormatName, Only, Output, Rehearse, Results, SuitePath, show
+from qbench.cli.shared import Device, FormatName, Only, Output, Rehearse, Results, Settings, show
+from qbench.cli.source import (
+    Measure,
+    Name,
+    Precisions,
+    Quick,
+    Reference,
+    SuiteOrModel,
+    Tasks,
+    find_source,
+    load,
+)
 
-if TYPE_CHECKING:
-    from qbench.plan.suite.suite import Suite
-
-EXAMPLES = "Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB"
+EXAMPLES = (
+    "Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB |"
+    " qbench plan ./my-model --precisions bf16,nf4 --measure quality"
+)
 
 
 def plan(
-    suite: SuitePath,
+    suite: SuiteOrModel,
     *,
     results: Results = Path("results"),
     device: Device = None,
@@ -31,6 +42,13 @@ def plan(
         bool, typer.Option("--kinds", help="Also show what the bytes and the peaks are made of.")
     ] = False,
     rehearse: Rehearse = False,
+    settings: Settings = None,
+    precisions: Precisions = None,
+    measure: Measure = None,
+    tasks: Tasks = None,
+    reference: Reference = None,
+    name: Name = None,
+    quick: Quick = False,
     format_name: FormatName = "text",
     output: Output = None,
 ) -> None:
@@ -42,23 +60,24 @@ def plan(
     from qbench.report.plan_page import plan_page
 
     form = find_format(format_name, "page")
+    planned_for = parse_memory(gpu) if gpu is not None else None
+    source = find_source(
+        suite,
+        settings,
+        precisions=precisions,
+        measure=measure,
+        tasks=tasks,
+        reference=reference,
+        name=name,
+        quick=quick,
+        device=device,
+        gpu=planned_for,
+    )
     made = make_plan(
-        load(suite, rehearse=rehearse),
+        load(source, rehearse=rehearse),
         results,
         device=device,
         only=only or (),
-        gpu=parse_memory(gpu) if gpu is not None else None,
+        gpu=planned_for,
     )
     show(Subject(lambda: plan_page(made, results, kinds=kinds)), form, output)
-
-
-def load(path: Path, *, rehearse: bool) -> Suite:
-    """The checked suite, or its rehearsal."""
-    from qbench.plan.plan import load_checked_suite
-
-    suite = load_checked_suite(path)
-    if not rehearse:
-        return suite
-    from qbench.plan.rehearsal import rehearse as made_of
-
-    return made_of(suite)

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from qbench.report.format import Format, Subject
 
 SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A value in place of the suite's, such as measure.latency.repeats=1. May be given"
+        " several times.",
+    ),
+]
 Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Reports = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
 Device = Annotated[

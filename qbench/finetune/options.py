@@ -77,8 +77,8 @@ class TrainingOptions(Frozen):
         TorchNames,
         Also(
             unlike={
-                "bf16": "write `compute: bf16`, or `compute: fp32` for none of it",
-                "fp16": "nothing is trained in fp16: write `compute: bf16` or `compute: fp32`",
+                BF16: "write `compute: bf16`, or `compute: fp32` for none of it",
+                FP16: "nothing is trained in fp16: write `compute: bf16` or `compute: fp32`",
             }
         ),
     ] = BF16

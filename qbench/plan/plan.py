@@ -19,7 +19,8 @@ from qbench.plan.items import CellItems
 from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
 from qbench.plan.records import RecordsOnDisk
-from qbench.plan.suite.suite import Suite, load_suite
+from qbench.plan.suite.suite import Suite, make_suite
+from qbench.plan.suite.written import read_file
 from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
 from qbench.sources.data.tuning import resolve_tuning_data
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.errors import StoreError
     from qbench.core.record import Environment, Status
     from qbench.core.spec import Cell, Item, ResolvedModel
+    from qbench.plan.suite.written import Written
     from qbench.predict.devices import DeviceMemory
     from qbench.sources.data.tuning import ResolvedTuningData
 
@@ -126,12 +128,17 @@ class Plan:
 
 
 def load_checked_suite(path: Path) -> Suite:
-    """The suite of a file, its models and texts found; `SuiteError` with all problems at once.
+    """The suite of a file, as `check_suite` checks it."""
+    return check_suite(read_file(path))
 
-    What cannot be found is looked for even where other parts of the file cannot be read.
+
+def check_suite(source: Written) -> Suite:
+    """The suite, its models and texts found; `SuiteError` with all problems at once.
+
+    What cannot be found is looked for even where other parts of it cannot be read.
     """
     try:
-        return load_suite(path)
+        return make_suite(source)
     except SuiteError as error:
         if not isinstance(error.readable, Suite):
             raise

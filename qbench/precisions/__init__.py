@@ -29,6 +29,8 @@ EXAMPLE = "nf4"
 """What examples in messages and in the schema of a suite name."""
 ADVISED = ("int8", "nf4-dq")
 """What advice names where a model is too large: half of 16 bits, and about a quarter."""
+FIRST_LOOK = ("bf16", "int8", "nf4")
+"""What a model is first looked at in, where nobody has said."""
 
 
 @cache

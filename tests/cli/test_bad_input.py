@@ -86,7 +86,7 @@ def test_all_problems_of_a_suite_have_a_line_each(place: Workplace) -> None:
     ("name", "words"),
     [
         ("god.yaml", ["god.yaml", "no such file", "good.yaml"]),
-        ("model", ["model", "a folder"]),
+        ("nothing", ["nothing", "a folder", "config.json"]),
         (".", ["a folder", "good.yaml"]),
         ("latin.txt", ["latin.txt:1", "UTF-8"]),
         ("/dev/null", ["/dev/null", "regular file"]),

@@ -13,7 +13,7 @@ from qbench.core.spec import Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.suite.file import MeasureEntry, MethodEntry, PrecisionEntry, SuiteFile
-from qbench.plan.suite.yaml_lines import Node, join_path
+from qbench.plan.suite.node import Node, join_path
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ WHOLE = Kind(SuiteFile)
 
 
 def by_own_names(
-    top: Node, file: str, problems: Sequence[Problem], kind: Kind = WHOLE
+    top: Node, problems: Sequence[Problem], file: str, kind: Kind = WHOLE
 ) -> tuple[Node, list[Problem]]:
     """What a file says, each key by its own name; with the problems, which are told by these too.
 

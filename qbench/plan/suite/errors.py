@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
+    from qbench.plan.suite.node import Node
     from qbench.plan.suite.options import HasOptions
     from qbench.plan.suite.problems import Problems, Steps
-    from qbench.plan.suite.yaml_lines import Node
 
 Schema = dict[str, Any]
 

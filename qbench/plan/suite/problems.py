@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.names import did_you_mean, nearest_name, shortened
 from qbench.core.spec import slugify
-from qbench.plan.suite.yaml_lines import Node
+from qbench.plan.suite.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

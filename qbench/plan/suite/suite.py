@@ -14,7 +14,6 @@ from qbench.compare.recommend.budget import Budget
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
-from qbench.plan.suite.aliases import by_own_names
 from qbench.plan.suite.errors import note_errors
 from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile
 from qbench.plan.suite.finetune import FineTuning, make_finetune
@@ -29,13 +28,13 @@ from qbench.plan.suite.parts import (
 from qbench.plan.suite.problems import Problems, leave_out
 from qbench.plan.suite.schema import told_schema
 from qbench.plan.suite.selectors import Selector, check_selection, selected
-from qbench.plan.suite.yaml_lines import read_yaml
+from qbench.plan.suite.written import read_file, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LARGEST_FILE_BYTES = 1_000_000
-"""A suite is written by hand; a file beyond this is something else."""
+    from qbench.plan.suite.settings import Setting
+    from qbench.plan.suite.written import Written
 
 
 class Suite(Frozen):
@@ -109,10 +108,9 @@ class Suite(Frozen):
         return selected(every, self.include, self.exclude)
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(path: Path, settings: Sequence[Setting] = ()) -> Suite:
     """Reads and validates a suite's file; raises `SuiteError` with all its problems."""
-    text = _read_text(path)
-    return load_suite_text(text, str(path), path.resolve().parent)
+    return make_suite(read_file(path).set(settings))
 
 
 def load_suite_text(text: str, file: str, base: Path) -> Suite:
@@ -120,13 +118,16 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
 
     `file` names it in messages and, by its stem, the suite; relative paths start at `base`.
     """
-    top, of_yaml = read_yaml(text, file)
-    if top is not None:
-        top, of_yaml = by_own_names(top, file, of_yaml)
-    problems = Problems(file, top, of_yaml)
+    return make_suite(read_text(text, file, base))
+
+
+def make_suite(what: Written) -> Suite:
+    """The suite that was written; raises `SuiteError` with all its problems."""
+    top, file = what.top, what.file
+    problems = Problems(file, top, what.problems)
     if top is None:
-        if not of_yaml:
-            found = "nothing but comments" if text.strip() else "an empty file"
+        if not what.problems:
+            found = "an empty file" if what.blank else "nothing but comments"
             remedy = "`qbench init` writes a suite to start from"
             problems.add((), "a suite with its `models`", found=found, remedy=remedy)
         raise SuiteError(problems.sorted())
@@ -141,7 +142,7 @@ def load_suite_text(text: str, file: str, base: Path) -> Suite:
         wrong = note_errors(problems, error, told_schema())
         problems.kept = leave_out(written, wrong)
         read = _what_is_right(written)
-    suite = _make_suite(problems, read, file, base, top.lines())
+    suite = _make_suite(problems, read, file, what.base, top.lines())
     if len(problems):
         raise SuiteError(problems.sorted(), readable=suite)
     return suite
@@ -209,45 +210,3 @@ def _every_cell(
             *(finetune.cells(model) if finetune else ()),
         )
     )
-
-
-def _read_text(path: Path) -> str:
-    """The file's text; raises `SuiteError` when it cannot be read."""
-    remedy = None
-    try:
-        if path.is_dir():
-            remedy = _suites_in(path)
-            found, expected = "a folder", "a suite's YAML file"
-        elif not path.exists():
-            found, expected = "no such file", "a suite's YAML file"
-            near = [str(path.parent / name) for name in _yaml_names(path.parent)]
-            remedy = did_you_mean(str(path), near) or "`qbench init` writes a suite to start from"
-        elif not path.is_file():
-            found, expected = "something that is no regular file", "a suite's YAML file"
-        elif path.stat().st_size > LARGEST_FILE_BYTES:
-            found = f"{path.stat().st_size} bytes"
-            expected = f"a suite's YAML file of at most {LARGEST_FILE_BYTES} bytes"
-        else:
-            return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        found = f"a byte that is not UTF-8 (0x{error.object[error.start]:02x})"
-        problem = Problem("", found, "UTF-8 text", "save the file as UTF-8", str(path), line)
-        raise SuiteError([problem]) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        found, expected = f"a file that cannot be read ({reason})", "a suite's YAML file"
-        remedy = "check its permissions and the path"
-    raise SuiteError([Problem("", found, expected, remedy, str(path))])
-
-
-def _yaml_names(folder: Path) -> list[str]:
-    """Names of the YAML files of a folder; none if it cannot be read."""
-    if not folder.is_dir():
-        return []
-    return sorted(p.name for p in folder.iterdir() if p.suffix in {".yaml", ".yml"})
-
-
-def _suites_in(folder: Path) -> str | None:
-    names = _yaml_names(folder)
-    return f"name one of its files: {', '.join(names)}" if names else None

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import yaml
 
 from qbench.core.errors import Problem
 from qbench.core.names import shortened
+from qbench.plan.suite.node import Node, join_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-Scalar = str | int | float | bool | None
+    from qbench.plan.suite.node import Scalar
 
 MAX_NODES = 10_000
 """Values in a file once its aliases are written out."""
@@ -54,86 +54,39 @@ _REMEDIES = (
 )
 
 
-@dataclass(frozen=True)
-class Node:
-    """One value of a YAML file, with its place."""
-
-    value: Scalar | tuple[Node, ...] | dict[str, Node]
-    path: str
-    """Dotted path from the top, such as `precisions[2].nf4`; empty for the top itself."""
-    line: int
-    """1-based line that the value begins on."""
-    key_line: int
-    """1-based line of its key; that of the value where it has none."""
-    text: str = ""
-    """A scalar as it is written in the file."""
-    origin: str = ""
-    """Where it comes from when that is no line of the file, such as `--set name=mine`."""
-
-    @property
-    def place(self) -> int | str:
-        """The line of its key, or where else it comes from."""
-        return self.origin or self.key_line
-
-    @property
-    def where(self) -> str:
-        """That in words."""
-        return self.origin or f"line {self.key_line}"
-
-    def problem(
-        self,
-        file: str,
-        found: str,
-        expected: str | None = None,
-        remedy: str | None = None,
-        *,
-        at_key: bool = False,
-    ) -> Problem:
-        """Something that is wrong with it, or with its key."""
-        if self.origin:
-            return Problem(self.path, found, expected, remedy, self.origin)
-        line = self.key_line if at_key else self.line
-        return Problem(self.path, found, expected, remedy, file, line)
-
-    def child(self, key: str | int) -> Node | None:
-        """The entry of that key or index, or None."""
-        if isinstance(self.value, dict):
-            return self.value.get(str(key))
-        if isinstance(self.value, tuple) and isinstance(key, int) and key < len(self.value):
-            return self.value[key]
-        return None
-
-    def lines(self) -> dict[str, int | str]:
-        """The place of every key and entry below this value, by path."""
-        children: Iterable[Node] = self.value if isinstance(self.value, tuple) else ()
-        if isinstance(self.value, dict):
-            children = self.value.values()
-        found = {}
-        for child in children:
-            found[child.path] = child.place
-            found.update(child.lines())
-        return found
-
-    def plain(self) -> object:
-        """The value without places, as JSON has it: lists, dicts, and 3.0 as the whole number 3."""
-        if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.value.items()}
-        if isinstance(self.value, tuple):
-            return [child.plain() for child in self.value]
-        if isinstance(self.value, float) and self.value.is_integer():
-            return int(self.value)
-        return self.value
-
-
 class _CoreLoader(yaml.SafeLoader):
     """Reads plain scalars by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own way: a class attribute to replace)
 
 
+class _CoreDumper(yaml.SafeDumper):
+    """Quotes each text that this schema would read as something else."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (as above)
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Writes out what stands there twice."""
+        return True
+
+
 for _name, _pattern in _PATTERNS.items():
     # PyYAML takes None for "any first character"; its stubs do not know.
     _CoreLoader.add_implicit_resolver(_TAG + _name, _pattern, [None])
+    _CoreDumper.add_implicit_resolver(_TAG + _name, _pattern, [None])
+
+
+def write_yaml(value: object) -> str:
+    """Plain values as YAML that `read_yaml` reads as the same: short lists in one line."""
+    written: str = yaml.dump(
+        value,
+        Dumper=_CoreDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        default_flow_style=None,
+    )
+    return written
 
 
 def read_yaml(text: str, file: str) -> tuple[Node | None, list[Problem]]:
@@ -282,11 +235,6 @@ def _float(text: str) -> float:
         return float(text)
     except ValueError:  # `.inf` and `.nan`, which Python writes without the dot
         return math.inf
-
-
-def join_path(path: str, key: str) -> str:
-    """The path of a key below another."""
-    return f"{path}.{shortened(key)}" if path else shortened(key)
 
 
 def _merge_sources(node: yaml.Node) -> Iterator[yaml.Node]:

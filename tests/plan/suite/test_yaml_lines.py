@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.plan.suite.yaml_lines import MAX_DEPTH, MAX_NODES, Node, read_yaml
+from qbench.plan.suite.node import Node
+from qbench.plan.suite.yaml_lines import MAX_DEPTH, MAX_NODES, read_yaml, write_yaml
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -32,6 +33,11 @@ def top_of(text: str) -> Node:
 def test_what_was_written_is_read(value: object) -> None:
     top = top_of(yaml.safe_dump(value, allow_unicode=True) if value is not None else "null")
     assert top.plain() == value
+
+
+@given(JSON_VALUES | st.text("0123456789.xeoEinfaNul~-+:# [", max_size=6))
+def test_what_is_written_is_read(value: object) -> None:
+    assert top_of(write_yaml(value)).plain() == value
 
 
 @given(st.text())
