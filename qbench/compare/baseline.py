@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from qbench.compare.flips import ANSWERS
-from qbench.compare.series import ITEM_IDS, WEIGHTS
+from qbench.compare.series import CLUSTERS, ITEM_IDS, WEIGHTS
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.record import Environment, Metric, Record
@@ -38,7 +38,7 @@ LARGEST_PLAIN_BYTES = 256 * 1024
 LARGEST_BYTES = 2**30
 """What a baseline may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _SERIES_PREFIXES = ("window_", "item_")
-_DETAILS = ("ids_sha256", "task_hash", "task_version")
+_DETAILS = ("ids_sha256", "task_hash", "task_version", "clustered_by")
 _TEXT_KEYS = ("name", "source", "fingerprint")
 _REMEDY = "`qbench baseline SUITE` makes one"
 
@@ -185,6 +185,8 @@ def _pack(record: Record, pools: _Pools) -> dict[str, Any]:
     }
     if ITEM_IDS in record.details:
         packed["item_ids"] = pools.add_series(record.details[ITEM_IDS])
+    if CLUSTERS in record.details:
+        packed["clusters"] = pools.add_series(as_list(record.details[CLUSTERS]))
     if answers := as_mapping(record.details.get(ANSWERS)):
         packed["answers"] = {
             score: pools.add_series(as_list(given)) for score, given in answers.items()
@@ -201,6 +203,8 @@ def _unpack(packed: dict[str, Any], data: dict[str, Any]) -> Record:
     details = dict(packed["details"])
     if "item_ids" in packed:
         details[ITEM_IDS] = data["series"][packed["item_ids"]]
+    if "clusters" in packed:
+        details[CLUSTERS] = data["series"][packed["clusters"]]
     if "answers" in packed:
         details[ANSWERS] = {name: data["series"][at] for name, at in packed["answers"].items()}
     return Record.model_validate(

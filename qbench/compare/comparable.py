@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEVICE_BOUND = ("latency", "memory")
 """Measurements whose numbers mean something on one device model only; so do all times."""
-FREE_PARAMS = ("batch", "batch_size", "attention", "divergence")
+FREE_PARAMS = ("batch", "batch_size", "attention", "divergence", "cluster")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
 _DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
 """Metrics that say how far a cell is from the reference, whichever that was."""

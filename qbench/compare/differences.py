@@ -5,6 +5,7 @@
 | perplexity, divergence | the window of text, paired | block bootstrap of the ratio of sums |
 | right or wrong | the item, paired by its id | exact limits, at 0 McNemar's test |
 | other scores | the item, paired by its id | bootstrap |
+| scores of items that belong together | the cluster | bootstrap |
 | times, rates, resident size | the process | Welch's t on the logarithms of their medians |
 | bytes, counts | none: they are exact | the difference itself |
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.compare.estimates.estimates import FEWEST_PROCESSES, Exact, one_sample, welch
-from qbench.compare.series import align, find_series
+from qbench.compare.series import find_series, grouped, pair_up
 from qbench.compare.series_estimates import of_change, of_level
 from qbench.compare.variation import variation
 
@@ -106,10 +107,11 @@ def difference(
     base = find_series(theirs[0], metric, values[1])
     if own is None or base is None:
         return _unknown(values[0], values[1], relative=relative)
-    base = align(own, base)
-    if base is None or own.weights != base.weights:
+    pair = pair_up(own, base)
+    if pair is None:
         reason = f"the {own.unit} of the two sides are not the same ones"
         return Difference(*values, relative, None, "paired", own.unit, reason=reason)
+    own, base = pair
     change = of_change(own, base, relative=relative, sampling=sampling)
     return _made(change, values[0], values[1], own, relative=relative)
 
@@ -143,6 +145,7 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
     own = find_series(good[0], metric, value)
     if own is None:
         return _unknown(value, None, relative=False)
+    own = grouped(own)
     return _made(of_level(own, value, sampling), value, None, own, relative=False)
 
 
@@ -196,6 +199,8 @@ def _too_few(
         if unit == "processes"
         else "take a longer text or a smaller window"
         if unit == "windows"
+        else "raise the task's `limit`: items that share what they are about count once"
+        if unit == "groups"
         else "raise the task's `limit`, the prompts' `count` or the tuning data's `test`"
     )
     side = " a side" if unit == "processes" else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference
-from qbench.compare.series import align, find_series
+from qbench.compare.series import align, find_series, grouped
 from qbench.compare.series_estimates import of_level
 from qbench.core.record import Metric
 from qbench.core.unchecked import as_list, as_mapping
@@ -74,6 +74,7 @@ def find_flips(
     if aligned is None:
         return Gap("incomparable", "the items of the two sides are not the same ones")
     pairs = list(zip(own.sums, aligned.sums, strict=True))
+    own = replace(own, clusters=own.clusters or aligned.clusters)
     flipped = [mine != theirs for mine, theirs in pairs]
     given = _answers(mine, metric), _answers(theirs, metric)
     return Flips(
@@ -134,15 +135,16 @@ def _changed(
 
 def _share(own: Series, differs: Sequence[bool], sampling: Sampling) -> Difference:
     value = sum(differs) / len(differs)
-    found = of_level(replace(own, sums=tuple(map(float, differs))), value, sampling)
+    series = grouped(replace(own, sums=tuple(map(float, differs))))
+    found = of_level(series, value, sampling)
     return Difference(
         new=value,
         old=None,
         relative=False,
         estimate=found.estimate,
         method=found.method,
-        unit=own.unit,
-        units=len(differs),
+        unit=series.unit,
+        units=len(series.sums),
         reason=found.reason,
     )
 

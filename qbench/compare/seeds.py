@@ -22,7 +22,7 @@ from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference, difference
 from qbench.compare.estimates.bootstrap import Bootstrap, sparse
 from qbench.compare.estimates.estimates import Exact, Student
-from qbench.compare.series import align, find_series
+from qbench.compare.series import find_series, pair_up
 from qbench.compare.series_estimates import resample
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def _series(pair: Pair, metric: str, *, relative: bool) -> tuple[Series, Series]
     own, base = found
     if own is None or base is None or own.link != ("exp" if relative else "mean"):
         return None
-    base = align(own, base)
-    if base is None or base.weights != own.weights:
+    paired = pair_up(own, base)
+    if paired is None:
         return None
+    own, base = paired
     return (own, base) if all(map(math.isfinite, (*own.sums, *base.sums))) else None

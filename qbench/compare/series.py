@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from qbench.core.unchecked import as_list
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 Link = Literal["mean", "exp", "root"]
-Unit = Literal["windows", "items", "processes"]
+Unit = Literal["windows", "items", "groups", "processes"]
 WEIGHTS = "window_tokens"
 ITEM_WEIGHTS = "item_tokens"
 
@@ -48,6 +50,8 @@ PAIRED_SERIES = {
 Bits per byte is that mean in another unit, a factor that is the same in both of a pair.
 """
 _LARGEST = 1e60
+CLUSTERS = "clusters"
+"""Key of a record's details with the number of the cluster that each item belongs to, if any do."""
 ITEM_IDS = "item_ids"
 """Key of a record's details with the ids of its items, in the order of its `item_…` series."""
 
@@ -66,6 +70,9 @@ class Series:
     scores: bool = False
     """Whether its values are scores, which can come out alike by chance: right or wrong, counts,
     shares of words. Losses and divergences are the same to the last bit only if the model is."""
+    clusters: tuple[int, ...] | None = None
+    """By item, the number of the cluster that it shares something with the others of, such as a
+    passage; None where each item stands by itself."""
 
     @property
     def span(self) -> float:
@@ -125,7 +132,12 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         if not scores or _absurd(scores) or (named is not None and len(named) != len(scores)):
             continue
         ones = (1.0,) * len(scores)
-        made = Series(tuple(scores), ones, "mean", 1.0, "items", named, scores=True)
+        own = as_list(record.details.get(CLUSTERS))
+        known = len(own) == len(scores) and all(isinstance(one, int) for one in own)
+        clusters = tuple(own) if known else None
+        made = Series(
+            tuple(scores), ones, "mean", 1.0, "items", named, scores=True, clusters=clusters
+        )
         if _agrees(made, math.fsum(scores) / len(scores), value):
             return made
     return None
@@ -163,4 +175,38 @@ def align(own: Series, base: Series) -> Series | None:
         sums=tuple(base.sums[index] for index in order),
         weights=tuple(base.weights[index] for index in order),
         ids=own.ids,
+        clusters=base.clusters and tuple(base.clusters[index] for index in order),
     )
+
+
+def grouped(series: Series) -> Series:
+    """The series by cluster where its items have any: their sums, and how many items they are."""
+    if series.clusters is None:
+        return series
+    sums: dict[int, float] = {}
+    weights: dict[int, float] = {}
+    for cluster, one, weight in zip(series.clusters, series.sums, series.weights, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + one
+        weights[cluster] = weights.get(cluster, 0.0) + weight
+    ids = tuple(str(cluster) for cluster in sums)
+    return replace(
+        series,
+        sums=tuple(sums.values()),
+        weights=tuple(weights.values()),
+        unit="groups",
+        ids=ids,
+        clusters=None,
+    )
+
+
+def pair_up(own: Series, base: Series) -> tuple[Series, Series] | None:
+    """Both by window, by item or by cluster, in one order; None where they are not the same ones.
+
+    The clusters are those of either side that knows them.
+    """
+    base_aligned = align(own, base)
+    if base_aligned is None or own.weights != base_aligned.weights:
+        return None
+    clusters = own.clusters or base_aligned.clusters
+    mine, theirs = (grouped(replace(one, clusters=clusters)) for one in (own, base_aligned))
+    return mine, theirs

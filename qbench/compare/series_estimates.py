@@ -1,8 +1,9 @@
 """What windows and items say of a figure, or of its change, and how surely.
 
 Windows follow each other in a text and are resampled in blocks of neighbours; items are drawn one
-by one. The interval is about more of the same: other stretches of such a text, other items of such
-a task. Of another kind of text, or task, it says nothing.
+by one, or together with those that they share a passage with (a cluster bootstrap). The interval is
+about more of the same: other stretches of such a text, other items of such a task. Of another kind
+of text, or task, it says nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from qbench.compare.series import Series
 
 WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
+HOW_GROUPS_ARE_DRAWN = "Items that share what they are about are drawn together, by bootstrap."
 
 
 class Estimated(NamedTuple):
@@ -44,11 +46,9 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
         return Estimated(None, "none", short_by=FEWEST_UNITS - units)
     if not all(map(math.isfinite, own.sums)):
         return Estimated(None, "none", f"some {own.unit} have no finite value")
-    right, tokens = math.fsum(own.sums), math.fsum(own.weights)
-    rare = min(right, tokens - right)
-    if own.unit == "windows" and own.scores and 0 <= rare < FEWEST_UNITS:
-        method = "exact limits of a share of tokens, few of which are other than the rest"
-        return Estimated(Proportion(right, tokens), method)
+    share = _share(own, value)
+    if share is not None:
+        return share
 
     def statistic(sums: list[Floats]) -> Floats:
         return own.figure(sums[0] / sums[1])
@@ -60,6 +60,20 @@ def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
     except ValueError:
         return Estimated(None, "none", f"some resamples of the {own.unit} have no finite value")
     return Estimated(estimate, _method(own))
+
+
+def _share(own: Series, value: float) -> Estimated | None:
+    """Exact limits where too little is seen of one kind to be resampled; None elsewhere."""
+    if own.unit == "groups" and value in (0.0, 1.0):
+        units = len(own.sums)
+        method = f"exact limits of what is alike in all of {units} groups of items"
+        return Estimated(Proportion(value * units, units), method)
+    right, tokens = math.fsum(own.sums), math.fsum(own.weights)
+    rare = min(right, tokens - right)
+    if own.unit == "windows" and own.scores and 0 <= rare < FEWEST_UNITS:
+        method = "exact limits of a share of tokens, few of which are other than the rest"
+        return Estimated(Proportion(right, tokens), method)
+    return None
 
 
 def of_change(own: Series, base: Series, *, relative: bool, sampling: Sampling) -> Estimated:
@@ -80,10 +94,11 @@ def of_change(own: Series, base: Series, *, relative: bool, sampling: Sampling) 
         return own.figure(means[0]) - base.figure(means[1])
 
     changes = [mine - theirs for mine, theirs in zip(own.sums, base.sums, strict=True)]
-    few = sparse(changes, max(own.span, base.span))
+    weight = math.fsum(own.weights) / units
+    span = max(own.span, base.span) * (weight if own.unit == "groups" else 1.0)
+    few = sparse(changes, span)
     pseudo = []
     if few is not None:
-        weight = math.fsum(own.weights) / units
         middle = math.fsum(base.sums) / units
         pseudo = [(middle + few.size, middle, weight), (middle, middle + few.size, weight)] * 2
     try:
@@ -126,10 +141,13 @@ def _exact(own: Series, base: Series, *, relative: bool) -> Estimated | None:
         shares = PairedProportions(gained, lost, units, base=right / units if relative else None)
         return Estimated(shares, f"exact limits of paired shares of {units} {own.unit}")
     if own.sums == base.sums and not relative and units >= FEWEST_UNITS:
-        shares = PairedProportions(0, 0, math.fsum(own.weights), own.span)
+        trials = units if own.unit == "groups" else math.fsum(own.weights)
+        shares = PairedProportions(0, 0, trials, own.span)
         return Estimated(shares, f"exact limits of what differs in none of {units} {own.unit}")
     return None
 
 
 def _method(own: Series) -> str:
+    if own.unit == "groups":
+        return "bootstrap over groups of items"
     return f"block bootstrap over {own.unit}" if own.unit == "windows" else "bootstrap over items"

@@ -56,7 +56,7 @@ _OF_THE_MODEL = (
 _TRAINING_SET = ("steps", "max_tokens")
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
-    "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None},
+    "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None, "cluster": None},
     "generation": {"prompts": "bundled:stdlib-prompts"},
 }
 """What ships with qbench, for what a measurement reads."""

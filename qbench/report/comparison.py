@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
@@ -104,7 +104,8 @@ def method(comparison: Comparison) -> str:
     """How it was decided."""
     sampling = comparison.sampling
     share = 100 * sampling.alpha
-    return (
+    units = {row.difference.unit for row in comparison.rows if row.difference is not None}
+    told = (
         f"Intervals of {100 - share:g} %: right and wrong answers exactly (McNemar's test at 0),"
         " windows by paired bootstrap in blocks of neighbours, other items by paired bootstrap"
         f" (BCa, {sampling.resamples:,} resamples, seed {sampling.seed}), times by Welch's t over"
@@ -114,6 +115,7 @@ def method(comparison: Comparison) -> str:
         f" {comparison.tests} differences: that any of them is false has a chance of at most"
         f" {share:g} %."
     )
+    return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
 
 
 def find_gaps(comparison: Comparison) -> list[tuple[str, list[str]]]:

@@ -13,7 +13,7 @@ from qbench.compare.compare import ItemName
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import describe_point, items, text_titles
 from qbench.compare.marks import default_allowance, direction, mark_all, one_change
-from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, interval_detail
@@ -142,10 +142,11 @@ def table_of(differences: Differences) -> Table:
     return Table(title, "metric", columns, tuple(rows))
 
 
-def how_decided() -> str:
+def how_decided(differences: Differences) -> str:
     """The method, for below the table."""
     share = 100 * Sampling().alpha
-    return (
+    units = {one.found.unit for one in differences.found if not isinstance(one.found, Gap)}
+    told = (
         "Better or worse: the difference is not chance (two-sided). Equivalent: the whole"
         f" {100 - 2 * share:g} % interval lies inside the margin of the last column. Undecided:"
         " neither is shown. Right and wrong answers by exact limits (McNemar's test at 0), windows"
@@ -154,6 +155,7 @@ def how_decided() -> str:
         f" {WHAT_INTERVALS_ARE_ABOUT}. Claims of each kind are adjusted by Holm over the whole"
         f" table: that any of them is false has a chance of at most {share:g} %."
     )
+    return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
 
 
 def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:

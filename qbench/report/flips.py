@@ -22,7 +22,7 @@ _COLUMNS = (
 )
 HOW_FLIPS_ARE_COUNTED = (
     "Right → wrong: the old side alone is right. Flips: both ways, of all items. Other answer:"
-    " another one than the old side's, right or wrong. Intervals are exact ones of 95 %."
+    " another one than the old side's, right or wrong. Intervals are of 95 %."
 )
 
 

@@ -109,7 +109,7 @@ def _difference_parts(records: TableRecords) -> list[Part]:
         Heading(table.title, 3),
         *difference_charts(differences),
         table,
-        Words(how_decided()),
+        Words(how_decided(differences)),
         bullets(reasons),
     ]
 

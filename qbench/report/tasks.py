@@ -8,8 +8,9 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.flips import CHANGED, FLIPS, find_flips
 from qbench.compare.items import batch_told, items
+from qbench.compare.series import CLUSTERS
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.core.unchecked import as_mapping, as_number
+from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.report.figures import (
     NOT_MEASURED,
     REFERENCE_WORD,
@@ -41,7 +42,7 @@ FLIP_COLUMNS = (
         FLIPS,
         "flips",
         "percent",
-        definition="both, of all items, with the exact 95 % interval",
+        definition="both, of all items",
         intervals=True,
     ),
     Column(
@@ -106,6 +107,7 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
             with_interval(found, name),
             *compared.values(),
             Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
+            _groups(found[0]),
             Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
         )
         rows.append(Row(cell.label, cell.reference, figures))
@@ -121,13 +123,34 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
         ),
         *FLIP_COLUMNS,
         Column("items", "items", "exact"),
+        Column("groups", _group_title(records, slug), "exact", definition=_GROUPS),
         Column(CHANCE, "chance", "number"),
     )
     return Table(f"Task: {slug}, {score}{told}", "precision", columns, tuple(rows))
 
 
+def _groups(record: Record) -> Figure:
+    """How many groups of items there are; nothing where each stands by itself."""
+    clusters = as_list(record.details.get(CLUSTERS))
+    if not clusters:
+        return Figure(word=NOT_MEASURED)
+    return Figure(float(len(set(map(str, clusters)))))
+
+
+def _group_title(records: TableRecords, slug: str) -> str:
+    found = (
+        one.details.get("clustered_by") for cell in records.cells for one in cell.of("tasks", slug)
+    )
+    shared = next((name for name in found if isinstance(name, str)), None)
+    return f"groups by {shared}" if shared else "groups"
+
+
+_GROUPS = (
+    "of items that share it: all items of a group are drawn together for the intervals, which are"
+    " about other groups"
+)
 _REFERENCE = Figure(word=REFERENCE_WORD)
 _SCORE = (
     "with its 95 % interval: what other items of such a task may give; of right and wrong answers"
-    " the exact limits, of other scores those of a bootstrap over the items"
+    " the exact limits, of other scores, and where items stand in groups, those of a bootstrap"
 )

@@ -350,6 +350,27 @@ def test_a_group_scores_all_its_items_together(loaded: LoadedModel, own_folder: 
     assert parts[0].details["chance"] is None
 
 
+def test_items_that_share_what_the_suite_names_are_kept_as_such(
+    loaded: LoadedModel, own_folder: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (own_folder / "small-sums.jsonl").read_text().splitlines()]
+    for at, row in enumerate(rows):
+        row |= {"story": f"story {at // 2}", "page": at % 3}
+    data = tmp_path / "stories.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "stories.yaml").write_text(MANY.format(name="stories", data=data))
+    known = take(loaded, tmp_path, names="stories", include=".")
+    assert known.details["clusters"] == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    assert known.details["clustered_by"] == "story"
+    named = take(loaded, tmp_path, names="stories", include=".", cluster="page")
+    assert named.details["clusters"] == [0, 1, 2] * 3
+    assert named.series == known.series
+    (item,) = items(tmp_path, names="stories", include=".")
+    assert "cluster" not in item.params  # so that records of before it was named keep their keys
+    with pytest.raises(MeasurementError, match=r"task stories: cluster: found pages, .*'page'"):
+        take(loaded, tmp_path, names="stories", include=".", cluster="pages")
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.sides import BothSides, find_change, find_change_over_seeds
+from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
 from qbench.core.names import did_you_mean
@@ -145,7 +146,9 @@ class GateOutcome:
     def method(self) -> str:
         """How it was decided, for those who read the outcome."""
         share = 100 * (1 - self.sampling.alpha)
-        return (
+        differences = (check.verdict.difference for check in self.checks)
+        units = {one.unit for one in differences if one is not None}
+        told = (
             f"One-sided limits of {share:g} %: exact ones for right and wrong answers, else"
             f" {self.sampling.resamples:,} bootstrap resamples (BCa; of windows in blocks of"
             f" neighbours), seed {self.sampling.seed}."
@@ -154,6 +157,7 @@ class GateOutcome:
             " improved when the interval lies outside after Holm's adjustment over"
             f" the {self.tests} checks that had an interval."
         )
+        return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
 
 
 def run_gate(

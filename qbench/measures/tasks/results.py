@@ -12,6 +12,7 @@ from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.tasks.answers import item_answers
+from qbench.measures.tasks.clusters import item_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +50,8 @@ class Score:
         return _score_name(self.metric, self.filter)
 
 
-def make_outcome(name: str, results: dict[str, Any]) -> Outcome:
-    """`name` is the task, or the group whose tasks were taken.
+def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None) -> Outcome:
+    """`name` is the task, or the group whose tasks were taken; `cluster` as a suite names it.
 
     Raises `NonFiniteError` when the model gave likelihoods that are not a number, and
     `MeasurementError` for a group that has no score.
@@ -68,6 +69,10 @@ def make_outcome(name: str, results: dict[str, Any]) -> Outcome:
     details["stderr"] = {score.name: score.standard_error for score in scores}
     answers = {score.name: _answers(results, score) for score in scores}
     details["answers"] = {name: given for name, given in answers.items() if given is not None}
+    documents = {task: [row["doc"] for row in _items(rows)] for task, rows in samples.items()}
+    clusters = item_clusters(documents, cluster)
+    if clusters is not None:
+        details["clusters"], details["clustered_by"] = clusters
     return Outcome(
         metrics=tuple(
             _make_metric(
@@ -174,9 +179,13 @@ def _item_ids(samples: dict[str, Rows]) -> list[str]:
         if len(samples) == 1
         else f"{task}:{row['doc_id']}:{row['doc_hash'][:12]}"
         for task, rows in samples.items()
-        for row in rows
-        if row["filter"] == rows[0]["filter"]
+        for row in _items(rows)
     ]
+
+
+def _items(rows: Rows) -> Rows:
+    """A row for each item: those of the first filter."""
+    return [row for row in rows if row["filter"] == rows[0]["filter"]]
 
 
 def _check_likelihoods(name: str, samples: dict[str, Rows]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.generation.continuation import refuse_nonfinite
+from qbench.measures.tasks.clusters import check_field
 from qbench.measures.untrusted_code import nothing_fetched, templates_within_bounds
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ def run_task(
     few_shot: int | None,
     chat_template: bool,
     trust_code: bool = False,
+    cluster: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
 
     `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
     when the task or its data is not there, or is not of a kind that can be put to this model, and
     `NonFiniteError` where the model's next token is not known for the lack of finite logits.
-    Unless `trust_code`, templates are confined and no metric's script is loaded; none is fetched.
+    `cluster` is the field that the suite says items share. Unless `trust_code`, templates are
+    confined and no metric's script is loaded; none is fetched.
     """
     import numpy as np
     import torch
@@ -89,6 +92,7 @@ def run_task(
         _check_fit(task_name, task)
         _check_tokens(task_name, task, lm, loaded.checkpoint.folder)
         _check_metrics(task_name, task)
+        check_field(task_name, next(iter(task.eval_docs), {}), cluster)
         _set_few_shot(task, few_shot)
         task.set_fewshot_seed(seeds[3])
     # Without this lm-eval would start a process for every core to resample in.

@@ -51,6 +51,10 @@ class TasksOptions(Frozen):
     """Requests at once: the same in every cell, since neighbours change LLM.int8's outliers."""
     chat_template: Annotated[bool, Also("apply_chat_template")] = False
     """Whether prompts are put as a conversation, by the tokenizer's template."""
+    cluster: str | None = None
+    """What items share that belong together, so that intervals draw them together: a field of the
+    task's documents such as `passage_id`; `task` for each task of a group; `item` for none. Unless
+    given, passages that lm-eval's own tasks are known to hold, and the tasks of a group of 20."""
     seed: NonNegativeInt | None = None
     """For examples and whatever else a task draws; the `lm_eval` command's own unless given."""
 
@@ -75,6 +79,8 @@ class TaskParams(Frozen):
     chat_template: bool
     seeds: tuple[int, ...]
     """Of Python, NumPy, torch and the choice of examples."""
+    cluster: str | None = None
+    """As the suite names it; absent where it does not."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Tasks:
                         batch=options.batch,
                         chat_template=options.chat_template,
                         seeds=seeds,
+                        **({} if options.cluster is None else {"cluster": options.cluster}),
                     )
                 ),
             )
@@ -145,8 +152,9 @@ class Tasks:
             few_shot=params.few_shot,
             chat_template=params.chat_template,
             trust_code=loaded.trust_code,
+            cluster=params.cluster,
         )
-        outcome = make_outcome(task.name, results)
+        outcome = make_outcome(task.name, results, params.cluster)
         warnings = []
         if prompts["truncated_items"]:
             warnings.append(
