@@ -211,7 +211,7 @@ class TestLines:
     def test_what_to_run_comes_first_in_a_line_with_its_limits(self) -> None:
         lines = shown(published("quickstart"), 80).splitlines()
         assert lines[1].startswith("Recommended: int8, the lowest static bytes of the 4 cells")
-        assert " ".join(lines[2:4]) == (
+        assert " ".join(" ".join(lines[2:4]).split()) == (
             "Limited by: perplexity on stdlib-heldout at most +1 % (by default; qbench recommend"
             " takes others)."
         )
