@@ -1,6 +1,6 @@
 """Fills tables from the program itself into the pages of docs/; mkdocs calls it for each page.
 
-<!-- metrics: latency -->               a measurement's metrics: unit, direction, formula
+<!-- metrics: latency -->               a measurement's metrics: unit, direction, formula …
 <!-- options: measures latency -->      the options of one entry of `measures`, `methods` …
 <!-- options: methods lora, full -->    those that `full` does not have in the same way
 <!-- names: precisions -->              the names of all entries, what each is and what it needs
@@ -15,6 +15,7 @@ from qbench.core.aliases import other_names
 from qbench.core.docstrings import field_docs
 from qbench.finetune import methods
 from qbench.measures import measures
+from qbench.measures.field_names import field_names
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ def _filled(mark: re.Match[str]) -> str:
 
 
 def metrics_table(measurement: str) -> str:
-    """The metrics of a measurement: name, unit, which way is better, formula."""
+    """The metrics of a measurement: name, unit, which way is better, formula, other names."""
     return _table(
-        ("metric", "unit", "better", "formula"),
+        ("metric", "unit", "better", "formula", "also called"),
         (
-            (f"`{metric.name}`", metric.unit, metric.better, metric.formula)
+            (
+                f"`{metric.name}`",
+                metric.unit,
+                metric.better,
+                metric.formula,
+                ", ".join(field_names(metric.name)) or "–",
+            )
             for metric in measures()[measurement].metrics
         ),
     )

@@ -173,6 +173,8 @@ class Column:
     """Key of the column under whose figures these stand where there is little room."""
     intervals: bool = False
     """Whether the interval of each figure is written behind it."""
+    also_called: tuple[str, ...] = ()
+    """What other tools and papers call it."""
     spare: int = 0
     """Columns above 0 are left out where a terminal has no room for all, the highest first."""
 
@@ -180,6 +182,12 @@ class Column:
     def unit(self) -> str | None:
         """Unit of its values: `B`, `s`, `1` for shares and ratios; None where the title says it."""
         return _UNITS.get(self.display)
+
+    @property
+    def meaning(self) -> str:
+        """For the legend: what else it is called, and its definition."""
+        others = f"also called {', '.join(self.also_called)}" if self.also_called else ""
+        return "; ".join(text for text in (others, self.definition) if text)
 
     @property
     def to_the_right(self) -> bool:

@@ -25,6 +25,7 @@ def table_data(table: Table) -> dict[str, Any]:
                 "unit": column.unit,
                 "better": column.better,
                 "definition": column.definition,
+                "also_called": list(column.also_called),
             }
             for column in table.columns
         },

@@ -50,6 +50,9 @@ class MetricDefinition(Frozen):
     """How it is computed, and the source of the formula."""
     varies_by: VariesBy | None = None
     """None for what is usual of its unit: see `usual_variation`."""
+    also_called: tuple[str, ...] = ()
+    """What other tools and papers call it, where that differs from title and name. `{name}` stands
+    for a parameter of the item: `pp{prompt_tokens}` is `pp512` for a prompt of 512 tokens."""
 
 
 class Metric(Frozen):

@@ -79,6 +79,7 @@ METRICS = (
         better="lower",
         title="bits per weight of the whole model",
         formula="8 x memory.static / weights",
+        also_called=("BPW",),
     ),
     MetricDefinition(
         name="bits_per_weight.linear.nominal",

@@ -49,10 +49,13 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel
 
 _STEP_TITLE = {"prefill": "prefill", "decode": "decode, a token"}
+_ALSO_CALLED = {"prefill": ("TTFT", "pp{prompt_tokens}"), "decode": ("TPOT", "tg{new_tokens}")}
+"""In serving, and by llama-bench, which gives tokens a second."""
 
 
 def _definitions(step: str) -> tuple[MetricDefinition, ...]:
     title = _STEP_TITLE[step]
+    in_serving, by_llama_bench = _ALSO_CALLED[step]
     timed = (
         "one forward over the prompt, logits of the last position"
         if step == "prefill"
@@ -66,6 +69,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
             better="lower",
             title=title,
             formula=f"median over the iterations; an iteration is {timed}",
+            also_called=(in_serving, by_llama_bench),
         ),
         *(
             MetricDefinition(
@@ -74,6 +78,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
                 better="lower",
                 title=f"{title}, {quantile}",
                 formula="quantile of the iterations, linear interpolation",
+                also_called=(f"{in_serving} {quantile}",),
             )
             for quantile in ("p90", "p99")
         ),
@@ -90,6 +95,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
             better="higher",
             title=f"{step} throughput",
             formula=f"{tokens} / latency.{step}",
+            also_called=(f"{by_llama_bench} t/s",),
         ),
     )
 

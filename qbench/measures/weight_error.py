@@ -41,6 +41,7 @@ METRICS = (
         better="higher",
         title="signal-to-noise ratio of the linear weights",
         formula="10 log10(sum of the checkpoint's squares / sum of squared errors)",
+        also_called=("SQNR",),
     ),
     MetricDefinition(
         name="weight_error.worst",

@@ -10,6 +10,7 @@ from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
+from qbench.measures.field_names import definitions
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
@@ -33,6 +34,7 @@ def render(records: Sequence[Record]) -> str:
 
     Each decision table has its `differences` from the reference, and the `details` behind it.
     `recommendations` are those under the default budget: see `qbench.report.recommendation_data`.
+    `metrics` says what each metric of the records is, and what else it is called.
 
     Numbers stand in the metrics' own units; what is missing is null.
     """
@@ -48,10 +50,22 @@ def render(records: Sequence[Record]) -> str:
         ],
         "decision_tables": [finite(_decision(table)) for table in selection.tables],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
+        "metrics": _metrics(records),
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN
         "records": [json.loads(record.model_dump_json()) for record in records],
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _metrics(records: Sequence[Record]) -> dict[str, Any]:
+    """The definitions of the metrics in the records; those that are not known here are left out."""
+    names = dict.fromkeys(metric.name for record in records for metric in record.metrics)
+    known = definitions()
+    return {
+        name: known[name].model_dump(mode="json", exclude={"name", "varies_by"})
+        for name in names
+        if name in known
+    }
 
 
 def page_json(page: Page) -> str:

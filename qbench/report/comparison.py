@@ -9,6 +9,7 @@ from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
 from qbench.report.comparison_data import comparison_data
+from qbench.report.field_names import called_elsewhere
 from qbench.report.flips import HOW_FLIPS_ARE_COUNTED, flips_table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def comparison_page(comparison: Comparison) -> Page:
     """The whole: every metric that was compared, what was not, the conditions and the method."""
     parts: list[Part] = [Words(summary(comparison))]
     if shown := _compared(comparison, everything=True):
-        parts.append(_table(shown))
+        parts += [_table(shown), *_names(shown)]
     if flipped := flips_table(comparison.rows):
         parts += [Heading(flipped.title), flipped, Words(HOW_FLIPS_ARE_COUNTED)]
     if gaps := find_gaps(comparison):
@@ -78,7 +79,7 @@ def comparison_on_screen(
     ]
     gaps = (f"{reason}: {_first(places)}" for reason, places in find_gaps(comparison))
     parts: list[Part] = [
-        *([_table(shown)] if shown else []),
+        *([_table(shown), *_names(shown)] if shown else []),
         *([flipped] if (flipped := flips_table(comparison.rows, everything=everything)) else []),
         bullets([summary(comparison), *gaps]),
     ]
@@ -130,6 +131,11 @@ def find_gaps(comparison: Comparison) -> list[tuple[str, list[str]]]:
             place = f"{row.cell.label} {row.metric} {row.item.slug}"
             found.setdefault(f"undecided: {row.mark.reason}", {})[place] = None
     return [(reason, list(places)) for reason, places in found.items()]
+
+
+def _names(rows: Sequence[Row]) -> list[Part]:
+    """What else the metrics of the table are called."""
+    return [Words(text, "quiet") for text in called_elsewhere((row.metric, None) for row in rows)]
 
 
 def _first(places: list[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.report.field_names import names_in_words
+
 if TYPE_CHECKING:
     from qbench.compare.compare import Comparison, Row
     from qbench.compare.differences import Difference
@@ -36,6 +38,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "measurement": row.item.measurement,
             "item": row.item.slug,
             "metric": row.metric or None,
+            "also_called": names_in_words(row.metric),
             "unit": row.unit or None,
             "better": row.better,
             **_sides(row, alpha),

@@ -11,6 +11,7 @@ from qbench.compare.items import batch_told, describe_point, first_point, items,
 from qbench.compare.marks import one_change
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.best import RecordSignificance
+from qbench.report.field_names import with_field_names
 from qbench.report.figures import (
     NOT_MEASURED,
     REFERENCE_WORD,
@@ -115,7 +116,10 @@ def decision_table(records: TableRecords) -> Decision:
             if held_against and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
-    plain = Table(records.model, "precision", tuple(columns), tuple(rows))
+    plain = with_field_names(
+        Table(records.model, "precision", tuple(columns), tuple(rows)),
+        latency_point.item.params if latency_point else None,
+    )
     table = mark_best(plain, _significance(records, plain, memory_point, latency_point))
     return Decision(
         reference=reference.label if reference else None,

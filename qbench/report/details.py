@@ -15,6 +15,7 @@ from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import static_chart
 from qbench.report.charts.tasks import task_charts
 from qbench.report.charts.weight_error import weight_error_charts
+from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.latency import TIMED, latency_table
@@ -123,7 +124,9 @@ def details_of(records: TableRecords) -> list[Detail]:
         Detail(calibration_table({cell.label: loaded_details(cell) for cell in records.cells})),
         Detail(_other_table(records)),
     ]
-    kept = [one._replace(table=_without_empty_columns(one.table)) for one in found]
+    kept = [
+        one._replace(table=_without_empty_columns(with_field_names(one.table))) for one in found
+    ]
     return [one for one in kept if one.table.rows]
 
 

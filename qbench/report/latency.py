@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import describe_point
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_mapping, as_number
+from qbench.report.field_names import with_field_names
 from qbench.report.figures import NOT_MEASURED, Pooled, pool
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def latency_table(records: TableRecords, point: Record, kind: str) -> Table:
         if (found := cell.of("latency", point.item.slug))
     ]
     title = f"Latency of {kind}, time {TIMED[kind]}: {describe_point(point)}"
-    return Table(title, "precision", _columns(kind), tuple(rows))
+    table = Table(title, "precision", _columns(kind), tuple(rows))
+    return with_field_names(table, point.item.params)
 
 
 def _columns(kind: str) -> tuple[Column, ...]:

@@ -57,9 +57,7 @@ def short_legend(table: Table, spread: str = "standard deviation over seeds") ->
 def definitions(table: Table) -> list[Line]:
     """What the columns mean that have a definition."""
     return [
-        (Strong(column.title), f": {column.definition}")
-        for column in table.columns
-        if column.definition
+        (Strong(column.title), f": {column.meaning}") for column in table.columns if column.meaning
     ]
 
 

@@ -52,8 +52,8 @@ def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
     what_to_run = terminal_lines(recommend(choices(records, budget)))
     decision = decision_table(records)
     table = overview_table(records, decision)
-    told = what_it_shows(records, decision)
-    legend = [short_legend(table, "95 % interval"), told]
+    told = what_it_shows(records, decision, table)
+    legend = [short_legend(table, "95 % interval"), *told]
     return [bullets(what_to_run), table, bullets((line for line in legend if line), "quiet")]
 
 

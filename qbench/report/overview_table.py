@@ -69,14 +69,34 @@ def has_number(figure: Figure) -> bool:
     return figure.value is not None or (figure.word or "") not in _NO_NUMBER
 
 
-def what_it_shows(records: TableRecords, decision: Decision) -> str:
-    """The point and the texts that the figures are of, in a line."""
-    point = decision.latency_point or decision.memory_point
+def what_it_shows(records: TableRecords, decision: Decision, table: Table) -> list[str]:
+    """What the figures are of and what else its columns are called: a line for times, one for text.
+
+    A point of the grid is told by its batch and the names that say its lengths, such as `pp512`.
+    """
+    point = decision.latency_point
+    lines = []
+    timed = _called(table, ("latency.prefill", "latency.decode"))
+    if point and timed:
+        lines.append("; ".join([*timed, f"batch {point.item.params.get('batch', '?')}"]))
+    elif decision.memory_point:
+        lines.append(f"peak: {describe_point(decision.memory_point)}")
     titles = text_titles(items(records, "quality"))
-    told = [describe_point(point)] if point else []
-    against = f" against {decision.reference}" if decision.reference else ""
-    told += [f"perplexity of {', '.join(titles.values())}{against}"] if titles else []
-    return "; ".join(told)
+    if titles:
+        against = f" from {decision.reference}'s" if decision.reference else ""
+        known = [f"perplexity of {', '.join(titles.values())}, change{against}"]
+        lines.append("; ".join([*known, *_called(table, ("kl",))[:1]]))
+    return lines
+
+
+def _called(table: Table, kinds: Sequence[str]) -> list[str]:
+    """The columns of these kinds with their other names."""
+    return [
+        f"{column.title} = {', '.join(column.also_called)}" if column.also_called else column.title
+        for kind in kinds
+        for column in table.columns
+        if column.key.partition(":")[0] == kind
+    ]
 
 
 def _briefly(column: Column, kind: str, slug: str, texts: Sequence[str]) -> Column:

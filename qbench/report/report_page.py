@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import items
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
@@ -14,6 +15,7 @@ from qbench.report.decision import decision_table
 from qbench.report.details import details_of
 from qbench.report.differences import differences_of, how_decided, table_of
 from qbench.report.failures import failures, valueless, warnings
+from qbench.report.field_names import called_elsewhere
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
@@ -25,13 +27,14 @@ from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from qbench.compare.recommend.budget import Budget
     from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
     from qbench.report.decision import Decision
+    from qbench.report.differences import Differences
     from qbench.report.failures import Failure, Warned
 
 _HOW_TO_READ_DETAILS = (
@@ -110,8 +113,16 @@ def _difference_parts(records: TableRecords) -> list[Part]:
         *difference_charts(differences),
         table,
         Words(how_decided(differences)),
-        bullets(reasons),
+        bullets([*reasons, *called_elsewhere(_metrics_of(differences, records))]),
     ]
+
+
+def _metrics_of(
+    differences: Differences, records: TableRecords
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The metric of each line, with the parameters of its item."""
+    for line in differences.lines:
+        yield line.metric.name, items(records, line.item.measurement)[line.item.slug].item.params
 
 
 def _missing_values(decision: Decision) -> list[str]:

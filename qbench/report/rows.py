@@ -7,13 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
+from qbench.report.field_names import names_in_words
 from qbench.report.findings import FINDINGS, derived, findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.record import Metric, Record
-    from qbench.core.spec import Cell
+    from qbench.core.spec import Cell, Item
 
 COLUMNS = (
     "suite",
@@ -41,6 +42,7 @@ COLUMNS = (
     "phase",
     "reason",
     "metric",
+    "also_called",
     "value",
     "unit",
     "better",
@@ -62,8 +64,9 @@ COLUMNS = (
 )
 """Columns of the rows, in order.
 
-`reason` says why the status is not `ok` or why the metric has no value, `samples` counts the raw
-samples, `tabled` tells whether a report shows the record or passes it over for a newer one.
+`reason` says why the status is not `ok` or why the metric has no value, `also_called` is what other
+tools call the metric, `samples` counts the raw samples, `tabled` tells whether a report shows the
+record or passes it over for a newer one.
 `rehearsal` tells whether the numbers are those of a rehearsal's replacements.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
@@ -95,13 +98,18 @@ def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         metrics: Sequence[Metric | None] = record.metrics or (None,)
         for metric in metrics:
             told = {} if metric is None else found.get((id(record), metric.name), {})
-            yield _row(shared | _of_metric(metric, record.reason) | told)
+            yield _row(shared | _of_metric(metric, record.item, record.reason) | told)
     for table in selection.tables:
         for one in derived(table):
             shared = {**_shared(one.record, tabled=True), **dict.fromkeys(_OF_RECORD)}
             if one.pooled:
                 shared |= dict.fromkeys(("seed", "cell", "label", "tuning"))
-            yield _row(shared | _of_metric(one.metric, None) | one.found | {"derived": True})
+            yield _row(
+                shared
+                | _of_metric(one.metric, one.record.item, None)
+                | one.found
+                | {"derived": True}
+            )
 
 
 def _row(known: dict[str, Any]) -> dict[str, Any]:
@@ -159,14 +167,15 @@ def _of_tuning(cell: Cell) -> dict[str, Any]:
     return dict(zip(_TUNING, values, strict=True))
 
 
-def _of_metric(metric: Metric | None, record_reason: str | None) -> dict[str, Any]:
+def _of_metric(metric: Metric | None, item: Item, record_reason: str | None) -> dict[str, Any]:
     if metric is None:
-        missing = dict.fromkeys(("metric", "value", "unit", "better", "samples"))
+        missing = dict.fromkeys(("metric", "also_called", "value", "unit", "better", "samples"))
         return {**missing, "reason": record_reason}
     finite = metric.value is not None and math.isfinite(metric.value)
     reason = metric.reason or (None if finite else "the value is not a finite number")
     return {
         "metric": metric.name,
+        "also_called": names_in_words(metric.name, item.params),
         "value": metric.value if finite else None,
         "unit": metric.unit,
         "better": metric.better,

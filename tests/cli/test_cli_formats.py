@@ -81,8 +81,10 @@ def test_json_holds_numbers(place: Workplace) -> None:
     assert changed["difference"] == pytest.approx(0.0513, abs=0.01)
     assert changed["difference_low"] < changed["difference"] < changed["difference_high"]
     assert changed["verdict"] == "worse"
+    assert changed["also_called"] == "PPL"
     gate = document(place, "gate", "--annotations")
     (broken,) = [check for check in gate["checks"] if check["verdict"] == "broken"]
+    assert broken["also_called"] == "PPL"
     assert broken["found"] == pytest.approx(changed["difference"])
     assert (gate["passed"], gate["exit_code"]) == (False, 1)
 

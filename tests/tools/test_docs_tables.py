@@ -71,6 +71,13 @@ def test_signs_of_markdown_are_taken_as_they_are(tables: ModuleType) -> None:
     assert r"tasks.\<task>.\<metric>" in row
 
 
+def test_the_names_of_other_tools_stand_beside_the_metrics(tables: ModuleType) -> None:
+    rows = tables.metrics_table("quality").splitlines()
+    (row,) = [row for row in rows if row.startswith("| `top1_agreement` |")]
+    assert row.endswith("| same top p |")
+    assert tables.metrics_table("latency").count("| TTFT, ppN |") == 1
+
+
 def test_an_unknown_name_ends_the_build(tables: ModuleType) -> None:
     with pytest.raises(KeyError):
         tables.on_page_markdown("<!-- metrics: latenzy -->")

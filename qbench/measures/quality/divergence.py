@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qbench.measures.quality.scoring import Scores
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+_IN_LLAMA_CPP = {"median": "median", "p90": "90 %", "p99": "99 %", "p99_9": "99.9 %"}
 
 DIVERGENCE_METRICS = (
     MetricDefinition(
@@ -23,6 +24,7 @@ DIVERGENCE_METRICS = (
         title="KL divergence from the reference",
         formula="mean over the scored tokens of sum p (log p - log q), p the reference's and q the"
         " cell's distribution of the next token (Kullback and Leibler 1951)",
+        also_called=("KLD", "mean KLD"),
     ),
     *(
         MetricDefinition(
@@ -31,6 +33,7 @@ DIVERGENCE_METRICS = (
             better="lower",
             title=f"KL divergence, {name.replace('_', '.')}",
             formula="quantile over the scored tokens, linear interpolation",
+            also_called=(f"{_IN_LLAMA_CPP[name]} KLD",),
         )
         for name in _QUANTILES
     ),
@@ -40,6 +43,7 @@ DIVERGENCE_METRICS = (
         better="lower",
         title="KL divergence, largest",
         formula="largest over the scored tokens",
+        also_called=("maximum KLD",),
     ),
     MetricDefinition(
         name="kl.rounding",
@@ -58,6 +62,7 @@ DIVERGENCE_METRICS = (
         title="same most likely token",
         formula="share of scored tokens for which cell and reference put the same token first, the"
         " lowest id of tied ones, as greedy decoding does",
+        also_called=("same top p",),
     ),
     MetricDefinition(
         name="rms_probability_change",
@@ -65,6 +70,7 @@ DIVERGENCE_METRICS = (
         better="lower",
         title="RMS change of the true token's probability",
         formula="square root of the mean over the scored tokens of (q(true) - p(true)) squared",
+        also_called=("RMS Δp",),
     ),
 )
 

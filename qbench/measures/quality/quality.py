@@ -57,6 +57,7 @@ METRICS = (
         title="perplexity",
         formula="exp(sum of the scored tokens' negative log-likelihood / their number), log-softmax"
         " and sums in fp64 of fp32 logits",
+        also_called=("PPL",),
     ),
     MetricDefinition(
         name="bits_per_byte",
@@ -65,6 +66,7 @@ METRICS = (
         title="bits per byte",
         formula="sum of the negative log-likelihood / ln 2 / UTF-8 bytes of the scored text;"
         " comparable across tokenizers",
+        also_called=("BPB",),
     ),
     MetricDefinition(
         name="tokens",

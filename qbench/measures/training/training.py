@@ -92,6 +92,7 @@ METRICS = (
         better="neither",
         title="trainable share",
         formula="trainable weights over the base's logical weights (4-bit ones counted unpacked)",
+        also_called=("trainable%",),
     ),
     MetricDefinition(
         name="training.adapter_bytes",

@@ -14,6 +14,7 @@ from qbench.compare.recommend.budget import Budget
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.measures.field_names import metric_called
 from qbench.plan.suite.errors import note_errors
 from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile
 from qbench.plan.suite.finetune import FineTuning, make_finetune
@@ -31,7 +32,7 @@ from qbench.plan.suite.selectors import Selector, check_selection, selected
 from qbench.plan.suite.written import read_file, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from qbench.plan.suite.settings import Setting
     from qbench.plan.suite.written import Written
@@ -175,6 +176,7 @@ def _make_suite(
     if check_count(problems, count) and whole and reference in labels:
         cells = _every_cell(models, precisions, reference, finetune)
         check_selection(problems, cells, read.include, read.exclude, reference)
+    _check_metrics(problems, read.gate)
     return Suite(
         name=read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME]),
         file=file,
@@ -192,6 +194,20 @@ def _make_suite(
         recommend=read.recommend.budget if read.recommend else None,
         lines=lines,
     )
+
+
+def _check_metrics(problems: Problems, rules: Iterable[str]) -> None:
+    """Notes rules of the gate that name a metric as other tools do."""
+    for name in rules:
+        metric = metric_called(name)
+        if metric is not None:
+            problems.add(
+                ("gate", name),
+                "the name of a metric",
+                found=f"'{name}'",
+                remedy=f"write {metric}: it is what others call {name}",
+                at_key=True,
+            )
 
 
 def _every_cell(

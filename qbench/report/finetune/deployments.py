@@ -19,6 +19,7 @@ from qbench.compare.tuned.changes import (
     perplexity_change,
 )
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.field_names import with_field_names
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, over_seeds
 from qbench.report.finetune.changes import judge_all
 
@@ -93,7 +94,8 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
                 faulty=any(cell.faulty for cell in cells),
             )
         )
-    return Table("How the tuned model is served", "cell", columns, tuple(rows))
+    table = Table("How the tuned model is served", "cell", columns, tuple(rows))
+    return with_field_names(table, point.item.params if point else None)
 
 
 _FROM_FIRST = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import text_titles
 from qbench.compare.tuned.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.field_names import with_field_names
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, mark_best, over_seeds
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def arms_table(results: Results) -> Table:
         *(_untuned_row(cell, results, columns) for cell in results.untuned),
         *(_arm_row(one, results, columns) for one in results.arms),
     ]
-    return mark_best(Table("Arms", "arm", columns, tuple(rows)))
+    return mark_best(with_field_names(Table("Arms", "arm", columns, tuple(rows))))
 
 
 def score_title(metric: str) -> str:

@@ -16,6 +16,7 @@ from qbench.core.page import (
     bullets,
     words_table,
 )
+from qbench.report.field_names import called_elsewhere, names_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def gate_page(outcome: GateOutcome) -> Page:
     right = [check for check in outcome.checks if check.state not in _WRONG]
     parts: list[Part] = [Words(outcome.summary)]
     if wrong:
-        parts.append(_table(wrong, signed=True))
+        parts += [_table(wrong, signed=True), *_names(wrong)]
     if outcome.warnings:
         parts += [Heading("Warnings"), bullets(outcome.warnings)]
     if outcome.conditions:
@@ -52,7 +53,7 @@ def gate_page(outcome: GateOutcome) -> Page:
         ]
     if right:
         title = f"{len(right)} that hold or do not apply"
-        parts.append(Fold(title, (_table(right, signed=True),)))
+        parts.append(Fold(title, (_table(right, signed=True), *_names(right))))
     sign = SIGNS["fail" if outcome.exit_code else "pass"]
     return Page(f"{sign} qbench gate", (*parts, Words(outcome.method)), gate_data(outcome))
 
@@ -60,7 +61,7 @@ def gate_page(outcome: GateOutcome) -> Page:
 def gate_on_screen(outcome: GateOutcome) -> Page:
     """What does not hold last and then the answer, so that they stand above the prompt."""
     checks = sorted(outcome.checks, key=lambda check: _ORDER[check.state])
-    parts: list[Part] = [_table(checks)]
+    parts: list[Part] = [_table(checks), *_names(checks)]
     if outcome.conditions:
         lines = [f"{one.name}: {one.new}, was {one.old}" for one in outcome.conditions]
         parts += [Heading("Conditions that differ from the baseline's"), bullets(lines)]
@@ -103,6 +104,7 @@ def _check_data(check: Check, level: float) -> dict[str, Any]:
         "measurement": None if check.item is None else check.item.measurement,
         "item": None if check.item is None else check.item.slug,
         "metric": check.metric,
+        "also_called": names_in_words(check.metric),
         "state": check.state,
         "verdict": verdict.name,
         "reason": verdict.reason,
@@ -128,6 +130,12 @@ def _check_data(check: Check, level: float) -> dict[str, Any]:
 
 def _table(checks: Sequence[Check], *, signed: bool = False) -> Table:
     return Table("", "check", _COLUMNS, tuple(_row(check, signed=signed) for check in checks))
+
+
+def _names(checks: Sequence[Check]) -> list[Part]:
+    """What else the metrics of the checks are called."""
+    metrics = ((check.metric or "", None) for check in checks)
+    return [Words(text, "quiet") for text in called_elsewhere(metrics)]
 
 
 def _row(check: Check, *, signed: bool) -> Row:

@@ -108,7 +108,7 @@ def _head(table: Table, index: int, scale: Scale) -> HeadView:
         visible(column.title),
         scale.symbol,
         "right" if column.to_the_right else "wide" if _is_wide(table, index) else "",
-        visible(column.definition),
+        visible(column.meaning),
     )
 
 
