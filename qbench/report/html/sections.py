@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Line, Page, Part
 
 _LONGEST_ANCHOR = 60
+_FIRST_WORD = re.compile(r"\s*\S+")
 
 
 @dataclass(frozen=True)
@@ -178,13 +179,24 @@ def _written(
 
 
 def _beside(part: SideBySide) -> View:
-    """The text, then each of the others in two pieces: what is the same, and what is not."""
-    others = (
-        View("parted", visible(one.title), pieces=_pieces((one.same, Strong(one.rest))))
-        for one in part.others
-    )
-    first = View("parted", visible(part.title), pieces=_pieces(part.text))
-    return View("beside", items=(first, *others))
+    """Pairs: before each of the others the text, marked where that one differs from it."""
+    if not part.others:
+        alone = View("parted", visible(part.title), pieces=_pieces((Mono(part.text),)))
+        return View("beside", items=(alone,))
+    items = []
+    for at, one in enumerate(part.others):
+        own = _parted(part.title, one.same, part.text.removeprefix(one.same))
+        items.append(own if at == 0 else replace(own, tone="quiet"))
+        items.append(_parted(one.title, one.same, one.rest, part.mark))
+    return View("beside", items=tuple(items))
+
+
+def _parted(title: str, same: str, rest: str, mark: str = "") -> View:
+    """A text as what is the same, the first word that is not (with the mark), and the rest."""
+    word = _FIRST_WORD.match(rest)
+    first = word[0] if word else ""
+    pieces = _pieces((same, Strong(f"{mark}{first}"), Mono(rest[len(first) :])))
+    return View("parted", visible(title), pieces=pieces)
 
 
 def _pieces(line: Line) -> tuple[tuple[str, str, str], ...]:

@@ -139,12 +139,32 @@ def test_a_text_is_shown_and_makes_no_element(text: str) -> None:
         "code",
         "strong",
         "pre",
-        "mark",
         "summary",
         "figcaption",
     ):
         assert any(shown in one for one in found.text(tag)), tag
     assert any(shown in (one.get("aria-label") or "") for one in found.all("div"))
+    assert found.text("mark")[-2:] == [f"⟂{shown.split()[0]}", "⟂"]
+
+
+def test_texts_side_by_side_stand_in_pairs_with_the_first_difference_marked() -> None:
+    others = (
+        Parted("nf4", "one ", "three  four"),
+        Parted("fp4", "", "\nzero"),
+        Parted("x", "one two", ""),
+    )
+    found = Outline(render(Page("plain", (SideBySide("fp32", "one two", others, "⟂"),))))
+    assert found.text("figcaption") == ["fp32", "nf4", "fp32", "fp4", "fp32", "x"]
+    assert found.text("mark") == ["two", "⟂three", "one", "⟂\nzero", "⟂"]
+    assert found.text("span")[-4:] == ["one", "one", "one two", "one two"]
+    assert [one.get("class") for one in found.all("figure")] == [
+        "code",
+        "code",
+        "code again",
+        "code",
+        "code again",
+        "code",
+    ]
 
 
 def test_what_scripts_read_is_what_was_given() -> None:
