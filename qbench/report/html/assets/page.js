@@ -101,16 +101,16 @@ const sortable = (table) => {
 
 const filterable = (table, tools) => {
   const rows = [...table.tBodies[0].rows];
-  const texts = rows.map((row) => row.textContent.toLowerCase());
   const field = make("input", { type: "search", autocomplete: "off", spellcheck: "false" });
   const count = make("span", { role: "status" });
   field.addEventListener("input", () => {
     const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    rows.forEach((row, at) => {
-      row.hidden = !wanted.every((word) => texts[at].includes(word));
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every((word) => text.includes(word));
       shown += !row.hidden;
-    });
+    }
     count.textContent = wanted.length ? `${shown} of ${rows.length} rows` : "";
   });
   tools.append(make("label", {}, "Filter rows ", field), count);
@@ -127,8 +127,7 @@ for (const box of document.querySelectorAll("[data-table]")) {
     tools.append(make("label", {}, check, " 95 % intervals"));
   }
   if (tools.childElementCount) box.prepend(tools);
-  const first = figures(table)[0];
-  for (const cell of figures(table)) cell.tabIndex = cell === first ? 0 : -1;
+  figures(table).forEach((cell, at) => { cell.tabIndex = at ? -1 : 0; });
 }
 
 // Contents: open where there is room, and showing where the reader is.
@@ -239,7 +238,7 @@ const drawAll = async () => {
       plot.textContent = "This picture could not be drawn; its numbers stand in the tables.";
       console.error(error);
     }
-    await new Promise((next) => setTimeout(next, 0));
+    await new Promise((next) => requestIdleCallback(next, { timeout: 200 }));
   }
   document.documentElement.dataset.drawn = "";
 };
