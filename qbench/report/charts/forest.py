@@ -32,6 +32,8 @@ _VERDICTS = {
 }
 _AT_FIRST = ("quality", "tasks", "completion")
 """Measurements whose differences are shown at once; what others cost is in the table above."""
+_MANY_CELLS = 60
+"""Beyond this number all are to be opened: each picture is higher than a screen."""
 _FAR = 40.0
 """Margins beyond which an axis is no longer even: what lies near the margin could not be seen."""
 
@@ -87,7 +89,9 @@ def difference_charts(differences: Differences) -> list[Part]:
     more = tuple(chart for line, chart in drawn if line.item.measurement not in _AT_FIRST)
     if not first:
         first, more = more, ()
-    parts: list[Part] = [Charts(first, HOW_TO_READ)] if first else []
+    many = len(differences.cells) > _MANY_CELLS
+    told = "Pictures of these differences" if many else ""
+    parts: list[Part] = [Charts(first, HOW_TO_READ, folded=told)] if first else []
     if more:
         parts.append(Charts(more, HOW_TO_READ, folded="Differences of costs and generations"))
     return parts

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_TILES = 4_000
 """Tiles of all pictures together; cells beyond have theirs in the records alone."""
+MOST_PICTURES = 24
+_SHOWN_AT_ONCE = 8
 _APART_SHOWN = 5
 _NEAR = 0.8
 """Of the largest error: shades do not make more of differences that are smaller than that."""
@@ -40,7 +42,7 @@ def weight_error_charts(records: TableRecords) -> list[Part]:
         rows, apart = split(layers)
         if not any(rows.values()):
             continue
-        if drawn and tiles + len(rows) > MOST_TILES:
+        if drawn and (tiles + len(rows) > MOST_TILES or len(drawn) == MOST_PICTURES):
             left_out.append(cell.label)
             continue
         tiles += len(rows)
@@ -48,7 +50,8 @@ def weight_error_charts(records: TableRecords) -> list[Part]:
     if not drawn:
         return []
     told = f" Not drawn, for their number: {', '.join(left_out)}." if left_out else ""
-    return [Charts(tuple(drawn), _HOW_TO_READ + told)]
+    folded = f"Each layer of {counted(len(drawn), 'cell')}" if len(drawn) > _SHOWN_AT_ONCE else ""
+    return [Charts(tuple(drawn), _HOW_TO_READ + told, folded)]
 
 
 def split(

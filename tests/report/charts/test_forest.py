@@ -111,6 +111,10 @@ def test_what_costs_differ_by_is_opened_unless_there_is_nothing_else() -> None:
     assert isinstance(first, Charts)
     assert isinstance(more, Charts)
     assert (bool(first.folded), bool(more.folded)) == (False, True)
+    many = [quality(f"cell-{at}", losses(0.02)) for at in range(61)]
+    differences = differences_of(select([*RECORDS, *many]).tables[0])
+    assert differences is not None
+    assert all(isinstance(one, Charts) and one.folded for one in difference_charts(differences))
     costs = [footprint("fp32", 2_000), footprint("nf4", 500)]
     differences = differences_of(select(costs).tables[0])
     assert differences is not None

@@ -8,7 +8,7 @@ import pytest
 
 from qbench.compare.selection import select
 from qbench.core.page import Charts
-from qbench.report.charts.weight_error import MOST_TILES, split, weight_error_charts
+from qbench.report.charts.weight_error import MOST_PICTURES, MOST_TILES, split, weight_error_charts
 from tests.record_factory import make_record
 from tests.report.charts.specs import values, without_data
 
@@ -72,6 +72,15 @@ def test_each_layer_has_its_tile_in_percent() -> None:
 def test_shades_do_not_make_much_of_little() -> None:
     (chart,) = group(errors("nf4", {"layers.0.q": 0.1, "layers.0.v": 0.099})).charts
     assert chart.spec["encoding"]["color"]["scale"] == {"domainMin": 8.0}
+
+
+def test_many_pictures_are_opened_and_very_many_are_not_drawn() -> None:
+    records = [errors(f"cell-{at}", {"layers.0.q": 0.1}) for at in range(MOST_PICTURES + 1)]
+    assert not group(*records[:8]).folded
+    assert group(*records[:9]).folded == "Each layer of 9 cells"
+    drawn = group(*records)
+    assert len(drawn.charts) == MOST_PICTURES
+    assert drawn.caption.endswith(f"Not drawn, for their number: cell-{MOST_PICTURES}.")
 
 
 def test_cells_beyond_what_can_be_drawn_are_named() -> None:
