@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qbench.compare.comparable import Gap
 from qbench.compare.differences import level
+from qbench.compare.estimates.binary import Proportion
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
 from qbench.compare.verdicts import interval_text
@@ -112,6 +113,12 @@ def figure_of(found: Difference) -> Figure:
     return Figure(value, low=low, high=high)
 
 
+def share_figure(counted: int, of: int) -> Figure:
+    """A share of so many, with its exact 95 % limits."""
+    share, tail = Proportion(counted, of), Sampling().alpha / 2
+    return Figure(share.value, low=share.limit(tail), high=share.limit(1 - tail))
+
+
 def _missing(records: Sequence[Record], metric_name: str) -> Figure:
     failed = [record for record in records if record.status != "ok"]
     if failed:
@@ -132,10 +139,13 @@ def over_seeds(
 ) -> Figure:
     """A metric's mean over the seeds, of each its median over processes, with its spread.
 
-    Where none has a value, the word and the reason of the first.
+    Of a single one, a score of what was generated has its interval instead. Where none has a value,
+    the word and the reason of the first.
     """
     if not cells:
         return Figure(word=NOT_MEASURED, reason="not measured")
+    if len(cells) == 1 and measurement == "generation":
+        return with_interval(cells[0].of(measurement, slug), metric)
     figures = [pool(cell.of(measurement, slug), metric).figure for cell in cells]
     values = [figure.value for figure in figures if figure.value is not None]
     if not values:

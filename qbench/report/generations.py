@@ -20,7 +20,7 @@ from qbench.core.page import (
     Words,
 )
 from qbench.core.untrusted import visible
-from qbench.report.figures import NOT_MEASURED, pool
+from qbench.report.figures import NOT_MEASURED, pool, share_figure, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,11 +41,11 @@ _AFTER_DIFFERENCE = 300
 """Characters that are shown behind the first difference, however late it is."""
 
 _COLUMNS = (
-    Column("identical", "as the reference", "percent"),
+    Column("identical", "as the reference", "percent", intervals=True),
     Column("prompts", "prompts", "exact"),
     Column("first_difference", "equal tokens before a difference (median)", "number", decimals=1),
-    Column("generation.exact_match", "exact match", "percent"),
-    Column("generation.rougeL", "ROUGE-L", "number", decimals=3),
+    Column("generation.exact_match", "exact match", "percent", intervals=True),
+    Column("generation.rougeL", "ROUGE-L", "number", decimals=3, intervals=True),
     Column("generation.chrf", "chrF", "number", decimals=2),
     Column("generation.bleu", "BLEU", "number", decimals=2),
     Column("generation.tokens", "tokens", "exact"),
@@ -197,7 +197,10 @@ def _figures(records: TableRecords, cell: CellRecords, slug: str) -> tuple[Figur
         followed[0],
         Figure(word=NOT_MEASURED) if own is None else Figure(float(len(own.prompts))),
         followed[1],
-        *(pool(taken, column.key).figure for column in _COLUMNS[3:]),
+        *(
+            with_interval(taken, column.key) if column.intervals else pool(taken, column.key).figure
+            for column in _COLUMNS[3:]
+        ),
     )
 
 
@@ -215,7 +218,7 @@ def _followed(
         return missing, missing
     parted = [one.token for one in found if one.token is not None]
     return (
-        Figure(1 - len(parted) / len(found)),
+        share_figure(len(found) - len(parted), len(found)),
         Figure(float(statistics.median(parted)))
         if parted
         else Figure(word=NOT_MEASURED, reason="there is no difference"),

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from qbench.core.page import Line, Part, Table
 
 WHAT_COLUMNS_MEAN = "What the columns mean"
-_SAYS_NOTHING = {"not measured", "the record does not hold this metric"}
+_SAYS_NOTHING = {
+    "not measured",
+    "the record does not hold this metric",
+    "there is nothing to compare",
+}
 
 
 def legend_of_marks(table: Table) -> list[Line]:
@@ -66,8 +70,8 @@ def missing_values(table: Table) -> list[str]:
     places: dict[str, dict[str, list[str]]] = {}
     for row in table.rows:
         for column, figure in zip(table.columns, row.figures, strict=True):
-            # a figure with a reason is one without an interval
-            told = figure.word in {NO_VALUE, NOT_MEASURED, "undecided", None}
+            told = figure.word in {NO_VALUE, NOT_MEASURED, "undecided"}
+            told = told or (figure.word is None and column.intervals)  # it has none
             if told and figure.reason and figure.reason not in _SAYS_NOTHING:
                 reasons = places.setdefault(figure.reason, {})
                 reasons.setdefault(column.title, []).append(row.label)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from scipy import stats
 
 from qbench.compare.selection import select
 from qbench.core.page import Fold, Page, SideBySide
@@ -249,3 +250,12 @@ def test_records_that_hold_no_generations(details: dict[str, Any]) -> None:
     assert read_generated(record) is None
     assert generation_parts(table_of(record)) == []
     assert read_generated(None) is None
+
+
+def test_the_share_of_prompts_continued_alike_has_exact_limits() -> None:
+    exact = stats.binomtest(1, 4).proportion_ci(0.95, method="exact")
+    base = generation_record("fp32", ["ab", "cd", "ef", "gh"])
+    figure = figures(table_of(base, generation_record("nf4", ["ab", "x", "y", "z"])))["nf4"]
+    assert figure["identical"].value == 0.25
+    ends = figure["identical"].low, figure["identical"].high
+    assert ends == pytest.approx((exact.low, exact.high), abs=1e-9)

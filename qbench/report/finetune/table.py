@@ -157,7 +157,17 @@ def _score_column(results: Results) -> list[Column]:
         return []
     _, metric = results.score
     definition = "of what is generated for prompts of the test split, against its completions"
-    return [Column("score", score_title(metric), "number", "neither", definition, decimals=3)]
+    return [
+        Column(
+            "score",
+            score_title(metric),
+            "number",
+            "neither",
+            definition,
+            decimals=3,
+            intervals=True,
+        )
+    ]
 
 
 def _untuned_row(cell: CellRecords, results: Results, columns: Sequence[Column]) -> Row:
