@@ -154,6 +154,10 @@ def run(
                 gpus=gpus,
             )
         _summarize(console, result, reports)
+        if quick:
+            console.print(
+                "Intervals are wide after so few repeats and items: see them on the page."
+            )
     raise typer.Exit(1 if result.failed else 0)
 
 

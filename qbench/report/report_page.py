@@ -20,6 +20,7 @@ from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained, lacking_intervals
+from qbench.report.little import little_measured
 from qbench.report.predicted import predicted_parts
 from qbench.report.recommendation import recommendation_parts
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
@@ -91,9 +92,15 @@ def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
     return [
         Heading(records.title),
         *recommendation_parts(recommend(choices(records, budget))),
+        *_little_parts(records),
         Words(summarise(records, decision)),
         *explained(decision.table, _missing_values(decision), _UNITS),
     ]
+
+
+def _little_parts(records: TableRecords) -> list[Part]:
+    told = little_measured(record for cell in records.cells for record in cell.records)
+    return [] if told is None else [Words(told)]
 
 
 def _difference_parts(records: TableRecords) -> list[Part]:

@@ -34,15 +34,15 @@ exclude: [{model: small, precision: "nf4*fp32"}]
 measure:
   footprint:
   memory: {prompt_tokens: 16, new_tokens: 4}
-  latency: {batch: [1, 4], repeats: 1, min_iterations: 1, min_seconds: 0.5}
+  latency: {batch_size: [1, 4], repeats: 1, min_iterations: 1, min_seconds: 0.5}
   weight_error:
   quality: {text: [text.txt, "bundled:stdlib-heldout"], window: 64, attention: eager}
-  tasks: {names: [stdlib-choice, own], include: tasks, limit: 4, few_shot: 1, seed: 3}
+  tasks: {tasks: [stdlib-choice, own], include_path: tasks, limit: 4, num_fewshot: 1, seed: 3}
   generation: {prompts: [one, two], new_tokens: 4, scores: [exact_match], scored: line}
 finetune:
   data: {dataset: rows.jsonl, recipe: instruction, train: 4, validation: 2, test: 2}
   methods:
-    - {method: lora, precision: [nf4], rank: 4, target: all-linear, name: low}
+    - {method: lora, precision: [nf4], r: 4, target_modules: all-linear, name: low}
     - {method: full, optimizer: adamw, steps: 3}
     - {method: qat, precision: int4-g32, rank: 4}
   seeds: [0]

@@ -209,8 +209,8 @@ def test_check_raises_one_error_with_all(tmp_path: Path) -> None:
     assert text.startswith("2 problems before the first cell of suite (")
     assert "1. packages: not installed: peft for lora" in text
     assert "2. network: " in text
-    assert "qbench run suite.yaml --rehearse" in text
-    assert "qbench run suite.yaml --yes" in text
+    assert "the same with --rehearse" in text
+    assert "the same with --yes" in text
 
 
 class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
@@ -232,7 +232,7 @@ class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:
             "vicgalle/alpaca-gpt4",
             "full-bf16: does not fit: a training step needs",
             "there is none (`hf auth login`, or HF_TOKEN)",
-            f"qbench run {suite} --rehearse",
+            "the same with --rehearse",
         ):
             assert words in done.errors
         assert workplace.records() == {}

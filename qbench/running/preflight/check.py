@@ -81,10 +81,10 @@ def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Problem]) -> str:
     lines.append("")
     if not suite.rehearsal:
         lines.append(
-            f"qbench run {suite.file} --rehearse   runs every cell on the bundled model and data"
-            " meanwhile, in minutes"
+            "the same with --rehearse   runs every cell on the bundled model and data meanwhile, in"
+            " minutes"
         )
-    lines.append(f"qbench run {suite.file} --yes        starts all the same")
+    lines.append("the same with --yes        starts all the same")
     return "\n".join(lines)
 
 
@@ -103,7 +103,7 @@ def _nothing_to_compare_with(plan: Plan) -> list[Problem]:
                     "reference",
                     f"{cell.cell.slug}, which {counted(len(others), 'cell')} would be compared"
                     f" with, is skipped: {cell.skip}",
-                    remedy=f"set `reference` in {plan.suite.file} to a precision that runs here",
+                    remedy=f"set `reference` of {plan.suite.file} to a precision that runs here",
                 )
             )
     if plan.cells and all(cell.skip for cell in plan.cells):
