@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Chart, Charts
@@ -73,8 +74,11 @@ def peak_charts(cells: Iterable[CellRecords], table: Table) -> list[Part]:
         )
         for what, rows in peaks.items()
     )
-    charts = tuple(chart for chart in made if chart is not None)
-    return [Charts(charts)] if charts else []
+    charts = [chart for chart in made if chart is not None]
+    if not charts:
+        return []
+    # said once for all of them
+    return [Charts(tuple(replace(one, caption="") for one in charts), charts[0].caption)]
 
 
 def _split(
