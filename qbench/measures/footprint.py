@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item, StaticBytes
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.predict.bits import LogicalWeights, bits_per_weight
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,14 @@ METRICS = (
         better="lower",
         title="bits per weight of the linear layers",
         formula="8 x (linear + quantization_state bytes) / logical weights of the linear layers",
+    ),
+    MetricDefinition(
+        name="bits_per_weight.embeddings_and_head",
+        unit="bit",
+        varies_by="nothing",
+        better="lower",
+        title="bits per weight of embeddings and output head",
+        formula="8 x embeddings_and_head bytes / their logical weights, tied ones once",
     ),
     MetricDefinition(
         name="bits_per_weight.model",
@@ -151,13 +160,17 @@ class Footprint:
         from qbench.precisions.inventory import inventory
 
         by_kind = dict.fromkeys(StaticBytes.model_fields, 0)
-        weights = linear_weights = 0
+        weights_by_kind = dict.fromkeys(StaticBytes.model_fields, 0)
         for held in inventory(loaded.model):
             by_kind[held.kind] += held.tensor.untyped_storage().nbytes()
-            weights += held.logical_weights
-            linear_weights += held.logical_weights if held.kind == "linear" else 0
+            weights_by_kind[held.kind] += held.logical_weights
         static = StaticBytes(**by_kind)
-        linear_bytes = static.linear + static.quantization_state
+        weights = LogicalWeights(
+            model=sum(weights_by_kind.values()),
+            linear=weights_by_kind["linear"],
+            embeddings_and_head=weights_by_kind["embeddings_and_head"],
+        )
+        bits = bits_per_weight(static, weights)
         predicted = None if loaded.predicted is None else loaded.predicted.total
         values: dict[str, float | None] = {
             "memory.static": static.total,
@@ -167,21 +180,21 @@ class Footprint:
                 if kind != "adapters" or loaded.cell.tuning is not None
             },
             "memory.static.predicted": predicted,
-            "weights": weights,
-            "bits_per_weight.linear": 8 * linear_bytes / linear_weights if linear_weights else None,
-            "bits_per_weight.model": 8 * static.total / weights,
+            "weights": weights.model,
+            **{f"bits_per_weight.{part}": value for part, value in bits.items()},
             "quantized_share": loaded.verification.details.get("quantized_share"),
             "disk_bytes": loaded.resolved.disk_bytes,
             "load_time": None if loaded.has_random_weights else loaded.load_time_s,
         }
         nominal = loaded.verification.details.get("nominal_linear_bytes")
         if nominal is not None:
-            rest = static.total - linear_bytes
-            values["bits_per_weight.linear.nominal"] = 8 * nominal / linear_weights
-            values["bits_per_weight.nominal"] = 8 * (rest + nominal) / weights
+            rest = static.total - static.linear - static.quantization_state
+            values["bits_per_weight.linear.nominal"] = 8 * nominal / weights.linear
+            values["bits_per_weight.nominal"] = 8 * (rest + nominal) / weights.model
         reasons = {
             "memory.static.predicted": loaded.resolved.shape_unknown or "its shapes are not known",
             "bits_per_weight.linear": "the model has no linear layers",
+            "bits_per_weight.embeddings_and_head": "the model has neither embeddings nor a head",
             "quantized_share": "the precision does not say which weights it quantized",
             "disk_bytes": "the weights are random: there is no checkpoint"
             if loaded.has_random_weights

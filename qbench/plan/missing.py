@@ -28,8 +28,8 @@ def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Jo
     """What is missing, or is to be taken again, and what that needs; `fresh` for everything."""
     missing = {
         task.key
-        for task in plan.tasks
-        if task.skip is None and (fresh or is_missing(plan.records.record(task), retry))
+        for task in plan.open_tasks
+        if fresh or is_missing(plan.records.record(task), retry)
     }
     missing |= {record.key for record in lacking(plan, retry)}
     states = {task.item.states_key for task in plan.tasks if task.key in missing}
@@ -65,10 +65,9 @@ def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
     }
     return [
         record
-        for task in plan.tasks
-        if task.skip is None
+        for task in plan.open_tasks
         # What the task alone tells comes first: most records need not be read for this.
-        and task.item.params.get("divergence", False)
+        if task.item.params.get("divergence", False)
         and task.item.states_key in makers
         and (record := plan.records.record(task)) is not None
         and _lacks_divergence(record)

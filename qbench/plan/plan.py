@@ -79,6 +79,17 @@ class Plan:
         """The tasks of all cells."""
         return tuple(task for cell in self.cells for task in cell.tasks)
 
+    @property
+    def open_tasks(self) -> tuple[Task, ...]:
+        """Those of them that can be taken here: neither they nor their cells are skipped."""
+        return tuple(
+            task
+            for cell in self.cells
+            if cell.skip is None
+            for task in cell.tasks
+            if task.skip is None
+        )
+
     def jobs(self, wanted: Callable[[Task], bool]) -> list[Job]:
         """The jobs that take the wanted tasks of the cells that can run, in order.
 

@@ -72,6 +72,12 @@ _WEIGHTS = (
     Column("quantized_share", "quantized", "percent"),
     Column("bits_per_weight.linear", "bits/weight, linear", "number", decimals=3),
     Column("bits_per_weight.linear.nominal", "linear, if packed", "number", decimals=3),
+    Column(
+        "bits_per_weight.embeddings_and_head",
+        "bits/weight, embeddings and head",
+        "number",
+        decimals=3,
+    ),
     Column("bits_per_weight.model", "bits/weight, model", "number", decimals=3),
     Column("bits_per_weight.nominal", "model, if packed", "number", decimals=3),
     Column("disk_bytes", "on disk", "bytes"),

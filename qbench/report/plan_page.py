@@ -11,9 +11,10 @@ from qbench.core.spec import slugify
 from qbench.core.store import read_folder
 from qbench.core.units import counted, format_seconds
 from qbench.plan.estimate import Estimate
-from qbench.plan.missing import lacking
+from qbench.plan.missing import jobs_to_run, lacking
 from qbench.plan.needs import cache_free_bytes, cell_need, disk_needs
 from qbench.plan.plan import RETRIED
+from qbench.predict.bits import bits_per_weight, weights_of
 from qbench.report.plan_kinds import kinds_data, kinds_parts
 from qbench.report.plan_notes import need_notes, plan_notes
 
@@ -36,6 +37,7 @@ _COLUMNS = (
     Column("on_disk", "on disk", "text", right=True),
     Column("bytes", "bytes", "exact", definition="static, by arithmetic"),
     Column("bits_per_weight", "bits/weight", "number", decimals=2),
+    Column("bits_per_weight_linear", "linear bits/weight", "number", decimals=2),
     Column("peak_bytes", "peak", "bytes", decimals=2),
     Column("fits", "fits", "mark", right=True),
 )
@@ -79,8 +81,7 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
     only_model = models.pop() if len(models) == 1 else None
     table = _table(plan, needs, records, incomplete, several_models=only_model is None)
     done = sum(record is not None for record in records.values())
-    missing = incomplete | {key for key, record in records.items() if record is None}
-    left = _left(plan, plan.jobs(lambda task: task.key in missing), results)
+    left = _left(plan, jobs_to_run(plan, RETRIED, fresh=False), results)
     power = _power(plan, records.values())
     count = (
         f"{counted(len(plan.cells), 'cell')}, {counted(len(plan.tasks), 'measurement')},"
@@ -143,14 +144,22 @@ def _table(
     return Table("Cells", "cell", _COLUMNS, tuple(rows))
 
 
-def _predicted(cell: PlannedCell) -> tuple[Figure, Figure]:
-    """Static bytes, and bits per weight."""
+def _predicted(cell: PlannedCell) -> tuple[Figure, ...]:
+    """Static bytes, and bits per weight of the whole and of the linear layers."""
     if cell.cell.is_training:
-        return Figure(word="training", tone="quiet"), _NONE
+        return Figure(word="training", tone="quiet"), _NONE, _NONE
     if cell.predicted is None or cell.model.shape is None:
-        return Figure(word="not known", tone="quiet"), _NONE
-    total = cell.predicted.total
-    return Figure(total), Figure(8 * total / cell.model.shape.weights)
+        return Figure(word="not known", tone="quiet"), _NONE, _NONE
+    bits = bits_per_weight(cell.predicted, weights_of(cell.model.shape))
+    told = (_NONE if value is None else Figure(value) for value in (bits["model"], bits["linear"]))
+    return Figure(cell.predicted.total), *told
+
+
+def _table_bits(cell: PlannedCell) -> float | None:
+    """Bits per weight of embeddings and head; None where they are not known."""
+    if cell.predicted is None or cell.model.shape is None:
+        return None
+    return bits_per_weight(cell.predicted, weights_of(cell.model.shape))["embeddings_and_head"]
 
 
 def _peak(cell: PlannedCell, need: CellNeed) -> tuple[Figure, Figure]:
@@ -174,6 +183,7 @@ def _cell_data(
         statuses[name] = statuses.get(name, 0) + 1
     return {
         "slug": cell.cell.slug,
+        "bits_per_weight_embeddings_and_head": _table_bits(cell),
         "model": cell.model.ref.name,
         "reference": cell.reference,
         "on_disk": len(cell.tasks) - statuses.get("missing", 0),

@@ -73,6 +73,9 @@ def test_json_holds_numbers(place: Workplace) -> None:
     cells = {cell["cell"]: cell for cell in document(place, "plan")["cells"]}
     assert cells["fp32"]["bytes"] > cells["nf4"]["bytes"] > 0
     assert cells["nf4"]["bits_per_weight"] < cells["fp32"]["bits_per_weight"]
+    assert 4 < cells["nf4"]["bits_per_weight_linear"] < cells["nf4"]["bits_per_weight"]
+    assert cells["nf4"]["bits_per_weight_embeddings_and_head"] in (16, 32)
+    assert cells["fp32"]["bits_per_weight_linear"] == 32
     assert sum(cells["fp32"]["statuses"].values()) == cells["fp32"]["measurements"] == 4
     (changed,) = [
         one for one in document(place, "compare")["differences"] if one["metric"] == "perplexity"

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.torch import load_file
+from torch import nn
 
 from qbench.core.spec import StaticBytes
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
+from qbench.predict.bits import LogicalWeights, bits_per_weight, weights_of
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -77,12 +80,55 @@ def test_bits_per_weight(name: str, bits: int, variant: Variant, cells: TinyCell
     assert state is not None
     assert (state > 0) == (bits < 16)
     assert found["bits_per_weight.linear"] == pytest.approx(bits + 8 * state / linear)
+    tables = found["bits_per_weight.embeddings_and_head"]
+    assert tables == {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 16}.get(name, tables)
     assert found["memory.static"] is not None
     assert found["bits_per_weight.model"] == pytest.approx(
         8 * found["memory.static"] / shape.weights
     )
     expected_share = linear / shape.weights if bits < 16 else 0
     assert found["quantized_share"] == pytest.approx(expected_share)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        pytest.param(name, VARIANTS[at % len(VARIANTS)], id=name)
+        for at, name in enumerate(precisions())
+        if name != "stored"
+    ],
+)
+def test_bits_of_the_parts_are_those_of_a_count_by_layers_and_of_the_plan(
+    name: str, variant: Variant, cells: TinyCells
+) -> None:
+    loaded = cells.load(variant, name)
+    found = values(measure(loaded))
+    # Counted from the checkpoint's own tensors, and the bytes of torch's modules.
+    files = cells.folder(variant).glob("*.safetensors")
+    stored = {key: one for path in files for key, one in load_file(path).items()}
+    embeddings = {
+        module.weight.data_ptr(): module.weight
+        for module in (*loaded.model.modules(),)
+        if isinstance(module, nn.Embedding) or module is loaded.model.get_output_embeddings()
+    }
+    held_bytes = sum(one.numel() * one.element_size() for one in embeddings.values())
+    weights = sum(one.numel() for one in embeddings.values())
+    assert found["bits_per_weight.embeddings_and_head"] == pytest.approx(8 * held_bytes / weights)
+    vectors = sum(one.numel() for one in stored.values() if one.dim() < 2)
+    matrices = found["weights"] - vectors - weights
+    linear_bytes = found["memory.static.linear"] + found["memory.static.quantization_state"]
+    assert found["bits_per_weight.linear"] == pytest.approx(8 * linear_bytes / matrices)
+    shape = loaded.resolved.shape
+    assert shape is not None
+    assert loaded.predicted is not None
+    for part, bits in bits_per_weight(loaded.predicted, weights_of(shape)).items():
+        assert found[f"bits_per_weight.{part}"] == bits
+
+
+def test_a_part_without_weights_has_no_bits() -> None:
+    none = LogicalWeights(model=4, linear=4, embeddings_and_head=0)
+    found = bits_per_weight(StaticBytes(linear=2, quantization_state=1), none)
+    assert found == {"model": 6, "linear": 6, "embeddings_and_head": None}
 
 
 def test_single_blocks_cost_half_a_bit_and_a_table(cells: TinyCells) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.plan.plan import make_plan
+from qbench.plan.plan import RETRIED, make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import parse_retry, run_suite
-from tests.inline_runs import Listener, pretended, run_inline
+from tests.inline_runs import Listener, failing, good, pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.core.record import Record
-    from qbench.plan.job import Job
+    from qbench.core.record import Record, Status
+    from qbench.plan.job import Job, Task
     from qbench.running.result import RunResult
 
 
@@ -166,6 +167,24 @@ def test_a_damaged_record_is_taken_again_and_told(measured: Workplace) -> None:
     assert "quality-text-w32-default" in note
     assert "cut short" in note
     assert "measured again now" in note
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "crash", "oom", "nan"])
+def test_plan_says_how_many_workers_a_run_starts_after_a_failure(
+    workplace: Workplace, status: Status
+) -> None:
+    def answer(job: Job, task: Task) -> Record:
+        spoilt = task.item.measurement == "quality" and job.cell.label == "nf4"
+        return (failing(status) if spoilt else good)(job, task)
+
+    workplace.write_suite("fp32", "nf4")
+    run_inline(workplace, work=pretended(answer))
+    told = workplace.call_here("plan", "suite.yaml", "--format", "json")
+    assert told.code == 0, told.errors
+    planned = json.loads(told.output)
+    again = run_inline(workplace, work=pretended())
+    assert planned["jobs_to_go"] == len(again.jobs) == (status in RETRIED)
+    assert planned["on_disk"] == planned["measurements"]
 
 
 def test_a_changed_option_takes_its_measurement_and_keeps_the_old(measured: Workplace) -> None:
