@@ -70,16 +70,16 @@ class Axis:
     """What the metric is multiplied by."""
 
 
-def cost_axes(
-    records: TableRecords, *, price: float | None = None, batch: int | None = None
+def cost_axes_of(
+    cells: Sequence[CellRecords], *, price: float | None = None, batch: int | None = None
 ) -> list[Axis]:
     """Bytes, peak, times, energy and, where an hour has a price, that of a million tokens.
 
     Times and peaks are read at one point of their grids: of `batch` where it is given, else that of
     the decision table.
     """
-    memory = first_point(records.cells, "memory", batch=batch)
-    latency = first_point(records.cells, "latency", batch=batch)
+    memory = first_point(cells, "memory", batch=batch)
+    latency = first_point(cells, "latency", batch=batch)
     there, here = _at(memory), _at(latency)
     slug = memory.item.slug if memory else _NOWHERE
     on_gpu = memory is not None and memory.environment.device_type == "cuda"
@@ -176,7 +176,7 @@ def quality_axes(records: TableRecords) -> list[Axis]:
 def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Range:
     """What the records say of one quantity of a cell."""
     mine = cell.of(axis.measurement, axis.item)
-    lacking = _why_not(mine, axis.metric)
+    lacking = why_not(mine, axis.metric)
     if axis.kind == "quality" and cell.reference and any(one.status == "ok" for one in mine):
         return Range(0.0, 0.0, 0.0)  # by definition; of its divergence there is no figure
     if lacking:
@@ -186,14 +186,14 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     found = _paired(axis, mine, reference)
     if isinstance(found, Gap):
         return Range(None, None, None, found.reason)
-    return _of_estimate(found, _plain_change(found))
+    return estimated(found, _plain_change(found))
 
 
 def _paired(axis: Axis, mine: Sequence[Record], reference: CellRecords | None) -> Difference | Gap:
     if reference is None:
         return Gap("missing", "there is no record of the reference to compare it with")
     theirs = reference.of(axis.measurement, axis.item)
-    lacking = _why_not(theirs, axis.metric)
+    lacking = why_not(theirs, axis.metric)
     if lacking:
         return Gap("missing", f"the reference {reference.label}: {lacking}")
     return one_change(mine, theirs, axis.metric, Sampling(), same_run=True)
@@ -208,10 +208,11 @@ def _of_level(axis: Axis, mine: Sequence[Record]) -> Range:
             for one in mine
             if one.status == "ok" and (value := one.value(axis.metric)) is not None
         )
-    return _of_estimate(found, value, axis.factor)
+    return estimated(found, value, axis.factor)
 
 
-def _of_estimate(found: Difference, value: float | None, factor: float = 1.0) -> Range:
+def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Range:
+    """An estimate as a range, about `value` where that is given, all of it times the factor."""
     estimate = found.estimate
     if value is None and estimate is not None:
         value = found.shown(estimate.value)
@@ -232,7 +233,7 @@ def _plain_change(found: Difference) -> float | None:
     return found.new / found.old - 1 if found.old else None
 
 
-def _why_not(records: Sequence[Record], metric: str) -> str | None:
+def why_not(records: Sequence[Record], metric: str) -> str | None:
     """Why there is no value; None where there is one."""
     if not records:
         return "not measured"

@@ -8,9 +8,9 @@ limit when its whole interval lies within it, *fails* when its whole interval li
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.recommend.axes import Axis, Range, cost_axes, quality_axes, range_of
+from qbench.compare.recommend.axes import Axis, Range, cost_axes_of, quality_axes, range_of
 from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.limits import Limit, limits_of
 
@@ -36,6 +36,8 @@ class Choice:
     """By axis key; one for each axis."""
     warnings: tuple[str, ...] = ()
     """Of its records, each once."""
+    words: str = ""
+    """What to do, where the label does not say it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Choices:
     """By axis key."""
     minimize: str
     """Key of the axis that the best cell has the lowest value of."""
+    kind: Literal["untuned", "tuned"] = "untuned"
+    """Whether its cells are precisions of the untuned model, or tuned models."""
 
     def axis(self, key: str) -> Axis:
         """The axis of that key."""
@@ -64,7 +68,7 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
     """
     budget = budget or Budget()
     every = [
-        *cost_axes(records, price=budget.price, batch=budget.batch),
+        *cost_axes_of(records.cells, price=budget.price, batch=budget.batch),
         *quality_axes(records),
     ]
     ranges = {
@@ -92,7 +96,7 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
                 reference=cell.reference,
                 faulty=cell.faulty,
                 ranges={axis.key: ranges[cell.slug].get(axis.key, unknown) for axis in shown},
-                warnings=_warnings(cell),
+                warnings=warnings_of(cell),
             )
             for cell in records.cells
         ),
@@ -101,5 +105,7 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
     )
 
 
-def _warnings(cell: CellRecords) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for record in cell.records for text in record.warnings))
+def warnings_of(*cells: CellRecords) -> tuple[str, ...]:
+    """The warnings of all records of the cells, each once."""
+    every = (text for cell in cells for record in cell.records for text in record.warnings)
+    return tuple(dict.fromkeys(every))

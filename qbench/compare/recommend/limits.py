@@ -38,13 +38,8 @@ def limits_of(
     records: TableRecords, budget: Budget, axes: Sequence[Axis], measured: Collection[str]
 ) -> tuple[dict[str, Limit], list[Axis]]:
     """A limit by axis, and the axes that are limited though nothing of the kind was measured."""
-    limits: dict[str, Limit] = {}
+    limits = cost_limits(records, budget)
     lacking: list[Axis] = []
-    for key in ("bytes", "peak", "prefill", "decode"):
-        bound = getattr(budget, f"max_{key}")
-        if bound is not None:
-            limits[key] = Limit(bound, "max", f"max_{key}")
-    _limit_by_gpu(limits, records, budget)
     for kind, bound, name, title in (
         ("perplexity", budget.max_perplexity_increase, "max_perplexity_increase", "perplexity"),
         ("kl", budget.max_kl, "max_kl", "KL"),
@@ -68,6 +63,17 @@ def limits_of(
     return limits, lacking
 
 
+def cost_limits(records: TableRecords, budget: Budget) -> dict[str, Limit]:
+    """Those on bytes, peak and times."""
+    limits: dict[str, Limit] = {}
+    for key in ("bytes", "peak", "prefill", "decode"):
+        bound = getattr(budget, f"max_{key}")
+        if bound is not None:
+            limits[key] = Limit(bound, "max", f"max_{key}")
+    _limit_by_gpu(limits, records, budget)
+    return limits
+
+
 def tasks_of(pattern: str, axes: Sequence[Axis]) -> list[Axis]:
     """The scores that a task's name, one with a metric, or a pattern of these means."""
     return [
@@ -89,11 +95,11 @@ def _limit_by_gpu(limits: dict[str, Limit], records: TableRecords, budget: Budge
         if stated is None or device.bytes < stated.bound:
             limits["peak"] = Limit(float(device.bytes), "max", device.name)
         return
-    on = next((one.environment for cell in records.cells for one in cell.records), None)
+    on = next((one.environment for cell in records.every for one in cell.records), None)
     if "peak" in limits or on is None or on.device_type != "cuda":
         return
     own = memory_of(on)
-    taken = any(cell.of("memory") for cell in records.cells)
+    taken = any(cell.of("memory") for cell in records.every)
     if own is not None and taken:
         limits["peak"] = Limit(float(own.bytes), "max", own.name)
 
