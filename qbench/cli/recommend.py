@@ -75,10 +75,9 @@ def recommend(
 ) -> None:
     """Say what to run: the best cell that meets a budget with its whole 95 % intervals.
 
-    Exits with 1 where no cell of a table is shown to meet it.
+    Exits with 1 where no cell of a table, or none of its tuned models, is shown to meet it.
     """
-    from qbench.compare.recommend.choices import choices
-    from qbench.compare.recommend.recommend import recommend as find_best
+    from qbench.compare.recommend.tables import recommendations
     from qbench.compare.selection import select
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
@@ -104,13 +103,13 @@ def recommend(
     stated = _read({key: value for key, value in given.items() if value is not None})
     records, own = _load(where, results)
     budget = stated if own is None else stated.over(own)
-    tables = [table for table in select(records).tables if table.cells]
-    made = [choices(table, budget) for table in tables]
-    _check(budget, made, records)
-    found = [find_best(one) for one in made]
-    page = recommendation_page(list(zip(tables, found, strict=True)))
+    found = [
+        (table, one) for table in select(records).tables for one in recommendations(table, budget)
+    ]
+    _check(budget, [one.choices for _, one in found], records)
+    page = recommendation_page(found)
     show(Subject(lambda: page), form, output)
-    if any(one.best is None for one in found):
+    if any(one.best is None for _, one in found):
         raise typer.Exit(NOTHING_MEETS)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.recommend.choices import choices
-from qbench.compare.recommend.recommend import recommend
+from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
@@ -39,14 +38,15 @@ def render(records: Sequence[Record]) -> str:
     Numbers stand in the metrics' own units; what is missing is null.
     """
     selection = select(records)
-    untuned = [table for table in selection.tables if table.cells]
     document = {
         "schema_version": SCHEMA_VERSION,
         "protocol": selection.protocol,
         "older_records": selection.older,
         "other_protocols": dict(selection.other_protocols),
         "recommendations": [
-            finite(recommendation_data(table, recommend(choices(table)))) for table in untuned
+            finite(recommendation_data(table, found))
+            for table in selection.tables
+            for found in recommendations(table)
         ],
         "decision_tables": [finite(_decision(table)) for table in selection.tables],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],

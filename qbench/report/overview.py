@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.recommend.arms import arm_choices
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
@@ -38,7 +39,7 @@ def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | Non
     for at, table in enumerate(selection.tables):
         parts += [Heading(table.title)] if at or rehearsed else []
         parts += _decision_parts(table, (budgets or {}).get(table.suite))
-        parts += _arms_parts(table)
+        parts += _arms_parts(table, (budgets or {}).get(table.suite))
     parts.append(Bullets(tuple(overview_lines(selection))))
     parts.append(bullets(passed_over(selection), "quiet"))
     if rehearsed:
@@ -57,8 +58,10 @@ def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
     return [bullets(what_to_run), table, bullets((line for line in legend if line), "quiet")]
 
 
-def _arms_parts(records: TableRecords) -> list[Part]:
+def _arms_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
     if not records.tuned:
         return []
     table = arms_overview(results_of(records))
-    return [Heading("Fine-tuning"), table, bullets([short_legend(table)], "quiet")]
+    tuned = arm_choices(records, budget)
+    told = [bullets(terminal_lines(recommend(tuned)))] if tuned else []
+    return [Heading("Fine-tuning"), *told, table, bullets([short_legend(table)], "quiet")]

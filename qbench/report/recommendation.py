@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.limits import BY_DEFAULT
-from qbench.compare.recommend.recommend import relaxed_to
-from qbench.compare.verdicts import amount_text
-from qbench.core.names import shortened
 from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words
-from qbench.core.units import choose_scale
 from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.recommendation_data import recommendation_data
+from qbench.report.recommendation_words import (
+    brief,
+    check_words,
+    limit_words,
+    needed_words,
+    relaxed_words,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.axes import Axis
     from qbench.compare.recommend.choices import Choice
-    from qbench.compare.recommend.limits import Limit
     from qbench.compare.recommend.recommend import (
         Candidate,
-        Check,
-        Needed,
         Recommendation,
         Standing,
     )
@@ -42,17 +42,20 @@ _HOW = (
     "A cell meets a limit when its whole 95 % interval (in brackets) lies within it, fails when the"
     " whole interval lies beyond, and is undecided else."
 )
-_LONGEST_REASON = 160
-_LIKE = "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode"
+_LIKE = {
+    "untuned": "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode",
+    "tuned": "qbench recommend --max-loss-increase 0.05 --max-training-peak 20GiB",
+}
+_NOUN = {"untuned": "cell", "tuned": "tuned model"}
 
 
 def recommendation_page(tables: Sequence[tuple[TableRecords, Recommendation]]) -> Page:
     """What to run of each table of records."""
     parts: list[Part] = []
-    for records, found in tables:
-        parts += [Heading(records.title)] if len(tables) > 1 else []
+    for _, found in tables:
+        parts += [Heading(found.choices.title)] if len(tables) > 1 else []
         parts += recommendation_parts(found)
-    title = f"What to run: {tables[0][0].title}" if len(tables) == 1 else "What to run"
+    title = f"What to run: {tables[0][1].choices.title}" if len(tables) == 1 else "What to run"
     data = [recommendation_data(records, found) for records, found in tables]
     return Page(title, tuple(parts), {"recommendations": data})
 
@@ -86,7 +89,7 @@ def short_line(found: Recommendation) -> Line:
     nearest = found.nearest
     if nearest is None:
         return (Strong("nothing", "bad"), ": no cell is known to meet the budget")
-    why = "; ".join(_why(check) for check in (*nearest.failed, *nearest.undecided))
+    why = "; ".join(check_words(check) for check in (*nearest.failed, *nearest.undecided))
     return (Strong("nothing", "bad"), f" meets the budget; nearest is {nearest.cell.label}: {why}")
 
 
@@ -96,19 +99,28 @@ def _what(found: Recommendation) -> list[Line]:
         return _nothing(found)
     number = 1 + len(found.of("meets"))
     blindly = "" if _is_quality_known(found) else " by cost alone"
+    noun = _NOUN[found.choices.kind]
     least = f"the lowest {found.axis.short} of"
     if number > 1:
-        why = f", {least} the {number} cells that meet every limit"
+        why = f", {least} the {number} {noun}s that meet every limit"
     else:
-        why = ", the only cell that meets every limit" if found.choices.limits else ""
+        why = f", the only {noun} that meets every limit" if found.choices.limits else ""
+    words = f" ({best.cell.words})" if best.cell.words else ""
     lines: list[Line] = [
-        (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{why}."),
+        (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{words}{why}."),
         *(f"{text}." for text in _figures(found, best)),
     ]
     others = found.of("meets")
-    level = [one.cell.label for one in others if one.told_apart is False]
+    same = [one.cell.label for one in others if _is_same(found, one)]
+    level = [
+        one.cell.label for one in others if one.told_apart is False and not _is_same(found, one)
+    ]
     unknown = [one.cell.label for one in others if one.told_apart is None]
     by = f"By {found.axis.short}"
+    if same:
+        lines.append(
+            f"{_and(same)} {'has' if len(same) == 1 else 'have'} the same {found.axis.short}."
+        )
     if level:
         told = "is" if len(level) == 1 else "are"
         lines.append(f"{by}, {_and(level)} {told} not told apart from it: the intervals overlap.")
@@ -135,21 +147,33 @@ def _figures(found: Recommendation, best: Candidate | None) -> list[str]:
     return [text for text in (_costs(found, best), _losses(found, best)) if text]
 
 
+def _is_same(found: Recommendation, one: Candidate) -> bool:
+    """Whether what is minimized is exactly the best's."""
+    best = found.best
+    known = one.minimized
+    return (
+        best is not None
+        and known.value is not None
+        and best.minimized.low == best.minimized.high == known.low == known.high
+    )
+
+
 def _nothing(found: Recommendation) -> list[Line]:
     nearest = found.nearest
-    lines: list[Line] = [(Strong("No cell is shown to meet every limit.", "bad"),)]
+    noun = _NOUN[found.choices.kind]
+    lines: list[Line] = [(Strong(f"No {noun} is shown to meet every limit.", "bad"),)]
     if nearest is None:
         return [*lines, "Of none is it known how far it is from them: see the table."]
     lacks = [*nearest.failed, *nearest.undecided]
     if not lacks:  # what is minimized is not known
-        why = _brief(nearest.minimized)
+        why = brief(nearest.minimized)
         return [
             *lines,
             f"{nearest.cell.label} does, but its {found.axis.short} is not known: {why}.",
         ]
-    why = "; ".join(_why(check) for check in lacks)
+    why = "; ".join(check_words(check) for check in lacks)
     lines.append((Strong(f"Nearest: {nearest.cell.label}"), f": {why}."))
-    relaxed = [text for check in lacks if (text := _relaxed(check))]
+    relaxed = [text for check in lacks if (text := relaxed_words(check))]
     if relaxed:
         lines.append(f"It would meet {' and '.join(relaxed)}.")
     return lines
@@ -158,42 +182,16 @@ def _nothing(found: Recommendation) -> list[Line]:
 def _limits(found: Recommendation, *, briefly: bool = False) -> Line:
     limits = found.choices.limits
     told = [limit_words(found.choices.axis(key), limit) for key, limit in limits.items()]
+    like = Mono(_LIKE[found.choices.kind])
     if not told:
-        return ("Limited by nothing; limits are given as in ", Mono(_LIKE), ".")
+        return ("Limited by nothing; limits are given as in ", like, ".")
     text = f"Limited by: {'; '.join(told)}."
     if any(limit.source == BY_DEFAULT for limit in limits.values()):
         if briefly:
             return (f"{text[:-1]} (by default; ", Mono("qbench recommend"), " takes others).")
         text += " As no limit on quality was given, the default one holds; yours are given as in "
-        return (text, Mono(_LIKE), ", or under ", Mono("recommend:"), " in the suite.")
+        return (text, like, ", or under ", Mono("recommend:"), " in the suite.")
     return text
-
-
-def limit_words(axis: Axis, limit: Limit) -> str:
-    """A limit as a person reads it."""
-    word = "at most" if limit.kind == "max" else "at least"
-    named = {"max_", "min_"}.isdisjoint({limit.source[:4]}) and limit.source != BY_DEFAULT
-    whose = f" (the memory of {limit.source})" if named else ""
-    return f"{axis.title} {word} {shown(axis, limit.bound)}{whose}"
-
-
-def shown(axis: Axis, value: float) -> str:
-    """A value of an axis with its unit, signed where it is a change."""
-    if axis.display in ("bytes", "seconds"):
-        return choose_scale([value], axis.display).with_unit(value)
-    text = amount_text(value, relative=axis.display == "change", signed=axis.of_change)
-    return f"{text} J" if axis.unit == "J" else text
-
-
-def _with_interval(axis: Axis, known: Range) -> str:
-    if known.value is None:
-        return _brief(known)
-    text = shown(axis, known.value)
-    if known.low is None or known.high is None:
-        return f"{text} (interval not known)"
-    if known.low == known.high:
-        return text
-    return f"{text} ({shown(axis, known.low)} to {shown(axis, known.high)})"
 
 
 def _costs(found: Recommendation, best: Candidate) -> str:
@@ -207,7 +205,7 @@ def _cost(found: Recommendation, best: Candidate, axis: Axis) -> str:
     known = best.cell.ranges[axis.key]
     if known.value is None:
         return ""
-    text = f"{axis.short} {_with_interval(axis, known)}"
+    text = f"{axis.short} {with_interval(axis, known)}"
     reference = _reference(found)
     base = reference.ranges[axis.key].value if reference else None
     if reference is None or best.cell.reference or not base:
@@ -222,7 +220,7 @@ def _losses(found: Recommendation, best: Candidate, *, limited: bool = False) ->
     if best.cell.reference and _is_quality_known(found):
         return "It is the reference itself: nothing is lost"
     told = [
-        f"{axis.short} {_with_interval(axis, known)}"
+        f"{axis.short} {with_interval(axis, known)}"
         for axis in found.choices.axes
         if axis.kind == "quality"
         and (known := best.cell.ranges[axis.key]).value is not None
@@ -237,7 +235,9 @@ def _losses(found: Recommendation, best: Candidate, *, limited: bool = False) ->
 
 def _is_quality_known(found: Recommendation) -> bool:
     """Whether anything was measured of what is lost."""
-    return any(axis.kind == "quality" and axis.measurement for axis in found.choices.axes)
+    qualities = [axis.key for axis in found.choices.axes if axis.kind == "quality"]
+    cells = found.choices.cells
+    return any(cell.ranges[key].value is not None for cell in cells for key in qualities)
 
 
 def _reference(found: Recommendation) -> Choice | None:
@@ -268,73 +268,24 @@ def _reasons(found: Recommendation, one: Candidate) -> str:
     if one.standing == "faulty":
         return "its layers do not compute what they hold: it is no choice"
     if one.standing in ("fails", "undecided"):
-        told = [_why(check) for check in one.failed or one.undecided]
+        told = [check_words(check) for check in one.failed or one.undecided]
         if one.minimized.value is None:
-            told.append(f"{found.axis.short}: {_brief(one.minimized)}")
+            told.append(f"{found.axis.short}: {brief(one.minimized)}")
         return "; ".join(told)
-    told = [f"{check.axis.short} {_with_interval(check.axis, check.range)}" for check in one.checks]
-    if one.told_apart is False:
+    told = [f"{check.axis.short} {with_interval(check.axis, check.range)}" for check in one.checks]
+    if _is_same(found, one):
+        told.append(f"the same {found.axis.short}")
+    elif one.told_apart is False:
         told.append(f"{found.axis.short} not told apart from the best's: the intervals overlap")
     return "; ".join(told)
-
-
-def _why(check: Check) -> str:
-    """What a cell fails by, or what would decide."""
-    axis, known = check.axis, check.range
-    if known.value is None:
-        return f"{axis.short}: {_brief(known)}"
-    text = f"{axis.short} {_with_interval(axis, known)}"
-    bound = shown(axis, check.limit.bound)
-    if check.verdict == "fails":
-        side = "above" if check.limit.kind == "max" else "below"
-        return f"{text}, {_distance(check)} {side} {bound}"
-    if known.low is None or known.high is None:
-        return f"{text}, limit {bound}: {_brief(known)}"
-    return f"{text} reaches over {bound}: {_needed(check.needed)}"
-
-
-def _brief(known: Range) -> str:
-    """Why something is not known; the rest stands among the failures."""
-    return shortened(known.reason or "not measured", _LONGEST_REASON)
-
-
-def _distance(check: Check) -> str:
-    axis, beyond = check.axis, check.beyond
-    if beyond is None:
-        return ""
-    if axis.display == "change":
-        return f"{100 * beyond:.3g} points"
-    if axis.display in ("bytes", "seconds"):
-        return shown(axis, beyond)
-    return f"{beyond:.3g}"
 
 
 def _every_needed(found: Recommendation) -> dict[str, dict[str, str]]:
     """By cell and axis, what more data would decide."""
     return {
-        one.cell.label: {check.axis.key: _needed(check.needed) for check in one.undecided}
+        one.cell.label: {check.axis.key: needed_words(check.needed) for check in one.undecided}
         for one in found.candidates
     }
-
-
-def _needed(needed: Needed | None) -> str:
-    if needed is None:
-        return "undecided"
-    if needed.more is None:
-        return f"so near that no number of {needed.unit} decides"
-    step = 10 ** max(0, len(str(needed.more)) - 2)
-    more = math.ceil(needed.more / step) * step
-    return f"about {more:,} more {needed.unit} would decide ({needed.there:,} are there)"
-
-
-def _relaxed(check: Check) -> str:
-    """The limit that a cell would meet."""
-    bound = relaxed_to(check)
-    if bound is None:
-        return ""
-    word = "at most" if check.limit.kind == "max" else "at least"
-    about = "about " if check.range.high is None else ""
-    return f"{check.axis.short} {word} {about}{shown(check.axis, bound)}"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def recommendation_data(records: TableRecords, found: Recommendation) -> dict[str, Any]:
     """What is recommended of one table, and why.
 
-    - `suite`, `device`, `model`: the table;
+    - `suite`, `device`, `model`: the table; `of`: `untuned` or `tuned` models;
     - `recommended`: the cell, null where none meets every limit; `nearest`: the cell that then
       lacks least;
     - `minimize`: key of the axis that the best has the lowest value of;
@@ -37,6 +37,7 @@ def recommendation_data(records: TableRecords, found: Recommendation) -> dict[st
         "suite": records.suite,
         "device": records.device,
         "model": records.model,
+        "of": choices.kind,
         "recommended": found.best.cell.label if found.best else None,
         "nearest": found.nearest.cell.label if found.nearest else None,
         "minimize": choices.minimize,

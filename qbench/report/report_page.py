@@ -73,7 +73,7 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
     for table in selection.tables:
         parts += _decision_parts(table, (budgets or {}).get(table.suite))
         parts += _difference_parts(table)
-        parts += finetune_parts(table, several=several)
+        parts += finetune_parts(table, (budgets or {}).get(table.suite), several=several)
         parts += predicted_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
     failed = failures(selection)

@@ -47,12 +47,7 @@ class _Served:
 
     @property
     def words(self) -> str:
-        how = deployment_words(self.arm, self.deployment)
-        return (
-            f"train {self.arm.words}; serve it with {how}"
-            if "weights" in how
-            else (f"train {self.arm.words}; serve it {how}")
-        )
+        return f"{self.arm.words}, {deployment_words(self.arm, self.deployment)}"
 
     @property
     def cells(self) -> tuple[CellRecords, ...]:
@@ -151,7 +146,7 @@ _TRAINING = (
 
 
 def _loss_axis(slug: str, best: _Served | None) -> Axis:
-    over = f" over {best.label}'s, the best" if best else ""
+    over = f" over {best.label}'s (the best)" if best else ""
     return Axis(
         LOSS,
         f"test loss{over}",

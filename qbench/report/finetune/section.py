@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.recommend.arms import arm_choices
+from qbench.compare.recommend.recommend import recommend
 from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Fold, Heading, Words, bullets
 from qbench.report.charts.tuning import (
@@ -26,11 +28,13 @@ from qbench.report.finetune.table import arms_table
 from qbench.report.finetune.words import how_judged, paragraph
 from qbench.report.generations import side_by_side
 from qbench.report.legend import explained, lacking_intervals, missing_values, titled
+from qbench.report.recommendation import recommendation_parts
 from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.recommend.budget import Budget
     from qbench.compare.selection import TableRecords
     from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Part, Table
@@ -48,15 +52,19 @@ _ADAPTERS = (
 )
 
 
-def finetune_parts(records: TableRecords, *, several: bool) -> list[Part]:
+def finetune_parts(
+    records: TableRecords, budget: Budget | None = None, *, several: bool
+) -> list[Part]:
     """Parts of the page; none where nothing was tuned. `several`: of more than one table."""
     if not records.tuned:
         return []
+    tuned = arm_choices(records, budget)
     results = results_of(records)
     arms = [one.arm for one in results.arms]
     where = f": {records.model} on {records.device}" if several else ""
     parts: list[Part] = [
         Heading(f"Fine-tuning{where}"),
+        *(recommendation_parts(recommend(tuned)) if tuned else []),
         Words(paragraph(results)),
         *arm_charts(results),
         *_explained(arms_table(results)),

@@ -1,0 +1,116 @@
+"""Figures, limits and checks of a recommendation as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qbench.compare.recommend.limits import BY_DEFAULT
+from qbench.compare.recommend.recommend import relaxed_to
+from qbench.compare.verdicts import amount_text
+from qbench.core.names import shortened
+from qbench.core.units import choose_scale
+
+if TYPE_CHECKING:
+    from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.limits import Limit
+    from qbench.compare.recommend.recommend import Check, Needed
+
+_LONGEST_REASON = 160
+_DIGITS = 3
+"""Significant digits of a limit that a cell would meet."""
+
+
+def limit_words(axis: Axis, limit: Limit) -> str:
+    """A limit as a person reads it."""
+    word = "at most" if limit.kind == "max" else "at least"
+    named = {"max_", "min_"}.isdisjoint({limit.source[:4]}) and limit.source != BY_DEFAULT
+    whose = f" (the memory of {limit.source})" if named else ""
+    unit = " nat" if axis.unit == "nat" else ""
+    return f"{axis.title} {word} {shown(axis, limit.bound)}{unit}{whose}"
+
+
+def shown(axis: Axis, value: float) -> str:
+    """A value of an axis with its unit, signed where it is a change."""
+    if axis.display in ("bytes", "seconds"):
+        return choose_scale([value], axis.display).with_unit(value)
+    text = amount_text(value, relative=axis.display == "change", signed=axis.of_change)
+    return f"{text} J" if axis.unit == "J" else text
+
+
+def with_interval(axis: Axis, known: Range) -> str:
+    """A figure with its interval in brackets, or why there is none."""
+    if known.value is None:
+        return brief(known)
+    text = shown(axis, known.value)
+    if known.low is None or known.high is None:
+        return f"{text} (interval not known)"
+    if known.low == known.high:
+        return text
+    return f"{text} ({shown(axis, known.low)} to {shown(axis, known.high)})"
+
+
+def check_words(check: Check) -> str:
+    """What a cell fails by, or what would decide."""
+    axis, known = check.axis, check.range
+    if known.value is None:
+        return f"{axis.short}: {brief(known)}"
+    text = f"{axis.short} {with_interval(axis, known)}"
+    bound = shown(axis, check.limit.bound)
+    if check.verdict == "fails":
+        side = "above" if check.limit.kind == "max" else "below"
+        return f"{text}, {_distance(check)} {side} {bound}"
+    if known.low is None or known.high is None:
+        return f"{text}, limit {bound}: {brief(known)}"
+    return f"{text} reaches over {bound}: {needed_words(check.needed)}"
+
+
+def brief(known: Range) -> str:
+    """Why something is not known; the rest stands among the failures."""
+    return shortened(known.reason or "not measured", _LONGEST_REASON)
+
+
+def _distance(check: Check) -> str:
+    axis, beyond = check.axis, check.beyond
+    if beyond is None:
+        return ""
+    if axis.display == "change":
+        return f"{100 * beyond:.3g} points"
+    if axis.display in ("bytes", "seconds"):
+        return shown(axis, beyond)
+    return f"{beyond:.3g}"
+
+
+def needed_words(needed: Needed | None) -> str:
+    """What more data would decide."""
+    if needed is None:
+        return "undecided"
+    if needed.more is None:
+        return f"so near that no number of {needed.unit} decides"
+    step = 10 ** max(0, len(str(needed.more)) - 2)
+    more = math.ceil(needed.more / step) * step
+    return f"about {more:,} more {needed.unit} would decide ({needed.there:,} are there)"
+
+
+def relaxed_words(check: Check) -> str:
+    """The limit that a cell would meet."""
+    bound = relaxed_to(check)
+    if bound is None:
+        return ""
+    word = "at most" if check.limit.kind == "max" else "at least"
+    about = "about " if check.range.high is None else ""
+    return f"{check.axis.short} {word} {about}{shown(check.axis, _outwards(check, bound))}"
+
+
+def _outwards(check: Check, bound: float) -> float:
+    """The bound rounded to the side on which the cell still meets it."""
+    axis = check.axis
+    unit = 0.01 if axis.display == "change" else 1.0
+    if axis.display in ("bytes", "seconds"):
+        unit = choose_scale([bound], axis.display).divisor
+    size = bound / unit
+    if not size or not math.isfinite(size):
+        return bound
+    step = 10.0 ** (math.floor(math.log10(abs(size))) - _DIGITS + 1)
+    rounded = math.ceil if check.limit.kind == "max" else math.floor
+    return rounded(round(size / step, 6)) * step * unit
