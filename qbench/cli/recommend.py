@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.choices import Choices
+    from qbench.compare.recommend.tables import Recommended
     from qbench.core.record import Record
 
 EXAMPLE = (
@@ -75,7 +76,7 @@ def recommend(
 ) -> None:
     """Say what to run: the best cell that meets a budget with its whole 95 % intervals.
 
-    Exits with 1 where no cell of a table, or none of its tuned models, is shown to meet it.
+    Exits with 1 where nothing of a table is shown to meet it.
     """
     from qbench.compare.recommend.tables import recommendations
     from qbench.compare.selection import select
@@ -103,14 +104,26 @@ def recommend(
     stated = _read({key: value for key, value in given.items() if value is not None})
     records, own = _load(where, results)
     budget = stated if own is None else stated.over(own)
-    found = [
-        (table, one) for table in select(records).tables for one in recommendations(table, budget)
-    ]
+    made = [(table, recommendations(table, budget)) for table in select(records).tables]
+    found = [(table, one) for table, recommended in made for one in recommended.every]
     _check(budget, [one.choices for _, one in found], records)
     page = recommendation_page(found)
     show(Subject(lambda: page), form, output)
-    if any(one.best is None for _, one in found):
+    if not all(_answers(recommended, budget) for _, recommended in made):
         raise typer.Exit(NOTHING_MEETS)
+
+
+def _answers(recommended: Recommended, budget: Budget) -> bool:
+    """Whether anything of a table is recommended: of the tuned models, if their training counts."""
+    of_training = recommended.tuned is not None and _limits_of_training(budget)
+    asked = (recommended.tuned,) if of_training else recommended.every
+    return not recommended.every or any(one and one.best for one in asked)
+
+
+def _limits_of_training(budget: Budget) -> list[str]:
+    """The keys of the limits on fine-tuning arms that are stated."""
+    keys = ("max_training_peak", "max_step", "max_loss_increase")
+    return [key for key in keys if getattr(budget, key) is not None]
 
 
 def _tasks(texts: Sequence[str]) -> dict[str, float]:
@@ -189,6 +202,10 @@ def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -
             "found no record of an untuned model, nor of a tuned one that is served; expected some:"
             " `qbench run SUITE` takes them"
         )
+    stated = _limits_of_training(budget)
+    if stated and all(one.kind != "tuned" for one in made):
+        option = f"--{stated[0].replace('_', '-')}"
+        raise UsageError(f"{option}: no tuned model was served; expected arms to choose from")
     if budget.minimize == "price" and budget.price is None:
         raise UsageError(f"--minimize price: expected {NEEDS_PRICE}, such as --price 2.50")
     axes = [axis for one in made for axis in one.axes]

@@ -46,7 +46,7 @@ def render(records: Sequence[Record]) -> str:
         "recommendations": [
             finite(recommendation_data(table, found))
             for table in selection.tables
-            for found in recommendations(table)
+            for found in recommendations(table).every
         ],
         "decision_tables": [finite(_decision(table)) for table in selection.tables],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],

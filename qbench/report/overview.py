@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.recommend.arms import arm_choices
-from qbench.compare.recommend.choices import choices
-from qbench.compare.recommend.recommend import recommend
+from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
 from qbench.report.decision import decision_table
@@ -15,7 +13,7 @@ from qbench.report.finetune.results import results_of
 from qbench.report.legend import short_legend
 from qbench.report.overview_lines import overview_lines
 from qbench.report.overview_table import overview_table, what_it_shows
-from qbench.report.recommendation import terminal_lines
+from qbench.report.recommendation import terminal_lines, tuned_line
 from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.report_page import NO_RECORDS
 from qbench.report.summary import passed_over
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.compare.recommend.budget import Budget
+    from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Part
     from qbench.core.record import Record
@@ -38,8 +37,9 @@ def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | Non
     parts: list[Part] = []
     for at, table in enumerate(selection.tables):
         parts += [Heading(table.title)] if at or rehearsed else []
-        parts += _decision_parts(table, (budgets or {}).get(table.suite))
-        parts += _arms_parts(table, (budgets or {}).get(table.suite))
+        recommended = recommendations(table, (budgets or {}).get(table.suite))
+        parts += _decision_parts(table, recommended.untuned)
+        parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))
     parts.append(bullets(passed_over(selection), "quiet"))
     if rehearsed:
@@ -47,21 +47,19 @@ def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | Non
     return Page(selection.tables[0].title, tuple(parts))
 
 
-def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
-    if not records.cells:
+def _decision_parts(records: TableRecords, what_to_run: Recommendation | None) -> list[Part]:
+    if what_to_run is None:
         return []
-    what_to_run = terminal_lines(recommend(choices(records, budget)))
     decision = decision_table(records)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
-    legend = [short_legend(table, "95 % interval"), *told]
-    return [bullets(what_to_run), table, bullets((line for line in legend if line), "quiet")]
+    legend = [line for line in (short_legend(table, "95 % interval"), *told) if line]
+    return [bullets(terminal_lines(what_to_run)), table, bullets(legend, "quiet")]
 
 
-def _arms_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
+def _arms_parts(records: TableRecords, what_to_train: Recommendation | None) -> list[Part]:
     if not records.tuned:
         return []
     table = arms_overview(results_of(records))
-    tuned = arm_choices(records, budget)
-    told = [bullets(terminal_lines(recommend(tuned)))] if tuned else []
+    told = [bullets([tuned_line(what_to_train)])] if what_to_train else []
     return [Heading("Fine-tuning"), *told, table, bullets([short_legend(table)], "quiet")]

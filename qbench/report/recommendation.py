@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.limits import BY_DEFAULT
-from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words
+from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words, bullets
 from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
 from qbench.report.recommendation_data import recommendation_data
 from qbench.report.recommendation_words import (
     brief,
+    changes,
     check_words,
+    cost_words,
+    costs_words,
+    is_quality_known,
     limit_words,
+    loss_words,
     needed_words,
     relaxed_words,
     with_interval,
@@ -21,13 +26,12 @@ from qbench.report.recommendation_words import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.compare.recommend.axes import Axis
-    from qbench.compare.recommend.choices import Choice
     from qbench.compare.recommend.recommend import (
         Candidate,
         Recommendation,
         Standing,
     )
+    from qbench.compare.recommend.tables import Recommended
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Line, Part, Tone
 
@@ -60,10 +64,14 @@ def recommendation_page(tables: Sequence[tuple[TableRecords, Recommendation]]) -
     return Page(title, tuple(parts), {"recommendations": data})
 
 
-def recommendation_parts(found: Recommendation) -> list[Part]:
-    """A few sentences, then a table with what is said of every cell."""
+def recommendation_parts(found: Recommendation, tuned: Recommendation | None = None) -> list[Part]:
+    """A few sentences, then a table with what is said of every cell.
+
+    `tuned` is what is recommended of the tuned models, for a sentence about them.
+    """
     return [
         *(Words(line) for line in recommendation_lines(found)),
+        *([Words(tuned_line(tuned))] if tuned else []),
         chooser(found, _table(found), _every_needed(found)),
         Words(_HOW, "quiet"),
     ]
@@ -80,17 +88,34 @@ def terminal_lines(found: Recommendation) -> list[Line]:
     return [*(line for line in _what(found) if line not in told), _limits(found, briefly=True)]
 
 
-def short_line(found: Recommendation) -> Line:
-    """What to run, in one line."""
+def what_to_run(tables: Sequence[tuple[TableRecords, Recommended]]) -> list[Part]:
+    """A line for each of several tables."""
+    lines = [
+        (f"{one.choices.title}: ", *_short(one))
+        for _, recommended in tables
+        for one in recommended.every
+    ]
+    return [Heading("What to run"), bullets(lines)] if lines else []
+
+
+def tuned_line(found: Recommendation) -> Line:
+    """What to train and how to serve it, in one line."""
+    return ("Of the tuned models: ", *_short(found))
+
+
+def _short(found: Recommendation) -> tuple[str | Strong | Mono, ...]:
     best = found.best
     if best is not None:
-        told = (_cost(found, best, found.axis), _losses(found, best, limited=True))
-        return (Strong(best.cell.label, "good"), f": {'; '.join(text for text in told if text)}")
+        words = f" ({best.cell.words})" if best.cell.words else ""
+        told = (cost_words(found, best, found.axis), *changes(found, best, limited=True))
+        figures = "; ".join(text for text in told if text)
+        return (Strong(best.cell.label, "good"), f"{words}: {figures}.")
     nearest = found.nearest
     if nearest is None:
-        return (Strong("nothing", "bad"), ": no cell is known to meet the budget")
-    why = "; ".join(check_words(check) for check in (*nearest.failed, *nearest.undecided))
-    return (Strong("nothing", "bad"), f" meets the budget; nearest is {nearest.cell.label}: {why}")
+        return (Strong("nothing", "bad"), " is known to meet the budget.")
+    lacks = "; ".join(check_words(check) for check in (*nearest.failed, *nearest.undecided))
+    told_nearest = f" meets the budget; nearest is {nearest.cell.label}: {lacks}."
+    return (Strong("nothing", "bad"), told_nearest)
 
 
 def _what(found: Recommendation) -> list[Line]:
@@ -98,7 +123,7 @@ def _what(found: Recommendation) -> list[Line]:
     if best is None:
         return _nothing(found)
     number = 1 + len(found.of("meets"))
-    blindly = "" if _is_quality_known(found) else " by cost alone"
+    blindly = "" if is_quality_known(found) else " by cost alone"
     noun = _NOUN[found.choices.kind]
     least = f"the lowest {found.axis.short} of"
     if number > 1:
@@ -144,7 +169,7 @@ def _figures(found: Recommendation, best: Candidate | None) -> list[str]:
     """What the best takes and loses; nothing where there is none."""
     if best is None:
         return []
-    return [text for text in (_costs(found, best), _losses(found, best)) if text]
+    return [text for text in (costs_words(found, best), loss_words(found, best)) if text]
 
 
 def _is_same(found: Recommendation, one: Candidate) -> bool:
@@ -153,6 +178,7 @@ def _is_same(found: Recommendation, one: Candidate) -> bool:
     known = one.minimized
     return (
         best is not None
+        and one.standing == "meets"
         and known.value is not None
         and best.minimized.low == best.minimized.high == known.low == known.high
     )
@@ -192,56 +218,6 @@ def _limits(found: Recommendation, *, briefly: bool = False) -> Line:
         text += " As no limit on quality was given, the default one holds; yours are given as in "
         return (text, like, ", or under ", Mono("recommend:"), " in the suite.")
     return text
-
-
-def _costs(found: Recommendation, best: Candidate) -> str:
-    """What a cell costs, beside the reference."""
-    axes = [axis for axis in found.choices.axes if axis.kind == "cost"]
-    told = [text for axis in axes if (text := _cost(found, best, axis))]
-    return f"It takes: {'; '.join(told)}" if told else ""
-
-
-def _cost(found: Recommendation, best: Candidate, axis: Axis) -> str:
-    known = best.cell.ranges[axis.key]
-    if known.value is None:
-        return ""
-    text = f"{axis.short} {with_interval(axis, known)}"
-    reference = _reference(found)
-    base = reference.ranges[axis.key].value if reference else None
-    if reference is None or best.cell.reference or not base:
-        return text
-    share = known.value / base
-    times = f"{100 * share:.3g} % of" if share < 1 else f"{share:.3g} times"
-    return f"{text}, {times} {reference.label}'s"
-
-
-def _losses(found: Recommendation, best: Candidate, *, limited: bool = False) -> str:
-    """What a cell loses against the reference; of the qualities that are `limited` alone."""
-    if best.cell.reference and _is_quality_known(found):
-        return "It is the reference itself: nothing is lost"
-    told = [
-        f"{axis.short} {with_interval(axis, known)}"
-        for axis in found.choices.axes
-        if axis.kind == "quality"
-        and (known := best.cell.ranges[axis.key]).value is not None
-        and (axis.key in found.choices.limits or not limited)
-    ]
-    reference = _reference(found)
-    against = f" against {reference.label}" if reference else ""
-    if not told and not _is_quality_known(found):
-        return "What it loses is not known: no quality was measured"
-    return f"What changes{against}: {'; '.join(told)}" if told else ""
-
-
-def _is_quality_known(found: Recommendation) -> bool:
-    """Whether anything was measured of what is lost."""
-    qualities = [axis.key for axis in found.choices.axes if axis.kind == "quality"]
-    cells = found.choices.cells
-    return any(cell.ranges[key].value is not None for cell in cells for key in qualities)
-
-
-def _reference(found: Recommendation) -> Choice | None:
-    return next((cell for cell in found.choices.cells if cell.reference), None)
 
 
 def _table(found: Recommendation) -> Table:

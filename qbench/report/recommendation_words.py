@@ -13,8 +13,9 @@ from qbench.core.units import choose_scale
 
 if TYPE_CHECKING:
     from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.choices import Choice
     from qbench.compare.recommend.limits import Limit
-    from qbench.compare.recommend.recommend import Check, Needed
+    from qbench.compare.recommend.recommend import Candidate, Check, Needed, Recommendation
 
 _LONGEST_REASON = 160
 _DIGITS = 3
@@ -114,3 +115,59 @@ def _outwards(check: Check, bound: float) -> float:
     step = 10.0 ** (math.floor(math.log10(abs(size))) - _DIGITS + 1)
     rounded = math.ceil if check.limit.kind == "max" else math.floor
     return rounded(round(size / step, 6)) * step * unit
+
+
+def costs_words(found: Recommendation, best: Candidate) -> str:
+    """What a cell costs, beside the reference."""
+    axes = [axis for axis in found.choices.axes if axis.kind == "cost"]
+    told = [text for axis in axes if (text := cost_words(found, best, axis))]
+    return f"It takes: {'; '.join(told)}" if told else ""
+
+
+def cost_words(found: Recommendation, best: Candidate, axis: Axis) -> str:
+    """One cost of a cell, beside the reference's; empty where it is not known."""
+    known = best.cell.ranges[axis.key]
+    if known.value is None:
+        return ""
+    text = f"{axis.short} {with_interval(axis, known)}"
+    reference = _reference(found)
+    base = reference.ranges[axis.key].value if reference else None
+    if reference is None or best.cell.reference or not base:
+        return text
+    share = known.value / base
+    times = f"{100 * share:.3g} % of" if share < 1 else f"{share:.3g} times"
+    return f"{text}, {times} {reference.label}'s"
+
+
+def loss_words(found: Recommendation, best: Candidate) -> str:
+    """What a cell loses against the reference; of tuned models, against the best."""
+    if not is_quality_known(found):
+        return "What it loses is not known: no quality was measured"
+    if best.cell.reference:
+        return "It is the reference itself: nothing is lost"
+    told = changes(found, best)
+    reference = _reference(found)
+    against = f" against {reference.label}" if reference else ""
+    return f"What changes{against}: {'; '.join(told)}" if told else ""
+
+
+def changes(found: Recommendation, best: Candidate, *, limited: bool = False) -> list[str]:
+    """What changes, with intervals; of the qualities that are `limited` alone."""
+    return [
+        f"{axis.short} {with_interval(axis, known)}"
+        for axis in found.choices.axes
+        if axis.kind == "quality"
+        and (known := best.cell.ranges[axis.key]).value is not None
+        and (axis.key in found.choices.limits or not limited)
+    ]
+
+
+def is_quality_known(found: Recommendation) -> bool:
+    """Whether anything was measured of what is lost."""
+    qualities = [axis.key for axis in found.choices.axes if axis.kind == "quality"]
+    cells = found.choices.cells
+    return any(cell.ranges[key].value is not None for cell in cells for key in qualities)
+
+
+def _reference(found: Recommendation) -> Choice | None:
+    return next((cell for cell in found.choices.cells if cell.reference), None)

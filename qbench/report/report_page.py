@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.items import items
-from qbench.compare.recommend.choices import choices
-from qbench.compare.recommend.recommend import recommend
+from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.charts.forest import difference_charts
@@ -22,7 +21,7 @@ from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained, lacking_intervals
 from qbench.report.little import little_measured
 from qbench.report.predicted import predicted_parts
-from qbench.report.recommendation import recommendation_parts
+from qbench.report.recommendation import recommendation_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from qbench.compare.recommend.budget import Budget
+    from qbench.compare.recommend.tables import Recommended
     from qbench.compare.selection import Selection, TableRecords
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
@@ -70,10 +70,15 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
     if not selection.tables:
         return Page(title, (*parts, Words(NO_RECORDS)))
     several = len(selection.tables) > 1
-    for table in selection.tables:
-        parts += _decision_parts(table, (budgets or {}).get(table.suite))
+    found = [
+        (table, recommendations(table, (budgets or {}).get(table.suite)))
+        for table in selection.tables
+    ]
+    parts += what_to_run(found) if several else []
+    for table, recommended in found:
+        parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)
-        parts += finetune_parts(table, (budgets or {}).get(table.suite), several=several)
+        parts += finetune_parts(table, recommended.tuned, several=several)
         parts += predicted_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
     failed = failures(selection)
@@ -85,13 +90,13 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
     return Page(title, tuple(parts))
 
 
-def _decision_parts(records: TableRecords, budget: Budget | None) -> list[Part]:
-    if not records.cells:
+def _decision_parts(records: TableRecords, recommended: Recommended) -> list[Part]:
+    if recommended.untuned is None:
         return [Heading(records.title), Words("There is no record of the untuned model.")]
     decision = decision_table(records)
     return [
         Heading(records.title),
-        *recommendation_parts(recommend(choices(records, budget))),
+        *recommendation_parts(recommended.untuned, recommended.tuned),
         *_little_parts(records),
         Words(summarise(records, decision)),
         *explained(decision.table, _missing_values(decision), _UNITS),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.recommend.arms import arm_choices
-from qbench.compare.recommend.recommend import recommend
 from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Fold, Heading, Words, bullets
 from qbench.report.charts.tuning import (
@@ -34,7 +32,7 @@ from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.compare.recommend.budget import Budget
+    from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
     from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Part, Table
@@ -53,18 +51,17 @@ _ADAPTERS = (
 
 
 def finetune_parts(
-    records: TableRecords, budget: Budget | None = None, *, several: bool
+    records: TableRecords, what_to_train: Recommendation | None = None, *, several: bool
 ) -> list[Part]:
     """Parts of the page; none where nothing was tuned. `several`: of more than one table."""
     if not records.tuned:
         return []
-    tuned = arm_choices(records, budget)
     results = results_of(records)
     arms = [one.arm for one in results.arms]
     where = f": {records.model} on {records.device}" if several else ""
     parts: list[Part] = [
         Heading(f"Fine-tuning{where}"),
-        *(recommendation_parts(recommend(tuned)) if tuned else []),
+        *(recommendation_parts(what_to_train) if what_to_train else []),
         Words(paragraph(results)),
         *arm_charts(results),
         *_explained(arms_table(results)),
