@@ -14,15 +14,24 @@ if TYPE_CHECKING:
 
     from qbench.compare.recommend.budget import Budget
     from qbench.core.record import Record
+    from qbench.core.store import UnreadableFile
     from qbench.report.format import Format
 
-EXAMPLES = "Examples: qbench report | qbench report results/quickstart --format csv --output -"
+EXAMPLES = (
+    "Examples: qbench report | qbench report results/quickstart --format csv --output -"
+    " | qbench report results/a results/b"
+)
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder of records.")] = Path(
-        "results"
-    ),
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER]...",
+            help="Folders of records; several make one report, what compares in one table."
+            " [default: results]",
+        ),
+    ] = None,
     *,
     format_name: Annotated[
         str | None,
@@ -37,19 +46,18 @@ def report(
 ) -> None:
     """Render records as a table on the terminal and as a file."""
     from qbench.core.errors import StoreError
-    from qbench.core.store import read_folder, tell_unreadable
-    from qbench.report.files import by_suite
+    from qbench.core.store import tell_unreadable
+    from qbench.report.files import by_suite, together
     from qbench.report.formats import TEXT, find_format, report_subject, written_formats
 
     chosen = written_formats()
     if format_name is not None:
         chosen = [find_format(format_name, "page", "records")]
-    records, unreadable = read_folder(folder)
-    if not records and not unreadable:
-        raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-    parts = by_suite(records)
+    named = folders or [Path("results")]
+    records, unreadable = _read(named)
+    parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
-        for part in parts:
+        for part in by_suite(records):
             show(report_subject(part), TEXT)
     if output is not None and (records or output == TERMINAL):
         show(report_subject(records), chosen[0], output)
@@ -57,6 +65,27 @@ def report(
         write_reports(parts, [form for form in chosen if form is not TEXT], reports)
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[Record], list[UnreadableFile]]:
+    """The records of all folders, each once, and the files that are none.
+
+    Raises `StoreError` for a folder that is not there or holds neither.
+    """
+    from qbench.core.errors import StoreError
+    from qbench.core.store import read_folder
+
+    records: dict[tuple[str, ...], Record] = {}
+    unreadable: list[UnreadableFile] = []
+    for folder in folders:
+        found, refused = read_folder(folder)
+        if not found and not refused:
+            raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
+        for one in found:
+            place = (one.suite, one.environment.device_kind, one.key, one.started_at)
+            records.setdefault(place, one)
+        unreadable += refused
+    return list(records.values()), unreadable
 
 
 def list_(

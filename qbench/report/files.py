@@ -1,4 +1,4 @@
-"""Report files: one a suite and device, named after both."""
+"""Report files: one a suite and device, named after both; or one of several, named after all."""
 
 from __future__ import annotations
 
@@ -28,16 +28,24 @@ def by_suite(records: Sequence[Record]) -> list[list[Record]]:
     return list(parts.values())
 
 
+def together(records: Sequence[Record]) -> list[list[Record]]:
+    """All records in one part, those of rehearsals in another."""
+    parts: dict[bool, list[Record]] = {}
+    for record in records:
+        parts.setdefault(bool(record.rehearsal), []).append(record)
+    return list(parts.values())
+
+
 def write_report(
     records: Sequence[Record],
     folder: Path,
     form: Format,
     budgets: Mapping[str, Budget] | None = None,
 ) -> Path:
-    """Writes one suite's report, whole or not at all; raises `StoreError` if it cannot."""
-    first = records[0]
+    """Writes one report, whole or not at all; raises `StoreError` if it cannot."""
     mark = "-rehearsal" if is_rehearsal(records) else ""
-    suite, kind = slugify(first.suite), first.environment.device_kind
+    suite = "+".join(dict.fromkeys(slugify(record.suite) for record in records))
+    kind = "+".join(dict.fromkeys(record.environment.device_kind for record in records))
     path = folder / f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
     try:
         write_atomically(path, form.render(report_subject(records, budgets)))

@@ -25,6 +25,7 @@ from qbench.report.recommendation import recommendation_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
+from qbench.report.together import together_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
         for table in selection.tables
     ]
     parts += what_to_run(found) if several else []
+    parts += together_parts(selection.tables, budgets)
     for table, recommended in found:
         parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)
