@@ -75,8 +75,13 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
         cell.slug: {axis.key: range_of(axis, cell, records.reference) for axis in every}
         for cell in records.cells
     }
+    by_definition = {axis.key for axis in every if axis.kind == "quality" and not axis.of_change}
     measured = {
-        key for known in ranges.values() for key, one in known.items() if one.value is not None
+        key
+        for cell in records.cells
+        for key, one in ranges[cell.slug].items()
+        # that the reference does not diverge from itself was not measured
+        if one.value is not None and not (cell.reference and key in by_definition)
     }
     limits, lacking = limits_of(records, budget, every, measured)
     kept = [*every, *lacking]
