@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BaselinePath = Annotated[
     Path | None,
-    typer.Option(help="Baseline file, or a folder of them or of records. [default: none]"),
+    typer.Option(help="Baseline file, or a folder of them or of records. \\[default: none]"),
 ]
 
 
@@ -144,7 +144,7 @@ def baseline(
     results: Results = Path("results"),
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="[default: results/baselines/<suite>]"),
+        typer.Option("-o", "--output", help="\\[default: results/baselines/<suite>]"),
     ] = None,
 ) -> None:
     """Write a compact baseline file from a suite's records, and say what changed."""

@@ -30,19 +30,19 @@ def fit(
         str | None,
         typer.Option(
             help="A size (24GB, 24GiB) or a GPU: t4, 4090, a100-40gb, h100; several: 2xh100."
-            " [default: this machine's first]"
+            " \\[default: this machine's first]"
         ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="Only this precision. May be given several times. [default: all]"),
+        typer.Option(help="Only this precision. May be given several times. \\[default: all]"),
     ] = None,
     length: Annotated[
         list[int] | None,
         typer.Option(
             min=2,
             max=_LONGEST,
-            help="Tokens of a sequence. May be given several times. [default: 512 to 8192]",
+            help="Tokens of a sequence. May be given several times. \\[default: 512 to 8192]",
         ),
     ] = None,
     rank: Annotated[int, typer.Option(min=1, max=_LONGEST, help="Rank of the adapters.")] = 64,

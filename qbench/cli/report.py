@@ -38,7 +38,7 @@ def report(
         typer.Option(
             "--format",
             help="markdown, html, csv, json, benchmark-json, text, or what a plug-in adds."
-            " [default: markdown and html]",
+            " \\[default: markdown and html]",
         ),
     ] = None,
     reports: Reports = Path("reports"),

@@ -23,7 +23,7 @@ Settings = Annotated[
 Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Reports = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
 Device = Annotated[
-    str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: first GPU, else cpu]")
+    str | None, typer.Option(help="auto, cpu, cuda or cuda:N. \\[default: first GPU, else cpu]")
 ]
 Only = Annotated[
     list[str] | None,

@@ -25,14 +25,14 @@ _OF_MODELS = "Of a model without a suite"
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
-        help="Precisions, with commas. [default: bf16, int8, nf4, and fp32 of a small model]",
+        help="Precisions, with commas. \\[default: bf16, int8, nf4, and fp32 of a small model]",
         rich_help_panel=_OF_MODELS,
     ),
 ]
 Measure = Annotated[
     list[str] | None,
     typer.Option(
-        help="Measurements, with commas. [default: footprint, memory, latency, quality]",
+        help="Measurements, with commas. \\[default: footprint, memory, latency, quality]",
         rich_help_panel=_OF_MODELS,
     ),
 ]
@@ -49,7 +49,7 @@ Reference = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        help="Folder of its records. [default: after the model]", rich_help_panel=_OF_MODELS
+        help="Folder of its records. \\[default: after the model]", rich_help_panel=_OF_MODELS
     ),
 ]
 Quick = Annotated[

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from qbench.cli.main import app
 from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -67,6 +69,19 @@ class TestUsage:
         finished = workplace.call(command, "--help")
         assert finished.code == 0
         assert "Usage: qbench" in finished.output
+
+    @pytest.mark.parametrize("command", ["run", "plan", "report", "fit", "gate", "baseline"])
+    def test_defaults_that_no_option_holds_are_told(
+        self, workplace: Workplace, command: str
+    ) -> None:
+        page = " ".join(workplace.call_here(command, "--help").output.replace("│", " ").split())
+        written = {
+            text
+            for option in get_command(app).commands[command].params  # type: ignore[attr-defined]
+            for text in re.findall(r"\\\[(default: [^]]*\])", getattr(option, "help", "") or "")
+        }
+        assert written
+        assert all(f"[{text}" in page for text in written)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

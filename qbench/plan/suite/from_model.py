@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,26 +110,33 @@ def names_model(argument: str) -> bool:
 def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Written:
     """The suite, whose values come from the argument, and the wishes in their places."""
     base = Path.cwd()
+    held: list[Any] = list(wishes.precisions)
+    reference = None
+    if not held:
+        held, reference = _first_look(argument, base, has_bf16)
+    measured = wishes.measure or (*MEASURED, *(["tasks"] if wishes.tasks else []))
+    quick = _QUICK if wishes.quick else {}
+    measure = {name: quick.get(name, {}) for name in measured}
     stated: dict[str, Any] = {
         "name": _name(argument, base) + ("-quick" if wishes.quick else ""),
         "models": [argument],
+        **({"reference": reference} if reference else {}),
+        "measure": measure,
     }
-    chosen = list(wishes.precisions)
-    if chosen and wishes.reference:
-        chosen = [*dict.fromkeys((wishes.reference, *chosen))]
-    if not chosen:
-        stated |= _precisions(argument, base, wishes.reference, has_bf16)
-    measured = wishes.measure or (*MEASURED, *(["tasks"] if wishes.tasks else []))
-    quick = _QUICK if wishes.quick else {}
-    stated["measure"] = {name: quick.get(name, {}) for name in measured}
     settings = [
         *_settings(("name",), "--name", wishes.name),
-        *_settings(("precisions",), "--precisions", chosen),
         *_settings(("reference",), "--reference", wishes.reference),
     ]
+    reference = wishes.reference or reference
+    of_held = f"--precisions {','.join(wishes.precisions)}" if wishes.precisions else argument
+    entries = [_node(one, of_held) for one in held]
+    if reference and reference not in held:
+        of_reference = f"--reference {reference}" if wishes.reference else argument
+        entries.insert(0, _node(reference, of_reference))
+    settings.append(Setting(("precisions",), replace(NO_KEYS, value=(*entries,), origin=of_held)))
     if wishes.measure:
         of_names = f"--measure {','.join(wishes.measure)}"
-        settings.append(Setting(("measure",), _node(stated["measure"], of_names)))
+        settings.append(Setting(("measure",), _node(measure, of_names)))
     settings += _settings(("measure", "tasks", "names"), "--tasks", list(wishes.tasks))
     return Written(argument, base, _node(stated, argument)).set(settings)
 
@@ -156,10 +163,10 @@ def _name(argument: str, base: Path) -> str:
     return slugify(own[: LONGEST_NAME - len("-quick")])
 
 
-def _precisions(
-    argument: str, base: Path, reference: str | None, has_bf16: Callable[[], bool]
-) -> dict[str, Any]:
-    """Precisions for a first look, the reference first; of a quantized checkpoint its own."""
+def _first_look(
+    argument: str, base: Path, has_bf16: Callable[[], bool]
+) -> tuple[list[str | dict[str, Any]], str]:
+    """Precisions for a first look, and the reference; of a quantized checkpoint its own alone."""
     small = False
     try:
         model = resolve_model(parse_model(argument, base=base))
@@ -168,12 +175,10 @@ def _precisions(
     else:
         if model.quantization is not None and not model.stale_quantization:
             stored = [name for name, one in precisions().items() if one.takes_quantized]
-            return {"precisions": stored, "reference": stored[0]}
+            return [*stored], stored[0]
         small = model.shape is not None and model.shape.weights <= SMALL_WEIGHTS
     half = BF16 if has_bf16() else FP16
-    held = [_entry(name, half) for name in FIRST_LOOK]
-    chosen = reference or (FP32 if small else half)
-    return {"precisions": held if chosen in held else [chosen, *held], "reference": chosen}
+    return [_entry(name, half) for name in FIRST_LOOK], FP32 if small else half
 
 
 def _entry(name: str, half: str) -> str | dict[str, Any]:

@@ -171,7 +171,7 @@ def test_its_results_have_a_folder_named_after_the_model(argument: str, name: st
     [
         (TINY, {"precisions": ["bf15"]}, [], "--precisions bf15: precisions[0]: found the unknown precision 'bf15'"),
         (TINY, {"measure": ["latncy"]}, [], "--measure latncy: measure.latncy: found the unknown measurement 'latncy'"),
-        (TINY, {"reference": "fp31", "precisions": ["nf4"]}, [], "--precisions fp31,nf4: precisions[0]: found the unknown precision"),
+        (TINY, {"reference": "fp31", "precisions": ["nf4"]}, [], "--reference fp31: precisions[0]: found the unknown precision"),
         (TINY, {"name": "../x"}, [], "--name ../x: name: found the text '../x'"),
         (TINY, {}, ["measure.latency.repeats=x"], "--set measure.latency.repeats=x: measure.latency.repeats: found the text 'x'"),
         ("bundled:tiny-mistrall", {}, [], "bundled:tiny-mistrall: models[0]: found bundled:tiny-mistrall: no bundled model"),
