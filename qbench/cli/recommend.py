@@ -169,24 +169,19 @@ def _read(given: dict[str, Any]) -> Budget:
 
 def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
     """The records of a folder, or of a suite with its own budget."""
-    from qbench.cli.sides import without_rehearsals
+    from qbench.cli.sides import folder_of, without_rehearsals
     from qbench.core.errors import StoreError
     from qbench.core.store import read_folder, tell_unreadable
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
-    folder, own = Path(where), None
-    if folder.suffix in {".yaml", ".yml"} and not folder.is_dir():
-        from qbench.plan.suite.suite import load_suite
-
-        suite = load_suite(folder)
-        folder, own = results / suite.name, suite.recommend
+    folder, suite = folder_of(Path(where), results)
     records, unreadable = read_folder(folder)
     for note in tell_unreadable(unreadable):
         tell(f"note: {as_message(note)}\n", stderr=True)
     if not records:
         raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-    return without_rehearsals(records, str(folder)), own
+    return without_rehearsals(records, str(folder)), suite.recommend if suite else None
 
 
 def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -> None:

@@ -27,8 +27,9 @@ def report(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FOLDER]...",
-            help="Folders of records; several make one report, what compares in one table."
+            metavar="[FOLDER|SUITE]...",
+            help="Folders of records, or suites, whose `recommend` then holds; several make one"
+            " report, what compares in one table."
             " [default: results]",
         ),
     ] = None,
@@ -53,18 +54,28 @@ def report(
     chosen = written_formats()
     if format_name is not None:
         chosen = [find_format(format_name, "page", "records")]
-    named = folders or [Path("results")]
+    named, budgets = _places(folders or [Path("results")])
     records, unreadable = _read(named)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
         for part in by_suite(records):
-            show(report_subject(part), TEXT)
+            show(report_subject(part, budgets), TEXT)
     if output is not None and (records or output == TERMINAL):
-        show(report_subject(records), chosen[0], output)
+        show(report_subject(records, budgets), chosen[0], output)
     elif output is None:
-        write_reports(parts, [form for form in chosen if form is not TEXT], reports)
+        write_reports(parts, [form for form in chosen if form is not TEXT], reports, budgets)
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
+
+
+def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Budget]]:
+    """The folders that are meant, and the budgets of those that were named by their suite."""
+    from qbench.cli.sides import folder_of
+
+    found = [folder_of(one) for one in named]
+    suites = [suite for _, suite in found if suite is not None]
+    budgets = {suite.name: suite.recommend for suite in suites if suite.recommend is not None}
+    return [folder for folder, _ in found], budgets
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[Record], list[UnreadableFile]]:

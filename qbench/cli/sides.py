@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.core.record import Record
+    from qbench.plan.suite.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,22 @@ def load_side(where: str, results: Path = Path("results")) -> Side:
     path = Path(where)
     if path.is_dir():
         return load_folder(path, where)
-    if path.suffix in {".yaml", ".yml"}:
-        from qbench.plan.suite.suite import load_suite
-
-        name = load_suite(path).name
-        return load_folder(results / name, name)
+    folder, suite = folder_of(path, results)
+    if suite is not None:
+        return load_folder(folder, suite.name)
     if path.suffix in {".json", ".gz"} or path.is_file():
         return Side(where, tuple(read_baseline(path)))
     return _cell(where, results)
+
+
+def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite | None]:
+    """A folder of records as it is; for a suite's file that of its records, and the suite."""
+    if where.is_dir() or where.suffix not in {".yaml", ".yml"}:
+        return where, None
+    from qbench.plan.suite.suite import load_suite
+
+    suite = load_suite(where)
+    return results / suite.name, suite
 
 
 def load_folder(folder: Path, name: str) -> Side:

@@ -153,3 +153,13 @@ def test_each_table_has_its_own_and_one_without_any_gives_1(tmp_path: Path) -> N
         "tiny-mistral": False,
         "big": True,
     }
+
+
+def test_a_report_of_a_suite_chooses_by_its_budget(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "quickstart").symlink_to(QUICKSTART)
+    for where, cell in (("suite.yaml", "nf4-dq"), ("results/quickstart", "int8")):
+        finished = call(tmp_path, "report", where, "--format", "markdown", "--output", "-")
+        assert finished.code == 0, finished
+        assert f"**Recommended: {cell}**" in finished.output
