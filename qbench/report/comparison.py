@@ -8,6 +8,7 @@ from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
+from qbench.report.charts.comparison import comparison_charts
 from qbench.report.comparison_data import comparison_data
 from qbench.report.field_names import called_elsewhere
 from qbench.report.flips import HOW_FLIPS_ARE_COUNTED, flips_table
@@ -47,7 +48,8 @@ def comparison_page(comparison: Comparison) -> Page:
     """The whole: every metric that was compared, what was not, the conditions and the method."""
     parts: list[Part] = [Words(summary(comparison))]
     if shown := _compared(comparison, everything=True):
-        parts += [_table(shown), *_names(shown)]
+        drawn = comparison_charts([row for row in shown if _is_headline(row)])
+        parts += [*drawn, _table(shown), *_names(shown)]
     if flipped := flips_table(comparison.rows):
         parts += [Heading(flipped.title), flipped, Words(HOW_FLIPS_ARE_COUNTED)]
     if gaps := find_gaps(comparison):

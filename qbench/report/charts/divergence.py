@@ -188,5 +188,5 @@ def _log_axis(values: Iterable[float]) -> dict[str, Any]:
     ticks = decades(list(values))
     return {
         "scale": {"type": "log", "domain": [ticks[0], ticks[-1]]},
-        "axis": {"values": ticks, "format": "~g"},
+        "axis": {"values": ticks, "format": ".6~g"},
     }

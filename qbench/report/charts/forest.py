@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qbench.compare.differences import Difference
     from qbench.compare.marks import Allowance, Mark
     from qbench.core.page import Part
-    from qbench.core.record import Metric
+    from qbench.core.record import Better
     from qbench.report.differences import Differences, Line
 
 # Colours that are told apart with any kind of colour blindness (Okabe and Ito), and a shape each.
@@ -32,6 +32,8 @@ _VERDICTS = {
 }
 _AT_FIRST = ("quality", "tasks", "completion")
 """Measurements whose differences are shown at once; what others cost is in the table above."""
+_EDGE = 8
+"""Pixels between the outermost mark and the edge."""
 _MANY_CELLS = 60
 """Beyond this number all are to be opened: each picture is higher than a screen."""
 _FAR = 40.0
@@ -51,13 +53,17 @@ class Change:
     """Ends of the 90 % interval, which decides whether it is equivalent."""
     inner_high: float
     verdict: str
+    margin: float
+    """Within this on either side of 0 it would be called the same."""
 
 
 def change_of(
-    label: str, found: Difference | Gap, mark: Mark, verdict: str, *, relative: bool
+    label: str, found: Difference | Gap | None, mark: Mark, verdict: str, margin: Allowance
 ) -> Change | None:
     """A row; None where no interval is known, or it has no end."""
-    if isinstance(found, Gap) or found.estimate is None or mark.low is None or mark.high is None:
+    if found is None or isinstance(found, Gap) or found.estimate is None:
+        return None
+    if mark.low is None or mark.high is None:
         return None
     alpha = Sampling().alpha
     inner_low, inner_high = (
@@ -66,7 +72,7 @@ def change_of(
     value = found.shown(found.estimate.value)
     if not all(map(math.isfinite, (value, mark.low, mark.high, inner_low, inner_high))):
         return None
-    factor = 100 if relative else 1
+    factor = 100 if margin.relative else 1
     return Change(
         label=label,
         value=factor * value,
@@ -75,6 +81,7 @@ def change_of(
         inner_low=factor * inner_low,
         inner_high=factor * inner_high,
         verdict=verdict,
+        margin=factor * margin.amount,
     )
 
 
@@ -98,36 +105,33 @@ def difference_charts(differences: Differences) -> list[Part]:
 
 
 def _line_chart(differences: Differences, line: Line) -> Chart | None:
-    relative = line.allowance.relative
     changes = [
         change
         for one in differences.found
         if one.line is line
-        and (change := change_of(one.cell, one.found, one.mark, one.verdict, relative=relative))
+        and (change := change_of(one.cell, one.found, one.mark, one.verdict, line.allowance))
     ]
     return forest(
         line.title,
         changes,
-        axis=axis_of(line.metric, line.allowance),
-        margin=line.allowance,
+        axis=axis_of(line.metric.unit, line.metric.better, relative=line.allowance.relative),
         reference=differences.reference,
     )
 
 
-def axis_of(metric: Metric, margin: Allowance) -> str:
+def axis_of(unit: str, better: Better = "neither", *, relative: bool) -> str:
     """The title of the axis: what the difference is in, and which way is better."""
-    unit = "%" if margin.relative else "" if metric.unit == "1" else metric.unit
-    title = with_unit("change" if margin.relative else "difference", unit)
-    return title if metric.better == "neither" else f"{title}, {metric.better} is better"
+    shown = "%" if relative else "" if unit == "1" else unit
+    title = with_unit("change" if relative else "difference", shown)
+    return title if better == "neither" else f"{title}, {better} is better"
 
 
 def forest(
-    title: str, changes: Sequence[Change], *, axis: str, margin: Allowance, reference: str = ""
+    title: str, changes: Sequence[Change], *, axis: str, reference: str = ""
 ) -> Chart | None:
     """The changes below one another; None where there is none."""
     if not changes:
         return None
-    amount = 100 * margin.amount if margin.relative else margin.amount
     rows = [
         {
             "cell": one.label,
@@ -137,10 +141,11 @@ def forest(
             "inner_low": rounded(one.inner_low),
             "inner_high": rounded(one.inner_high),
             "verdict": one.verdict,
+            "margin": rounded(one.margin),
         }
         for one in changes
     ]
-    scale, ticks = _scale(changes, amount)
+    scale, ticks = _scale(changes)
     x = quantity("value", axis, scale=scale, axis=ticks)
     colour = {
         "field": "verdict",
@@ -188,30 +193,35 @@ def forest(
             },
         ],
     }
-    return Chart(title, _described(title, changes, reference), _with_margin(spec, x, amount))
+    return Chart(title, _described(title, changes, reference), _with_margin(spec, x))
 
 
-def _with_margin(spec: dict[str, Any], x: dict[str, Any], amount: float) -> dict[str, Any]:
+def _with_margin(spec: dict[str, Any], x: dict[str, Any]) -> dict[str, Any]:
     """The picture over a band from the margin below 0 to that above, and a line at 0."""
-    over = {"x": x, "y": None, "tooltip": None}
     zero = {
         "data": {"values": [{"value": 0}]},
         "mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"},
-        "encoding": over,
+        "encoding": {"x": x, "y": None, "tooltip": None},
     }
     band = {
-        "data": {"values": [{"value": -amount, "high": amount}]},
+        "transform": [{"calculate": "-datum.margin", "as": "lowest"}],
         "mark": {"type": "rect", "opacity": 0.18, "color": "#888888"},
-        "encoding": {**over, "x2": {"field": "high"}},
+        "encoding": {
+            "x": {**x, "field": "lowest"},
+            "x2": {"field": "margin"},
+            "tooltip": None,
+        },
     }
-    return {**spec, "layer": [*([band] if amount else []), zero, *spec["layer"]]}
+    has_margin = any(row["margin"] for row in spec["data"]["values"])
+    return {**spec, "layer": [*([band] if has_margin else []), zero, *spec["layer"]]}
 
 
-def _scale(changes: Sequence[Change], amount: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _scale(changes: Sequence[Change]) -> tuple[dict[str, Any], dict[str, Any]]:
     """An even axis, or one of powers beyond the margin where the changes differ by powers."""
+    amount = max(one.margin for one in changes)
     largest = max(abs(end) for one in changes for end in (one.low, one.high))
     if not amount or largest <= _FAR * amount:
-        return {"zero": True}, {}
+        return {"zero": True, "padding": _EDGE}, {}
     ends = [
         min(-amount, *(one.low for one in changes)),
         max(amount, *(one.high for one in changes)),
@@ -220,8 +230,9 @@ def _scale(changes: Sequence[Change], amount: float) -> tuple[dict[str, Any], di
     while 10 * steps[-1] <= largest:
         steps.append(rounded(10 * steps[-1]))
     ticks = [0.0, *(end for step in steps for end in (-step, step) if ends[0] <= end <= ends[1])]
-    scale = {"type": "symlog", "constant": amount, "domain": [*map(rounded, ends)]}
-    return scale, {"values": sorted(ticks), "format": "~g"}
+    domain = [*map(rounded, ends)]
+    scale = {"type": "symlog", "constant": amount, "domain": domain, "padding": _EDGE}
+    return scale, {"values": sorted(ticks), "format": ".6~g"}
 
 
 def _described(title: str, changes: Sequence[Change], reference: str) -> str:

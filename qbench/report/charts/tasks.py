@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Told apart with any kind of colour blindness (Okabe and Ito); and each has a side of its own.
 _FLIPPED = {LOST: ("right → wrong", "#d55e00", -1), GAINED: ("wrong → right", "#009e73", 1)}
-_ABSOLUTE = "format(abs(datum.value), '~g')"
+_ABSOLUTE = "format(abs(datum.value), '.6~g')"
 
 
 def task_charts(table: Table) -> list[Part]:

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.items import text_titles
-from qbench.compare.tuned.changes import LOSS_MARGIN, PERPLEXITY_MARGIN
 from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.report.charts.axes import quantity, rounded, tooltip
@@ -19,7 +18,6 @@ from qbench.report.finetune.sparkline import downsample
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from qbench.compare.marks import Allowance
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Part, Table
@@ -40,13 +38,13 @@ def arm_charts(results: Results) -> list[Part]:
     gains = {one.arm.name: one.gain for one in results.arms}
     against = {one.arm.name: one.against for one in results.arms if one.against is not None}
     charts = [
-        _forest("Change of the test loss from the untuned base", gains, _LOSS, LOSS_MARGIN),
-        _forest("Test loss against the counterpart's", against, _LOSS, LOSS_MARGIN),
+        _forest("Change of the test loss from the untuned base", gains, _LOSS),
+        _forest("Test loss against the counterpart's", against, _LOSS),
     ]
     for slug, text in text_titles(results.texts).items():
         forgotten = {one.arm.name: one.forgetting[slug] for one in results.arms}
         title = f"Change of the perplexity of neutral text: {text}"
-        charts.append(_forest(title, forgotten, _PERPLEXITY, PERPLEXITY_MARGIN))
+        charts.append(_forest(title, forgotten, _PERPLEXITY))
     return _group(charts, HOW_TO_READ)
 
 
@@ -56,11 +54,11 @@ def deployment_charts(records: TableRecords, results: Results) -> list[Part]:
     for (arm, deployment, question), judged in judged_deployments(records, results).items():
         changes.setdefault(question, {})[deployment_label(arm, deployment)] = judged
     title = "Change of the test loss from the same arm's attached or 16-bit model"
-    charts = [_forest(title, changes.pop(CHANGE, {}), _LOSS, LOSS_MARGIN)]
+    charts = [_forest(title, changes.pop(CHANGE, {}), _LOSS)]
     titles = text_titles(results.texts)
     for slug, of_text in changes.items():
         title = f"Change of the perplexity of neutral text: {titles[slug]}"
-        charts.append(_forest(title, of_text, _PERPLEXITY, PERPLEXITY_MARGIN))
+        charts.append(_forest(title, of_text, _PERPLEXITY))
     return _group(charts, HOW_TO_READ)
 
 
@@ -95,13 +93,13 @@ def _group(charts: Iterable[Chart | None], caption: str) -> list[Part]:
     return [Charts(made, caption)] if made else []
 
 
-def _forest(title: str, judged: Mapping[str, Judged], axis: str, margin: Allowance) -> Chart | None:
+def _forest(title: str, judged: Mapping[str, Judged], axis: str) -> Chart | None:
     changes = [
         change
         for label, one in judged.items()
-        if (change := change_of(label, one.found, one.mark, one.verdict, relative=margin.relative))
+        if (change := change_of(label, one.found, one.mark, one.verdict, one.allowance))
     ]
-    return forest(title, changes, axis=axis, margin=margin)
+    return forest(title, changes, axis=axis)
 
 
 def _training_rows(arm: str, cell: CellRecords, most: int) -> list[dict[str, Any]]:

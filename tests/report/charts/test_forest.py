@@ -12,7 +12,7 @@ from qbench.report.charts.forest import change_of, difference_charts
 from qbench.report.differences import differences_of, table_of
 from tests.paired_records import divergence, footprint, latency, losses, quality, untouched
 from tests.record_factory import make_record
-from tests.report.charts.specs import by_cell, charts_of, without_data
+from tests.report.charts.specs import by_cell, charts_of, values, without_data
 
 RECORDS = [
     *untouched("fp32"),
@@ -56,7 +56,7 @@ def test_the_band_is_the_margin_and_the_thick_line_the_90_percent_interval() -> 
     )
     band = chart.spec["layer"][0]
     assert band["mark"]["type"] == "rect"
-    assert band["data"]["values"] == [{"value": -0.5, "high": 0.5}]
+    assert {row["margin"] for row in values(chart)} == {0.5}
     cells = {cell.label: cell.of("quality") for cell in table.cells}
     found = one_change(cells["nf4"], cells["fp32"], "perplexity", Sampling(), same_run=True)
     assert hasattr(found, "estimate")
@@ -101,7 +101,7 @@ def test_what_has_no_interval_is_not_drawn() -> None:
     assert differences is not None
     assert difference_charts(differences) == []
     (one,) = differences.found
-    assert change_of("nf4", one.found, one.mark, one.verdict, relative=True) is None
+    assert change_of("nf4", one.found, one.mark, one.verdict, one.line.allowance) is None
 
 
 def test_what_costs_differ_by_is_opened_unless_there_is_nothing_else() -> None:
