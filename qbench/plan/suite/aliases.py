@@ -5,19 +5,22 @@ Whatever comes after (errors, lines, plan, keys of records) knows the one name o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from qbench.compare.gate.rules import RuleEntry
 from qbench.core.aliases import other_names
 from qbench.core.spec import Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
+from qbench.measures.field_names import metric_called
 from qbench.plan.suite.file import MeasureEntry, MethodEntry, PrecisionEntry, SuiteFile
 from qbench.plan.suite.node import Node, join_path
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.core.errors import Problem
     from qbench.plan.suite.options import HasOptions
@@ -34,8 +37,10 @@ class Kind:
 
     def names(self, entries: Mapping[str, Node]) -> Mapping[str, str]:
         """The keys that it may have by their other names; `entries` are those that it has."""
+        if self.by_own_keys:
+            return _metrics(entries) if self.model is RuleEntry else {}
         keys = _options(entries) if self.model is MethodEntry else self.model
-        return {} if keys is None or self.by_own_keys else other_names(keys)
+        return {} if keys is None else other_names(keys)
 
     def below(self, key: str, entries: Mapping[str, Node]) -> Kind:
         """What stands under one of its keys."""
@@ -50,6 +55,8 @@ class Kind:
         return _of_field(self.model, key)
 
 
+_RATE = re.compile(r"(pp|tg)(\d+|n)", re.IGNORECASE)
+"""What llama-bench gives in tokens a second, of which less is worse; the metric is a time."""
 NOTHING = Kind(None)
 WHOLE = Kind(SuiteFile)
 
@@ -103,6 +110,12 @@ class _Renaming:
         found = f"'{key}' beside '{before}' ({first}), two names of one key"
         problem = node.problem(self.file, found, "one of them", f"keep `{name}`", at_key=True)
         self.problems.append(problem)
+
+
+def _metrics(names: Iterable[str]) -> dict[str, str]:
+    """Those that are what other tools call a metric, with the metric's name."""
+    meant = {name: metric_called(name) for name in names if not _RATE.fullmatch(name)}
+    return {name: metric for name, metric in meant.items() if metric is not None}
 
 
 def _options(entries: Mapping[str, Node]) -> type[Frozen] | None:

@@ -154,7 +154,8 @@ def _key(entries: dict[str, Node], steps: Steps, kind: Kind) -> tuple[str, Steps
         # A name such as `memory.static`, then what the suite says of it.
         ends = (at for at, step in enumerate(steps) if at and step in kind.model.model_fields)
         end = next(ends, len(steps))
-        return ".".join(steps[:end]), steps[end:]
+        key = ".".join(steps[:end])
+        return kind.names({key: NO_KEYS}).get(key, key), steps[end:]
     return kind.names(entries).get(steps[0], steps[0]), steps[1:]
 
 

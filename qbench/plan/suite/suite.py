@@ -197,7 +197,7 @@ def _make_suite(
 
 
 def _check_metrics(problems: Problems, rules: Iterable[str]) -> None:
-    """Notes rules of the gate that name a metric as other tools do."""
+    """Notes rules of the gate that name a time by its rate; other names were replaced before."""
     for name in rules:
         metric = metric_called(name)
         if metric is not None:
@@ -205,7 +205,7 @@ def _check_metrics(problems: Problems, rules: Iterable[str]) -> None:
                 ("gate", name),
                 "the name of a metric",
                 found=f"'{name}'",
-                remedy=f"write {metric}: it is what others call {name}",
+                remedy=f"write {metric}, which is the time that {name} is the rate of",
                 at_key=True,
             )
 

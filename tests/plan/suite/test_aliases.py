@@ -21,7 +21,9 @@ from qbench.measures import asked_for
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.file import FineTuneEntry, MethodEntry, ModelEntry
 from qbench.plan.suite.schema import suite_schema
-from qbench.plan.suite.suite import Suite, load_suite_text
+from qbench.plan.suite.settings import read_settings
+from qbench.plan.suite.suite import Suite, load_suite_text, make_suite
+from qbench.plan.suite.written import read_text
 from qbench.precisions import precisions
 from qbench.precisions.integer.options import SHORT_NAMES
 from qbench.sources.data.tuning import TuningDataOptions
@@ -242,6 +244,18 @@ def test_what_is_wrong_is_told_by_the_own_name(line: str, place: str, words: lis
     assert (problem.place, problem.line) == (place, 2)
     for word in words:
         assert word in str(problem)
+
+
+def test_a_rule_may_call_its_metric_what_other_tools_do() -> None:
+    text = "models: ./m\ngate: {{{}: {{max_increase: 1%}}, {}: {{max: 1}}, {}: {{max: 2}}}}\n"
+    own = load(text.format("perplexity", "kl.mean", "latency.decode"))
+    assert load(text.format("PPL", "KLD", "tpot")).gate == own.gate
+    assert [rule.metric for rule in own.gate] == ["perplexity", "kl.mean", "latency.decode"]
+    (problem,) = problems_of(text.format("PPL", "perplexity", "kl"))
+    assert problem.found == "'PPL' beside 'perplexity' (line 2), two names of one key"
+    changed = read_text(text.format("perplexity", "kl", "x"), "suite.yaml", BASE)
+    made = make_suite(changed.set(read_settings(["gate.PPL.max_increase=3%"])))
+    assert made.gate[0].bound[1].value == pytest.approx(0.03)
 
 
 def test_lines_of_later_problems_are_those_of_the_other_name() -> None:
