@@ -209,6 +209,8 @@ def _limits(found: Recommendation, *, briefly: bool = False) -> Line:
     limits = found.choices.limits
     told = [limit_words(found.choices.axis(key), limit) for key, limit in limits.items()]
     like = Mono(_LIKE[found.choices.kind])
+    if not told and briefly:
+        return ("Limited by nothing (", Mono("qbench recommend"), " takes limits).")
     if not told:
         return ("Limited by nothing; limits are given as in ", like, ".")
     text = f"Limited by: {'; '.join(told)}."
