@@ -16,11 +16,10 @@ from qbench.core.environment import (
     device_fault,
     find_device,
     hub_reachable,
-    nvml_refusals,
-    visible_ids,
     why_not_the_gpu,
 )
 from qbench.core.errors import DeviceError
+from qbench.core.nvml import nvml_refusals, visible_ids
 from qbench.core.processes import python_environment
 from qbench.precisions import precisions
 

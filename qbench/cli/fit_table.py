@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import nvml_refusals, visible_gpus
 from qbench.core.errors import DeviceError, ModelError, UsageError
 from qbench.core.names import did_you_mean, what_there_is
+from qbench.core.nvml import nvml_refusals, visible_gpus
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions

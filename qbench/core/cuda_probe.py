@@ -54,7 +54,7 @@ _REMEDY = "see whether `nvidia-smi` works; restarting the machine or the contain
 def cuda_fault(device: str, visible: str | None = None) -> Problem | None:
     """Why torch cannot compute on a device such as `cuda:0`; None if it can.
 
-    `visible` takes the place of `CUDA_VISIBLE_DEVICES`: see `environment.visible_ids`.
+    `visible` takes the place of `CUDA_VISIBLE_DEVICES`: see `nvml.visible_ids`.
     Takes the seconds of importing torch elsewhere, once for this process.
     """
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qbench.core.environment import nvml, visible_gpus
+from qbench.core.nvml import nvml, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

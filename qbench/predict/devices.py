@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import gpu_kind
 from qbench.core.errors import DeviceError
 from qbench.core.names import what_there_is
+from qbench.core.nvml import gpu_kind
 from qbench.core.quantities import BYTE_UNITS
 from qbench.precisions import ADVISED
 from qbench.predict.gpu_models import AMPERE, GPUS_GIB, canonical, is_ampere_or_later

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import sweep_cache
-from qbench.core.environment import visible_gpus
 from qbench.core.errors import UsageError
 from qbench.core.files import sweep
+from qbench.core.nvml import visible_gpus
 from qbench.core.record import STATUSES
 from qbench.core.store import check_writable, file_stamp, write_record
 from qbench.finetune.artifact import has_artifact

@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
-from qbench.core.environment import (
-    detect_environment,
-    find_device,
-    git_revision,
-    gpu_kind,
-    hub_reachable,
-    select_visible,
-    visible_gpus,
-)
+from qbench.core.environment import detect_environment, find_device, git_revision, hub_reachable
 from qbench.core.errors import DeviceError
+from qbench.core.nvml import gpu_kind, select_visible, visible_gpus
 
 if TYPE_CHECKING:
     from pathlib import Path

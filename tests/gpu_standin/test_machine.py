@@ -24,7 +24,8 @@ measure: {{memory: {{prompt_tokens: 8, new_tokens: 2}}}}
 """
 LOOK = """
 import json, sys
-from qbench.core.environment import find_device, nvml_refusals, visible_gpus
+from qbench.core.environment import find_device
+from qbench.core.nvml import nvml_refusals, visible_gpus
 from qbench.core.errors import DeviceError
 
 try:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.core.environment import Gpu
 from qbench.core.errors import DeviceError, StoreError
+from qbench.core.nvml import Gpu
 from qbench.core.store import read_record
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text

@@ -16,8 +16,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from qbench.core.environment import visible_gpus
 from qbench.core.errors import StoreError
+from qbench.core.nvml import visible_gpus
 from qbench.core.spec import slugify
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from qbench.core.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.core.environment import Gpu
+    from qbench.core.nvml import Gpu
 
 
 def choose_gpus(text: str, gpus: Sequence[Gpu]) -> tuple[str, ...]:

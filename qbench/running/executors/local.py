@@ -13,9 +13,9 @@ import time
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from qbench.core.environment import visible_ids
 from qbench.core.errors import names_no_memory
 from qbench.core.files import scratch_folder
+from qbench.core.nvml import visible_ids
 from qbench.core.processes import python_command, python_environment
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 
