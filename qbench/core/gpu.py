@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qbench.core.nvml import nvml, visible_gpus
@@ -75,6 +76,23 @@ class GpuProbe:
     def power_w(self) -> float | None:
         """Watts drawn now, or over the last second where the driver averages."""
         return self._ask(lambda library, handle: library.nvmlDeviceGetPowerUsage(handle) / 1000)
+
+    def use_by_process(self, since_s: float) -> dict[int, float] | None:
+        """Share of the time since a moment (`time.time()`) that each process id computed.
+
+        Empty where nothing did. The ids are those of the machine: a container has others.
+        """
+        missing = getattr(self._library, "NVML_ERROR_NOT_FOUND", None)
+        try:
+            samples = self._library.nvmlDeviceGetProcessUtilization(
+                self._handle, round(since_s * 1e6)
+            )
+        except (self._library.NVMLError, AttributeError) as error:
+            return {} if missing is not None and getattr(error, "value", None) == missing else None
+        shares: dict[int, list[float]] = {}
+        for one in samples:
+            shares.setdefault(int(one.pid), []).append(int(one.smUtil) / 100)
+        return {pid: fmean(each) for pid, each in shares.items()}
 
     def state(self) -> GpuState:
         """Clocks, temperature and throttling now."""

@@ -23,7 +23,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
-from qbench.measures.other_programs import watch_others
+from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline import latency as roofline_latency
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.roofline.energy import open_energy_meter
@@ -207,7 +207,7 @@ class Latency:
         with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
             before = gpu_states(probes)
             started_j, started = energy.read_j(), time.perf_counter()
-            others = watch_others(loaded.device)
+            others = DeviceWatch(loaded.device, probes)
             while (
                 len(samples["decode"]) < point.min_iterations
                 or sum(map(sum, samples.values())) < point.min_seconds

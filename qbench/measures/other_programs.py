@@ -2,7 +2,8 @@
 
 Linux counts the busy time of each CPU (`/proc/stat`), with what the host of a virtual machine took
 of it. Less this process's own time, over the CPUs that it may run on, the rest is other programs'.
-They disturb what is timed when they leave fewer CPUs than its threads want.
+They disturb what is timed when they leave fewer CPUs than its threads want. What a GPU computes for
+others is NVML's to tell, by process; not in a container, whose processes have ids of their own.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.core.cpu import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
+
+    from qbench.core.gpu import GpuProbe
 
 SLICE_S = 0.2
 """The shortest time that is looked at by itself: Linux counts in hundredths of a second."""
@@ -27,6 +30,8 @@ LEAST_TAKEN_CPUS = 0.2
 """CPUs taken from the timed threads, over a slice, from which they were disturbed in it."""
 LEAST_SHARE = 0.1
 """Share of the time, from which a record warns."""
+LEAST_GPU_SHARE = 0.05
+"""The same of what a GPU computes for others."""
 STAT = Path("/proc/stat")
 _BUSY = (0, 1, 2, 5, 6, 7)
 """Of a CPU's counts there: user, nice, system, irq, softirq and steal; not idle nor waiting."""
@@ -50,6 +55,10 @@ class OtherPrograms:
     """Taken by others in that time, on average; None where there was none."""
     reason: str | None = None
     """Why it is not known."""
+    gpu_share: float | None = None
+    """Of the time, in which a GPU computed for others: of several, the one that did most."""
+    gpu_reason: str | None = None
+    """Why that is not known; None of what ran on a CPU, too."""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -58,13 +67,20 @@ class OtherPrograms:
 
     def warnings(self, timed: str) -> tuple[str, ...]:
         """That others disturbed what is `timed`, and for how long; nothing where they did not."""
-        if not self.busy_s or self.busy_cpus is None or self.busy_s < LEAST_SHARE * self.seconds:
-            return ()
-        words = (
-            f"other programs used {self.busy_cpus:.1f} of {self.cpus} CPUs for {self.busy_s:.1f} of"
-            f" the {self.seconds:.1f} s of {timed}; close them and measure again"
-        )
-        return (words,)
+        found = []
+        if self.busy_s and self.busy_cpus and self.busy_s >= LEAST_SHARE * self.seconds:
+            found.append(
+                f"other programs used {self.busy_cpus:.1f} of {self.cpus} CPUs for"
+                f" {self.busy_s:.1f} of the {self.seconds:.1f} s of {timed}; close them and measure"
+                " again"
+            )
+        if self.gpu_share is not None and self.gpu_share >= LEAST_GPU_SHARE:
+            found.append(
+                f"other programs had the GPU compute for {self.gpu_share:.0%} of the"
+                f" {self.seconds:.1f} s of {timed}; end them (`nvidia-smi` names them) and measure"
+                " again"
+            )
+        return tuple(found)
 
 
 class Look(NamedTuple):
@@ -162,8 +178,45 @@ class OthersWatch:
         return None
 
 
-def watch_others(device: str) -> OthersWatch:
-    """Begins to look at what disturbs this process, which computes on a device of torch's."""
-    import torch
+class GpusWatch:
+    """Looks at what GPUs compute for others, from its making on."""
 
-    return OthersWatch(1 if device.startswith("cuda") else torch.get_num_threads())
+    def __init__(self, probes: Collection[GpuProbe]) -> None:
+        self._probes = probes
+        self._since = time.time()
+
+    def add_to(self, found: OtherPrograms) -> OtherPrograms:
+        """What there was up to now, beside what was found of the CPUs."""
+        if not self._probes:
+            return replace(found, gpu_reason="NVML does not tell of the GPU")
+        shares = []
+        for probe in self._probes:
+            used = probe.use_by_process(self._since)
+            if used is None:
+                return replace(found, gpu_reason="NVML does not tell it of this GPU")
+            if os.getpid() not in used:
+                reason = "NVML does not name this process: not in a container, nor so soon"
+                return replace(found, gpu_reason=reason)
+            shares.append(sum(share for pid, share in used.items() if pid != os.getpid()))
+        return replace(found, gpu_share=min(1.0, max(shares)))
+
+
+class DeviceWatch:
+    """Looks at what disturbs this process, which computes on a device of torch's."""
+
+    def __init__(self, device: str, probes: Mapping[str, GpuProbe]) -> None:
+        """`probes` are of the GPUs that the model lies on, as far as NVML tells of them."""
+        import torch
+
+        on_gpu = device.startswith("cuda")
+        self._cpus = OthersWatch(1 if on_gpu else torch.get_num_threads())
+        self._gpus = GpusWatch(probes.values()) if on_gpu else None
+
+    def look(self) -> None:
+        """To be called after each iteration or step."""
+        self._cpus.look()
+
+    def found(self) -> OtherPrograms:
+        """What there was up to now."""
+        found = self._cpus.found()
+        return found if self._gpus is None else self._gpus.add_to(found)

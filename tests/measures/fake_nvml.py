@@ -9,11 +9,16 @@ from typing import Any
 class FakeNvmlError(Exception):
     """As NVML raises for what a GPU does not support."""
 
+    def __init__(self, words: str, value: int = 3) -> None:
+        super().__init__(words)
+        self.value = value
+
 
 class FakeNvml:
     """One GPU. What is None it does not support."""
 
     NVMLError = FakeNvmlError
+    NVML_ERROR_NOT_FOUND = 6
     nvmlMemory_v2 = 0x02000028  # noqa: N815
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
@@ -31,6 +36,8 @@ class FakeNvml:
         self.used: int | None = 0
         self.reserved = 0
         self.is_old = False
+        self.processes: list[tuple[int, int]] | None = []
+        """Id and per cent of each sample."""
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int:  # noqa: N802
         return self._told(handle, self.energy_mj)
@@ -58,6 +65,15 @@ class FakeNvml:
         if self.is_old or version != self.nvmlMemory_v2:
             raise FakeNvmlError("Function Not Found")
         return SimpleNamespace(total=2**34, used=used, free=free, reserved=self.reserved)
+
+    def nvmlDeviceGetProcessUtilization(self, handle: Any, since_us: int) -> list[Any]:  # noqa: N802
+        assert handle == "the GPU"
+        assert since_us > 1e15  # microseconds since 1970
+        if self.processes is None:
+            raise FakeNvmlError("Not Supported")
+        if not self.processes:
+            raise FakeNvmlError("Not Found", self.NVML_ERROR_NOT_FOUND)
+        return [SimpleNamespace(pid=pid, smUtil=percent) for pid, percent in self.processes]
 
     def _told(self, handle: Any, value: int | None) -> int:
         assert handle == "the GPU"

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qbench.core.cpu import usable_cpus
-from qbench.measures.other_programs import Look, OtherPrograms, OthersWatch, look_now
+from qbench.core.gpu import GpuProbe
+from qbench.measures.other_programs import (
+    GpusWatch,
+    Look,
+    OtherPrograms,
+    OthersWatch,
+    look_now,
+)
+from tests.measures.fake_nvml import FakeNvml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,3 +178,41 @@ def test_a_moment_is_too_short_to_tell() -> None:
     watch = machine.watch(threads=2)
     machine.pass_time(0.05, own=0.0, others=0.1)
     assert watch.found().reason == "0.05 s are too short to tell"
+
+
+OTHER = os.getpid() + 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "share", "reason"),
+    [
+        ([(os.getpid(), 60), (OTHER, 20), (OTHER, 40), (OTHER + 1, 5)], 0.35, None),
+        ([(os.getpid(), 100)], 0.0, None),
+        ([(OTHER, 90)], None, "NVML does not name this process"),
+        ([], None, "NVML does not name this process"),
+        (None, None, "NVML does not tell it of this GPU"),
+    ],
+)
+def test_what_a_gpu_computes_for_others(
+    processes: list[tuple[int, int]] | None, share: float | None, reason: str | None
+) -> None:
+    library = FakeNvml()
+    library.processes = processes
+    machine = Machine()
+    cpus = machine.watch(threads=1)
+    machine.pass_time(2.0, own=2.0, others=0.0)
+    found = GpusWatch([GpuProbe(library, "the GPU")]).add_to(cpus.found())
+    assert found.gpu_share == (None if share is None else pytest.approx(share))
+    assert (found.gpu_reason or "").startswith(reason or "")
+    assert (found.gpu_reason is None) == (reason is None)
+    expected = ["other programs had the GPU compute for 35% of the 2.0 s of the steps"] * bool(
+        share
+    )
+    assert [one.partition(";")[0] for one in found.warnings("the steps")] == expected
+
+
+def test_a_gpu_that_nvml_does_not_know_is_told() -> None:
+    machine = Machine()
+    found = GpusWatch([]).add_to(machine.watch(threads=1).found())
+    assert found.gpu_share is None
+    assert found.gpu_reason == "NVML does not tell of the GPU"

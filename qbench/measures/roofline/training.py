@@ -10,7 +10,7 @@ from qbench.core.number_types import BF16, FP32
 from qbench.core.record import MetricDefinition
 from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.other_programs import watch_others
+from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.roofline.operations import sizes_of, step_operations
 from qbench.measures.roofline.rates import matrix_rate
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qbench.finetune.train.checkpoint import Progress
     from qbench.finetune.train.make import Training
     from qbench.measures.loaded import LoadedModel
-    from qbench.measures.other_programs import OtherPrograms, OthersWatch
+    from qbench.measures.other_programs import OtherPrograms
     from qbench.measures.roofline.energy import EnergyMeter
 
 METRICS = (
@@ -84,7 +84,7 @@ class StepWatch:
         """`steps`: of the whole training, on this device; the last one is watched too."""
         self._steps = steps
         self._device = device
-        self._others: OthersWatch | None = None
+        self._others: DeviceWatch | None = None
         self._probes = probes
         self._energy = energy
         self._last: tuple[float, float] | None = None
@@ -106,7 +106,7 @@ class StepWatch:
             self._last = joules, at
         self.before = self.before or gpu_states(self._probes)
         if self._others is None:
-            self._others = watch_others(self._device)
+            self._others = DeviceWatch(self._device, self._probes)
         self._others.look()
         if progress.step == self._steps:
             self.others = self._others.found()
