@@ -159,6 +159,8 @@ def _compared(comparison: Comparison, *, everything: bool) -> list[Row]:
 
 def _is_headline(row: Row) -> bool:
     """Whether a person decides by the metric: not a part, a percentile or a plain count."""
+    if row.item.measurement == "tasks":
+        return True
     parts = row.metric.split(".")
     # A throughput is its latency once more.
     return len(parts) <= MOST_NAME_PARTS and row.metric not in _BESIDE and parts[0] != "throughput"

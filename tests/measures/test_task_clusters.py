@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.tasks.clusters import item_clusters
+from qbench.measures.tasks.tasks import TasksOptions
 
 QUESTIONS = [
     {"passage": f"text {at // 3}", "question": f"q {at}", "book": at % 2} for at in range(9)
@@ -56,3 +58,14 @@ def test_a_field_that_there_is_not_is_told_with_those_that_there_are() -> None:
         "task drop: cluster: found pasage, which its documents do not have; expected one of"
         " passage, question, book, task or item; did you mean 'passage'?"
     )
+
+
+@pytest.mark.parametrize("value", [3, ["passage"], {"race": 3}, ""])
+def test_a_cluster_that_is_no_field_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="a field of the documents such as passage_id, or"):
+        TasksOptions(cluster=value)
+
+
+def test_a_suite_names_a_field_for_all_tasks_or_by_the_task() -> None:
+    assert TasksOptions(cluster="article").cluster == "article"
+    assert TasksOptions(cluster={"race": "article"}).cluster == {"race": "article"}

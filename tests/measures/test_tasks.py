@@ -367,6 +367,11 @@ def test_items_that_share_what_the_suite_names_are_kept_as_such(
     assert named.series == known.series
     (item,) = items(tmp_path, names="stories", include=".")
     assert "cluster" not in item.params  # so that records of before it was named keep their keys
+    names = ["stories", "stdlib-choice"]
+    found = items(tmp_path, names=names, include=".", cluster={"stories": "page"})
+    assert [one.params.get("cluster") for one in found] == ["page", None]
+    with pytest.raises(TextError, match=r"cluster: found story; .*: stories; did you mean"):
+        items(tmp_path, names="stories", include=".", cluster={"story": "page"})
     with pytest.raises(MeasurementError, match=r"task stories: cluster: found pages, .*'page'"):
         take(loaded, tmp_path, names="stories", include=".", cluster="pages")
 

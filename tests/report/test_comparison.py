@@ -75,6 +75,7 @@ def test_flips_of_scores_stand_with_their_intervals() -> None:
     scored = stats.binomtest(147, 200).proportion_ci(0.95, method="exact")
     assert cells[3] == f"0.7350 ({scored.low:.4f} to {scored.high:.4f})"
     assert "Flips" in text
+    assert "accuracy" in shown(made)
     same = compare_records([task("nf4", right)], [task("nf4", right)])
     assert "right →" not in shown(same)
     assert "right → wrong" in markdown.render(page.comparison_page(same))

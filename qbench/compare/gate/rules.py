@@ -201,12 +201,19 @@ class GateRule(RuleEntry):
         kind, _ = self.bound
         if {"max_increase": "higher", "max_drop": "lower"}.get(kind) == better:
             return False
+        of_all: tuple[str, ...] = ()
+        if derived is not None:
+            score, share = derived
+            of_all = (
+                f"{item.measurement}.{item.slug}.{share}",
+                f"{score.rpartition('.')[0]}.{share}",
+            )
         known = (
             metric,
             f"{item.measurement}.{metric}",
             f"{item.measurement}.{item.slug}",
             f"{item.measurement}.{item.slug}.{metric}",
-            *([f"{item.measurement}.{item.slug}.{derived[1]}"] if derived else []),
+            *of_all,
         )
         return better != "neither" and _any_match(known, (self.metric,))
 

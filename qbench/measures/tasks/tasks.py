@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 
 from qbench.core.aliases import Also
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
 from qbench.core.options import plain_options, typed_options
 from qbench.core.paths import written_path
+from qbench.core.reading import InvalidValueError
 from qbench.core.spec import Frozen, Item, slugify
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.tasks.index import (
@@ -29,10 +30,21 @@ from qbench.measures.tasks.run import COMMAND_SEEDS, run_task
 from qbench.measures.untrusted_code import REMEDY, code_of_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.core.record import MetricDefinition
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome
     from qbench.measures.tasks.index import Index
+
+
+def _check_form(value: object) -> object:
+    fields = value.values() if isinstance(value, dict) else [value]
+    if value is None or all(isinstance(field, str) and field for field in fields):
+        return value
+    raise InvalidValueError(
+        "a field of the documents such as passage_id, or a mapping of tasks to such fields"
+    )
 
 
 class TasksOptions(Frozen):
@@ -51,10 +63,11 @@ class TasksOptions(Frozen):
     """Requests at once: the same in every cell, since neighbours change LLM.int8's outliers."""
     chat_template: Annotated[bool, Also("apply_chat_template")] = False
     """Whether prompts are put as a conversation, by the tokenizer's template."""
-    cluster: str | None = None
+    cluster: Annotated[str | dict[str, str] | None, BeforeValidator(_check_form)] = None
     """What items share that belong together, so that intervals draw them together: a field of the
-    task's documents such as `passage_id`; `task` for each task of a group; `item` for none. Unless
-    given, passages that lm-eval's own tasks are known to hold, and the tasks of a group of 20."""
+    documents such as `passage_id`, of all tasks or by the task's name; `task` for each task of a
+    group; `item` for none. Unless given, passages that lm-eval's own tasks are known to hold, and
+    the tasks of a group of 20 or more."""
     seed: NonNegativeInt | None = None
     """For examples and whatever else a task draws; the `lm_eval` command's own unless given."""
 
@@ -108,6 +121,7 @@ class Tasks:
         if unknown:
             raise TextError("; ".join(_describe_unknown(name, index, folder) for name in unknown))
         chosen = dict.fromkeys(one for name in options.names for one in scored_names(name, index))
+        _check_clusters(options, (*chosen, *options.names))
         seeds = COMMAND_SEEDS if options.seed is None else (options.seed,) * len(COMMAND_SEEDS)
         return [
             Item(
@@ -121,7 +135,7 @@ class Tasks:
                         batch=options.batch,
                         chat_template=options.chat_template,
                         seeds=seeds,
-                        **({} if options.cluster is None else {"cluster": options.cluster}),
+                        **_cluster(options, name),
                     )
                 ),
             )
@@ -168,6 +182,23 @@ class Tasks:
                 f" itself, not with few_shot: {params.few_shot}; leave few_shot out"
             )
         return replace(outcome, details={**outcome.details, **prompts}, warnings=tuple(warnings))
+
+
+def _cluster(options: TasksOptions, name: str) -> dict[str, str]:
+    """As a parameter of the task; none where the suite does not say, as in earlier records."""
+    given = options.cluster
+    field = given.get(name) if isinstance(given, dict) else given
+    return {} if field is None else {"cluster": field}
+
+
+def _check_clusters(options: TasksOptions, names: Sequence[str]) -> None:
+    unknown = [name for name in options.cluster or () if name not in names]
+    if isinstance(options.cluster, dict) and unknown:
+        near = did_you_mean(unknown[0], names)
+        raise TextError(
+            f"cluster: found {', '.join(unknown)}; expected names of the tasks that are taken:"
+            f" {', '.join(dict.fromkeys(names))}{f'; {near}' if near else ''}"
+        )
 
 
 def _own_folder(include: str | None, base: Path) -> Path | None:

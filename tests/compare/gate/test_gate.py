@@ -23,7 +23,7 @@ from tests.paired_records import (
     task,
     untouched,
 )
-from tests.record_factory import make_failure
+from tests.record_factory import make_failure, make_metric, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -332,6 +332,29 @@ def test_a_limit_of_flips_is_counted_from_the_other_side() -> None:
     assert only(gate(strict, within, None)).verdict.name == "broken"
     with pytest.raises(UsageError, match="against a baseline and none was"):
         gate(rules, within, None)
+
+
+def test_flips_of_all_scores_of_a_task_are_found_by_its_name_whatever_its_slug() -> None:
+    metrics = {"tasks.cloze.acc": 0.5}
+    sides = [
+        [
+            make_record(
+                "nf4",
+                "tasks",
+                slug="cloze-first60",
+                params={"task": {"name": "cloze"}, "limit": 60},
+                series={"item_acc": scores},
+                more_metrics=tuple(
+                    make_metric(name, value).model_copy(update={"better": "higher"})
+                    for name, value in metrics.items()
+                ),
+            )
+        ]
+        for scores in ([1.0, 0.0] * 30, [0.0, 1.0] + [1.0, 0.0] * 29)
+    ]
+    for rule in ("tasks.cloze.flips", "tasks.cloze-first60.flips", "tasks.*.flips"):
+        check = only(gate({rule: {"max": 0.2}}, *sides))
+        assert (check.metric, check.verdict.name) == ("tasks.cloze.acc.flips", "holds")
 
 
 def test_flips_are_a_share_that_no_rule_on_scores_finds() -> None:
