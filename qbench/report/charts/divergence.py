@@ -149,7 +149,8 @@ def _of_windows(measured: Mapping[str, Sequence[Record]]) -> Chart | None:
 
 def _window_means(record: Record) -> list[float]:
     sums, tokens = record.series.get("window_kl_sum", []), record.series.get("window_tokens", [])
-    return [kl / number for kl, number in zip(sums, tokens, strict=False) if number]
+    means = (kl / number for kl, number in zip(sums, tokens, strict=False) if number)
+    return [mean for mean in means if math.isfinite(mean)]
 
 
 def _strips(title: str, what: str, rows: Sequence[dict[str, Any]], caption: str) -> Chart | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def _most(processes: int) -> int:
 
 def _samples(record: Record, name: str) -> Sequence[float]:
     metric = record.metric(name)
-    return (metric.samples if metric else None) or ()
+    return [one for one in (metric.samples if metric else None) or () if math.isfinite(one)]
 
 
 def _caption(shown: int, some_left_out: bool) -> str:  # noqa: FBT001

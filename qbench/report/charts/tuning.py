@@ -125,7 +125,7 @@ def _rows(
     return [
         {"cell": arm, "training": cell.label, "step": rounded(step), "loss": rounded(loss)}
         for step, loss in pairs
-        if loss is not None and math.isfinite(loss)
+        if loss is not None and math.isfinite(loss) and math.isfinite(step)
     ]
 
 

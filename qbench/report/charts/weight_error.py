@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def _layers(cell: CellRecords) -> list[tuple[str, float]]:
         (str(layer.get("name")), as_number(layer.get("relative_error")))
         for layer in map(as_mapping, layers)
     )
-    return [(name, error) for name, error in errors if error is not None]
+    return [(name, error) for name, error in errors if error is not None and math.isfinite(error)]
 
 
 def _chart(
