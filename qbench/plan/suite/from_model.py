@@ -95,15 +95,15 @@ def names_model(argument: str) -> bool:
     """Whether it means a model rather than a suite's file, which need not be there."""
     if argument.startswith((PREFIX, RANDOM_PREFIX)):
         return True
-    path = Path(argument)
     try:
+        path = Path(argument).expanduser()
         if path.is_dir():
             return any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
         if path.exists() or path.suffix in {".yaml", ".yml"}:
             return False
         hub = _HUB_ID.fullmatch(argument)
         return hub is not None and not Path(hub["owner"]).is_dir()
-    except (OSError, ValueError):  # a path that is no path
+    except (OSError, ValueError, RuntimeError):  # a path that is none, or of a user who is none
         return False
 
 

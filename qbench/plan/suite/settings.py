@@ -114,9 +114,12 @@ def _placed(node: Node | None, steps: Steps, setting: Setting, kind: Kind, path:
     """The node, in which the value stands where the steps lead."""
     if not steps:
         return setting.value
-    if node is not None and isinstance(node.value, tuple) and not _is_names(node, kind):
-        return _in_list(node, node.value, steps, setting, kind, path)
-    if steps[0].isdecimal() and not kind.by_own_keys:
+    value = None if node is None else node.value
+    is_index = steps[0].isdecimal() and not kind.by_own_keys
+    # A key of measurements that are listed by their names is an option of one of them.
+    if node and isinstance(value, tuple) and (is_index or kind.model is not MeasureEntry):
+        return _in_list(node, value, steps, setting, kind, path)
+    if is_index and not (isinstance(value, dict) and steps[0] in value):
         if node is None or steps[0] != "0":
             found = "no list there" if node is None else "one entry there"
             raise _NoPlaceError(setting, path, found, "a list with that many entries")
@@ -157,11 +160,6 @@ def _key(entries: dict[str, Node], steps: Steps, kind: Kind) -> tuple[str, Steps
         key = ".".join(steps[:end])
         return kind.names({key: NO_KEYS}).get(key, key), steps[end:]
     return kind.names(entries).get(steps[0], steps[0]), steps[1:]
-
-
-def _is_names(node: Node, kind: Kind) -> bool:
-    """Whether it is the short form of measurements: a list of their names."""
-    return kind.model is MeasureEntry and isinstance(node.value, tuple)
 
 
 def _expanded(node: Node | None, kind: Kind, setting: Setting) -> Node:

@@ -246,6 +246,31 @@ def test_what_is_wrong_is_told_by_the_own_name(line: str, place: str, words: lis
         assert word in str(problem)
 
 
+OTHER_VALUES = [
+    *(
+        ("precisions: [nf4: {{compute_dtype: {}}}]", own, other)
+        for own, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"))
+        for other in (name, f"torch.{name}")
+    ),
+    ("precisions: [int8: {{dtype: [fp32, {}]}}]", "fp16", "float16"),
+    ("precisions: [integer: {{dtype: {}}}]", "fp32", "torch.float32"),
+    ("finetune: {{methods: [{{method: lora, compute: {}}}]}}", "fp32", "float32"),
+    ("finetune: {{methods: [{{method: full, master_weights: {}}}]}}", "bf16", "bfloat16"),
+    ("finetune: {{methods: [{{method: full, optimizer: {}}}]}}", "adamw", "adamw_torch"),
+    ("finetune: {{methods: [{{method: full, optimizer: {}}}]}}", "adamw_8bit", "adamw_bnb_8bit"),
+    ("finetune: {{methods: [{{method: full, schedule: {}}}]}}", "constant", "constant_with_warmup"),
+]
+
+
+@pytest.mark.parametrize(("line", "own", "other"), OTHER_VALUES)
+def test_a_value_by_its_other_name_is_the_same(line: str, own: str, other: str) -> None:
+    text = f"models: [./m]\n{line}\n"
+    by_other_name = text.format(other)
+    assert load(by_other_name).model_dump() == load(text.format(own)).model_dump()
+    assert other not in load(by_other_name).model_dump_json()
+    assert Draft202012Validator(suite_schema()).is_valid(yaml.safe_load(by_other_name))
+
+
 def test_a_rule_may_call_its_metric_what_other_tools_do() -> None:
     text = "models: ./m\ngate: {{{}: {{max_increase: 1%}}, {}: {{max: 1}}, {}: {{max: 2}}}}\n"
     own = load(text.format("perplexity", "kl.mean", "latency.decode"))

@@ -281,3 +281,19 @@ def wishes_of(arguments: list[str]) -> Wishes:
         measure=values["--measure"].split(",") if "--measure" in values else [],
         quick="--quick" in arguments,
     )
+
+
+@pytest.mark.slow
+def test_a_run_of_a_model_goes_on_where_it_was(workplace: Workplace) -> None:
+    shutil.copytree(workplace.model, workplace.folder / "model")
+    asked = ("./model", "--quick", "--precisions", "fp32,nf4", "--set", "measure.quality.limit=4")
+    first = workplace.call("run", *asked, "--measure", "footprint,quality")
+    assert first.code == 0, first.errors
+    assert "4 records (4 ok), 4 taken now" in first.output
+    assert "Intervals are wide" in first.output
+    page = (workplace.folder / "reports").glob("model-quick-*.md")
+    assert "intervals are wide: 4 windows of a text" in next(page).read_text(encoding="utf-8")
+    again = workplace.call("run", *asked, "--measure", "footprint,quality,weight_error")
+    assert "6 records (6 ok), 2 taken now" in again.output
+    folders = [path.name for path in (workplace.folder / "results").iterdir()]
+    assert folders == ["model-quick"]

@@ -119,6 +119,23 @@ def test_what_is_not_set_stays_measured() -> None:
     assert alone.measure["latency"].model_dump()["repeats"] == 1
 
 
+def test_an_entry_of_measurements_by_name() -> None:
+    text = "models: bundled:tiny-mistral\nmeasure: [footprint, latency]\n"
+    assert list(with_settings("measure.1=memory", text=text).measure) == ["footprint", "memory"]
+    assert "'2' for an entry of a list of 2" in problem_of("measure.2=memory", text=text)
+
+
+def test_a_key_of_figures_is_a_key() -> None:
+    text = (
+        "models: ./m\nfinetune:\n  methods:\n"
+        "    - {method: lora, extra: {rank_pattern: {'0': 4, '1': 2}}}\n"
+    )
+    suite = with_settings("finetune.methods.0.extra.rank_pattern.1=8", text=text)
+    assert suite.finetune is not None
+    extra = suite.finetune.tunings[0].options["extra"]
+    assert extra == {"rank_pattern": {"0": 4, "1": 8}}
+
+
 def test_an_entry_that_stands_alone_is_the_first_of_its_list() -> None:
     suite = with_settings(
         "models.0.name=mine", "precisions.0.nf4.dtype=fp32", text="models: ./m\nprecisions: nf4\n"
