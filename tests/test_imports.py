@@ -66,6 +66,7 @@ def loaded_by(place: Workplace, *arguments: str) -> tuple[int, list[str]]:
         ["schema"],
         ["init", "new.yaml"],
         *(["report", "results", "--format", name] for name in ("markdown", "csv", "json")),
+        ["recommend", "--max-perplexity-increase", "2%"],
     ],
     ids=" ".join,
 )
@@ -73,8 +74,8 @@ def test_a_command_loads_nothing_heavy(workplace: Workplace, arguments: list[str
     workplace.write_suite("fp32", "int8", "nf4")
     for record in quickstart_records():
         keep(workplace.folder / "results", record)
-    # The report's verdicts are bootstrapped with numpy and scipy.
-    allowed = ["numpy"] if arguments[0] == "report" else []
+    # Verdicts and intervals are bootstrapped with numpy and scipy.
+    allowed = ["numpy"] if arguments[0] in ("report", "recommend") else []
     code, heavy = loaded_by(workplace, *arguments)
     assert (code, [name for name in heavy if name not in allowed]) == (0, [])
 

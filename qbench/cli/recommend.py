@@ -194,8 +194,8 @@ def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -
 
     if not made:
         raise UsageError(
-            "found no record of an untuned model, nor of a tuned one that is served; expected some:"
-            " `qbench run SUITE` takes them"
+            "found no record of what a model costs to run; expected some of footprint, memory or"
+            " latency: `qbench run SUITE` takes them"
         )
     stated = _limits_of_training(budget)
     if stated and all(one.kind != "tuned" for one in made):
@@ -233,7 +233,7 @@ def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -
         if budget.batch not in batches:
             told = f"there are {', '.join(map(str, batches))}" if batches else "there is none"
             raise UsageError(f"--batch {budget.batch}: nothing was measured at that batch; {told}")
-    if budget.minimize not in measured:
+    if "minimize" in budget.model_fields_set and budget.minimize not in measured:
         there = [key for key in MINIMIZED if key in measured]
         raise UsageError(
             f"--minimize {budget.minimize}: it was not measured; there is"

@@ -48,13 +48,14 @@ def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | Non
 
 
 def _decision_parts(records: TableRecords, what_to_run: Recommendation | None) -> list[Part]:
-    if what_to_run is None:
+    if not records.cells:
         return []
     decision = decision_table(records)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
     legend = [line for line in (short_legend(table, "95 % interval"), *told) if line]
-    return [bullets(terminal_lines(what_to_run)), table, bullets(legend, "quiet")]
+    told_first = [bullets(terminal_lines(what_to_run))] if what_to_run else []
+    return [*told_first, table, bullets(legend, "quiet")]
 
 
 def _arms_parts(records: TableRecords, what_to_train: Recommendation | None) -> list[Part]:

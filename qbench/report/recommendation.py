@@ -64,14 +64,18 @@ def recommendation_page(tables: Sequence[tuple[TableRecords, Recommendation]]) -
     return Page(title, tuple(parts), {"recommendations": data})
 
 
-def recommendation_parts(found: Recommendation, tuned: Recommendation | None = None) -> list[Part]:
-    """A few sentences, then a table with what is said of every cell.
+def recommended_parts(recommended: Recommended) -> list[Part]:
+    """What to run, and a sentence on the tuned models; nothing where there is nothing to choose."""
+    found, tuned = recommended
+    told: list[Part] = [Words(tuned_line(tuned))] if tuned else []
+    return told if found is None else recommendation_parts(found, told)
 
-    `tuned` is what is recommended of the tuned models, for a sentence about them.
-    """
+
+def recommendation_parts(found: Recommendation, told: Sequence[Part] = ()) -> list[Part]:
+    """A few sentences, what else is `told`, then a table with what is said of every cell."""
     return [
         *(Words(line) for line in recommendation_lines(found)),
-        *([Words(tuned_line(tuned))] if tuned else []),
+        *told,
         chooser(found, _table(found), _every_needed(found)),
         Words(_HOW, "quiet"),
     ]

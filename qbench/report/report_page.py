@@ -21,7 +21,7 @@ from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained, lacking_intervals
 from qbench.report.little import little_measured
 from qbench.report.predicted import predicted_parts
-from qbench.report.recommendation import recommendation_parts, what_to_run
+from qbench.report.recommendation import recommended_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
 from qbench.report.summary import passed_over, summarise
@@ -93,12 +93,12 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
 
 
 def _decision_parts(records: TableRecords, recommended: Recommended) -> list[Part]:
-    if recommended.untuned is None:
+    if not records.cells:
         return [Heading(records.title), Words("There is no record of the untuned model.")]
     decision = decision_table(records)
     return [
         Heading(records.title),
-        *recommendation_parts(recommended.untuned, recommended.tuned),
+        *recommended_parts(recommended),
         *_little_parts(records),
         Words(summarise(records, decision)),
         *explained(decision.table, _missing_values(decision), _UNITS),

@@ -26,6 +26,7 @@ KEYS = {
     "explain": {"precision", "options", "bits_per_weight", "error", "histogram"},
     "compare": {"new", "old", "differences", "conditions", "tests", "method"},
     "gate": {"passed", "exit_code", "counts", "checks", "warnings", "conditions"},
+    "recommend": {"recommendations"},
 }
 
 
@@ -51,12 +52,13 @@ def arguments(command: str) -> list[str]:
         "explain": ["explain", "fp32"],
         "compare": ["compare", "nf4", "fp32"],
         "gate": ["gate", "quickstart.yaml"],
+        "recommend": ["recommend"],
     }[command]
 
 
 def document(place: Workplace, command: str, *more: str) -> dict[str, Any]:
     done = place.call(*arguments(command), "--format", "json", *more)
-    assert done.code == (1 if command == "gate" else 0), done.errors
+    assert done.code == (1 if command in ("gate", "recommend") else 0), done.errors
     found = json.loads(done.output)
     assert isinstance(found, dict)
     return found
@@ -100,7 +102,7 @@ def test_csv_of_a_comparison_and_of_a_gate_is_what_their_json_holds(
         keep(place.folder / "results", task(precision, scores))
     rows = document(place, command)[key]
     done = place.call(*arguments(command), "--format", "csv")
-    assert done.code == (1 if command == "gate" else 0), done.errors
+    assert done.code == (1 if command in ("gate", "recommend") else 0), done.errors
     read = pd.read_csv(io.StringIO(done.output), dtype={"unit": str})
     assert len(read) == len(rows) > 0
     for (_, found), row in zip(read.iterrows(), rows, strict=True):

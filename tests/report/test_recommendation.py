@@ -297,3 +297,22 @@ def test_json_holds_every_figure_limit_and_verdict() -> None:
             assert told["figures"][key]["value"] == known.value
             assert told["figures"][key]["low"] == known.low
             assert told["figures"][key]["high"] == known.high
+
+
+def test_without_bytes_the_first_cost_that_was_measured_is_minimized() -> None:
+    records = [one for one in quickstart_records() if one.item.measurement != "footprint"]
+    (table,) = select(records).tables
+    found = recommend(choices(table))
+    values = [cell.ranges["prefill"].value for cell in found.choices.cells]
+    assert found.axis.key == "prefill"
+    assert any(value is not None for value in values)
+
+
+def test_nothing_is_recommended_where_no_cost_was_measured_or_nothing_is_to_choose() -> None:
+    quality = [one for one in quickstart_records() if one.item.measurement == "quality"]
+    one_cell = [one for one in quickstart_records() if one.cell.label == "fp32"]
+    for records in (quality, one_cell):
+        page = as_markdown(report_page(records))
+        assert "Recommended" not in page
+        assert "is shown to meet" not in page
+        assert "There is no record of the untuned model" not in page

@@ -17,7 +17,7 @@ from qbench.compare.items import items_of
 from qbench.compare.recommend.axes import Axis, Range, cost_axes_of, estimated, why_not
 from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.choices import Choice, Choices, warnings_of
-from qbench.compare.recommend.limits import BY_DEFAULT, Limit, cost_limits
+from qbench.compare.recommend.limits import BY_DEFAULT, Limit, cost_limits, minimized_of
 from qbench.compare.tuned.arms import arms_of, deployment_words
 from qbench.compare.tuned.changes import LOSS_MARGIN, loss_change
 from qbench.compare.variation import variation
@@ -93,7 +93,9 @@ def arm_choices(records: TableRecords, budget: Budget | None = None) -> Choices 
         limits[LOSS] = Limit(budget.max_loss_increase, "max", "max_loss_increase")
     elif LOSS in measured:
         limits[LOSS] = Limit(LOSS_MARGIN.amount, "max", BY_DEFAULT)
-    minimize = budget.minimize if budget.minimize in measured else "bytes"
+    minimize = minimized_of(budget, measured)
+    if minimize not in measured:  # of the untuned cells alone
+        minimize = minimized_of(Budget(), measured)
     if minimize not in measured:
         axes = (_axis_of(costs, minimize), *axes)
     return Choices(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.recommend.axes import Axis, Range, cost_axes_of, quality_axes, range_of
 from qbench.compare.recommend.budget import Budget
-from qbench.compare.recommend.limits import Limit, limits_of
+from qbench.compare.recommend.limits import Limit, limits_of, minimized_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,11 +84,10 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
         if one.value is not None and not (cell.reference and key in by_definition)
     }
     limits, lacking = limits_of(records, budget, every, measured)
+    minimize = minimized_of(budget, measured)
     kept = [*every, *lacking]
     shown = tuple(
-        axis
-        for axis in kept
-        if axis.key in measured or axis.key in limits or axis.key == budget.minimize
+        axis for axis in kept if axis.key in measured or axis.key in limits or axis.key == minimize
     )
     unknown = Range(None, None, None, "not measured")
     return Choices(
@@ -106,7 +105,7 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
             for cell in records.cells
         ),
         limits=limits,
-        minimize=budget.minimize,
+        minimize=minimize,
     )
 
 

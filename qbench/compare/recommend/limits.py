@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.recommend.axes import Axis
+from qbench.compare.recommend.budget import MINIMIZED
 from qbench.predict.devices import memory_of, parse_memory
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ def cost_limits(records: TableRecords, budget: Budget) -> dict[str, Limit]:
             limits[key] = Limit(bound, "max", f"max_{key}")
     _limit_by_gpu(limits, records, budget)
     return limits
+
+
+def minimized_of(budget: Budget, measured: Collection[str]) -> str:
+    """What is minimized; where nothing was said of it, the first that was measured."""
+    if "minimize" in budget.model_fields_set:
+        return budget.minimize
+    return next((key for key in MINIMIZED if key in measured), budget.minimize)
 
 
 def tasks_of(pattern: str, axes: Sequence[Axis]) -> list[Axis]:

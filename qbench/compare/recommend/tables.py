@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.recommend.arms import arm_choices
+from qbench.compare.recommend.budget import MINIMIZED
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import Recommendation, recommend
 
 if TYPE_CHECKING:
     from qbench.compare.recommend.budget import Budget
+    from qbench.compare.recommend.choices import Choices
     from qbench.compare.selection import TableRecords
 
 
@@ -28,7 +30,17 @@ class Recommended(NamedTuple):
 
 
 def recommendations(records: TableRecords, budget: Budget | None = None) -> Recommended:
-    """What to run of the untuned model, and what to train."""
-    untuned = choices(records, budget) if records.cells else None
-    made = (untuned, arm_choices(records, budget))
-    return Recommended(*(None if one is None else recommend(one) for one in made))
+    """What to run of the untuned model, and what to train.
+
+    Nothing where no cost was measured, or where there is one cell alone and no budget.
+    """
+    several = len(records.cells) > 1 or (records.cells and budget is not None)
+    made = (choices(records, budget) if several else None, arm_choices(records, budget))
+    return Recommended(
+        *(recommend(one) if one is not None and _has_costs(one) else None for one in made)
+    )
+
+
+def _has_costs(one: Choices) -> bool:
+    costs = [axis.key for axis in one.axes if axis.key in MINIMIZED]
+    return any(cell.ranges[key].value is not None for cell in one.cells for key in costs)
