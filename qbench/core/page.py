@@ -315,6 +315,7 @@ class Chooser:
     data: Mapping[str, Any]
     """What it is decided by, in plain values:
 
+    - `noun`: what one of them is;
     - `axes`: of each quantity `key`, `title`, `short`, `display`, `unit`, `better` (`lower`,
       `higher`), `kind` (`cost`, `quality`), `changes` (whether it is one from the reference), and
       how a picture's axis writes it: `symbol`, `divisor`;

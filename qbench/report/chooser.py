@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 def chooser(
-    found: Recommendation, table: Table, needed: Mapping[str, Mapping[str, str]]
+    found: Recommendation, table: Table, noun: str, needed: Mapping[str, Mapping[str, str]]
 ) -> Chooser:
     """The recommendation with its table, whose rows are the candidates in their order.
 
-    `needed` says by cell and axis what more data would decide.
+    `noun` names what is chosen; `needed` says by cell and axis what more data would decide.
     """
     choices = found.choices
     return Chooser(
         f"What to run of {choices.title}",
         table,
         {
+            "noun": noun,
             "axes": [_axis(axis, choices) for axis in choices.axes],
             "cells": [_cell(cell, needed.get(cell.label, {})) for cell in choices.cells],
             "rows": [choices.cells.index(one.cell) for one in found.candidates],

@@ -76,7 +76,7 @@ def recommendation_parts(found: Recommendation, told: Sequence[Part] = ()) -> li
     return [
         *(Words(line) for line in recommendation_lines(found)),
         *told,
-        chooser(found, _table(found), _every_needed(found)),
+        chooser(found, _table(found), _NOUN[found.choices.kind], _every_needed(found)),
         Words(_HOW, "quiet"),
     ]
 

@@ -53,10 +53,10 @@ def test_two_devices_share_what_compares() -> None:
     assert keys == ["bytes", "prefill", "decode", "perplexity:stdlib-heldout-w256-default"]
     assert joint.apart == ()
     assert [cell.label for cell in joint.choices.cells] == [
-        "Intel Xeon (2 cores) / fp32",
-        "Intel Xeon (2 cores) / nf4",
-        "Other CPU (8 cores) / fp32",
-        "Other CPU (8 cores) / nf4",
+        "fp32 (Intel Xeon (2 cores))",
+        "nf4 (Intel Xeon (2 cores))",
+        "fp32 (Other CPU (8 cores))",
+        "nf4 (Other CPU (8 cores))",
     ]
     assert [place.device for place in joint.places][1:3] == [
         "Intel Xeon (2 cores)",
@@ -115,8 +115,8 @@ def test_the_page_has_one_picture_and_one_table_of_all() -> None:
     parts = report_page(records).parts
     first = next(part for part in parts if isinstance(part, Chooser))
     assert [cell["label"] for cell in first.data["cells"]][::2] == [
-        "Intel Xeon (2 cores) / fp32",
-        "Other CPU (8 cores) / fp32",
+        "fp32 (Intel Xeon (2 cores))",
+        "fp32 (Other CPU (8 cores))",
     ]
     table = next(part for part in parts if isinstance(part, Table) and part.column("device"))
     devices = [figure.word for figure in table.column("device")]
@@ -137,7 +137,7 @@ def test_several_folders_make_one_report(tmp_path: Path) -> None:
     assert names == {f"{stem}.html", f"{stem}.md"}
     page = (tmp_path / "reports" / f"{stem}.md").read_text("utf-8")
     assert "older" not in page
-    assert "Other CPU (8 cores) / nf4" in page
+    assert "nf4 (Other CPU (8 cores))" in page
     refused = call(tmp_path, "report", "a", "absent")
     assert refused.code == 2
     assert "absent: no such folder" in refused.errors

@@ -38,8 +38,8 @@ class Joint:
 
     tables: tuple[TableRecords, ...]
     choices: Choices
-    """Of all their cells, each under the name that it has in the whole report; of the quantities
-    that two tables share."""
+    """Of all their cells, each named with where it was measured; of the quantities that two tables
+    share."""
     places: tuple[TableRecords, ...]
     """Where each of the cells was measured."""
     references: tuple[bool, ...]
@@ -76,7 +76,7 @@ def _joined(tables: Sequence[TableRecords], budgets: Mapping[str, Budget]) -> Jo
     cells, places = [], []
     for at, (table, mine) in enumerate(zip(tables, own, strict=True)):
         for cell in mine.cells:
-            cells.append(_renamed(cell, axes, keys[at], table))
+            cells.append(_placed(cell, _where(table, tables), axes, keys[at]))
             places.append(table)
     limits = {axis.key: own[0].limits[axis.key] for axis in axes if _is_limited(axis, own)}
     costs = [axis.key for axis in axes if axis.kind == "cost"]
@@ -147,11 +147,19 @@ def _record(axis: Axis, cells: Sequence[CellRecords]) -> Record | None:
     return next((one for one in found if one.status == "ok"), None)
 
 
-def _renamed(cell: Choice, axes: Sequence[Axis], known: set[str], table: TableRecords) -> Choice:
-    """The cell under its name in the whole report; what its table does not share is not known.
+def _where(table: TableRecords, tables: Sequence[TableRecords]) -> str:
+    """What the table differs in from the others."""
+    names = [(one.suite, one.device) for one in tables]
+    several = [len(set(column)) > 1 for column in zip(*names, strict=True)]
+    shown = zip((table.suite, table.device), several, strict=True)
+    return ", ".join(name for name, differs in shown if differs)
+
+
+def _placed(cell: Choice, where: str, axes: Sequence[Axis], known: set[str]) -> Choice:
+    """The cell with where it was measured; what its table does not share is not known.
 
     It is no one's reference: figures of other places are not told as shares of it.
     """
-    unknown = Range(None, None, None, f"not measured alike in {table.title}")
+    unknown = Range(None, None, None, f"not measured alike ({where})")
     ranges = {axis.key: cell.ranges[axis.key] if axis.key in known else unknown for axis in axes}
-    return replace(cell, label=cell.place, reference=False, ranges=ranges)
+    return replace(cell, label=f"{cell.label} ({where})", reference=False, ranges=ranges)

@@ -13,6 +13,7 @@ from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.limits import Limit
 from qbench.compare.recommend.recommend import recommend
+from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.core.record import Record
 from tests.pages import written_as
@@ -114,6 +115,7 @@ def test_every_picture_is_drawn_and_nothing_leaves_the_file(shown: Shown, path: 
     sizes = [plot.evaluate(DRAWN) for plot in plots]
     assert min(sizes) > 1, sizes
     assert all(plot.get_attribute("aria-label") for plot in plots)
+    assert {plot.get_attribute("role") for plot in plots} == {"img"}
     assert shown.said == []
     assert shown.asked == [path.as_uri()]
     policy = page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
@@ -249,8 +251,22 @@ class TestChoosing:
             standings |= {standing for _, standing in expected}
         assert standings >= {"recommended", "meets", "undecided", "fails"}
 
+    def test_so_is_that_for_tuned_models(self, shown: Shown, records: list[Record]) -> None:
+        (table,) = select(records).tables
+        tuned = recommendations(table).tuned
+        assert tuned is not None
+        expected = [[one.cell.label, one.standing] for one in tuned.candidates]
+        code = """({ limits, minimize }) => decide(choices[1], limits, minimize).candidates
+            .map((one) => [one.cell.label, one.standing])"""
+        bounds = {key: limit.bound for key, limit in tuned.choices.limits.items()}
+        asked = {"limits": bounds, "minimize": tuned.choices.minimize}
+        assert shown.page.evaluate(code, asked) == expected
+        assert shown.page.locator(".chooser").nth(1).get_attribute("data-recommended") == (
+            tuned.best.cell.label if tuned.best else ""
+        )
+
     def recommended(self, shown: Shown) -> str | None:
-        return shown.page.locator(".chooser").get_attribute("data-recommended")
+        return shown.page.locator(".chooser").first.get_attribute("data-recommended")
 
     def budgeted(self, records: list[Record], budget: Budget) -> str:
         (table,) = select(records).tables
@@ -261,7 +277,7 @@ class TestChoosing:
         self, shown: Shown, records: list[Record]
     ) -> None:
         page = shown.page
-        box = page.locator(".chooser")
+        box = page.locator(".chooser").first
         before = self.recommended(shown)
         assert before == self.budgeted(records, Budget())
         quality = box.get_by_role("textbox", name="change of perplexity")
@@ -290,7 +306,7 @@ class TestChoosing:
         assert box.get_by_role("button", name="Reset").is_disabled()
 
     def test_what_is_no_limit_is_told_and_changes_nothing(self, shown: Shown) -> None:
-        box = shown.page.locator(".chooser")
+        box = shown.page.locator(".chooser").first
         before = self.recommended(shown)
         field = box.get_by_label("static bytes at most")
         for text in ("soon", "6 parsecs", "-3 GiB", "1e999"):
@@ -305,7 +321,7 @@ class TestChoosing:
 
     def test_a_limit_is_dragged_and_moved_by_keys(self, shown: Shown) -> None:
         page = shown.page
-        box = page.locator(".chooser")
+        box = page.locator(".chooser").first
         box.scroll_into_view_if_needed()
         handle = box.locator(".handle.y")
         field = box.get_by_role("textbox", name="change of perplexity")
@@ -329,7 +345,7 @@ class TestChoosing:
         assert (self.recommended(shown), field.input_value()) == before
 
     def test_the_picture_is_of_any_cost_and_quality(self, shown: Shown) -> None:
-        box = shown.page.locator(".chooser")
+        box = shown.page.locator(".chooser").first
         selects = box.locator(".looks select")
         tried = []
         for cost in selects.nth(1).locator("option").all():

@@ -28,8 +28,8 @@ const checkOf = (axis, limit, range) => {
 };
 
 const judge = (cell, data, limits, minimize) => {
-  const checks = data.axes.filter((axis) => axis.key in limits)
-    .map((axis) => checkOf(axis, limits[axis.key], cell.ranges[axis.key]));
+  const checks = Object.entries(limits).map(([key, limit]) =>
+    checkOf(data.axes.find((axis) => axis.key === key), limit, cell.ranges[key]));
   const minimized = cell.ranges[minimize];
   const verdicts = new Set(checks.map((check) => check.verdict));
   let standing = "meets";
@@ -37,7 +37,7 @@ const judge = (cell, data, limits, minimize) => {
   else if (verdicts.has("fails")) standing = "fails";
   else if (verdicts.has("undecided") || minimized[0] === null) standing = "undecided";
   const ways = checks.map((check) => check.distance ?? Infinity);
-  return { cell, standing, checks, minimized, apart: null, distance: Math.max(0, ...ways) };
+  return { cell, standing, checks, minimized, apart: null, same: false, distance: Math.max(0, ...ways) };
 };
 
 const byRank = (data) => {
@@ -63,6 +63,8 @@ const decide = (data, limits, minimize) => {
       if (one.standing !== "meets") continue;
       const [high, low] = [best.minimized[2], one.minimized[1]];
       one.apart = high === null || low === null ? null : high < low;
+      const ends = [...best.minimized.slice(0, 3), ...one.minimized.slice(0, 3)];
+      one.same = ends[0] !== null && ends.every((end) => end === ends[0]);
     }
   }
   const near = candidates.filter((one) => ["undecided", "fails"].includes(one.standing)
@@ -137,7 +139,8 @@ const reasonsFor = (one, axis, made) => {
     return told.join("; ");
   }
   const told = one.checks.map((check) => `${check.axis.short} ${withInterval(check.axis, check.range)}`);
-  if (one.apart === false) {
+  if (one.same) told.push(`the same ${axis.short}`);
+  else if (one.apart === false) {
     told.push(`${axis.short} not told apart from the best's: the intervals overlap`);
   }
   return told.join("; ");
@@ -150,18 +153,20 @@ const listed = (names, last) => (names.length < 2 ? names.join("")
 const sentences = (data, limits, minimize, found) => {
   const axis = data.axes.find((each) => each.key === minimize);
   const { best, nearest, candidates } = found;
-  if (!best && !nearest) return ["No cell is shown to meet every limit.", "Of none is it known how far it is from them."];
+  const none = `No ${data.noun} is shown to meet every limit.`;
+  if (!best && !nearest) return [none, "Of none is it known how far it is from them."];
   if (!best) {
-    const lacks = [...nearest.checks.filter((check) => check.verdict === "fails"),
-      ...nearest.checks.filter((check) => check.verdict === "undecided")];
-    const why = lacks.length ? lacks.map((check) => whyNot(check, nearest.cell, data.limits)).join("; ")
+    const lacks = ["fails", "undecided"].flatMap((verdict) =>
+      nearest.checks.filter((check) => check.verdict === verdict));
+    const why = lacks.length
+      ? lacks.map((check) => whyNot(check, nearest.cell, data.limits)).join("; ")
       : `its ${axis.short} is not known: ${nearest.minimized[3] ?? "not measured"}`;
-    return ["No cell is shown to meet every limit.", `Nearest is ${nearest.cell.label}: ${why}.`];
+    return [none, `Nearest is ${nearest.cell.label}: ${why}.`];
   }
-  const level = candidates.filter((one) => one.standing === "meets");
-  const number = level.length + 1;
-  const why = number > 1 ? `the lowest ${axis.short} of the ${number} cells that meet every limit`
-    : "the only cell that meets every limit";
+  const others = candidates.filter((one) => one.standing === "meets");
+  const number = others.length + 1;
+  const why = number > 1 ? `the lowest ${axis.short} of the ${number} ${data.noun}s that meet every limit`
+    : `the only ${data.noun} that meets every limit`;
   const told = [`${axis.short} ${withInterval(axis, best.minimized)}`];
   for (const each of data.axes) {
     const range = best.cell.ranges[each.key];
@@ -170,15 +175,21 @@ const sentences = (data, limits, minimize, found) => {
     }
   }
   const more = [`${why}: ${told.join("; ")}.`];
-  const alike = level.filter((one) => one.apart !== true).map((one) => one.cell.label);
-  if (alike.length) {
-    more.push(`By ${axis.short}, ${listed(alike, "and")} ${alike.length > 1 ? "are" : "is"} not told apart from it.`);
-  }
-  const before = candidates.filter((one) => one.standing === "undecided"
-    && one.minimized[0] !== null && one.minimized[0] < best.minimized[0]);
-  if (before.length) {
-    more.push(`With more data it might be ${listed(before.map((one) => one.cell.label), "or")}.`);
-  }
+  const say = (some, one, several, last = "and") => {
+    const names = some.map((each) => each.cell.label);
+    if (names.length) more.push(names.length > 1 ? several(listed(names, last)) : one(listed(names, last)));
+  };
+  const by = `By ${axis.short}`;
+  say(others.filter((each) => each.same), (names) => `${names} has the same ${axis.short}.`,
+    (names) => `${names} have the same ${axis.short}.`);
+  say(others.filter((each) => each.apart === false && !each.same),
+    (names) => `${by}, ${names} is not told apart from it: the intervals overlap.`,
+    (names) => `${by}, ${names} are not told apart from it: the intervals overlap.`);
+  const unknown = (names) => `${by}, whether ${names} differ from it by more than chance is not known.`;
+  say(others.filter((each) => each.apart === null), unknown, unknown);
+  const maybe = (names) => `With more data it might be ${names}.`;
+  say(candidates.filter((one) => one.standing === "undecided" && one.minimized[0] !== null
+    && one.minimized[0] < best.minimized[0]), maybe, maybe, "or");
   return [best.cell.label, more.join(" ")];
 };
 

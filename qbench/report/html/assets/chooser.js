@@ -305,7 +305,7 @@ const chooserIn = (box, data) => {
     if (!across || !up) return;
     reset.disabled = !isChanged();
     view?.finalize();
-    const made = await vegaEmbed(plot, pictureOf(data, across, up, limits, roomFor(plot)), OPTIONS);
+    const made = await embed(plot, pictureOf(data, across, up, limits, roomFor(plot)));
     view = made.view;
     plot.setAttribute("aria-label", `${up.title} against ${across.title} of ${data.cells.length} cells;`
       + " the sentence above says which is recommended, the table below why not the others.");

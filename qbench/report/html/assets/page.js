@@ -216,6 +216,14 @@ const OPTIONS = {
   tooltip: { disableDefaultStyle: true },
 };
 
+// Drawn aside and put in at once; what the plot itself says of the picture stays as it is.
+const embed = async (plot, spec) => {
+  const inner = make("div");
+  const made = await vegaEmbed(inner, spec, OPTIONS);
+  plot.replaceChildren(inner);
+  return made;
+};
+
 const draw = async (plot) => {
   const spec = specs[Number(plot.dataset.chart)];
   const width = roomFor(plot);
@@ -224,7 +232,7 @@ const draw = async (plot) => {
     { config: { ...theme(), ...spec.config } });
   // Set here: Vega-Lite warns of it wherever the height follows from the number of bars.
   if (sized) compiled.autosize = { type: "fit-x", contains: "padding" };
-  const made = await vegaEmbed(plot, compiled, OPTIONS);
+  const made = await embed(plot, compiled);
   shown.get(plot)?.finalize();
   shown.set(plot, made);
   plot.dataset.drawn = String(width);
