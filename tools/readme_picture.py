@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "results" / "published" / "quickstart"
+RECORDS = ROOT / "results" / "published" / "full"
 PICTURES = ROOT / "docs" / "pictures"
 
 WIDTH, HEIGHT = 720, 400

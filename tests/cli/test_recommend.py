@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.workplace import Finished
 
 REPOSITORY = Path(__file__).parents[2]
-QUICKSTART = str(REPOSITORY / "results" / "published" / "quickstart")
+FULL = str(REPOSITORY / "results" / "published" / "full")
 
 
 def recommend(folder: Path, *arguments: str) -> Finished:
@@ -24,7 +24,7 @@ def recommend(folder: Path, *arguments: str) -> Finished:
 
 
 def test_it_says_what_to_run_under_the_default_and_how_to_say_otherwise(tmp_path: Path) -> None:
-    finished = recommend(tmp_path, QUICKSTART)
+    finished = recommend(tmp_path, FULL)
     assert finished.code == 0
     assert "Recommended: int8" in finished.output
     assert "the default one" in finished.output
@@ -46,7 +46,7 @@ def test_it_says_what_to_run_under_the_default_and_how_to_say_otherwise(tmp_path
     ],
 )
 def test_the_budget_decides(tmp_path: Path, arguments: list[str], cell: str) -> None:
-    finished = recommend(tmp_path, QUICKSTART, *arguments, "--format", "json")
+    finished = recommend(tmp_path, FULL, *arguments, "--format", "json")
     assert finished.code == 0, finished
     found, *_ = json.loads(finished.output)["recommendations"]
     assert found["recommended"] == cell
@@ -54,11 +54,11 @@ def test_the_budget_decides(tmp_path: Path, arguments: list[str], cell: str) -> 
 
 def test_where_nothing_meets_it_the_nearest_is_told_and_the_code_is_1(tmp_path: Path) -> None:
     arguments = ("--max-decode", "1.5ms", "--max-perplexity-increase", "2%")
-    finished = recommend(tmp_path, QUICKSTART, *arguments)
+    finished = recommend(tmp_path, FULL, *arguments)
     assert finished.code == 1
     assert "Nearest: fp16" in finished.output
     assert "It would meet decode at most 1.75 ms" in " ".join(finished.output.split())
-    found, *_ = json.loads(recommend(tmp_path, QUICKSTART, *arguments, "--format", "json").output)[
+    found, *_ = json.loads(recommend(tmp_path, FULL, *arguments, "--format", "json").output)[
         "recommendations"
     ]
     assert found["recommended"] is None
@@ -67,13 +67,13 @@ def test_where_nothing_meets_it_the_nearest_is_told_and_the_code_is_1(tmp_path: 
 
 def test_every_format_says_the_same(tmp_path: Path) -> None:
     for name in ("text", "markdown", "html"):
-        finished = recommend(tmp_path, QUICKSTART, "--format", name)
+        finished = recommend(tmp_path, FULL, "--format", name)
         assert finished.code == 0
         assert "Recommended: int8" in finished.output
 
 
 SUITE = """
-name: quickstart
+name: full
 models: bundled:tiny-mistral
 recommend:
   max_perplexity_increase: 3%
@@ -125,7 +125,7 @@ def test_a_suites_budget_holds_and_the_command_line_goes_before_it(tmp_path: Pat
 def test_what_cannot_be_used_is_told_with_place_and_remedy(
     tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
-    finished = recommend(tmp_path, QUICKSTART, *arguments)
+    finished = recommend(tmp_path, FULL, *arguments)
     assert finished.code == 2
     assert not finished.output
     told = " ".join(finished.errors.split())
@@ -158,8 +158,8 @@ def test_each_table_has_its_own_and_one_without_any_gives_1(tmp_path: Path) -> N
 def test_a_report_of_a_suite_chooses_by_its_budget(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "quickstart").symlink_to(QUICKSTART)
-    for where, cell in (("suite.yaml", "nf4-dq"), ("results/quickstart", "int8")):
+    (tmp_path / "results" / "full").symlink_to(FULL)
+    for where, cell in (("suite.yaml", "nf4-dq"), ("results/full", "int8")):
         finished = call(tmp_path, "report", where, "--format", "markdown", "--output", "-")
         assert finished.code == 0, finished
         assert f"**Recommended: {cell}**" in finished.output

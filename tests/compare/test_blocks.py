@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.estimates.bootstrap import Floats
 
-PUBLISHED = REPOSITORY / "results" / "published" / "quickstart"
+PUBLISHED = REPOSITORY / "results" / "published" / "full"
 
 
 def mean_of(sums: list[Floats]) -> Floats:
@@ -110,7 +110,7 @@ def test_windows_taken_for_independent_would_hold_it_far_less_often() -> None:
 
 @cache
 def published(cell: str, series: str) -> Floats:
-    """The values a token of the quickstart's windows, but for the last, which is shorter."""
+    """The values a token of the long quickstart's windows, but for the last, which is shorter."""
     (path,) = PUBLISHED.glob(f"*/tiny-mistral--{cell}/quality-stdlib-heldout-w256-default-*.json")
     record = json.loads(path.read_text())
     sums, tokens = (np.array(record["series"][name]) for name in (series, "window_tokens"))

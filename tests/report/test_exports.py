@@ -75,8 +75,8 @@ def close(row: pd.Series[Any], names: list[str], values: list[float | None]) -> 
 
 
 def test_the_decision_table() -> None:
-    table = next(one for one in tables("quickstart") if one.column("bits_per_weight.model"))
-    own = frame("quickstart").query("tabled and not derived")
+    table = next(one for one in tables("full") if one.column("bits_per_weight.model"))
+    own = frame("full").query("tabled and not derived")
     checked = 0
     for row, column, figure in figures(table):
         if figure.value is None:
@@ -92,7 +92,7 @@ def test_the_decision_table() -> None:
     assert checked > 50
 
 
-@pytest.mark.parametrize("suite", ["quickstart", "finetune"])
+@pytest.mark.parametrize("suite", ["full", "finetune"])
 def test_every_difference_from_the_reference_with_its_verdict_and_margin(suite: str) -> None:
     (table,) = titled(suite, "Differences from")
     reference = table.title.removeprefix("Differences from ").partition(":")[0]
@@ -122,9 +122,9 @@ def test_every_difference_from_the_reference_with_its_verdict_and_margin(suite: 
 
 
 def test_scores_and_flips_of_every_task() -> None:
-    known = frame("quickstart").query("tabled and measurement == 'tasks'")
-    shown = [*titled("quickstart", "Task: "), *titled("quickstart", "Tuned: Task: ")]
-    shown += [table for table in titled("quickstart", "Task: ") if table.stub == "cell"]
+    known = frame("full").query("tabled and measurement == 'tasks'")
+    shown = [*titled("full", "Task: "), *titled("full", "Tuned: Task: ")]
+    shown += [table for table in titled("full", "Task: ") if table.stub == "cell"]
     checked = 0
     for table in shown:
         score = table.columns[0].key
@@ -158,7 +158,7 @@ def test_every_change_that_fine_tuning_made() -> None:
     assert checked > 20
 
 
-@pytest.mark.parametrize("suite", ["quickstart", "finetune"])
+@pytest.mark.parametrize("suite", ["full", "finetune"])
 def test_json_holds_every_number_of_the_tables_that_are_judged(suite: str) -> None:
     document = json.loads(written_as("json", records(suite)))
     known = Counter(_known(document["decision_tables"] + document["fine_tuning"]))
@@ -199,10 +199,10 @@ def _known(value: object) -> Iterator[tuple[Any, ...]]:
 
 
 def test_a_frame_is_what_the_csv_holds() -> None:
-    made, read = to_frame(records("quickstart")), frame("quickstart")
+    made, read = to_frame(records("full")), frame("full")
     assert len(made) == len(read)
     for name in ("pooled", "low", "high", *CHANGE, "margin", "level"):
         pd.testing.assert_series_equal(made[name], read[name], check_exact=False)
     assert list(made["verdict"].fillna("")) == list(read["verdict"].fillna(""))
-    tabled = {id(one) for one in select(records("quickstart")).records}
+    tabled = {id(one) for one in select(records("full")).records}
     assert made.loc[~made["derived"], "tabled"].sum() >= len(tabled)

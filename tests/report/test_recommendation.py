@@ -168,7 +168,7 @@ def test_of_a_grid_of_budgets_the_same_cell_is_chosen_by_loops(suite: str) -> No
     assert tried > 5
 
 
-@pytest.mark.parametrize("suite", ["quickstart", "integers", "finetune", "quality"])
+@pytest.mark.parametrize("suite", ["full", "integers", "finetune", "quality"])
 def test_the_interval_of_a_change_is_about_that_of_plain_pairs(suite: str) -> None:
     for table, made in tables_of(suite):
         reference = table.reference
@@ -193,7 +193,7 @@ def test_the_interval_of_a_change_is_about_that_of_plain_pairs(suite: str) -> No
 
 
 def test_a_task_is_limited_by_its_paired_interval() -> None:
-    (table, made), *_ = tables_of("quickstart")
+    (table, made), *_ = tables_of("full")
     key = "tasks.stdlib-choice.acc"
     reference = table.reference
     assert reference is not None
@@ -213,10 +213,10 @@ def test_a_task_is_limited_by_its_paired_interval() -> None:
 
 
 def test_the_default_budget_is_one_per_cent_of_perplexity_and_it_is_said() -> None:
-    (_, made), *_ = tables_of("quickstart")
+    (_, made), *_ = tables_of("full")
     assert made.minimize == "bytes"
     assert made.limits == {f"perplexity:{TEXT}": Limit(0.01, "max", "default")}
-    page = as_markdown(report_page(records_of("quickstart")))
+    page = as_markdown(report_page(records_of("full")))
     first = page.index("**Recommended: int8**")
     assert first < page.index("| precision")
     assert "As no limit on quality was given, the default one holds" in page
@@ -224,7 +224,7 @@ def test_the_default_budget_is_one_per_cent_of_perplexity_and_it_is_said() -> No
 
 
 def test_a_stated_limit_on_quality_replaces_the_default() -> None:
-    (table, _), *_ = tables_of("quickstart")
+    (table, _), *_ = tables_of("full")
     limits = choices(table, Budget(max_kl=0.03)).limits
     assert limits == {f"kl:{TEXT}": Limit(0.03, "max", "max_kl")}
     limits = choices(table, Budget(max_bytes=2.0)).limits
@@ -283,8 +283,8 @@ def test_what_failed_is_undecided_with_its_reason() -> None:
 
 
 def test_json_holds_every_figure_limit_and_verdict() -> None:
-    document, _ = document_of("quickstart")["recommendations"]
-    (_, made), *_ = tables_of("quickstart")
+    document, _ = document_of("full")["recommendations"]
+    (_, made), *_ = tables_of("full")
     assert document["recommended"] == "int8"
     assert document["limits"][f"perplexity:{TEXT}"] == {
         "bound": 0.01,

@@ -74,7 +74,7 @@ def test_published_suites_fit_with_each_table_in_one_piece(suite: str, width: in
 
 
 def test_seven_precisions_have_all_that_is_decided_by_in_80_columns() -> None:
-    records = published("quickstart")
+    records = published("full")
     (table,) = select(records).tables
     assert len(table.cells) == 7
     lines = tables_in(shown(records, 80))[0]
@@ -204,12 +204,12 @@ class TestLines:
         assert "close other programs" not in text
 
     def test_the_sentences_are_left_to_the_page(self) -> None:
-        text = " ".join(shown(published("quickstart"), 80).split())
+        text = " ".join(shown(published("full"), 80).split())
         for words in ("Smallest:", "Lowest prefill time", "It takes:", "trained 9.02 %"):
             assert words not in text
 
     def test_what_to_run_comes_first_in_a_line_with_its_limits(self) -> None:
-        lines = shown(published("quickstart"), 80).splitlines()
+        lines = shown(published("full"), 80).splitlines()
         assert lines[1].startswith("Recommended: int8, the lowest static bytes of the 4 cells")
         assert " ".join(" ".join(lines[2:4]).split()) == (
             "Limited by: perplexity on stdlib-heldout at most +1 % (by default; qbench recommend"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return read_folder(REPOSITORY / "results" / "published" / "quickstart")[0]
+    return read_folder(REPOSITORY / "results" / "published" / "full")[0]
 
 
 def words(page: str) -> str:
