@@ -1,7 +1,7 @@
 """The command line: suite → plan → run → records → report. The only place that prints and exits.
 
-Exit codes: 0 fine, 1 cells failed or records lack, 2 the user can fix it, 3 a bug in qbench, 130
-interrupted, 141 its output is read no more.
+Exit codes: 0 fine, 1 cells failed, records lack or nothing meets a budget, 2 the user can fix it,
+3 a bug in qbench, 130 interrupted, 141 its output is read no more.
 """
 
 from __future__ import annotations

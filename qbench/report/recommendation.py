@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.limits import BY_DEFAULT
+from qbench.core.names import shortened
 from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words, bullets
 from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
@@ -46,6 +47,8 @@ _HOW = (
     "A cell meets a limit when its whole 95 % interval (in brackets) lies within it, fails when the"
     " whole interval lies beyond, and is undecided else."
 )
+_LONGEST_WARNING = 200
+_MOST_WARNINGS = 3
 _LIKE = {
     "untuned": "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode",
     "tuned": "qbench recommend --max-loss-increase 0.05 --max-training-peak 20GiB",
@@ -83,7 +86,7 @@ def recommendation_parts(found: Recommendation, told: Sequence[Part] = ()) -> li
 
 def recommendation_lines(found: Recommendation) -> list[Line]:
     """What to run, what it costs and loses, and by what it was limited: a line each."""
-    return [*_what(found), _limits(found)]
+    return [*_what(found), *_warnings(found), _limits(found)]
 
 
 def terminal_lines(found: Recommendation) -> list[Line]:
@@ -207,6 +210,14 @@ def _nothing(found: Recommendation) -> list[Line]:
     if relaxed:
         lines.append(f"It would meet {' and '.join(relaxed)}.")
     return lines
+
+
+def _warnings(found: Recommendation) -> list[Line]:
+    """What the records of the best warn of."""
+    told = () if found.best is None else found.best.cell.warnings
+    shown = [shortened(text, _LONGEST_WARNING) for text in told[:_MOST_WARNINGS]]
+    more = [f"{len(told) - len(shown)} more"] if len(told) > len(shown) else []
+    return [f"Its records warn: {'; '.join([*shown, *more])}."] if shown else []
 
 
 def _limits(found: Recommendation, *, briefly: bool = False) -> Line:

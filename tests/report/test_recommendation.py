@@ -29,7 +29,7 @@ from qbench.core.store import read_folder
 from qbench.report.as_json import render
 from qbench.report.markdown import render as as_markdown
 from qbench.report.report_page import report_page
-from tests.record_factory import make_failure, quickstart_records
+from tests.record_factory import make_environment, make_failure, make_record, quickstart_records
 
 if TYPE_CHECKING:
     from qbench.compare.recommend.choices import Choices
@@ -316,3 +316,80 @@ def test_nothing_is_recommended_where_no_cost_was_measured_or_nothing_is_to_choo
         assert "Recommended" not in page
         assert "is shown to meet" not in page
         assert "There is no record of the untuned model" not in page
+
+
+GPU = make_environment(
+    device="NVIDIA H200",
+    device_kind="nvidia-h200",
+    device_type="cuda",
+    device_memory_bytes=140 * 2**30,
+    gpus_memory_bytes=(140 * 2**30, 140 * 2**30),
+)
+
+
+def on_gpu(precision: str, peak: float | None, **changes: Any) -> list[Record]:
+    """Bytes and the peak of a cell on a GPU; that of one that had no room is None."""
+    footprint = make_record(
+        precision, "footprint", {"memory.static": 2.0**30}, environment=GPU, **changes
+    )
+    memory = {"memory.peak": peak, "memory.peak.inference": peak}
+    if peak is None:
+        more = {"status": "oom", "reason": "no room", "metrics": {}}
+        taken = make_record(precision, "memory", slug="b1", environment=GPU, **(changes | more))
+    else:
+        taken = make_record(precision, "memory", memory, slug="b1", environment=GPU, **changes)
+    return [footprint, taken]
+
+
+def test_what_a_gpu_had_no_room_for_fails_its_memory_and_any_less() -> None:
+    records = [*on_gpu("fp32", None, reference=True), *on_gpu("nf4", 2.0**31)]
+    (table,) = select(records).tables
+    for budget in (None, Budget(gpu="24GB"), Budget(max_peak=2.0**31)):
+        found = recommend(choices(table, budget))
+        assert {one.cell.label: one.standing for one in found.candidates} == {
+            "nf4": "recommended",
+            "fp32": "fails",
+        }
+    larger = recommend(choices(table, Budget(gpu="200GiB")))
+    assert {one.cell.label: one.standing for one in larger.candidates}["fp32"] == "undecided"
+
+
+def test_a_model_over_several_gpus_has_the_memory_of_all() -> None:
+    (table,) = select(on_gpu("bf16", 2.0**37)).tables
+    assert choices(table).limits["peak"].bound == 140 * 2**30
+    spread = [
+        one.model_copy(
+            update={
+                "cell": one.cell.model_copy(
+                    update={"model": one.cell.model.model_copy(update={"device_map": "auto"})}
+                )
+            }
+        )
+        for one in on_gpu("bf16", 2.0**37)
+    ]
+    (table,) = select(spread).tables
+    assert choices(table).limits["peak"].bound == 280 * 2**30
+
+
+def with_faults(record: Record) -> Record:
+    loaded = {"faults": [{"layer": "model.layers.0", "reason": "wrong"}]}
+    return record.model_copy(update={"details": {**record.details, "loaded": loaded}})
+
+
+def test_a_faulty_cell_is_never_chosen_nor_anything_held_against_a_faulty_reference() -> None:
+    records = quickstart_records()
+    (table,) = select(records).tables
+    best = recommend(choices(table, Budget(max_perplexity_increase=0.5))).best
+    assert best is not None
+    spoiled = [with_faults(one) if one.cell.label == best.cell.label else one for one in records]
+    (table,) = select(spoiled).tables
+    found = recommend(choices(table, Budget(max_perplexity_increase=0.5)))
+    standings = {one.cell.label: one.standing for one in found.candidates}
+    assert standings[best.cell.label] == "faulty"
+    assert found.best is not None
+    assert found.best.cell.label != best.cell.label
+    spoiled = [with_faults(one) if one.reference else one for one in records]
+    (table,) = select(spoiled).tables
+    found = recommend(choices(table, Budget(max_perplexity_increase=0.5)))
+    assert {one.standing for one in found.candidates} == {"faulty", "undecided"}
+    assert "do not compute what they hold" in as_markdown(report_page(spoiled))

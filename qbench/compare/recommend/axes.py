@@ -176,7 +176,7 @@ def quality_axes(records: TableRecords) -> list[Axis]:
 def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Range:
     """What the records say of one quantity of a cell."""
     mine = cell.of(axis.measurement, axis.item)
-    lacking = why_not(mine, axis.metric)
+    lacking = why_not(mine, axis.metric) or _faulty_reference(axis, reference)
     if axis.kind == "quality" and cell.reference and any(one.status == "ok" for one in mine):
         return Range(0.0, 0.0, 0.0)  # by definition; of its divergence there is no figure
     if lacking:
@@ -187,6 +187,13 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     if isinstance(found, Gap):
         return Range(None, None, None, found.reason)
     return estimated(found, _plain_change(found))
+
+
+def _faulty_reference(axis: Axis, reference: CellRecords | None) -> str | None:
+    """Why nothing can be held against the reference; None where it can."""
+    if axis.kind == "quality" and reference is not None and reference.faulty:
+        return f"the reference {reference.label} has layers that do not compute what they hold"
+    return None
 
 
 def _paired(axis: Axis, mine: Sequence[Record], reference: CellRecords | None) -> Difference | Gap:

@@ -106,7 +106,8 @@ def _limit_by_gpu(limits: dict[str, Limit], records: TableRecords, budget: Budge
     on = next((one.environment for cell in records.every for one in cell.records), None)
     if "peak" in limits or on is None or on.device_type != "cuda":
         return
-    own = memory_of(on)
+    spread = any(cell.records[0].cell.model.device_map is not None for cell in records.every)
+    own = memory_of(on, spread=spread)
     taken = any(cell.of("memory") for cell in records.every)
     if own is not None and taken:
         limits["peak"] = Limit(float(own.bytes), "max", own.name)
