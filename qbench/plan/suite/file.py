@@ -144,7 +144,8 @@ def _by_name(value: object) -> object:
 
 def _precision_tag(value: dict[str, Any]) -> str:
     """Names the class of an entry; that of a key which is no precision, where there is none."""
-    first, *_ = [*filter(precisions().get, value), *(key for key in value if key != "name")]
+    others = (key for key in value if key != "name")
+    first, *_ = [*filter(precisions().get, value), *others, *value]
     return f"precision-{first}"
 
 

@@ -15,7 +15,7 @@ from qbench.plan.suite.written import OF_FILES, Written, read_file
 from qbench.plan.suite.yaml_lines import read_yaml, write_yaml
 from qbench.precisions import FIRST_LOOK, precisions, with_defaults
 from qbench.precisions.computing import computed_in
-from qbench.sources.bundled import PREFIX
+from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.models.headers import ADAPTER_CONFIG
 from qbench.sources.models.random_models import RANDOM_PREFIX
 from qbench.sources.models.resolve import parse_model, resolve_model
@@ -81,7 +81,7 @@ def read_source(
     """
     if names_model(argument):
         return _of_model(argument, wishes, has_bf16).set(settings)
-    found = read_file(Path(argument), _EXPECTED)
+    found = read_file(Path(argument), _EXPECTED, _models_beside(argument))
     if wishes.given:
         raise UsageError(
             f"{wishes.given[0]}: found a suite's file, {argument}, which says so itself; expected a"
@@ -105,6 +105,16 @@ def names_model(argument: str) -> bool:
         return hub is not None and not Path(hub["owner"]).is_dir()
     except (OSError, ValueError, RuntimeError):  # a path that is none, or of a user who is none
         return False
+
+
+def _models_beside(argument: str) -> list[str]:
+    """What may have been meant by a name that is none: bundled models, and folders of models."""
+    above = Path(argument).parent
+    try:
+        folders = [str(one.parent) for one in above.glob("*/config.json")]
+    except (OSError, ValueError):
+        folders = []
+    return [*(PREFIX + name for name in bundled_models()), *folders]
 
 
 def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Written:

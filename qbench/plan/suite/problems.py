@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.aliases import OTHER_VALUES
 from qbench.core.names import did_you_mean, nearest_name, shortened
 from qbench.core.spec import slugify
 from qbench.plan.suite.node import Node
@@ -149,7 +150,9 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
     value = node.value
     parts = (schema, *schema.get("anyOf", ()))
     kinds = {part.get("type") for part in parts}
-    names = [str(name) for part in parts for name in part.get("enum", ())]
+    names = [
+        str(name) for part in parts for name in (*part.get("enum", ()), *part.get(OTHER_VALUES, ()))
+    ]
     if value in (None, ()):
         return "give it a value, or remove the line"
     if isinstance(value, bool | int | float) and "string" in kinds and not names:

@@ -66,15 +66,15 @@ def read_text(text: str, file: str, base: Path) -> Written:
     return Written(file, base, top, tuple(problems), blank=not text.strip())
 
 
-def read_file(path: Path, expected: str = OF_FILES) -> Written:
+def read_file(path: Path, expected: str = OF_FILES, others: Sequence[str] = ()) -> Written:
     """What a suite's file says; raises `SuiteError` when it cannot be read.
 
-    `expected` is what a message asks for where it is no file.
+    `expected` is what a message asks for where it is no file, `others` what may be meant as well.
     """
-    return read_text(_text_of(path, expected), str(path), path.resolve().parent)
+    return read_text(_text_of(path, expected, others), str(path), path.resolve().parent)
 
 
-def _text_of(path: Path, expected: str) -> str:
+def _text_of(path: Path, expected: str, others: Sequence[str]) -> str:
     remedy = None
     try:
         if path.is_dir():
@@ -83,7 +83,10 @@ def _text_of(path: Path, expected: str) -> str:
         elif not path.exists():
             found = "no such file"
             near = [str(path.parent / name) for name in _yaml_names(path.parent)]
-            remedy = did_you_mean(str(path), near) or "`qbench init` writes a suite to start from"
+            remedy = (
+                did_you_mean(str(path), [*near, *others])
+                or "`qbench init` writes a suite to start from"
+            )
         elif not path.is_file():
             found = "something that is no regular file"
         elif path.stat().st_size > LARGEST_FILE_BYTES:

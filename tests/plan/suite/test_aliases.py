@@ -230,6 +230,7 @@ def test_records_by_other_names_have_the_same_keys(tmp_path: Path) -> None:
         ("precisions: [fp32: {bnb_4bit_compute_dtype: fp16}]", "precisions[0].fp32.bnb_4bit_compute_dtype", ["option of fp4, nf4, nf4-dq"]),
         ("precisions: [nf4: {bnb_4bit_quant_type: nf4}]", "precisions[0].nf4.bnb_4bit_quant_type", ["the precision's own name says it"]),
         ("precisions: [nf4: {bnb_4bit_compute_dtype: float64}]", "precisions[0].nf4.compute_dtype", ["one of bf16, fp16, fp32"]),
+        ("finetune: {methods: [{method: full, optim: adamw_troch}]}", "finetune.methods[0].optimizer", ["one of adamw, adamw_8bit", "did you mean 'adamw_torch'?"]),
         ("finetune: {methods: [{method: full, r: 3}]}", "finetune.methods[0].r", ["unknown option of full 'r'", "option of lora, qat"]),
         ("finetune: {methods: [{method: lora, warmup_steps: 3}]}", "finetune.methods[0].warmup_steps", ["a share of the steps, not a number of them"]),
         ("finetune: {methods: [{method: lora, max_seq_length: 3}]}", "finetune.methods[0].max_seq_length", ["`max_tokens`, which leaves longer examples out"]),

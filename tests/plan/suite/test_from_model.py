@@ -192,10 +192,14 @@ def test_what_is_wrong_is_told_where_it_was_given(
         ("absent.yaml", ["no such file", "qbench init"]),
         ("folder", ["folder: found a folder", "a folder with config.json"]),
         ("folder/absent", ["no such file"]),
+        ("my-modle", ["no such file", "did you mean 'my-model'?"]),
+        ("tiny-mistral", ["no such file", "did you mean 'bundled:tiny-mistral'?"]),
     ],
 )
 def test_what_is_neither_suite_nor_model(here: Path, argument: str, words: list[str]) -> None:
-    (here / "folder").mkdir()
+    for name in ("folder", "my-model"):
+        (here / name).mkdir()
+    (here / "my-model" / "config.json").touch()
     with pytest.raises(SuiteError) as caught:
         suite_of(argument)
     for word in words:

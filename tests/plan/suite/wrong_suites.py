@@ -15,6 +15,8 @@ WRONG_LINES = [
     ("precisions: [fp23]", "precisions[0]", ["unknown precision 'fp23'", "'fp32'"]),
     ("precisions: [NF4]", "precisions[0]", ["'nf4'"]),
     ("precisions: nf5", "precisions", ["unknown precision 'nf5'"]),
+    ("precisions: name", "precisions", ["unknown precision 'name'"]),
+    ("precisions: [fp32, name]", "precisions[1]", ["unknown precision 'name'"]),
     ("precisions: [on]", "precisions[0]", ["unknown precision 'on'"]),
     ("precisions: [fp32, nf4: {compute_dtpye: fp16}]", "precisions[1].nf4.compute_dtpye", ["'compute_dtype'?"]),
     ("precisions: [fp32: {compute_dtype: fp16}]", "precisions[0].fp32.compute_dtype", ["there is no option of fp32", "option of fp4, nf4, nf4-dq"]),
