@@ -48,6 +48,7 @@ def report(
     """Render records as a table on the terminal and as a file."""
     from qbench.core.errors import StoreError
     from qbench.core.store import tell_unreadable
+    from qbench.report.console import say
     from qbench.report.files import by_suite, together
     from qbench.report.formats import TEXT, find_format, report_subject, written_formats
 
@@ -58,7 +59,9 @@ def report(
     records, unreadable = _read(named)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
-        for part in by_suite(records):
+        for at, part in enumerate(by_suite(records)):
+            if at:
+                say("")
             show(report_subject(part, budgets), TEXT)
     if output is not None and (records or output == TERMINAL):
         show(report_subject(records, budgets), chosen[0], output)
