@@ -23,14 +23,15 @@ _KEPT: Mapping[str, tuple[str, int]] = {
     "bits_per_weight.linear.nominal": ("if packed", 8),
     "memory.static": ("static", 0),
     "memory.peak.inference": ("peak", 1),
-    "memory.peak": ("peak", 1),
+    "memory.peak": ("", 1),
     "latency.prefill": ("prefill", 4),
     "latency.decode": ("decode/token", 2),
     "change": ("perplexity change", 0),
     "perplexity": ("perplexity", 3),
     "kl": ("KL", 5),
 }
-"""Titles, and which column is left out first; those of further texts stand behind."""
+"""Titles (the decision table's own where none is given), and which column is left out first; those
+of further texts stand behind."""
 _FURTHER_TEXT = 10
 _TASK = 9
 _TOLD_WITH_INTERVAL = frozenset({"change", "task"})
@@ -101,6 +102,7 @@ def _called(table: Table, kinds: Sequence[str]) -> list[str]:
 
 def _briefly(column: Column, kind: str, slug: str, texts: Sequence[str]) -> Column:
     title, spare = _KEPT[kind]
+    title = title or column.title
     if slug and len(texts) > 1:
         title += column.title.removeprefix(column.title.split()[0])
         spare += _FURTHER_TEXT * texts.index(slug)
