@@ -23,7 +23,7 @@ _Name = Annotated[str, Field(min_length=1)]
 class LoraOptions(TrainingOptions):
     """Options of `lora`."""
 
-    rank: Annotated[PositiveInt, Also("r")] = 16
+    rank: Annotated[PositiveInt, Also("r", "lora_r", "lora_rank")] = 16
     """Columns of B and rows of A: the rank of the update."""
     alpha: Annotated[PositiveNumber | None, Also("lora_alpha")] = None
     """The update counts alpha/rank times; twice the rank unless given, so that a sweep over ranks
@@ -32,7 +32,7 @@ class LoraOptions(TrainingOptions):
     """Share of a layer's inputs that the adapter does not see in a step."""
     target: Annotated[
         Literal["default", "all-linear"] | Annotated[tuple[_Name, ...], Field(min_length=1)],
-        Also("target_modules"),
+        Also("target_modules", "lora_target_modules", "lora_target"),
     ] = "default"
     """Layers with an adapter: PEFT's choice for the architecture (the attention's query and value
     for Llama and Mistral), every linear layer but the head, or a list of names."""

@@ -56,7 +56,7 @@ class TrainingOptions(Frozen):
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW's decay, of matrices alone: biases and norms are left out."""
-    epochs: Annotated[PositiveNumber, Also("num_train_epochs")] = 1.0
+    epochs: Annotated[PositiveNumber, Also("num_train_epochs", "num_epochs")] = 1.0
     """How often each example is seen; the last step is filled up from the next epoch."""
     steps: Annotated[PositiveInt | None, Also("max_steps")] = None
     """Optimizer steps; given, the epochs do not count."""

@@ -64,6 +64,7 @@ class FourBitOptions(Frozen):
         Also(
             "bnb_4bit_compute_dtype",
             unlike={
+                "load_in_4bit": "the precision's own name says it: nf4 or fp4",
                 "bnb_4bit_quant_type": "the precision's own name says it: nf4 or fp4",
                 "bnb_4bit_use_double_quant": "the precision nf4-dq is nf4 with it",
             },

@@ -44,7 +44,10 @@ class Int8Options(Frozen):
 
     bitsandbytes rounds the weights to fp16 before it quantizes them, whatever this type is.
     """
-    threshold: Annotated[float, Also("llm_int8_threshold")] = Field(default=6.0, ge=0)
+    threshold: Annotated[
+        float,
+        Also("llm_int8_threshold", unlike={"load_in_8bit": "the precision's own name says it"}),
+    ] = Field(default=6.0, ge=0)
     """Activation columns with a value of this size or more are computed in floating point; 0 turns
     it off."""
 

@@ -45,7 +45,7 @@ class QatOptions(TrainingOptions):
 
     learning_rate: PositiveNumber = 2e-5
     """The highest, reached after the warm-up; as in full tuning. With a rank some ten times it."""
-    rank: Annotated[PositiveInt | None, Also("r")] = None
+    rank: Annotated[PositiveInt | None, Also("r", "lora_r", "lora_rank")] = None
     """Of LoRA's adapters, trained in place of all weights; null trains these. Their product is
     added to the weights before these are rounded, so that codes alone are left to serve."""
     alpha: Annotated[PositiveNumber | None, Also("lora_alpha")] = None

@@ -16,7 +16,7 @@ from qbench.measures import asked_for
 from qbench.plan.suite.aliases import WHOLE, Kind
 from qbench.plan.suite.file import MeasureEntry, MethodEntry, ModelEntry, PrecisionEntry
 from qbench.plan.suite.node import Node, join_path
-from qbench.plan.suite.yaml_lines import read_yaml
+from qbench.plan.suite.yaml_lines import MAX_DEPTH, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,7 +59,7 @@ def read_settings(assignments: Iterable[str], known: str = OF_SUITE) -> tuple[Se
     for text in assignments:
         found = _ASSIGNMENT.fullmatch(text)
         steps = _steps(found[1]) if found else ()
-        if found is None or not all(steps):
+        if found is None or not all(steps) or len(steps) > MAX_DEPTH:
             found_text = shortened(text)
             raise UsageError(
                 f"--set: found {found_text!r}; expected KEY=VALUE, where KEY is {known}"
@@ -126,7 +126,7 @@ def _placed(node: Node | None, steps: Steps, setting: Setting, kind: Kind, path:
         return _placed(node, steps[1:], setting, kind, path)  # alone in place of a list
     holder = _expanded(node, kind, setting)
     if not isinstance(holder.value, dict):
-        found = f"'{shortened(holder.text)}', which has no '{steps[0]}'"
+        found = f"'{shortened(holder.text)}', which has no '{shortened(steps[0])}'"
         raise _NoPlaceError(setting, path, found, "a mapping to set a key of")
     key, rest = _key(holder.value, steps, kind)
     child = _placed(
@@ -138,11 +138,12 @@ def _placed(node: Node | None, steps: Steps, setting: Setting, kind: Kind, path:
 def _in_list(
     node: Node, entries: tuple[Node, ...], steps: Steps, setting: Setting, kind: Kind, path: str
 ) -> Node:
-    if not steps[0].isdecimal() or int(steps[0]) >= len(entries):
-        found = f"'{steps[0]}' for an entry of a list of {len(entries)}"
+    places = {str(at): at for at in range(len(entries))}
+    if steps[0] not in places:
+        found = f"'{shortened(steps[0])}' for an entry of a list of {len(entries)}"
         last = len(entries) - 1
         raise _NoPlaceError(setting, path, found, f"a number from 0 to {last}" if last else "0")
-    at = int(steps[0])
+    at = places[steps[0]]
     made = _placed(entries[at], steps[1:], setting, kind, f"{path}[{at}]")
     return replace(node, value=(*entries[:at], made, *entries[at + 1 :]))
 

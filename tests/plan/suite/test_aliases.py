@@ -229,6 +229,7 @@ def test_records_by_other_names_have_the_same_keys(tmp_path: Path) -> None:
         ("measure: {latency: {batch_size: 1, input_len: 3, n_prompt: 4}}", "measure.latency.n_prompt", ["'input_len' (line 2)", "keep `prompt_tokens`"]),
         ("precisions: [fp32: {bnb_4bit_compute_dtype: fp16}]", "precisions[0].fp32.bnb_4bit_compute_dtype", ["option of fp4, nf4, nf4-dq"]),
         ("precisions: [nf4: {bnb_4bit_quant_type: nf4}]", "precisions[0].nf4.bnb_4bit_quant_type", ["the precision's own name says it"]),
+        ("precisions: [int8: {load_in_8bit: true}]", "precisions[0].int8.load_in_8bit", ["the precision's own name says it"]),
         ("precisions: [nf4: {bnb_4bit_compute_dtype: float64}]", "precisions[0].nf4.compute_dtype", ["one of bf16, fp16, fp32"]),
         ("finetune: {methods: [{method: full, optim: adamw_troch}]}", "finetune.methods[0].optimizer", ["one of adamw, adamw_8bit", "did you mean 'adamw_torch'?"]),
         ("finetune: {methods: [{method: full, r: 3}]}", "finetune.methods[0].r", ["unknown option of full 'r'", "option of lora, qat"]),

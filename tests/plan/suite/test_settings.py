@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qbench.core.errors import SuiteError, UsageError
+from qbench.core.names import shortened
 from qbench.measures import asked_for
 from qbench.plan.suite.settings import read_settings
 from qbench.plan.suite.suite import Suite, load_suite_text, make_suite
@@ -154,6 +155,7 @@ def test_an_entry_that_stands_alone_is_the_first_of_its_list() -> None:
         ("measure.latency.repeat=1", "did you mean 'repeats'?"),
         ("measure.latency={batch: 1, batch_size: 2}", "'batch_size' beside 'batch' (--set "),
         ("models.2.name=x", "models: found '2' for an entry of a list of 2; expected a number from 0 to 1"),
+        (f"models.{'9' * 70}=x", f"models: found '{'9' * 29}…{'9' * 29}' for an entry of a list of 2"),
         ("models.name=x", "found 'name' for an entry of a list of 2"),
         ("exclude.0.precision=x", "exclude: found no list there"),
         ("name.first=x", "name: found 'mine', which has no 'first'; expected a mapping"),
@@ -171,11 +173,13 @@ def test_an_entry_that_stands_alone_is_the_first_of_its_list() -> None:
 )  # fmt: skip
 def test_what_is_wrong_has_the_setting_as_its_place(assignment: str, words: str) -> None:
     told = problem_of(assignment)
-    assert told.startswith(f"--set {assignment}: ")
+    assert told.startswith(f"--set {shortened(assignment, 80)}: ")
     assert words in told
 
 
-@pytest.mark.parametrize("text", ["", "name", "=x", "a..b=1", ".a=1", " = ", "[0]=x"])
+@pytest.mark.parametrize(
+    "text", ["", "name", "=x", "a..b=1", ".a=1", " = ", "[0]=x", "a." * 5000 + "a=1"]
+)
 def test_what_is_no_assignment(text: str) -> None:
     with pytest.raises(
         UsageError, match=r"^--set: found .*; expected KEY=VALUE, where KEY is a key"
