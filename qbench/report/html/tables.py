@@ -19,8 +19,8 @@ FILTERED_FROM = 9
 """Rows from which on a table is offered to be filtered."""
 _LONG_TABLE = 24
 """Rows from which on a table scrolls in a box of its own."""
-_LONG_TEXT = 24
-"""Characters from which on a text is wrapped."""
+_LONG_TEXT, _PROSE = 24, 80
+"""Characters from which on a text is wrapped, and wrapped to lines of some length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,7 @@ def table_view(table: Table, name: str) -> TableView:
     return TableView(
         name,
         visible(table.stub),
-        "right"
-        if table.stub_right
-        else "wide"
-        if _is_long(row.label for row in table.rows)
-        else "",
+        "right" if table.stub_right else _width(row.label for row in table.rows),
         tuple(_head(table, index, scale) for index, scale in enumerate(scales)),
         tuple(_row(row, columns) for row in table.rows),
     )
@@ -107,19 +103,21 @@ def _head(table: Table, index: int, scale: Scale) -> HeadView:
     return HeadView(
         visible(column.title),
         scale.symbol,
-        "right" if column.to_the_right else "wide" if _is_wide(table, index) else "",
+        "right" if column.to_the_right else _column_width(table, index),
         visible(column.meaning),
     )
 
 
-def _is_wide(table: Table, index: int) -> bool:
-    """Whether a column holds texts that would make the table wider than a screen."""
-    words = (row.figures[index].word or "" for row in table.rows)
-    return table.columns[index].display == "text" and _is_long(words)
+def _column_width(table: Table, index: int) -> str:
+    if table.columns[index].display != "text":
+        return ""
+    return _width(row.figures[index].word or "" for row in table.rows)
 
 
-def _is_long(texts: Iterable[str]) -> bool:
-    return any(len(text) >= _LONG_TEXT for text in texts)
+def _width(texts: Iterable[str]) -> str:
+    """The class of a column of texts, by the longest of them."""
+    longest = max(map(len, texts), default=0)
+    return "wide prose" if longest >= _PROSE else "wide" if longest >= _LONG_TEXT else ""
 
 
 def _row(row: Row, columns: list[tuple[Column, Scale]]) -> RowView:

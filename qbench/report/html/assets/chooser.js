@@ -193,7 +193,7 @@ const pointsOf = (found, across, up) => {
     });
   }
   for (const point of points) point.dominated = isDominated(point, points);
-  return points;
+  return points.reverse(); // the best is drawn over the others
 };
 
 const frontOf = (points) => points.filter((point) => !point.dominated && !point.faulty)
