@@ -122,6 +122,8 @@ class Charts:
     """How to read them; shown with them alone."""
     folded: str = ""
     """What they are opened by; empty where they are shown at once."""
+    title: str = ""
+    """Stands above them, as a heading of level 3; empty where another heading does, or a fold."""
 
 
 @dataclass(frozen=True)

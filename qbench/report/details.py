@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from qbench.compare.items import against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
-from qbench.report.charts.divergence import divergence_charts
-from qbench.report.charts.latency import latency_chart
-from qbench.report.charts.memory import static_chart
-from qbench.report.charts.tasks import task_charts
-from qbench.report.charts.weight_error import weight_error_charts
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.selection import CellRecords, TableRecords
-    from qbench.core.page import Chart, Part
     from qbench.core.record import Record
     from qbench.core.units import Display
 
@@ -91,59 +85,34 @@ _COMPLETION = (
 _PHASES = ("load", "idle", "prefill", "decode")
 
 
-class Detail(NamedTuple):
-    """A table, and the pictures of it."""
-
-    table: Table
-    pictures: Sequence[Part] = ()
-
-
-def details_of(records: TableRecords) -> list[Detail]:
-    """The details of one model's cells; a measurement nobody took has none."""
-    found = [
-        Detail(
-            _metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT),
-            drawn(static_chart(records.cells)),
-        ),
-        Detail(_metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS)),
-        *(Detail(_memory_table(records, record)) for record in items(records, "memory").values()),
+def detail_tables(records: TableRecords) -> list[Table]:
+    """The detail tables of one model's cells; a measurement nobody took has none."""
+    tables = [
+        _metric_table(records, "Bytes by kind", "footprint", _FOOTPRINT),
+        _metric_table(records, "Weights, disk and loading", "footprint", _WEIGHTS),
+        *(_memory_table(records, record) for record in items(records, "memory").values()),
         *(
-            Detail(latency_table(records, point, kind), drawn(latency_chart(records, slug, kind)))
-            for slug, point in items(records, "latency").items()
+            latency_table(records, point, kind)
+            for point in items(records, "latency").values()
             for kind in TIMED
         ),
-        *map(Detail, roofline_tables(records)),
+        *roofline_tables(records),
         *(
-            Detail(quality_table(records, slug))
+            quality_table(records, slug)
             for slug, record in items(records, "quality").items()
             if not against_merged(record)
         ),
-        *(
-            Detail(divergence_table(records, slug), divergence_charts(records, slug))
-            for slug in items(records, "quality")
-        ),
-        Detail(weight_error_table(records), weight_error_charts(records)),
-        *(Detail(table, task_charts(table)) for table in task_tables(records)),
-        *map(Detail, _completion_tables(records)),
-        *map(Detail, generation_tables(records)),
-        Detail(_loaded_table(records)),
-        Detail(calibration_table({cell.label: loaded_details(cell) for cell in records.cells})),
-        Detail(_other_table(records)),
+        *(divergence_table(records, slug) for slug in items(records, "quality")),
+        weight_error_table(records),
+        *task_tables(records),
+        *_completion_tables(records),
+        *generation_tables(records),
+        _loaded_table(records),
+        calibration_table({cell.label: loaded_details(cell) for cell in records.cells}),
+        _other_table(records),
     ]
-    kept = [
-        one._replace(table=_without_empty_columns(with_field_names(one.table))) for one in found
-    ]
-    return [one for one in kept if one.table.rows]
-
-
-def drawn(chart: Chart | None) -> list[Part]:
-    """A picture as the parts of a page; none for none."""
-    return [] if chart is None else [chart]
-
-
-def detail_tables(records: TableRecords) -> list[Table]:
-    """The tables of the details alone."""
-    return [one.table for one in details_of(records)]
+    kept = [_without_empty_columns(with_field_names(table)) for table in tables]
+    return [table for table in kept if table.rows]
 
 
 def _metric_table(

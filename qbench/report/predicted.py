@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Heading, Row, Table, bullets
 from qbench.core.units import counted
-from qbench.report.charts.memory import peak_charts
 from qbench.report.figures import pool
 
 if TYPE_CHECKING:
@@ -51,12 +50,7 @@ def predicted_parts(records: TableRecords, *, several: bool) -> list[Part]:
         return []
     where = f": {records.model} on {records.device}" if several else ""
     notes = bullets([*words, *_device_words(records, table)])
-    return [
-        Heading(f"{TITLE}{where}"),
-        *peak_charts(records.every, table),
-        *([table] if table.rows else []),
-        notes,
-    ]
+    return [Heading(f"{TITLE}{where}"), *([table] if table.rows else []), notes]
 
 
 def _rows(cell: CellRecords) -> Iterator[Row]:

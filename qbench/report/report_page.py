@@ -11,7 +11,7 @@ from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, b
 from qbench.report.charts.forest import difference_charts
 from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
-from qbench.report.details import details_of
+from qbench.report.details import detail_tables
 from qbench.report.differences import differences_of, how_decided, table_of
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.field_names import called_elsewhere
@@ -20,6 +20,7 @@ from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
 from qbench.report.legend import definitions, explained, lacking_intervals
 from qbench.report.little import little_measured
+from qbench.report.pictures import picture_parts
 from qbench.report.predicted import predicted_parts
 from qbench.report.recommendation import recommended_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
@@ -80,6 +81,7 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
     for table, recommended in found:
         parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)
+        parts += picture_parts(table)
         parts += finetune_parts(table, recommended.tuned, several=several)
         parts += predicted_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
@@ -208,9 +210,9 @@ def _detail_parts(selection: Selection) -> list[Part]:
     level = 4 if several else 3
     for table in selection.tables:
         parts += [Heading(table.title, 3)] if several else []
-        for detail, pictures in details_of(table):
+        for detail in detail_tables(table):
             told = [*definitions(detail), *lacking_intervals(detail)]
-            parts += [Heading(detail.title, level), *pictures, detail, bullets(told)]
+            parts += [Heading(detail.title, level), detail, bullets(told)]
         parts += generation_parts(table, level)
         parts += finetune_details(table, level)
     missing = valueless(selection)

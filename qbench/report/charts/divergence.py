@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.log_bins import EDGES, counts_of
-from qbench.core.page import Chart, Charts
+from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, decades, quantity, rounded, row_height, tooltip
 from qbench.report.figures import pool
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.compare.selection import TableRecords
-    from qbench.core.page import Part
     from qbench.core.record import Record
 
 _QUANTILES = {
@@ -40,17 +40,15 @@ _WINDOWS = (
 )
 
 
-def divergence_charts(records: TableRecords, slug: str) -> list[Part]:
-    """The quantiles of one text beside the spread; none where nothing was compared."""
+def divergence_charts(records: TableRecords, slug: str, text: str) -> list[Chart]:
+    """The quantiles of one text and the spread; none where nothing was compared."""
     measured = {
         cell.label: found
         for cell in records.cells
         if not cell.reference and (found := cell.of("quality", slug))
     }
-    quantiles = _quantiles(measured)
-    spread = _of_tokens(measured) or _of_windows(measured)
-    charts = tuple(chart for chart in (quantiles, spread) if chart is not None)
-    return [Charts(charts)] if charts else []
+    drawn = (_quantiles(measured), _of_tokens(measured) or _of_windows(measured))
+    return [replace(one, title=f"{one.title}: {text}") for one in drawn if one is not None]
 
 
 def _quantiles(measured: Mapping[str, Sequence[Record]]) -> Chart | None:

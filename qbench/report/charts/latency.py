@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import describe_point
 from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import (
@@ -34,9 +35,9 @@ _PROCESS_ROW = 5
 """Pixels of a process within the row of its cell."""
 
 
-def latency_chart(records: TableRecords, slug: str, kind: str) -> Chart | None:
+def latency_chart(records: TableRecords, point: Record, kind: str) -> Chart | None:
     """Of one point of the grid; `kind` is of `TIMED`. None where nothing was timed."""
-    name = f"latency.{kind}"
+    slug, name = point.item.slug, f"latency.{kind}"
     timed = [
         (cell.label, record, value)
         for cell in records.cells
@@ -60,7 +61,7 @@ def latency_chart(records: TableRecords, slug: str, kind: str) -> Chart | None:
     processes = max(Counter(row["cell"] for row in medians).values())
     what = f"time {TIMED[kind]}"
     return Chart(
-        f"Each process of {counted(cells, 'cell')}: {what}",
+        f"{kind.capitalize()}, {what}: {describe_point(point)}",
         f"The samples of {kind} and the median of each process, {counted(len(timed), 'process')}"
         f" of {counted(cells, 'cell')} in all.",
         _spec(medians, samples, with_unit(what, unit), processes),

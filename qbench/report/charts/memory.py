@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.page import Chart, Charts
+from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import (
     cell_axis,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.compare.selection import CellRecords
-    from qbench.core.page import Part, Table
+    from qbench.core.page import Table
 
 STATIC_KINDS = {
     "memory.static.linear": "linear",
@@ -50,7 +49,7 @@ def static_chart(cells: Iterable[CellRecords]) -> Chart | None:
     return stacked("Static bytes by kind", "static bytes", rows, predicted, order)
 
 
-def peak_charts(cells: Iterable[CellRecords], table: Table) -> list[Part]:
+def peak_charts(cells: Iterable[CellRecords], table: Table) -> list[Chart]:
     """A picture for each thing of the table of what was predicted and measured.
 
     Where the static bytes of the cell are known, they and what comes on top of them are apart.
@@ -74,11 +73,7 @@ def peak_charts(cells: Iterable[CellRecords], table: Table) -> list[Part]:
         )
         for what, rows in peaks.items()
     )
-    charts = [chart for chart in made if chart is not None]
-    if not charts:
-        return []
-    # said once for all of them
-    return [Charts(tuple(replace(one, caption="") for one in charts), charts[0].caption)]
+    return [chart for chart in made if chart is not None]
 
 
 def _split(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.page import Chart, Charts
+from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip
 from qbench.report.tasks import CHANCE, GAINED, LOST
 
 if TYPE_CHECKING:
-    from qbench.core.page import Figure, Part, Table
+    from qbench.core.page import Figure, Table
 
 # Told apart with any kind of colour blindness (Okabe and Ito); and each has a side of its own.
 _FLIPPED = {LOST: ("right → wrong", "#d55e00", -1), GAINED: ("wrong → right", "#009e73", 1)}
 _ABSOLUTE = "format(abs(datum.value), '.6~g')"
 
 
-def task_charts(table: Table) -> list[Part]:
+def task_charts(table: Table) -> list[Chart]:
     """The pictures of a table of `qbench.report.tasks`; none where it has no scores."""
-    charts = tuple(chart for chart in (_scores(table), _flips(table)) if chart is not None)
-    return [Charts(charts)] if charts else []
+    name = table.columns[0].key.removeprefix("tasks.")
+    drawn = (_scores(table), _flips(table))
+    return [replace(one, title=f"{one.title}: {name}") for one in drawn if one is not None]
 
 
 def _figures(table: Table, key: str) -> list[tuple[str, Figure]]:
@@ -82,7 +84,7 @@ def _scores(table: Table) -> Chart | None:
     if chances:
         caption += " The broken line is the score by chance."
     return Chart(
-        f"Score: {score.title}",
+        "Score",
         f"{score.title} of {counted(len(rows), 'cell')} with 95 % intervals{beside}.",
         spec,
         caption,
@@ -121,7 +123,7 @@ def _flips(table: Table) -> Chart | None:
         },
     }
     return Chart(
-        "Flips: items that went another way than the reference's",
+        "Items that flipped",
         f"For {counted(cells, 'cell')} the items that the reference gets right and the cell wrong,"
         " to the left, and the reverse, to the right.",
         spec,

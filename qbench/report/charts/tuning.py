@@ -62,7 +62,7 @@ def deployment_charts(records: TableRecords, results: Results) -> list[Part]:
     return _group(charts, HOW_TO_READ)
 
 
-def step_memory_chart(table: Table) -> Chart | None:
+def step_memory_charts(table: Table) -> list[Part]:
     """The memory of a training step by kind, of the table of it, beside the measured peak."""
     parts = [
         (row.label, title, figure.value)
@@ -75,7 +75,9 @@ def step_memory_chart(table: Table) -> Chart | None:
         for row, figure in zip(table.rows, table.column(MEMORY + PEAK), strict=True)
         if figure.value is not None
     ]
-    return stacked(table.title, "bytes", parts, peaks, tuple(KINDS.values()), "the measured peak")
+    kinds = tuple(KINDS.values())
+    chart = stacked(table.title, "bytes", parts, peaks, kinds, "the measured peak")
+    return [] if chart is None else [chart]
 
 
 def curve_charts(arms: Sequence[Arm]) -> list[Part]:

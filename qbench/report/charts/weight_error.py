@@ -21,6 +21,7 @@ MOST_TILES = 4_000
 """Tiles of all pictures together; cells beyond have theirs in the records alone."""
 MOST_PICTURES = 24
 _SHOWN_AT_ONCE = 8
+_TITLE = "Error of the weights of each layer"
 _APART_SHOWN = 5
 _NEAR = 0.8
 """Of the largest error: shades do not make more of differences that are smaller than that."""
@@ -51,8 +52,9 @@ def weight_error_charts(records: TableRecords) -> list[Part]:
     if not drawn:
         return []
     told = f" Not drawn, for their number: {', '.join(left_out)}." if left_out else ""
-    folded = f"Each layer of {counted(len(drawn), 'cell')}" if len(drawn) > _SHOWN_AT_ONCE else ""
-    return [Charts(tuple(drawn), _HOW_TO_READ + told, folded)]
+    many = len(drawn) > _SHOWN_AT_ONCE
+    folded = f"{_TITLE}, {counted(len(drawn), 'cell')}" if many else ""
+    return [Charts(tuple(drawn), _HOW_TO_READ + told, folded, _TITLE)]
 
 
 def split(

@@ -11,9 +11,9 @@ from qbench.report.charts.tuning import (
     arm_charts,
     curve_charts,
     deployment_charts,
-    step_memory_chart,
+    step_memory_charts,
 )
-from qbench.report.details import detail_tables, drawn
+from qbench.report.details import detail_tables
 from qbench.report.finetune.curves import curves_table
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
@@ -74,7 +74,7 @@ def finetune_parts(
         parts += [Heading(QAT_TITLE, 3), Words(words)]
     if compared:
         parts += _explained(won_back_table(compared, results.test_slug))
-    parts += titled(memory, _MEMORY, pictures=drawn(step_memory_chart(memory)))
+    parts += titled(memory, _MEMORY, pictures=step_memory_charts(memory))
     parts += titled(training_roofline_table(arms), HOW_TO_READ)
     parts += titled(curves_table(arms, results.test_slug), pictures=curve_charts(arms))
     deployments = deployments_table(records, results)

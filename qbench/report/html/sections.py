@@ -65,7 +65,7 @@ class Section:
     @property
     def inner(self) -> list[View]:
         """The headings one level below, for the table of contents."""
-        return [view for view in self.parts if view.kind == "heading" and view.level == 3]
+        return [view for view in self.parts if view.anchor and view.level == 3]
 
 
 @dataclass
@@ -154,7 +154,12 @@ class _Reading:
             return None
         made = tuple(map(self._chart, part.charts))
         group = View("charts", items=made, pieces=_pieces(part.caption))
-        return View("fold", visible(part.folded), items=(group,)) if part.folded else group
+        if part.folded:
+            return View("fold", visible(part.folded), items=(group,))
+        if not part.title:
+            return group
+        anchor = self.anchor(part.title)
+        return replace(group, text=visible(part.title), level=3, anchor=anchor)
 
 
 def _written(

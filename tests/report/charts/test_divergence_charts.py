@@ -9,12 +9,11 @@ import pytest
 
 from qbench.compare.selection import select
 from qbench.core.log_bins import EDGES, stored
-from qbench.core.page import Charts
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.quality import divergence_table
 from tests.paired_records import TOKENS, divergence, losses, quality
 from tests.record_factory import make_metric
-from tests.report.charts.specs import charts_of, values, without_data
+from tests.report.charts.specs import values, without_data
 
 if TYPE_CHECKING:
     from qbench.core.page import Chart
@@ -39,7 +38,7 @@ def record(cell: str, means: list[float], counts: list[int] | None = None) -> Re
 
 def drawn(*records: Record) -> list[Chart]:
     (table,) = select(records).tables
-    return list(charts_of(divergence_charts(table, SLUG)))
+    return divergence_charts(table, SLUG, "prose")
 
 
 def test_the_quantiles_are_those_of_the_table() -> None:
@@ -65,7 +64,7 @@ def test_the_tokens_are_drawn_where_a_record_counts_them() -> None:
     _, chart = drawn(
         record("fp32", [0.0] * 9, [9, *[0] * 45]), older, record(NAME, [0.02] * 9, counts)
     )
-    assert chart.title == "Divergence of the tokens (1 of 2 cells keep a histogram)"
+    assert chart.title == "Divergence of the tokens (1 of 2 cells keep a histogram): prose"
     assert values(chart) == [
         {
             "cell": NAME,
@@ -100,14 +99,7 @@ def test_of_older_records_the_windows_are_drawn_and_said_to_be() -> None:
 
 def test_no_divergence_no_picture() -> None:
     records = [quality("fp32", losses(0.0)), quality("nf4", losses(0.02))]
-    assert divergence_charts(select(records).tables[0], SLUG) == []
+    assert drawn(*records) == []
     same = divergence("nf4", [0.0] * 9)
     assert drawn(divergence("fp32", [0.0] * 9), same) == []
     assert sum(same.series["window_tokens"]) == TOKENS * 9
-
-
-def test_the_pictures_stand_in_one_row() -> None:
-    (table,) = select([record("fp32", [0.0] * 9), record("nf4", [0.02] * 9)]).tables
-    (group,) = divergence_charts(table, SLUG)
-    assert isinstance(group, Charts)
-    assert len(group.charts) == 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from qbench.compare.items import items
 from qbench.compare.selection import select
 from qbench.report.charts.latency import MOST_POINTS, latency_chart, thinned
 from tests.record_factory import make_failure, make_metric, make_record
@@ -27,7 +28,8 @@ def process(cell: str, repeat: int, samples: list[float]) -> Record:
 
 
 def drawn(*records: Record) -> Chart:
-    chart = latency_chart(select(records).tables[0], SLUG, "decode")
+    (table,) = select(records).tables
+    chart = latency_chart(table, items(table, "latency")[SLUG], "decode")
     assert chart is not None
     return chart
 
@@ -78,6 +80,6 @@ def test_of_very_many_processes_the_medians_alone() -> None:
 
 def test_what_failed_is_not_drawn() -> None:
     failed = make_failure("nf4", "latency", "error", "it broke", slug=SLUG)
-    assert latency_chart(select([failed]).tables[0], SLUG, "decode") is None
+    assert latency_chart(select([failed]).tables[0], failed, "decode") is None
     chart = drawn(failed, process("fp32", 0, [0.1]))
     assert {row["cell"] for row in values(chart)} == {"fp32"}

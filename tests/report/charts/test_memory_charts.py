@@ -8,7 +8,7 @@ from qbench.compare.selection import select
 from qbench.report.charts.memory import peak_charts, stacked, static_chart
 from qbench.report.predicted import predicted_table
 from tests.record_factory import footprint_record, make_record, static_bytes
-from tests.report.charts.specs import charts_of, values, without_data
+from tests.report.charts.specs import values, without_data
 
 NAME = "</script>'+alert(1)+'"
 MIB = 2**20
@@ -43,7 +43,7 @@ def test_a_peak_is_the_static_bytes_and_what_is_on_top() -> None:
         make_record(NAME, "memory", peak, slug="b1-p8-n8"),
     ]
     (table,) = select(records).tables
-    (chart,) = charts_of(peak_charts(table.every, predicted_table(table)))
+    (chart,) = peak_charts(table.every, predicted_table(table))
     found = [(row["cell"], row["kind"], row["value"], row["total"]) for row in values(chart)]
     assert found == [
         ("fp32", "static", 5.0, 8.0),

@@ -10,7 +10,7 @@ from qbench.compare.selection import select
 from qbench.report.charts.tasks import task_charts
 from qbench.report.tasks import task_tables
 from tests.paired_records import task
-from tests.report.charts.specs import by_cell, charts_of, values, without_data
+from tests.report.charts.specs import by_cell, values, without_data
 
 if TYPE_CHECKING:
     from qbench.core.page import Chart, Table
@@ -23,7 +23,7 @@ OTHER = [0.0] * 7 + [1.0] * 53 + [1.0] * 3 + [0.0] * 37
 
 def drawn(*records: Record) -> tuple[Table, list[Chart]]:
     (table,) = task_tables(select(records).tables[0])
-    return table, list(charts_of(task_charts(table)))
+    return table, task_charts(table)
 
 
 def test_scores_and_intervals_are_those_of_the_table() -> None:

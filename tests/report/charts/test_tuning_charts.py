@@ -16,7 +16,7 @@ from qbench.report.charts.tuning import (
     arm_charts,
     curve_charts,
     deployment_charts,
-    step_memory_chart,
+    step_memory_charts,
 )
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import memory_table
@@ -87,8 +87,7 @@ def test_deployments_are_drawn_as_their_table_has_them() -> None:
 
 
 def test_the_memory_of_a_step_adds_up_to_its_peak() -> None:
-    chart = step_memory_chart(memory_table(ARMS))
-    assert chart is not None
+    (chart,) = charts_of(step_memory_charts(memory_table(ARMS)))
     marks = chart.spec["layer"][1]["data"]["values"]
     mib = 2**20
     assert {row["cell"]: row["mark"] for row in marks} == {
@@ -149,4 +148,4 @@ def test_names_stand_in_the_data_alone() -> None:
 def test_nothing_tuned_nothing_drawn() -> None:
     (table,) = select(quickstart_records()).tables
     assert curve_charts(arms_of(table)) == []
-    assert step_memory_chart(memory_table(arms_of(table))) is None
+    assert step_memory_charts(memory_table(arms_of(table))) == []

@@ -77,7 +77,7 @@ def test_shades_do_not_make_much_of_little() -> None:
 def test_many_pictures_are_opened_and_very_many_are_not_drawn() -> None:
     records = [errors(f"cell-{at}", {"layers.0.q": 0.1}) for at in range(MOST_PICTURES + 1)]
     assert not group(*records[:8]).folded
-    assert group(*records[:9]).folded == "Each layer of 9 cells"
+    assert group(*records[:9]).folded == "Error of the weights of each layer, 9 cells"
     drawn = group(*records)
     assert len(drawn.charts) == MOST_PICTURES
     assert drawn.caption.endswith(f"Not drawn, for their number: cell-{MOST_PICTURES}.")

@@ -147,6 +147,19 @@ def test_a_text_is_shown_and_makes_no_element(text: str) -> None:
     assert found.text("mark")[-2:] == [f"⟂{shown.split()[0]}", "⟂"]
 
 
+def test_charts_of_one_kind_stand_below_their_heading_or_within_a_fold() -> None:
+    chart = Chart("one", "told", SPEC)
+    others = (Heading("Second"), Heading("Third"), Heading("Fourth"))
+    parts = (Heading("First"), Charts((chart,), "read", title="Pictures"), *others)
+    found = Outline(render(Page("plain", parts)))
+    assert found.text("h3") == ["Pictures"]
+    anchor = found.all("h3")[0]["id"]
+    assert f"#{anchor}" in [one.get("href") for one in found.all("a")]
+    folded = Outline(render(Page("plain", (Charts((chart,), folded="more", title="Pictures"),))))
+    assert folded.text("summary") == ["more"]
+    assert not folded.all("h3")
+
+
 def test_texts_side_by_side_stand_in_pairs_with_the_first_difference_marked() -> None:
     others = (
         Parted("nf4", "one ", "three  four"),

@@ -1,0 +1,57 @@
+"""The pictures of what was measured of the untuned cells; their numbers are in the details."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.compare.items import items, text_titles
+from qbench.core.page import Charts
+from qbench.report.charts.divergence import divergence_charts
+from qbench.report.charts.latency import latency_chart
+from qbench.report.charts.memory import peak_charts, static_chart
+from qbench.report.charts.tasks import task_charts
+from qbench.report.charts.weight_error import weight_error_charts
+from qbench.report.latency import TIMED
+from qbench.report.predicted import predicted_table
+from qbench.report.tasks import task_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qbench.compare.selection import TableRecords
+    from qbench.core.page import Chart, Part
+
+
+def picture_parts(records: TableRecords) -> list[Part]:
+    """A group for each thing that was measured, in the order in which a reader decides."""
+    texts = text_titles(items(records, "quality"))
+    points = items(records, "latency").values()
+    return [
+        *_group(
+            "Divergence from the reference",
+            (chart for slug in texts for chart in divergence_charts(records, slug, texts[slug])),
+        ),
+        *_group("Tasks", (chart for table in task_tables(records) for chart in task_charts(table))),
+        *_group(
+            "Latency of each process",
+            (latency_chart(records, point, kind) for point in points for kind in TIMED),
+        ),
+        *_group(
+            "Memory by kind, and as it was predicted",
+            (static_chart(records.cells), *peak_charts(records.every, predicted_table(records))),
+        ),
+        *weight_error_charts(records),
+    ]
+
+
+def _group(title: str, charts: Iterable[Chart | None]) -> list[Part]:
+    drawn = [chart for chart in charts if chart is not None]
+    captions = {chart.caption for chart in drawn}
+    if not drawn:
+        return []
+    if len(captions) > 1:
+        return [Charts(tuple(drawn), title=title)]
+    # what all of them say is said once
+    plain = tuple(replace(chart, caption="") for chart in drawn)
+    return [Charts(plain, captions.pop(), title=title)]
