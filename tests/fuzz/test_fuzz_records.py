@@ -93,6 +93,16 @@ def test_comparisons(records: Mutant) -> None:
 
 
 @of_usual(1)
+@given(records=mutated(RECORDS, PLACES), name=st.sampled_from(["text", "json", "html"]))
+def test_recommendations(records: Mutant, name: str) -> None:
+    with place() as folder:
+        put(folder, records.value)
+        check(folder, "recommend", "results", "--format", name)
+        limits = ("--max-bytes", "1GiB", "--max-decode", "10ms", "--max-kl", "0.01")
+        check(folder, "recommend", "results", *limits, "--minimize", "decode", "--format", name)
+
+
+@of_usual(1)
 @given(records=mutated(RECORDS, PLACES), baseline=mutated(BASELINE, list(paths(BASELINE))))
 def test_gates_and_baselines(records: Mutant, baseline: Mutant) -> None:
     with place() as folder:
