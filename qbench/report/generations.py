@@ -138,18 +138,19 @@ def generation_tables(records: TableRecords) -> list[Table]:
     ]
 
 
-def generation_parts(records: TableRecords, level: int = 3) -> list[Part]:
+def generation_parts(records: TableRecords, *, several: bool = False) -> list[Part]:
     """Parts of a page, a folded one for each prompt; none where nothing was generated.
 
-    `level` is that of the headings.
+    `several`: of more than one table.
     """
+    where = f": {records.model} on {records.device}" if several else ""
     found = items(records, MEASUREMENT)
     titles = text_titles(found)
     return [
         part
         for slug in found
         for part in side_by_side(
-            records.cells, slug, Heading(f"Generations side by side: {titles[slug]}", level)
+            records.cells, slug, Heading(f"Generations side by side: {titles[slug]}{where}")
         )
     ]
 

@@ -84,6 +84,7 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
         parts += picture_parts(table)
         parts += finetune_parts(table, recommended.tuned, several=several)
         parts += predicted_parts(table, several=several)
+        parts += generation_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
     failed = failures(selection)
     parts += _failure_parts(failed)
@@ -213,7 +214,6 @@ def _detail_parts(selection: Selection) -> list[Part]:
         for detail in detail_tables(table):
             told = [*definitions(detail), *lacking_intervals(detail)]
             parts += [Heading(detail.title, level), detail, bullets(told)]
-        parts += generation_parts(table, level)
         parts += finetune_details(table, level)
     missing = valueless(selection)
     if missing:
