@@ -130,6 +130,16 @@ for (const box of document.querySelectorAll("[data-table]")) {
   figures(table).forEach((cell, at) => { cell.tabIndex = at ? -1 : 0; });
 }
 
+// A table that goes on to the right fades there.
+const scrolled = (box) => {
+  box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+};
+const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => scrolled(target)));
+for (const box of document.querySelectorAll(".scroll")) {
+  sizes.observe(box);
+  box.addEventListener("scroll", () => scrolled(box), { passive: true });
+}
+
 // Contents: open where there is room, and showing where the reader is.
 
 const contents = document.querySelector(".contents");
