@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
-    from qbench.core.page import Part
+    from qbench.core.page import Part, Table
     from qbench.core.record import Record
 
 
@@ -53,9 +53,9 @@ def _decision_parts(records: TableRecords, what_to_run: Recommendation | None) -
     decision = decision_table(records)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
-    legend = [line for line in (short_legend(table, "95 % interval"), *told) if line]
+    legend = [short_legend(table, "95 % interval"), *told]
     told_first = [bullets(terminal_lines(what_to_run))] if what_to_run else []
-    return [*told_first, table, bullets(legend, "quiet")]
+    return [*told_first, *_with_legend(table, legend)]
 
 
 def _arms_parts(records: TableRecords, what_to_train: Recommendation | None) -> list[Part]:
@@ -63,4 +63,9 @@ def _arms_parts(records: TableRecords, what_to_train: Recommendation | None) -> 
         return []
     table = arms_overview(results_of(records))
     told = [bullets([tuned_line(what_to_train)])] if what_to_train else []
-    return [Heading("Fine-tuning"), *told, table, bullets([short_legend(table)], "quiet")]
+    return [Heading("Fine-tuning"), *told, *_with_legend(table, [short_legend(table)])]
+
+
+def _with_legend(table: Table, legend: Sequence[str]) -> list[Part]:
+    """Nothing where no column has a number."""
+    return [table, bullets(filter(None, legend), "quiet")] if table.columns else []

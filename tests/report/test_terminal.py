@@ -129,6 +129,12 @@ def test_a_measurement_that_nobody_took_has_no_column() -> None:
     assert " ".join(lines[:2]).split() == ["linear", "static", "precision", "bits", "MiB"]
 
 
+def test_without_any_number_there_is_no_table_of_names_alone() -> None:
+    text = shown([make_record(p, "invented", {"new": 1.0}) for p in ("fp32", "nf4")], 80)
+    assert RULE not in text
+    assert "precision" not in text
+
+
 def test_tasks_stand_where_there_is_no_text() -> None:
     records = [
         make_record(p, "tasks", {"tasks.arc.acc": score}, slug="arc")
