@@ -13,7 +13,7 @@ from tests.record_factory import make_record, quickstart_records
 from tests.workplace import keep
 
 if TYPE_CHECKING:
-    from tests.workplace import Finished
+    from tests.workplace import Finished, Workplace
 
 REPOSITORY = Path(__file__).parents[2]
 FULL = str(REPOSITORY / "results" / "published" / "full")
@@ -163,3 +163,15 @@ def test_a_report_of_a_suite_chooses_by_its_budget(tmp_path: Path) -> None:
         finished = call(tmp_path, "report", where, "--format", "markdown", "--output", "-")
         assert finished.code == 0, finished
         assert f"**Recommended: {cell}**" in finished.output
+
+
+def test_a_run_ends_with_its_suites_own_recommendation(workplace: Workplace) -> None:
+    budget = "recommend: {max_bytes: 1TiB}\n"
+    suite = f"models: [{workplace.model}]\nprecisions: [fp32, bf16]\nmeasure: [footprint]\n"
+    workplace.write("suite.yaml", suite + budget)
+    finished = workplace.call("run", "suite.yaml")
+    assert finished.code == 0
+    assert "Recommended by cost alone: bf16" in finished.output
+    assert "Limited by: static bytes at most 1,024" in finished.output
+    (page,) = (workplace.folder / "reports").glob("*.md")
+    assert "Limited by: static bytes at most 1,024" in page.read_text(encoding="utf-8")
