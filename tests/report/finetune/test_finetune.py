@@ -396,7 +396,7 @@ class TestPage:
 
     def test_base_and_tuned_stand_side_by_side(self) -> None:
         page = render(finetune_records(SEEDS))
-        section = page.split("### Base and tuned, side by side")[1].split("## Failed")[0]
+        section = re.split(r"\n##+ ", page.split("### Base and tuned, side by side")[1])[0]
         assert section.count("<details>") == 3
         assert "1 more prompts are in the records." in section
         assert "qlora-nf4-s0--attached (token 0):\n\n```text\n⟂qlora-nf4 wrote 0" in section
