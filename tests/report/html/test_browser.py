@@ -390,6 +390,24 @@ def test_hostile_texts_stay_texts(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
+def test_it_can_be_read_by_ear_and_by_key(shown: Shown) -> None:
+    page = shown.page
+    assert page.locator("main").count() == page.locator("h1").count() == 1
+    assert page.get_by_role("navigation", name="Contents").is_visible()
+    unnamed = """() => [...document.querySelectorAll("input, select, button:not([hidden])")]
+        .filter((one) => !one.labels?.length && !one.textContent && !one.ariaLabel).length"""
+    assert page.evaluate(unnamed) == 0
+    headed = page.locator("th:not([scope=col]):not([scope=row])").count()
+    assert headed == 0
+    skip = page.get_by_role("link", name="Skip to the content")
+    skip.focus()
+    place = skip.bounding_box()
+    assert place is not None
+    assert place["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_it_without_scrolling_sideways(
     browser: Browser,

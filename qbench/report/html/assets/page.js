@@ -130,12 +130,17 @@ for (const box of document.querySelectorAll("[data-table]")) {
   figures(table).forEach((cell, at) => { cell.tabIndex = at ? -1 : 0; });
 }
 
-// A table that goes on to the right fades there.
+// A table that goes on to the right fades there; what scrolls is reached by Tab, the rest is not.
 const scrolled = (box) => {
   box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
 };
-const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => scrolled(target)));
-for (const box of document.querySelectorAll(".scroll")) {
+const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  scrolled(target);
+  const scrolls = target.scrollWidth > target.clientWidth + 2 || target.scrollHeight > target.clientHeight + 2;
+  if (scrolls) target.tabIndex = 0;
+  else target.removeAttribute("tabindex");
+}));
+for (const box of document.querySelectorAll(".scroll, pre")) {
   sizes.observe(box);
   box.addEventListener("scroll", () => scrolled(box), { passive: true });
 }
@@ -160,6 +165,10 @@ if (contents) {
     for (const [id, link] of links) {
       if (id === now) link.setAttribute("aria-current", "location");
       else link.removeAttribute("aria-current");
+    }
+    const [list, one] = [contents.getBoundingClientRect(), links.get(now).getBoundingClientRect()];
+    if (one.top < list.top || one.bottom > list.bottom) {
+      contents.scrollTop += one.top - list.top - list.height / 2;
     }
   }, { rootMargin: "0px 0px -60% 0px" });
   for (const id of links.keys()) watcher.observe(document.getElementById(id));
