@@ -16,6 +16,7 @@ from qbench.core.page import (
     bullets,
     words_table,
 )
+from qbench.report.charts.gate import gate_charts
 from qbench.report.field_names import called_elsewhere, names_in_words
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def gate_page(outcome: GateOutcome) -> Page:
     """The answer first, then what does not hold, then the rest folded away."""
     wrong = [check for check in outcome.checks if check.state in _WRONG]
     right = [check for check in outcome.checks if check.state not in _WRONG]
-    parts: list[Part] = [Words(outcome.summary)]
+    parts: list[Part] = [Words(outcome.summary), *gate_charts(outcome)]
     if wrong:
         parts += [_table(wrong, signed=True), *_names(wrong)]
     if outcome.warnings:
