@@ -166,6 +166,7 @@ def _what(found: Recommendation) -> list[Line]:
         if one.minimized.value is not None
         and best.minimized.value is not None
         and one.minimized.value < best.minimized.value
+        and all(check.beyond is None for check in one.undecided)
     ]
     if before:
         lines.append(f"With more data it might be {_or(before)}: see the table.")
