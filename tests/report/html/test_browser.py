@@ -17,6 +17,7 @@ from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.core.record import Record
 from tests.pages import written_as
+from tests.paired_records import task
 from tests.record_factory import make_record, quickstart_records
 from tests.report.html.browser import PHONE, Shown, find_chromium, show
 from tests.tuned_records import tuned_arm
@@ -93,7 +94,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return [*quickstart_records(), *tuned_arm("lora-bf16"), *tuned_arm("qlora-nf4")]
+    chance = random.Random(3)
+    answers = [float(chance.random() < 0.7) for _ in range(200)]
+    tasks = [
+        task(label, [1 - one if chance.random() < lost else one for one in answers])
+        for label, lost in (("fp32", 0.0), ("bf16", 0.01), ("nf4", 0.05), ("nf4-dq", 0.2))
+    ]
+    arms = [*tuned_arm("lora-bf16"), *tuned_arm("qlora-nf4")]
+    return [*quickstart_records(), *tasks, *arms]
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +257,7 @@ class TestChoosing:
                 [bounds, tried.minimize],
             ) == (nearest.cell.label if nearest else None)
             standings |= {standing for _, standing in expected}
+        assert {axis.better for axis in found.axes} == {"higher", "lower"}
         assert standings >= {"recommended", "meets", "undecided", "fails"}
 
     def test_so_is_that_for_tuned_models(self, shown: Shown, records: list[Record]) -> None:
@@ -355,7 +364,11 @@ class TestChoosing:
             assert box.locator(".plot").evaluate(DRAWN) > 1
             tried.append(title)
         assert len(tried) >= 3
-        assert selects.nth(0).locator("option").count() >= 1
+        for quality in selects.nth(0).locator("option").all():
+            selects.nth(0).select_option(quality.get_attribute("value"))
+            title = str(quality.text_content())
+            box.locator(f".plot[aria-label^='{title}']").wait_for()
+            assert box.locator(".plot").evaluate(DRAWN) > 1
         box.get_by_role("button", name="Reset").click()
         assert shown.said == []
 
@@ -427,6 +440,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     assert page.evaluate(LUMINANCE, ["--ink", "--best"]) >= 7
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(20, 23, 26)" if dark else "rgb(252, 252, 250)")
+    page.emulate_media(color_scheme="light" if dark else "dark")
+    page.wait_for_timeout(400)
+    assert min(plot.evaluate(DRAWN) for plot in page.locator(".plot").all()) > 1
     assert shown.said == []
     page.close()
 

@@ -301,7 +301,14 @@ const chooserIn = (box, data) => {
     reset.disabled = !isChanged();
   };
 
-  const draw = async () => {
+  // One after the other: a picture that was asked for earlier never stands over a later one.
+  let drawing = Promise.resolve();
+  const draw = () => {
+    drawing = drawing.catch(() => 0).then(drawNow);
+    return drawing;
+  };
+
+  const drawNow = async () => {
     if (!across || !up) return;
     reset.disabled = !isChanged();
     view?.finalize();
