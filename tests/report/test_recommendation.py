@@ -77,6 +77,12 @@ def values(records: list[Record], name: str) -> list[float]:
     return [value for one in records if (value := one.value(name)) is not None]
 
 
+def text_of(decision: dict[str, Any]) -> str | None:
+    """Slug of the text whose perplexity the decision table compares."""
+    found = (key for key in decision["columns"] if key.startswith("change:"))
+    return next((key.removeprefix("change:") for key in found), None)
+
+
 def known_of(table: TableRecords, decision: dict[str, Any]) -> Cells:
     """What the records say of every cell, read without the program's own estimates."""
     shown = {row["precision"]: row["figures"] for row in decision["rows"]}
@@ -100,8 +106,9 @@ def known_of(table: TableRecords, decision: dict[str, Any]) -> Cells:
                 mine[key] = Known(middle, min(low, middle), max(high, middle))
             elif got:
                 mine[key] = Known(statistics.median(got), None, None)
-        change = shown[cell.label].get(f"change:{TEXT}")
-        if cell.reference and cell.of("quality", TEXT):
+        text = text_of(decision)
+        change = shown[cell.label].get(f"change:{text}")
+        if cell.reference and text is not None:
             mine["loss"] = Known(0.0, 0.0, 0.0)
         elif change is not None and change["value"] is not None:
             mine["loss"] = Known(change["value"], change["low"], change["high"])
@@ -148,7 +155,7 @@ def test_of_a_grid_of_budgets_the_same_cell_is_chosen_by_loops(suite: str) -> No
             one for one in decisions if (one["device"], one["model"]) == (table.device, table.model)
         )
         cells = known_of(table, decision)
-        names = {"loss": f"perplexity:{TEXT}"}
+        names = {"loss": f"perplexity:{text_of(decision)}"}
         keys = ("bytes", "decode", "loss")
         measured = {key for known in cells.values() for key in known}
         for bounds in itertools.product(*(bounds_of(cells, key) for key in keys)):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
-SUITES = ["quickstart", "finetune", "integers"]
+SUITES = ["full", "finetune", "integers"]
 
 
 @cache
