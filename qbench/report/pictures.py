@@ -10,10 +10,13 @@ from qbench.core.page import Charts
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
+from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.tasks import task_charts
 from qbench.report.charts.weight_error import weight_error_charts
 from qbench.report.latency import TIMED
 from qbench.report.predicted import predicted_table
+from qbench.report.roofline import TITLE as ROOFLINE
+from qbench.report.roofline import roofline_tables
 from qbench.report.tasks import task_tables
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
             "Latency of each process",
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
+        *_group(ROOFLINE, map(roofline_chart, roofline_tables(records))),
         *_group(
             "Memory by kind, and as it was predicted",
             (static_chart(records.cells), *peak_charts(records.every, predicted_table(records))),

@@ -28,6 +28,7 @@ def test_a_group_for_each_thing_that_was_measured() -> None:
         "Divergence from the reference",
         "Tasks",
         "Latency of each process",
+        "How near to the machine's limits",
         "Memory by kind, and as it was predicted",
         "Error of the weights of each layer",
     ]

@@ -25,13 +25,19 @@ _DIGITS = 5
 """Significant digits of drawn numbers: more cannot be seen, and make the page larger."""
 
 
-def cell_axis(field: str = "cell") -> dict[str, Any]:
+def cell_axis() -> dict[str, Any]:
     """The vertical channel that gives each name a row of its own, in the order of the data."""
     return {
-        "field": field,
+        "field": "cell",
         "type": "nominal",
         "sort": None,
-        "axis": {"title": None, "labelExpr": _MIDDLE_CUT, "domain": False, "ticks": False},
+        "axis": {
+            "title": None,
+            "labelExpr": _MIDDLE_CUT,
+            "labelLimit": 0,
+            "domain": False,
+            "ticks": False,
+        },
     }
 
 

@@ -180,7 +180,10 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const drawings = new Map();
 const specs = JSON.parse(document.getElementById("charts").textContent);
 
-const theme = () => {
+// A legend begins where the axis does: on a phone its names have room below one another alone.
+const legendColumns = (width) => (width < 380 ? 1 : width < 600 ? 2 : 4);
+
+const theme = (width) => {
   const quiet = "var(--soft)";
   const ink = "var(--ink)";
   const line = "var(--line)";
@@ -194,7 +197,8 @@ const theme = () => {
     },
     legend: {
       labelColor: ink, titleColor: quiet, labelFontSize: 12, titleFontSize: 12,
-      titleFontWeight: 500, labelLimit: 220, orient: "bottom", columns: 4, symbolType: "circle",
+      titleFontWeight: 500, labelLimit: 220, orient: "bottom", columns: legendColumns(width),
+      symbolType: "circle",
     },
     header: { labelColor: ink, titleColor: quiet, labelFontSize: 12, labelLimit: 220 },
     title: { color: ink, subtitleColor: quiet, fontSize: 13, fontWeight: 600, anchor: "start" },
@@ -248,7 +252,7 @@ const draw = async (plot) => {
   const width = roomFor(plot);
   const sized = single(spec) && !("width" in spec);
   const { spec: compiled } = vegaLite.compile({ ...(sized ? { width } : {}), ...spec },
-    { config: { ...theme(), ...spec.config } });
+    { config: { ...theme(width), ...spec.config } });
   // Set here: Vega-Lite warns of it wherever the height follows from the number of bars.
   if (sized) compiled.autosize = { type: "fit-x", contains: "padding" };
   const made = await embed(plot, compiled);
