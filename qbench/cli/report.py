@@ -30,7 +30,7 @@ def report(
             metavar="[FOLDER|SUITE]...",
             help="Folders of records, or suites, whose `recommend` then holds; several make one"
             " report, what compares in one table."
-            " [default: results]",
+            " \\[default: results]",
         ),
     ] = None,
     *,

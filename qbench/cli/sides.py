@@ -32,27 +32,41 @@ class Side:
 
 
 def load_side(where: str, results: Path = Path("results")) -> Side:
-    """Records from a folder, a baseline file, a suite's file, or a cell below `results`.
+    """Records from a folder, a baseline file, a suite's file, a model or a cell below `results`.
 
     A cell is named by its label or slug, or a pattern that finds one cell. Raises `UsageError`
     where there is nothing of that name, no record, or records of several suites or devices.
     """
     path = Path(where)
-    if path.is_dir():
-        return load_folder(path, where)
     folder, suite = folder_of(path, results)
-    if suite is not None:
-        return load_folder(folder, suite.name)
+    if suite is not None or folder.is_dir():
+        return load_folder(folder, suite.name if suite else where)
     if path.suffix in {".json", ".gz"} or path.is_file():
         return Side(where, tuple(read_baseline(path)))
     return _cell(where, results)
 
 
 def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite | None]:
-    """A folder of records as it is; for a suite's file that of its records, and the suite."""
+    """A folder of records as it is; for a suite's file that of its records, and the suite.
+
+    For a model that of its run without a suite: of the quick one where there is no other. Raises
+    `StoreError` for a model without one.
+    """
+    from qbench.plan.suite.from_model import names_model, names_of_results
+    from qbench.plan.suite.suite import load_suite
+
+    named = str(where)
+    if names_model(named):
+        found = [results / name for name in names_of_results(named) if (results / name).is_dir()]
+        if found:
+            return found[0], None
+        if where.is_dir() or ":" in named:
+            raise StoreError(
+                f"{named}: found a model, and no records of it below {results}; expected those of"
+                f" `qbench run {named}`, or the name of a folder of records"
+            )
     if where.is_dir() or where.suffix not in {".yaml", ".yml"}:
         return where, None
-    from qbench.plan.suite.suite import load_suite
 
     suite = load_suite(where)
     return results / suite.name, suite

@@ -78,7 +78,7 @@ class TestUsage:
         written = {
             text
             for option in get_command(app).commands[command].params  # type: ignore[attr-defined]
-            for text in re.findall(r"\\\[(default: [^]]*\])", getattr(option, "help", "") or "")
+            for text in re.findall(r"\[(default: [^]]*\])", getattr(option, "help", "") or "")
         }
         assert written
         assert all(f"[{text}" in page for text in written)

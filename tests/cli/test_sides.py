@@ -38,6 +38,23 @@ def test_a_suites_file_stands_for_its_records(results: Path, tmp_path: Path) -> 
     assert len(load_side(str(suite), results).records) == 2
 
 
+def test_a_model_stands_for_the_records_of_its_run(results: Path, tmp_path: Path) -> None:
+    for label in ("fp32", "nf4", "int8"):
+        keep(results, footprint_record(label, suite="tiny-mistral-quick"))
+    assert len(load_side("bundled:tiny-mistral", results).records) == 3
+    keep(results, footprint_record("fp32", suite="tiny-mistral"))
+    assert len(load_side("bundled:tiny-mistral", results).records) == 1
+    keep(results, footprint_record("fp32", suite="owner-name"))
+    assert len(load_side("owner/name", results).records) == 1
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    with pytest.raises(StoreError, match="found a model, and no records of it below"):
+        load_side(str(folder), results)
+    keep(results, footprint_record("fp32", suite="my-model"))
+    assert len(load_side(str(folder), results).records) == 1
+
+
 def test_a_cell_by_its_label_or_a_pattern(results: Path) -> None:
     assert load_side("nf4", results).records[0].cell.precision.label == "nf4"
     assert load_side("*--fp32", results).records[0].cell.precision.label == "fp32"

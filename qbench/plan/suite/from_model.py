@@ -43,6 +43,7 @@ _QUICK: dict[str, dict[str, Any]] = {
     "generation": {"count": 2, "new_tokens": 16},
 }
 """Options that take seconds where the defaults take minutes."""
+_OF_QUICK = "-quick"
 _EXPECTED = (
     f"{OF_FILES}, or a model: bundled:<name>, random:<name>, a folder with config.json, or a hub id"
     " such as owner/name"
@@ -128,7 +129,7 @@ def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Wr
     quick = _QUICK if wishes.quick else {}
     measure = {name: quick.get(name, {}) for name in measured}
     stated: dict[str, Any] = {
-        "name": _name(argument, base) + ("-quick" if wishes.quick else ""),
+        "name": names_of_results(argument)[wishes.quick],
         "models": [argument],
         **({"reference": reference} if reference else {}),
         "measure": measure,
@@ -163,14 +164,15 @@ def _node(value: object, origin: str) -> Node:
     return with_origin(top or NO_KEYS, origin)
 
 
-def _name(argument: str, base: Path) -> str:
-    """The folder of its results: the model's own name, a hub's with its owner."""
+def names_of_results(argument: str) -> tuple[str, str]:
+    """The folders of a model's results, in full and quick: its own name, a hub's with its owner."""
     try:
-        model = parse_model(argument, base=base)
+        model = parse_model(argument, base=Path.cwd())
         own = slugify(argument) if model.kind == "hub" else model.name
     except ModelError:
         own = slugify(argument)
-    return slugify(own[: LONGEST_NAME - len("-quick")])
+    own = slugify(own[: LONGEST_NAME - len(_OF_QUICK)])
+    return own, own + _OF_QUICK
 
 
 def _first_look(
