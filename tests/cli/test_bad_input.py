@@ -203,11 +203,18 @@ def test_wrong_options(place: Workplace, arguments: list[str], words: list[str])
 
 
 def test_a_folder_of_other_files_has_a_message_for_each(place: Workplace) -> None:
+    (place.folder / "model" / "config.json").rename(place.folder / "model" / "other.json")
     names = [path.name for path in (place.folder / "model").glob("*.json")]
     finished = place.call_here("report", "model")
     check(
         finished, "not a qbench record", *(f"model/{name}: " for name in names), messages=len(names)
     )
+
+
+@pytest.mark.parametrize("command", ["report", "recommend"])
+def test_a_model_without_records(place: Workplace, command: str) -> None:
+    finished = place.call_here(command, "model")
+    check(finished, "model: found a model, and no records", "`qbench run model`")
 
 
 class TestReports:
