@@ -50,11 +50,14 @@ def report(
     from qbench.core.store import tell_unreadable
     from qbench.report.console import say
     from qbench.report.files import by_suite, together
-    from qbench.report.formats import TEXT, find_format, report_subject, written_formats
+    from qbench.report.formats import TEXT, find_format, formats, report_subject, written_formats
 
     chosen = written_formats()
     if format_name is not None:
         chosen = [find_format(format_name, "page", "records")]
+    elif output is not None:
+        alike = [one for one in formats().values() if one.suffix == output.suffix]
+        chosen = [one for one in alike if one.takes("page") or one.takes("records")] or chosen
     named, budgets = _places(folders or [Path("results")])
     records, unreadable = _read(named)
     parts = together(records) if len(named) > 1 else by_suite(records)

@@ -272,6 +272,13 @@ class TestReport:
         assert (measured.folder / "deep" / "mine.md").read_text(encoding="utf-8").startswith("# ")
         assert not (measured.folder / "reports").exists()
 
+    @pytest.mark.parametrize(
+        ("name", "begins"), [("a.html", "<!doctype html>"), ("a.json", "{"), ("a.b", "# ")]
+    )
+    def test_its_ending_says_the_format(self, measured: Workplace, name: str, begins: str) -> None:
+        assert measured.call_here("report", "-o", name).code == 0
+        assert (measured.folder / name).read_text(encoding="utf-8").startswith(begins)
+
     def test_every_suite_and_device_has_its_file(self, measured: Workplace) -> None:
         keep(measured.folder / "results", footprint_record("fp32", suite="other"))
         h200 = make_environment(device="NVIDIA H200", device_kind="nvidia-h200")
