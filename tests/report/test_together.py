@@ -91,6 +91,16 @@ def test_another_text_or_point_is_no_shared_quantity() -> None:
     assert any("other prompt_tokens: 64" in one for one in joint.apart)
 
 
+def test_what_the_first_lacks_is_shared_by_the_others() -> None:
+    without = [one for one in taken(suite="a") if one.item.measurement != "latency"]
+    (joint,) = joined(without, taken(suite="b"), taken(suite="c"))
+    assert [axis.key for axis in joint.choices.axes][:3] == ["bytes", "prefill", "decode"]
+    decode = {cell.label: cell.ranges["decode"] for cell in joint.choices.cells}
+    assert decode["nf4 (a)"].value is None
+    assert decode["nf4 (a)"].reason == "not measured alike (a)"
+    assert decode["nf4 (b)"].value == decode["nf4 (c)"].value == pytest.approx(0.00936)
+
+
 def test_another_text_by_name_has_no_place_in_the_picture() -> None:
     (joint,) = joined(taken(suite="a"), taken("other-text", suite="b"))
     assert all(axis.kind == "cost" for axis in joint.choices.axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import (
     FREE_PARAMS,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.compare.recommend.budget import Budget
-    from qbench.compare.recommend.choices import Axis
+    from qbench.compare.recommend.choices import Axis, Limit
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
 
@@ -66,20 +66,32 @@ def join(
     return [one for one in found if one is not None]
 
 
+class _Shared(NamedTuple):
+    """A quantity that is the same in several tables."""
+
+    axis: Axis
+    tables: tuple[int, ...]
+    """Which of them."""
+
+
 def _joined(tables: Sequence[TableRecords], budgets: Mapping[str, Budget]) -> Joint | None:
     stated = {budgets.get(table.suite) for table in tables}
     budget = stated.pop() if len(stated) == 1 else None
     own = [choices(table, budget) for table in tables]
-    axes, keys, apart = _shared_axes(tables, own)
-    if not any(axis.kind == "cost" for axis in axes):
+    shared, apart = _shared(tables, own)
+    axes = [one.axis for one in shared]
+    costs = [axis.key for axis in axes if axis.kind == "cost"]
+    if not costs:
         return None
     cells, places = [], []
     for at, (table, mine) in enumerate(zip(tables, own, strict=True)):
+        known = {one.axis.key for one in shared if at in one.tables}
         for cell in mine.cells:
-            cells.append(_placed(cell, _where(table, tables), axes, keys[at]))
+            cells.append(_placed(cell, _where(table, tables), axes, known))
             places.append(table)
-    limits = {axis.key: own[0].limits[axis.key] for axis in axes if _is_limited(axis, own)}
-    costs = [axis.key for axis in axes if axis.kind == "cost"]
+    limits = {
+        one.axis.key: limit for one in shared if (limit := _common_limit(one, own)) is not None
+    }
     minimize = own[0].minimize if own[0].minimize in costs else costs[0]
     title = f"{tables[0].model}, measured in {len(tables)} places"
     references = tuple(cell.reference for mine in own for cell in mine.cells)
@@ -87,35 +99,39 @@ def _joined(tables: Sequence[TableRecords], budgets: Mapping[str, Budget]) -> Jo
     return Joint(tuple(tables), made, tuple(places), references, tuple(apart))
 
 
-def _is_limited(axis: Axis, own: Sequence[Choices]) -> bool:
-    """Whether it is limited alike wherever it is limited, and in the first table."""
-    limits = {mine.limits[axis.key].bound for mine in own if axis.key in mine.limits}
-    return axis.key in own[0].limits and len(limits) == 1
+def _common_limit(shared: _Shared, own: Sequence[Choices]) -> Limit | None:
+    """The limit on it, where all tables that share it have the same."""
+    limits = [own[at].limits.get(shared.axis.key) for at in shared.tables]
+    return limits[0] if len({limit and limit.bound for limit in limits}) == 1 else None
 
 
-def _shared_axes(
+def _shared(
     tables: Sequence[TableRecords], own: Sequence[Choices]
-) -> tuple[list[Axis], list[set[str]], list[str]]:
-    """The first table's quantities that others have too; which each table has; what is apart."""
-    axes: list[Axis] = []
-    keys: list[set[str]] = [set() for _ in tables]
+) -> tuple[list[_Shared], list[str]]:
+    """Of each quantity the tables that share it, costs first; and what is not put together, why."""
+    found: list[_Shared] = []
     apart: list[str] = []
-    for axis in own[0].axes:
-        sharing = {0}
-        for at in range(1, len(tables)):
-            other = next((each for each in own[at].axes if each.key == axis.key), None)
-            if other is None:
-                continue
-            reason = _why_apart(axis, tables[0], other, tables[at])
-            if reason is None:
-                sharing.add(at)
-            else:
-                apart.append(f"{axis.short} of {tables[at].title}: {reason}")
-        if len(sharing) > 1:
-            axes.append(axis)
-            for at in sharing:
-                keys[at].add(axis.key)
-    return axes, keys, apart
+    every = [axis.key for kind in ("cost", "quality") for mine in own for axis in mine.axes
+             if axis.kind == kind]  # fmt: skip
+    for key in dict.fromkeys(every):
+        having = [
+            (at, axis) for at, mine in enumerate(own) for axis in mine.axes if axis.key == key
+        ]
+        groups = []
+        while having:
+            (base, axis), *others = having
+            reasons = {at: _why_apart(axis, tables[base], one, tables[at]) for at, one in others}
+            groups.append((axis, [base, *(at for at, why in reasons.items() if why is None)]))
+            apart += [
+                f"{axis.short} of {tables[at].title}: {why}"
+                for at, why in reasons.items()
+                if why is not None and len(groups) == 1
+            ]
+            having = [(at, one) for at, one in others if reasons[at] is not None]
+        axis, members = max(groups, key=lambda group: len(group[1]))
+        if len(members) > 1:
+            found.append(_Shared(axis, tuple(members)))
+    return found, apart
 
 
 def _why_apart(axis: Axis, table: TableRecords, other: Axis, its: TableRecords) -> str | None:
