@@ -86,7 +86,7 @@ const COLOURS = {
 };
 const SHAPES = {
   type: "ordinal", name: "shape", domain: STANDINGS,
-  range: ["circle", "circle", "diamond", "M-0.5,-0.5L0.5,0.5M0.5,-0.5L-0.5,0.5", "triangle-down"],
+  range: ["circle", "circle", "diamond", "M-0.8,-0.8L0.8,0.8M0.8,-0.8L-0.8,0.8", "triangle-down"],
 };
 
 const shade = { signal: "datum.dominated ? 0.4 : 1" };
