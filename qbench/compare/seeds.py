@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap
@@ -82,7 +83,7 @@ def _pooled(
     made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(pairs)} seeds")
     seeds_variance = statistics.variance(changes) / len(changes)
     try:
-        items_variance, degrees = _of_items(pairs, sampling)
+        items_variance, degrees = _of_items(tuple(pairs), sampling)
     except ValueError:
         return replace(made, estimate=None, reason=f"some resamples of the {first.unit} are empty")
     total = items_variance + seeds_variance
@@ -92,7 +93,10 @@ def _pooled(
     return replace(made, estimate=Student(value, math.sqrt(total), total**2 / shares))
 
 
-def _of_items(pairs: Sequence[tuple[Series, Series]], sampling: Sampling) -> tuple[float, float]:
+@lru_cache(maxsize=256)
+def _of_items(
+    pairs: tuple[tuple[Series, Series], ...], sampling: Sampling
+) -> tuple[float, float]:
     """Variance of the seeds' mean change, were other items drawn, and its degrees of freedom.
 
     The change is linear in sums. It is 0 where all is the same to the last bit.

@@ -9,6 +9,7 @@ of text, or task, it says nothing.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.estimates.binary import PairedProportions, Proportion
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
 HOW_GROUPS_ARE_DRAWN = "Items that share what they are about are drawn together, by bootstrap."
+_KEPT = 512
+"""Estimates that are kept, 80 kB each: the tables and pictures of a report ask for the same ones."""
 
 
 class Estimated(NamedTuple):
@@ -36,6 +39,7 @@ class Estimated(NamedTuple):
     """Units that are lacking, where that is the reason."""
 
 
+@lru_cache(maxsize=_KEPT)
 def of_level(own: Series, value: float, sampling: Sampling) -> Estimated:
     """The figure itself, which was recorded as `value`."""
     units = len(own.sums)
@@ -76,6 +80,7 @@ def _share(own: Series, value: float) -> Estimated | None:
     return None
 
 
+@lru_cache(maxsize=_KEPT)
 def of_change(own: Series, base: Series, *, relative: bool, sampling: Sampling) -> Estimated:
     """How far `own` is from `base`, which is of the same units in the same order."""
     units = len(own.sums)

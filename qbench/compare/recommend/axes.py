@@ -186,7 +186,7 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     found = _paired(axis, mine, reference)
     if isinstance(found, Gap):
         return Range(None, None, None, found.reason)
-    return estimated(found, _plain_change(found))
+    return estimated(found, found.plain)
 
 
 def _faulty_reference(axis: Axis, reference: CellRecords | None) -> str | None:
@@ -230,14 +230,6 @@ def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Ra
     # A median of processes may lie outside the interval of their mean.
     ends = min(low, value), max(high, value)
     return Range(scaled, factor * ends[0], factor * ends[1], None, found)
-
-
-def _plain_change(found: Difference) -> float | None:
-    if found.new is None or found.old is None:
-        return None
-    if not found.relative:
-        return found.new - found.old
-    return found.new / found.old - 1 if found.old else None
 
 
 def why_not(records: Sequence[Record], metric: str) -> str | None:
