@@ -94,9 +94,7 @@ def _pooled(
 
 
 @lru_cache(maxsize=256)
-def _of_items(
-    pairs: tuple[tuple[Series, Series], ...], sampling: Sampling
-) -> tuple[float, float]:
+def _of_items(pairs: tuple[tuple[Series, Series], ...], sampling: Sampling) -> tuple[float, float]:
     """Variance of the seeds' mean change, were other items drawn, and its degrees of freedom.
 
     The change is linear in sums. It is 0 where all is the same to the last bit.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
 HOW_GROUPS_ARE_DRAWN = "Items that share what they are about are drawn together, by bootstrap."
 _KEPT = 512
-"""Estimates that are kept, 80 kB each: the tables and pictures of a report ask for the same ones."""
+"""Estimates that are kept, 80 kB each: tables and pictures of a report ask for the same ones."""
 
 
 class Estimated(NamedTuple):

@@ -186,8 +186,8 @@ def _blocks(data: Floats, length: int) -> Floats:
 def _sums(held: bytes, columns: int, count: int, resamples: int, seed: int) -> list[list[Floats]]:
     """The columns' sums over each resample of so many units or blocks, in parts that fit memory.
 
-    `held` are the columns' numbers, one column after another. A change in per cent needs the same sums
-    as one in the metric's own unit.
+    `held` are the columns' numbers, one column after another. A change in per cent needs the
+    same sums as one in the metric's own unit.
     """
     import numpy as np
 
