@@ -53,6 +53,8 @@ _LIKE = {
     "untuned": "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode",
     "tuned": "qbench recommend --max-loss-increase 0.05 --max-training-peak 20GiB",
 }
+_MOST_NAMED = 6
+"""Cells that a sentence names; the table has them all."""
 _NOUN = {"untuned": "cell", "tuned": "tuned model"}
 
 
@@ -169,7 +171,7 @@ def _what(found: Recommendation) -> list[Line]:
         and all(check.beyond is None for check in one.undecided)
     ]
     if before:
-        lines.append(f"With more data it might be {_or(before)}: see the table.")
+        lines.append(f"With more data it might be {_and(before, 'or')}: see the table.")
     return lines
 
 
@@ -282,9 +284,8 @@ def _every_needed(found: Recommendation) -> dict[str, dict[str, str]]:
     }
 
 
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _or(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+def _and(names: Sequence[str], last: str = "and") -> str:
+    """The names in a row; of very many the first."""
+    if len(names) > _MOST_NAMED:
+        names = [*names[: _MOST_NAMED - 1], f"{len(names) - _MOST_NAMED + 1} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -400,3 +400,13 @@ def test_a_faulty_cell_is_never_chosen_nor_anything_held_against_a_faulty_refere
     found = recommend(choices(table, Budget(max_perplexity_increase=0.5)))
     assert {one.standing for one in found.candidates} == {"faulty", "undecided"}
     assert "do not compute what they hold" in as_markdown(report_page(spoiled))
+
+
+def test_of_very_many_alike_the_first_are_named() -> None:
+    labels = [f"nf4-{at:02}" for at in range(12)]
+    records = [
+        make_record(label, metrics={"memory.static": 2e6 if label == "fp32" else 1e6})
+        for label in ("fp32", *labels)
+    ]
+    text = as_markdown(report_page(records))
+    assert "nf4-01, nf4-02, nf4-03, nf4-04, nf4-05 and 6 more have the same static bytes." in text

@@ -146,8 +146,15 @@ const reasonsFor = (one, axis, made) => {
   return told.join("; ");
 };
 
-const listed = (names, last) => (names.length < 2 ? names.join("")
-  : `${names.slice(0, -1).join(", ")} ${last} ${names[names.length - 1]}`);
+const MOST_NAMED = 6;
+
+const listed = (names, last) => {
+  if (names.length > MOST_NAMED) {
+    return `${names.slice(0, MOST_NAMED - 1).join(", ")} ${last} ${names.length - MOST_NAMED + 1} more`;
+  }
+  return names.length < 2 ? names.join("")
+    : `${names.slice(0, -1).join(", ")} ${last} ${names[names.length - 1]}`;
+};
 
 // The sentences: what is to be seen first, and the rest.
 const sentences = (data, limits, minimize, found) => {

@@ -10,6 +10,7 @@ const HEIGHT = 380;
 const MARGIN = 0.06;
 const SPREAD = 30;
 const SHOWN = 10;
+const NAMED = 30;
 
 const option = (axis) => {
   const made = make("option", { value: axis.key });
@@ -158,7 +159,7 @@ const pictureOf = (data, across, up, limits, width) => {
         transform: [{
           type: "label", size: { signal: "[width, height]" }, avoidMarks: ["acrossbars", "upbars", "frontier"],
           anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
-          offset: [6], sort: { field: "datum.first" }, padding: 0,
+          offset: [6], sort: { field: "datum.datum.first" }, padding: 0,
         }] },
     ],
     config: theme(),
@@ -193,6 +194,9 @@ const pointsOf = (found, across, up) => {
     });
   }
   for (const point of points) point.dominated = isDominated(point, points);
+  if (points.length > NAMED) { // more names than can be read
+    for (const point of points) if (point.dominated && point.first) point.name = "";
+  }
   return points.reverse(); // the best is drawn over the others
 };
 
