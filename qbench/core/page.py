@@ -321,8 +321,9 @@ class Chooser:
     - `axes`: of each quantity `key`, `title`, `short`, `display`, `unit`, `better` (`lower`,
       `higher`), `kind` (`cost`, `quality`), `changes` (whether it is one from the reference), and
       how a picture's axis writes it: `symbol`, `divisor`;
-    - `cells`: `label`, `reference`, `faulty`, and by key `ranges` (value, low and high end of the
-      interval, and why something of these is null) and `needed`: what more data would decide;
+    - `cells`: `label`, `reference`, `faulty`, `warned` (a sentence), and by key `ranges` (value,
+      low and high end of the interval, and why something of these is null) and `needed`: what more
+      data would decide;
     - `rows`: which cell stands in each row of the table;
     - `limits`: the bound by key; `minimize`: a key.
     """

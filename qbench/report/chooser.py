@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Chooser
 from qbench.core.units import choose_scale
+from qbench.report.recommendation_words import warning_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ def _cell(cell: Choice, needed: Mapping[str, str]) -> dict[str, Any]:
         "label": cell.label,
         "reference": cell.reference,
         "faulty": cell.faulty,
+        "warned": warning_words(cell),
         "needed": dict(needed),
         "ranges": {
             key: [one.value, one.low, one.high, one.reason] for key, one in cell.ranges.items()

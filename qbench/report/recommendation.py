@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.limits import BY_DEFAULT
-from qbench.core.names import shortened
 from qbench.core.page import Column, Figure, Heading, Mono, Page, Row, Strong, Table, Words, bullets
 from qbench.report.chooser import chooser
 from qbench.report.figures import NOT_MEASURED
@@ -21,6 +20,7 @@ from qbench.report.recommendation_words import (
     loss_words,
     needed_words,
     relaxed_words,
+    warning_words,
     with_interval,
 )
 
@@ -47,8 +47,6 @@ _HOW = (
     "A cell meets a limit when its whole 95 % interval (in brackets) lies within it, fails when the"
     " whole interval lies beyond, and is undecided else."
 )
-_LONGEST_WARNING = 200
-_MOST_WARNINGS = 3
 _LIKE = {
     "untuned": "qbench recommend --max-perplexity-increase 2% --gpu 24GB --minimize decode",
     "tuned": "qbench recommend --max-loss-increase 0.05 --max-training-peak 20GiB",
@@ -217,10 +215,8 @@ def _nothing(found: Recommendation) -> list[Line]:
 
 def _warnings(found: Recommendation) -> list[Line]:
     """What the records of the best warn of."""
-    told = () if found.best is None else found.best.cell.warnings
-    shown = [shortened(text, _LONGEST_WARNING) for text in told[:_MOST_WARNINGS]]
-    more = [f"{len(told) - len(shown)} more"] if len(told) > len(shown) else []
-    return [f"Its records warn: {'; '.join([*shown, *more])}."] if shown else []
+    told = "" if found.best is None else warning_words(found.best.cell)
+    return [told] if told else []
 
 
 def _limits(found: Recommendation, *, briefly: bool = False) -> Line:

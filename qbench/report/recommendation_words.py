@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qbench.compare.recommend.recommend import Candidate, Check, Needed, Recommendation
 
 _LONGEST_REASON = 160
+_LONGEST_WARNING = 200
+_MOST_WARNINGS = 3
 _DIGITS = 3
 """Significant digits of a limit that a cell would meet."""
 
@@ -115,6 +117,13 @@ def _outwards(check: Check, bound: float) -> float:
     step = 10.0 ** (math.floor(math.log10(abs(size))) - _DIGITS + 1)
     rounded = math.ceil if check.limit.kind == "max" else math.floor
     return rounded(round(size / step, 6)) * step * unit
+
+
+def warning_words(cell: Choice) -> str:
+    """What the records of a cell warn of, in a sentence; empty where they do not."""
+    shown = [shortened(text, _LONGEST_WARNING) for text in cell.warnings[:_MOST_WARNINGS]]
+    more = [f"{len(cell.warnings) - len(shown)} more"] if len(cell.warnings) > len(shown) else []
+    return f"Its records warn: {'; '.join([*shown, *more])}." if shown else ""
 
 
 def costs_words(found: Recommendation, best: Candidate) -> str:

@@ -197,6 +197,7 @@ const sentences = (data, limits, minimize, found) => {
   const maybe = (names) => `With more data it might be ${names}.`;
   say(candidates.filter((one) => one.standing === "undecided" && one.minimized[0] !== null
     && one.minimized[0] < best.minimized[0]), maybe, maybe, "or");
+  if (best.cell.warned) more.push(best.cell.warned);
   return [best.cell.label, more.join(" ")];
 };
 
