@@ -129,7 +129,9 @@ def write_reports(
     """Writes a file of each part in each format; `budgets` are what each suite allows, by name."""
     from qbench.report.console import say_where
     from qbench.report.files import write_report
+    from qbench.report.formats import report_subject
 
-    for form in chosen:
-        for part in parts:
-            say_where(write_report(part, reports, form, budgets))
+    for part in parts:
+        report = report_subject(part, budgets)
+        for form in chosen:
+            say_where(write_report(report, reports, form))

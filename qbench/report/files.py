@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.spec import LONGEST_NAME, slugify
-from qbench.report.formats import report_subject
 from qbench.report.rehearsals import is_rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from qbench.compare.recommend.budget import Budget
     from qbench.core.record import Record
-    from qbench.report.format import Format
+    from qbench.report.format import Format, Subject
 
 
 def by_suite(records: Sequence[Record]) -> list[list[Record]]:
@@ -36,19 +34,15 @@ def together(records: Sequence[Record]) -> list[list[Record]]:
     return list(parts.values())
 
 
-def write_report(
-    records: Sequence[Record],
-    folder: Path,
-    form: Format,
-    budgets: Mapping[str, Budget] | None = None,
-) -> Path:
+def write_report(report: Subject, folder: Path, form: Format) -> Path:
     """Writes one report, whole or not at all; raises `StoreError` if it cannot."""
+    records = report.records or ()
     mark = "-rehearsal" if is_rehearsal(records) else ""
     suite = "+".join(dict.fromkeys(slugify(record.suite) for record in records))
     kind = "+".join(dict.fromkeys(record.environment.device_kind for record in records))
     path = folder / f"{suite[:LONGEST_NAME]}{mark}-{kind[:LONGEST_NAME]}{form.suffix}"
     try:
-        write_atomically(path, form.render(report_subject(records, budgets)))
+        write_atomically(path, form.render(report))
     except OSError as error:
         raise StoreError(
             f"{path}: the report cannot be written ({error.strerror}); the records are safe:"

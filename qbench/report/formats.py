@@ -89,9 +89,12 @@ def find_format(name: str, *sources: Source) -> Format:
 def report_subject(
     records: Sequence[Record], budgets: Mapping[str, Budget] | None = None
 ) -> Subject:
-    """The report on records of any suites, with what each suite allows, by its name."""
+    """The report on records of any suites, with what each suite allows, by its name.
+
+    Its page is made once, for however many formats.
+    """
     return Subject(
-        lambda: report_page(records, budgets),
+        cache(lambda: report_page(records, budgets)),
         lambda: overview_page(records, budgets),
         records=records,
     )

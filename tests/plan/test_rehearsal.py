@@ -14,7 +14,7 @@ from qbench.plan.plan import make_plan
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import Suite, load_suite_text
 from qbench.report.files import by_suite, write_report
-from qbench.report.formats import formats
+from qbench.report.formats import formats, report_subject
 from qbench.report.plan_page import plan_page
 from qbench.report.rows import metric_rows
 from qbench.sources.bundled import bundled_texts
@@ -257,7 +257,8 @@ class TestTheReport:
 
     def test_is_a_file_and_a_part_of_its_own(self, tmp_path: Path) -> None:
         parts = by_suite(pair())
-        names = [write_report(part, tmp_path, formats()["markdown"]).name for part in parts]
+        markdown = formats()["markdown"]
+        names = [write_report(report_subject(part), tmp_path, markdown).name for part in parts]
         assert names == [
             "quickstart-cpu-intel-xeon-2c.md",
             "quickstart-rehearsal-cpu-intel-xeon-2c.md",
