@@ -52,8 +52,7 @@ def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite
     For a model that of its run without a suite: of the quick one where there is no other. Raises
     `StoreError` for a model without one.
     """
-    from qbench.plan.suite.from_model import names_model, names_of_results
-    from qbench.plan.suite.suite import load_suite
+    from qbench.plan.suite.model_names import names_model, names_of_results
 
     named = str(where)
     if names_model(named):
@@ -67,6 +66,7 @@ def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite
             )
     if where.is_dir() or where.suffix not in {".yaml", ".yml"}:
         return where, None
+    from qbench.plan.suite.suite import load_suite
 
     suite = load_suite(where)
     return results / suite.name, suite

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, UsageError
 from qbench.core.number_types import BF16, FP16, FP32
-from qbench.core.spec import LONGEST_NAME, slugify
+from qbench.plan.suite.model_names import names_model, names_of_results
 from qbench.plan.suite.settings import NO_KEYS, Setting, with_origin
 from qbench.plan.suite.written import OF_FILES, Written, read_file
 from qbench.plan.suite.yaml_lines import read_yaml, write_yaml
 from qbench.precisions import FIRST_LOOK, precisions, with_defaults
 from qbench.precisions.computing import computed_in
 from qbench.sources.bundled import PREFIX, bundled_models
-from qbench.sources.models.headers import ADAPTER_CONFIG
-from qbench.sources.models.random_models import RANDOM_PREFIX
 from qbench.sources.models.resolve import parse_model, resolve_model
 
 if TYPE_CHECKING:
@@ -43,12 +40,10 @@ _QUICK: dict[str, dict[str, Any]] = {
     "generation": {"count": 2, "new_tokens": 16},
 }
 """Options that take seconds where the defaults take minutes."""
-_OF_QUICK = "-quick"
 _EXPECTED = (
     f"{OF_FILES}, or a model: bundled:<name>, random:<name>, a folder with config.json, or a hub id"
     " such as owner/name"
 )
-_HUB_ID = re.compile(r"(?P<owner>[A-Za-z0-9][\w.-]*)/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -90,22 +85,6 @@ def read_source(
             " --only"
         )
     return found.set(settings)
-
-
-def names_model(argument: str) -> bool:
-    """Whether it means a model rather than a suite's file, which need not be there."""
-    if argument.startswith((PREFIX, RANDOM_PREFIX)):
-        return True
-    try:
-        path = Path(argument).expanduser()
-        if path.is_dir():
-            return any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
-        if path.exists() or path.suffix in {".yaml", ".yml"}:
-            return False
-        hub = _HUB_ID.fullmatch(argument)
-        return hub is not None and not Path(hub["owner"]).is_dir()
-    except (OSError, ValueError, RuntimeError):  # a path that is none, or of a user who is none
-        return False
 
 
 def _models_beside(argument: str) -> list[str]:
@@ -162,17 +141,6 @@ def _settings(steps: tuple[str, ...], option: str, value: str | list[str] | None
 def _node(value: object, origin: str) -> Node:
     top, _ = read_yaml(write_yaml(value), origin)
     return with_origin(top or NO_KEYS, origin)
-
-
-def names_of_results(argument: str) -> tuple[str, str]:
-    """The folders of a model's results, in full and quick: its own name, a hub's with its owner."""
-    try:
-        model = parse_model(argument, base=Path.cwd())
-        own = slugify(argument) if model.kind == "hub" else model.name
-    except ModelError:
-        own = slugify(argument)
-    own = slugify(own[: LONGEST_NAME - len(_OF_QUICK)])
-    return own, own + _OF_QUICK
 
 
 def _first_look(

@@ -15,7 +15,8 @@ import yaml
 from qbench.core.errors import SuiteError, UsageError
 from qbench.plan.plan import make_plan
 from qbench.plan.suite import from_model
-from qbench.plan.suite.from_model import Wishes, names_model, read_source
+from qbench.plan.suite.from_model import Wishes, read_source
+from qbench.plan.suite.model_names import names_model
 from qbench.plan.suite.settings import read_settings
 from qbench.plan.suite.suite import Suite, load_suite, make_suite
 from tests.workplace import REPOSITORY
