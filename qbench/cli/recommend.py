@@ -139,6 +139,8 @@ def _tasks(texts: Sequence[str]) -> dict[str, float]:
                 f"--min-task: found {text!r}; expected a task and the least change of its score,"
                 " such as 'hellaswag: -0.01'"
             )
+        if name.strip() in found:
+            raise UsageError(f"--min-task: {name.strip()!r} is limited twice; give it once")
         found[name.strip()] = float(least)
     return found
 

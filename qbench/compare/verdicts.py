@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.estimates import Exact, holm
 from qbench.compare.estimates.power import detectable_change, units_needed
+from qbench.core.units import LARGEST_WRITTEN_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +115,7 @@ def amount_text(value: float, *, relative: bool, signed: bool = True) -> str:
         shown = 0.0
     sign = "+" if signed and shown else ""
     digits = f"{shown:{sign}.3g}"
-    if "e" in digits and abs(shown) >= 1:
+    if "e" in digits and 1 <= abs(shown) < LARGEST_WRITTEN_OUT:
         digits = f"{shown:{sign},.0f}"
     return f"{digits} %" if relative else digits
 

@@ -18,6 +18,8 @@ Display = Literal[
 interval, shown as words with a verdict; `mark` is one of few words; `text` any, and may be long.
 """
 
+LARGEST_WRITTEN_OUT = 1e15
+"""From here on a number stands with its power of ten: it has hundreds of digits else."""
 _BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 _SECONDS = ((10.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs"))
 _SIGNIFICANT: dict[Display, int] = {
@@ -52,6 +54,8 @@ class Scale:
         if value == 0:
             return "0"
         shown = value / self.divisor
+        if abs(shown) >= LARGEST_WRITTEN_OUT:
+            return f"{shown:{'+' if self.signed else ''}.3g}"
         if self.signed:
             return f"{shown:+,.{self.decimals}f}"
         least = 10.0**-self.decimals
@@ -85,7 +89,9 @@ def choose_scale(
     largest = max((abs(value) for value in (unit_of or sizes)), default=0.0)
     symbol, divisor = _unit(largest, display)
     if decimals is None:
-        decimals = _decimals([size / divisor for size in sizes], display, symbol)
+        shown = (size / divisor for size in sizes)
+        known = [size for size in shown if 0 < size < math.inf]  # of what no float can hold: none
+        decimals = _decimals(known, display, symbol)
     return Scale(symbol, divisor, decimals, signed=display == "change")
 
 

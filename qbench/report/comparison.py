@@ -8,6 +8,7 @@ from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
+from qbench.core.units import LARGEST_WRITTEN_OUT
 from qbench.report.charts.comparison import comparison_charts
 from qbench.report.comparison_data import comparison_data
 from qbench.report.field_names import called_elsewhere
@@ -196,4 +197,8 @@ def _line(row: Row) -> TableRow:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+    return (
+        f"{value:,.0f}"
+        if float(value).is_integer() and abs(value) < LARGEST_WRITTEN_OUT
+        else f"{value:.4g}"
+    )

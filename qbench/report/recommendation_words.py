@@ -115,6 +115,8 @@ def _outwards(check: Check, bound: float) -> float:
     if not size or not math.isfinite(size):
         return bound
     step = 10.0 ** (math.floor(math.log10(abs(size))) - _DIGITS + 1)
+    if not step:  # of the smallest numbers that there are
+        return bound
     rounded = math.ceil if check.limit.kind == "max" else math.floor
     return rounded(round(size / step, 6)) * step * unit
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbench.compare.recommend.budget import Budget
 from tests.command import call
 from tests.record_factory import make_record, quickstart_records
 from tests.workplace import keep
@@ -95,6 +96,14 @@ def test_a_suites_budget_holds_and_the_command_line_goes_before_it(tmp_path: Pat
         assert found["recommended"] == cell
 
 
+def test_the_last_limit_of_a_score_holds_and_the_command_lines_are_last() -> None:
+    suites = Budget(min_task={"choice": -0.01, "*": -0.02})
+    assert list(Budget(min_task={"choice": -0.5}).over(suites).min_task.items()) == [
+        ("*", -0.02),
+        ("choice", -0.5),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -116,7 +125,9 @@ def test_a_suites_budget_holds_and_the_command_line_goes_before_it(tmp_path: Pat
         (["--minimize", "loss"], ["--minimize: found 'loss'", "bytes, peak, prefill"]),
         (["--minimize", "energy"], ["it was not measured", "bytes, peak, prefill, decode"]),
         (["--minimize", "price"], ["price", "what an hour of the device costs"]),
+        (["--min-task", "a: -1", "--min-task", " a : -2"], ["--min-task: 'a' is limited twice"]),
         (["--price", "0"], ["--price", "a positive number"]),
+        (["--price", "1e308"], ["--price", "a positive number up to 1e12"]),
         (["--batch", "3"], ["--batch 3", "there are 1, 4"]),
         (["--batch", "0"], ["--batch", "at least 1"]),
         (["--max-bytes", "x", "--max-decode", "y"], ["--max-bytes", "--max-decode"]),

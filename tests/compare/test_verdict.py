@@ -153,6 +153,8 @@ def test_amounts_are_written_for_people() -> None:
     assert amount_text(-0.012, relative=False) == "-0.012"
     assert amount_text(0.0, relative=True) == "0 %"
     assert amount_text(math.inf, relative=True) == "from 0"
+    assert amount_text(12345.0, relative=False) == "+12,345"
+    assert amount_text(1e300, relative=False) == "+1e+300"
     assert str(ONE_PER_CENT) == "at most +1 %"
     assert str(Margin("max_drop", 0.01)) == "at least -0.01"
     assert str(Margin("max", 0.05)) == "at most 0.05"

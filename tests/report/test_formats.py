@@ -153,6 +153,10 @@ def test_no_format_loads_torch_or_pandas() -> None:
         ([0.873], "percent", ["87.3 %"]),
         ([0.0059, -0.11], "change", ["+0.59 %", "-11.00 %"]),
         ([0.0], "change", ["0 %"]),
+        ([1e300, 2.0], "number", ["1e+300", "2"]),
+        ([1e300], "change", ["+1e+302 %"]),
+        ([5e-324, 2.5], "bytes", ["<1 B", "2 B"]),
+        ([5e-324, 2**20], "bytes", ["<0.01 MiB", "1.00 MiB"]),
     ],
 )
 def test_scales_keep_the_digits_of_the_smallest(

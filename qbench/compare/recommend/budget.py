@@ -32,7 +32,7 @@ class Budget(Frozen):
     """Mean divergence from the reference, in nats a token; of each text."""
     min_task: dict[str, float] = Field(default_factory=dict)
     """By task (`hellaswag`), by task and metric (`hellaswag.acc_norm`) or a pattern of these: the
-    least change of its score from the reference's, such as -0.01."""
+    least change of its score from the reference's, such as -0.01. Of several the last one holds."""
     max_training_peak: float | None = None
     """Bytes at the peak of a training step; of fine-tuning arms."""
     max_step: float | None = None
@@ -58,5 +58,6 @@ class Budget(Frozen):
         """This one's limits, and the other's where this one states none."""
         stated = {name: getattr(self, name) for name in self.model_fields_set}
         if "min_task" in stated:
-            stated["min_task"] = {**other.min_task, **self.min_task}
+            kept = {key: one for key, one in other.min_task.items() if key not in self.min_task}
+            stated["min_task"] = kept | self.min_task  # the later one of a score holds
         return other.model_copy(update=stated)

@@ -142,7 +142,7 @@ class BudgetSection(Frozen):
     price: Annotated[
         float | None,
         NotNull(),
-        expects("a positive number: of an hour, in your currency", gt=0, allow_inf_nan=False),
+        expects("a positive number up to 1e12: of an hour, in your currency", gt=0, le=1e12),
     ] = None
     """What an hour of the device costs, for `minimize: price`."""
     batch: Annotated[int | None, NotNull(), expects("a batch of at least 1", ge=1)] = None

@@ -79,4 +79,5 @@ def decades(values: Sequence[float]) -> list[float]:
     if not sizes:
         return []
     low, high = math.floor(math.log10(min(sizes))), math.ceil(math.log10(max(sizes)))
-    return [float(f"1e{power}") for power in range(low, high + 1)]
+    powers = (float(f"1e{power}") for power in range(low, high + 1))
+    return [power for power in powers if 0 < power < math.inf]

@@ -9,6 +9,7 @@ import pytest
 
 from qbench.compare.selection import select
 from qbench.core.log_bins import EDGES, stored
+from qbench.report.charts.axes import decades
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.quality import divergence_table
 from tests.paired_records import TOKENS, divergence, losses, quality
@@ -103,3 +104,9 @@ def test_no_divergence_no_picture() -> None:
     same = divergence("nf4", [0.0] * 9)
     assert drawn(divergence("fp32", [0.0] * 9), same) == []
     assert sum(same.series["window_tokens"]) == TOKENS * 9
+
+
+def test_decades_end_where_numbers_do() -> None:
+    assert decades([5e-324, 1.7e308])[-1] == 1e308
+    assert decades([5e-324])[0] > 0
+    assert decades([0.02, 3.0]) == [0.01, 0.1, 1.0, 10.0]
