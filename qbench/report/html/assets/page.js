@@ -261,6 +261,12 @@ const draw = async (plot) => {
   plot.dataset.drawn = String(width);
 };
 
+// Between two pictures the page takes what a reader does; not every browser tells when it is idle.
+const idle = (next) => {
+  if (window.requestIdleCallback) requestIdleCallback(next, { timeout: 200 });
+  else setTimeout(next, 0);
+};
+
 const drawAll = async () => {
   for (const [plot, drawn] of drawings) {
     try {
@@ -269,7 +275,7 @@ const drawAll = async () => {
       plot.textContent = "This picture could not be drawn; its numbers stand in the tables.";
       console.error(error);
     }
-    await new Promise((next) => requestIdleCallback(next, { timeout: 200 }));
+    await new Promise(idle);
   }
   document.documentElement.dataset.drawn = "";
 };
