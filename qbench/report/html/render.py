@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Page
 
-_CHOOSING = ("choose.js", "chooser.js")
+_CHOOSING = ("choose.js", "pareto.js", "chooser.js")
 _LIBRARY = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 """What draws pictures; only in a page that has one."""
 
