@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 _PATIENCE_MS = 60_000
+DRAWN = """plot => {
+  const marks = [...plot.querySelectorAll("svg [class*=mark-] path, svg [class*=mark-] line")]
+    .map((mark) => mark.getBBox());
+  return Math.max(0, ...marks.map(({ width, height }) => Math.max(width, height)));
+}"""
+"""How large the largest mark of a plot is."""
 
 
 def find_chromium() -> str | None:
