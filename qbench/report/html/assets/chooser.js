@@ -236,8 +236,10 @@ const chooserIn = (box, data) => {
     + " cell is at least as good by both. Drag the limits, or type them: 6GiB, 1%, 40ms.");
   stage.append(plot, handleFor("x"), handleFor("y"));
   const looks = make("div", { class: "looks" }, upLabel, acrossLabel);
-  const picture = make("div", { class: "pictured" }, ...(across && up ? [looks, stage, legend] : []));
-  box.prepend(said, make("div", { class: "choosing" }, picture, settings));
+  const picture = make("div", { class: "pictured" }, looks, stage, legend);
+  const drawable = across && up;
+  box.prepend(said, make("div", { class: drawable ? "choosing" : "choosing plain" },
+    ...(drawable ? [picture] : []), settings));
   refill();
   update({ table: false });
   return { draw, plot };
