@@ -74,6 +74,13 @@ class Difference:
             return self.new - self.old
         return self.new / self.old - 1 if self.old else None
 
+    def ends(self, tail: float) -> tuple[float, float] | tuple[None, None]:
+        """The interval that leaves out `tail` on either side; None where chance is unknown."""
+        if self.estimate is None:
+            return None, None
+        low, high = (self.shown(self.estimate.limit(end)) for end in (tail, 1 - tail))
+        return low, high
+
     def shown(self, value: float) -> float:
         """A value of the estimate's scale as a ratio less 1 where it is relative."""
         if not self.relative:

@@ -63,8 +63,7 @@ def mark_all(cases: Sequence[tuple[Difference | Gap, Allowance]], *, alpha: floa
             marks.append(Mark("undecided", found.reason or "its chance error is not known"))
         else:
             same_p, differs_p = next(adjusted)
-            low, high = (found.shown(estimate.limit(end)) for end in (alpha / 2, 1 - alpha / 2))
-            marks.append(Mark(*_finding(same_p, differs_p, alpha), low, high))
+            marks.append(Mark(*_finding(same_p, differs_p, alpha), *found.ends(alpha / 2)))
     return marks
 
 

@@ -173,7 +173,7 @@ def _verdict(
         reason = found.reason or "its chance error is not known"
         needed = None if found.short_by is None else found.units + found.short_by
         return Verdict("inconclusive", reason, found, units_needed=needed)
-    low, high = (found.shown(estimate.limit(share)) for share in (alpha, 1 - alpha))
+    low, high = found.ends(alpha)
     warning = _suspicion(margin, found, estimate)
     detectable = None
     if not isinstance(estimate, Exact):

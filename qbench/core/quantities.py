@@ -52,4 +52,6 @@ def _read(text: str, units: Mapping[str, float]) -> float | None:
     unit = units.get(found[2]) if found is not None else None
     if found is None or unit is None:
         return None
-    return float(found[1]) * unit
+    number = float(found[1])
+    # 57 × 0.01 is not 0.57, 57 ÷ 100 is.
+    return number * unit if unit >= 1 else number / round(1 / unit)

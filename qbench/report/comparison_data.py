@@ -89,6 +89,4 @@ def _flips(row: Row, alpha: float) -> dict[str, Any] | None:
 
 
 def _ends(found: Difference | None, alpha: float) -> tuple[float | None, float | None]:
-    if found is None or found.estimate is None:
-        return None, None
-    return found.estimate.limit(alpha / 2), found.estimate.limit(1 - alpha / 2)
+    return (None, None) if found is None else found.ends(alpha / 2)

@@ -76,10 +76,9 @@ def with_interval(records: Sequence[Record], metric_name: str) -> Figure:
     if figure.value is None:
         return figure
     found = level(records, metric_name, sampling=Sampling())
-    if found.estimate is None:
+    low, high = found.ends(Sampling().alpha / 2)
+    if low is None or high is None:
         return replace(figure, reason=found.reason)
-    tail = Sampling().alpha / 2
-    low, high = (found.estimate.limit(share) for share in (tail, 1 - tail))
     return replace(figure, low=min(low, figure.value), high=max(high, figure.value))
 
 
@@ -98,18 +97,10 @@ def figure_of(found: Difference) -> Figure:
 
     A relative difference is a ratio less 1.
     """
+    value = found.plain
     if found.estimate is None:
-        value = found.plain
         return Figure(value, None if value is not None else NOT_MEASURED, reason=found.reason)
-    tail = Sampling().alpha / 2
-    value, low, high = (
-        found.shown(end)
-        for end in (
-            found.estimate.value,
-            found.estimate.limit(tail),
-            found.estimate.limit(1 - tail),
-        )
-    )
+    low, high = found.ends(Sampling().alpha / 2)
     return Figure(value, low=low, high=high)
 
 

@@ -7,7 +7,6 @@ with `%` is relative to the old value, one without is in the metric's own unit.
 from __future__ import annotations
 
 import math
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from qbench.compare.flips import score_of
 from qbench.core.aliases import Also
+from qbench.core.quantities import is_number, share_of
 from qbench.core.reading import (
     STRICT,
     InvalidValueError,
@@ -35,8 +35,6 @@ BOUNDS: tuple[MarginKind, ...] = ("max_increase", "max_drop", "max", "min")
 LEVELS = ("max", "min")
 """Bounds that limit the value itself, and need nothing to compare it with."""
 
-_PERCENT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*%")
-
 
 class Amount(Frozen):
     """A number as a suite states it."""
@@ -52,11 +50,11 @@ _AMOUNT = "a number such as 0.01, or a share such as 1%"
 def _read_amount(value: object) -> Amount:
     if isinstance(value, Amount):
         return value
-    if isinstance(value, str) and (match := _PERCENT.fullmatch(value.strip())):
-        return Amount(value=float(match[1]) / 100, relative=True)
+    if isinstance(value, str) and (share := share_of(value)) is not None:
+        return Amount(value=share, relative=True)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return Amount(value=float(value), relative=False)
-    quoted = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value)
+    quoted = isinstance(value, str) and is_number(value)
     raise InvalidValueError(
         _AMOUNT, remedy=f"write {value} without quotes, or {value}%" if quoted else None
     )
@@ -115,7 +113,7 @@ class RuleEntry(Frozen):
     def _check_form(cls, value: object) -> object:
         if isinstance(value, dict):
             return value
-        margin = isinstance(value, str) and _PERCENT.fullmatch(value.strip())
+        margin = isinstance(value, str) and share_of(value) is not None
         remedy = None
         if margin or (isinstance(value, int | float) and not isinstance(value, bool)):
             remedy = f"write {{max_increase: {value}}} or {{max_drop: {value}}}"

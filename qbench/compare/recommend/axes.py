@@ -220,13 +220,12 @@ def _of_level(axis: Axis, mine: Sequence[Record]) -> Range:
 
 def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Range:
     """An estimate as a range, about `value` where that is given, all of it times the factor."""
-    estimate = found.estimate
-    if value is None and estimate is not None:
-        value = found.shown(estimate.value)
+    if value is None and found.estimate is not None:
+        value = found.plain
     scaled = None if value is None else factor * value
-    if estimate is None or value is None:
+    low, high = found.ends(ALPHA / 2)
+    if low is None or high is None or value is None:
         return Range(scaled, None, None, found.reason, found)
-    low, high = (found.shown(estimate.limit(end)) for end in (ALPHA / 2, 1 - ALPHA / 2))
     # A median of processes may lie outside the interval of their mean.
     ends = min(low, value), max(high, value)
     return Range(scaled, factor * ends[0], factor * ends[1], None, found)

@@ -61,23 +61,19 @@ def change_of(
     label: str, found: Difference | Gap | None, mark: Mark, verdict: str, margin: Allowance
 ) -> Change | None:
     """A row; None where no interval is known, or it has no end."""
-    if found is None or isinstance(found, Gap) or found.estimate is None:
+    if found is None or isinstance(found, Gap):
         return None
-    if mark.low is None or mark.high is None:
+    ends = (found.plain, mark.low, mark.high, *found.ends(Sampling().alpha))
+    known = [end for end in ends if end is not None and math.isfinite(end)]
+    if len(known) < len(ends):
         return None
-    alpha = Sampling().alpha
-    inner_low, inner_high = (
-        found.shown(found.estimate.limit(share)) for share in (alpha, 1 - alpha)
-    )
-    value = found.shown(found.estimate.value)
-    if not all(map(math.isfinite, (value, mark.low, mark.high, inner_low, inner_high))):
-        return None
+    value, low, high, inner_low, inner_high = known
     factor = 100 if margin.relative else 1
     return Change(
         label=label,
         value=factor * value,
-        low=factor * mark.low,
-        high=factor * mark.high,
+        low=factor * low,
+        high=factor * high,
         inner_low=factor * inner_low,
         inner_high=factor * inner_high,
         verdict=verdict,

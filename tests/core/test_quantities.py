@@ -1,0 +1,16 @@
+from qbench.core.quantities import bytes_of, seconds_of, share_of
+
+
+def test_shares_and_times_are_the_nearest_numbers() -> None:
+    assert share_of("57%") == 0.57
+    assert share_of("7 %") == 0.07
+    assert seconds_of("9ms") == 0.009
+    assert seconds_of("3us") == 0.000003
+    assert seconds_of("1.5min") == 90.0
+    assert bytes_of("6GiB") == 6 * 2**30
+
+
+def test_what_has_no_unit_or_another_is_none() -> None:
+    assert share_of("57") is None
+    assert seconds_of("9GB") is None
+    assert bytes_of("9ms") is None
