@@ -152,7 +152,12 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
     own = find_series(good[0], metric, value)
     if own is None:
         return _unknown(value, None, relative=False)
-    own = grouped(own)
+    return level_of(own, value, sampling)
+
+
+def level_of(series: Series, value: float, sampling: Sampling) -> Difference:
+    """The figure `value` that comes from a series, by cluster where its items have any."""
+    own = grouped(series)
     return _made(of_level(own, value, sampling), value, None, own, relative=False)
 
 

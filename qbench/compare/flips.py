@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap
-from qbench.compare.differences import Difference
-from qbench.compare.series import align, find_series, grouped
-from qbench.compare.series_estimates import of_level
+from qbench.compare.differences import Difference, level_of
+from qbench.compare.series import align, find_series
 from qbench.core.record import Metric
 from qbench.core.unchecked import as_list, as_mapping
 
@@ -135,18 +134,7 @@ def _changed(
 
 def _share(own: Series, differs: Sequence[bool], sampling: Sampling) -> Difference:
     value = sum(differs) / len(differs)
-    series = grouped(replace(own, sums=tuple(map(float, differs))))
-    found = of_level(series, value, sampling)
-    return Difference(
-        new=value,
-        old=None,
-        relative=False,
-        estimate=found.estimate,
-        method=found.method,
-        unit=series.unit,
-        units=len(series.sums),
-        reason=found.reason,
-    )
+    return level_of(replace(own, sums=tuple(map(float, differs))), value, sampling)
 
 
 def _answers(record: Record, metric: str) -> tuple[object, ...] | None:

@@ -174,9 +174,9 @@ def _table(rows: Sequence[Row]) -> Table:
 def _line(row: Row) -> TableRow:
     """A row that was compared."""
     found, mark = row.difference, row.mark
-    if found is None or found.estimate is None or found.new is None or found.old is None:
+    value = None if found is None or found.estimate is None else found.plain
+    if found is None or value is None or found.new is None or found.old is None:
         raise ValueError(f"{row.metric} of {row.cell.label} was not compared")
-    value = found.shown(found.estimate.value)
     exact = mark.low == mark.high
     interval = interval_text(mark.low, mark.high, relative=found.relative)
     verdict = row.direction or mark.finding

@@ -129,6 +129,18 @@ def test_few_clusters_do_not_decide_however_many_items_they_have() -> None:
     assert "too few groups to decide by: 7, 13 more are needed" in found.reason
 
 
+def test_flips_over_few_clusters_say_why_they_have_no_interval() -> None:
+    few = [at % 7 for at in range(ITEMS)]
+    sides = [
+        one.model_copy(update={"details": {**one.details, "clusters": few}})
+        for one in (clustered("nf4", OTHER), clustered("fp32", RIGHT))
+    ]
+    found = find_flips([sides[0]], [sides[1]], "accuracy", sampling=SAMPLING)
+    assert isinstance(found, Flips)
+    assert (found.flips.estimate, found.flips.short_by) == (None, 13)
+    assert "too few groups to decide by: 7, 13 more are needed" in str(found.flips.reason)
+
+
 def test_without_clusters_nothing_changes() -> None:
     plain = task("nf4", [float(score) for score in RIGHT])
     found = level([plain], "accuracy", sampling=SAMPLING)
