@@ -11,6 +11,17 @@ from qbench.compare.estimates.bootstrap import Sampling
 from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip, with_unit
+from qbench.report.charts.verdicts import (
+    ALIKE,
+    BETTER,
+    CHANGED,
+    EQUAL,
+    OPEN,
+    WORSE,
+    counted_verdicts,
+    signs_in_words,
+    verdict_channels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,14 +32,13 @@ if TYPE_CHECKING:
     from qbench.core.record import Better
     from qbench.report.differences import Differences, Line
 
-# Colours that are told apart with any kind of colour blindness (Okabe and Ito), and a shape each.
 _VERDICTS = {
-    "better": ("#009e73", "triangle-up", "▲"),
-    "worse": ("#d55e00", "triangle-down", "▼"),
-    "changed": ("#cc79a7", "diamond", "◆"),
-    "equivalent": ("#0072b2", "circle", "●"),
-    "equal": ("#56b4e9", "square", "■"),
-    "undecided": ("#8c8c8c", "cross", "✚"),
+    "better": BETTER,
+    "worse": WORSE,
+    "changed": CHANGED,
+    "equivalent": ALIKE,
+    "equal": EQUAL,
+    "undecided": OPEN,
 }
 _AT_FIRST = ("quality", "tasks", "completion")
 """Measurements whose differences are shown at once; what others cost is in the table above."""
@@ -37,7 +47,7 @@ _EDGE = 8
 _MANY_CELLS = 60
 """Beyond this number all are to be opened: each picture is higher than a screen."""
 _FAR = 40.0
-"""Margins beyond which an axis is no longer even: what lies near the margin could not be seen."""
+"""Margins beyond which an axis is not linear: what is near the margin could not be seen."""
 
 
 @dataclass(frozen=True)
@@ -143,19 +153,7 @@ def forest(
     ]
     scale, ticks = _scale(changes)
     x = quantity("value", axis, scale=scale, axis=ticks)
-    colour = {
-        "field": "verdict",
-        "type": "nominal",
-        "legend": None,
-        "scale": {
-            "domain": list(_VERDICTS),
-            "range": [colour for colour, _, _ in _VERDICTS.values()],
-        },
-    }
-    shape = {
-        **colour,
-        "scale": {"domain": list(_VERDICTS), "range": [name for _, name, _ in _VERDICTS.values()]},
-    }
+    colour, shape = verdict_channels(_VERDICTS)
     told = tooltip(
         {
             "cell": "cell",
@@ -213,7 +211,7 @@ def _with_margin(spec: dict[str, Any], x: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scale(changes: Sequence[Change]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An even axis, or one of powers beyond the margin where the changes differ by powers."""
+    """A linear axis; logarithmic outside the margin where a change is many times the margin."""
     amount = max(one.margin for one in changes)
     largest = max(abs(end) for one in changes for end in (one.low, one.high))
     if not amount or largest <= _FAR * amount:
@@ -232,19 +230,15 @@ def _scale(changes: Sequence[Change]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _described(title: str, changes: Sequence[Change], reference: str) -> str:
-    counts = {
-        verdict: sum(one.verdict == verdict for one in changes)
-        for verdict in dict.fromkeys(one.verdict for one in changes)
-    }
-    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    told = counted_verdicts(one.verdict for one in changes)
     named = f"Differences of {title} from {reference}" if reference else title
     return f"{named}, with intervals, in {counted(len(changes), 'row')}: {told}."
 
 
 HOW_TO_READ = (
     "Thin lines are 95 % intervals, thick ones 90 %; the band is the margin."
-    f" {', '.join(f'{sign} {name}' for name, (_, _, sign) in _VERDICTS.items())}."
+    f" {signs_in_words(_VERDICTS)}."
     " Equivalent: the thick line lies within the band. All verdicts are adjusted for their number,"
-    " so that one may be undecided whose line alone would decide. Where the numbers of an axis"
-    " grow by powers, it is even within the margin and logarithmic beyond."
+    " so that one may be undecided whose line alone would decide. Where the steps of an axis grow"
+    " tenfold, that axis is linear within the margin and logarithmic outside it."
 )

@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip
+from qbench.report.charts.verdicts import (
+    ALIKE,
+    BETTER,
+    OPEN,
+    WORSE,
+    counted_verdicts,
+    signs_in_words,
+    verdict_channels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,13 +24,7 @@ if TYPE_CHECKING:
     from qbench.compare.gate.gate import Check, GateOutcome
     from qbench.core.page import Part
 
-# Colours that are told apart with any kind of colour blindness (Okabe and Ito), and a shape each.
-_VERDICTS = {
-    "holds": ("#0072b2", "circle", "●"),
-    "improved": ("#009e73", "triangle-up", "▲"),
-    "broken": ("#d55e00", "triangle-down", "▼"),
-    "inconclusive": ("#8c8c8c", "cross", "✚"),
-}
+_VERDICTS = {"holds": ALIKE, "improved": BETTER, "broken": WORSE, "inconclusive": OPEN}
 _UPWARDS = ("max_increase", "max")
 """Kinds of margins that what is found may not be above; the others are limits from below."""
 _EDGE = 8
@@ -75,14 +78,7 @@ def _chart(panel: _Panel, rows: Sequence[dict[str, Any]], level: str) -> Chart:
     title = ("change (%)" if relative else "change") if of_change else "value"
     allowed = "at most" if kind in _UPWARDS else "at least"
     x = quantity("value", f"{title}, {allowed} as marked", scale={"padding": _EDGE, "zero": False})
-    domain = list(_VERDICTS)
-    colour = {
-        "field": "verdict",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": domain, "range": [colour for colour, _, _ in _VERDICTS.values()]},
-    }
-    shapes = [shape for _, shape, _ in _VERDICTS.values()]
+    colour, shape = verdict_channels(_VERDICTS)
     told = {
         "cell": "cell",
         "value": "found",
@@ -102,11 +98,7 @@ def _chart(panel: _Panel, rows: Sequence[dict[str, Any]], level: str) -> Chart:
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
-                "encoding": {
-                    "x": x,
-                    "color": colour,
-                    "shape": {**colour, "scale": {"domain": domain, "range": shapes}},
-                },
+                "encoding": {"x": x, "color": colour, "shape": shape},
             },
             {
                 "mark": {"type": "tick", "thickness": 3},
@@ -114,11 +106,7 @@ def _chart(panel: _Panel, rows: Sequence[dict[str, Any]], level: str) -> Chart:
             },
         ],
     }
-    counts = {
-        name: sum(row["verdict"] == name for row in rows)
-        for name in dict.fromkeys(row["verdict"] for row in rows)
-    }
-    verdicts = ", ".join(f"{number} {name}" for name, number in counts.items())
+    verdicts = counted_verdicts(row["verdict"] for row in rows)
     description = (
         f"What was found of {about} with intervals beside what is allowed, in"
         f" {counted(len(rows), 'cell')}: {verdicts}."
@@ -127,8 +115,7 @@ def _chart(panel: _Panel, rows: Sequence[dict[str, Any]], level: str) -> Chart:
 
 
 def _how_to_read(level: str) -> str:
-    signs = ", ".join(f"{sign} {name}" for name, (_, _, sign) in _VERDICTS.items())
     return (
-        f"Lines are {level} intervals, the upright bar is what is allowed. {signs}. A rule holds"
-        " where the whole line lies on the allowed side."
+        f"Lines are {level} intervals, the upright bar is what is allowed."
+        f" {signs_in_words(_VERDICTS)}. A rule holds where the whole line lies on the allowed side."
     )
