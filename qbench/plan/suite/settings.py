@@ -27,6 +27,8 @@ _ASSIGNMENT = re.compile(r"\s*([^=\s][^=]*?)\s*=(.*)", re.DOTALL)
 _STEP = re.compile(r"[.]|\[(\d+)\]")
 NO_KEYS = Node({}, "", 1, 1)
 OF_SUITE = "a key of the suite, such as measure.latency.repeats=1 or models.0.name=mine"
+_GIVEN = "--set "
+"""Begins the origin of a value that was given as a setting."""
 _SHORT = {ModelEntry: "source", MethodEntry: "method"}
 """The key of an entry that its text alone stands for."""
 
@@ -69,7 +71,7 @@ def read_settings(assignments: Iterable[str], known: str = OF_SUITE) -> tuple[Se
                 f"--set: found the key '{shortened(found[1])}' twice; expected each once; remove"
                 " one of them"
             )
-        made[steps] = Setting.of(steps, found[2], f"--set {shortened(text, 80)}")
+        made[steps] = Setting.of(steps, found[2], f"{_GIVEN}{shortened(text, 80)}")
     return tuple(made.values())
 
 
@@ -113,6 +115,9 @@ class _NoPlaceError(Exception):
 def _placed(node: Node | None, steps: Steps, setting: Setting, kind: Kind, path: str) -> Node:
     """The node, in which the value stands where the steps lead."""
     if not steps:
+        if node is not None and node.value is not None and node.origin.startswith(_GIVEN):
+            found = f"what '{node.origin}' sets too"
+            raise _NoPlaceError(setting, path, found, "each key once; remove one of them")
         return setting.value
     value = None if node is None else node.value
     is_index = steps[0].isdecimal() and not kind.by_own_keys

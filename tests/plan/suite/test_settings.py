@@ -192,6 +192,24 @@ def test_a_key_that_is_set_twice() -> None:
         read_settings(["name=a", "name=b"])
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("measure.latency.batch=4", "measure.latency.batch_size=2"),
+        ("measure.tasks.num_fewshot=3", "measure.tasks.few_shot=2"),
+        ("gate.ppl={max_increase: 1%}", "gate.perplexity={max_increase: 2%}"),
+    ],
+)
+def test_a_key_that_is_set_by_two_of_its_names(first: str, second: str) -> None:
+    assert f"found what '--set {first}' sets too" in problem_of(first, second)
+
+
+def test_two_keys_of_what_the_file_does_not_name() -> None:
+    given = ("measure.latency.batch=2", "measure.memory={batch: 3}")
+    measure = with_settings(*given, text="models: bundled:tiny-mistral").measure
+    assert measure["memory"].batch == (3,)
+
+
 def test_the_problems_of_file_and_settings_are_told_together() -> None:
     with pytest.raises(SuiteError) as caught:
         with_settings("timeout_s=x", "models.7=x", text=f"{FILE}bogus: 1\n")
