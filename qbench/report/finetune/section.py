@@ -23,7 +23,7 @@ from qbench.report.finetune.qat import won_back, won_back_table
 from qbench.report.finetune.qat_lacking import qat_words
 from qbench.report.finetune.results import results_of, test_split_items
 from qbench.report.finetune.table import arms_table
-from qbench.report.finetune.words import how_judged, paragraph
+from qbench.report.finetune.words import how_judged, told
 from qbench.report.generations import side_by_side
 from qbench.report.legend import explained, lacking_intervals, missing_values, titled
 from qbench.report.recommendation import recommendation_parts
@@ -62,7 +62,7 @@ def finetune_parts(
     parts: list[Part] = [
         Heading(f"Fine-tuning{where}"),
         *(recommendation_parts(what_to_train) if what_to_train else []),
-        Words(paragraph(results)),
+        *told(results),
         *arm_charts(results),
         *_explained(arms_table(results)),
         Words(how_judged()),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.items import text_titles
 from qbench.compare.tuned.changes import LOSS_MARGIN
+from qbench.core.page import Words, bullets
 from qbench.core.unchecked import shared_count
 from qbench.core.units import choose_scale, counted
 from qbench.report.figures import over_seeds
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.tuned.arms import Arm
-    from qbench.core.page import Figure
+    from qbench.core.page import Figure, Part
     from qbench.core.record import Record
     from qbench.core.units import Display
     from qbench.report.finetune.changes import Judged
@@ -24,18 +25,19 @@ _ARMS_IN_WORDS = 8
 """Arms that have a sentence each; a sweep has more than a person reads."""
 
 
-def paragraph(results: Results) -> str:
-    """One paragraph, from the records alone."""
+def told(results: Results) -> list[Part]:
+    """What was tuned, a line for each arm, and how they compare, from the records alone."""
     arms = results.arms
-    sentences = [
-        _what_was_tuned(results),
-        *(_arm(one, results) for one in arms[:_ARMS_IN_WORDS]),
-    ]
+    lines = [_arm(one, results) for one in arms[:_ARMS_IN_WORDS]]
     more = len(arms) - _ARMS_IN_WORDS
     if more > 0:
-        sentences.append(f"{counted(more, 'more arm')} in the table.")
-    sentences += [_comparisons(arms), _chance(arms)]
-    return " ".join(sentence for sentence in sentences if sentence)
+        lines.append(f"{counted(more, 'more arm')} in the table.")
+    compared = " ".join(filter(None, (_comparisons(arms), _chance(arms))))
+    return [
+        Words(_what_was_tuned(results)),
+        bullets(lines),
+        *([Words(compared)] if compared else []),
+    ]
 
 
 def how_judged() -> str:

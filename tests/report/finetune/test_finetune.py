@@ -15,8 +15,9 @@ from rich.console import Console
 
 from qbench.compare.selection import select
 from qbench.compare.tuned.arms import arms_of, counterpart, describe_method
+from qbench.core.page import Page
 from qbench.core.spec import PrecisionRef
-from qbench.report import terminal
+from qbench.report import markdown, terminal
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
@@ -26,7 +27,7 @@ from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.memory import adapters_table, memory_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.table import arms_table
-from qbench.report.finetune.words import paragraph
+from qbench.report.finetune.words import told
 from qbench.report.overview import overview_page
 from tests.pages import REPORT_FORMATS, written_as
 from tests.pages import whole_report as render
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords
     from qbench.core.page import Figure, Table
     from qbench.core.record import Record
+    from qbench.report.finetune.results import Results
 
 SEEDS = (0, 1, 2)
 NEUTRAL = "neutral-w256-default"
@@ -92,6 +94,12 @@ def amount(figure: Figure) -> float:
     """The number of a change in words, `+1.5 % worse`."""
     words = str(figure.word).split()
     return float(words[0]) / (100 if "%" in words else 1)
+
+
+def sentences(results: Results) -> str:
+    """What the section says before its table, on one line."""
+    page = markdown.render(Page("", tuple(told(results))))
+    return " ".join(line.removeprefix("- ") for line in page.splitlines())
 
 
 class TestSelection:
@@ -271,7 +279,7 @@ class TestArms:
         assert arms(records, "gain")["qlora-nf4"].word == "-"
         (failure,) = failures(select(records))
         assert (failure.cell, failure.what, failure.status) == ("qlora-nf4", "training", "oom")
-        text = paragraph(results_of(table_of(records)))
+        text = sentences(results_of(table_of(records)))
         assert "QLoRA on NF4 left no record of its training (oom; reason below)." in text
         assert "step 3: lower batch" in render(records)
 
@@ -437,7 +445,7 @@ class TestPage:
 
 class TestWords:
     def words(self, seeds: tuple[int, ...] = ()) -> str:
-        return paragraph(results_of(table_of(finetune_records(seeds))))
+        return sentences(results_of(table_of(finetune_records(seeds))))
 
     def test_what_it_cost_and_gained(self) -> None:
         text = self.words()
@@ -486,7 +494,7 @@ class TestWords:
             *tuned_arm("full-bf16"),
         ]
         results = results_of(table_of(records))
-        text = paragraph(results)
+        text = sentences(results)
         names = [f"LoRA on bf16 ({one})" for one in apart]
         assert [text.count(f"{name} trained") for name in names] == [1, 1]
         assert f"Against {names[0]}, with a margin" in text
