@@ -176,6 +176,5 @@ def _tell_notes(*sides: Side) -> None:
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
-    for side in sides:
-        for note in side.notes:
-            tell(f"note: {as_message(note)}\n", stderr=True)
+    for note in dict.fromkeys(note for side in sides for note in side.notes):
+        tell(f"note: {as_message(note)}\n", stderr=True)

@@ -83,6 +83,7 @@ def recommend(
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
     from qbench.report.recommendation import recommendation_page
+    from qbench.report.summary import passed_over
 
     form = find_format(format_name, "page")
     given = {
@@ -104,10 +105,11 @@ def recommend(
     stated = _read({key: value for key, value in given.items() if value is not None})
     records, own = _load(where, results)
     budget = stated if own is None else stated.over(own)
-    made = [(table, recommendations(table, budget)) for table in select(records).tables]
+    selection = select(records)
+    made = [(table, recommendations(table, budget)) for table in selection.tables]
     found = [(table, one) for table, recommended in made for one in recommended.every]
     _check(budget, [one.choices for _, one in found], records)
-    page = recommendation_page(found)
+    page = recommendation_page(found, passed_over(selection))
     show(Subject(lambda: page), form, output)
     if not all(_answers(recommended, budget) for _, recommended in made):
         raise typer.Exit(NOTHING_MEETS)

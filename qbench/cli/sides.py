@@ -12,6 +12,7 @@ from qbench.compare.selection import select
 from qbench.core.errors import StoreError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.store import read_folder, tell_unreadable
+from qbench.report.summary import of_other_protocols
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ def load_folder(folder: Path, name: str) -> Side:
     records, unreadable = read_folder(folder)
     notes = tell_unreadable(unreadable)
     real = without_rehearsals(records, str(folder))
-    return Side(name, newest_of_one_place(real, str(folder)), notes)
+    return _newest_of_one_place(name, real, str(folder), notes)
 
 
 def load_baseline(path: Path, suite: str) -> Side:
@@ -94,7 +95,9 @@ def load_baseline(path: Path, suite: str) -> Side:
     return Side(str(path), tuple(read_baseline(path)))
 
 
-def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, ...]:
+def _newest_of_one_place(
+    name: str, records: Sequence[Record], where: str, notes: Sequence[str]
+) -> Side:
     """The newest record of each thing; raises `UsageError` for several suites or devices."""
     selection = select(records)
     if not selection.records:
@@ -107,7 +110,8 @@ def newest_of_one_place(records: Sequence[Record], where: str) -> tuple[Record, 
             f"{where}: found records of {len(places)} suites or devices ({', '.join(places)});"
             " expected those of one; name its folder"
         )
-    return selection.records
+    left_out = (f"{where}: {note}" for note in of_other_protocols(selection))
+    return Side(name, selection.records, (*notes, *left_out))
 
 
 def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:
@@ -143,5 +147,4 @@ def _cell(where: str, results: Path) -> Side:
         raise UsageError(
             f"{where}: found {len(cells)} cells ({', '.join(cells)}); expected one; name it in full"
         )
-    notes = tell_unreadable(unreadable)
-    return Side(where, newest_of_one_place(found, where), notes)
+    return _newest_of_one_place(where, found, where, tell_unreadable(unreadable))

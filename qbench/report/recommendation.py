@@ -56,15 +56,18 @@ _MOST_NAMED = 6
 _NOUN = {"untuned": "cell", "tuned": "tuned model"}
 
 
-def recommendation_page(tables: Sequence[tuple[TableRecords, Recommendation]]) -> Page:
-    """What to run of each table of records."""
+def recommendation_page(
+    tables: Sequence[tuple[TableRecords, Recommendation]], left_out: Sequence[str] = ()
+) -> Page:
+    """What to run of each table of records, and what of the records was `left_out`."""
     parts: list[Part] = []
     for _, found in tables:
         parts += [Heading(found.choices.title)] if len(tables) > 1 else []
         parts += recommendation_parts(found)
+    parts += [bullets(left_out, "quiet")] if left_out else []
     title = f"What to run: {tables[0][1].choices.title}" if len(tables) == 1 else "What to run"
     data = [recommendation_data(records, found) for records, found in tables]
-    return Page(title, tuple(parts), {"recommendations": data})
+    return Page(title, tuple(parts), {"recommendations": data, "left_out": list(left_out)})
 
 
 def recommended_parts(recommended: Recommended) -> list[Part]:

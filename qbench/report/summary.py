@@ -39,13 +39,16 @@ def passed_over(selection: Selection) -> list[str]:
             f"{counted(selection.older, 'older record')} of the same items "
             "(or of other conditions) passed over for newer ones."
         )
-    for version, number in selection.other_protocols:
-        notes.append(
-            f"{counted(number, 'record')} of protocol {version} left out: numbers of protocol "
-            f"{selection.protocol} and others are not comparable. Run the suite again to replace "
-            "them."
-        )
-    return notes
+    return [*notes, *of_other_protocols(selection)]
+
+
+def of_other_protocols(selection: Selection) -> list[str]:
+    """The records that are left out as their numbers mean something else."""
+    return [
+        f"{counted(number, 'record')} of protocol {version} left out: numbers of protocol "
+        f"{selection.protocol} and others are not comparable. Run the suite again to replace them."
+        for version, number in selection.other_protocols
+    ]
 
 
 def _what_was_measured(records: TableRecords) -> str:

@@ -166,6 +166,19 @@ def test_each_table_has_its_own_and_one_without_any_gives_1(tmp_path: Path) -> N
     }
 
 
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    for record in quickstart_records():
+        old = record.cell.label == "nf4"
+        keep(tmp_path / "results", record.model_copy(update={"protocol": "0"} if old else {}))
+    told = "of protocol 0 left out"
+    assert told in " ".join(recommend(tmp_path).output.split())
+    (found,) = json.loads(recommend(tmp_path, "--format", "json").output)["left_out"]
+    assert told in found
+    compared = call(tmp_path, "compare", "results", "results")
+    assert compared.code == 0
+    assert compared.errors.count(told) == 1
+
+
 def test_a_report_of_a_suite_chooses_by_its_budget(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
     (tmp_path / "results").mkdir()
