@@ -16,8 +16,9 @@ from qbench.finetune.artifact import artifact_folder
 from qbench.measures import measures
 from qbench.measures.loaded import make_metric
 from qbench.measures.quality.reference_states import states_path
-from qbench.plan.plan import load_checked_suite
+from qbench.plan.plan import check_suite
 from qbench.plan.rehearsal import rehearse
+from qbench.plan.suite.written import read_file
 from qbench.running.executors.executor import JobEnd
 from qbench.running.executors.inline import InlineExecutor
 from qbench.running.runner import parse_retry, run_suite
@@ -78,7 +79,7 @@ def run_inline(
     output = io.StringIO()
     console = Console(file=output, width=200)
     with place.entered(), _Noted(console, quiet=quiet) as display:
-        chosen = load_checked_suite(place.folder / suite)
+        chosen = check_suite(read_file(place.folder / suite))
         result = run_suite(
             rehearse(chosen) if rehearsed else chosen,
             place.folder / "results",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from qbench.compare.comparable import Gap, condition_changes, missing_value, parameter_changes
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.flips import find_flips
-from qbench.compare.marks import default_allowance, direction, mark_all, one_change
+from qbench.compare.flips import SCORED, find_flips
+from qbench.compare.marks import default_allowance, direction, mark_all, one_change, verdict_of
 from qbench.core.record import Metric
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ class ItemName(NamedTuple):
     slug: str
 
 
-_SCORED = ("tasks", "generation")
 _WHOLE = Metric(name="", unit="", better="neither", value=None, reason="stands for a whole item")
 
 Index = dict[CellName, dict[ItemName, list["Record"]]]
@@ -67,9 +66,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """`equal`, the direction of a real difference, or the finding."""
-        if self.difference is not None and self.difference.equal:
-            return "equal"
-        return self.direction or self.mark.finding
+        return verdict_of(self.difference, self.mark, self.better)
 
     @property
     def direction(self) -> str | None:
@@ -187,7 +184,7 @@ def _unmarked_rows(
             continue
         for metric in _metrics(mine, theirs):
             found = one_change(mine, theirs, metric.name, sampling, same_run=False)
-            scored = (mine, theirs) if item.measurement in _SCORED else None
+            scored = (mine, theirs) if item.measurement in SCORED else None
             unmarked.append(_UnmarkedRow(cell, item, metric, found, scored))
     return unmarked
 

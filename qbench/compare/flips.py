@@ -27,7 +27,8 @@ ANSWERS = "answers"
 FLIPS, CHANGED = "flips", "changed"
 """Behind a score's name: the share of items that went from right to wrong or back, and of those
 whose answer is another one."""
-_SCORED = ("tasks", "generation")
+SCORED = ("tasks", "generation")
+"""Measurements whose figures are scores of items."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def find_flips(
 
 def flip_metrics(record: Record) -> list[Metric]:
     """What can be derived of a record's scores beside those of another: named, without a value."""
-    if record.item.measurement not in _SCORED:
+    if record.item.measurement not in SCORED:
         return []
     return [
         Metric(

@@ -76,6 +76,18 @@ def direction(found: Difference | Gap | None, mark: Mark, better: Better) -> str
     return "worse" if (found.estimate.value > 0) == (better == "lower") else "better"
 
 
+def verdict_of(found: Difference | Gap | None, mark: Mark, better: Better) -> str:
+    """`equal`, the direction of a real difference, or the finding."""
+    if found is not None and not isinstance(found, Gap) and found.equal:
+        return "equal"
+    return direction(found, mark, better) or mark.finding
+
+
+def known_change(found: Difference | Gap) -> float | None:
+    """The change as it is shown; None where the chance in it is not known."""
+    return None if isinstance(found, Gap) or found.estimate is None else found.plain
+
+
 _BY_METRIC = {
     "perplexity": Allowance(0.005, relative=True),
     "bits_per_byte": Allowance(0.005, relative=True),

@@ -20,7 +20,6 @@ from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
 from qbench.plan.records import RecordsOnDisk
 from qbench.plan.suite.suite import Suite, make_suite
-from qbench.plan.suite.written import read_file
 from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
 from qbench.sources.data.tuning import resolve_tuning_data
@@ -136,11 +135,6 @@ class Plan:
             rehearsal=self.suite.rehearsal,
             trust_code=self.suite.trust_code,
         )
-
-
-def load_checked_suite(path: Path) -> Suite:
-    """The suite of a file, as `check_suite` checks it."""
-    return check_suite(read_file(path))
 
 
 def check_suite(source: Written) -> Suite:

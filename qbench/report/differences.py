@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.flips import SCORED
 from qbench.compare.items import describe_point, items, text_titles
-from qbench.compare.marks import default_allowance, direction, mark_all, one_change
+from qbench.compare.marks import (
+    default_allowance,
+    known_change,
+    mark_all,
+    one_change,
+    verdict_of,
+)
 from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
@@ -32,7 +39,6 @@ _HEADLINES = {
     "completion": ("completion.loss",),
 }
 """Metrics that a person decides by; of tasks and generations all scores are shown."""
-_SCORED = ("tasks", "generation")
 
 
 class Line(NamedTuple):
@@ -57,9 +63,7 @@ class Compared:
     @property
     def value(self) -> float | None:
         """The difference as it is shown; None where its chance is not known."""
-        if isinstance(self.found, Gap) or self.found.estimate is None:
-            return None
-        return self.found.shown(self.found.estimate.value)
+        return known_change(self.found)
 
     @property
     def verdict(self) -> str:
@@ -67,9 +71,7 @@ class Compared:
 
         As `Mark.finding` for what was not compared.
         """
-        if not isinstance(self.found, Gap) and self.found.equal:
-            return "equal"
-        return direction(self.found, self.mark, self.line.metric.better) or self.mark.finding
+        return verdict_of(self.found, self.mark, self.line.metric.better)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def how_decided(differences: Differences) -> str:
 
 def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     lines = []
-    for measurement in (*_HEADLINES, *_SCORED):
+    for measurement in (*_HEADLINES, *SCORED):
         found = items(records, measurement)
         titles = text_titles(found) if measurement == "quality" else {}
         for slug in found:

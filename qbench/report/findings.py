@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
-from qbench.compare.flips import CHANGED, FLIPS, flip_metrics
+from qbench.compare.flips import CHANGED, FLIPS, SCORED, flip_metrics
 from qbench.compare.variation import variation
 from qbench.core.page import INTERVAL_LEVEL
 from qbench.core.record import Metric
@@ -146,7 +146,7 @@ def _metrics(records: Sequence[Record]) -> list[Metric]:
 def _level(cell: CellRecords, records: Sequence[Record], metric: Metric) -> Found:
     """The figure that is shown, with its interval where the report knows one."""
     sampled = any(variation(one, found) == "sample" for one, found in _measured(records, metric))
-    scored = records[0].item.measurement in ("tasks", "generation")
+    scored = records[0].item.measurement in SCORED
     headline = metric.name in _SHOWN_WITH_INTERVAL and cell.tuning is None
     shown = not sampled or scored or headline
     figure = with_interval(records, metric.name) if shown else pool(records, metric.name).figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.marks import mark_all
+from qbench.compare.marks import known_change, mark_all
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED, interval_detail
@@ -31,9 +31,7 @@ class Judged(NamedTuple):
     @property
     def value(self) -> float | None:
         """The change as it is shown; None where there is no estimate."""
-        if isinstance(self.found, Gap) or self.found.estimate is None:
-            return None
-        return self.found.shown(self.found.estimate.value)
+        return known_change(self.found)
 
     @property
     def verdict(self) -> str:
