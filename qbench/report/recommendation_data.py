@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.recommend.recommend import relaxed_to
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.axes import Range
+    from qbench.compare.recommend.ranges import Range
     from qbench.compare.recommend.recommend import Candidate, Check, Recommendation
     from qbench.compare.selection import TableRecords
 

@@ -12,9 +12,10 @@ from qbench.core.names import shortened
 from qbench.core.units import choose_scale
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.axes import Axis
     from qbench.compare.recommend.choices import Choice
     from qbench.compare.recommend.limits import Limit
+    from qbench.compare.recommend.ranges import Range
     from qbench.compare.recommend.recommend import Candidate, Check, Needed, Recommendation
 
 _LONGEST_REASON = 160

@@ -14,10 +14,11 @@ from qbench.compare.comparable import Gap
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import items_of
-from qbench.compare.recommend.axes import Axis, Range, cost_axes_of, estimated, why_not
+from qbench.compare.recommend.axes import Axis, cost_axes_of, cost_axis
 from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.choices import Choice, Choices, warnings_of
 from qbench.compare.recommend.limits import BY_DEFAULT, Limit, cost_limits, minimized_of
+from qbench.compare.recommend.ranges import Range, estimated, why_not
 from qbench.compare.tuned.arms import arms_of, deployment_words
 from qbench.compare.tuned.changes import LOSS_MARGIN, loss_change
 from qbench.compare.variation import variation
@@ -120,26 +121,22 @@ def arm_choices(records: TableRecords, budget: Budget | None = None) -> Choices 
 
 
 _TRAINING = (
-    Axis(
+    cost_axis(
         "training_peak",
         "peak of a training step",
         "training peak",
         "bytes",
         "B",
-        "lower",
-        "cost",
         "training",
         None,
         "training.memory.peak",
     ),
-    Axis(
+    cost_axis(
         "step",
         "time of a training step",
         "training step",
         "seconds",
         "s",
-        "lower",
-        "cost",
         "training",
         None,
         "training.step_time",

@@ -1,48 +1,22 @@
-"""The quantities that a cell is chosen by: what each is, and what is known of it.
-
-A quality is a change from the reference, paired as everywhere; a cost is the figure itself.
-"""
+"""The quantities that a cell is chosen by: what each is, and which metric it is read from."""
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.comparable import Gap, missing_value
-from qbench.compare.differences import level
-from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import describe_point, first_point, items, text_titles
-from qbench.compare.marks import one_change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.compare.differences import Difference
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.core.units import Display
 
-ALPHA = Sampling().alpha
-"""Intervals are (1 - alpha) ones."""
 _MILLION, _HOUR_S = 1e6, 3600.0
 _NOWHERE = ""
 """No item has this slug."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """What is known of one quantity of one cell."""
-
-    value: float | None
-    low: float | None
-    """Ends of the 95 % interval, which are the value itself where it is exact; None where that end
-    is not known."""
-    high: float | None
-    reason: str | None = None
-    """Why something of it is not known."""
-    found: Difference | None = field(default=None, compare=False, repr=False)
-    """The estimate behind it, for how much more data would decide."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +59,7 @@ def cost_axes_of(
     on_gpu = memory is not None and memory.environment.device_type == "cuda"
     peak = "memory.peak" if on_gpu else "memory.peak.inference"
     found = [
-        _cost(
+        cost_axis(
             "bytes",
             "static bytes",
             "static bytes",
@@ -95,15 +69,15 @@ def cost_axes_of(
             None,
             "memory.static",
         ),
-        _cost("peak", f"peak of inference{there}", "peak", "bytes", "B", "memory", slug, peak),
+        cost_axis("peak", f"peak of inference{there}", "peak", "bytes", "B", "memory", slug, peak),
     ]
     slug = latency.item.slug if latency else _NOWHERE
     found += [
-        _cost(step, f"{words}{here}", step, "seconds", "s", "latency", slug, f"latency.{step}")
+        cost_axis(step, f"{words}{here}", step, "seconds", "s", "latency", slug, f"latency.{step}")
         for step, words in (("prefill", "prefill"), ("decode", "decode a token"))
     ]
     found.append(
-        _cost(
+        cost_axis(
             "energy",
             f"energy a token{here}",
             "energy/token",
@@ -121,7 +95,7 @@ def cost_axes_of(
         title = f"price of a million generated tokens{here}"
         unit = "per 1M tokens"
         found.append(
-            _cost(
+            cost_axis(
                 "price",
                 title,
                 "price/1M tokens",
@@ -173,88 +147,11 @@ def quality_axes(records: TableRecords) -> list[Axis]:
     return [*found, *_task_axes(records)]
 
 
-def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Range:
-    """What the records say of one quantity of a cell."""
-    mine = cell.of(axis.measurement, axis.item)
-    lacking = why_not(mine, axis.metric) or _faulty_reference(axis, reference)
-    if axis.kind == "quality" and cell.reference and any(one.status == "ok" for one in mine):
-        return Range(0.0, 0.0, 0.0)  # by definition; of its divergence there is no figure
-    if lacking:
-        return Range(None, _outgrown(axis, mine), None, lacking)
-    if not axis.of_change:
-        return _of_level(axis, mine)
-    found = _paired(axis, mine, reference)
-    if isinstance(found, Gap):
-        return Range(None, None, None, found.reason)
-    return estimated(found, found.plain)
-
-
-def _faulty_reference(axis: Axis, reference: CellRecords | None) -> str | None:
-    """Why nothing can be held against the reference; None where it can."""
-    if axis.kind == "quality" and reference is not None and reference.faulty:
-        return f"the reference {reference.label} has layers that do not compute what they hold"
-    return None
-
-
-def _paired(axis: Axis, mine: Sequence[Record], reference: CellRecords | None) -> Difference | Gap:
-    if reference is None:
-        return Gap("missing", "there is no record of the reference to compare it with")
-    theirs = reference.of(axis.measurement, axis.item)
-    lacking = why_not(theirs, axis.metric)
-    if lacking:
-        return Gap("missing", f"the reference {reference.label}: {lacking}")
-    return one_change(mine, theirs, axis.metric, Sampling(), same_run=True)
-
-
-def _of_level(axis: Axis, mine: Sequence[Record]) -> Range:
-    found = level(mine, axis.metric, sampling=Sampling())
-    value = found.new
-    if found.unit == "processes":  # as the tables have it
-        value = statistics.median(
-            value
-            for one in mine
-            if one.status == "ok" and (value := one.value(axis.metric)) is not None
-        )
-    return estimated(found, value, axis.factor)
-
-
-def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Range:
-    """An estimate as a range, about `value` where that is given, all of it times the factor."""
-    if value is None and found.estimate is not None:
-        value = found.plain
-    scaled = None if value is None else factor * value
-    low, high = found.ends(ALPHA / 2)
-    if low is None or high is None or value is None:
-        return Range(scaled, None, None, found.reason, found)
-    # A median of processes may lie outside the interval of their mean.
-    ends = min(low, value), max(high, value)
-    return Range(scaled, factor * ends[0], factor * ends[1], None, found)
-
-
-def why_not(records: Sequence[Record], metric: str) -> str | None:
-    """Why there is no value; None where there is one."""
-    if not records:
-        return "not measured"
-    gap = missing_value(records, metric, "it")
-    return None if gap is None else gap.reason.removeprefix("it: ")
-
-
-def _outgrown(axis: Axis, records: Sequence[Record]) -> float | None:
-    """What a peak that a GPU had no room for is above: the GPU's memory."""
-    memory = [
-        one.environment.device_memory_bytes
-        for one in records
-        if one.status == "oom" and one.environment.device_type == "cuda"
-    ]
-    known = [size for size in memory if size is not None]
-    return float(max(known) + 1) if axis.key == "peak" and known else None
-
-
 def _at(point: Record | None) -> str:
     return f" at {describe_point(point)}" if point else ""
 
 
-def _cost(
+def cost_axis(
     key: str,
     title: str,
     short: str,
@@ -265,17 +162,18 @@ def _cost(
     metric: str,
     factor: float = 1.0,
 ) -> Axis:
+    """A cost of which less is better; `item` is the slug of the point that it is read at."""
     return Axis(
         key,
         title,
         short,
         display,
         unit,
-        "lower",
-        "cost",
-        measurement,
-        item,
-        metric,
+        better="lower",
+        kind="cost",
+        measurement=measurement,
+        item=item,
+        metric=metric,
         factor=factor,
     )
 

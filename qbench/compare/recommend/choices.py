@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.recommend.axes import Axis, Range, cost_axes_of, quality_axes, range_of
+from qbench.compare.recommend.axes import Axis, cost_axes_of, quality_axes
 from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.limits import Limit, limits_of, minimized_of
+from qbench.compare.recommend.ranges import Range, range_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.estimates.power import units_needed
-from qbench.compare.recommend.axes import ALPHA
+from qbench.compare.recommend.ranges import ALPHA
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.axes import Axis, Range
+    from qbench.compare.recommend.axes import Axis
     from qbench.compare.recommend.choices import Choice, Choices
     from qbench.compare.recommend.limits import Limit
+    from qbench.compare.recommend.ranges import Range
 
 Verdict = Literal["meets", "fails", "undecided"]
 Standing = Literal["recommended", "meets", "undecided", "fails", "faulty"]
