@@ -173,7 +173,7 @@ def _read(given: dict[str, Any]) -> Budget:
 
 def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
     """The records of a folder, or of a suite with its own budget."""
-    from qbench.cli.sides import folder_of, without_rehearsals
+    from qbench.cli.sides import folder_of, of_model, without_rehearsals
     from qbench.core.errors import StoreError
     from qbench.core.store import read_folder, tell_unreadable
     from qbench.core.untrusted import as_message
@@ -185,7 +185,8 @@ def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
         tell(f"note: {as_message(note)}\n", stderr=True)
     if not records:
         raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-    return without_rehearsals(records, str(folder)), suite.recommend if suite else None
+    real = without_rehearsals(of_model(records, where, folder), str(folder))
+    return real, suite.recommend if suite else None
 
 
 def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -> None:

@@ -58,8 +58,9 @@ def report(
     elif output is not None:
         alike = [one for one in formats().values() if one.suffix == output.suffix]
         chosen = [one for one in alike if one.takes("page") or one.takes("records")] or chosen
-    named, budgets = _places(folders or [Path("results")])
-    records, unreadable = _read(named)
+    named = folders or [Path("results")]
+    places, budgets = _places(named)
+    records, unreadable = _read(places, named)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
         for at, part in enumerate(by_suite(records)):
@@ -84,21 +85,24 @@ def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Budget]]:
     return [folder for folder, _ in found], budgets
 
 
-def _read(folders: Sequence[Path]) -> tuple[list[Record], list[UnreadableFile]]:
-    """The records of all folders, each once, and the files that are none.
+def _read(
+    folders: Sequence[Path], named: Sequence[Path]
+) -> tuple[list[Record], list[UnreadableFile]]:
+    """The records of all folders, as they were named, each once, and the files that are none.
 
     Raises `StoreError` for a folder that is not there or holds neither.
     """
+    from qbench.cli.sides import of_model
     from qbench.core.errors import StoreError
     from qbench.core.store import read_folder
 
     records: dict[tuple[str, ...], Record] = {}
     unreadable: list[UnreadableFile] = []
-    for folder in folders:
+    for folder, where in zip(folders, named, strict=True):
         found, refused = read_folder(folder)
         if not found and not refused:
             raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-        for one in found:
+        for one in of_model(found, str(where), folder):
             place = (one.suite, one.environment.device_kind, one.key, one.started_at)
             records.setdefault(place, one)
         unreadable += refused

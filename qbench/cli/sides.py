@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.baseline import read_baseline
 from qbench.compare.selection import select
-from qbench.core.errors import StoreError, UsageError
+from qbench.core.errors import ModelError, StoreError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.store import read_folder, tell_unreadable
 from qbench.report.summary import of_other_protocols
@@ -41,7 +41,7 @@ def load_side(where: str, results: Path = Path("results")) -> Side:
     path = Path(where)
     folder, suite = folder_of(path, results)
     if suite is not None or folder.is_dir():
-        return load_folder(folder, suite.name if suite else where)
+        return load_folder(folder, suite.name if suite else where, model=where)
     if path.suffix in {".json", ".gz"} or path.is_file():
         return Side(where, tuple(read_baseline(path)))
     return _cell(where, results)
@@ -73,11 +73,39 @@ def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite
     return results / suite.name, suite
 
 
-def load_folder(folder: Path, name: str) -> Side:
-    """The newest records below a folder, under a name; raises as `load_side` does."""
+def of_model(records: Sequence[Record], where: str, folder: Path) -> Sequence[Record]:
+    """Where a model was named, its own records: one of the same name may have run there too.
+
+    Raises `StoreError` where all are of such a one.
+    """
+    from qbench.plan.suite.model_names import names_model
+    from qbench.sources.models.resolve import parse_model
+
+    if not records or not names_model(where):
+        return records
+    try:
+        model = parse_model(where, base=Path.cwd())
+    except ModelError:
+        return records
+    meant = (model.kind, model.location)
+    own = [one for one in records if (one.cell.model.kind, one.cell.model.location) == meant]
+    if not own:
+        others = ", ".join(dict.fromkeys(one.cell.model.source for one in records))
+        raise StoreError(
+            f"{where}: found only records of another model of that name in {folder}: {others};"
+            f" expected those of `qbench run {where}`, or the folder's name"
+        )
+    return own
+
+
+def load_folder(folder: Path, name: str, *, model: str = "") -> Side:
+    """The newest records below a folder, under a name; raises as `load_side` does.
+
+    Of those of a model that is named, its own.
+    """
     records, unreadable = read_folder(folder)
     notes = tell_unreadable(unreadable)
-    real = without_rehearsals(records, str(folder))
+    real = without_rehearsals(of_model(records, model, folder), str(folder))
     return _newest_of_one_place(name, real, str(folder), notes)
 
 

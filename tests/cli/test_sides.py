@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,11 +11,15 @@ import pytest
 from qbench.cli.sides import load_baseline, load_side
 from qbench.compare.baseline import write_baseline
 from qbench.core.errors import StoreError, UsageError
-from tests.record_factory import footprint_record, make_environment
+from qbench.core.spec import slugify
+from tests.command import call
+from tests.record_factory import footprint_record, make_environment, make_record
 from tests.workplace import keep, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from qbench.core.record import Record
 
 
 @pytest.fixture
@@ -23,6 +29,17 @@ def results(tmp_path: Path) -> Path:
     for label in ("fp32", "nf4"):
         keep(folder, footprint_record(label))
     return folder
+
+
+def of(location: str, kind: str, bytes_held: float = 1.0) -> Record:
+    """A record of a model's run without a suite."""
+    made = make_record("fp32", metrics={"memory.static": bytes_held}, model=location)
+    own = made.cell.model.model_copy(
+        update={"name": "my-model", "source": location, "kind": kind, "location": location}
+    )
+    suite = "my-model" if kind == "folder" else slugify(location)
+    cell = made.cell.model_copy(update={"model": own})
+    return made.model_copy(update={"cell": cell, "suite": suite})
 
 
 def test_a_folder_of_a_suite_or_of_one_cell(results: Path) -> None:
@@ -44,15 +61,33 @@ def test_a_model_stands_for_the_records_of_its_run(results: Path, tmp_path: Path
     assert len(load_side("bundled:tiny-mistral", results).records) == 3
     keep(results, footprint_record("fp32", suite="tiny-mistral"))
     assert len(load_side("bundled:tiny-mistral", results).records) == 1
-    keep(results, footprint_record("fp32", suite="owner-name"))
+    keep(results, of("owner/name", "hub"))
     assert len(load_side("owner/name", results).records) == 1
     folder = tmp_path / "my-model"
     folder.mkdir()
     (folder / "config.json").touch()
     with pytest.raises(StoreError, match="found a model, and no records of it below"):
         load_side(str(folder), results)
-    keep(results, footprint_record("fp32", suite="my-model"))
+    keep(results, of(str(folder), "folder"))
     assert len(load_side(str(folder), results).records) == 1
+
+
+def test_models_of_one_name_are_not_taken_for_each_other(results: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name / "my-model" for name in "abc"]
+    for at, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+        if folder is not folders[2]:
+            keep(results, of(str(folder), "folder", 1000.0 + at))
+    for at, folder in enumerate(folders[:2]):
+        (record,) = load_side(str(folder), results).records
+        assert record.value("memory.static") == 1000.0 + at
+        finished = call(tmp_path, "report", str(folder), "--format", "csv", "--output", "-")
+        assert finished.code == 0, finished
+        (row,) = csv.DictReader(io.StringIO(finished.output))
+        assert float(row["value"]) == 1000.0 + at
+    with pytest.raises(StoreError, match="only records of another model of that name"):
+        load_side(str(folders[2]), results)
 
 
 def test_a_cell_by_its_label_or_a_pattern(results: Path) -> None:
