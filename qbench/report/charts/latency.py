@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 MOST_POINTS = 2_000
-"""Samples that one picture shows; of more, every so manieth of each process."""
+"""Samples that one picture shows; of more, as many of each process, evenly spread."""
 _FEWEST = 3
 """Samples of a process below which none are shown: its median says as much."""
 _PROCESS_ROW = 5

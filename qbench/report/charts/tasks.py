@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip
+from qbench.report.charts.verdicts import BETTER, WORSE
 from qbench.report.tasks import CHANCE, GAINED, LOST
 
 if TYPE_CHECKING:
     from qbench.core.page import Figure, Table
 
-# Told apart with any kind of colour blindness (Okabe and Ito); and each has a side of its own.
-_FLIPPED = {LOST: ("right → wrong", "#d55e00", -1), GAINED: ("wrong → right", "#009e73", 1)}
+_FLIPPED = {
+    LOST: ("right → wrong", WORSE.colour, -1),
+    GAINED: ("wrong → right", BETTER.colour, 1),
+}
+"""Name, colour and side of 0 by the key of the column."""
 _ABSOLUTE = "format(abs(datum.value), '.6~g')"
 
 
