@@ -263,8 +263,9 @@ def _reasons(found: Recommendation, one: Candidate) -> str:
     if one.standing == "faulty":
         return "its layers do not compute what they hold: it is no choice"
     if one.standing in ("fails", "undecided"):
-        told = [check_words(check) for check in one.failed or one.undecided]
-        if one.minimized.value is None:
+        checks = one.failed or one.undecided
+        told = [check_words(check) for check in checks]
+        if one.minimized.value is None and all(check.axis is not found.axis for check in checks):
             told.append(f"{found.axis.short}: {brief(one.minimized)}")
         return "; ".join(told)
     told = [f"{check.axis.short} {with_interval(check.axis, check.range)}" for check in one.checks]

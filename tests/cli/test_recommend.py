@@ -166,6 +166,16 @@ def test_each_table_has_its_own_and_one_without_any_gives_1(tmp_path: Path) -> N
     }
 
 
+def test_why_nothing_is_known_of_a_cost_is_told_once(tmp_path: Path) -> None:
+    records = [one for one in quickstart_records() if one.item.measurement == "footprint"]
+    for record in records:
+        oom = {"status": "oom", "reason": "no room", "metrics": ()}
+        keep(tmp_path / "results", record.model_copy(update=oom if record.reference else {}))
+    finished = recommend(tmp_path, "--max-bytes", "100MiB")
+    assert finished.code == 0, finished
+    assert " ".join(finished.output.split()).count("static bytes: oom") == 1
+
+
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     for record in quickstart_records():
         old = record.cell.label == "nf4"
