@@ -173,7 +173,7 @@ def test_why_nothing_is_known_of_a_cost_is_told_once(tmp_path: Path) -> None:
         keep(tmp_path / "results", record.model_copy(update=oom if record.reference else {}))
     finished = recommend(tmp_path, "--max-bytes", "100MiB")
     assert finished.code == 0, finished
-    assert " ".join(finished.output.split()).count("static bytes: oom") == 1
+    assert " ".join(finished.output.split()).count("static bytes: oom (no room)") == 1
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
