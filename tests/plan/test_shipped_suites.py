@@ -120,21 +120,20 @@ class TestMistral:
         assert [cell.cell.label for cell in large.cells if cell.skip] == []
 
 
-DEPLOYMENTS = ("--merged", "--attached")
-
-
-def test_the_quickstart_is_what_the_readme_promises() -> None:
-    suite = load_suite(FOLDER / "quickstart.yaml")
+@pytest.mark.parametrize(
+    ("name", "deployments"),
+    [("quickstart", ("", "--attached")), ("full", ("", "--merged", "--attached"))],
+)
+def test_the_quickstart_is_what_the_readme_promises(
+    name: str, deployments: tuple[str, ...]
+) -> None:
+    suite = load_suite(FOLDER / f"{name}.yaml")
     cells = suite.cells()
     names = ["fp32", "bf16", "fp16", "int8", "fp4", "nf4", "nf4-dq"]
     tuned = [
         "full-bf16",
         "full-bf16--merged",
-        *(
-            f"{arm}{deployment}"
-            for arm in ("lora-bf16", "qlora-nf4")
-            for deployment in ("", *DEPLOYMENTS)
-        ),
+        *(f"{arm}{deployed}" for arm in ("lora-bf16", "qlora-nf4") for deployed in deployments),
     ]
     assert [cell.slug for cell in cells] == [f"tiny-mistral--{name}" for name in (*names, *tuned)]
     assert {cell.model.kind for cell in cells} == {"bundled"}
