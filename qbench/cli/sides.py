@@ -12,7 +12,7 @@ from qbench.compare.selection import select
 from qbench.core.errors import ModelError, StoreError, UsageError
 from qbench.core.names import did_you_mean
 from qbench.core.store import read_folder, tell_unreadable
-from qbench.report.summary import of_other_protocols
+from qbench.report.summary import left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,8 +138,8 @@ def _newest_of_one_place(
             f"{where}: found records of {len(places)} suites or devices ({', '.join(places)});"
             " expected those of one; name its folder"
         )
-    left_out = (f"{where}: {note}" for note in of_other_protocols(selection))
-    return Side(name, selection.records, (*notes, *left_out))
+    told = (f"{where}: {note}" for note in left_out(selection))
+    return Side(name, selection.records, (*notes, *told))
 
 
 def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from qbench.compare.comparable import fingerprint
 from qbench.core.spec import Deployment
 from qbench.core.unchecked import as_mapping
 from qbench.precisions import precisions
@@ -110,6 +111,8 @@ class Selection:
     """Records passed over because a newer one of the same thing exists."""
     other_protocols: tuple[tuple[str, int], ...]
     """Versions of the protocol that are left out, with their number of records."""
+    other_weights: int = 0
+    """Records left out because a newer one of their cell is of other weights."""
 
     @property
     def cells(self) -> tuple[CellRecords, ...]:
@@ -129,12 +132,14 @@ def select(records: Sequence[Record]) -> Selection:
         return Selection((), None, 0, ())
     newest, *others = sorted(versions, key=_version_order, reverse=True)
     candidates = [record for record in records if record.protocol == newest]
-    chosen = _newest(candidates)
+    alike = _of_the_newest_weights(candidates)
+    chosen = _newest(alike)
     return Selection(
         tables=_tables(chosen),
         protocol=newest,
-        older=len(candidates) - len(chosen),
+        older=len(alike) - len(chosen),
         other_protocols=tuple((version, versions[version]) for version in others),
+        other_weights=len(candidates) - len(alike),
     )
 
 
@@ -144,11 +149,26 @@ def _version_order(version: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
 
 
+def _of_the_newest_weights(records: list[Record]) -> list[Record]:
+    """Without those of a cell that are of other weights than its newest record.
+
+    A model trained on in place, or another of the same name, would else share a row with it.
+    """
+    newest: dict[tuple[str, ...], str | None] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        found = fingerprint(record)
+        if found is not None:
+            newest[_cell_key(record)] = found
+    return [
+        record for record in records if fingerprint(record) in (None, newest.get(_cell_key(record)))
+    ]
+
+
 def _newest(records: list[Record]) -> list[Record]:
     """The newest record of each thing, without repeats that were taken under other conditions."""
     last: dict[tuple[str, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started_at):
-        thing = (*_table_key(record), record.cell.slug, record.item.measurement, record.item.slug)
+        thing = (*_cell_key(record), record.item.measurement, record.item.slug)
         last.setdefault(thing, {})[record.item.repeat] = record
     chosen: set[int] = set()
     for repeats in last.values():
@@ -170,6 +190,10 @@ def _without_repeat(value: Any) -> Any:
 
 def _table_key(record: Record) -> tuple[str, str, str]:
     return record.suite, record.environment.device_kind, record.cell.model.name
+
+
+def _cell_key(record: Record) -> tuple[str, ...]:
+    return (*_table_key(record), record.cell.slug)
 
 
 def _tables(records: list[Record]) -> tuple[TableRecords, ...]:

@@ -43,6 +43,7 @@ def render(records: Sequence[Record]) -> str:
         "protocol": selection.protocol,
         "older_records": selection.older,
         "other_protocols": dict(selection.other_protocols),
+        "other_weights": selection.other_weights,
         "recommendations": [
             finite(recommendation_data(table, found))
             for table in selection.tables

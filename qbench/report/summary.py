@@ -39,16 +39,23 @@ def passed_over(selection: Selection) -> list[str]:
             f"{counted(selection.older, 'older record')} of the same items "
             "(or of other conditions) passed over for newer ones."
         )
-    return [*notes, *of_other_protocols(selection)]
+    return [*notes, *left_out(selection)]
 
 
-def of_other_protocols(selection: Selection) -> list[str]:
-    """The records that are left out as their numbers mean something else."""
-    return [
+def left_out(selection: Selection) -> list[str]:
+    """The records that are left out as their numbers mean something else, or another model."""
+    notes = [
         f"{counted(number, 'record')} of protocol {version} left out: numbers of protocol "
         f"{selection.protocol} and others are not comparable. Run the suite again to replace them."
         for version, number in selection.other_protocols
     ]
+    if selection.other_weights:
+        notes.append(
+            f"{counted(selection.other_weights, 'record')} of a model of the same name with other "
+            "weights left out: each cell shows those of its newest record. Run the suite again to "
+            "replace them, or keep the two apart with another `name`."
+        )
+    return notes
 
 
 def _what_was_measured(records: TableRecords) -> str:

@@ -322,6 +322,19 @@ class TestSelection:
         assert selection.other_protocols == ((old, 2),)
         assert any(f"2 records of protocol {old}" in note for note in passed_over(selection))
 
+    def test_other_weights_under_the_same_name_share_no_row(self) -> None:
+        def of(weights: str, record: Record) -> Record:
+            model = {**record.identity.get("model", {}), "fingerprint": weights}
+            return record.model_copy(update={"identity": {**record.identity, "model": model}})
+
+        old = [of("a", footprint_record("nf4")), of("a", latency_record("nf4", 0))]
+        new = of("b", make_record("nf4", "memory", {"memory.peak": 7}, started_at=LATER))
+        for records in ([*old, new], [new, *old]):
+            selection = select(records)
+            assert [record.item.measurement for record in selection.records] == ["memory"]
+            assert (selection.older, selection.other_weights) == (0, 2)
+            assert any("2 records of a model of the same name" in x for x in passed_over(selection))
+
     def test_models_devices_and_suites_have_tables_of_their_own(self) -> None:
         gpu = make_environment(device="NVIDIA H200", device_kind="nvidia-h200", device_type="cuda")
         records = [
