@@ -6,15 +6,16 @@ import os
 import sys
 
 SHORT_WAITS = {
-    "GOMP_SPINCOUNT": ("1000", {"OMP_WAIT_POLICY"}),
-    "KMP_BLOCKTIME": ("0", {"OMP_WAIT_POLICY", "KMP_LIBRARY"}),
+    "GOMP_SPINCOUNT": ("10000", {"OMP_WAIT_POLICY"}),
+    "KMP_BLOCKTIME": ("1", {"OMP_WAIT_POLICY", "KMP_LIBRARY"}),
 }
 """How long threads of OpenMP spin before they sleep: of GNU's library and of LLVM's and Intel's,
 with the variables by which a user may have chosen otherwise.
 
 By default they spin for milliseconds, on a core that another program, or the thread that they wait
 for, may need: beside a busy process a forward pass of a small model then takes several times as
-long. Passive waiting costs nearly as much on a quiet machine. docs/running.md has the figures.
+long. This is the shortest spin that costs nothing on a quiet machine, where a shorter one, and
+passive waiting the more, slows the decoding of single tokens. docs/running.md has the figures.
 """
 
 

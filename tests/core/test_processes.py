@@ -27,11 +27,11 @@ WAITS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY", "KMP_LIBRARY")
 @pytest.mark.parametrize(
     ("user", "waits"),
     [
-        ({}, {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "0"}),
-        ({"KMP_BLOCKTIME": "200"}, {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "200"}),
+        ({}, {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "1"}),
+        ({"KMP_BLOCKTIME": "200"}, {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "200"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
-        ({"KMP_LIBRARY": "turnaround"}, {"GOMP_SPINCOUNT": "1000", "KMP_LIBRARY": "turnaround"}),
+        ({"KMP_LIBRARY": "turnaround"}, {"GOMP_SPINCOUNT": "10000", "KMP_LIBRARY": "turnaround"}),
     ],
 )
 def test_threads_wait_briefly_unless_the_user_says_how(

@@ -106,7 +106,7 @@ class TestFirstRun:
             assert record.environment.device_type == "cpu"
             assert record.environment.threads == 1
             assert record.environment.variables["OMP_NUM_THREADS"] == "1"
-            assert record.environment.variables["GOMP_SPINCOUNT"] == "1000"
+            assert record.environment.variables["GOMP_SPINCOUNT"] == "10000"
             assert record.duration_s is not None
             assert record.log_tail is None
             assert record.reason is None
