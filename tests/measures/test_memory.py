@@ -63,15 +63,21 @@ def test_a_point_can_be_taken_in_several_processes(cells: TinyCells) -> None:
 
 
 def test_a_long_prompt_shows_in_its_phase_alone(cells: TinyCells) -> None:
-    metrics, _ = measure(cells, prompt_tokens=4000, new_tokens=1, batch=16)
-    idle, prefill = (value(metrics, f"memory.peak.{phase}") for phase in ("idle", "prefill"))
+    # The kernel may take back pages meanwhile, which lowers a peak: it does not do so each time.
+    grown = []
+    for _ in range(3):
+        metrics, _ = measure(cells, prompt_tokens=4000, new_tokens=1, batch=16)
+        idle, prefill, decode = (
+            value(metrics, f"memory.peak.{phase}") for phase in ("idle", "prefill", "decode")
+        )
+        assert decode < prefill
+        grown.append((prefill - idle, decode - idle))
     # Keys and values, (16, 2, 4000, 16) each in fp32, and the states of 64000 positions.
     cache_bytes = 2 * 16 * 2 * 4000 * 16 * 4
     states_bytes = 16 * 4000 * 64 * 4
-    assert prefill - idle >= cache_bytes + states_bytes - PAGES
-    assert value(metrics, "memory.peak.decode") < prefill
-    # Half: meanwhile the kernel may take back pages that the process has not touched for long.
-    assert value(metrics, "memory.peak.decode") - idle >= cache_bytes / 2
+    in_prefill, in_decode = (max(phase) for phase in zip(*grown, strict=True))
+    assert in_prefill >= cache_bytes + states_bytes - PAGES
+    assert in_decode >= cache_bytes - PAGES
 
 
 def test_nothing_is_reserved_on_a_cpu(cells: TinyCells) -> None:
