@@ -94,8 +94,7 @@ def recommendation_lines(found: Recommendation) -> list[Line]:
 
 def terminal_lines(found: Recommendation) -> list[Line]:
     """What to run and by which limits: a table beside it has what it costs and loses."""
-    told = [f"{text}." for text in _figures(found, found.best)]
-    return [*(line for line in _what(found) if line not in told), _limits(found, briefly=True)]
+    return [*_what(found, figures=False), _limits(found, briefly=True)]
 
 
 def what_to_run(tables: Sequence[tuple[TableRecords, Recommended]]) -> list[Part]:
@@ -128,7 +127,8 @@ def _short(found: Recommendation) -> tuple[str | Strong | Mono, ...]:
     return (Strong("nothing", "bad"), told_nearest)
 
 
-def _what(found: Recommendation) -> list[Line]:
+def _what(found: Recommendation, *, figures: bool = True) -> list[Line]:
+    """What is recommended, what it takes and loses if `figures`, and what is level with it."""
     best = found.best
     if best is None:
         return _nothing(found)
@@ -143,7 +143,7 @@ def _what(found: Recommendation) -> list[Line]:
     words = f" ({best.cell.words})" if best.cell.words else ""
     lines: list[Line] = [
         (Strong(f"Recommended{blindly}: {best.cell.label}", "good"), f"{words}{why}."),
-        *(f"{text}." for text in _figures(found, best)),
+        *(_figures(found, best) if figures else ()),
     ]
     others = found.of("meets")
     same = [one.cell.label for one in others if _is_same(found, one)]
@@ -176,11 +176,9 @@ def _what(found: Recommendation) -> list[Line]:
     return lines
 
 
-def _figures(found: Recommendation, best: Candidate | None) -> list[str]:
-    """What the best takes and loses; nothing where there is none."""
-    if best is None:
-        return []
-    return [text for text in (costs_words(found, best), loss_words(found, best)) if text]
+def _figures(found: Recommendation, best: Candidate) -> list[Line]:
+    """What the best takes and loses."""
+    return [f"{text}." for text in (costs_words(found, best), loss_words(found, best)) if text]
 
 
 def _is_same(found: Recommendation, one: Candidate) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.marks import known_change, mark_all
+from qbench.compare.marks import known_change, mark_all, verdict_of
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Figure
 from qbench.report.figures import NOT_MEASURED, interval_detail
@@ -36,13 +36,9 @@ class Judged(NamedTuple):
     @property
     def verdict(self) -> str:
         """`better`, `worse`, `equivalent`, `equal` or `undecided`."""
-        value = self.value
-        if value is None or self.mark.finding == "undecided":
+        if self.value is None or self.mark.finding == "undecided":
             return "undecided"
-        if self.mark.finding == "equivalent":
-            equal = not isinstance(self.found, Gap) and self.found.equal
-            return "equal" if equal else "equivalent"
-        return "better" if value < 0 else "worse"
+        return verdict_of(self.found, self.mark, "lower")
 
     @property
     def amount(self) -> str:
