@@ -172,7 +172,7 @@ def test_the_published_report_is_made_from_the_published_records(folder: Path) -
     records, unreadable = read_folder(folder)
     assert not unreadable
     assert {record.environment.device_kind for record in records} == {folder.name}
-    report = REPOSITORY / "reports" / f"{folder.parent.name}-{folder.name}.md"
+    report = REPOSITORY / "reports" / "published" / f"{folder.parent.name}-{folder.name}.md"
     assert report.read_text(encoding="utf-8") == whole_report(records)
 
 
