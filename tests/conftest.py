@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace, write_text
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANY_MODULES = 50
+
+# A busy machine is no fault of what is tested: no example has a time limit of its own.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 
 @pytest.fixture(autouse=True)

@@ -381,7 +381,7 @@ SUITES = st.lists(st.tuples(WORDS, FLOWS), max_size=6).map(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SUITES.map("models: [./a, ./b]\n".__add__) | SUITES | st.text())
 def test_any_text_loads_or_raises_suite_error(text: str) -> None:
     try:
