@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANY_MODULES = 50
+
+# A shell has what it starts in the background ignore Ctrl-C; what the tests start must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no fault of what is tested: no example has a time limit of its own.
 settings.register_profile("timeless", deadline=None)
