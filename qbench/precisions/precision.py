@@ -48,6 +48,8 @@ class Precision(ABC):
     """Packages it needs beside torch and transformers."""
     options: type[Frozen] = NoOptions
     """Its typed options; every one has a default."""
+    also_called: tuple[str, ...] = ()
+    """Other names that a suite or a command may give it, such as other tools' names of it."""
     title: str | None = None
     """What words about training call it, such as `NF4`; its name unless given."""
     order: int = 45
@@ -89,6 +91,12 @@ class Precision(ABC):
 
     def packed_bytes(self, shape: ModelShape, options: Any) -> float | None:
         """Static bytes if codes took the bits they have; None where they do, or nobody knows."""
+        return None
+
+    def unlike_served(self, options: Any, device: str) -> str | None:
+        """Why its times on a kind of device (`cpu`, `cuda`) are not those of the format as it is
+        served, as a sentence; None where they are, as far as is known. Its quality is real anyway.
+        """
         return None
 
     def products(self, options: Any, config: Mapping[str, Any] | None = None) -> Products | None:
