@@ -94,8 +94,9 @@ class Precision(ABC):
         return None
 
     def unlike_served(self, options: Any, device: str) -> str | None:
-        """Why its times on a kind of device (`cpu`, `cuda`) are not those of the format as it is
-        served, as a sentence; None where they are, as far as is known. Its quality is real anyway.
+        """Why its times on a device of torch's are not those of the format as it is served.
+
+        A sentence; None where they are, as far as is known. What of quality is real is real anyway.
         """
         return None
 
