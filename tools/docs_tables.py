@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.aliases import other_names
+from qbench.core.aliases import other_names as other_options
 from qbench.core.docstrings import field_docs
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.measures.field_names import field_names
 from qbench.precisions import precisions
+from qbench.precisions.names import other_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,11 +58,14 @@ def metrics_table(measurement: str) -> str:
 
 
 def names_table(table: str) -> str:
-    """All entries of a table: name, what it is, which packages it needs."""
+    """All entries of a table: name, what it is, which packages it needs; other names below."""
+    held = precisions() if table == "precisions" else {}
+    found = ((name, other_names(one)) for name, one in held.items())
+    also = {name: f". Also: {', '.join(others)}" for name, others in found if others}
     return _table(
         ("name", "what it is", "needs"),
         (
-            (f"`{name}`", entry.summary, ", ".join(entry.needs) or "–")
+            (f"`{name}`", entry.summary + also.get(name, ""), ", ".join(entry.needs) or "–")
             for name, entry in _TABLES[table]().items()
         ),
     )
@@ -78,7 +82,7 @@ def _options(table: str, name: str) -> list[tuple[str, str, str]]:
     model = _TABLES[table]()[name].options
     told = field_docs(model)
     other: dict[str, list[str]] = {}
-    for also, option in other_names(model).items():
+    for also, option in other_options(model).items():
         other.setdefault(option, []).append(f"`{also}`")
     return [
         (

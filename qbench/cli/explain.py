@@ -48,7 +48,7 @@ def explain(
     # On import they warn of kernels that are missing, and of themselves.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    check_precision(precision)
+    precision = check_precision(precision)
     chosen = read_assignments(precision, assignments or ())
     made = explain_precision(precision, model, tensor, options=chosen, base=Path.cwd())
     show(Subject(lambda: made), form, output)

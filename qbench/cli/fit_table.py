@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import DeviceError, ModelError, UsageError
-from qbench.core.names import did_you_mean, what_there_is
+from qbench.core.names import did_you_mean
 from qbench.core.nvml import nvml_refusals, visible_gpus
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions
+from qbench.precisions.names import nearest_words, own_name
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_cases, fit_row
@@ -84,12 +85,15 @@ def find_memory(text: str | None) -> DeviceMemory:
 
 def check_precisions(names: Sequence[str]) -> tuple[str, ...]:
     """The precisions to show, all unless some are named; raises `UsageError` for an unknown one."""
-    for name in names:
-        if name not in precisions():
-            raise UsageError(
-                f"--precision {name!r}: no such precision; {what_there_is(name, precisions())}"
-            )
-    return tuple(names) or tuple(name for name, one in precisions().items() if one.by_default)
+    own = {name: own_name(name) for name in names}
+    for name, known in own.items():
+        if known is None:
+            there = f"there is {', '.join(precisions())}"
+            near = nearest_words(name, precisions())
+            told = f"{near}; {there}" if near else there
+            raise UsageError(f"--precision {name!r}: no such precision; {told}")
+    chosen = tuple(dict.fromkeys(one for one in own.values() if one))
+    return chosen or tuple(name for name, one in precisions().items() if one.by_default)
 
 
 def make_table(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.compare.baseline import read_baseline
 from qbench.compare.selection import select
 from qbench.core.errors import ModelError, StoreError, UsageError
-from qbench.core.names import did_you_mean
 from qbench.core.store import read_folder, tell_unreadable
+from qbench.precisions.names import nearest_words, picks
 from qbench.report.summary import left_out
 
 if TYPE_CHECKING:
@@ -163,13 +162,12 @@ def _cell(where: str, results: Path) -> Side:
     found = [
         record
         for record in records
-        if not record.rehearsal
-        and any(fnmatchcase(name, where) for name in (record.cell.slug, record.cell.label))
+        if not record.rehearsal and picks(where, (record.cell.slug, record.cell.label))
     ]
     cells = dict.fromkeys(record.cell.slug for record in found)
     if not cells:
         known = dict.fromkeys(record.cell.label for record in records)
-        hint = did_you_mean(where, known) or f"there are the cells {', '.join(known) or 'none'}"
+        hint = nearest_words(where, known) or f"there are the cells {', '.join(known) or 'none'}"
         raise UsageError(f"{where}: no such folder, baseline or suite, nor a cell of it; {hint}")
     if len(cells) > 1:
         raise UsageError(

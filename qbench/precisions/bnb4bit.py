@@ -89,6 +89,7 @@ class FourBit(LibraryWeights, Precision):
     quant_type: Literal["fp4", "nf4"]
     double_quant: bool
     title: str | None = None
+    also_called: tuple[str, ...] = ()
     order: int = 30
     merges_in_place: bool = True
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
@@ -281,10 +282,11 @@ def _ceil(count: int, size: int) -> int:
 PRECISIONS = (
     FourBit(
         "fp4",
-        "4-bit floating point (E2M1), blocks of 64",
+        "bitsandbytes' 4-bit floats (E2M1), an fp32 scale a block of 64: not NVFP4, nor MXFP4",
         "fp4",
         double_quant=False,
-        title="FP4",
+        title="FP4 (bitsandbytes)",
+        also_called=("bnb-fp4",),
     ),
     FourBit(
         "nf4",
@@ -292,6 +294,7 @@ PRECISIONS = (
         "nf4",
         double_quant=False,
         title="NF4",
+        also_called=("bnb-nf4", "normalfloat4"),
         order=31,
     ),
     FourBit(
@@ -300,6 +303,7 @@ PRECISIONS = (
         "nf4",
         double_quant=True,
         title="NF4 + double quant",
+        also_called=("bnb-nf4-dq", "nf4-double-quant"),
         order=32,
     ),
 )

@@ -37,6 +37,7 @@ class Floating(Precision):
     summary: str
     order: int
     slow_on_cpu: bool = False
+    also_called: tuple[str, ...] = ()
     options: type[Frozen] = FloatingOptions
 
     def misfit(self, options: FloatingOptions, model: ResolvedModel) -> str | None:
@@ -90,13 +91,19 @@ class Floating(Precision):
 
 
 PRECISIONS = (
-    Floating(FP32, "32-bit floating point: the reference where it fits", 10),
-    Floating(BF16, "bfloat16: 8 bits of exponent, 7 of mantissa", 11),
+    Floating(
+        FP32,
+        "32-bit floating point: the reference where it fits",
+        10,
+        also_called=("float32", "f32", "float"),
+    ),
+    Floating(BF16, "bfloat16: 8 bits of exponent, 7 of mantissa", 11, also_called=("bfloat16",)),
     Floating(
         FP16,
         "half precision: 5 bits of exponent, 10 of mantissa; slow on most CPUs",
         12,
         slow_on_cpu=True,
+        also_called=("float16", "f16", "half"),
     ),
 )
 REFERENCES = (FP32, BF16)

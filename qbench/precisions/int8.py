@@ -64,6 +64,7 @@ class Int8(LibraryWeights, Precision):
     """A column with an outlier in any row is computed in floating point for all rows: what comes
     out for one sequence depends on those beside it."""
     title: str | None = "int8 (LLM.int8)"
+    also_called: tuple[str, ...] = ("llm.int8", "llm-int8", "load_in_8bit", "bnb-int8", "bnb-8bit")
     order: int = 20
     merges_in_place: bool = True
     slow_on_cpu: bool = True

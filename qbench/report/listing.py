@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.environment import missing_packages
@@ -9,9 +10,10 @@ from qbench.core.page import Column, Figure, Heading, Page, Row, Table, Words, w
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
+from qbench.precisions.names import other_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.core.page import Part
     from qbench.core.record import Environment
@@ -46,13 +48,14 @@ def listing_page(
 
     `note` says why it is not another device.
     """
+    others = {name: other_names(one) for name, one in precisions().items()}
     held = [(one, one.unavailable(environment)) for one in precisions().values()]
     tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
     taken = [(one, missing_packages(one.needs, environment)) for one in measures().values()]
     written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
     parts: list[Part] = [
         Heading("Precisions"),
-        _table("what it is", environment.device, held),
+        _table("what it is", environment.device, held, others),
         Heading("Fine-tuning methods"),
         _table("what it trains", environment.device, tuned),
         Heading("Measurements"),
@@ -64,7 +67,7 @@ def listing_page(
     data = {
         "device": environment.device,
         "device_note": note,
-        "precisions": [_data(*entry) for entry in held],
+        "precisions": [_data(*entry) | {"also_called": others[entry[0].name]} for entry in held],
         "methods": [_data(*entry) for entry in tuned],
         "measurements": [_data(*entry) for entry in taken],
         "formats": [
@@ -86,19 +89,27 @@ def _data(entry: _Entry, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _table(about: str, device: str, entries: Iterable[tuple[_Entry, str | None]]) -> Table:
+def _table(
+    about: str,
+    device: str,
+    entries: Iterable[tuple[_Entry, str | None]],
+    others: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Table:
+    """`others` are other names, which an entry is told to have."""
     columns = (
         Column("summary", about, "text"),
         Column("options", "options", "text"),
         Column("needs", "needs", "text"),
         Column("runs", f"on {device}", "text"),
     )
-    return Table("", "name", columns, tuple(_row(*entry) for entry in entries))
+    rows = (_row(*entry, others.get(entry[0].name, ())) for entry in entries)
+    return Table("", "name", columns, tuple(rows))
 
 
-def _row(entry: _Entry, reason: str | None) -> Row:
+def _row(entry: _Entry, reason: str | None, others: Sequence[str]) -> Row:
+    also = f" (also {', '.join(others)})" if others else ""
     figures = (
-        Figure(word=entry.summary),
+        Figure(word=f"{entry.summary}{also}"),
         Figure(word=_listed(entry.options.model_fields)),
         Figure(word=_listed(entry.needs)),
         Figure(word=reason or "runs", tone="bad" if reason else "good"),

@@ -24,6 +24,7 @@ from qbench.core.reading import (
     invalid_below,
 )
 from qbench.core.spec import Cell, Frozen, Item
+from qbench.precisions.names import picks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -169,8 +170,8 @@ class GateRule(RuleEntry):
 
     def picks(self, cell: Cell, item: Item) -> bool:
         """Whether the rule is about this item of this cell."""
-        names = cell.names
-        return _any_match(names, self.cells) and _any_match((item.slug,), self.items)
+        picked = any(picks(pattern, cell.names) for pattern in self.cells)
+        return picked and _any_match((item.slug,), self.items)
 
     @property
     def counts_flips(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap, missing_value
@@ -11,6 +10,7 @@ from qbench.compare.differences import difference, level
 from qbench.compare.flips import find_flips, flip_metrics, score_of
 from qbench.compare.gate.rules import LEVELS
 from qbench.compare.seeds import difference_over_seeds
+from qbench.precisions.names import picks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class BothSides:
         self.expected: set[Place] = {place_of(cell, item) for cell, item in expected}
         pairs = [(record.cell, record.item) for record in (*records, *baseline)]
         for cell, item in (*expected, *pairs):
-            if not only or any(fnmatchcase(name, p) for p in only for name in cell.names):
+            if not only or any(picks(pattern, cell.names) for pattern in only):
                 self.cells.setdefault(place_of(cell, item)[0], cell)
                 self.items.setdefault(place_of(cell, item), item)
         for record in (*records, *baseline):

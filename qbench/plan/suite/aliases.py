@@ -1,6 +1,7 @@
 """A suite's file by qbench's own names: other names of its keys become these, in one place.
 
-Whatever comes after (errors, lines, plan, keys of records) knows the one name of each key alone.
+So do other names of precisions, which are keys or stand alone. Whatever comes after (errors, lines,
+plan, keys of records) knows the one name of each alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from qbench.measures.field_names import metric_called
 from qbench.plan.suite.file import MeasureEntry, MethodEntry, PrecisionEntry, SuiteFile
 from qbench.plan.suite.node import Node, join_path
 from qbench.precisions import precisions
+from qbench.precisions.names import own_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +41,9 @@ class Kind:
         """The keys that it may have by their other names; `entries` are those that it has."""
         if self.by_own_keys:
             return _metrics(entries) if self.model is RuleEntry else {}
+        if self.model is PrecisionEntry:
+            own = {name: own_name(name) for name in entries if name != "name"}
+            return {name: one for name, one in own.items() if one not in {None, name}}
         keys = _options(entries) if self.model is MethodEntry else self.model
         return {} if keys is None else other_names(keys)
 
@@ -90,6 +95,8 @@ class _Renaming:
             value = tuple(self.of(one, f"{path}[{at}]", kind) for at, one in enumerate(value))
         elif isinstance(value, dict):
             value = self._entries(value, path, kind)
+        elif isinstance(value, str) and kind.model is PrecisionEntry:
+            value = own_name(value) or value
         return replace(node, value=value, path=path)
 
     def _entries(self, entries: dict[str, Node], path: str, kind: Kind) -> dict[str, Node]:

@@ -13,6 +13,7 @@ from qbench.plan.suite.file import FineTuneEntry
 from qbench.plan.suite.options import owners
 from qbench.plan.suite.problems import amendment, expectation, fixed_by
 from qbench.precisions import EXAMPLE, precisions
+from qbench.precisions.names import nearest_in_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -155,7 +156,8 @@ class _Place:
         """Where the key belongs, if it is an option of something."""
         if kind == "precision":
             own = owners(key, {name: precisions()[name]})
-            return f"'{key}' is an option of {name}: indent it further" if own else None
+            hint = f"'{key}' is an option of {name}: indent it further"
+            return hint if own else nearest_in_kind(key)
         if self.path[:1] == ("gate",) or name in {*_CALLED} - {"", "measurements"}:
             return None
         if name == "" and key in asked_for():
@@ -176,8 +178,8 @@ class _Place:
         kind, _, name = tag.partition("-")
         tags = [each for each, _ in self._forms()]
         known = [each.partition("-")[2] for each in tags if each.startswith(f"{kind}-")]
-        hint = None
-        if name.lower() == "qlora":
+        hint = nearest_in_kind(name) if kind == "precision" else None
+        if (kind, name.lower()) == ("method", "qlora"):
             hint = f"QLoRA is LoRA on a quantized base: {{method: lora, precision: {EXAMPLE}}}"
         step = name if self.node.child(name) else kind
         self._enter(self.node.child(step), step)

@@ -14,7 +14,7 @@ from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
 from qbench.compare.recommend.section import BudgetSection
-from qbench.core.aliases import Also
+from qbench.core.aliases import ALIASES, OTHER_VALUES, Also
 from qbench.core.number_types import BF16, FP16, FP32
 from qbench.core.reading import (
     STRICT,
@@ -155,12 +155,16 @@ def _precision_types() -> TypeAliasType:
     table = precisions()
     tagged = []
     for name, entry in table.items():
-        field = (Annotated[tuple[Choice, ...], Swept(name, entry.options)], Field(alias=name))
+        also: Any = {ALIASES: list(entry.also_called)} if entry.also_called else None
+        about = Field(alias=name, json_schema_extra=also)
+        field = (Annotated[tuple[Choice, ...], Swept(name, entry.options)], about)
         made = _entry(f"precision-{name}", PrecisionEntry, entry.summary, choices=field)
         made.precision = name
         tagged.append(Annotated[made, Tag(made.__name__)])
     told = "; ".join(f"{entry.name} ({entry.summary})" for entry in table.values())
-    names: Any = Annotated[Literal[tuple(table)], Field(description=told)]
+    others: Any = {OTHER_VALUES: [also for one in table.values() for also in one.also_called]}
+    about_names = Field(description=told, json_schema_extra=others)
+    names: Any = Annotated[Literal[tuple(table)], about_names]
     by_name: Any = Annotated[_union(tagged), Discriminator(_precision_tag)]
     read = BeforeValidator(_by_name, json_schema_input_type=names | by_name)
     return TypeAliasType("any_precision", Annotated[by_name, read])

@@ -14,6 +14,7 @@ from qbench.plan.suite.written import OF_FILES, Written, read_file
 from qbench.plan.suite.yaml_lines import read_yaml, write_yaml
 from qbench.precisions import FIRST_LOOK, precisions, with_defaults
 from qbench.precisions.computing import computed_in
+from qbench.precisions.names import own_name
 from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.models.resolve import parse_model, resolve_model
 
@@ -100,7 +101,7 @@ def _models_beside(argument: str) -> list[str]:
 def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Written:
     """The suite, whose values come from the argument, and the wishes in their places."""
     base = Path.cwd()
-    held: list[Any] = list(wishes.precisions)
+    held: list[Any] = [own_name(name) or name for name in wishes.precisions]
     reference = None
     if not held:
         held, reference = _first_look(argument, base, has_bf16)
@@ -117,7 +118,8 @@ def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Wr
         *_settings(("name",), "--name", wishes.name),
         *_settings(("reference",), "--reference", wishes.reference),
     ]
-    reference = wishes.reference or reference
+    if wishes.reference:
+        reference = own_name(wishes.reference) or wishes.reference
     of_held = f"--precisions {','.join(wishes.precisions)}" if wishes.precisions else argument
     entries = [_node(one, of_held) for one in held]
     if reference and reference not in held:

@@ -18,6 +18,7 @@ from qbench.plan.suite.file import MeasureEntry
 from qbench.plan.suite.options import Choice
 from qbench.precisions import EXAMPLE, precisions
 from qbench.precisions.floating import REFERENCES
+from qbench.precisions.names import own_name
 from qbench.sources.models.resolve import parse_model
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ def make_reference(
     if given is None:
         wanted = [label for label in (*REFERENCES, *labels) if label in labels]
         return wanted[0] if wanted else ""
+    if given not in labels and own_name(given) in labels:
+        return own_name(given) or given
     if given not in labels and complete:
         problems.add_unknown(("reference",), "precision of this suite", given, labels)
     return given

@@ -11,6 +11,7 @@ from qbench.core.names import did_you_mean
 from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects
 from qbench.core.spec import Cell, Frozen
 from qbench.core.untrusted import LONGEST_LINE
+from qbench.precisions.names import nearest_words, picks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +56,7 @@ class Selector(Frozen):
         if self.finetune is not None and not _is_tuned_so(cell, self.finetune):
             return False
         labels = (cell.precision.label, cell.precision.name)
-        return fnmatchcase(cell.model.name, self.model) and any(
-            fnmatchcase(label, self.precision) for label in labels
-        )
+        return fnmatchcase(cell.model.name, self.model) and picks(self.precision, labels)
 
 
 def _is_tuned_so(cell: Cell, pattern: str) -> bool:
@@ -143,10 +142,11 @@ def _note_no_match(
         if pattern is None:
             continue
         alone = Selector(**{key: pattern})
+        nearest = nearest_words if key == "precision" else did_you_mean
         if not any(alone.matches(cell) for cell in cells):
             problems.add(
                 (*at, key),
                 f"a name or pattern of {', '.join(dict.fromkeys(names))}",
                 found=f"'{pattern}', which matches no {key} of the suite",
-                remedy=did_you_mean(pattern.strip("*"), names),
+                remedy=nearest(pattern.strip("*"), names),
             )

@@ -165,7 +165,8 @@ def _key(entries: dict[str, Node], steps: Steps, kind: Kind) -> tuple[str, Steps
         end = next(ends, len(steps))
         key = ".".join(steps[:end])
         return kind.names({key: NO_KEYS}).get(key, key), steps[end:]
-    return kind.names(entries).get(steps[0], steps[0]), steps[1:]
+    names = kind.names({steps[0]: NO_KEYS} | entries)
+    return names.get(steps[0], steps[0]), steps[1:]
 
 
 def _expanded(node: Node | None, kind: Kind, setting: Setting) -> Node:

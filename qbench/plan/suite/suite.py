@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from pydantic import Field, SerializeAsAny, ValidationError
 from qbench.compare.gate.rules import GateRule, rules_of
 from qbench.compare.recommend.budget import Budget
 from qbench.core.errors import Problem, SuiteError, UsageError
-from qbench.core.names import did_you_mean
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.measures.field_names import metric_called
 from qbench.plan.suite.errors import note_errors
@@ -30,6 +28,7 @@ from qbench.plan.suite.problems import Problems, leave_out
 from qbench.plan.suite.schema import told_schema
 from qbench.plan.suite.selectors import Selector, check_selection, selected
 from qbench.plan.suite.written import read_file, read_text
+from qbench.precisions.names import nearest_words, picks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,15 +91,14 @@ class Suite(Frozen):
         cells = self.cells()
         names = {cell.slug: cell.names for cell in cells}
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for group in names.values() for name in group):
+            if not any(picks(pattern, group) for group in names.values()):
                 labels = list(dict.fromkeys(cell.label for cell in cells))
-                hint = did_you_mean(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
+                hint = nearest_words(pattern, [*labels, *names]) or f"there are {', '.join(names)}"
                 raise UsageError(f"--only {pattern!r}: matches no cell of {self.file}; {hint}")
         return tuple(
             cell
             for cell in cells
-            if not patterns
-            or any(fnmatchcase(name, p) for name in names[cell.slug] for p in patterns)
+            if not patterns or any(picks(one, names[cell.slug]) for one in patterns)
         )
 
     def cells(self) -> tuple[Cell, ...]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import UsageError
-from qbench.core.names import did_you_mean
 from qbench.precisions import precisions
 from qbench.precisions.explain.weights import read_weight
+from qbench.precisions.names import nearest_words, own_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,16 +26,17 @@ def explained() -> list[str]:
     return [name for name, precision in precisions().items() if precision.is_explained]
 
 
-def check_precision(precision: str) -> None:
-    """Raises `UsageError` for a precision that has no explanation."""
+def check_precision(precision: str) -> str:
+    """The own name of a precision; raises `UsageError` for one that has no explanation."""
     names = explained()
-    if precision in names:
-        return
+    known = own_name(precision)
+    if known in names:
+        return known
     message = (
         f"PRECISION: found {precision!r}, which has no explanation; expected one of"
         f" {', '.join(names)}"
     )
-    near = did_you_mean(precision, names)
+    near = None if known else nearest_words(precision, names)
     raise UsageError(f"{message}; {near}" if near else message)
 
 
@@ -54,7 +55,7 @@ def explain(
     unless given. Raises `UsageError` for an unknown precision or tensor, and `ModelError`
     for a model that cannot be read.
     """
-    check_precision(precision)
+    precision = check_precision(precision)
     held = precisions()[precision]
     if options is None:
         options = held.options()

@@ -15,6 +15,7 @@ from qbench.core.number_types import ITEM_BYTES, torch_type
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
+    ALSO_CALLED,
     KERNEL_MULTIPLE,
     SHORT_NAMES,
     IntegerOptions,
@@ -60,6 +61,7 @@ class Integer(LibraryWeights, Precision):
     summary: str
     options: type[Frozen]
     by_default: bool = True
+    also_called: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("torchao",)
     order: int = 40
     loads_whole: bool = True
@@ -286,7 +288,10 @@ def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[st
 
 
 PRECISIONS = (
-    *(Integer(name, summary, short_options(name)) for name, (summary, _) in SHORT_NAMES.items()),
+    *(
+        Integer(name, summary, short_options(name), also_called=ALSO_CALLED.get(name, ()))
+        for name, (summary, _) in SHORT_NAMES.items()
+    ),
     Integer(
         "integer",
         "integer weights of 2 to 8 bits, every option free",
