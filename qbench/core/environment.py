@@ -17,6 +17,8 @@ from qbench.core.nvml import driver_version, gpu_kind, nvml_refusals, visible_gp
 from qbench.core.record import Environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from qbench.core.errors import Problem
 
 NUMERICS_PACKAGES = (
@@ -36,6 +38,18 @@ NUMERICS_PACKAGES = (
 LAYER_PACKAGES = ("gptqmodel", "optimum", "compressed-tensors")
 """Packages that hold the layers of some checkpoints which are already quantized: named in the
 environment where they are installed."""
+EXTRAS = {
+    "hqq": "hqq",
+    "optimum-quanto": "quanto",
+    "gguf": "gguf",
+    "compressed-tensors": "compressed-tensors",
+    "gptqmodel": "gptq",
+    "optimum": "gptq",
+    "auto-round": "auto-round",
+    "aqlm": "aqlm",
+    "fbgemm-gpu-genai": "fbgemm",
+}
+"""The extra of qbench that installs a package, in a version that goes with the others."""
 
 _GIT_TIMEOUT_S = 2.0
 _HIDES_ALL = ("", "-1")
@@ -129,7 +143,15 @@ def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | 
     missing = [package for package in needs if version_in(package, environment) is None]
     if not missing:
         return None
-    return f"needs {', '.join(missing)}: pip install {' '.join(missing)}"
+    return f"needs {', '.join(missing)}: {install_command(missing)}"
+
+
+def install_command(packages: Iterable[str]) -> str:
+    """How packages are installed: by the extras of qbench that have them, else by their names."""
+    wanted = dict.fromkeys(
+        f"'qbench[{EXTRAS[package]}]'" if package in EXTRAS else package for package in packages
+    )
+    return f"pip install {' '.join(wanted)}"
 
 
 def version_in(package: str, environment: Environment) -> str | None:

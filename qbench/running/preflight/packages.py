@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import version_in
+from qbench.core.environment import install_command, version_in
 from qbench.core.errors import Problem
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -13,7 +13,7 @@ from qbench.precisions import precisions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qbench.core.spec import Cell
+    from qbench.core.spec import Cell, ResolvedModel
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
 
@@ -26,12 +26,13 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     A cell that is skipped for want of a package counts too: installing it is all that it takes.
     """
     wanted: dict[str, dict[str, None]] = {}
-    cells = [job.cell for job in jobs] + [cell.cell for cell in plan.cells if cell.skip]
+    cells = [(job.cell, job.model) for job in jobs]
+    cells += [(cell.cell, cell.model) for cell in plan.cells if cell.skip]
     if jobs:
         for package in _ALWAYS:
             wanted.setdefault(package, {})["every cell"] = None
-    for cell in cells:
-        for user, packages in _needs(cell):
+    for cell, model in cells:
+        for user, packages in _needs(cell, model):
             for package in packages:
                 wanted.setdefault(package, {})[user] = None
     for name in dict.fromkeys(task.item.measurement for job in jobs for task in job.tasks):
@@ -49,14 +50,14 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
         Problem(
             "packages",
             f"not installed: {found}",
-            remedy=f"pip install {' '.join(missing)}, or leave out what needs them",
+            remedy=f"{install_command(missing)}, or leave out what needs them",
         )
     ]
 
 
-def _needs(cell: Cell) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _needs(cell: Cell, model: ResolvedModel) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Precisions and methods of a cell, with the packages that they need."""
-    yield cell.precision.name, precisions()[cell.precision.name].needs
+    yield cell.precision.name, precisions()[cell.precision.name].needs_of(model)
     if cell.tuning is not None:
         trained_in = cell.tuning.precision.name
         yield trained_in, precisions()[trained_in].needs
