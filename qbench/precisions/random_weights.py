@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.placement import EVERY_GPU, device_of, dispatch, plan_placement
 from qbench.sources.models.random_models import SEED
+from qbench.sources.shapes.meta import stays_in_fp32
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,8 @@ def make_random(
         if id(weight) in made:
             _place(model, name, made[id(weight)])
             continue
-        values = _values(name, weight, device_of(name, placement), _spread(config))
+        own = torch.float32 if stays_in_fp32(model, name) else weight.dtype
+        values = _values(name, weight, own, device_of(name, placement), _spread(config))
         if quantizer is not None and quantizer.param_needs_quantization(model, name):
             operation = quantizer.get_quantize_ops()
             converted = operation.convert({name: values}, model=model, full_layer_name=name)
@@ -91,17 +93,24 @@ def _make_buffers(model: PreTrainedModel, placement: dict[str, Any]) -> None:
         for module_name, module in model.named_modules():
             buffers = dict(module.named_buffers(recurse=False))
             for name, buffer in buffers.items():
-                device = device_of(f"{module_name}.{name}", placement)
-                module._buffers[name] = torch.zeros_like(buffer, device=device)  # noqa: SLF001 - no public way keeps whether it is saved
+                full_name = f"{module_name}.{name}"
+                made = torch.zeros_like(
+                    buffer,
+                    device=device_of(full_name, placement),
+                    dtype=torch.float32 if stays_in_fp32(model, full_name) else buffer.dtype,
+                )
+                module._buffers[name] = made  # noqa: SLF001 - no public way keeps whether it is saved
             if buffers:
                 model._init_weights(module)  # noqa: SLF001 - what transformers calls for this
 
 
-def _values(name: str, weight: torch.Tensor, device: torch.device, spread: float) -> torch.Tensor:
+def _values(
+    name: str, weight: torch.Tensor, dtype: torch.dtype, device: torch.device, spread: float
+) -> torch.Tensor:
     """What a weight of that name holds."""
     import torch
 
-    values = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+    values = torch.empty(weight.shape, dtype=dtype, device=device)
     if weight.dim() > 1:
         generator = torch.Generator(device).manual_seed(SEED + zlib.crc32(name.encode()))
         return values.normal_(0.0, spread, generator=generator)

@@ -6,72 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.predict.kv_cache import KNOWN_CACHES, TAKEN, cache_elements
+from qbench.predict.kv_cache import cache_elements
+from qbench.sources.models.layer_types import ARCHITECTURES_KNOWN, TAKEN
+from tests.tiny_configs import tiny_config
 
 if TYPE_CHECKING:
     import torch
 
-_SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 16,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
-_LATENT = {
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 12,
-    "q_lora_rank": 10,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 6,
-    "v_head_dim": 5,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "moe_intermediate_size": 8,
-    "first_k_dense_replace": 1,
-}
-_WINDOWED = {"sliding_window": 8}
-_ASKED = {**_WINDOWED, "use_sliding_window": True, "max_window_layers": 2}
-_OWN: dict[str, dict[str, Any]] = {
-    "cohere2": _WINDOWED,
-    "deepseek_v2": _LATENT,
-    "deepseek_v3": _LATENT,
-    "exaone4": _WINDOWED,
-    "gemma": {"head_dim": 12},
-    "gemma2": {**_WINDOWED, "head_dim": 12},
-    "gemma3_text": {**_WINDOWED, "head_dim": 12, "sliding_window_pattern": 3},
-    "gemma3n_text": {
-        **_WINDOWED,
-        "head_dim": 8,
-        "num_hidden_layers": 10,
-        "num_kv_shared_layers": 4,
-        "vocab_size_per_layer_input": 40,
-        "hidden_size_per_layer_input": 4,
-    },
-    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
-    "gpt_oss": {**_WINDOWED, "head_dim": 12, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "ministral": {**_WINDOWED, "head_dim": 8},
-    "mistral": _WINDOWED,
-    "mixtral": {**_WINDOWED, "num_local_experts": 4},
-    "olmo3": _WINDOWED,
-    "opt": {"num_key_value_heads": None, "ffn_dim": 16, "word_embed_proj_dim": 32},
-    "phi3": _WINDOWED,
-    "phimoe": {**_WINDOWED, "num_local_experts": 4},
-    "qwen2": _ASKED,
-    "qwen2_moe": {**_ASKED, **_EXPERTS, "shared_expert_intermediate_size": 8},
-    "qwen3": {**_ASKED, "head_dim": 12},
-    "qwen3_moe": {**_ASKED, **_EXPERTS, "head_dim": 12},
-    "seed_oss": {"head_dim": 12},
-    "smollm3": _ASKED,
-    "starcoder2": _WINDOWED,
-}
-"""What a configuration of each architecture states besides; the others state no more."""
 _LEFT_OUT = (
     "head_dim",
     "num_key_value_heads",
@@ -79,11 +20,6 @@ _LEFT_OUT = (
     "sliding_window",
     "use_sliding_window",
 )
-
-
-def _stated(architecture: str) -> dict[str, Any]:
-    own = _OWN.get(architecture, {})
-    return {"model_type": architecture, **({} if architecture == "gpt2" else _SIZES), **own}
 
 
 def _held(config: dict[str, Any], tokens: int) -> list[tuple[int, int]]:
@@ -111,9 +47,9 @@ def _elements(held: torch.Tensor | None) -> int:
 
 
 @pytest.mark.parametrize("tokens", [4, 13])
-@pytest.mark.parametrize("architecture", sorted(KNOWN_CACHES))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES_KNOWN))
 def test_as_the_cache_is_filled(architecture: str, tokens: int) -> None:
-    config = _stated(architecture)
+    config = tiny_config(architecture)
     found, reason = cache_elements(config, tokens)
     assert reason is None
     assert found is not None
@@ -122,7 +58,7 @@ def test_as_the_cache_is_filled(architecture: str, tokens: int) -> None:
     assert found.total == sum(keys + values for keys, values in held)
 
 
-@pytest.mark.parametrize("architecture", sorted(KNOWN_CACHES))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES_KNOWN))
 def test_what_a_configuration_leaves_out(architecture: str) -> None:
     from transformers import AutoConfig
 
@@ -136,7 +72,7 @@ def test_what_a_configuration_leaves_out(architecture: str) -> None:
 
 
 def test_of_the_text_in_a_model_of_images() -> None:
-    text = _stated("gemma3_text")
+    text = tiny_config("gemma3_text")
     outer = {"model_type": "gemma3", "text_config": text, "vision_config": {}}
     assert cache_elements(outer, 13) == cache_elements(text, 13)
 
@@ -147,7 +83,7 @@ def test_what_is_not_known_is_said() -> None:
         assert found is None
         return str(why)
 
-    llama = _stated("llama")
+    llama = tiny_config("llama")
     assert reason(model_type="mamba") == "what the cache of mamba keeps is not known here"
     assert "linear_attention" in reason(**{**llama, "layer_types": ["linear_attention"] * 6})
     assert "6 layers and 2 layer_types" in reason(

@@ -138,3 +138,14 @@ def test_another_problem_of_the_suite_is_not_taken_for_the_cause(workplace: Work
 def test_offline_by_choice(ask: Callable[..., list[Any]]) -> None:
     [answer] = ask(closed_port(), "someone/tiny", offline=True)
     assert "HF_HUB_OFFLINE forbids the network" in answer
+
+
+def test_a_known_shape_is_offered_where_the_hub_cannot_be_asked(
+    ask: Callable[..., list[Any]],
+) -> None:
+    pinned = "Qwen/Qwen3-8B@" + "0" * 40
+    answers = ask(closed_port(), "Qwen/Qwen3-8B", pinned, "openai/gpt-oss-20b", offline=True)
+    assert "as random:Qwen3-8B" in answers[0]
+    assert answers[1][0]["architecture"] == "qwen3"
+    assert "that it has unquantized" in answers[2]
+    assert answers[2].endswith("as random:gpt-oss-20b")

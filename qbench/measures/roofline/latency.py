@@ -23,9 +23,10 @@ from qbench.measures.workload import keeps_logits
 from qbench.precisions import products_of
 from qbench.precisions.inventory import inside
 from qbench.precisions.products import MOST_ROWS_IN_FP32
+from qbench.sources.models.experts import experts_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from qbench.core.number_types import NumberType
     from qbench.core.record import Metric
@@ -96,8 +97,6 @@ METRICS = (
         formula="latency.prefill.operations / latency.prefill / latency.matrix_rate",
     ),
 )
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_CHOSEN_EXPERTS = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
 _MATRIX = 2
 """Dimensions of one expert's weight."""
 
@@ -206,7 +205,7 @@ def weight_bytes_read(model: PreTrainedModel) -> tuple[int | None, str | None]:
     """Bytes of all the tensors that one new token has to read once; or None and the reason."""
     from qbench.precisions.inventory import inventory
 
-    experts, chosen = _experts(model.config)
+    experts, chosen = experts_of(model.config.to_dict())
     unread = _unread(model)
     total = 0
     for held in inventory(model):
@@ -235,17 +234,6 @@ def _unread(model: PreTrainedModel) -> set[int]:
         matrix: Any = inside(head) if hasattr(head, "token_adapter") else head
         unread.discard(matrix.weight.data_ptr())  # it may share an embedding's matrix
     return unread
-
-
-def _experts(config: PretrainedConfig) -> tuple[int | None, int | None]:
-    """Experts of a layer, and how many of them a token is sent to, as configurations name them."""
-
-    def first(names: tuple[str, ...]) -> int | None:
-        inner = getattr(config, "ffn_config", None)
-        found = (getattr(place, name, None) for place in (config, inner) for name in names)
-        return next((one for one in found if isinstance(one, int) and one > 0), None)
-
-    return first(_EXPERTS), first(_CHOSEN_EXPERTS)
 
 
 def _is_of_experts(held: Held, experts: int | None) -> bool:

@@ -21,7 +21,7 @@ from qbench.sources.models.headers import (
     read_headers,
     weight_files,
 )
-from qbench.sources.models.known_configs import HUB_IDS, known_configs, known_name
+from qbench.sources.models.known_configs import HUB_IDS, configs_like, known_configs, known_name
 from qbench.sources.models.random_models import (
     RANDOM_PREFIX,
     config_folder,
@@ -165,7 +165,13 @@ def _describe(ref: ModelRef) -> _Described:
     except (hub.HubUnreachableError, hub.GatedModelError) as error:
         known = HUB_IDS.get(ref.location)
         if known is None:
-            raise
+            other = known_name(ref.location)
+            if other is None:
+                raise
+            raise type(error)(
+                f"{error}; the shape that it has unquantized, and without what reads images, can be"
+                f" planned without the hub as {RANDOM_PREFIX}{other}"
+            ) from error
         if not _COMMIT.fullmatch(ref.revision or ""):
             # Which weights these are is not known, and records are named by it.
             raise type(error)(
@@ -199,14 +205,14 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
         return known, None, f"random-{known}"
     if not inner or inner.startswith(RANDOM_PREFIX):
         raise ModelError(
-            f"{source!r}: no model after random:; {what_there_is(inner, known_configs())}, or"
+            f"{source!r}: no model after random:; {what_there_is(inner, configs_like(inner))}, or"
             " give a folder or a hub id"
         )
     ref = parse_model(inner, base=base)
     if ref.kind == "hub" and "/" not in ref.location:
         raise ModelError(
             f"{source}: neither a known configuration nor a folder that exists (looked in {base});"
-            f" {what_there_is(ref.location, known_configs())}, or give a folder or a"
+            f" {what_there_is(ref.location, configs_like(ref.location))}, or give a folder or a"
             " hub id such as owner/name"
         )
     location = str(bundled_models()[ref.location]) if ref.kind == "bundled" else ref.location
@@ -275,12 +281,13 @@ def _of_files(
     """The model with what the headers of its files tell; `folder` holds its configuration."""
     unbuilt = Unbuilt(folder, model.ref.trust_remote_code)
     method = quantization_method(config, place)
+    by_config = _shape_by_config(model.ref, config) or unbuilt
     if method is None:
-        return _Described(model, shape_from_headers(tensors, config, place) or unbuilt)
+        return _Described(model, shape_from_headers(tensors, config, place) or by_config)
     stale = not holds_codes(tensors)
     return _Described(
         model.model_copy(update={"quantization": method, "stale_quantization": stale}),
-        shape_from_config(config, model.ref.source) or unbuilt,
+        by_config,
         lambda shape: stored_shape(shape, tensors, config),
     )
 
@@ -305,7 +312,13 @@ def _describe_random(ref: ModelRef) -> _Described:
         shape=None,
     )
     unbuilt = Unbuilt(folder, ref.trust_remote_code)
-    return _Described(model, shape_from_config(config, ref.source) or unbuilt)
+    return _Described(model, _shape_by_config(ref, config) or unbuilt)
+
+
+def _shape_by_config(ref: ModelRef, config: dict[str, Any]) -> ModelShape | None:
+    """By arithmetic, which knows transformers' classes: not those of a model's own code."""
+    own_code = ref.trust_remote_code and "auto_map" in config
+    return None if own_code else shape_from_config(config, ref.source)
 
 
 def _describe_unreached(ref: ModelRef, folder: Path) -> _Described:

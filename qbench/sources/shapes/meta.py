@@ -69,11 +69,22 @@ def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, 
             "transposed": transposed,
             "layer": "own product" if name in own else layer,
             "dtype": (
-                str(tensor.dtype).removeprefix("torch.") if narrow[name] == tensor.dtype else None
+                str(tensor.dtype).removeprefix("torch.")
+                if narrow[name] == tensor.dtype or stays_in_fp32(model, name)
+                else None
             ),
         }
         for name, role, layer, transposed, tensor in wide
     ]
+
+
+def stays_in_fp32(model: PreTrainedModel, name: str) -> bool:
+    """Whether transformers loads the tensor of that name in fp32 whatever type is asked for.
+
+    It does so where it loads a checkpoint, not where it builds a model without one.
+    """
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    return any(f".{part}." in f".{name}." for part in kept)
 
 
 def _own_products(model: PreTrainedModel) -> set[str]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import ModelError
 from qbench.core.spec import ModelShape, TensorShape
 from qbench.sources.models.headers import same_values
+from qbench.sources.models.layer_types import layer_types
 from qbench.sources.shapes.architectures import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from qbench.sources.models.headers import StoredTensor
 
@@ -40,12 +41,14 @@ def shape_from_headers(
         role = _role(name, architecture)
         if role is None:
             return None
+        wide = role == "buffer"
         found[name] = TensorShape.model_validate(
             {
                 "name": name,
                 "shape": tensor.shape,
                 "role": role,
                 "transposed": architecture.transposed and role == "linear",
+                "dtype": "float32" if wide else None,
             }
         )
     if not _has_exactly_its_layers(found, architecture, config):
@@ -53,16 +56,10 @@ def shape_from_headers(
     _tie(found, stored, architecture, config, place)
     if f"{architecture.prefix}.{architecture.tied_embedding}.weight" not in found:
         return None
-    if architecture.rotary:
-        frequencies = _rotary_frequencies(config)
-        if frequencies is None:
-            return None
-        for own_name in ("inv_freq", "original_inv_freq"):
-            name = f"{architecture.prefix}.rotary_emb.{own_name}"
-            # transformers keeps them in fp32 whatever type the weights are loaded in.
-            found[name] = TensorShape(
-                name=name, shape=(frequencies,), role="buffer", dtype="float32"
-            )
+    buffers = _buffers(architecture, config)
+    if buffers is None:
+        return None
+    found |= {tensor.name: tensor for tensor in buffers}
     return ModelShape(tensors=tuple(found[name] for name in sorted(found)), origin="header")
 
 
@@ -82,6 +79,11 @@ def _loaded_names(
 
 def _role(name: str, architecture: Architecture) -> str | None:
     module, _, parameter = name.rpartition(".")
+    whole = name.removeprefix(f"{architecture.prefix}.")
+    if re.fullmatch(architecture.other, whole):
+        return "other"
+    if re.fullmatch(architecture.wide_buffer, whole):
+        return "buffer"
     if parameter not in ("weight", "bias"):
         return None
     if module == architecture.head:
@@ -137,9 +139,38 @@ def _tie(
         found[embedding] = found.pop(head).model_copy(update=renamed)
 
 
-def _rotary_frequencies(config: Mapping[str, Any]) -> int | None:
+def _buffers(architecture: Architecture, config: Mapping[str, Any]) -> list[TensorShape] | None:
+    """The buffers that the model makes itself; None where their sizes are not known."""
+    found: dict[str, tuple[tuple[int, ...], str | None]] = {}
+    if architecture.scaled_embedding:
+        found[f"{architecture.tied_embedding}.embed_scale"] = (), None
+    kinds: Sequence[str | None] = ()
+    if architecture.rotary == "one":
+        kinds = (None,)
+    elif architecture.rotary == "by layer type":
+        try:
+            kinds = sorted(set(layer_types(config)))
+        except (KeyError, TypeError, ValueError):
+            return None
+    for kind in kinds:
+        frequencies = _rotary_frequencies(config, kind)
+        if frequencies is None:
+            return None
+        for own_name in ("inv_freq", "original_inv_freq"):
+            name = own_name if kind is None else f"{kind}_{own_name}"
+            # transformers keeps them in fp32 whatever type the weights are loaded in.
+            found[f"rotary_emb.{name}"] = (frequencies,), "float32"
+    return [
+        TensorShape(name=f"{architecture.prefix}.{name}", shape=shape, role="buffer", dtype=dtype)
+        for name, (shape, dtype) in found.items()
+    ]
+
+
+def _rotary_frequencies(config: Mapping[str, Any], layer_type: str | None) -> int | None:
     """Length of the rotary buffers, half the width of a head; None for partial or other kinds."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if isinstance(rope, dict) and isinstance(rope.get(layer_type), dict):
+        rope = rope[layer_type]
     if not isinstance(rope, dict):
         return None
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -148,7 +179,7 @@ def _rotary_frequencies(config: Mapping[str, Any]) -> int | None:
     partial = config.get("partial_rotary_factor", rope.get("partial_rotary_factor"))
     if kind not in _FULL_ROTARY_TYPES or partial not in (None, 1, 1.0):
         return None
-    width = config.get("head_dim")
+    width = config.get("qk_rope_head_dim") or config.get("head_dim")
     if width is None:
         hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
         if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
