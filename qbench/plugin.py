@@ -75,6 +75,7 @@ from qbench.finetune.options import TrainingOptions
 from qbench.finetune.trainable import Trainable
 from qbench.measures.loaded import LoadedModel, Outcome, make_metric
 from qbench.measures.measurement import Measurement
+from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.explain.weights import Weight
 from qbench.precisions.layer_probe import LayerFormat
@@ -151,6 +152,7 @@ __all__ = [
     "Words",
     "bullets",
     "conversion_misfit",
+    "load_layer_by_layer",
     "load_pretrained",
     "make_metric",
     "missing_packages",

@@ -19,8 +19,7 @@ from qbench.plugin import (
     Precision,
     Products,
     Verification,
-    load_pretrained,
-    replace_linear,
+    load_layer_by_layer,
     static_bytes,
     verify_quantized,
 )
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from qbench.plugin import Checkpoint, ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.plugin import Checkpoint, ModelShape, StaticBytes, TensorShape
 
 LARGEST = 448.0
 """Of E4M3: 1.75 · 2^8."""
@@ -56,13 +55,6 @@ class Fp8(Precision):
     title = "FP8"
     order = 25
     options = Fp8Options
-    loads_whole = True
-
-    def misfit(self, options: Fp8Options, model: ResolvedModel) -> str | None:
-        """A model that lies on several GPUs has hooks on its layers, which cannot be replaced."""
-        if model.ref.device_map is not None:
-            return "fp8 replaces layers on one device alone; leave device_map out, or choose int8"
-        return super().misfit(options, model)
 
     def storage(self, shape: ModelShape, options: Fp8Options) -> StaticBytes:
         """A byte a weight, and an fp32 scale an output row."""
@@ -77,10 +69,13 @@ class Fp8(Precision):
         return Products("dequantized", rest=options.dtype, compute=options.dtype)
 
     def load(self, checkpoint: Checkpoint, options: Fp8Options) -> PreTrainedModel:
-        """Loads the model in the type of the rest, then quantizes it layer by layer."""
-        model = load_pretrained(checkpoint, dtype=options.dtype)
-        replace_linear(model, layer_class())
-        return model
+        """Each layer is quantized as it is read: the model in 16 bits need not fit."""
+        held: Any = layer_class()
+
+        def quantize(_: str, layer: nn.Linear) -> Any:
+            return held(layer)
+
+        return load_layer_by_layer(checkpoint, dtype=options.dtype, quantize=quantize)
 
     def verify(self, model: PreTrainedModel, options: Fp8Options) -> Verification:
         """Every layer holds codes and scales, and computes what they say."""

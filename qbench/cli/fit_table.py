@@ -140,13 +140,16 @@ def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
 
 def fit_page(table: FitTable) -> Page:
     """The table with how to read it, and what is not in it."""
+    known = [row for row in table.rows if row.reason is None]
+    loading = any(row.loading_bytes is not None for row in known)
+    rows = tuple(_row(row, loading=loading) for row in known)
     columns = (
         Column("precision", "precision", "mark", right=False),
         Column("least_gib", "GiB", "number"),
+        *((Column("loading_gib", "made in GiB", "number"),) if loading else ()),
         *(Column(str(length), str(length), "exact") for length in table.lengths),
         Column("longest", "longest", "exact"),
     )
-    rows = tuple(_row(row) for row in table.rows if row.reason is None)
     shown = Table(_title(table), "use", columns, rows)
     return Page(_title(table), (shown, bullets(_notes(table), "quiet")), fit_data(table))
 
@@ -184,16 +187,20 @@ def _title(table: FitTable) -> str:
     return f"What fits of {table.model} into {table.device.name} ({size})"
 
 
-def _row(row: FitRow) -> Row:
-    least = None if row.least_bytes is None else row.least_bytes / _GIB
+def _row(row: FitRow, *, loading: bool) -> Row:
     figures = (
         Figure(word=row.precision),
-        Figure(word="") if least is None else Figure(least, f"{least:.2f}"),
+        _gib(row.least_bytes),
+        *((_gib(row.loading_bytes),) if loading else ()),
         *map(_batch, row.batches),
         _count(row.longest or 0),
     )
     use = f"{row.use} +ckpt" if row.checkpointing else row.use
     return Row(use, reference=False, figures=figures)
+
+
+def _gib(size: int | None) -> Figure:
+    return Figure(word="") if size is None else Figure(size / _GIB, f"{size / _GIB:.2f}")
 
 
 def _batch(batch: int | None) -> Figure:
@@ -238,11 +245,11 @@ def _notes(table: FitTable) -> list[str]:
             f"Laid over {table.device.gpus} GPUs (device_map: auto), compared with their sum: whole"
             " layers lie on one of them, so that somewhat less may fit."
         )
-    shown = dict.fromkeys(row.precision for row in table.rows if row.reason is None)
-    made = [name for name in shown if precisions()[name].loads_whole]
+    made = dict.fromkeys(row.precision for row in table.rows if row.loading_bytes is not None)
     if made:
         notes.append(
-            f"{', '.join(made)}: made of the floating model, which must fit as a whole at first."
+            f"made in GiB: {', '.join(made)} must see text before the codes are chosen, so that the"
+            " floating model must fit as a whole at first; a batch fits where both do."
         )
     return notes
 

@@ -36,8 +36,8 @@ def load_pretrained(
     `dtype` is `fp32`, `bf16` or `fp16`: the type of everything that is not quantized; `auto` takes
     what config.json states. The whole model goes to one device, or over all GPUs: no layer is ever
     offloaded. A folder that is marked so gets random weights. Raises `ModelError` for a checkpoint
-    that lacks tensors of the model, `OutOfMemoryError` for a model that the GPUs cannot hold, and
-    `MeasurementError` for a tensor that cannot be converted.
+    that lacks tensors of the model, or has them in other sizes, `OutOfMemoryError` for a model that
+    the GPUs cannot hold, and `MeasurementError` for a tensor that cannot be converted.
     """
     from transformers import AutoModelForCausalLM
 
@@ -55,12 +55,13 @@ def load_pretrained(
             dtype="auto" if dtype == "auto" else torch_type(dtype),
             device_map=device if device == EVERY_GPU else {"": device},
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # told of below, with the names
             trust_remote_code=checkpoint.trust_remote_code,
             local_files_only=True,
             **arguments,
         )
     check_placement(model)
-    unusable = sorted({*loading["missing_keys"], *map(str, loading["mismatched_keys"])})
+    unusable = sorted({*loading["missing_keys"], *map(_other_size, loading["mismatched_keys"])})
     if unusable:
         raise ModelError(
             f"{checkpoint.folder}: the checkpoint does not hold {', '.join(unusable[:3])}"
@@ -71,6 +72,13 @@ def load_pretrained(
     model.eval()
     model.requires_grad_(requires_grad=False)
     return model
+
+
+def _other_size(mismatch: tuple[str, Any, Any]) -> str:
+    """A tensor of another size than the model's, with both."""
+    name, found, expected = mismatch
+    here, there = ("×".join(map(str, size)) for size in (found, expected))
+    return f"{name} ({here} where {there} is expected)"
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, bundled: bool) -> PreTrainedTokenizerBase:

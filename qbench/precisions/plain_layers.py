@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from torch import nn
     from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
 
 
 def plain_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -28,6 +29,19 @@ def plain_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
 
 
+def convertible_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The same, with GPT-2's `Conv1D` layers, which can become linear ones (`as_linear`)."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = output_head(model)
+    conv1d = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Conv1D) and module is not head
+    }
+    return {**plain_linear_layers(model), **conv1d}
+
+
 def replace_linear(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Linear]) -> None:
     """Puts what `make` makes of each plain linear layer but the head in its place.
 
@@ -36,34 +50,44 @@ def replace_linear(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Linear
     """
     replace_conv1d(model)
     for name, layer in plain_linear_layers(model).items():
-        made: Any = make(layer)
-        if hasattr(layer, "source_cls"):
-            made.source_cls = layer.source_cls
-        made.train(layer.training)
-        _put(model, name, made)
+        put_in_place(model, name, make(layer), of=layer)
 
 
 def replace_conv1d(model: PreTrainedModel) -> None:
-    """Puts a linear layer of the same weights in place of each of GPT-2's `Conv1D`.
+    """Puts a linear layer of the same weights in place of each of GPT-2's `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
 
-    Quantization knows linear layers alone. `source_cls` tells that the checkpoint's weight is the
-    other way round, as bitsandbytes' layers do.
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            put_in_place(model, name, as_linear(module), of=module)
+
+
+def as_linear(layer: Conv1D) -> nn.Linear:
+    """A linear layer with the weights of a `Conv1D`, which has them the other way round.
+
+    Quantization knows linear layers alone. `source_cls` tells how the checkpoint has the weight, as
+    bitsandbytes' layers do.
     """
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, Conv1D):
-            continue
-        inputs, outputs = module.weight.shape
-        made: Any = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
-        made.weight = torch.nn.Parameter(module.weight.data.T.contiguous(), requires_grad=False)
-        made.bias = module.bias
-        made.source_cls = Conv1D
-        made.train(module.training)
-        _put(model, name, made)
+    inputs, outputs = layer.weight.shape
+    made: Any = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
+    made.weight = torch.nn.Parameter(layer.weight.data.T.contiguous(), requires_grad=False)
+    made.bias = layer.bias
+    made.source_cls = Conv1D
+    linear: nn.Linear = made
+    return linear
 
 
-def _put(model: PreTrainedModel, name: str, layer: nn.Module) -> None:
+def put_in_place(
+    model: PreTrainedModel, name: str, layer: nn.Module, *, of: nn.Module
+) -> nn.Module:
+    """Puts a layer in place of another; how its checkpoint has the weight stays known."""
+    made: Any = layer
+    if hasattr(of, "source_cls"):
+        made.source_cls = of.source_cls
+    made.train(of.training)
     place, _, own_name = name.rpartition(".")
-    setattr(model.get_submodule(place), own_name, layer)
+    setattr(model.get_submodule(place), own_name, made)
+    return layer

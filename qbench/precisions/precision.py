@@ -61,9 +61,6 @@ class Precision(ABC):
     """Whether it is for checkpoints that are quantized already, and for no others."""
     stand_in: str | None = None
     """The precision that a rehearsal takes in its place, on a model that is not quantized."""
-    loads_whole: bool = False
-    """Whether the model is there in its floating type as a whole before its layers are quantized,
-    so that loading takes as much as that; else each layer is quantized as it is read."""
     pools_batch: bool = False
     """Whether what comes out for one sequence depends on those beside it in a batch."""
     merges_in_place: bool = False
@@ -88,6 +85,13 @@ class Precision(ABC):
     @abstractmethod
     def storage(self, shape: ModelShape, options: Any) -> StaticBytes:
         """Static bytes by arithmetic from the shapes alone."""
+
+    def loads_whole(self, options: Any) -> bool:
+        """Whether the model is there in its floating type before its layers are quantized.
+
+        Loading then takes as much as that; else each layer is quantized as it is read.
+        """
+        return False
 
     def packed_bytes(self, shape: ModelShape, options: Any) -> float | None:
         """Static bytes if codes took the bits they have; None where they do, or nobody knows."""

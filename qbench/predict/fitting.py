@@ -55,7 +55,8 @@ class FitRow:
     precision: str
     checkpointing: bool
     least_bytes: int | None
-    """Needed at batch 1 and the first length, with what is kept free; None where not known."""
+    """Needed at batch 1 and the first length, once it is loaded, with what is kept free; None
+    where not known."""
     batches: tuple[int | None, ...]
     """The largest batch at each length: 0 where not even one sequence fits, None where the length
     is beyond the model's context or nothing is known."""
@@ -63,6 +64,9 @@ class FitRow:
     """Tokens of one sequence; 0 where not even the shortest fits, None where nothing is known."""
     reason: str | None = None
     """Why nothing is known."""
+    loading_bytes: int | None = None
+    """Needed while the model is made, with what is kept free, where the floating model must fit as
+    a whole for that, and takes more than what is done with it; else None."""
 
 
 def fit_cases(
@@ -117,9 +121,7 @@ def fit_row(
     if first.resident is None:
         nothing = (None,) * len(lengths)
         return FitRow(*names, None, nothing, None, first.reason)
-    load = None
-    if case.tuning is None:
-        load = load_peak(Cell(model=model.ref, precision=case.precision), model)
+    load = load_peak(Cell(model=model.ref, precision=case.precision), model)
     loaded = 0 if load is None else load.resident or 0
 
     def needed(tokens: int, batch: int) -> int:
@@ -143,9 +145,10 @@ def fit_row(
     longest = largest(lambda step: needed(step * LENGTH_STEP, 1), device.bytes, steps)
     return FitRow(
         *names,
-        max(first.resident, loaded) + device.kept_free_bytes,
+        first.resident + device.kept_free_bytes,
         tuple(batches),
         longest * LENGTH_STEP,
+        loading_bytes=loaded + device.kept_free_bytes if loaded > first.resident else None,
     )
 
 

@@ -11,7 +11,7 @@ from qbench.finetune import training_options
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.options import sequence_tokens
 from qbench.finetune.targets import target_names
-from qbench.precisions import precisions, products_of
+from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter, Kernels
@@ -143,7 +143,7 @@ def load_peak(cell: Cell, model: ResolvedModel, *, device: str = "cuda") -> Peak
 def loaded_whole(precision: PrecisionRef) -> FloatType | None:
     """The type that a model is there in as a whole before it is quantized; None where it is not."""
     products = products_of(precision)
-    whole = precisions()[precision.name].loads_whole
+    whole = precisions()[precision.name].loads_whole(options_of(precision))
     return products.rest if whole and products is not None else None
 
 

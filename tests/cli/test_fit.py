@@ -162,3 +162,21 @@ def test_the_help_has_examples(workplace: Workplace) -> None:
     finished = workplace.call_here("fit", "--help")
     assert finished.code == 0
     assert "qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB" in " ".join(finished.output.split())
+
+
+def test_both_figures_are_shown_where_the_floating_model_must_fit(workplace: Workplace) -> None:
+    asked = ("--precision", "int4-g32", "--precision", "int4-g32-gptq", "--length", "512")
+    finished = workplace.call_here("fit", MISTRAL, "--gpu", "24GB", *asked)
+    text = " ".join(finished.output.split())
+    assert "made in GiB: int4-g32-gptq must see text" in text
+    shown = workplace.call_here("fit", MISTRAL, "--gpu", "24GB", *asked, "--format", "json")
+    rows = {
+        row["precision"]: row
+        for row in json.loads(shown.output)["rows"]
+        if row["use"] == "inference"
+    }
+    nearest, chosen = rows["int4-g32"], rows["int4-g32-gptq"]
+    assert nearest["loading_bytes"] is None
+    assert chosen["least_bytes"] == nearest["least_bytes"]
+    assert chosen["loading_bytes"] == 14_483_464_192 + 2 * 64 * 4 + RESERVED_BYTES
+    assert f"{chosen['loading_bytes'] / 2**30:.2f}" in finished.output

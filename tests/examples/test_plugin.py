@@ -166,13 +166,11 @@ def test_it_is_listed_explained_and_fitted(place: Workplace) -> None:
     assert 0.01 < data["error"]["relative"] < 0.0361  # at most half a step of 2^-3: 1/16, uniform
 
 
-def test_what_cannot_be_trained_on_it_or_held_in_it_is_skipped_with_a_reason(
-    place: Workplace,
-) -> None:
+def test_what_cannot_be_trained_on_it_is_skipped_with_a_reason(place: Workplace) -> None:
     place.write(
         "suite.yaml",
         """
-models: [{source: "bundled:tiny-mistral", device_map: auto}]
+models: ["bundled:tiny-mistral"]
 precisions: [fp32, fp8]
 measure: [footprint]
 finetune:
@@ -185,7 +183,6 @@ finetune:
     planned = place.call("plan", "suite.yaml", "--format", "markdown")
     assert planned.code == 0, planned.errors
     for reason in (
-        "fp8 replaces layers on one device alone",
         "those of fp8 are codes, which have no gradient",
         "init pissa takes its part out of the weights, and fp8 holds codes",
     ):

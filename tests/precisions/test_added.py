@@ -72,8 +72,10 @@ class Rows(Bare):
     title = "ROWS"
     order = 15
     options = RowsOptions
-    loads_whole = True
     random_weights = "on random weights nothing of it is real"
+
+    def loads_whole(self, options: RowsOptions) -> bool:
+        return True
 
     def storage(self, shape: ModelShape, options: RowsOptions) -> StaticBytes:
         def linear(tensor: TensorShape) -> tuple[int, int]:

@@ -96,21 +96,24 @@ def test_a_longer_sequence_may_fit_more_where_the_kernel_changes() -> None:
         assert _needed(model, case, batch + 1, length, gpu) > gpu.bytes
 
 
-def test_integers_need_the_floating_model_that_they_are_made_of() -> None:
+def test_what_is_calibrated_needs_the_floating_model_that_it_is_made_of() -> None:
     """70.6 billion weights: 66 GiB in bytes, but 131 GiB in bf16."""
     model = find_model("Llama-3-70B")
     gpu = parse_memory("h100")
+    names = ["bf16", "int8", "int8-wo", "int4-g32", "int4-g32-gptq"]
     rows = {
         case.precision.name: fit_row(model, case, gpu, (512,))
-        for case in fit_cases(
-            ["bf16", "int8", "int8-wo"], rank=8, target="default", optimizer="adamw"
-        )
+        for case in fit_cases(names, rank=8, target="default", optimizer="adamw")
         if case.use == "inference"
     }
     bf16_bytes = 2 * 70_553_706_496 + 2 * 64 * 4  # and two tables of rotary frequencies
-    assert rows["int8"].batches[0]
-    assert rows["int8-wo"].batches == (0,)
-    assert rows["int8-wo"].least_bytes == bf16_bytes + RESERVED_BYTES
+    for name in ("int8", "int8-wo", "int4-g32"):
+        assert rows[name].batches[0]
+        assert rows[name].loading_bytes is None
+    made = rows["int4-g32-gptq"]
+    assert made.batches == (0,)
+    assert made.loading_bytes == bf16_bytes + RESERVED_BYTES
+    assert made.least_bytes == rows["int4-g32"].least_bytes
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.core.number_types import ITEM_BYTES, torch_type
+from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
@@ -34,6 +35,7 @@ from qbench.precisions.verification import MOST_NAMED, Verification, verify_quan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -64,7 +66,10 @@ class Integer(LibraryWeights, Precision):
     also_called: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("torchao",)
     order: int = 40
-    loads_whole: bool = True
+
+    def loads_whole(self, options: IntegerOptions) -> bool:
+        """Where it is calibrated: the floating model must see text."""
+        return options.calibrates
 
     def misfit(self, options: IntegerOptions, model: ResolvedModel) -> str | None:
         """A group that divides no layer, or a calibration window beyond the context."""
@@ -132,32 +137,25 @@ class Integer(LibraryWeights, Precision):
         return self.storage(shape, options).total - saved
 
     def load(self, checkpoint: Checkpoint, options: IntegerOptions) -> PreTrainedModel:
-        """Loads the model in the type of the rest, then quantizes it layer by layer.
+        """Quantizes the checkpoint layer by layer: as it is read, or after it has seen text.
 
         Raises `ModelError` where no layer can be quantized, and `TextError` or `ModelError` for a
         calibration that cannot be done.
         """
-        import torch
-
-        from qbench.precisions.integer.layers import (
-            layers_to_quantize,
-            quantize_layer,
-        )
-        from qbench.precisions.plain_layers import replace_conv1d
-
-        model = load_pretrained(checkpoint, dtype=options.dtype)
-        replace_conv1d(model)
-        layers = layers_to_quantize(model, options)
-        if not layers:
-            widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
-            raise ModelError(f"{checkpoint.folder}: {no_layer_fits(options.group, widths)}")
         if options.calibrates:
-            from qbench.precisions.integer.calibration import calibrate
+            return _load_calibrated(checkpoint, options)
+        from qbench.precisions.integer.layers import quantize_layer
 
-            calibrate(model, layers, options, checkpoint)
-        else:
-            for layer in layers.values():
+        widths: set[int] = set()
+
+        def quantize(_: str, layer: nn.Linear) -> None:
+            widths.add(layer.in_features)
+            if group_fits(options, layer.in_features):
                 quantize_layer(layer, options, torch_type(options.dtype))
+
+        model = load_layer_by_layer(checkpoint, dtype=options.dtype, quantize=quantize)
+        if not any(group_fits(options, width) for width in widths):
+            raise _nothing_fits(checkpoint, options, widths)
         return model
 
     def verify(self, model: PreTrainedModel, options: IntegerOptions) -> Verification:
@@ -203,6 +201,28 @@ class Integer(LibraryWeights, Precision):
             },
         )
         return replace(found, warnings=(*_group_warnings(model, options), *found.warnings))
+
+
+def _load_calibrated(checkpoint: Checkpoint, options: IntegerOptions) -> PreTrainedModel:
+    """The whole model is loaded in the type of the rest first."""
+    import torch
+
+    from qbench.precisions.integer.calibration import calibrate
+    from qbench.precisions.integer.layers import layers_to_quantize
+    from qbench.precisions.plain_layers import replace_conv1d
+
+    model = load_pretrained(checkpoint, dtype=options.dtype)
+    replace_conv1d(model)
+    layers = layers_to_quantize(model, options)
+    if not layers:
+        widths = {m.in_features for m in model.modules() if type(m) is torch.nn.Linear}
+        raise _nothing_fits(checkpoint, options, widths)
+    calibrate(model, layers, options, checkpoint)
+    return model
+
+
+def _nothing_fits(checkpoint: Checkpoint, options: IntegerOptions, widths: set[int]) -> ModelError:
+    return ModelError(f"{checkpoint.folder}: {no_layer_fits(options.group, widths)}")
 
 
 def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
