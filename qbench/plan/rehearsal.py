@@ -17,7 +17,11 @@ from qbench.core.spec import ModelRef, PrecisionRef
 from qbench.core.untrusted import read_bounded
 from qbench.finetune import training_options
 from qbench.measures import measures
-from qbench.plan.rehearsal_options import shorten_measure, shorten_training
+from qbench.plan.rehearsal_options import (
+    shorten_measure,
+    shorten_precision,
+    shorten_training,
+)
 from qbench.precisions import precisions
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
 from qbench.sources.data.recipes import Templates
@@ -37,8 +41,6 @@ STAND_IN = "bundled:tiny-mistral"
 
 _DATA = "bundled:stdlib-instruct"
 _EXAMPLES = {"train": 16, "validation": 8, "test": 8}
-_CALIBRATED_ON = "calibration_text"
-_CALIBRATION = "bundled:stdlib-calibration"
 _GPT2 = BUNDLED_FOLDER / "shapes" / "tiny-gpt2"
 _NOT_SHOWN = (
     "It does not show whether the real models fit, how large, fast or good they are, whether they"
@@ -64,11 +66,8 @@ def rehearse(suite: Suite) -> Suite:
         for one in suite.precisions
         if (other := precisions()[one.name].stand_in) is not None
     ]
-    notes += [
-        f"{one.label}: {_CALIBRATION} replaces {one.options[_CALIBRATED_ON]}"
-        for one in suite.precisions
-        if precisions()[one.name].stand_in is None and _loaded_in(one) != one
-    ]
+    for one in suite.precisions:
+        notes += shorten_precision(one)[1]
     measure = {}
     for name, options in suite.measure.items():
         measure[name], changed = shorten_measure(name, options)
@@ -107,14 +106,10 @@ def _stand_in(model: ModelRef) -> ModelRef:
 
 
 def _loaded_in(precision: PrecisionRef) -> PrecisionRef:
-    """The precision; another in place of a checkpoint that is quantized, or with bundled text."""
-    text = precision.options.get(_CALIBRATED_ON)
-    if isinstance(text, str) and not text.startswith(PREFIX):
-        update = {"options": {**precision.options, _CALIBRATED_ON: _CALIBRATION}}
-        return precision.model_copy(update=update)
+    """The precision, calibrated on little; another in place of a checkpoint that is quantized."""
     other = precisions()[precision.name].stand_in
     if other is None:
-        return precision
+        return shorten_precision(precision)[0]
     options = precisions()[other].options().model_dump(mode="json")
     return PrecisionRef(label=precision.label, name=other, options=options)
 

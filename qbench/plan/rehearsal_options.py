@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.measures.generation.references import SCORES
 from qbench.measures.quality.windows import FIXED_WINDOW
-from qbench.sources.bundled import bundled_models
+from qbench.precisions import options_of
+from qbench.precisions.integer.options import CALIBRATION_TEXT
+from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.models.headers import read_headers, weight_files
 
 if TYPE_CHECKING:
-    from qbench.core.spec import Frozen
+    from qbench.core.spec import Frozen, PrecisionRef
     from qbench.finetune.options import TrainingOptions
 
 CONTEXT_TOKENS = 512
@@ -54,6 +56,9 @@ _OF_THE_MODEL = (
 )
 """LoRA's further arguments that a rehearsal leaves out."""
 _TRAINING_SET = ("steps", "max_tokens")
+_CALIBRATION_MOST: dict[str, float] = {"calibration_windows": 4, "calibration_window": 64}
+_CALIBRATION_SET = ("calibration_windows",)
+_CALIBRATED_ON = "calibration_text"
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
     "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None, "cluster": None},
@@ -95,6 +100,22 @@ def shorten_training(options: TrainingOptions) -> tuple[TrainingOptions, list[st
         made["extra"] = {key: one for key, one in made["extra"].items() if key not in _OF_THE_MODEL}
     whole = options.model_validate(made)
     return whole, _in_words("trainings", given, whole.model_dump(mode="json"))
+
+
+def shorten_precision(precision: PrecisionRef) -> tuple[PrecisionRef, list[str]]:
+    """A precision that calibrates, on few windows of bundled text, and what is different in words.
+
+    Any other as it is.
+    """
+    if not getattr(options_of(precision), "calibrates", False):
+        return precision, []
+    given = precision.options
+    made = _shortened(given, _CALIBRATION_MOST, _CALIBRATION_SET)
+    notes = _in_words(f"{precision.label}", given, made)
+    if not str(given[_CALIBRATED_ON]).startswith(PREFIX):
+        made[_CALIBRATED_ON] = CALIBRATION_TEXT
+        notes.append(f"{precision.label}: {CALIBRATION_TEXT} replaces {given[_CALIBRATED_ON]}")
+    return precision.model_copy(update={"options": made}), notes
 
 
 def _shortened(

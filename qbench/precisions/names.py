@@ -40,7 +40,11 @@ _VECTORS = ("hqq2", "gguf-q2_k", "integer")
 _FP4 = ("nvfp4", "mxfp4", "fp4", "nf4")
 _FP8 = ("fp8", "fp8-w8a8", "mxfp8", "int8-wo", "w8a8")
 KINDS = (
-    Kind("(auto-?)?awq.*", "AWQ: 4-bit integers that a calibration scales", ("int4-awq", *_GPTQ)),
+    Kind(
+        "(auto-?)?awq.*",
+        "AWQ: 4-bit integers that a calibration scales",
+        ("int4-g128-awq", *_GPTQ),
+    ),
     Kind("(auto-?)?gptq.*", "GPTQ: integers whose codes a calibration chooses", _GPTQ),
     Kind("auto-?round.*|signround", "AutoRound: integers rounded as a training finds best", _GPTQ),
     Kind(

@@ -12,7 +12,7 @@ from qbench.report.figures import NOT_MEASURED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_COLUMNS = ("text", "windows", "tokens a window", "seed", "method", "over all layers")
+_COLUMNS = ("text", "windows", "tokens a window", "seed", "method", "by", "over all layers")
 
 
 def calibration_table(loaded: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -29,6 +29,7 @@ def calibration_table(loaded: Mapping[str, Mapping[str, Any]]) -> Table:
             words = (
                 *(str(about.get(name)) for name in asked),
                 _method(found, about),
+                str(about.get("implementation") or NOT_MEASURED),
                 _findings(
                     [as_mapping(layer) for layer in as_mapping(about.get("layers")).values()]
                 ),

@@ -201,6 +201,8 @@ def test_calibration_is_on_bundled_text(tmp_path: Path) -> None:
     (_, gptq) = made.precisions
     assert gptq.options["calibration_text"] == "bundled:stdlib-calibration"
     assert any("stdlib-calibration replaces wikitext-2" in note for note in made.rehearsal)
+    assert (gptq.options["calibration_windows"], gptq.options["calibration_window"]) == (4, 64)
+    assert any("calibration_windows 4 for" in note for note in made.rehearsal)
     make_plan(made, tmp_path / "results", device="cpu")
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 LLAMA = Variant("llama", "llama")
 WINDOWS, TOKENS, SEED = 5, 32, 3
+TEXT = "stdlib-excerpt"
 OPTIONS = {
+    "calibration_text": f"bundled:{TEXT}",
     "calibration_windows": WINDOWS,
     "calibration_window": TOKENS,
     "calibration_seed": SEED,
@@ -38,7 +40,7 @@ OPTIONS = {
 
 
 def naive_windows() -> list[list[int]]:
-    text = bundled_texts()["stdlib-calibration"].read_text(encoding="utf-8")
+    text = bundled_texts()[TEXT].read_text(encoding="utf-8")
     tokenizer = make_tiny_tokenizer()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     span = TOKENS - 1
@@ -160,16 +162,28 @@ def test_what_was_seen_is_not_kept(method: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def naive_gptq(
-    weight: np.ndarray, hessian: np.ndarray, bits: int, mapping: str, group: int
+    weight: np.ndarray,
+    hessian: np.ndarray,
+    bits: int,
+    mapping: str,
+    group: int,
+    *,
+    damping: float = 0.01,
+    act_order: bool = False,
 ) -> np.ndarray:
     """Optimal brain quantization in a fixed order, with the inverse updated column by column."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     left = weight.astype(np.float64)
-    inverse = np.linalg.inv(hessian + 0.01 * np.diag(hessian).mean() * np.eye(len(hessian)))
+    inverse = np.linalg.inv(hessian + damping * np.diag(hessian).mean() * np.eye(len(hessian)))
     codes = np.zeros(weight.shape, dtype=np.int8)
-    for column in range(weight.shape[1]):
-        if column % group == 0:
-            part = left[:, column : column + group].astype(np.float32)
+    order = list(range(weight.shape[1]))
+    if act_order:
+        order.sort(key=lambda column: -hessian[column, column])
+    for column in order:
+        if act_order or column % group == 0:
+            first = column - column % group
+            source = weight if act_order else left
+            part = source[:, first : first + group].astype(np.float32)
             _, scale, zero = quantize(part, bits, mapping, (1, group))
         code = np.clip(np.round(left[:, [column]] / scale) + zero, low, high)
         codes[:, [column]] = code
@@ -180,14 +194,22 @@ def naive_gptq(
     return codes
 
 
+GROUPS = {"granularity": "group", "group": 16}
+
+
 @pytest.mark.parametrize(
-    ("mapping", "granularity"),
-    [("symmetric", {"granularity": "group", "group": 16}), ("asymmetric", {})],
+    ("mapping", "granularity", "more"),
+    [
+        ("symmetric", GROUPS, {}),
+        ("asymmetric", {}, {}),
+        ("asymmetric", GROUPS, {"act_order": True}),
+        ("symmetric", {}, {"act_order": True, "damping": 0.1}),
+    ],
 )
 def test_gptq_equals_brain_surgery_column_by_column(
-    mapping: str, granularity: dict[str, Any], cells: TinyCells
+    mapping: str, granularity: dict[str, Any], more: dict[str, Any], cells: TinyCells
 ) -> None:
-    options = {"bits": 4, "mapping": mapping, "weights": "gptq", **granularity}
+    options = {"bits": 4, "mapping": mapping, "weights": "gptq", **granularity, **more}
     loaded = cells.load(LLAMA, "integer", **options, **OPTIONS)
     inputs = naive_inputs(cells)
     held = dict(linear_layers(loaded.model))
@@ -199,7 +221,7 @@ def test_gptq_equals_brain_surgery_column_by_column(
         group = granularity.get("group", 64)
         codes = held[name].weight.qdata.numpy()
         nearest, _, _ = quantize(weight, 4, mapping, (1, group))
-        expected = naive_gptq(weight, values.T @ values, 4, mapping, group)
+        expected = naive_gptq(weight, values.T @ values, 4, mapping, group, **more)
         # In fp32 a weight midway between two levels may go another way than in fp64, and then the
         # rest of its row too.
         assert (codes == expected).mean() > 0.95
@@ -259,6 +281,71 @@ def test_the_same_seed_gives_the_same_model(name: str, cells: TinyCells) -> None
     assert calibration(first)["ids_sha256"] != calibration(other)["ids_sha256"]
     assert calibration(first)["layers"] != calibration(other)["layers"]
     assert _logits(first).equal(_logits(again))
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("w8a8-static", "torchao 0"), ("int4-g32-gptq", "qbench"), ("w8a8-smooth", "torchao 0")],
+)
+def test_the_record_says_whose_code_it_was(
+    name: str, implementation: str, cells: TinyCells
+) -> None:
+    about = calibration(cells.load(LLAMA, name, **OPTIONS))
+    assert implementation in about["implementation"]
+    if name == "int4-g32-gptq":
+        found = {part: about[part] for part in ("paper", "damping", "act_order")}
+        assert found == {"paper": "arXiv 2210.17323", "damping": 0.01, "act_order": False}
+
+
+def test_the_default_is_128_windows_of_2048_tokens(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, "llama", context=4096, layers=1, hidden=16, kv_heads=4)
+    about = calibration(load_fresh(folder, "w8a8-smooth"))
+    assert (about["windows"], about["window_tokens"]) == (128, 2048)
+
+
+def test_a_shorter_context_and_a_shorter_text_have_fewer_tokens(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("def add(first, second):\n    return first + second\n" * 100)
+    about = calibration(
+        load_fresh(cells.folder(LLAMA), "int4-g32-gptq", calibration_text=str(text))
+    )
+    assert about["window_tokens"] == 128
+    ids = make_tiny_tokenizer()(text.read_text(), add_special_tokens=False)["input_ids"]
+    assert about["windows"] == len(ids) // 127
+
+
+def test_what_is_not_calibrated_is_written_as_it_was() -> None:
+    """The keys of records follow from it."""
+    assert IntegerOptions().model_dump() == {
+        "bits": 8,
+        "mapping": "symmetric",
+        "granularity": "channel",
+        "group": None,
+        "activations": "none",
+        "weights": "rtn",
+        "dtype": "bf16",
+        "calibration_text": "bundled:stdlib-calibration",
+        "calibration_windows": 16,
+        "calibration_window": None,
+        "calibration_method": "minmax",
+        "calibration_percentile": 99.9,
+        "calibration_seed": 0,
+    }
+    assert IntegerOptions.model_validate(IntegerOptions().model_dump()) == IntegerOptions()
+    calibrated = IntegerOptions(activations="static").model_dump()
+    assert (calibrated["calibration_windows"], calibrated["calibration_window"]) == (None, 2048)
+
+
+def test_what_was_calibrated_before_is_still_read() -> None:
+    """Where a window's tokens were not stated they were 512 at most."""
+    old = IntegerOptions(activations="static").model_dump() | {
+        "calibration_windows": 16,
+        "calibration_window": None,
+    }
+    read = IntegerOptions.model_validate(old)
+    assert (read.calibration_windows, read.calibration_window) == (16, 512)
 
 
 def test_a_text_that_is_too_short_is_an_error(cells: TinyCells, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.spec import StaticBytes
-from qbench.precisions import is_quantized, precisions
+from qbench.precisions import is_quantized, precisions, products_of
 from qbench.precisions.inventory import inventory, logical_weights
 from tests.precisions.tiny_cells import TinyCells, Variant, resolve, typed_options_of
 from tests.record_factory import make_environment
@@ -33,6 +33,7 @@ VARIANTS = [
     Variant("opt", "opt"),
     Variant("opt-projected", "opt", {"word_embed_proj_dim": 64, "hidden": 128, "layers": 1}),
 ]
+SHORT = {"dtype": "fp32", "calibration_text": "bundled:stdlib-excerpt"}
 WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("int8", {"dtype": "fp16"}),
     ("int8", {"dtype": "fp32", "threshold": 0.0}),
@@ -44,9 +45,9 @@ WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("nf4", {"compute_dtype": "fp32", "dtype": "fp16"}),
     ("integer", {"bits": 3, "granularity": "tensor", "mapping": "asymmetric", "dtype": "fp32"}),
     ("integer", {"bits": 2, "granularity": "group", "group": 16, "activations": "dynamic"}),
-    ("w8a8-static", {"dtype": "fp32", "calibration_method": "mse"}),
-    ("w8a8-smooth", {"dtype": "fp16"}),
-    ("integer", {"bits": 4, "mapping": "asymmetric", "weights": "gptq", "dtype": "fp32"}),
+    ("w8a8-static", {**SHORT, "calibration_method": "mse"}),
+    ("w8a8-smooth", {**SHORT, "dtype": "fp16"}),
+    ("integer", {"bits": 4, "mapping": "asymmetric", "weights": "gptq", **SHORT}),
 ]
 EVERY_ONE = ("llama", "llama-nested", "gpt2-tied")
 """Variants that every precision is tried on: plain layers, odd blocks, and layers that are Conv1D.
@@ -63,6 +64,12 @@ OWN_WORDS: dict[str, dict[str, Any]] = {
 """What the details of some precisions say beside their options."""
 
 
+def quick_options(name: str) -> dict[str, Any]:
+    """None; those that calibrate read a short text."""
+    calibrates = getattr(typed_options_of(name), "calibrates", False)
+    return {"calibration_text": "bundled:stdlib-excerpt"} if calibrates else {}
+
+
 def chosen_cases() -> Iterator[tuple[Variant, tuple[str, dict[str, Any]]]]:
     kinds: dict[type, list[str]] = {}
     for name, precision in precisions().items():
@@ -72,8 +79,10 @@ def chosen_cases() -> Iterator[tuple[Variant, tuple[str, dict[str, Any]]]]:
     for names in kinds.values():
         for variant in VARIANTS:
             if variant not in others:
-                yield from ((variant, (name, {})) for name in names)
-        yield from ((one, (names[at % len(names)], {})) for at, one in enumerate(others))
+                yield from ((variant, (name, quick_options(name))) for name in names)
+        for at, one in enumerate(others):
+            name = names[at % len(names)]
+            yield one, (name, quick_options(name))
     # Biases are converted to the compute type; the embeddings' type is an option.
     by_label = {variant.label: variant for variant in VARIANTS}
     for at, case in enumerate(WITH_OPTIONS):
@@ -143,9 +152,15 @@ def the_quantized_share_and_what_was_left_out_are_told(loaded: LoadedModel) -> N
         assert details["quantized_modules"] == 0
         assert details["quantized_share"] == 0
         return
-    assert details["quantized_modules"] == len(linear)
-    assert details["quantized_share"] == weights / shape.weights
-    assert details["left_out"] == ["lm_head"]
+    products = products_of(loaded.cell.precision)
+    held = [one for one in linear if products is None or products.holds(one.in_features)]
+    assert held
+    assert details["quantized_modules"] == len(held)
+    assert details["quantized_share"] == sum(one.numel for one in held) / shape.weights
+    others = {one.name.removesuffix(".weight") for one in linear} - {
+        one.name.removesuffix(".weight") for one in held
+    }
+    assert set(details["left_out"]) == {*others, "lm_head"}
 
 
 def the_details_say_what_was_asked_for(loaded: LoadedModel) -> None:

@@ -168,7 +168,8 @@ def test_bytes_of_int8_products_by_hand(cells: TinyCells) -> None:
     state = {"w8a8": 5 * rows, "w8a8-static": 5 * rows + 4 * 14, "w8a8-smooth": 5 * rows}
     state["w8a8-smooth"] += 4 * columns
     for name, expected in state.items():
-        loaded = cells.load(LLAMA, name)
+        short = {"calibration_text": "bundled:stdlib-excerpt"} if name != "w8a8" else {}
+        loaded = cells.load(LLAMA, name, **short)
         assert metric(loaded, FOOTPRINT, "memory.static.quantization_state") == expected
 
 
@@ -243,7 +244,8 @@ def test_lora_on_codes_learns_as_on_their_weights(name: str, cells: TinyCells) -
     ids = torch.arange(1, 33).reshape(1, -1)
     gradients = []
     for dequantized in (False, True):
-        loaded = load_fresh(cells.folder(LLAMA), name, dtype="fp32")
+        short = {"calibration_text": "bundled:stdlib-excerpt"} if "gptq" in name else {}
+        loaded = load_fresh(cells.folder(LLAMA), name, dtype="fp32", **short)
         if dequantized:
             for _, layer in linear_layers(loaded.model):
                 layer.weight = torch.nn.Parameter(held_weight(layer), requires_grad=False)

@@ -19,7 +19,9 @@ def text() -> str:
 
 
 def test_it_is_small_and_long_enough_for_the_default(text: str) -> None:
-    assert 100_000 < len(text.encode()) <= MOST_BYTES
+    """128 windows of 2,048 tokens of a large vocabulary, such as Llama's or Qwen's."""
+    bytes_a_token = 4.5  # of Python source
+    assert 128 * 2048 * bytes_a_token < len(text.encode()) <= MOST_BYTES
 
 
 def test_no_long_line_stands_in_the_held_out_text(text: str) -> None:

@@ -5,6 +5,7 @@ The record has the text, the windows and, of static activations, the range of ev
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from qbench.precisions.integer.gptq import quantize_by_gptq
 from qbench.precisions.integer.inputs import unreached
 from qbench.precisions.integer.layers import hold_in
 from qbench.precisions.integer.ranges import find_ranges
-from qbench.precisions.integer.smoothquant import quantize_smoothed
+from qbench.precisions.integer.smoothquant import ALPHA, quantize_smoothed
 from qbench.precisions.integer.windows import draw_windows
 from qbench.sources.data.texts import ResolvedText, resolve_text
 
@@ -40,6 +41,7 @@ def calibrate(
     if not isinstance(text, ResolvedText):
         text = resolve_text(text, base=Path())
     windows, about = draw_windows(model, text, options, checkpoint)
+    about |= _method(options)
     dtype = torch_type(options.dtype)
     if options.weights == "gptq":
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
@@ -49,6 +51,17 @@ def calibrate(
         about["layers"] = _quantize_with_ranges(model, layers, windows, options, dtype)
     kept: Any = model
     kept.calibration = about
+
+
+def _method(options: IntegerOptions) -> dict[str, Any]:
+    """Whose code chooses the constants, after which paper, and what it is told."""
+    torchao = f"torchao {version('torchao')}"
+    if options.weights == "gptq":
+        own = {"damping": options.damping, "act_order": options.act_order}
+        return {"implementation": "qbench", "paper": "arXiv 2210.17323", **own}
+    if options.weights == "smoothquant":
+        return {"implementation": torchao, "paper": "arXiv 2211.10438", "alpha": ALPHA}
+    return {"implementation": f"ranges by qbench, codes by {torchao}"}
 
 
 def _quantize_with_ranges(

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from qbench.precisions.integer.options import IntegerOptions
 
-DAMPING = 0.01
-"""Share of the mean of the Hessian's diagonal that is added to it, as the authors do."""
 _COLUMNS_AT_ONCE = 128
 """Columns between two updates of all the rest; it changes the speed, not the codes."""
 
@@ -68,16 +66,23 @@ def gptq_codes(
 ) -> Any:
     """Codes for a weight, (out, in) in fp32, given the sum of x·xᵀ, (in, in), of its inputs."""
     import torch
-    from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
-    from torchao.quantization.quant_primitives import choose_qparams_affine
+    from torchao.quantization import IntxUnpackedToInt8Tensor
 
     left = weight.clone()
     rows, columns = left.shape
     group = options.group or columns
     low, high = -(2 ** (options.bits - 1)), 2 ** (options.bits - 1) - 1
-    root = _inverse_root(hessian, left)
+    dead = hessian.diagonal() == 0
+    left[:, dead] = 0
+    order = None
+    if options.act_order:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
+        scales, zeros = choose_scales(left, options, dtype)
+        of_column = order // group
+        left, hessian, dead = left[:, order], hessian[order][:, order], dead[order]
+    root = _inverse_root(hessian, dead, options.damping)
     codes = torch.empty_like(left, dtype=torch.int8)
-    scales, zeros = [], []
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = _COLUMNS_AT_ONCE
     if options.group is not None:
         # Whole groups: a group's scale is chosen when all its columns have met the errors before.
@@ -86,21 +91,12 @@ def gptq_codes(
         end = min(start + step, columns)
         errors = torch.zeros(rows, end - start, device=left.device)
         for column in range(start, end):
-            if column % group == 0:
-                scale, zero = choose_qparams_affine(
-                    left[:, column : column + group].contiguous(),
-                    MappingType[options.mapping.upper()],
-                    (1, group),
-                    target_dtype=torch.int8,
-                    quant_min=low,
-                    quant_max=high,
-                    zero_point_dtype=torch.int8,
-                    keepdim=True,
-                )
-                scale = scale.to(dtype).float()  # the codes are chosen for the scale that is kept
-                scale[scale == 0] = 1  # too small for fp16, as of weights that are all 0
-                scales.append(scale)
-                zeros.append(zero)
+            if order is not None:
+                own = slice(int(of_column[column]), int(of_column[column]) + 1)
+                scale, zero = scales[:, own], zeros[:, own]
+            elif column % group == 0:
+                scale, zero = choose_scales(left[:, column : column + group], options, dtype)
+                found.append((scale, zero))
             value = left[:, column : column + 1]
             code = ((value / scale).round() + zero).clamp(low, high)
             codes[:, column : column + 1] = code.to(torch.int8)
@@ -108,15 +104,42 @@ def gptq_codes(
             left[:, column:end] -= error * root[column, column:end]
             errors[:, column - start] = error[:, 0]
         left[:, end:] -= errors @ root[start:end, end:]
+    if order is None:
+        scales, zeros = (torch.cat(one, dim=1) for one in zip(*found, strict=True))
+    else:
+        codes = codes[:, order.argsort()].contiguous()
     return IntxUnpackedToInt8Tensor(
         qdata=codes,
-        scale=torch.cat(scales, dim=1).to(dtype),
-        zero_point=torch.cat(zeros, dim=1),
+        scale=scales.to(dtype),
+        zero_point=zeros,
         target_dtype=getattr(torch, f"int{options.bits}"),
         block_size=(1, group),
         dtype=dtype,
         activation_quantization="int8_asym_per_token" if options.activations == "dynamic" else None,
     )
+
+
+def choose_scales(
+    weight: torch.Tensor, options: IntegerOptions, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales of torchao, in the type that keeps them, and zero points; (out, groups) each."""
+    import torch
+    from torchao.quantization import MappingType
+    from torchao.quantization.quant_primitives import choose_qparams_affine
+
+    scale, zero = choose_qparams_affine(
+        weight.contiguous(),
+        MappingType[options.mapping.upper()],
+        (1, options.group or weight.shape[1]),
+        target_dtype=torch.int8,
+        quant_min=-(2 ** (options.bits - 1)),
+        quant_max=2 ** (options.bits - 1) - 1,
+        zero_point_dtype=torch.int8,
+        keepdim=True,
+    )
+    scale = scale.to(dtype).float()  # the codes are chosen for the scale that is kept
+    scale[scale == 0] = 1  # too small for fp16, as of weights that are all 0
+    return scale, zero
 
 
 def output_error(weight: torch.Tensor, held: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -127,16 +150,14 @@ def output_error(weight: torch.Tensor, held: torch.Tensor, hessian: torch.Tensor
     return (max(noise, 0.0) / signal) ** 0.5 if signal > 0 else 0.0
 
 
-def _inverse_root(hessian: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The upper Cholesky factor of the damped Hessian's inverse; sets dead columns to 0."""
+def _inverse_root(hessian: torch.Tensor, dead: torch.Tensor, damping: float) -> torch.Tensor:
+    """The upper Cholesky factor of the damped Hessian's inverse; `dead` columns see only 0."""
     import torch
 
     damped = hessian.clone()
     diagonal = damped.diagonal()
-    dead = diagonal == 0
     diagonal[dead] = 1
-    weight[:, dead] = 0
-    diagonal += DAMPING * diagonal.mean()
+    diagonal += damping * diagonal.mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     root: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     return root

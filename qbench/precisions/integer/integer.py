@@ -18,6 +18,7 @@ from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_l
 from qbench.precisions.integer.options import (
     ALSO_CALLED,
     KERNEL_MULTIPLE,
+    NOT_BY_DEFAULT,
     SHORT_NAMES,
     IntegerOptions,
     group_fits,
@@ -309,7 +310,13 @@ def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[st
 
 PRECISIONS = (
     *(
-        Integer(name, summary, short_options(name), also_called=ALSO_CALLED.get(name, ()))
+        Integer(
+            name,
+            summary,
+            short_options(name),
+            by_default=name not in NOT_BY_DEFAULT,
+            also_called=ALSO_CALLED.get(name, ()),
+        )
         for name, (summary, _) in SHORT_NAMES.items()
     ),
     Integer(

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, create_model, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from qbench.core.aliases import Also
 from qbench.core.number_types import FloatOption
 from qbench.core.spec import Frozen
+from qbench.precisions.integer.combinations import wrong_combination
 from qbench.precisions.products import Products
 from qbench.sources.data.texts import ResolvedText
 
@@ -23,8 +30,20 @@ CalibrationMethod = Literal["minmax", "percentile", "mse"]
 
 CALIBRATION_TEXT = "bundled:stdlib-calibration"
 """The text that is calibrated on unless another is given."""
-LONGEST_WINDOW = 512
-"""Tokens of a calibration window unless stated, where the model's context is no shorter."""
+WINDOWS, WINDOW_TOKENS = 128, 2048
+"""Windows that are calibrated on, and tokens of each, unless stated: what GPTQ's authors take, and
+most tools after them. A shorter text has fewer windows, a model of a shorter context shorter ones.
+"""
+_LATER = ("damping", "act_order")
+"""Options that came after the first records: not written where they are left at their defaults, so
+that keys stay."""
+_ONCE = {"calibration_windows": 16, "calibration_window": None}
+"""What stood in records where nothing is calibrated; it stays there, so that keys do."""
+_DESC_ACT = dict.fromkeys(
+    ("desc_act", "actorder"),
+    "write `act_order: true`: columns by the size of their inputs with static groups; groups that"
+    " follow the order are not measured",
+)
 
 
 class IntegerOptions(Frozen):
@@ -55,6 +74,13 @@ class IntegerOptions(Frozen):
     """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
     the other, each making up for the errors of those before it (arXiv 2210.17323); `smoothquant`,
     outliers moved from the activations into the weights first (arXiv 2211.10438)."""
+    damping: Annotated[
+        Annotated[float, Field(gt=0, le=1)], Also("damp_percent", "dampening_frac", "percdamp")
+    ] = 0.01
+    """For `weights: gptq`: share of the mean of the Hessian's diagonal that is added to it."""
+    act_order: Annotated[bool, Also(unlike=_DESC_ACT)] = False
+    """For `weights: gptq`: columns are taken by the size of their inputs, the largest first, not as
+    they lie. Groups stay as they lie, their scales chosen beforehand (`static_groups`)."""
     dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
     the scales where no activations are quantized to 8 bits."""
@@ -64,11 +90,13 @@ class IntegerOptions(Frozen):
     """What is calibrated on: `bundled:…`, a UTF-8 file or a known data set; never the text that is
     evaluated on. A plan finds it and puts what it found in place of its name."""
     calibration_windows: Annotated[
-        int, Field(ge=1, le=4096), Also("nsamples", "num_calibration_samples")
-    ] = 16
-    """Windows that are drawn from it, none overlapping another."""
-    calibration_window: Annotated[Annotated[int, Field(ge=8)] | None, Also("seqlen")] = None
-    """Tokens of a window; the model's context, at most 512, unless given."""
+        Annotated[int, Field(ge=1, le=4096)] | None, Also("nsamples", "num_calibration_samples")
+    ] = None
+    """Windows that are drawn from it, none overlapping another; 128, or all of a text that has
+    fewer, unless given."""
+    calibration_window: Annotated[Annotated[int, Field(ge=8)], Also("seqlen")] = WINDOW_TOKENS
+    """Tokens of a window; a model whose context is shorter than 2048 is read in its context unless
+    another number is given."""
     calibration_method: CalibrationMethod = "minmax"
     """Range of static activations: the extremes; a percentile of the absolute values; or the
     limit whose rounding and clipping make the smallest squared error."""
@@ -107,79 +135,35 @@ class IntegerOptions(Frozen):
             fused=True,
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_records(cls, given: Any) -> Any:
+        """Takes what stands in records for a window: None, where it was 512 tokens at most."""
+        if not isinstance(given, dict) or given.get("calibration_window", 0) is not None:
+            return given
+        here = {name: field.default for name, field in cls.model_fields.items()} | given
+        if here["activations"] == "static" or here["weights"] != "rtn":
+            return given | {"calibration_window": 512}
+        return {name: value for name, value in given.items() if name not in _ONCE}
+
+    @model_serializer(mode="wrap")
+    def _written(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = as_it_is(self)
+        if not self.calibrates:
+            written |= {name: once for name, once in _ONCE.items() if name in written}
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in _LATER or getattr(self, name) != fields[name].default
+        }
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for wrong in (
-            self._wrong_group(),
-            self._wrong_activations(),
-            self._wrong_weights(),
-            self._wrong_calibration(),
-        ):
-            if wrong is not None:
-                raise ValueError(wrong)
+        if (wrong := wrong_combination(self)) is not None:
+            raise ValueError(wrong)
         return self
 
-    def _wrong_group(self) -> str | None:
-        if self.granularity == "group" and self.group is None:
-            return "`group`, the weights that share a scale, beside granularity: group, such as 32"
-        if self.granularity != "group" and self.group is not None:
-            return f"granularity: group beside `group: {self.group}` (not {self.granularity})"
-        return None
-
-    def _wrong_activations(self) -> str | None:
-        if self.activations == "static" and not (
-            (self.bits, self.mapping) == (8, "symmetric") and self.granularity != "group"
-        ):
-            return (
-                "bits: 8, mapping: symmetric and granularity: channel or tensor beside"
-                " activations: static, the only weights that torchao multiplies with them"
-            )
-        simulated = self.activations == "dynamic" and not self.uses_int8_kernel
-        if simulated and self.granularity == "tensor":
-            return (
-                "granularity: channel or group beside activations: dynamic; tensor goes with"
-                " bits: 8 and mapping: symmetric alone"
-            )
-        return None
-
-    def _wrong_weights(self) -> str | None:
-        if self.weights == "gptq" and (self.uses_int8_kernel or self.granularity == "tensor"):
-            return (
-                "granularity: channel or group, and weights that are dequantized (not the int8"
-                " product of 8-bit activations), beside weights: gptq"
-            )
-        if self.weights == "smoothquant" and not (
-            self.uses_int8_kernel and self.activations == "dynamic"
-        ):
-            return (
-                "bits: 8, mapping: symmetric, granularity: channel or tensor, and activations:"
-                " dynamic beside weights: smoothquant, which moves outliers out of them"
-            )
-        return None
-
-    def _wrong_calibration(self) -> str | None:
-        changed = [
-            name
-            for name, field in type(self).model_fields.items()
-            if name.startswith("calibration_") and getattr(self, name) != field.default
-        ]
-        if changed and not self.calibrates:
-            return (
-                "activations: static or weights: gptq or smoothquant beside"
-                f" `{changed[0]}`; nothing is calibrated without"
-            )
-        of_ranges = [name for name in changed if name in _OF_RANGES]
-        if of_ranges and self.activations != "static":
-            return (
-                f"activations: static beside `{of_ranges[0]}`, which chooses the range of static"
-                " activations"
-            )
-        if "calibration_percentile" in changed and self.calibration_method != "percentile":
-            return "calibration_method: percentile beside `calibration_percentile`"
-        return None
-
-
-_OF_RANGES = ("calibration_method", "calibration_percentile")
 
 KERNEL_MULTIPLE = 8
 """What a layer's widths must be multiples of, for CUDA's kernel to take it."""
@@ -196,6 +180,10 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "int4-g32-gptq": (
         "int4-g32 with codes chosen by GPTQ on a calibration text",
         {"bits": 4, "granularity": "group", "group": 32, "weights": "gptq"},
+    ),
+    "int4-g128-gptq": (
+        "4-bit integer weights, symmetric, groups of 128, codes chosen by GPTQ",
+        {"bits": 4, "granularity": "group", "group": 128, "weights": "gptq"},
     ),
     "w8a8": ("8-bit weights and activations, a scale a token", {"activations": "dynamic"}),
     "w8a8-static": (
@@ -215,6 +203,8 @@ ALSO_CALLED = {
     "w8a8-smooth": ("smoothquant", "w8a8-smoothquant"),
 }
 """What other tools call the same, by the short name."""
+NOT_BY_DEFAULT = ("int4-g128-gptq",)
+"""Short names that a suite must name: it may go on meaning what it meant before they were there."""
 
 
 FOR_QAT, DYNAMIC = "int4-g32", "w8a8"

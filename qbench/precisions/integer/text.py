@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import TextError
-from qbench.precisions.integer.options import CALIBRATION_TEXT, LONGEST_WINDOW, IntegerOptions
+from qbench.precisions.integer.options import (
+    CALIBRATION_TEXT,
+    WINDOW_TOKENS,
+    IntegerOptions,
+)
 from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
@@ -68,29 +72,30 @@ def resolve_calibration(
 def window_tokens(options: IntegerOptions, context_tokens: int | None) -> int:
     """Tokens of a calibration window, for a model of that context (None: not stated).
 
-    Raises `TextError` for a window that is longer than the context.
+    The default gives way to a shorter context. Raises `TextError` for another window that is longer
+    than it.
     """
-    longest = context_tokens or LONGEST_WINDOW
-    if options.calibration_window is None:
-        return min(LONGEST_WINDOW, longest)
-    if context_tokens is not None and options.calibration_window > context_tokens:
-        raise TextError(
-            f"calibration_window is {options.calibration_window} tokens, the model's context"
-            f" {context_tokens}; set calibration_window to at most {context_tokens}"
-        )
-    return options.calibration_window
+    asked = options.calibration_window
+    if context_tokens is None or asked <= context_tokens:
+        return asked
+    if asked == WINDOW_TOKENS:
+        return context_tokens
+    raise TextError(
+        f"calibration_window is {asked} tokens, the model's context {context_tokens}; set"
+        f" calibration_window to at most {context_tokens}"
+    )
 
 
 def _check_length(text: ResolvedText, options: IntegerOptions) -> None:
     """A token is at least one byte, so that a text may be known to be too short."""
     size = len(read_text(text).encode())
-    window = options.calibration_window or 1
-    if size < options.calibration_windows * window:
+    window = options.calibration_window if options.calibration_window != WINDOW_TOKENS else 1
+    asked = options.calibration_windows or 1
+    if size < asked * window:
+        of_tokens = f" of {window} tokens" if window > 1 else ""
         raise TextError(
-            f"calibration_text {text.source} has {size} bytes: too short for"
-            f" {options.calibration_windows} windows"
-            + (f" of {window} tokens" if options.calibration_window else "")
-            + "; give a longer text, or lower calibration_windows"
+            f"calibration_text {text.source} has {size} bytes: too short for {asked} windows"
+            f"{of_tokens}; give a longer text, or lower calibration_windows"
         )
 
 

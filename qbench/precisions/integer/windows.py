@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError, TextError
+from qbench.precisions.integer.options import WINDOWS
 from qbench.precisions.integer.text import window_tokens
 from qbench.precisions.loading import TOKENIZER_FAULTS, load_tokenizer
 from qbench.sources.data.texts import read_text
@@ -49,14 +50,16 @@ def draw_windows(
     head = [] if bos is None else [bos]
     span = size - len(head)
     there = len(tokens) // span
-    if there < options.calibration_windows:
+    asked = options.calibration_windows
+    if there < (asked or 1):
+        lower = f"lower calibration_windows to {there}, or calibration_window"
         raise TextError(
             f"calibration_text {text.source} has {len(tokens)} tokens: {there} windows of {size}"
-            f" where {options.calibration_windows} were asked for; give a longer text, or lower"
-            " calibration_windows or calibration_window"
+            f" where {asked or 'some'} were asked for; give a longer text, or"
+            f" {lower if there else 'lower calibration_window'}"
         )
     chooser = random.Random(options.calibration_seed)  # noqa: S311 - a sample, not a secret
-    chosen = sorted(chooser.sample(range(there), options.calibration_windows))
+    chosen = sorted(chooser.sample(range(there), asked or min(WINDOWS, there)))
     rows = [[*head, *tokens[place * span : (place + 1) * span]] for place in chosen]
     about: dict[str, Any] = {
         "text": text.name,

@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "bits": 8,
     "mapping": "symmetric",
     "group": 32,
+    "damping": 0.02,
     "calibration_windows": 4,
     "calibration_window": 16,
     "optimizer": "adamw_8bit",
