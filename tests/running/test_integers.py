@@ -72,8 +72,8 @@ def problem(folder: Path, precision: str, **changes: str) -> str:
             ["overlaps the text", "bundled:stdlib-calibration"],
         ),
         (
-            "{w8a8-static: {calibration_text: tiny.txt, calibration_windows: 99}}",
-            ["too short for 99 windows", "lower calibration_windows"],
+            "{w8a8-static: {calibration_text: tiny.txt, calibration_windows: 999}}",
+            ["too short for 999 windows", "lower calibration_windows"],
         ),
     ],
 )
