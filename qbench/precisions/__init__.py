@@ -16,6 +16,7 @@ from qbench.core.options import typed_options
 from qbench.core.plugins import with_plugins
 from qbench.core.spec import PrecisionRef
 from qbench.precisions import bnb4bit, floating, int8, stored
+from qbench.precisions.floating_codes.precision import PRECISIONS as FLOATING_CODES
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.precision import Precision
 
@@ -40,6 +41,7 @@ def precisions() -> dict[str, Precision]:
         *floating.PRECISIONS,
         *int8.PRECISIONS,
         *bnb4bit.PRECISIONS,
+        *FLOATING_CODES,
         *INTEGERS,
         *stored.PRECISIONS,
     )

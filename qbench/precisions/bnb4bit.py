@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qbench.core.aliases import Also
 from qbench.core.number_types import ITEM_BYTES, FloatOption, FloatType, torch_type
 from qbench.core.spec import Frozen
-from qbench.precisions.layer_probe import LayerFormat
+from qbench.precisions.layer_probe import OUTPUT_TOLERANCE, WEIGHT_TOLERANCE, LayerFormat
 from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -50,10 +50,6 @@ LEVELS = {
 CODE_BOOK_TOLERANCE = 1e-6
 _CODE_TABLE_BYTES = 16 * 4
 _NESTED_TABLE_BYTES = 256 * 4
-_WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
-"""Rounding of one weight to the type it is dequantized to: its unit roundoff."""
-_OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
-"""Rounding of weights, sums and outputs, relative to the output's norm."""
 
 
 class FourBitOptions(Frozen):
@@ -163,10 +159,10 @@ class FourBit(LibraryWeights, Precision):
             state_fault=self._state_fault,
             shape_of=_shape_of,
             # The weights are dequantized to the type of the rest, then cast to the compute type.
-            dequantized_tolerance=_WEIGHT_TOLERANCE[options.rest],
+            dequantized_tolerance=WEIGHT_TOLERANCE[options.rest],
             forward_tolerance=max(
-                _OUTPUT_TOLERANCE[options.rest],
-                _OUTPUT_TOLERANCE[options.compute_dtype],
+                OUTPUT_TOLERANCE[options.rest],
+                OUTPUT_TOLERANCE[options.compute_dtype],
             ),
             details={
                 "quant_type": self.quant_type,

@@ -125,7 +125,7 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
                 continue
             kind = _kind(module, parameter_name, is_head=module is head)
             if hasattr(parameter, "qdata"):  # a tensor of torchao, whose parts hold the bytes
-                yield Held(name, kind, parameter.qdata, parameter.qdata.numel())
+                yield Held(name, kind, parameter.qdata, parameter.numel())
                 for tensor in state_tensors(parameter):
                     yield Held(name, "quantization_state", tensor, 0)
                 continue

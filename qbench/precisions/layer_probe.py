@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     import torch
 
+WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
+"""Rounding of one weight to the type it is dequantized to: its unit roundoff."""
+OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+"""Rounding of weights, sums and outputs, relative to the output's norm."""
 SLICE_WEIGHTS = 2**22
 """Weights that are dequantized at once: 64 MiB with all that is made on the way."""
 ROW_STEP = 64

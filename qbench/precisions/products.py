@@ -37,6 +37,8 @@ class Products:
     copies: int = 2
     """Of `dequantized`: a layer's weights in the type of x that are there at once while they are
     made, such as codes turned into numbers and these times their scales."""
+    fp32_copies: int = 0
+    """Of `dequantized`: the same in fp32, whatever the type of x."""
     constants: int = 0
     """Of `dequantized`: numbers for each scale that are there in the type of x meanwhile, such as
     the scale itself or a zero point."""

@@ -72,3 +72,34 @@ def rounded(weight: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
     bits = np.ascontiguousarray(weight).view(np.uint32)
     upper = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return upper.view(np.float32)
+
+
+def small_float_levels(exponent_bits: int, mantissa_bits: int, largest: float) -> list[float]:
+    """The numbers of a small floating format from 0 up, at the place of their codes."""
+    bias = 2 ** (exponent_bits - 1) - 1
+    found = []
+    for code in range(2 ** (exponent_bits + mantissa_bits)):
+        exponent, mantissa = divmod(code, 2**mantissa_bits)
+        part = mantissa / 2**mantissa_bits
+        found.append(
+            (1 + part) * 2.0 ** (exponent - bias) if exponent else part * 2.0 ** (1 - bias)
+        )
+    return [level for level in found if level <= largest]
+
+
+E4M3_LEVELS = small_float_levels(4, 3, largest=448)
+
+
+def nearest_codes(values: NDArray[np.float64], levels: list[float], sign: int) -> NDArray[np.int64]:
+    """Codes of the nearest levels, of two as near the even one; `sign` is added below 0.
+
+    Beyond the largest level it is that one.
+    """
+    distances = np.abs(np.abs(values)[..., None] - np.array(levels))
+    best = distances.min(axis=-1, keepdims=True)
+    is_best = distances == best
+    lower = is_best.argmax(axis=-1)
+    upper = len(levels) - 1 - is_best[..., ::-1].argmax(axis=-1)
+    codes = np.where(lower % 2 == 0, lower, upper)
+    found: NDArray[np.int64] = codes + sign * np.signbit(values)
+    return found

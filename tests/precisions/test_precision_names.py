@@ -96,7 +96,7 @@ def test_a_pattern_is_of_own_names_alone() -> None:
         ("fp64", ("fp32",)),
         ("uint16", ("bf16",)),
         ("e5m2", ("fp8", "int8-wo")),
-        ("fp6_llm", ("mxfp8", "int8-wo")),
+        ("fp6_llm", ("mxfp8", "fp8")),
         ("4-bit", ("nf4",)),
         ("IQ4_XS", ("gguf", "int4")),
     ],

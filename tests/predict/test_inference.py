@@ -62,7 +62,7 @@ CASES = [
     *(
         _Case(architecture, precision)
         for architecture in ("llama", "mistral", "qwen2", "gpt2", "opt")
-        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "int4-g32-asym")
+        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "int4-g32-asym", "fp8")
     ),
     *(
         _Case("mistral", name, batch, tokens)

@@ -25,7 +25,7 @@ from qbench.precisions.integer.options import (
     scale_count,
     short_options,
 )
-from qbench.precisions.layer_probe import LayerFormat
+from qbench.precisions.layer_probe import OUTPUT_TOLERANCE, WEIGHT_TOLERANCE, LayerFormat
 from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
@@ -47,10 +47,6 @@ if TYPE_CHECKING:
 
 _STORED_BITS = 8
 """Of a code, whatever its width."""
-_WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 4e-3, "fp16": 5e-4}
-"""Rounding of one weight to the type it is dequantized to."""
-_OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
-"""Rounding of weights, sums and outputs, relative to the output's norm."""
 _ROUNDED_INPUTS_TOLERANCE = 0.01
 """The same where inputs are rounded to 8 bits: one near the middle of two levels may go either
 way, since the library computes the scale in the inputs' own type."""
@@ -183,10 +179,10 @@ class Integer(LibraryWeights, Precision):
             ),
             state_fault=state_fault,
             shape_of=lambda layer: tuple(layer.weight.shape),
-            dequantized_tolerance=_WEIGHT_TOLERANCE[options.dtype],
-            forward_tolerance=_OUTPUT_TOLERANCE[options.dtype]
+            dequantized_tolerance=WEIGHT_TOLERANCE[options.dtype],
+            forward_tolerance=OUTPUT_TOLERANCE[options.dtype]
             if options.activations == "none"
-            else _ROUNDED_INPUTS_TOLERANCE + _OUTPUT_TOLERANCE[options.dtype],
+            else _ROUNDED_INPUTS_TOLERANCE + OUTPUT_TOLERANCE[options.dtype],
             details={
                 "quant_type": f"int{options.bits}",
                 **{

@@ -43,7 +43,8 @@ class TestMeaning:
         assert suite.name == "suite"
         assert [model.name for model in suite.models] == ["model"]
         assert suite.models[0].location == str(BASE / "model")
-        everything = [name for name in precisions() if name not in {"stored", "integer"}]
+        everything = [name for name, held in precisions().items() if held.by_default]
+        assert everything[:5] == ["fp32", "bf16", "fp16", "int8", "fp4"]
         assert labels_of(suite) == everything
         assert suite.reference == "fp32"
         assert suite.measure == {name: entry.options() for name, entry in asked_for().items()}

@@ -1,8 +1,9 @@
-"""fp8 for qbench: weights as 8-bit floating-point codes (E4M3), one scale an output row.
+"""e5m2 for qbench: weights as 8-bit floating-point codes E5M2, one scale an output row.
 
-A weight w of row r is held as the code nearest to w / s_r, where s_r = max|w_r| / 448, the largest
-number of E4M3 (Micikevicius et al. 2022, arXiv 2209.05433). Inputs stay as they are: before each
-product the codes become numbers again. Embeddings and the output head are not quantized.
+A weight w of row r is held as the code nearest to w / s_r, where s_r = max|w_r| / 57344, the
+largest number of E5M2 (Micikevicius et al. 2022, arXiv 2209.05433). Inputs stay as they are:
+before each product the codes become numbers again. Embeddings and the output head are not
+quantized.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ if TYPE_CHECKING:
 
     from qbench.plugin import Checkpoint, ModelShape, StaticBytes, TensorShape
 
-LARGEST = 448.0
-"""Of E4M3: 1.75 · 2^8."""
+LARGEST = 57344.0
+"""Of E5M2: 1.75 · 2^15."""
 WEIGHT_TOLERANCE = {"fp32": 1e-6, "bf16": 4e-3, "fp16": 5e-4}
 OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 """Rounding of weights and products, relative, by the type they are made in."""
 
 
-class Fp8Options(Frozen):
-    """Options of `fp8`."""
+class E5m2Options(Frozen):
+    """Options of `e5m2`."""
 
     dtype: Annotated[FloatType, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized, and of the products."""
 
 
-class Fp8(Precision):
+class E5m2(Precision):
     """8-bit floating-point weights, dequantized for each product."""
 
-    name = "fp8"
-    summary = "8-bit floating-point weights (E4M3), one scale an output row"
-    title = "FP8"
+    name = "e5m2"
+    summary = "8-bit floating-point weights (E5M2), one scale an output row"
+    title = "E5M2"
     order = 25
-    options = Fp8Options
+    options = E5m2Options
 
-    def storage(self, shape: ModelShape, options: Fp8Options) -> StaticBytes:
+    def storage(self, shape: ModelShape, options: E5m2Options) -> StaticBytes:
         """A byte a weight, and an fp32 scale an output row."""
 
         def codes_and_scales(tensor: TensorShape) -> tuple[int, int]:
@@ -64,11 +65,11 @@ class Fp8(Precision):
 
         return static_bytes(shape, ITEM_BYTES[options.dtype], codes_and_scales)
 
-    def products(self, options: Fp8Options, config: Mapping[str, Any] | None = None) -> Products:
+    def products(self, options: E5m2Options, config: Mapping[str, Any] | None = None) -> Products:
         """A layer's codes become numbers, and these are multiplied by their scales: two copies."""
         return Products("dequantized", rest=options.dtype, compute=options.dtype)
 
-    def load(self, checkpoint: Checkpoint, options: Fp8Options) -> PreTrainedModel:
+    def load(self, checkpoint: Checkpoint, options: E5m2Options) -> PreTrainedModel:
         """Each layer is quantized as it is read: the model in 16 bits need not fit."""
         held: Any = layer_class()
 
@@ -77,7 +78,7 @@ class Fp8(Precision):
 
         return load_layer_by_layer(checkpoint, dtype=options.dtype, quantize=quantize)
 
-    def verify(self, model: PreTrainedModel, options: Fp8Options) -> Verification:
+    def verify(self, model: PreTrainedModel, options: E5m2Options) -> Verification:
         """Every layer holds codes and scales, and computes what they say."""
         dtype = options.dtype
         return verify_quantized(
@@ -96,12 +97,12 @@ class Fp8(Precision):
         held: Any = layer
         return held.dequantized() if isinstance(layer, layer_class()) else super().weights(layer)
 
-    def rounded(self, values: torch.Tensor, options: Fp8Options) -> torch.Tensor:
-        """What `qbench explain fp8` shows."""
+    def rounded(self, values: torch.Tensor, options: E5m2Options) -> torch.Tensor:
+        """What `qbench explain e5m2` shows."""
         import torch
 
         codes, scales = quantize(values)
-        return codes.view(torch.float8_e4m3fn).float() * scales
+        return codes.view(torch.float8_e5m2).float() * scales
 
 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +112,7 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     wide = weight.float()
     scales = wide.abs().amax(dim=1, keepdim=True) / LARGEST
     scales = scales.clamp(min=torch.finfo(torch.float32).tiny)  # a row of zeros
-    codes = (wide / scales).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    codes = (wide / scales).clamp(-LARGEST, LARGEST).to(torch.float8_e5m2)
     return codes.view(torch.uint8), scales
 
 
@@ -121,7 +122,7 @@ def layer_class() -> type[nn.Linear]:
     import torch
     from torch import nn
 
-    class Fp8Linear(nn.Linear):
+    class E5m2Linear(nn.Linear):
         """Holds its codes as bytes, so that nothing takes them for numbers to cast or to train."""
 
         scales: torch.Tensor
@@ -135,25 +136,25 @@ def layer_class() -> type[nn.Linear]:
 
         def dequantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             """Its weights, (out, in)."""
-            return self.weight.view(torch.float8_e4m3fn).to(dtype) * self.scales.to(dtype)
+            return self.weight.view(torch.float8_e5m2).to(dtype) * self.scales.to(dtype)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             """As a linear layer with the weights that the codes say."""
             return nn.functional.linear(inputs, self.dequantized(inputs.dtype), self.bias)
 
-    return Fp8Linear
+    return E5m2Linear
 
 
 def by_definition(layer: Any, rows: slice) -> torch.Tensor:
-    """Sign, 4 bits of exponent (bias 7) and 3 of mantissa, bit by bit, times the row's scale."""
+    """Sign, 5 bits of exponent (bias 15) and 2 of mantissa, bit by bit, times the row's scale."""
     import torch
 
     codes: torch.Tensor = layer.weight[rows].int()
     scales: torch.Tensor = layer.scales[rows]
     sign = 1.0 - 2.0 * (codes >> 7).float()
-    exponent, mantissa = (codes >> 3) & 15, (codes & 7).float() / 8
-    normal = (1 + mantissa) * torch.exp2(exponent.float() - 7)
-    subnormal = mantissa * 2.0**-6
+    exponent, mantissa = (codes >> 2) & 31, (codes & 3).float() / 4
+    normal = (1 + mantissa) * torch.exp2(exponent.float() - 15)
+    subnormal = mantissa * 2.0**-14
     return sign * torch.where(exponent > 0, normal, subnormal) * scales
 
 
@@ -164,9 +165,9 @@ def as_it_computes(layer: Any, rows: slice) -> torch.Tensor:
 
 
 def state_fault(layer: Any) -> str | None:
-    """Codes 0x7F and 0xFF are no number: a weight that was none, or that overflowed."""
-    wrong = int(((layer.weight & 0x7F) == 0x7F).sum())
-    return f"holds {wrong} codes that are no number" if wrong else None
+    """Codes from 0x7C and 0xFC on are infinite or no number: a weight that was so."""
+    wrong = int(((layer.weight & 0x7F) >= 0x7C).sum())
+    return f"holds {wrong} codes that are no finite number" if wrong else None
 
 
-FP8 = Fp8()
+E5M2 = E5m2()

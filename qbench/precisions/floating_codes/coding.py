@@ -1,0 +1,49 @@
+"""What a format of floating-point codes is: its arithmetic, how it is made, and its definition."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Coding(ABC):
+    """A format: codes of so many bits, and what is kept beside them.
+
+    `options` are those of the precision that holds weights in it. `weight` is torchao's tensor
+    where its parts are asked for.
+    """
+
+    quant_type: str
+    """What records call it."""
+    code_bits: int
+    """Width of a code."""
+    block: int | None = None
+    """Weights of a row that share a scale; None where whole rows do, or more. A layer whose width
+    it does not divide stays in the type of the rest."""
+
+    @abstractmethod
+    def scales(self, options: Any, rows: int, width: int) -> int:
+        """Scales of a weight (rows, width), but for one of the whole weight beside others."""
+
+    @abstractmethod
+    def state_bytes(self, options: Any, rows: int, width: int) -> int:
+        """Bytes of all that is kept beside the codes."""
+
+    @abstractmethod
+    def quantize(self, weight: torch.Tensor, options: Any, dtype: torch.dtype) -> Any:
+        """A tensor of torchao's of a weight in fp32, (rows, width), dequantized to a type."""
+
+    @abstractmethod
+    def naive_weight(self, weight: Any, rows: slice) -> torch.Tensor:
+        """Some rows of the weights by definition, from codes and scales, in fp32."""
+
+    def fits(self, width: int) -> bool:
+        """Whether a row of that width falls into whole blocks."""
+        return self.block is None or width % self.block == 0
+
+    def code_bytes(self, rows: int, width: int) -> int:
+        """Bytes of a weight's codes."""
+        return rows * width * self.code_bits // 8
