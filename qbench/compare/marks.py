@@ -90,6 +90,7 @@ def known_change(found: Difference | Gap) -> float | None:
 
 _BY_METRIC = {
     "perplexity": Allowance(0.005, relative=True),
+    "decoded.perplexity": Allowance(0.005, relative=True),
     "bits_per_byte": Allowance(0.005, relative=True),
     "completion.loss": Allowance(0.02, relative=False),
 }
@@ -103,7 +104,7 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.02, relative=True)
     if metric.unit == "B" or measurement == "footprint":
         return Allowance(0.0, relative=True)
-    if metric.name.startswith("kl."):
+    if metric.name.startswith(("kl.", "decoded.kl.")):
         return Allowance(0.001, relative=False)
     return _BY_METRIC.get(metric.name, Allowance(0.01, relative=False))
 

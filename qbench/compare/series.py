@@ -42,6 +42,10 @@ PAIRED_SERIES = {
     "kl.mean": Paired("window_kl_sum"),
     "top1_agreement": Paired("window_same_top", counts=True),
     "rms_probability_change": Paired("window_squared_change", "root"),
+    "decoded.perplexity": Paired("window_nll", "exp"),
+    "decoded.kl.mean": Paired("window_kl_sum"),
+    "decoded.top1_agreement": Paired("window_same_top", counts=True),
+    "decoded.rms_probability_change": Paired("window_squared_change", "root"),
     "completion.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
     "completion.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
 }

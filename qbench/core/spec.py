@@ -215,6 +215,9 @@ class Cell(Frozen):
     """What the model is held in while it is measured, or trained."""
     tuning: TuningRef | None = None
     deploy: Deployment | None = None
+    kv_cache: str | None = None
+    """The kind of quantized cache that it decodes with; None for one in the model's own type, which
+    trainings and tuned models have too."""
 
     @property
     def training(self) -> TuningRef | None:
@@ -230,13 +233,19 @@ class Cell(Frozen):
     def label(self) -> str:
         """Names the cell within its model: the precision, or the tuning and its deployment."""
         if self.tuning is None:
-            return self.precision.label
+            held = self.precision.label
+            return held if self.kv_cache is None else f"{held}--{self.kv_label}"
         if self.is_training:
             return self.tuning.label
         # Only what is not quantized while it is tuned can be quantized in several ways afterwards.
         chosen = self.deploy == "quantized" and self.precision != self.tuning.precision
         deployment = f"{self.deploy}-{self.precision.label}" if chosen else self.deploy
         return f"{self.tuning.label}--{deployment}"
+
+    @property
+    def kv_label(self) -> str:
+        """Names its cache, such as `kv-int4`; `kv-own` for that in the model's own type."""
+        return f"kv-{self.kv_cache or 'own'}"
 
     @property
     def slug(self) -> str:
@@ -247,7 +256,8 @@ class Cell(Frozen):
     def names(self) -> tuple[str, ...]:
         """What a pattern may match: of a tuned cell not the precision that it is served in."""
         if self.tuning is None:
-            return self.slug, self.label, self.precision.name
+            cache = () if self.kv_cache is None else (self.kv_label,)
+            return self.slug, self.label, self.precision.name, *cache
         return self.slug, self.label, self.tuning.label, self.tuning.arm
 
 

@@ -15,6 +15,9 @@ from qbench.measures.measurement import Measurement
 AUTOMATIC = ("completion", "adapters", "training")
 """Measurements that follow from what a suite tunes; they are not asked for under `measure`."""
 
+OF_CACHES = ("decoded",)
+"""Measurements that a suite which names none takes only where it names a quantized KV cache."""
+
 
 def asked_for() -> dict[str, Measurement]:
     """The measurements that a suite may name under `measure`."""
@@ -25,6 +28,7 @@ def own_measures() -> tuple[Measurement, ...]:
     """The table: qbench's own, in the order they are taken on a loaded model."""
     from qbench.measures import adapters, completion, footprint, latency, memory, weight_error
     from qbench.measures.generation.generation import GENERATION
+    from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
     from qbench.measures.tasks.tasks import TASKS
     from qbench.measures.training.training import TRAINING
@@ -35,6 +39,7 @@ def own_measures() -> tuple[Measurement, ...]:
         latency.LATENCY,
         weight_error.WEIGHT_ERROR,
         QUALITY,
+        DECODED,
         TASKS,
         GENERATION,
         completion.COMPLETION,

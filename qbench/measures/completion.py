@@ -20,8 +20,7 @@ from qbench.core.spec import Frozen
 from qbench.finetune.train.examples import altered_warning, encode_all
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.quality.head import find_head
-from qbench.measures.quality.quality import LARGEST_MEAN_LOSS
-from qbench.measures.quality.scoring import score_windows
+from qbench.measures.quality.scoring import LARGEST_MEAN_LOSS, score_windows
 from qbench.measures.quality.windows import Window
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 

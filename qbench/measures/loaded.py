@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
 from qbench.core.record import Metric, usual_variation
+from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_layers import make_cache
 from qbench.precisions.loading import TOKENIZER_FAULTS, load_tokenizer
 from qbench.precisions.nonfinite import nonfinite_tensors
 from qbench.precisions.placement import devices_of
@@ -101,6 +103,15 @@ class LoadedModel:
         if not self.device.startswith("cuda"):
             return True
         return torch.cuda.get_device_capability(self.device) >= AMPERE
+
+    def new_cache(self) -> Any:
+        """An empty cache of the cell's kind; None where it is the model's own, which makes it.
+
+        Raises `MeasurementError` for a model that does not take one of that kind.
+        """
+        if self.cell.kv_cache is None:
+            return None
+        return make_cache(kv_caches()[self.cell.kv_cache], self.model)
 
     @property
     def torch_device(self) -> torch.device:

@@ -24,7 +24,11 @@ from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.workload import make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
+from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_layers import held_bytes
 from qbench.precisions.workspaces import workspace_bytes
+from qbench.predict.cache_bytes import cache_bytes
+from qbench.predict.model_config import config_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.work import GridPoint
 
@@ -43,6 +47,7 @@ _RETRIED = (
     " peaks are what fitted rather than what was wanted"
 )
 _NOT_PREDICTED = "what this cell takes is not predicted"
+_NO_CACHE = "the model keeps no keys and values in a cache of transformers'"
 PHASES = ("load", "idle", "prefill", "decode")
 
 METRICS = (
@@ -93,6 +98,22 @@ METRICS = (
         better="neither",
         title="predicted peak of inference",
         formula="memory.peak.inference from shapes alone: weights, cache, activations and logits",
+    ),
+    MetricDefinition(
+        name="memory.kv_cache",
+        unit="B",
+        varies_by="nothing",
+        better="lower",
+        title="KV cache",
+        formula="bytes of all tensors that the cache keeps after decode: keys and values, or codes"
+        " as they are packed, scales, zero points, and the newest tokens in the model's own type",
+    ),
+    MetricDefinition(
+        name="memory.kv_cache.predicted",
+        unit="B",
+        better="neither",
+        title="KV cache, predicted",
+        formula="memory.kv_cache by arithmetic from config.json",
     ),
     MetricDefinition(
         name="memory.device",
@@ -172,11 +193,13 @@ class Memory:
         workload = make_workload(loaded.model, point, point.seed)
         with torch.inference_mode():
             meter.boundary()
-            cache = workload.prefill(loaded.model)
+            cache = workload.prefill(loaded.model, loaded.new_cache())
             peaks["prefill"] = meter.read()
             meter.boundary()
-            workload.decode(loaded.model, cache)
+            cache = workload.decode(loaded.model, cache)
             peaks["decode"] = meter.read()
+        kept = held_bytes(cache) if hasattr(cache, "layers") else None
+        del cache
         after = used_bytes_by_device(loaded.devices)
         before = {
             device: loaded.used_before_bytes[device]
@@ -204,6 +227,8 @@ class Memory:
                 *(_reserved(phase, peak) for phase, peak in peaks.items()),
                 make_metric(METRICS, "memory.peak.inference", inference),
                 _predicted(loaded, item),
+                make_metric(METRICS, "memory.kv_cache", kept, reason=_NO_CACHE),
+                _predicted_cache(loaded, point),
                 make_metric(
                     METRICS,
                     "memory.device",
@@ -266,7 +291,7 @@ def _inference_bytes(loaded: LoadedModel, workload: Workload, peaks: dict[str, P
         return highest - loaded.level_before_bytes
     held = (one.tensor for one in inventory(loaded.model))
     with torch.inference_mode(), LivePeak(loaded.device, held) as live:
-        workload.decode(loaded.model, workload.prefill(loaded.model))
+        workload.decode(loaded.model, workload.prefill(loaded.model, loaded.new_cache()))
     return live.peak_bytes
 
 
@@ -283,6 +308,22 @@ def _predicted(loaded: LoadedModel, item: Item) -> Metric:
     )
     total, reason = (None, None) if peak is None else (peak.total, peak.reason)
     return make_metric(METRICS, "memory.peak.predicted", total, reason=reason or _NOT_PREDICTED)
+
+
+def _predicted_cache(loaded: LoadedModel, point: MemoryPoint) -> Metric:
+    config, reason = config_of(loaded.resolved)
+    size = None
+    if config is not None:
+        kind = loaded.cell.kv_cache
+        size, reason = cache_bytes(
+            config,
+            None if kind is None else kv_caches()[kind],
+            batch=point.batch,
+            prompt_tokens=point.prompt_tokens,
+            new_tokens=point.new_tokens,
+            item=loaded.model.dtype.itemsize,
+        )
+    return make_metric(METRICS, "memory.kv_cache.predicted", size, reason=reason)
 
 
 def _reserved(phase: str, peak: Peak) -> Metric:

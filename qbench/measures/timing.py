@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.quantile import quantile_of_sorted
+from qbench.precisions.kv_layers import held_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,13 +66,15 @@ def iterate(
     import torch
 
     with torch.inference_mode():
-        cache, prefill_s, prefill_device_s = clock.time(lambda: workload.prefill(loaded.model))
+        cache, prefill_s, prefill_device_s = clock.time(
+            lambda: workload.prefill(loaded.model, loaded.new_cache())
+        )
         cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
     on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
     return (
         {"prefill": prefill_s, "decode": decode_s},
         {step: seconds for step, seconds in on_device.items() if seconds is not None},
-        _cache_bytes(cache),
+        held_bytes(cache),
     )
 
 
@@ -95,12 +98,3 @@ def quantile(values: list[float], share: float) -> float:
 def iqr(values: list[float]) -> float:
     """The interquartile range."""
     return quantile(values, 0.75) - quantile(values, 0.25)
-
-
-def _cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values held for all layers."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-    )

@@ -28,10 +28,15 @@ class Workload:
     continuation: torch.Tensor
     """(batch, new_tokens) ids."""
 
-    def prefill(self, model: PreTrainedModel) -> Any:
-        """One forward over the prompt, logits of its last position only; returns the cache."""
+    def prefill(self, model: PreTrainedModel, cache: Any = None) -> Any:
+        """One forward over the prompt, logits of its last position only; returns the cache.
+
+        It is the one given, which must be empty, or one that the model makes.
+        """
         arguments = {"logits_to_keep": 1} if keeps_logits(model) else {}
-        return model(input_ids=self.prompt, use_cache=True, **arguments).past_key_values
+        return model(
+            input_ids=self.prompt, past_key_values=cache, use_cache=True, **arguments
+        ).past_key_values
 
     def decode(self, model: PreTrainedModel, cache: Any) -> Any:
         """One forward a new token, each on the grown cache; returns the cache."""

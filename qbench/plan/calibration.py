@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import Problem, TextError
-from qbench.core.options import typed_options
-from qbench.measures.quality.quality import QUALITY, QualityParams
+from qbench.measures.quality.decoded import text_of
 from qbench.precisions.integer.text import resolve_calibration
 
 if TYPE_CHECKING:
@@ -58,10 +57,5 @@ def resolve_calibrations(
 
 def _texts(items: Mapping[str, Sequence[Item]]) -> list[ResolvedText]:
     """Each text that something is measured on, once."""
-    texts = [
-        typed_options(QualityParams, item.params).text
-        for of_model in items.values()
-        for item in of_model
-        if item.measurement == QUALITY.name
-    ]
-    return list(dict.fromkeys(texts))
+    texts = (text_of(item) for of_model in items.values() for item in of_model)
+    return list(dict.fromkeys(text for text in texts if text is not None))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import missing_packages
-from qbench.core.options import plain_options
+from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Item
 from qbench.finetune import methods, training_options
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone
@@ -14,9 +15,14 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import unknown_target
 from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
+from qbench.measures.tasks.index import generates
+from qbench.measures.tasks.tasks import TaskParams
 from qbench.measures.training.training import TrainingParams
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.checkpoints import checkpoint_misfit
+from qbench.precisions.kv_cache import SLOWER_THAN_SERVED, kv_caches
+from qbench.predict.cache_bytes import cache_misfit
+from qbench.predict.model_config import config_of
 from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
@@ -29,8 +35,10 @@ MERGED = "merged"
 """What an item is compared with that is not compared with the suite's reference."""
 _OF_UNTUNED = ("weight_error",)
 """Measurements that say nothing of a tuned model: its weights are meant to differ."""
-_OF_TRAINED = frozenset({"weight_error", "quality", "tasks", "generation", "completion"})
+_OF_TRAINED = frozenset({"weight_error", "quality", "decoded", "tasks", "generation", "completion"})
 """Measurements of what a model has learned; of random weights they say nothing."""
+_READ_CACHE = frozenset({"memory", "latency", "decoded", "generation", "tasks"})
+"""Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
 _WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
 _COMPLETION_BATCH = 8
 _ADAPTERS = 4
@@ -49,6 +57,9 @@ class CellItems:
     def __call__(self, cell: Cell) -> list[Item]:
         """Every item of one cell, in the order they are taken."""
         measured = self.measured[cell.model.name]
+        if cell.kv_cache is not None:
+            every = [*measured, *self._of_test_split()]
+            return [item for item in every if _reads_cache(item)]
         if cell.tuning is None:
             return [*measured, *self._of_test_split()]
         if cell.is_training:
@@ -111,6 +122,14 @@ class CellItems:
         ]
 
 
+def _reads_cache(item: Item) -> bool:
+    """Whether an item depends on the KV cache: of one that does not, the own cache's is enough."""
+    if item.measurement == "tasks":
+        task = typed_options(TaskParams, item.params).task
+        return generates(task.name, None if task.location is None else Path(task.location))
+    return item.measurement in _READ_CACHE
+
+
 def _adapters(cell: Cell) -> list[Item]:
     """What several adapters on one base cost; once a tuning, where the adapter is attached."""
     if cell.deploy != "attached":
@@ -150,9 +169,11 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     """What is not real in a record that is taken, beside what was measured; each a sentence."""
-    if cell.model.kind != "random":
-        return ()
     words = []
+    if cell.kv_cache is not None and item.measurement == "latency":
+        words.append(SLOWER_THAN_SERVED)
+    if cell.model.kind != "random":
+        return tuple(words)
     of_products = precisions()[cell.precision.name].random_weights
     if item.measurement in _WITH_PRODUCTS and of_products is not None:
         words.append(of_products)
@@ -173,7 +194,7 @@ def why_skipped(cell: Cell, model: ResolvedModel, environment: Environment) -> s
         return reason
     reason = _why_not_held(cell.precision, model, environment)
     if tuning is None:
-        return reason
+        return reason or _why_no_cache(cell, model, environment)
     method, options = methods()[tuning.method], training_options(tuning)
     return (
         method.conflicts(tuning.precision, options)
@@ -194,6 +215,16 @@ def _why_not_held(
         or held.misfit(options_of(precision), model)
         or missing_packages(held.needs_of(model), environment)
     )
+
+
+def _why_no_cache(cell: Cell, model: ResolvedModel, environment: Environment) -> str | None:
+    """Why a model cannot decode with the cell's cache on this machine; None if it can."""
+    if cell.kv_cache is None:
+        return None
+    kind = kv_caches()[cell.kv_cache]
+    config, _ = config_of(model)
+    misfit = None if config is None else cache_misfit(config, kind)
+    return misfit or missing_packages(kind.needs, environment)
 
 
 def _adapter_misfit(cell: Cell, tuning: TuningRef, model: ResolvedModel) -> str | None:

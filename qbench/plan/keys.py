@@ -7,6 +7,7 @@ The key of a record is the hash of its identity: everything that decides the num
     measurement  name and all parameters (of a text: the hash of its contents), the repeat
     protocol     version of how numbers are obtained
     versions     of the packages that decide the numbers
+    kv_cache     of a cell with a quantized cache: its kind, bits, groups and package
     device       its name; for latency and memory on a CPU, the number of threads too
     reference    key of the record it is compared with, for what is
     tuning       key of the training's record, and how the tuned model is served
@@ -23,6 +24,7 @@ from qbench.core.store import record_path
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import precisions
+from qbench.precisions.kv_cache import kv_caches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +136,8 @@ def _identity(
 ) -> dict[str, Any]:
     timed = item.measurement in {"latency", "memory", "training", "adapters"}
     gpus = len(environment.gpus_memory_bytes)
+    cache = None if cell.kv_cache is None else kv_caches()[cell.kv_cache]
+    packages = precisions()[cell.precision.name].needs_of(model)
     return {
         **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
         "model": {
@@ -144,6 +148,7 @@ def _identity(
             **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
         },
         "precision": {"name": cell.precision.name, "options": cell.precision.options_by_contents},
+        **({} if cache is None else {"kv_cache": cache.identity}),
         "measurement": {
             "name": item.measurement,
             "params": item.params_by_contents,
@@ -152,7 +157,7 @@ def _identity(
         "protocol": PROTOCOL_VERSION,
         "versions": {
             name: version_in(name, environment)
-            for name in (*IDENTITY_PACKAGES, *precisions()[cell.precision.name].needs_of(model))
+            for name in (*IDENTITY_PACKAGES, *packages, *(cache.needs if cache else ()))
         },
         "device": environment.device,
     }

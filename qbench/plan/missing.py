@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
 
-_DIVERGENCE = "kl.mean"
+_DIVERGENCE = {"quality": "kl.mean", "decoded": "decoded.kl.mean"}
+"""By measurement, the metric that a record lacks which was compared with nothing."""
 _IDS = "ids_sha256"
 """In the details of a record: hash of the token ids that were scored."""
 
@@ -77,7 +78,7 @@ def lacking(plan: Plan, retry: frozenset[Status]) -> list[Record]:
 
 def why_lacking(record: Record) -> str:
     """What a record lacks, and why, in words."""
-    metric = record.metric(_DIVERGENCE)
+    metric = record.metric(_DIVERGENCE[record.item.measurement])
     reason = "it has no such figure" if metric is None else metric.reason
     return f"not compared with {record.item.held_against or 'the reference'}: {reason}"
 
@@ -150,7 +151,7 @@ def _changes(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def _lacks_divergence(record: Record) -> bool:
-    return record.status == "ok" and record.value(_DIVERGENCE) is None
+    return record.status == "ok" and record.value(_DIVERGENCE[record.item.measurement]) is None
 
 
 def _can_be_held_against(record: Record, plan: Plan, maker: Task, retry: frozenset[Status]) -> bool:

@@ -61,6 +61,7 @@ _CALIBRATION_SET = ("calibration_windows",)
 _CALIBRATED_ON = "calibration_text"
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
+    "decoded": {"text": ("bundled:stdlib-excerpt",)},
     "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None, "cluster": None},
     "generation": {"prompts": "bundled:stdlib-prompts"},
 }

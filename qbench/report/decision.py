@@ -19,12 +19,23 @@ from qbench.report.figures import (
     mark_best,
     with_interval,
 )
+from qbench.report.kv_cache import (
+    CACHE,
+    DECODED_KL,
+    cache_columns,
+    first_decoded,
+    has_quantized_cache,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.report.best import Source
 
+_METRICS = {"kl": "kl.mean", "decoded.kl": DECODED_KL}
+"""What a column is of whose key is no metric's name."""
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 NOMINAL = "bits_per_weight.nominal"
 """Known of formats that are stored wider than they are."""
@@ -89,6 +100,7 @@ def decision_table(records: TableRecords) -> Decision:
     latency_point = first_point(records.cells, "latency")
     memory_point = first_point(records.cells, "memory")
     texts = items(records, "quality")
+    decoded = first_decoded(records)
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
     stored_wider = any(
         record.value(NOMINAL) is not None for cell in records.cells for record in cell.records
@@ -100,6 +112,7 @@ def decision_table(records: TableRecords) -> Decision:
         *(_peak_column(name, memory_point) for name in peaks),
         *_latency_columns(latency_point),
         *_quality_columns(records, texts, held_against, diverged),
+        *cache_columns(records, decoded, held_against),
     ]
     rows = []
     for cell in records.cells:
@@ -115,12 +128,17 @@ def decision_table(records: TableRecords) -> Decision:
                 figures.append(change_figure(cell, reference, text.item.slug))
             if held_against and text.item.slug in diverged:
                 figures.append(_divergence_figure(cell, text))
+        if has_quantized_cache(records):
+            figures.append(_figure(cell, "memory", memory_point, CACHE))
+        if decoded is not None:
+            figures.append(_divergence_figure(cell, decoded, "decoded", DECODED_KL))
         rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
     plain = with_field_names(
         Table(records.model, "precision", tuple(columns), tuple(rows)),
         latency_point.item.params if latency_point else None,
     )
-    table = mark_best(plain, _significance(records, plain, memory_point, latency_point))
+    points = {"memory": memory_point, "latency": latency_point, "decoded": decoded}
+    table = mark_best(plain, _significance(records, plain, points))
     return Decision(
         reference=reference.label if reference else None,
         table=table,
@@ -131,10 +149,9 @@ def decision_table(records: TableRecords) -> Decision:
 
 
 def _significance(
-    records: TableRecords, table: Table, memory_point: Record | None, latency_point: Record | None
+    records: TableRecords, table: Table, points: Mapping[str, Record | None]
 ) -> RecordSignificance:
-    """What is known of the chance in the table's figures."""
-    points = {"memory": memory_point, "latency": latency_point}
+    """What is known of the chance in the table's figures; of some measurements at one point."""
     sources: dict[str, Source] = {}
     for column in table.columns:
         key, _, text = column.key.partition(":")
@@ -143,7 +160,7 @@ def _significance(
             measurement = "footprint"
         point = points.get(measurement)
         slug = text or (point.item.slug if point else None)
-        sources[column.key] = (measurement, slug, "kl.mean" if key == "kl" else key)
+        sources[column.key] = (measurement, slug, _METRICS.get(key, key))
 
     def change(cell: CellRecords, slug: str) -> Figure:
         return change_figure(cell, records.reference, slug)
@@ -165,15 +182,22 @@ def _original_of(records: TableRecords) -> str | None:
     return next((original for original in found if original is not None), None)
 
 
-def change_figure(cell: CellRecords, reference: CellRecords | None, slug: str) -> Figure:
+def change_figure(
+    cell: CellRecords,
+    reference: CellRecords | None,
+    slug: str,
+    of: tuple[str, str] = ("quality", "perplexity"),
+) -> Figure:
     """Perplexity of a cell on one text over the reference's, less 1, with its 95 % interval.
 
+    `of` names the measurement and its metric.
     The interval is that of the table of differences: paired, over blocks of neighbouring windows.
     """
     if cell.reference:
         return Figure(word=REFERENCE_WORD)
-    sides = cell.of("quality", slug), reference.of("quality", slug) if reference else []
-    found = one_change(*sides, "perplexity", Sampling(), same_run=True)
+    measurement, metric = of
+    sides = cell.of(measurement, slug), reference.of(measurement, slug) if reference else []
+    found = one_change(*sides, metric, Sampling(), same_run=True)
     if isinstance(found, Gap):
         return Figure(word=NOT_MEASURED, reason=found.reason)
     figure = figure_of(found)
@@ -193,10 +217,12 @@ def _is_diverged(records: TableRecords, slug: str) -> bool:
     return any(record.metric("kl.mean") is not None for record in found)
 
 
-def _divergence_figure(cell: CellRecords, text: Record) -> Figure:
+def _divergence_figure(
+    cell: CellRecords, text: Record, measurement: str = "quality", metric: str = "kl.mean"
+) -> Figure:
     if cell.reference:
         return Figure(word=REFERENCE_WORD)
-    return _figure(cell, "quality", text, "kl.mean")
+    return _figure(cell, measurement, text, metric)
 
 
 def _peak_column(name: str, point: Record | None) -> Column:

@@ -10,6 +10,7 @@ from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
+from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
@@ -31,6 +32,7 @@ TABLED = frozenset(
         "memory",
         "latency",
         "quality",
+        "decoded",
         "weight_error",
         "generation",
         "tasks",
@@ -103,6 +105,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
             if not against_merged(record)
         ),
         *(divergence_table(records, slug) for slug in items(records, "quality")),
+        *(decoded_table(records, slug) for slug in items(records, DECODED)),
         weight_error_table(records),
         *task_tables(records),
         *_completion_tables(records),
@@ -139,6 +142,10 @@ def _memory_table(records: TableRecords, point: Record) -> Table:
             Column(f"{prefix}.{phase}", f"{kind}{phase}", "bytes", shares_unit=True)
             for phase in _PHASES
         ]
+    columns += [
+        Column("memory.kv_cache", "KV cache (bytes)", "exact"),
+        Column("memory.kv_cache.predicted", "by arithmetic (bytes)", "exact"),
+    ]
     title = f"Peak memory by phase: {describe_point(point)}"
     return _metric_table(records, title, "memory", columns, point.item.slug)
 

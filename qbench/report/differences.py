@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
 _HEADLINES = {
     "footprint": ("memory.static",),
-    "memory": ("memory.peak", "memory.peak.inference"),
+    "memory": ("memory.peak", "memory.peak.inference", "memory.kv_cache"),
     "latency": ("latency.prefill", "latency.decode"),
     "quality": ("perplexity", "kl.mean", "top1_agreement"),
+    "decoded": ("decoded.perplexity", "decoded.kl.mean", "decoded.top1_agreement"),
     "completion": ("completion.loss",),
 }
 """Metrics that a person decides by; of tasks and generations all scores are shown."""
+_ON_TEXTS = ("quality", "decoded")
 
 
 class Line(NamedTuple):
@@ -164,7 +166,7 @@ def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     lines = []
     for measurement in (*_HEADLINES, *SCORED):
         found = items(records, measurement)
-        titles = text_titles(found) if measurement == "quality" else {}
+        titles = text_titles(found) if measurement in _ON_TEXTS else {}
         for slug in found:
             good = [one for one in reference.of(measurement, slug) if one.status == "ok"]
             if not good:

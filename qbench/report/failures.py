@@ -80,9 +80,10 @@ def _missing_records(table: TableRecords, cell: CellRecords) -> list[Failure]:
     return [Failure(cell.place, ", ".join(missing), "missing", None, reason, None)]
 
 
-def _kind(cell: CellRecords) -> tuple[str | None, str | None]:
-    """What decides which items a cell has: whether and how it was tuned, and its deployment."""
-    return (None if cell.tuning is None else cell.tuning.method), cell.deploy
+def _kind(cell: CellRecords) -> tuple[object, ...]:
+    """What decides which items a cell has: its tuning and deployment, and a quantized cache."""
+    tuned = None if cell.tuning is None else cell.tuning.method
+    return tuned, cell.deploy, cell.records[0].cell.kv_cache is not None
 
 
 def _item(record: Record) -> tuple[str, str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Table
 
-_METRICS = {"kl": "kl.mean"}
+_METRICS = {"kl": "kl.mean", "decoded.kl": "decoded.kl.mean"}
 """What a column is of whose key is no metric's name."""
 
 

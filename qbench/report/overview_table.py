@@ -29,6 +29,8 @@ _KEPT: Mapping[str, tuple[str, int]] = {
     "change": ("perplexity change", 0),
     "perplexity": ("perplexity", 3),
     "kl": ("KL", 5),
+    "decoded.kl": ("KL decoded", 5),
+    "memory.kv_cache": ("KV cache", 6),
 }
 """Titles (the decision table's own where none is given), and which column is left out first; those
 of further texts stand behind."""

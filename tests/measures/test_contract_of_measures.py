@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "min_seconds": 0.001,
     },
     "quality": {"window": 32},
+    "decoded": {"limit": 2, "prompt_tokens": 8, "new_tokens": 3},
     "generation": {"prompts": ["def f("], "new_tokens": 4},
     "tasks": {"limit": 2},
 }
@@ -47,7 +48,7 @@ def loaded(request: pytest.FixtureRequest, cells: TinyCells) -> LoadedModel:
 def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
     """The items of a measurement with small parameters."""
     given = dict(SMALL.get(name, {}))
-    if name == "quality":
+    if name in {"quality", "decoded"}:
         paths = [folder / "one.txt", folder / "two.txt"]
         for path in paths:
             path.write_text(f"def {path.stem}():\n    return 1\n" * 10)
@@ -63,6 +64,7 @@ def test_the_order_they_are_taken_in() -> None:
         "latency",
         "weight_error",
         "quality",
+        "decoded",
         "tasks",
         "generation",
     ]
@@ -113,6 +115,7 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
         "latency": 2,
         "weight_error": 1,
         "quality": 2,
+        "decoded": 2,
         "generation": 1,
         "tasks": 2,
     }

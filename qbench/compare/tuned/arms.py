@@ -174,7 +174,11 @@ def _title(precision: PrecisionRef) -> str:
 def untuned_base(records: TableRecords, cell: CellRecords) -> CellRecords | None:
     """The untuned model held in the same precision as a served cell; else the reference."""
     held = cell.records[0].cell.precision
-    same = (one for one in records.cells if one.records[0].cell.precision == held)
+    same = (
+        one
+        for one in records.cells
+        if one.records[0].cell.precision == held and one.records[0].cell.kv_cache is None
+    )
     return next(same, records.reference)
 
 

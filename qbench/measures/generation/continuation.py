@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.finetune.train.examples import added_ids
@@ -76,8 +76,11 @@ def continue_greedily(
     *,
     new_tokens: int,
     stop_ids: list[int],
+    cache: Any = None,
 ) -> Continuation:
     """The likeliest next token, up to `new_tokens` times; the first of equally likely ones.
+
+    `cache` is an empty one to fill in place of the model's own.
 
     Raises `MeasurementError` for a model that cannot generate, `NonFiniteError` for logits that are
     no numbers.
@@ -106,6 +109,7 @@ def continue_greedily(
             attention_mask=torch.ones_like(ids),
             generation_config=greedy,
             logits_processor=[refuse_nonfinite],
+            **({} if cache is None else {"past_key_values": cache}),
         )
     new_ids: list[int] = out[0, len(prompt_ids) :].tolist()
     return Continuation(

@@ -159,7 +159,12 @@ class Generation:
         stop_ids = find_stop_ids(loaded.model, tokenizer)
         made = [
             continue_greedily(
-                loaded.model, tokenizer, ids, new_tokens=params.new_tokens, stop_ids=stop_ids
+                loaded.model,
+                tokenizer,
+                ids,
+                new_tokens=params.new_tokens,
+                stop_ids=stop_ids,
+                cache=loaded.new_cache(),
             )
             for ids in encoded
         ]

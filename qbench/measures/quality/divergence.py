@@ -75,10 +75,32 @@ DIVERGENCE_METRICS = (
 )
 
 
+def named_after(prefix: str, words: str) -> tuple[MetricDefinition, ...]:
+    """The same metrics under names that begin with `prefix`, of the tokens that `words` tell."""
+    return tuple(
+        one.model_copy(
+            update={
+                "name": f"{prefix}{one.name}",
+                "title": f"{one.title}, {words}",
+                "also_called": (),
+            }
+        )
+        for one in DIVERGENCE_METRICS
+    )
+
+
 def divergence_metrics(
-    scores: Scores, tokens: int, rounding: tuple[float | None, str | None], unknown: str | None
+    scores: Scores,
+    tokens: int,
+    rounding: tuple[float | None, str | None],
+    unknown: str | None,
+    definitions: tuple[MetricDefinition, ...] = DIVERGENCE_METRICS,
+    prefix: str = "",
 ) -> tuple[Metric, ...]:
-    """All metrics of divergence over `tokens` scored tokens; `unknown` says why there are none."""
+    """All metrics of divergence over `tokens` scored tokens; `unknown` says why there are none.
+
+    `definitions` are those of `named_after(prefix, …)`, where the metrics are called so.
+    """
     values: dict[str, float | None] = dict.fromkeys(
         definition.name for definition in DIVERGENCE_METRICS
     )
@@ -98,8 +120,8 @@ def divergence_metrics(
     values["kl.rounding"] = rounding[0]
     return tuple(
         make_metric(
-            DIVERGENCE_METRICS,
-            name,
+            definitions,
+            f"{prefix}{name}",
             value,
             reason=rounding[1] if name == "kl.rounding" else unknown,
         )

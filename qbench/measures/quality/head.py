@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from transformers import PreTrainedModel
@@ -49,6 +49,28 @@ class OutputHead:
         else:
             logits = _stub_logits(self.model, states)
         return logits.to(self.device).float()
+
+
+@dataclass(frozen=True)
+class DecodingHead(OutputHead):
+    """The same, with states as they come out when the text is decoded through a KV cache."""
+
+    prompt_tokens: int
+    """Tokens that are read at once, before those that are read one by one."""
+    new_cache: Callable[[], Any]
+    """Gives an empty cache; None for one that the model makes itself."""
+
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """As `OutputHead.states`: of the prompt in one pass, then a token a pass."""
+        import torch
+
+        body, cache, found = _body(self.model), self.new_cache(), []
+        parts = ids.tensor_split(tuple(range(self.prompt_tokens, ids.shape[1])), dim=1)
+        for part in parts:
+            out = body(input_ids=part, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.last_hidden_state)
+        return torch.cat(found, dim=1).to(self.device)
 
 
 def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:

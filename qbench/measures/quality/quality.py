@@ -5,7 +5,6 @@ Sums by window are kept, so that cells can be compared pairwise.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from qbench.core.aliases import Also
-from qbench.core.errors import MeasurementError, NonFiniteError, NotKeptError, Problem
+from qbench.core.errors import MeasurementError, Problem
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
@@ -27,9 +26,23 @@ from qbench.measures.quality.divergence import (
     divergence_series,
 )
 from qbench.measures.quality.head import find_head
-from qbench.measures.quality.reference_states import CachedStates, OwnStates
-from qbench.measures.quality.scoring import ids_of, in_groups, rounding_kl, score_windows
-from qbench.measures.quality.windows import FIXED_WINDOW, LLAMACPP, Protocol, Window, cut_windows
+from qbench.measures.quality.held_against import find_reference, keep_states, rounding_of_both
+from qbench.measures.quality.scoring import (
+    check_losses,
+    ids_of,
+    in_groups,
+    rounding_kl,
+    score_windows,
+)
+from qbench.measures.quality.windows import (
+    FIXED_WINDOW,
+    LLAMACPP,
+    Protocol,
+    Window,
+    cut_windows,
+    ids_hash,
+    tokenize,
+)
 from qbench.sources.data.control_tokens import written_out
 from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
@@ -41,11 +54,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Metric
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
-    from qbench.measures.quality.head import OutputHead
-    from qbench.measures.quality.reference_states import Reference
 
-LARGEST_MEAN_LOSS = 700.0
-"""Nats a token beyond which exp() has no finite value."""
 WINDOW_MOST = 2048
 """Default window of a model with a longer context."""
 
@@ -208,11 +217,11 @@ class Quality:
         params = typed_options(QualityParams, item.params)
         text = read_text(params.text)
         tokenizer = loaded.tokenizer
-        tokens, ends = _tokenize(tokenizer, text)
+        tokens, ends = tokenize(tokenizer, text)
         bos = _start(tokenizer, params.protocol)
         windows = cut_windows(tokens, params.protocol, params.window, bos)[: params.limit]
         _check(windows, tokens, loaded, params)
-        ids_sha256 = _ids_hash(windows)
+        ids_sha256 = ids_hash(windows)
         counts = [window.scored for window in windows]
         rows = loaded.model.get_output_embeddings().weight.shape[0]
         # Ids may have gaps: what lies beyond the highest pads the model's head.
@@ -220,7 +229,7 @@ class Quality:
         with torch.inference_mode(), attention_kernel(loaded.model, params.attention):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)
-            reference, unknown = _find_reference(params, item, head, ids_sha256)
+            reference, unknown = find_reference(item, head, ids_sha256, wanted=params.divergence)
             scores = score_windows(head, windows, params.batch, vocabulary, reference)
             own_rounding: tuple[float | None, str | None] = (None, "divergence was not asked for")
             if params.divergence:
@@ -229,24 +238,14 @@ class Quality:
                 head.states(ids_of(in_groups(windows, params.batch)[0], loaded.model.device))
             losses, nonfinite = scores.nll, scores.nonfinite / scores.logits
         total = math.fsum(losses)
-        if not total / sum(counts) < LARGEST_MEAN_LOSS:
-            bad = sum(not math.isfinite(loss) for loss in losses)
-            raise NonFiniteError(
-                f"the loss of {bad} of {len(windows)} windows is not finite, the mean loss is"
-                f" {total / sum(counts):.4g} nats a token, and {nonfinite:.2%} of the logits are"
-                " not finite"
-            )
+        check_losses(scores, sum(counts))
         warnings = [f"{nonfinite:.2%} of the logits are not finite"] if nonfinite else []
         warnings += written_out(tokenizer, tokens)
-        if isinstance(reference, OwnStates) and item.states_key is not None:
-            try:
-                reference.save(item.states_key, ids_sha256, own_rounding[0])
-            except NotKeptError as error:  # its own figures are good all the same
-                warnings.append(f"no cell can be compared with this one: {error}")
+        warnings += keep_states(reference, item, ids_sha256, own_rounding[0])
         divergence: tuple[Metric, ...] = ()
         if params.divergence:
             divergence = divergence_metrics(
-                scores, sum(counts), _rounding(own_rounding, reference), unknown
+                scores, sum(counts), rounding_of_both(own_rounding, reference), unknown
             )
         scored_bytes = _scored_bytes(text, ends, windows)
         return Outcome(
@@ -283,20 +282,6 @@ class Quality:
         )
 
 
-def _find_reference(
-    params: QualityParams, item: Item, head: OutputHead, ids_sha256: str
-) -> tuple[Reference | None, str | None]:
-    """What the cell is compared with, or why it is not."""
-    if not params.divergence or item.states_key is None:
-        return None, "divergence was not asked for"
-    if item.makes_states:
-        return OwnStates(head), None
-    try:
-        return CachedStates(item.states_key, head, ids_sha256), None
-    except MeasurementError as error:
-        return None, str(error)
-
-
 def _start(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> int | None:
     """The id that the protocol puts before a window; None where it puts none."""
     bos: int | None = tokenizer.bos_token_id
@@ -307,30 +292,6 @@ def _start(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> int | None
     # What is written into a model's GGUF file: whether its tokenizer puts one before a text.
     first = tokenizer("a", verbose=False)["input_ids"][:1]
     return bos if first == [bos] else None
-
-
-def _rounding(
-    own: tuple[float | None, str | None], reference: Reference | None
-) -> tuple[float | None, str | None]:
-    """What rounding alone makes of the divergence from the reference, or why it is not known."""
-    if reference is None or isinstance(reference, OwnStates) or own[0] is None:
-        return own
-    theirs = getattr(reference, "rounding_kl", None)
-    if theirs is None:
-        return None, "what rounding makes in the reference is not among its states"
-    return own[0] + theirs, None
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int] | None]:
-    """The text's ids with nothing added, and the character that each token ends at, if known."""
-    encoded = tokenizer(
-        text,
-        add_special_tokens=False,
-        return_offsets_mapping=tokenizer.is_fast,
-        verbose=False,
-    )
-    offsets = encoded.get("offset_mapping")
-    return list(encoded["input_ids"]), None if offsets is None else [end for _, end in offsets]
 
 
 def _check(
@@ -356,13 +317,6 @@ def _scored_bytes(text: str, ends: list[int] | None, windows: list[Window]) -> i
         start = ends[first - 1] if first else 0
         total += len(text[start : ends[window.text_end - 1]].encode())
     return total
-
-
-def _ids_hash(windows: list[Window]) -> str:
-    digest = hashlib.sha256()
-    for window in windows:
-        digest.update(repr((window.first_scored, window.ids)).encode())
-    return digest.hexdigest()
 
 
 QUALITY = Quality()

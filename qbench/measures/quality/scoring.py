@@ -10,10 +10,11 @@ that was begun, and has nothing to do while the next is being prepared.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qbench.core.errors import MeasurementError
+from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.attention import (
     EAGER,
     SDPA,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 ROUNDING_TOKENS = 1024
 """The share of rounding is taken on the first windows that hold as many tokens."""
+
+LARGEST_MEAN_LOSS = 700.0
+"""Nats a token beyond which exp() has no finite value."""
 
 
 @dataclass
@@ -82,6 +86,18 @@ def score_windows(
             logits += found.logits
             start += window.scored
     return _gather(sums, token_kl, logits)
+
+
+def check_losses(scores: Scores, tokens: int) -> None:
+    """Raises `NonFiniteError` where the mean loss of so many tokens has no finite exponential."""
+    mean = math.fsum(scores.nll) / tokens
+    if not mean < LARGEST_MEAN_LOSS:
+        bad = sum(not math.isfinite(loss) for loss in scores.nll)
+        raise NonFiniteError(
+            f"the loss of {bad} of {len(scores.nll)} windows is not finite, the mean loss is"
+            f" {mean:.4g} nats a token, and {scores.nonfinite / scores.logits:.2%} of the logits"
+            " are not finite"
+        )
 
 
 def rounding_kl(

@@ -16,8 +16,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Protocol = Literal["default", "gptq-2048-nobos", "llamacpp-512-half", "strided"]
 
@@ -40,6 +44,26 @@ class Window:
     def scored(self) -> int:
         """Number of scored tokens."""
         return len(self.ids) - self.first_scored
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int] | None]:
+    """The text's ids with nothing added, and the character that each token ends at, if known."""
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
+    )
+    offsets = encoded.get("offset_mapping")
+    return list(encoded["input_ids"]), None if offsets is None else [end for _, end in offsets]
+
+
+def ids_hash(windows: list[Window]) -> str:
+    """sha256 of what is put to the model and which of it is scored."""
+    digest = hashlib.sha256()
+    for window in windows:
+        digest.update(repr((window.first_scored, window.ids)).encode())
+    return digest.hexdigest()
 
 
 def cut_windows(

@@ -28,6 +28,8 @@ _LARGEST_BYTES = 2**24
 """Of a task's YAML file."""
 _SHALLOW_BYTES = 2**12
 """What is no longer than this cannot nest so deep that a loader's stack overflows."""
+_GENERATED = "generate_until"
+"""The `output_type` of tasks that have the model write, and that of a task which states none."""
 BUNDLED_TASKS_FOLDER = BUNDLED_FOLDER / "tasks"
 
 
@@ -196,6 +198,14 @@ def _members(listed: object) -> Iterator[str]:
             yield from _members(member["task"])
         elif isinstance(member, dict):
             yield str(member.get("group") or member.get("task"))
+
+
+def generates(name: str, folder: Path | None) -> bool:
+    """Whether a task, or one of a group's, has the model write: others are scored in one pass."""
+    files = yaml_files_of(name, known_tasks([name], folder))
+    found = [_read_yaml(path) for path in files]
+    kinds = [one.get("output_type", _GENERATED) for one in found if "group" not in one]
+    return _GENERATED in kinds
 
 
 def with_includes(path: Path) -> list[Path]:

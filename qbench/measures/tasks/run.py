@@ -85,7 +85,7 @@ def run_task(
         add_bos_token=bool(special),
     )
     # lm-eval takes the largest of numbers that are none for an answer.
-    lm._model_generate = partial(lm._model_generate, logits_processor=[refuse_nonfinite])  # noqa: SLF001
+    lm._model_generate = _generating(lm, loaded)  # noqa: SLF001
     with nothing_fetched(trusted=trust_code), templates_within_bounds(trusted=trust_code):
         tasks = _load(name, yaml_files)
     for task_name, task in tasks["tasks"].items():
@@ -117,6 +117,17 @@ def run_task(
         "truncated_items": _count_truncated(results["samples"], lm),
     }
     return results, prompts
+
+
+def _generating(lm: Any, loaded: LoadedModel) -> Any:
+    """How lm-eval's model has a batch continued: checked for numbers, with the cell's own cache."""
+    own = partial(lm._model_generate, logits_processor=[refuse_nonfinite])  # noqa: SLF001
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        cache = loaded.new_cache()
+        return own(*arguments, **options, **({} if cache is None else {"past_key_values": cache}))
+
+    return generate
 
 
 def _load(name: str, yaml_files: Sequence[Path]) -> dict[str, Any]:

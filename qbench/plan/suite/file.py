@@ -30,6 +30,7 @@ from qbench.measures import asked_for
 from qbench.plan.suite.options import Choice, Options, Swept
 from qbench.plan.suite.selectors import Selector
 from qbench.precisions import EXAMPLE, precisions
+from qbench.precisions.kv_cache import KvOption, kv_caches
 from qbench.sources.data.tuning import TuningDataOptions
 
 if TYPE_CHECKING:
@@ -348,6 +349,12 @@ class SuiteFile(Frozen):
     ] = Field((), examples=[[FP32, EXAMPLE, {EXAMPLE: {"compute_dtype": [FP32, FP16]}}]])
     """The precisions, by name or with options; all unless given. A list as the value of an option
     sweeps: one precision for each value."""
+    kv_cache: Annotated[
+        tuple[Annotated[KvOption, Field(title="kind of KV cache")], ...],
+        OneOrMore("one kind of KV cache", "add one, or remove the line to quantize none"),
+    ] = Field((), examples=[[*kv_caches()]])
+    """Kinds of quantized KV cache: each precision is also measured with each, beside the cache in
+    the model's own type (`own`), which is always there."""
     reference: Annotated[
         str | None, NotNull(), expects("the label of one of the precisions", examples=[FP32])
     ] = None

@@ -13,11 +13,13 @@ from qbench.core.errors import ModelError
 from qbench.core.names import shortened, what_there_is
 from qbench.core.options import shown_options
 from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
-from qbench.measures import asked_for
+from qbench.measures import OF_CACHES, asked_for
 from qbench.plan.suite.file import MeasureEntry
 from qbench.plan.suite.options import Choice
 from qbench.precisions import EXAMPLE, precisions
+from qbench.precisions.computing import rest_type
 from qbench.precisions.floating import REFERENCES
+from qbench.precisions.kv_cache import FLOATING, OWN, kv_caches
 from qbench.precisions.names import own_name
 from qbench.sources.models.resolve import parse_model
 
@@ -150,10 +152,32 @@ def make_reference(
     return given
 
 
+def make_caches(
+    problems: Problems, given: Sequence[str], precisions: Sequence[PrecisionRef]
+) -> tuple[str, ...]:
+    """The kinds of quantized cache, each once; the own one, by its type or not, is there anyway."""
+    for index, name in enumerate(given):
+        others = [one for one in precisions if name in FLOATING and rest_type(one) != name]
+        if others:
+            problems.add(
+                ("kv_cache", index),
+                f"{OWN}, or a kind of quantized cache: {', '.join(kv_caches())}",
+                found=f"{name}, where the cache of {others[0].label} is in {rest_type(others[0])}",
+                remedy="leave it out: each precision is measured with its own cache too",
+            )
+    return tuple(dict.fromkeys(name for name in given if name in kv_caches()))
+
+
 def make_measures(
-    problems: Problems, given: MeasureEntry | tuple[str, ...] | None
+    problems: Problems,
+    given: MeasureEntry | tuple[str, ...] | None,
+    *,
+    caches: bool = False,
 ) -> dict[str, Frozen]:
-    """The measurements with their options, in the order of the table; all unless given."""
+    """The measurements with their options, in the order of the table.
+
+    All unless given, those that are for quantized caches alone where `caches` tells of such.
+    """
     if isinstance(given, MeasureEntry):
         return given.options
     for index, name in enumerate(given or ()):
@@ -162,7 +186,9 @@ def make_measures(
             at = ("measure", index)
             problems.add(at, "each measurement once", found=found, remedy="remove one")
     table = asked_for().items()
-    return {name: entry.options() for name, entry in table if given is None or name in given}
+    if given is None:
+        return {name: one.options() for name, one in table if caches or name not in OF_CACHES}
+    return {name: entry.options() for name, entry in table if name in given}
 
 
 def at_most(problems: Problems, at: Place, made: Iterable[T], what: str) -> list[T]:

@@ -11,6 +11,7 @@ from qbench.core.names import did_you_mean
 from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects
 from qbench.core.spec import Cell, Frozen
 from qbench.core.untrusted import LONGEST_LINE
+from qbench.precisions.kv_cache import OWN
 from qbench.precisions.names import nearest_words, picks
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _EXPECTED = "a mapping with `model`, `precision` or both, such as {precision: nf
 
 
 class Selector(Frozen):
-    """Picks the cells whose model and precision match its patterns."""
+    """Picks the cells whose model, precision and cache match its patterns."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={"minProperties": 1, "errorMessage": _EXPECTED}
@@ -44,6 +45,10 @@ class Selector(Frozen):
     finetune: Annotated[Pattern | None, NotNull()] = None
     """Pattern for what tuned cells are called, such as `qlora*`; `none` picks untuned cells."""
 
+    kv_cache: Annotated[Pattern | None, NotNull()] = None
+    """Pattern for the kind of KV cache, such as `int*`; `own` picks cells whose cache is in the
+    model's own type."""
+
     @model_validator(mode="before")
     @classmethod
     def _not_empty(cls, value: object) -> object:
@@ -54,6 +59,8 @@ class Selector(Frozen):
     def matches(self, cell: Cell) -> bool:
         """Whether the cell is picked."""
         if self.finetune is not None and not _is_tuned_so(cell, self.finetune):
+            return False
+        if self.kv_cache is not None and not fnmatchcase(cell.kv_cache or OWN, self.kv_cache):
             return False
         labels = (cell.precision.label, cell.precision.name)
         return fnmatchcase(cell.model.name, self.model) and picks(self.precision, labels)
@@ -136,6 +143,7 @@ def _note_no_match(
         "model": [cell.model.name for cell in cells],
         "precision": [cell.precision.label for cell in cells],
         "finetune": [cell.label for cell in cells if cell.tuning is not None],
+        "kv_cache": [cell.kv_cache or OWN for cell in cells],
     }
     for key, names in known.items():
         pattern = getattr(selector, key)

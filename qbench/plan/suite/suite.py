@@ -19,6 +19,7 @@ from qbench.plan.suite.finetune import FineTuning, make_finetune
 from qbench.plan.suite.parts import (
     check_count,
     default_precisions,
+    make_caches,
     make_measures,
     make_models,
     make_precisions,
@@ -50,6 +51,8 @@ class Suite(Frozen):
     precisions: tuple[PrecisionRef, ...]
     reference: str
     """Label of the precision that the others are compared with."""
+    kv_cache: tuple[str, ...] = ()
+    """Kinds of quantized KV cache that each precision is also measured with."""
     finetune: FineTuning | None = None
     """What is tuned and served, beside the models as they are; nothing where it is None."""
     measure: dict[str, SerializeAsAny[Frozen]]
@@ -103,7 +106,9 @@ class Suite(Frozen):
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells to measure: model by model, the reference first, then in the suite's order."""
-        every = _every_cell(self.models, self.precisions, self.reference, self.finetune)
+        every = _every_cell(
+            self.models, self.precisions, self.reference, self.kv_cache, self.finetune
+        )
         return selected(every, self.include, self.exclude)
 
 
@@ -169,10 +174,12 @@ def _make_suite(
     whole = bool(read.models) and not problems.has("models", "precisions")
     labels = [precision.label for precision in precisions]
     reference = make_reference(problems, read.reference, labels, complete=whole)
+    caches = make_caches(problems, read.kv_cache, precisions)
     finetune = make_finetune(problems, read.finetune) if read.finetune else None
-    count = len(models) * (len(precisions) + (finetune.count if finetune else 0))
+    held = len(precisions) * (1 + len(caches))
+    count = len(models) * (held + (finetune.count if finetune else 0))
     if check_count(problems, count) and whole and reference in labels:
-        cells = _every_cell(models, precisions, reference, finetune)
+        cells = _every_cell(models, precisions, reference, caches, finetune)
         check_selection(problems, cells, read.include, read.exclude, reference)
     _check_metrics(problems, read.gate)
     return Suite(
@@ -182,8 +189,9 @@ def _make_suite(
         models=models,
         precisions=precisions,
         reference=reference,
+        kv_cache=caches,
         finetune=finetune,
-        measure=make_measures(problems, read.measure),
+        measure=make_measures(problems, read.measure, caches=bool(caches)),
         include=read.include,
         exclude=read.exclude,
         timeout_s=read.timeout_s,
@@ -212,15 +220,23 @@ def _every_cell(
     models: tuple[ModelRef, ...],
     precisions: tuple[PrecisionRef, ...],
     reference: str,
+    caches: tuple[str, ...],
     finetune: FineTuning | None,
 ) -> tuple[Cell, ...]:
-    """Model by model: as it is, the reference first; then each training with what it serves."""
+    """Model by model: as it is, the reference first; then each training with what it serves.
+
+    Each precision with the model's own cache comes before it with the others.
+    """
     ordered = sorted(precisions, key=lambda precision: precision.label != reference)
     return tuple(
         cell
         for model in models
         for cell in (
-            *(Cell(model=model, precision=precision) for precision in ordered),
+            *(
+                Cell(model=model, precision=precision, kv_cache=cache)
+                for precision in ordered
+                for cache in (None, *caches)
+            ),
             *(finetune.cells(model) if finetune else ()),
         )
     )

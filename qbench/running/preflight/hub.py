@@ -12,7 +12,7 @@ from qbench.core.errors import ModelError, Problem
 from qbench.core.options import typed_options
 from qbench.measures.completion import COMPLETION, CompletionParams
 from qbench.measures.generation.generation import GENERATION, GenerationParams
-from qbench.measures.quality.quality import QUALITY, QualityParams
+from qbench.measures.quality.decoded import text_of
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
 from qbench.measures.tasks.tasks import TASKS, TaskParams
 from qbench.measures.training.training import TRAINING, TrainingParams
@@ -111,8 +111,8 @@ def _data_to_download(jobs: Sequence[Job]) -> list[Download]:
 
 def _repositories(item: Item) -> dict[str, str]:
     """Data sets on the hub that an item reads, with what they are called in the suite."""
-    if item.measurement == QUALITY.name:
-        text = typed_options(QualityParams, item.params).text
+    text = text_of(item)
+    if text is not None:
         return {DATASETS[text.location].repo: text.source} if text.kind == "hub" else {}
     if item.measurement == TASKS.name:
         task = typed_options(TaskParams, item.params).task

@@ -9,6 +9,7 @@ from qbench.core.errors import Problem
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
+from qbench.precisions.kv_cache import kv_caches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,6 +59,8 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
 def _needs(cell: Cell, model: ResolvedModel) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Precisions and methods of a cell, with the packages that they need."""
     yield cell.precision.name, precisions()[cell.precision.name].needs_of(model)
+    if cell.kv_cache is not None:
+        yield f"kv_cache {cell.kv_cache}", kv_caches()[cell.kv_cache].needs
     if cell.tuning is not None:
         trained_in = cell.tuning.precision.name
         yield trained_in, precisions()[trained_in].needs
