@@ -18,6 +18,7 @@ TYPES = PACKAGE / "core" / "number_types.py"
 their names from here."""
 OTHER_WORDS = {
     ("core/cpu.py", "bf16"),  # an instruction set of Arm's processors
+    ("core/environment.py", "hqq"),  # a package
     ("plan/suite/problems.py", "integer"),  # a type of JSON Schema
 }
 FAMILIES = {"bnb4bit", "int8", "stored"}

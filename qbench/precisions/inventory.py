@@ -116,8 +116,8 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
     # A tied head shares its tensor with the embedding; it must not be taken for a linear layer.
     for full_name, module in model.named_modules():
         name = own_name(full_name)
-        if is_packed(module):
-            yield from _packed_layer(name, module)
+        if holds_codes(module):
+            yield from _coded_layer(name, module)
             continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if full_name in adapters:
@@ -138,6 +138,19 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
             continue  # PEFT's layer shows the weight of the one inside, which has its own turn
         for tensor in _quantization_state(module):
             yield Held(name, "quantization_state", tensor, 0)
+
+
+def holds_codes(module: torch.nn.Module) -> bool:
+    """Whether a layer has tensors of its own for codes, rather than a weight of a library's."""
+    return is_packed(module) or hasattr(module, "held_tensors")
+
+
+def _coded_layer(name: str, module: Any) -> Iterator[Held]:
+    """A layer of qbench's own classes tells what it keeps: see `hqq.layers.layer_class`."""
+    if hasattr(module, "held_tensors"):
+        yield from (Held(name, *kept) for kept in module.held_tensors())
+    else:
+        yield from _packed_layer(name, module)
 
 
 def is_packed(module: torch.nn.Module) -> bool:

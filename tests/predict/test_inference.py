@@ -62,11 +62,11 @@ CASES = [
     *(
         _Case(architecture, precision)
         for architecture in ("llama", "mistral", "qwen2", "gpt2", "opt")
-        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "int4-g32-asym", "fp8")
+        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "fp8", "hqq4")
     ),
     *(
         _Case("mistral", name, batch, tokens)
-        for name in ("bf16", "nf4-dq", "int4-g32")
+        for name in ("bf16", "nf4-dq", "int4-g32", "hqq3")
         for batch, tokens in ((1, 32), (8, 16), (1, 400))
     ),
     _Case("llama", "fp32", config={"kv_heads": 4}),
@@ -77,7 +77,7 @@ CASES = [
 SCORED = [
     _Case(architecture, name)
     for architecture in ("llama", "gpt2")
-    for name in ("fp32", "bf16", "nf4", "int4-g32")
+    for name in ("fp32", "bf16", "nf4", "int4-g32", "hqq2")
 ]
 
 
@@ -135,6 +135,8 @@ def test_prefill_and_decode(case: _Case, loaded: Callable[[_Case], Any]) -> None
     last = _above(predict_decode(predicted, batch=case.batch, tokens=case.tokens + 2))
     # OPT makes a mask and two tables of places, of 8 bytes a token each.
     slack = 3 * 8 * case.batch * case.tokens if case.architecture == "opt" else 0
+    # Codes of 3 bits come out in tens of groups of 64, which are more than there are.
+    slack += 9 * 64 * 2 if case.precision == "hqq3" else 0
     assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE, abs=slack)
     assert decode.peak_bytes - static == pytest.approx(last, rel=TOLERANCE, abs=slack)
 
