@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.core.number_types import ITEM_BYTES, torch_type
+from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.hqq.options import Bits, FreeHqqOptions, HqqOptions, layer_bytes
 from qbench.precisions.layer_probe import LayerFormat
-from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -52,7 +53,6 @@ class Hqq(Precision):
     order: int = 37
     by_default: bool = False
     needs: tuple[str, ...] = ("hqq",)
-    loads_whole: bool = True
 
     def width(self, options: HqqOptions) -> Bits:
         """Bits of a code."""
@@ -115,22 +115,22 @@ class Hqq(Precision):
         return made
 
     def load(self, checkpoint: Checkpoint, options: HqqOptions) -> PreTrainedModel:
-        """Loads the model in the type of the rest, then quantizes it layer by layer.
+        """Quantizes the checkpoint layer by layer while reading it.
 
         Raises `ModelError` where no layer can be quantized.
         """
         from qbench.precisions.hqq.layers import layer_class, quantized_layer
-        from qbench.precisions.plain_layers import replace_linear
 
         bits, dtype = self.width(options), torch_type(options.dtype)
 
-        def made(layer: torch.nn.Linear) -> Any:
+        def quantize(_: str, layer: nn.Linear) -> nn.Module | None:
             sizes = layer.out_features, layer.in_features
             fits = layer_bytes(options, bits, *sizes, ITEM_BYTES[options.dtype])
-            return layer if fits is None else quantized_layer(layer, options, bits, dtype)
+            return None if fits is None else quantized_layer(layer, options, bits, dtype)
 
-        model = load_pretrained(checkpoint, dtype=options.dtype)
-        replace_linear(model, made)
+        model = load_layer_by_layer(
+            checkpoint, dtype=options.dtype, quantize=quantize, weight_bytes=bits / 8
+        )
         if not any(isinstance(module, layer_class()) for module in model.modules()):
             raise ModelError(f"{checkpoint.folder}: {_no_layer(options)}")
         return model
