@@ -94,6 +94,11 @@ class Qat:
                 f"{chosen.weights} chooses other codes than rounding to nearest, which is what QAT"
                 " trains through; use it on a model that was tuned with method full"
             )
+        if chosen.scales != "minmax":
+            return (
+                f"QAT trains through scales of the extremes, and scales: {chosen.scales} chooses"
+                " others; use it on a model that was tuned with method full"
+            )
         if chosen.activations == "static":
             return (
                 "static activations take their scales from a calibration after the training, so"

@@ -138,9 +138,13 @@ def _one_weight(weight: Weight, options: IntegerOptions, quantized: IntegerCodes
     low, high = min(float(around.min()), 0.0), max(float(around.max()), 0.0)
     if options.mapping == "symmetric":
         absmax = max(-low, high)
+        start = ("2 · absmax / steps", f"{2 * absmax / steps:.6g}", f"{steps} steps between codes")
+        if options.scales == "hqq":
+            lowest = 2 ** (options.bits - 1)
+            start = (f"absmax / {lowest}", f"{absmax / lowest:.6g}", "where its search begins")
         limits: tuple[tuple[str, str, str], ...] = (
             ("absmax of the group", f"{absmax:.6g}", "the largest size among its weights"),
-            ("2 · absmax / steps", f"{2 * absmax / steps:.6g}", f"{steps} steps between the codes"),
+            start,
         )
     else:
         limits = (

@@ -42,7 +42,12 @@ def grid_section(options: IntegerOptions, counts: list[int]) -> Section:
     """The formulas, and the codes with the weights that have them where there are few."""
     limit, steps = 2 ** (options.bits - 1), 2**options.bits - 1
     rule: tuple[str, ...]
-    if options.mapping == "symmetric":
+    if options.scales == "hqq":
+        rule = (
+            f"scale: from absmax / {limit} on, in up to 20 steps, the one with the least squared",
+            "error for codes at the nearest levels (torchao's HQQ_SCALE_ONLY); the zero point is 0",
+        )
+    elif options.mapping == "symmetric":
         rule = (
             (
                 f"scale = 2 · absmax / {steps}, where absmax is the largest size in the group; the"
@@ -71,7 +76,9 @@ def grid_section(options: IntegerOptions, counts: list[int]) -> Section:
         table=words_table(("code", "bits", "share of the weights"), rows, right=(0, 2))
         if few
         else None,
-        notes=() if options.mapping == "asymmetric" else (_top_is_clipped(limit),),
+        notes=(_top_is_clipped(limit),)
+        if (options.mapping, options.scales) == ("symmetric", "minmax")
+        else (),
     )
 
 

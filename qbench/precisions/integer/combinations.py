@@ -60,6 +60,15 @@ def _wrong_weights(options: IntegerOptions) -> str | None:
             "bits: 8, mapping: symmetric, granularity: channel or tensor, and activations:"
             " dynamic beside weights: smoothquant, which moves outliers out of them"
         )
+    if options.scales == "hqq" and (
+        (options.mapping, options.weights) != ("symmetric", "rtn")
+        or options.uses_int8_kernel
+        or options.granularity == "tensor"
+    ):
+        return (
+            "mapping: symmetric, granularity: channel or group, weights: rtn, and weights that are"
+            " dequantized (not the int8 product of 8-bit activations), beside scales: hqq"
+        )
     for name, weights in _OF_WEIGHTS.items():
         if _is_changed(options, name) and options.weights != weights:
             return f"weights: {weights} beside `{name}` (not {options.weights})"

@@ -34,6 +34,7 @@ def torchao_config(options: IntegerOptions) -> AOBaseConfig:
         PerRow,
         PerTensor,
     )
+    from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
     if options.uses_int8_kernel:
         over = PerTensor() if options.granularity == "tensor" else PerRow()
@@ -47,8 +48,17 @@ def torchao_config(options: IntegerOptions) -> AOBaseConfig:
 
         return one_scale_config(code, mapping)
     granularity = PerAxis(0) if options.group is None else PerGroup(options.group)
+    chosen = IntxChooseQParamsAlgorithm["HQQ_SCALE_ONLY" if options.scales == "hqq" else "AFFINE"]
     if options.activations == "dynamic":
         return Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=code, weight_granularity=granularity, weight_mapping_type=mapping
+            weight_dtype=code,
+            weight_granularity=granularity,
+            weight_mapping_type=mapping,
+            intx_choose_qparams_algorithm=chosen,
         )
-    return IntxWeightOnlyConfig(weight_dtype=code, granularity=granularity, mapping_type=mapping)
+    return IntxWeightOnlyConfig(
+        weight_dtype=code,
+        granularity=granularity,
+        mapping_type=mapping,
+        intx_choose_qparams_algorithm=chosen,
+    )

@@ -187,7 +187,9 @@ class Integer(LibraryWeights, Precision):
                 "quant_type": f"int{options.bits}",
                 **{
                     name: getattr(options, name)
-                    for name in ("mapping", "granularity", "group", "activations", "weights")
+                    for name in (
+                        *("mapping", "granularity", "group", "scales", "activations", "weights"),
+                    )
                 },
                 "dtype": options.dtype,
                 "compute_dtype": _computed_in(model, options),

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from qbench.core.aliases import Also
+from qbench.core.aliases import Also, AlsoValues
 from qbench.core.number_types import FloatOption
 from qbench.core.spec import Frozen
 from qbench.precisions.integer.combinations import wrong_combination
@@ -34,7 +34,7 @@ WINDOWS, WINDOW_TOKENS = 128, 2048
 """Windows that are calibrated on, and tokens of each, unless stated: what GPTQ's authors take, and
 most tools after them. A shorter text has fewer windows, a model of a shorter context shorter ones.
 """
-_LATER = ("damping", "act_order")
+_LATER = ("damping", "act_order", "scales")
 """Options that came after the first records: not written where they are left at their defaults, so
 that keys stay."""
 _ONCE = {"calibration_windows": 16, "calibration_window": None}
@@ -74,6 +74,14 @@ class IntegerOptions(Frozen):
     """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
     the other, each making up for the errors of those before it (arXiv 2210.17323); `smoothquant`,
     outliers moved from the activations into the weights first (arXiv 2211.10438)."""
+    scales: Annotated[
+        Literal["minmax", "hqq"],
+        AlsoValues({"affine": "minmax", "hqq_scale_only": "hqq"}),
+        Also("intx_choose_qparams_algorithm"),
+    ] = "minmax"
+    """For `weights: rtn`: those of `mapping`, by the extremes; or, of symmetric codes by row or
+    group that are dequantized, those that torchao's HQQ_SCALE_ONLY finds: of codes at the nearest
+    levels the scale with the least squared error, then the codes anew, up to 20 times."""
     damping: Annotated[
         Annotated[float, Field(gt=0, le=1)], Also("damp_percent", "dampening_frac", "percdamp")
     ] = 0.01

@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "threshold": 5,
     "bits": 8,
     "mapping": "symmetric",
+    "scales": "minmax",
     "group": 32,
     "damping": 0.02,
     "calibration_windows": 4,
