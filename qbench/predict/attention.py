@@ -38,7 +38,7 @@ class Attention:
     def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """(batch, tokens, heads × head), by the kernel that transformers and torch choose."""
         own = query.item_bytes
-        if self._groups > 1 and self._repeats:
+        if self._groups > 1 and self._repeats(mask):
             key, value = self._repeated(key), self._repeated(value)
         if self._linears.autocast:
             query, key, value = (self.tape.cast(part, HALF) for part in (query, key, value))
@@ -50,11 +50,10 @@ class Attention:
             return self._by_definition(query, key, value, mask)
         return self._flash(query, key, value, mask)
 
-    @property
-    def _repeats(self) -> bool:
+    def _repeats(self, mask: Bytes | None) -> bool:
         """Whether keys and values are copied for each query head that shares them."""
         dropped = self.shape.attention_dropout and self.setup.device == "cpu"
-        return self.setup.attention == "eager" or self.setup.padded or dropped
+        return self.setup.attention == "eager" or mask is not None or dropped
 
     def _repeated(self, given: Bytes) -> Bytes:
         return self.tape.op(given.elements * self._groups, given.item_bytes, [given])
@@ -69,7 +68,7 @@ class Attention:
         rows = query.elements // self.shape.head_dim
         kept = [query, key, value, tape.op(rows, FP32)]
         if mask is not None:
-            kept.append(tape.op(mask.elements, item))
+            kept.append(tape.op(self.setup.batch * self.setup.tokens**2, item))
         sums = 0
         if self.setup.device == "cuda":
             sums = FP32 * (query.elements + rows)
@@ -115,7 +114,7 @@ class Attention:
         tape, squares, own = self.tape, self._squares, query.item_bytes
         shown = tape.op(self.setup.tokens**2 if mask is None else mask.elements, FP32)
         wide = [tape.cast(part, FP32) for part in (query, key, value)]
-        if self._groups > 1 and not self._repeats:
+        if self._groups > 1 and not self._repeats(mask):
             wide[1:] = [self._repeated(part) for part in wide[1:]]
         scaled = [tape.op(part.elements, FP32, [part]) for part in wide[:2]]
         laid = [tape.op(part.elements, FP32, [part], passes=True) for part in scaled]

@@ -20,6 +20,8 @@ from qbench.predict.shapes import TrainingSetup
 from qbench.predict.tape import BATCH, Bytes, Storage, Tape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.precisions.products import Products
     from qbench.predict.shapes import DecoderShape, Linear
     from qbench.predict.tape import Ledger
@@ -60,23 +62,24 @@ class Adapter:
 class Cache:
     """Keys and values of each layer, of the tokens so far.
 
-    `most_elements` is what a sliding window keeps of either, None without one. Where there is one
-    the old values stand until the new keys and values are both made; else only until the values.
+    `most_elements` is what a layer's sliding window keeps of either, None without one. Where there
+    is one the old values stand until the new keys and values are both made; else only until the
+    values.
     """
 
-    def __init__(self, layers: int, most_elements: int | None = None) -> None:
-        self._held: list[tuple[Bytes, Bytes] | None] = [None] * layers
-        self._most_elements = most_elements
+    def __init__(self, most_elements: Sequence[int | None]) -> None:
+        self._held: list[tuple[Bytes, Bytes] | None] = [None] * len(most_elements)
+        self._most_elements = tuple(most_elements)
 
     def join(self, tape: Tape, layer: int, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
         """The layer's keys and values with the new ones behind them."""
-        old = self._held[layer]
+        old, most = self._held[layer], self._most_elements[layer]
         part, tape.part = tape.part, KV_CACHE
         before = old[0].elements if old else 0
-        if self._most_elements is not None:
-            before = min(before, self._most_elements)
+        if most is not None:
+            before = min(before, most)
         keys = tape.op(before + key.elements, key.item_bytes)
-        if old and self._most_elements is None:
+        if old and most is None:
             self._held[layer] = (keys, old[1])
             del old
         values = tape.op(before + value.elements, value.item_bytes)
@@ -97,7 +100,7 @@ class CachedDecoder(Decoder):
         *,
         batch: int,
         tokens: int,
-        masked: bool = False,
+        seen: int = 0,
         attention: Literal["sdpa", "eager"] = "sdpa",
         adapter: Adapter | None = None,
     ) -> None:
@@ -110,10 +113,9 @@ class CachedDecoder(Decoder):
             products=products,
             compute=number_types.FP32,  # no autocast
             attention=attention,
-            padded=masked,
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
-        self._kernels = kernels
+        self._kernels, self._seen = kernels, seen
         self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
         shape = replace(shape, residual_dropout=False, attention_dropout=False)
         super().__init__(Tape(ledger), shape, setup)
@@ -147,17 +149,25 @@ class CachedDecoder(Decoder):
         tape.part = ACTIVATIONS
         hidden, *_embedded = self._embed()
         _places = tape.op(self.setup.tokens, 8)
-        tables = self._rotary_tables(hidden.item_bytes) if self.shape.gated else None
-        mask = self._mask(hidden.item_bytes)
-        for weights in self._layers:
-            hidden = self._layer(hidden, weights, tables, mask)
-        return self._norm(hidden, self._last_norm, "norm")
+        tables = self._rotary_tables(hidden.item_bytes)
+        masks = self._masks(hidden.item_bytes)
+        for index, weights in enumerate(self._layers):
+            hidden = self._layer(hidden, weights, self.shape.sort(index), tables, masks)
+        return self.norm(hidden, self._last_norm, "norm")
 
-    def _mask(self, item_bytes: int) -> Bytes | None:
-        """As in training, but flags are (1, 1, tokens, tokens): nothing is padded."""
-        if self.setup.padded and self.setup.attention == "sdpa":
-            return self.tape.op(self.setup.tokens**2, 1)
-        return super()._mask(item_bytes)
+    def _masks(self, item_bytes: int) -> dict[bool, Bytes | None]:
+        """As in training, but flags are (1, 1, tokens, tokens): nothing is padded.
+
+        Only a window that hides some token needs flags.
+        """
+        windows = {sort.window for sort in self.shape.sorts} - {None}
+        if self.setup.attention == "eager":
+            masks = super()._masks(item_bytes)
+            if windows and len({sort.window for sort in self.shape.sorts}) > 1:
+                masks[True] = super()._masks(item_bytes)[True]
+            return masks
+        hides = self.setup.tokens > 1 and any(self._seen >= (window or 0) for window in windows)
+        return {False: None, True: self.tape.op(self.setup.tokens**2, 1) if hides else None}
 
     def _joined(self, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
         """Behind those of the tokens before, where there is a cache."""

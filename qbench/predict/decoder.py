@@ -1,7 +1,8 @@
 """The operations of transformers' decoders and of PEFT's adapters, for a tape of bytes.
 
 Local variables live here as long as in the modules that these functions follow (transformers 5:
-`models.llama`, `.mistral`, `.qwen2`, `.gpt2`, `.opt`; `peft.tuners.lora` 0.21;
+`models.llama`, `.mistral`, `.qwen2`, `.gpt2`, `.opt`, and forward alone `.qwen3`, `.smollm3`,
+`.olmo2`, `.phi3`, `.gemma3`, `.mixtral`, `.qwen3_moe`; `peft.tuners.lora` 0.21;
 `bitsandbytes.autograd` 0.50): a temporary that is held during a block there is held here. Trained
 embeddings, norms and head are fp32 or bf16 weights; what is quantized is the blocks' linear layers.
 N stands for the elements of a hidden state: batch × tokens × hidden.
@@ -13,11 +14,18 @@ from typing import TYPE_CHECKING
 
 from qbench.predict.attention import Attention
 from qbench.predict.linear import FP32, Linears
+from qbench.predict.mixture import mix
+from qbench.predict.norms import layer_norm, rms_norm, wide_rms_norm
 from qbench.predict.tape import BATCH, LAYERS, LOGITS_AND_LOSS, Bytes, Edge
+from qbench.predict.ungated import gpt2_layer, opt_layer
 
 if TYPE_CHECKING:
-    from qbench.predict.shapes import DecoderShape, TrainingSetup
+    from qbench.predict.shapes import DecoderShape, LayerSort, TrainingSetup
     from qbench.predict.tape import Tape
+
+    Tables = dict[bool, tuple[Bytes, Bytes]]
+    """By whether a layer has a window."""
+    Masks = dict[bool, Bytes | None]
 
 _INT64 = 8
 
@@ -41,6 +49,7 @@ class Decoder:
                 },
                 **self._norm_weights("norm1"),
                 **self._norm_weights("norm2"),
+                **self._head_norms(),
             }
             for _ in range(shape.layers)
         ]
@@ -70,21 +79,25 @@ class Decoder:
         hidden, *_embedded = self._embed()
         tape.part = BATCH
         places = tape.op(self.setup.tokens if shape.gated else self.tokens, _INT64)
-        tables = self._rotary_tables(hidden.item_bytes) if shape.gated else None
-        mask = self._mask(hidden.item_bytes)
+        tables = self._rotary_tables(hidden.item_bytes)
+        masks = self._masks(hidden.item_bytes)
         for index, weights in enumerate(self._layers):
             tape.border(index)
+            own = shape.sort(index)
 
             def run(
-                entering: Bytes, weights: dict[str, Bytes] = weights, _places: Bytes = places
+                entering: Bytes,
+                weights: dict[str, Bytes] = weights,
+                sort: LayerSort = own,
+                _places: Bytes = places,
             ) -> Bytes:
-                return self._layer(entering, weights, tables, mask)
+                return self._layer(entering, weights, sort, tables, masks)
 
             tape.part = LAYERS
             hidden = tape.checkpoint(run, hidden) if self.setup.checkpointing else run(hidden)
         tape.border(None)
         tape.part = LOGITS_AND_LOSS
-        hidden = self._norm(hidden, self._last_norm, "norm")
+        hidden = self.norm(hidden, self._last_norm, "norm")
         return self.linears.multiply(hidden, self._head, None, shape.vocabulary)
 
     def _embed(self) -> tuple[Bytes, ...]:
@@ -95,87 +108,99 @@ class Decoder:
             # transformers asks for its gradient, which only another kind of checkpointing needs.
             found.edge = Edge(found.size)
             tape.pin(found)
+        if shape.model_type == "gemma3_text":
+            found = tape.op(found.elements, item, [found])  # times the root of hidden
         if not shape.positions:
             return found, found
         rows = self.setup.tokens if shape.model_type == "gpt2" else self.tokens
         places = tape.op(rows * shape.hidden, item, [self._positions])
         summed = tape.op(found.elements, item, [found, places], passes=True)
         if shape.model_type == "gpt2":
-            summed = self._dropped(summed)
+            summed = self.dropped(summed)
         return summed, found, places
 
-    def _rotary_tables(self, item_bytes: int) -> tuple[Bytes, Bytes]:
-        """Cosine and sine, (1, tokens, head)."""
+    def _rotary_tables(self, item_bytes: int) -> Tables:
+        """Cosine and sine, (1, tokens, head); Gemma 3's of each kind of layer, OLMo 2's in fp32."""
+        if not self.shape.gated:
+            return {}
+        item = FP32 if self.shape.norm == "wide rms" else item_bytes
         size = self.setup.tokens * self.shape.head_dim
-        return self.tape.op(size, item_bytes), self.tape.op(size, item_bytes)
 
-    def _mask(self, item_bytes: int) -> Bytes | None:
+        def table() -> tuple[Bytes, Bytes]:
+            return self.tape.op(size, item), self.tape.op(size, item)
+
+        if self.shape.model_type == "gemma3_text":
+            return {windowed: table() for windowed in (False, True)}
+        return dict.fromkeys((False, True), table())
+
+    def _masks(self, item_bytes: int) -> Masks:
         """(batch, 1, tokens, tokens): flags, or for eager attention numbers to add."""
         eager = self.setup.attention == "eager"
-        if not eager and not self.setup.padded:
-            return None
-        return self.tape.op(self.tokens * self.setup.tokens, item_bytes if eager else 1)
+        mask = None
+        if eager or self.setup.padded:
+            mask = self.tape.op(self.tokens * self.setup.tokens, item_bytes if eager else 1)
+        return dict.fromkeys((False, True), mask)
 
     def _layer(
         self,
         hidden: Bytes,
         weights: dict[str, Bytes],
-        tables: tuple[Bytes, Bytes] | None,
-        mask: Bytes | None,
+        sort: LayerSort,
+        tables: Tables,
+        masks: Masks,
     ) -> Bytes:
+        mask = masks[sort.window is not None]
         match self.shape.model_type:
             case "gpt2":
-                return self._gpt2_layer(hidden, weights, mask)
+                return gpt2_layer(self, hidden, weights, mask)
             case "opt":
-                return self._opt_layer(hidden, weights, mask)
+                return opt_layer(self, hidden, weights, mask)
             case _:
-                return self._gated_layer(hidden, weights, tables, mask)
+                table = tables[sort.window is not None] if sort.rotary else None
+                return self._gated_layer(hidden, weights, sort, table, mask)
 
     def _gated_layer(
         self,
         hidden: Bytes,
         weights: dict[str, Bytes],
-        tables: tuple[Bytes, Bytes] | None,
+        sort: LayerSort,
+        table: tuple[Bytes, Bytes] | None,
         mask: Bytes | None,
     ) -> Bytes:
+        before, after = self.shape.norms_before, self.shape.norms_after
         residual = hidden
-        hidden = self._norm(hidden, weights, "norm1")
-        hidden = self._attend(hidden, weights, tables, mask)
-        residual = hidden = self._add(residual, hidden)
-        hidden = self._norm(hidden, weights, "norm2")
-        hidden = self._gated(hidden, weights)
-        return self._add(residual, hidden)
+        if before:
+            hidden = self.norm(hidden, weights, "norm1")
+        hidden = self.attend(hidden, weights, table, mask)
+        if after:
+            hidden = self.norm(hidden, weights, "norm1")
+        residual = hidden = self.add(residual, hidden)
+        if before:
+            hidden = self.norm(hidden, weights, "norm2")
+        hidden = self._mix(hidden) if sort.experts else self._gated(hidden, weights)
+        if after:
+            hidden = self.norm(hidden, weights, "norm2")
+        return self.add(residual, hidden)
 
-    def _gpt2_layer(self, hidden: Bytes, weights: dict[str, Bytes], mask: Bytes | None) -> Bytes:
-        """Drops within attention and MLP; what the attention gave has a name to the end."""
-        residual = hidden
-        hidden = self._norm(hidden, weights, "norm1")
-        attended = self._attend(hidden, weights, None, mask)
-        residual = hidden = self._add(residual, attended)
-        hidden = self._norm(hidden, weights, "norm2")
-        return self._add(residual, self._gpt2_mlp(hidden, weights))
+    def _mix(self, hidden: Bytes) -> Bytes:
+        assert self.shape.experts is not None  # noqa: S101 - a layer of that sort has them
+        return mix(
+            self.tape,
+            hidden,
+            self.shape.experts,
+            hidden=self.shape.hidden,
+            wide=self.shape.model_type == "mixtral",
+            on_cuda=self.setup.device == "cuda",
+        )
 
-    def _opt_layer(self, hidden: Bytes, weights: dict[str, Bytes], mask: Bytes | None) -> Bytes:
-        residual = hidden
-        hidden = self._norm(hidden, weights, "norm1")
-        hidden = self._attend(hidden, weights, None, mask)
-        hidden = self._dropped(hidden)
-        residual = hidden = self._add(residual, hidden)
-        hidden = self._norm(hidden, weights, "norm2")
-        hidden = self._linear(hidden, weights, "fc1")
-        # relu keeps its output
-        hidden = self.tape.op(hidden.elements, hidden.item_bytes, [hidden], saves_output=True)
-        hidden = self._linear(hidden, weights, "fc2")
-        hidden = self._dropped(hidden)
-        return self._add(residual, hidden)
-
-    def _attend(
+    def attend(
         self,
         hidden: Bytes,
         weights: dict[str, Bytes],
         tables: tuple[Bytes, Bytes] | None,
         mask: Bytes | None,
     ) -> Bytes:
+        """The attention from its first layer to its last."""
         query, key, value = self._project(hidden, weights, tables)
         key, value = self._joined(key, value)
         attended = self.attention.attend(query, key, value, mask)
@@ -191,34 +216,71 @@ class Decoder:
         """Query, key and value, as the attention reads them."""
         shape = self.shape
         if shape.model_type == "gpt2":
-            mixed = self._linear(hidden, weights, "attn.c_attn")
+            mixed = self.linear(hidden, weights, "attn.c_attn")
             third = mixed.elements // 3
             # Views into one tensor: the step back joins their gradients into one.
             query, key, value = (
                 self.tape.op(third, mixed.item_bytes, [mixed], view_of=mixed) for _ in range(3)
             )
             return query, key, value
-        query = self._linear(hidden, weights, "q_proj")
-        key = self._linear(hidden, weights, "k_proj")
-        value = self._linear(hidden, weights, "v_proj")
+        if shape.joined:
+            return self._project_joined(hidden, weights, tables)
+        late = shape.norm == "gemma"  # norms once all three are there
+        query = self.linear(hidden, weights, "q_proj")
+        query = query if late else self._normed(query, weights, "q_norm")
+        key = self.linear(hidden, weights, "k_proj")
+        key = key if late else self._normed(key, weights, "k_norm")
+        value = self.linear(hidden, weights, "v_proj")
+        if late:
+            query = self._normed(query, weights, "q_norm")
+            key = self._normed(key, weights, "k_norm")
         if shape.model_type == "opt":  # scaled here and not within the attention
             query = self.tape.op(query.elements, query.item_bytes, [query])
         if tables is not None:
+            own = query.item_bytes
             query, key = self.attention.rotate(query, tables), self.attention.rotate(key, tables)
+            query, key = self.tape.cast(query, own), self.tape.cast(key, own)
         return query, key, value
+
+    def _project_joined(
+        self, hidden: Bytes, weights: dict[str, Bytes], tables: tuple[Bytes, Bytes] | None
+    ) -> tuple[Bytes, Bytes, Bytes]:
+        """Views into one layer's output; what is rotated is joined with what is not, if nothing."""
+        tape, shape = self.tape, self.shape
+        mixed = self.linear(hidden, weights, "qkv_proj")
+        shared = mixed.elements * shape.kv_heads // (shape.heads + 2 * shape.kv_heads)
+        sizes = mixed.elements - 2 * shared, shared, shared
+        query, key, value = (
+            tape.op(size, mixed.item_bytes, [mixed], view_of=mixed) for size in sizes
+        )
+        if tables is not None:
+            turned = self.attention.rotate(query, tables)
+            query = tape.op(turned.elements, turned.item_bytes, [turned])
+            turned = self.attention.rotate(key, tables)
+            key = tape.op(turned.elements, turned.item_bytes, [turned])
+        return query, key, value
+
+    def _normed(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
+        return self.norm(given, weights, name) if self.shape.normed_queries else given
 
     def _put_out(self, attended: Bytes, weights: dict[str, Bytes]) -> Bytes:
         outputs = {"gpt2": "attn.c_proj", "opt": "out_proj"}
-        attended = self._linear(attended, weights, outputs.get(self.shape.model_type, "o_proj"))
-        return self._dropped(attended) if self.shape.model_type == "gpt2" else attended
+        attended = self.linear(attended, weights, outputs.get(self.shape.model_type, "o_proj"))
+        return self.dropped(attended) if self.shape.model_type == "gpt2" else attended
 
     def _gated(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
         """down(silu(gate(x)) · up(x)): silu keeps its input, the product both factors."""
         tape = self.tape
-        gate = self._linear(hidden, weights, "gate_proj")
+        if self.shape.joined:
+            both = self.linear(hidden, weights, "gate_up_proj")
+            active = tape.op(both.elements // 2, both.item_bytes, [both])
+            product = tape.op(active.elements, both.item_bytes, [both, active])
+            del active
+            return self.linear(product, weights, "down_proj")
+        gate = self.linear(hidden, weights, "gate_proj")
         active = tape.op(gate.elements, gate.item_bytes, [gate], saved=[gate])
         del gate
-        up = self._linear(hidden, weights, "up_proj")
+        up = self.linear(hidden, weights, "up_proj")
         product = tape.op(
             up.elements,
             up.item_bytes,
@@ -226,85 +288,53 @@ class Decoder:
             saved=[*([active] if up.edge else []), *([up] if active.edge else [])],
         )
         del active, up
-        return self._linear(product, weights, "down_proj")
+        return self.linear(product, weights, "down_proj")
 
-    def _gpt2_mlp(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
-        hidden = self._linear(hidden, weights, "mlp.c_fc")
-        hidden = self._gelu(hidden)
-        hidden = self._linear(hidden, weights, "mlp.c_proj")
-        return self._dropped(hidden)
-
-    def _gelu(self, given: Bytes) -> Bytes:
-        """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), each operation a tensor of its own.
-
-        Kept: x (by the cube), the tanh, and the two factors of the product. Under CUDA's autocast
-        the cube is taken in fp32, and all that follows from it.
-        """
-        tape, size = self.tape, given.elements
-        half = tape.op(size, given.item_bytes, [given])
-        base = given
-        if self.setup.device == "cuda" and self.linears.autocast:
-            base = tape.cast(given, FP32)
-        item = base.item_bytes
-        cube = tape.op(size, item, [base], saved=[base], scratch_bytes=2 * base.size)
-        cube = tape.op(size, item, [cube])
-        inner = tape.op(size, item, [given, cube], passes=True)
-        del cube
-        inner = tape.op(size, item, [inner])
-        inner = tape.op(size, item, [inner], saves_output=True)
-        inner = tape.op(size, item, [inner], passes=True)
-        return tape.op(size, item, [half, inner], saved=[half, inner], elementwise=True)
-
-    def _norm(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
+    def norm(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
+        """The norm of that name, over vectors as long as its weight."""
         weight = weights[f"{name}.weight"]
-        return (
-            self._layer_norm(given, weight, weights[f"{name}.bias"])
-            if self.shape.norm == "layer"
-            else self._rms_norm(given, weight)
-        )
+        match self.shape.norm:
+            case "layer":
+                in_fp32 = self.setup.device == "cuda" and self.linears.autocast
+                return layer_norm(
+                    self.tape, given, weight, weights[f"{name}.bias"], in_fp32=in_fp32
+                )
+            case "rms":
+                return rms_norm(self.tape, given, weight)
+            case "gemma" | "wide rms":
+                return wide_rms_norm(self.tape, given, weight, lets_go=self.shape.norm == "gemma")
 
-    def _rms_norm(self, given: Bytes, weight: Bytes) -> Bytes:
-        """x·rsqrt(mean(x²) + ε)·weight, taken in fp32.
-
-        Kept: x in fp32 (4N, no copy where x is fp32), the rsqrt (4 bytes a token), and where the
-        weight is trained the normed x. The step back of x² takes x¹ and 2·x¹ besides.
-        """
-        tape, size = self.tape, given.elements
-        wide = tape.cast(given, FP32)
-        squares = tape.op(size, FP32, [wide], saved=[wide], scratch_bytes=2 * FP32 * size)
-        variance = tape.op(self.tokens, FP32, [squares])
-        del squares
-        scale = tape.op(self.tokens, FP32, [variance], saves_output=True)
-        wide = tape.op(size, FP32, [wide, scale], saved=[wide, scale], elementwise=True)
-        normed = tape.cast(wide, given.item_bytes)
-        del wide
-        item = max(normed.item_bytes, weight.item_bytes)
-        kept = [normed] if weight.edge else []
-        return tape.op(size, item, [normed, weight], saved=kept, elementwise=True)
-
-    def _layer_norm(self, given: Bytes, weight: Bytes, bias: Bytes) -> Bytes:
-        """Kept: x, and mean and 1/σ of each token in its type. CUDA's autocast takes it in fp32."""
-        tape = self.tape
-        if self.setup.device == "cuda" and self.linears.autocast:
-            given = tape.cast(given, FP32)
-        moments = tape.op(2 * self.tokens, given.item_bytes)
-        return tape.op(
-            given.elements, given.item_bytes, [given, weight, bias], saved=[given, moments]
-        )
-
-    def _add(self, left: Bytes, right: Bytes) -> Bytes:
+    def add(self, left: Bytes, right: Bytes) -> Bytes:
         """Keeps nothing; in the wider of the two types."""
         item = max(left.item_bytes, right.item_bytes)
         return self.tape.op(left.elements, item, [left, right], passes=True)
 
-    def _dropped(self, given: Bytes) -> Bytes:
+    def dropped(self, given: Bytes) -> Bytes:
+        """Some of it dropped, where the model drops of its blocks' outputs."""
         return self.linears.drop(given) if self.shape.residual_dropout else given
 
-    def _linear(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
+    def linear(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
+        """The linear layer of that name, with its adapter."""
         return self.linears.apply(given, weights, name, self.shape.linears[name])
 
     def _table(self, rows: int) -> Bytes:
         return self.linears.weight(rows * self.shape.hidden, self.setup.rest_bytes)
+
+    def _head_norms(self) -> dict[str, Bytes]:
+        """The weights of the norms of queries and keys, where there are any."""
+        shape = self.shape
+        match shape.normed_queries:
+            case None:
+                return {}
+            case "each head":
+                heads, shared = 1, 1
+            case "all":
+                heads, shared = shape.heads, shape.kv_heads
+        widths = {"q_norm": heads * shape.head_dim, "k_norm": shared * shape.head_dim}
+        return {
+            f"{name}.weight": self.linears.weight(width, self.setup.rest_bytes, matrix=False)
+            for name, width in widths.items()
+        }
 
     def _norm_weights(self, name: str) -> dict[str, Bytes]:
         parts = ("weight", "bias") if self.shape.norm == "layer" else ("weight",)

@@ -22,11 +22,9 @@ from qbench.predict.cached_decoder import (
 from qbench.predict.tape import BATCH, Ledger, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qbench.precisions.products import Products
     from qbench.predict.cached_decoder import Adapter
-    from qbench.predict.shapes import DecoderShape
+    from qbench.predict.shapes import DecoderShape, LayerSort
     from qbench.predict.tape import Bytes
 
 CHUNK_TOKENS = 256
@@ -37,7 +35,6 @@ BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**23}
 enough for its kernels to take longer than their launch."""
 _FP32 = 4
 _FP64 = 8
-_ENOUGH_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,6 @@ class HeldModel:
     products: Products
     static: int
     """Bytes of its weights, quantization state and adapter."""
-    window: int | None = None
-    """Width of a sliding attention, None without one."""
     adapter: Adapter | None = None
     kernels: Kernels = field(default_factory=Kernels)
 
@@ -80,37 +75,38 @@ class InferenceBytes:
 
 
 def predict_prefill(model: HeldModel, *, batch: int, tokens: int) -> InferenceBytes:
-    """The peak of one forward pass over a prompt that fills a cache, with the last logits."""
+    """The peak of one forward pass over a prompt that fills a cache, with the last logits.
 
-    def run(part: HeldModel) -> InferenceBytes:
-        ledger = Ledger()
-        decoder = _decoder(ledger, part, batch=batch, tokens=tokens, seen=tokens)
-        decoder.run(Cache(part.shape.layers), 1)
-        return _by_part("prefill", part, ledger)
-
-    return _over_layers(model, run)
+    The windows of a cache hold views of the whole prompt until the next token.
+    """
+    part, others = _last_layers(model)
+    ledger = Ledger()
+    decoder = _decoder(ledger, part, batch=batch, tokens=tokens, seen=tokens)
+    row = 2 * batch * part.shape.kv_heads * part.shape.head_dim * decoder.setup.rest_bytes
+    _held = Storage(ledger, KV_CACHE, len(others) * tokens * row)
+    decoder.run(Cache([None] * part.shape.layers), 1)
+    return _by_part("prefill", part, ledger)
 
 
 def predict_decode(model: HeldModel, *, batch: int, tokens: int) -> InferenceBytes:
     """The peak of decoding the last of `tokens` tokens, the others in the cache."""
-
-    def run(part: HeldModel) -> InferenceBytes:
-        ledger = Ledger()
-        shape, window = part.shape, part.window
-        row = batch * shape.kv_heads * shape.head_dim
-        cache = Cache(shape.layers, None if window is None else (window - 1) * row)
-        decoder = _decoder(ledger, part, batch=batch, tokens=1, seen=tokens)
-        item = decoder.setup.rest_bytes
+    part, others = _last_layers(model)
+    ledger, shape = Ledger(), part.shape
+    row = batch * shape.kv_heads * shape.head_dim
+    windows = [shape.sort(layer).window for layer in range(shape.layers)]
+    cache = Cache([None if window is None else (window - 1) * row for window in windows])
+    decoder = _decoder(ledger, part, batch=batch, tokens=1, seen=tokens)
+    item = decoder.setup.rest_bytes
+    joined = sum(min(tokens, sort.window or tokens) for sort in others)
+    _held = Storage(ledger, KV_CACHE, 2 * joined * row * item)
+    for layer, window in enumerate(windows):
         before = (tokens - 1 if window is None else min(tokens - 1, window)) * row
-        for layer in range(shape.layers):
-            empty = decoder.tape.op(before, item)
-            cache.join(decoder.tape, layer, empty, empty)
-            del empty
-        ledger.peak_bytes = 0  # what was there while the cache was made here is no part of a step
-        decoder.run(cache, 1)
-        return _by_part("decode", part, ledger)
-
-    return _over_layers(model, run)
+        empty = decoder.tape.op(before, item)
+        cache.join(decoder.tape, layer, empty, empty)
+        del empty
+    ledger.peak_bytes = 0  # what was there while the cache was made here is no part of a step
+    decoder.run(cache, 1)
+    return _by_part("decode", part, ledger)
 
 
 def predict_inference(
@@ -140,52 +136,47 @@ def predict_scoring(
     beside the final states of the first run. Of a block of positions there are the logits and their
     log-softmax in fp64, and where cells are compared the other side's log-softmax.
     """
+    part, _ = _last_layers(model)
+    ledger = Ledger()
 
-    def run(part: HeldModel) -> InferenceBytes:
-        ledger = Ledger()
+    def states(attention: Literal["sdpa", "eager"]) -> Bytes:
+        decoder = _decoder(
+            ledger, part, batch=batch, tokens=tokens, seen=tokens, attention=attention
+        )
+        return decoder.states()
 
-        def states(attention: Literal["sdpa", "eager"]) -> Bytes:
-            decoder = _decoder(
-                ledger, part, batch=batch, tokens=tokens, seen=tokens, attention=attention
-            )
-            return decoder.states()
-
-        vocabulary, sides = part.shape.vocabulary, 2 if compared else 1
-        first = states("sdpa")
-        reference = part.shape.hidden * vocabulary * first.item_bytes if compared else 0
-        _head = Storage(ledger, LOGITS, reference)
-        again = states("eager") if compared else None
-        _ids = Storage(ledger, BATCH, batch * tokens * 8)
-        positions = min(tokens - 1, CHUNK_TOKENS)
-        own = 0 if part.products.rest == FP32 else first.item_bytes
-        narrow = Storage(ledger, LOGITS, positions * vocabulary * own)
-        logits = Storage(ledger, LOGITS, positions * vocabulary * sides * _FP32)
-        del narrow
-        rows = min(positions, block_rows(vocabulary, part.kernels.device))
-        # Without a reference the log-softmax is within one operation, the cross entropy.
-        copies = 3 if compared else 1 + part.kernels.unseen
-        block = Storage(ledger, LOGITS, rows * vocabulary * copies * _FP64)
-        del logits, block, first, again
-        return _by_part("scoring", part, ledger)
-
-    return _over_layers(model, run)
+    vocabulary, sides = part.shape.vocabulary, 2 if compared else 1
+    first = states("sdpa")
+    reference = part.shape.hidden * vocabulary * first.item_bytes if compared else 0
+    _head = Storage(ledger, LOGITS, reference)
+    again = states("eager") if compared else None
+    _ids = Storage(ledger, BATCH, batch * tokens * 8)
+    positions = min(tokens - 1, CHUNK_TOKENS)
+    own = 0 if part.products.rest == FP32 else first.item_bytes
+    narrow = Storage(ledger, LOGITS, positions * vocabulary * own)
+    logits = Storage(ledger, LOGITS, positions * vocabulary * sides * _FP32)
+    del narrow
+    rows = min(positions, block_rows(vocabulary, part.kernels.device))
+    # Without a reference the log-softmax is within one operation, the cross entropy.
+    copies = 3 if compared else 1 + part.kernels.unseen
+    block = Storage(ledger, LOGITS, rows * vocabulary * copies * _FP64)
+    del logits, block, first, again
+    return _by_part("scoring", part, ledger)
 
 
-def _over_layers(model: HeldModel, run: Callable[[HeldModel], InferenceBytes]) -> InferenceBytes:
-    """The bytes of all layers from those of two and of three.
+def _last_layers(model: HeldModel) -> tuple[HeldModel, list[LayerSort]]:
+    """The model's last layers alone, with one of each sort, and the sorts of the others.
 
-    The highest moment is in the last layer or after it, where each layer before has left the same:
-    its keys and values. So what one more layer adds is always the same.
+    Each layer leaves its keys and values, and takes what all of its sort take besides. So the
+    highest moment is in the last layer of some sort, or after it. One layer stands before these, as
+    the first layer's input is the embedding, which is held to the end anyway.
     """
-    layers = model.shape.layers
-    if layers <= _ENOUGH_LAYERS:
-        return run(model)
-    less, more = (
-        run(replace(model, shape=replace(model.shape, layers=few)))
-        for few in (_ENOUGH_LAYERS - 1, _ENOUGH_LAYERS)
-    )
-    added = more.kv_cache - less.kv_cache
-    return replace(more, kv_cache=more.kv_cache + (layers - _ENOUGH_LAYERS) * added)
+    shape = model.shape
+    sorts = [shape.sort(layer) for layer in range(shape.layers)]
+    first = min(len(sorts) - 1 - sorts[::-1].index(sort) for sort in set(sorts))
+    start = max(0, first - 1)
+    part = replace(shape, layers=len(sorts) - start, sorts=tuple(sorts[start:]))
+    return replace(model, shape=part), sorts[:start]
 
 
 def _decoder(
@@ -204,7 +195,7 @@ def _decoder(
         model.kernels,
         batch=batch,
         tokens=tokens,
-        masked=model.window is not None and tokens > 1 and seen >= model.window,
+        seen=seen,
         attention=attention,
         adapter=model.adapter,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.predict.shapes import decoder_shape
+from qbench.predict.stated_shapes import decoder_shape
 from qbench.sources.models.known_configs import HUB_IDS, known_configs
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ def config_of(model: ResolvedModel) -> tuple[dict[str, Any] | None, str | None]:
         return _read(path, path.stat().st_mtime_ns), None
     except (OSError, ValueError) as error:
         return None, f"its {_CONFIG} cannot be read ({error})"
-
-
-def sliding_window(config: dict[str, Any]) -> int | None:
-    """Tokens that every layer's attention looks back; None where some layer's sees all."""
-    window = config.get("sliding_window")
-    return window if isinstance(window, int) and config.get("model_type") == "mistral" else None
 
 
 @cache

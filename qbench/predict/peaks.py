@@ -16,8 +16,9 @@ from qbench.precisions.computing import compute_type
 from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
-from qbench.predict.model_config import config_of, decoder_of, sliding_window
-from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS, decoder_shape
+from qbench.predict.model_config import config_of, decoder_of
+from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
+from qbench.predict.stated_shapes import decoder_shape
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
 from qbench.predict.work import Scoring, work_of
@@ -114,7 +115,6 @@ def work_peak(
         decoder,
         products,
         0,
-        window=sliding_window(config or {}),
         adapter=_adapter(cell, model),
         kernels=Kernels(device=kind, flash=flash, unseen=not counted),
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from qbench.core.number_types import BF16, FP16, ITEM_BYTES, AutocastType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from qbench.precisions.products import ProductKind, Products
 
-ROTARY_TYPES = ("llama", "mistral", "qwen2")
-MODEL_TYPES = (*ROTARY_TYPES, "gpt2", "opt")
-_SILU = ("silu", "swish")
+GATED_TYPES = (
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gemma3_text"),
+    *("mixtral", "qwen3_moe"),
+)
+MODEL_TYPES = (*GATED_TYPES, "gpt2", "opt")
+TRAINED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"})
+"""Those of which it is known what a forward pass keeps for the way back."""
 
 INFERRED: frozenset[ProductKind] = frozenset({"floating", "dequantized", "4bit", "outliers"})
 """Products whose bytes are known of a forward pass."""
@@ -30,6 +32,30 @@ class Linear:
     inputs: int
     outputs: int
     bias: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a layer, of which a router sends each token to some."""
+
+    count: int
+    chosen: int
+    """How many of them read a token."""
+    intermediate: int
+
+
+@dataclass(frozen=True)
+class LayerSort:
+    """What can differ from layer to layer."""
+
+    window: int | None = None
+    """Tokens that its attention looks back, itself included; None where it sees all."""
+    rotary: bool = True
+    experts: bool = False
+    """Whether its second half is a mixture."""
+
+
+PLAIN = LayerSort()
 
 
 @dataclass(frozen=True)
@@ -57,16 +83,49 @@ class DecoderShape:
     residual_dropout: bool = False
     """Whether some of each block's output, and in GPT-2 of the embedding, is dropped."""
     attention_dropout: bool = False
+    experts: Experts | None = None
+    sorts: tuple[LayerSort, ...] = ()
+    """Of each layer; empty where all are plain."""
+
+    def sort(self, layer: int) -> LayerSort:
+        """What the layer of that number is."""
+        return self.sorts[layer] if self.sorts else PLAIN
 
     @property
     def gated(self) -> bool:
         """Whether the block's second half is down(silu(gate)·up); else down(activation(up))."""
-        return self.model_type in ROTARY_TYPES
+        return self.model_type in GATED_TYPES
 
     @property
-    def norm(self) -> Literal["rms", "layer"]:
+    def norm(self) -> Literal["rms", "wide rms", "gemma", "layer"]:
         """The kind of norm; only a layer norm has a bias."""
-        return "rms" if self.gated else "layer"
+        kinds: dict[str, Literal["wide rms", "gemma"]] = {
+            "olmo2": "wide rms",
+            "gemma3_text": "gemma",
+        }
+        return kinds.get(self.model_type, "rms") if self.gated else "layer"
+
+    @property
+    def norms_before(self) -> bool:
+        """Whether each half of a block begins with a norm."""
+        return self.model_type != "olmo2"
+
+    @property
+    def norms_after(self) -> bool:
+        """Whether each half of a block ends with a norm, before it is added."""
+        return self.model_type in {"olmo2", "gemma3_text"}
+
+    @property
+    def normed_queries(self) -> Literal["each head", "all"] | None:
+        """Over what queries and keys are normed, if they are."""
+        if self.model_type in {"qwen3", "qwen3_moe", "gemma3_text"}:
+            return "each head"
+        return "all" if self.model_type == "olmo2" else None
+
+    @property
+    def joined(self) -> bool:
+        """Whether query, key and value are one layer, and gate and up another."""
+        return self.model_type == "phi3"
 
     @property
     def linears(self) -> dict[str, Linear]:
@@ -90,11 +149,19 @@ class DecoderShape:
                 "fc1": Linear(self.hidden, self.intermediate, self.mlp_bias),
                 "fc2": Linear(self.intermediate, self.hidden, self.mlp_bias),
             }
+        output = Linear(attended, self.hidden, self.output_bias)
+        if self.joined:
+            return {
+                "o_proj": output,
+                "qkv_proj": Linear(self.hidden, attended + 2 * shared),
+                "gate_up_proj": Linear(self.hidden, 2 * self.intermediate),
+                "down_proj": Linear(self.intermediate, self.hidden),
+            }
         return {
             "q_proj": query,
             "k_proj": shorter,
             "v_proj": shorter,
-            "o_proj": Linear(attended, self.hidden, self.output_bias),
+            "o_proj": output,
             "gate_proj": Linear(self.hidden, self.intermediate, self.mlp_bias),
             "up_proj": Linear(self.hidden, self.intermediate, self.mlp_bias),
             "down_proj": Linear(self.intermediate, self.hidden, self.mlp_bias),
@@ -152,6 +219,13 @@ def lacks_kernel(shape: DecoderShape, setup: TrainingSetup, *, flash: bool) -> b
 
 def unpredicted(shape: DecoderShape, setup: TrainingSetup) -> str | None:
     """Why the bytes of this training are not known; None if they are."""
+    if shape.model_type not in TRAINED_TYPES:
+        return (
+            f"what {shape.model_type} keeps for the way back is not known, only of"
+            f" {', '.join(sorted(TRAINED_TYPES))}"
+        )
+    if len(set(shape.sorts)) > 1:
+        return "what layers of several kinds keep for the way back is not known"
     in_blocks = {name.rpartition(".")[2] for name in shape.linears}
     outside = sorted(setup.targets - in_blocks)
     if setup.method == "lora" and outside:
@@ -159,105 +233,3 @@ def unpredicted(shape: DecoderShape, setup: TrainingSetup) -> str | None:
     if FP16 in {setup.products.rest, setup.products.compute}:
         return "the activations of an fp16 model, between fp16 and autocast's bf16, are not known"
     return None
-
-
-def decoder_shape(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
-    """The sizes in a transformers configuration (`config.json`, or `config.to_dict()`).
-
-    None and the reason for an architecture whose operations are not known here.
-    """
-    model_type = str(config.get("model_type"))
-    if model_type not in MODEL_TYPES:
-        return None, (
-            f"the activations of {model_type} are not known, only those of {', '.join(MODEL_TYPES)}"
-        )
-    try:
-        return _stated(config, model_type)
-    except KeyError as error:
-        return None, f"config.json does not state {error.args[0]}"
-    except (TypeError, ValueError, ArithmeticError) as error:
-        return None, f"config.json states sizes that do not go together ({error})"
-
-
-def _stated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | None, str | None]:
-    if model_type == "gpt2":
-        return _gpt2(config)
-    if model_type == "opt":
-        return _opt(config)
-    activation = config.get("hidden_act", "silu")
-    if activation not in _SILU:
-        return None, f"the activation {activation} is not known, only {', '.join(_SILU)}"
-    heads = int(config["num_attention_heads"])
-    bias = bool(config.get("attention_bias", False))
-    return DecoderShape(
-        model_type=model_type,
-        hidden=int(config["hidden_size"]),
-        intermediate=int(config["intermediate_size"]),
-        layers=int(config["num_hidden_layers"]),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-        vocabulary=int(config["vocab_size"]),
-        positions=0,
-        tied=bool(config.get("tie_word_embeddings", False)),
-        attention_bias=bias or model_type == "qwen2",
-        output_bias=bias and model_type == "llama",
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        attention_dropout=float(config.get("attention_dropout") or 0) > 0,
-    ), None
-
-
-def _gpt2(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
-    activation = config.get("activation_function", "gelu_new")
-    if activation != "gelu_new":
-        return None, f"the activation {activation} of a gpt2 is not known, only gelu_new"
-    hidden, heads = int(config["n_embd"]), int(config["n_head"])
-    dropouts = {float(config.get(name, 0.1)) > 0 for name in ("resid_pdrop", "embd_pdrop")}
-    if len(dropouts) > 1:
-        return None, "a gpt2 that drops only one of embedding and residual is not known"
-    return DecoderShape(
-        model_type="gpt2",
-        hidden=hidden,
-        intermediate=int(config.get("n_inner") or 4 * hidden),
-        layers=int(config["n_layer"]),
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // heads,
-        vocabulary=int(config["vocab_size"]),
-        positions=int(config.get("n_positions", 1024)),
-        tied=bool(config.get("tie_word_embeddings", True)),
-        attention_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        residual_dropout=dropouts.pop(),
-        attention_dropout=float(config.get("attn_pdrop", 0.1)) > 0,
-    ), None
-
-
-def _opt(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    activation = config.get("activation_function", "relu")
-    if activation != "relu":
-        return None, f"the activation {activation} of an opt is not known, only relu"
-    if int(config.get("word_embed_proj_dim") or hidden) != hidden:
-        return None, "an opt whose embeddings are projected is not known"
-    if not config.get("do_layer_norm_before", True):
-        return None, "an opt with its norms after the layers is not known"
-    bias = bool(config.get("enable_bias", True))
-    return DecoderShape(
-        model_type="opt",
-        hidden=hidden,
-        intermediate=int(config["ffn_dim"]),
-        layers=int(config["num_hidden_layers"]),
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // heads,
-        vocabulary=int(config["vocab_size"]),
-        positions=int(config["max_position_embeddings"]) + 2,  # the table begins with two pads
-        tied=bool(config.get("tie_word_embeddings", True)),
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        residual_dropout=float(config.get("dropout", 0.1)) > 0,
-        attention_dropout=float(config.get("attention_dropout", 0.0)) > 0,
-    ), None

@@ -18,11 +18,12 @@ from qbench.precisions.products import Products, floating
 from qbench.predict.activations import predict_activations
 from qbench.predict.shapes import (
     DecoderShape,
+    LayerSort,
     TrainingSetup,
-    decoder_shape,
     lacks_kernel,
     unpredicted,
 )
+from qbench.predict.stated_shapes import decoder_shape
 from tests.precisions.tiny_cells import TinyCells, Variant, typed_options_of
 from tests.predict.second_step import measure_second_step
 
@@ -94,7 +95,7 @@ CASES = [
     _Case(precision="fp32", method="full", options={"optimizer": "paged_adamw_8bit"}),
     *(
         _Case(architecture, precision, method, options=options)
-        for architecture in ("llama", "qwen2", "gpt2", "opt")
+        for architecture in ("llama", "qwen2", "qwen3", "gpt2", "opt")
         for precision, method in (("fp32", "full"), ("bf16", "lora"), ("nf4", "lora"))
         for options in ({}, _CHECKPOINTING)
     ),
@@ -106,6 +107,8 @@ CASES = [
     _Case("llama", "fp32", "full", config={"attention_bias": True, "mlp_bias": True}),
     _Case("mistral", "fp32", "full", config={"tied": True}),
     _Case("mistral", config={"kv_heads": 4}),
+    _Case("qwen3", "int8", options=_CHECKPOINTING, padded=True),
+    _Case("qwen3", "fp32", "full", config={"attention_bias": True}, attention="eager"),
     _Case("mistral", config={"attention_dropout": 0.1}),
     *(
         _Case(attention="math", padded=padded, options=options)
@@ -249,7 +252,7 @@ def test_checkpointing_does_not_free_what_int8_keeps_of_its_own() -> None:
 def test_an_unknown_architecture_has_a_reason() -> None:
     assert decoder_shape({"model_type": "mamba"}) == (
         None,
-        "the activations of mamba are not known, only those of llama, mistral, qwen2, gpt2, opt",
+        "the activations of mamba are not known here",
     )
     for config, word in (
         ({"model_type": "llama", "hidden_act": "gelu"}, "gelu"),
@@ -269,6 +272,9 @@ def test_what_is_not_predicted_has_a_reason() -> None:
     on_head = unpredicted(_SHAPE, replace(_SETUP, targets=frozenset({"lm_head", "q_proj"})))
     assert on_head == "the activations of an adapter on lm_head are not known"
     assert "fp16" in str(unpredicted(_SHAPE, replace(_SETUP, products=floating("fp16"))))
+    assert "phi3 keeps" in str(unpredicted(replace(_SHAPE, model_type="phi3"), _SETUP))
+    mixed = replace(_SHAPE, sorts=(LayerSort(window=64), LayerSort()) * 2)
+    assert "several kinds" in str(unpredicted(mixed, _SETUP))
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from qbench.predict.inference import (
     predict_prefill,
     predict_scoring,
 )
-from qbench.predict.model_config import sliding_window
-from qbench.predict.shapes import DecoderShape, decoder_shape
+from qbench.predict.shapes import DecoderShape, LayerSort
+from qbench.predict.stated_shapes import decoder_shape
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, typed_options_of
 from tests.tiny_models import make_tiny_model
 
@@ -105,9 +105,7 @@ def _held(case: _Case, model: Any, adapter: Adapter | None = None) -> HeldModel:
     products = products_of(PrecisionRef(label="x", name=case.precision, options=options))
     assert products is not None
     static = sum(held.tensor.untyped_storage().nbytes() for held in inventory(model))
-    return HeldModel(
-        shape, products, static, sliding_window(model.config.to_dict()), adapter, kernels=CPU
-    )
+    return HeldModel(shape, products, static, adapter, kernels=CPU)
 
 
 def _above(found: InferenceBytes) -> int:
@@ -283,13 +281,19 @@ def test_the_last_logits_alone_are_kept() -> None:
 @pytest.mark.parametrize(
     "predict", [predict_prefill, predict_decode, predict_scoring], ids=lambda one: one.__name__
 )
-def test_layers_beyond_three_add_alike(
-    predict: Any, products: Products, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("windows", [(), (None, 64) * 4, (64, 64, 64, None) * 2])
+def test_the_last_layers_stand_for_all(
+    predict: Any,
+    products: Products,
+    windows: tuple[int | None, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each layer gone through, against what follows from two and three."""
-    model = HeldModel(_llama(64, 128, 7, 4, 2), products, 5)
+    """Each layer gone through, against the last of each sort after what the others leave."""
+    sorts = tuple(LayerSort(window=window) for window in windows)
+    shape = replace(_llama(64, 128, 8, 4, 2), sorts=sorts)
+    model = HeldModel(shape, products, 5)
     shortened = predict(model, batch=2, tokens=96)
-    monkeypatch.setattr("qbench.predict.inference._ENOUGH_LAYERS", 100)
+    monkeypatch.setattr("qbench.predict.inference._last_layers", lambda whole: (whole, []))
     assert predict(model, batch=2, tokens=96) == shortened
 
 
@@ -360,10 +364,7 @@ def test_weights_that_plain_torch_dequantizes(
     assert shape is not None
     static = sum(one.untyped_storage().nbytes() for one in held)
     products = Products("dequantized", "bf16", "bf16", constants=1)
-    window = sliding_window(model.config.to_dict())
     predicted = _above(
-        predict_prefill(
-            HeldModel(shape, products, static, window, kernels=CPU), batch=2, tokens=tokens
-        )
+        predict_prefill(HeldModel(shape, products, static, kernels=CPU), batch=2, tokens=tokens)
     )
     assert prefill.peak_bytes - static == pytest.approx(predicted, rel=TOLERANCE, abs=64)

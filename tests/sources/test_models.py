@@ -310,7 +310,7 @@ def test_a_rotary_scaling_that_is_none(llama_folder: Path, value: Any) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_a_configuration_that_leaves_sizes_out(tmp_path: Path, architecture: str) -> None:
-    from qbench.predict.shapes import decoder_shape
+    from qbench.predict.stated_shapes import decoder_shape
 
     path = make_tiny_model(tmp_path, architecture) / "config.json"
     config = json.loads(path.read_text())

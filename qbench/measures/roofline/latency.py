@@ -191,13 +191,11 @@ def _products(loaded: LoadedModel) -> Products | None:
 def _prefill_operations(
     loaded: LoadedModel, batch: int, tokens: int
 ) -> tuple[int | None, str | None]:
-    shape, window, unknown = sizes_of(loaded.model.config.to_dict())
+    shape, unknown = sizes_of(loaded.model.config.to_dict())
     if shape is None:
         return None, unknown
     head_tokens = 1 if keeps_logits(loaded.model) else tokens
-    done = forward_operations(
-        shape, batch=batch, tokens=tokens, head_tokens=head_tokens, window=window
-    )
+    done = forward_operations(shape, batch=batch, tokens=tokens, head_tokens=head_tokens)
     return done.total, None
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.predict.shapes import decoder_shape
+from qbench.predict.stated_shapes import decoder_shape
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from qbench.predict.shapes import DecoderShape
+    from qbench.predict.shapes import DecoderShape, LayerSort
 
 _TWO_PRODUCTS = 2
 """Of attention: queries with keys, and weights with values."""
@@ -40,19 +40,17 @@ class Operations:
 
 
 def forward_operations(
-    shape: DecoderShape, *, batch: int, tokens: int, head_tokens: int, window: int | None = None
+    shape: DecoderShape, *, batch: int, tokens: int, head_tokens: int
 ) -> Operations:
     """One forward pass over `batch` sequences of `tokens`.
 
-    `head_tokens`: positions of each sequence that logits are made for. `window`: tokens that
-    attention looks back at most, itself included.
+    `head_tokens`: positions of each sequence that logits are made for.
     """
-    seen = min(tokens, window or tokens)
-    pairs = seen * (seen + 1) // 2 + (tokens - seen) * seen
+    sorts = [shape.sort(layer) for layer in range(shape.layers)]
     width = shape.heads * shape.head_dim
     return Operations(
-        blocks=2 * batch * tokens * shape.layers * _weights(shape),
-        attention=2 * _TWO_PRODUCTS * batch * pairs * width * shape.layers,
+        blocks=2 * batch * tokens * sum(_weights(shape, sort) for sort in sorts),
+        attention=2 * _TWO_PRODUCTS * batch * width * sum(_pairs(tokens, one) for one in sorts),
         head=2 * batch * head_tokens * shape.hidden * shape.vocabulary,
     )
 
@@ -64,7 +62,6 @@ def step_operations(
     tokens: int,
     adapted: Collection[str] | None = None,
     rank: int = 0,
-    window: int | None = None,
 ) -> Operations:
     """Forward and backward passes of one training step over padded sequences.
 
@@ -73,9 +70,7 @@ def step_operations(
     adapters of that rank on the layers of these last names (`q_proj`). Attention has no weights,
     but two inputs a product.
     """
-    forward = forward_operations(
-        shape, batch=sequences, tokens=tokens, head_tokens=tokens, window=window
-    )
+    forward = forward_operations(shape, batch=sequences, tokens=tokens, head_tokens=tokens)
     if adapted is None:
         return Operations(3 * forward.blocks, 3 * forward.attention, 3 * forward.head)
     factors = sum(
@@ -91,19 +86,30 @@ def step_operations(
     )
 
 
-def sizes_of(config: Mapping[str, Any]) -> tuple[DecoderShape | None, int | None, str | None]:
-    """Sizes, attention window and, where the sizes are not known, the reason.
+def sizes_of(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str | None]:
+    """Sizes or, where they are not known, the reason.
 
     `config` is a transformers configuration as a dictionary.
     """
     shape, reason = decoder_shape(config)
-    if shape is None:
-        return None, None, (reason or "").replace("activations", "operations")
-    window = config.get("sliding_window")
-    everywhere = isinstance(window, int) and config.get("model_type") == "mistral"
-    return shape, window if everywhere else None, None
+    return shape, None if reason is None else reason.replace("activations", "operations")
 
 
-def _weights(shape: DecoderShape) -> int:
-    """Of the linear layers of one block."""
-    return sum(linear.inputs * linear.outputs for linear in shape.linears.values())
+def _pairs(tokens: int, sort: LayerSort) -> int:
+    """Of a token and one that it sees, itself included."""
+    seen = min(tokens, sort.window or tokens)
+    return seen * (seen + 1) // 2 + (tokens - seen) * seen
+
+
+def _weights(shape: DecoderShape, sort: LayerSort) -> int:
+    """Of the linear layers of one block that a token meets: of experts those it is sent to."""
+    linears = shape.linears
+    experts = shape.experts if sort.experts else None
+    if experts is None:
+        return sum(linear.inputs * linear.outputs for linear in linears.values())
+    of_mlp = {"gate_proj", "up_proj", "down_proj"}
+    attention = sum(
+        linear.inputs * linear.outputs for name, linear in linears.items() if name not in of_mlp
+    )
+    router = experts.count * shape.hidden
+    return attention + router + experts.chosen * 3 * shape.hidden * experts.intermediate

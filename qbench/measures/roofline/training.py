@@ -185,7 +185,7 @@ def step_type(options: TrainingOptions, held: PrecisionRef) -> FloatType:
 def _operations(
     training: Training, options: TrainingOptions, loaded: LoadedModel
 ) -> tuple[int | None, str | None]:
-    shape, window, unknown = sizes_of(loaded.model.config.to_dict())
+    shape, unknown = sizes_of(loaded.model.config.to_dict())
     if shape is None:
         return None, unknown
     curriculum = training.curriculum
@@ -198,7 +198,6 @@ def _operations(
         tokens=curriculum.length,
         adapted=adapted,
         rank=rank,
-        window=window,
     )
     return done.total, None
 

@@ -14,10 +14,10 @@ from qbench.predict.peaks import training_peak
 from qbench.predict.shapes import (
     TRAINED,
     TrainingSetup,
-    decoder_shape,
     lacks_kernel,
     unpredicted,
 )
+from qbench.predict.stated_shapes import decoder_shape
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
