@@ -249,6 +249,13 @@ class Row:
     figures: tuple[Figure, ...]
     faulty: bool = False
     """Whether its cell has layers that do not compute what they hold: it is no choice."""
+    called: str | None = None
+    """What a page calls it, where the label alone could be taken for something else."""
+
+    @property
+    def shown(self) -> str:
+        """What stands in front of it where there is room."""
+        return self.called or self.label
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ class FourBit(LibraryWeights, Precision):
     double_quant: bool
     title: str | None = None
     also_called: tuple[str, ...] = ()
+    known_by_title: bool = False
     order: int = 30
     merges_in_place: bool = True
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
@@ -282,6 +283,7 @@ PRECISIONS = (
         "fp4",
         double_quant=False,
         title="FP4 (bitsandbytes)",
+        known_by_title=True,
         also_called=("bnb-fp4",),
     ),
     FourBit(

@@ -50,6 +50,8 @@ class Precision(ABC):
     """Its typed options; every one has a default."""
     also_called: tuple[str, ...] = ()
     """Other names that a suite or a command may give it, such as other tools' names of it."""
+    known_by_title: bool = False
+    """Whether pages call it by its title, since its name is that of other formats too."""
     title: str | None = None
     """What words about training call it, such as `NF4`; its name unless given."""
     order: int = 45

@@ -9,8 +9,9 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import batch_told, describe_point, first_point, items, text_titles
 from qbench.compare.marks import one_change
-from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Table
 from qbench.report.best import RecordSignificance
+from qbench.report.cell_row import cell_row
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import (
     NOT_MEASURED,
@@ -132,7 +133,7 @@ def decision_table(records: TableRecords) -> Decision:
             figures.append(_figure(cell, "memory", memory_point, CACHE))
         if decoded is not None:
             figures.append(_divergence_figure(cell, decoded, "decoded", DECODED_KL))
-        rows.append(Row(cell.label, cell.reference, tuple(figures), faulty=cell.faulty))
+        rows.append(cell_row(cell, tuple(figures), faulty=cell.faulty))
     plain = with_field_names(
         Table(records.model, "precision", tuple(columns), tuple(rows)),
         latency_point.item.params if latency_point else None,

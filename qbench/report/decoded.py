@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import items, text_titles
-from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Table
+from qbench.report.cell_row import cell_row
 from qbench.report.decision import change_figure
 from qbench.report.figures import NOT_MEASURED, pool
 
@@ -49,7 +50,7 @@ def decoded_table(records: TableRecords, slug: str) -> Table:
             ),
             *(pool(found, column.key).figure for column in _FURTHER),
         )
-        rows.append(Row(cell.label, cell.reference, figures))
+        rows.append(cell_row(cell, figures))
     params = texts[slug].item.params
     point = f"{params.get('new_tokens')} tokens decoded after {params.get('prompt_tokens')}"
     title = f"Quality of decoded positions: {text_titles(texts)[slug]}, {point}"

@@ -10,6 +10,7 @@ from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
+from qbench.report.cell_row import cell_row
 from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
@@ -131,7 +132,7 @@ def _metric_table(
         found = cell.of(measurement, slug)
         if found:
             figures = tuple(pool(found, column.key).figure for column in columns)
-            rows.append(Row(cell.label, cell.reference, figures))
+            rows.append(cell_row(cell, figures))
     return Table(title, "precision", tuple(columns), tuple(rows))
 
 
@@ -165,11 +166,7 @@ def _loaded_table(records: TableRecords) -> Table:
     keys = dict.fromkeys(key for _, found in loaded for key in found if key not in _APART)
     columns = tuple(Column(key, key.replace("_", " "), "text") for key in keys)
     rows = tuple(
-        Row(
-            cell.label,
-            cell.reference,
-            tuple(Figure(word=describe_loaded(key, found.get(key))) for key in keys),
-        )
+        cell_row(cell, (Figure(word=describe_loaded(key, found.get(key))) for key in keys))
         for cell, found in loaded
         if found
     )
@@ -222,7 +219,7 @@ def _other_table(records: TableRecords) -> Table:
 
 
 def _words_row(cell: CellRecords, words: Sequence[str]) -> Row:
-    return Row(cell.label, cell.reference, tuple(Figure(word=word) for word in words))
+    return cell_row(cell, tuple(Figure(word=word) for word in words))
 
 
 def _value_text(value: float | None, unit: str) -> str:

@@ -14,12 +14,12 @@ from qbench.core.page import (
     Fold,
     Heading,
     Parted,
-    Row,
     SideBySide,
     Table,
     Words,
 )
 from qbench.core.untrusted import visible
+from qbench.report.cell_row import cell_row
 from qbench.report.figures import NOT_MEASURED, pool, share_figure, with_interval
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def generation_tables(records: TableRecords) -> list[Table]:
             "precision",
             _COLUMNS,
             tuple(
-                Row(cell.label, cell.reference, _figures(records, cell, slug))
+                cell_row(cell, _figures(records, cell, slug))
                 for cell in records.cells
                 if cell.of(MEASUREMENT, slug)
             ),

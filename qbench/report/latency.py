@@ -6,8 +6,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point
-from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Table
 from qbench.core.unchecked import as_mapping, as_number
+from qbench.report.cell_row import cell_row
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NOT_MEASURED, Pooled, pool
 
@@ -25,7 +26,7 @@ _SPREAD = (("p90", "p90"), ("p99", "p99"), ("iqr", "IQR"))
 def latency_table(records: TableRecords, point: Record, kind: str) -> Table:
     """One row a cell; `kind` is of `TIMED`."""
     rows = [
-        Row(cell.label, cell.reference, _figures(found, kind))
+        cell_row(cell, _figures(found, kind))
         for cell in records.cells
         if (found := cell.of("latency", point.item.slug))
     ]

@@ -102,7 +102,7 @@ def _table(table: Table) -> str:
     ]
     lines = []
     for row in table.rows:
-        label = escape(row.label) + (" (reference)" if row.reference else "")
+        label = escape(row.shown) + (" (reference)" if row.reference else "")
         cells = zip(row.figures, table.columns, scales, strict=True)
         lines.append([label, *(_figure(*cell) for cell in cells)])
     right = [at for at, column in enumerate(table.columns, 1) if column.to_the_right]

@@ -15,6 +15,7 @@ from qbench.plan.missing import jobs_to_run, lacking
 from qbench.plan.needs import cache_free_bytes, cell_need, disk_needs
 from qbench.plan.plan import RETRIED
 from qbench.predict.bits import bits_per_weight, weights_of
+from qbench.report.cell_row import called_in_words
 from qbench.report.plan_kinds import kinds_data, kinds_parts
 from qbench.report.plan_notes import need_notes, plan_notes
 
@@ -140,7 +141,8 @@ def _table(
         told = f"{len(there)}/{len(cell.tasks)}" + (f" ({', '.join(failed)})" if failed else "")
         figures = (Figure(word=told), *_predicted(cell), *_peak(cell, need))
         name = cell.cell.slug if several_models else cell.cell.label
-        rows.append(Row(name, cell.reference, figures))
+        called = None if several_models else called_in_words(cell.cell)
+        rows.append(Row(name, cell.reference, figures, called=called))
     return Table("Cells", "cell", _COLUMNS, tuple(rows))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Heading, Row, Table, bullets
 from qbench.core.units import counted
+from qbench.report.cell_row import cell_row
 from qbench.report.figures import pool
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _made(cell: CellRecords, what: str, predicted: Figure, measured: Figure) -> 
         return None
     difference = Figure(measured.value / predicted.value - 1)
     figures = (Figure(word=what), Figure(predicted.value), Figure(measured.value), difference)
-    return Row(cell.label, cell.reference, figures)
+    return cell_row(cell, figures)
 
 
 def _is_exact(row: Row) -> bool:

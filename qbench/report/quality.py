@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import against_merged, batch_told, items, text_titles
-from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
+from qbench.report.cell_row import cell_row
 from qbench.report.decision import change_figure
 from qbench.report.figures import NOT_MEASURED, pool
 
@@ -39,7 +40,7 @@ def quality_table(records: TableRecords, slug: str) -> Table:
             Figure(float(len(windows))) if windows else Figure(word=NOT_MEASURED),
             pool(found, "nonfinite_share").figure,
         )
-        rows.append(Row(cell.label, cell.reference, figures))
+        rows.append(cell_row(cell, figures))
     columns = (
         Column("perplexity", "perplexity", "number", decimals=4),
         Column("change", "change", "change"),
@@ -73,7 +74,7 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
         if not measured or measured[0].metric("kl.mean") is None:
             continue
         figures = tuple(pool(measured, column.key).figure for column in columns)
-        rows.append(Row(cell.label, cell.reference, figures))
+        rows.append(cell_row(cell, figures))
     found = items(records, "quality")
     base = "" if against_merged(found[slug]) else " from the reference"
     told = batch_told(records, found[slug])
@@ -120,5 +121,5 @@ def weight_error_table(records: TableRecords) -> Table:
             *(pool(found, column.key).figure for column in columns[:2]),
             Figure(word=", ".join(worst) or "none"),
         )
-        rows.append(Row(cell.label, cell.reference, figures))
+        rows.append(cell_row(cell, figures))
     return Table("Error of the weights against the checkpoint's", "precision", columns, tuple(rows))

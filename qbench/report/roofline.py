@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.cell_row import cell_row
 from qbench.report.figures import over_seeds, pool
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def roofline_tables(records: TableRecords) -> list[Table]:
             found = cell.of("latency", point.item.slug)
             if any(record.metric(floor) for record in found for floor in _FLOORS):
                 figures = tuple(_scaled(one, pool(found, one.key).figure) for one in _LATENCY)
-                rows.append(Row(cell.label, cell.reference, figures))
+                rows.append(cell_row(cell, figures))
         title = f"{TITLE}: {describe_point(point)}"
         tables.append(Table(title, "precision", _LATENCY, tuple(rows)))
     return [table for table in tables if table.rows]

@@ -9,8 +9,9 @@ from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.flips import CHANGED, FLIPS, find_flips
 from qbench.compare.items import batch_told, items
 from qbench.compare.series import CLUSTERS
-from qbench.core.page import Column, Figure, Row, Table
+from qbench.core.page import Column, Figure, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
+from qbench.report.cell_row import cell_row
 from qbench.report.figures import (
     NOT_MEASURED,
     REFERENCE_WORD,
@@ -110,7 +111,7 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
             _groups(found[0]),
             Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
         )
-        rows.append(Row(cell.label, cell.reference, figures))
+        rows.append(cell_row(cell, figures))
     columns = (
         Column(name, score, "number", decimals=4, definition=_SCORE, intervals=True),
         Column(

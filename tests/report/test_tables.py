@@ -10,11 +10,17 @@ import pytest
 
 from qbench.compare.compare import compare_records
 from qbench.compare.selection import select
+from qbench.core.spec import PrecisionRef
+from qbench.report.as_json import render as as_json
+from qbench.report.cell_row import called_in_words
 from qbench.report.conditions import conditions
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
 from qbench.report.failures import failures, valueless, warnings
+from qbench.report.html.sections import sections_of
+from qbench.report.markdown import render as as_markdown
+from qbench.report.report_page import report_page
 from qbench.report.summary import passed_over, summarise
 from tests.paired_records import latency, losses, quality
 from tests.record_factory import (
@@ -574,3 +580,32 @@ class TestSummary:
         assert "0 measured in full" in text
         assert "Smallest" not in text
         assert "Lowest" not in text
+
+
+def test_a_format_whose_name_others_have_is_called_by_its_title() -> None:
+    """In tables and pictures of whole pages; the name that commands take stays in data."""
+    records = quickstart_records()
+    page = report_page(records)
+    lines = [line for line in as_markdown(page).splitlines() if line.startswith("|")]
+    assert any(line.startswith("| FP4 (bitsandbytes) ") for line in lines)
+    assert any(line.startswith("| nf4 ") for line in lines)
+    assert "FP4 (bitsandbytes)" in str(sections_of(page).charts)
+    assert "FP4" not in as_json(records)
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "called"),
+    [
+        ("fp4", "fp4", "FP4 (bitsandbytes)"),
+        ("fp4-compute_dtype=fp16", "fp4", "FP4 (bitsandbytes), compute_dtype=fp16"),
+        ("mine", "fp4", None),
+        ("fp4", "nf4", None),  # a label of one's own
+        ("fp4", "no-longer-there", None),
+    ],
+)
+def test_it_is_the_precision_that_is_called_so_and_not_the_label(
+    label: str, name: str, called: str | None
+) -> None:
+    cell = footprint_record("fp32").cell
+    held = PrecisionRef(label=label, name=name)
+    assert called_in_words(cell.model_copy(update={"precision": held})) == called

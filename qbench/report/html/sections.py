@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,29 @@ def sections_of(page: Page) -> Outline:
             reading.outline.sections[-1].parts += reading.views([part])
     outline = reading.outline
     outline.sections = [one for one in outline.sections if one.title or one.parts]
+    called = _names(page.parts)
+    outline.charts = [_renamed(one, called) for one in outline.charts]
     return outline
+
+
+def _names(parts: Iterable[Part]) -> dict[str, str]:
+    """What the rows of the page's tables are called, by their labels."""
+    called: dict[str, str] = {}
+    for part in parts:
+        if isinstance(part, Fold):
+            called |= _names(part.parts)
+        if isinstance(part, Table):
+            called |= {row.label: row.shown for row in part.rows if row.called}
+    return called
+
+
+def _renamed(value: Any, called: Mapping[str, str]) -> Any:
+    """Plain values in which each label is what its row is called."""
+    if isinstance(value, str):
+        return called.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _renamed(one, called) for key, one in value.items()}
+    return [_renamed(one, called) for one in value] if isinstance(value, list | tuple) else value
 
 
 class _Reading:

@@ -92,7 +92,7 @@ def table_view(table: Table, name: str) -> TableView:
     return TableView(
         name,
         visible(table.stub),
-        "right" if table.stub_right else _width(row.label for row in table.rows),
+        "right" if table.stub_right else _width(row.shown for row in table.rows),
         tuple(_head(table, index, scale) for index, scale in enumerate(scales)),
         tuple(_row(row, columns) for row in table.rows),
     )
@@ -125,7 +125,7 @@ def _row(row: Row, columns: list[tuple[Column, Scale]]) -> RowView:
         _cell(figure, column, scale)
         for figure, (column, scale) in zip(row.figures, columns, strict=True)
     )
-    return RowView(visible(row.label), row.reference, row.faulty, cells)
+    return RowView(visible(row.shown), row.reference, row.faulty, cells)
 
 
 def _cell(figure: Figure, column: Column, scale: Scale) -> CellView:

@@ -158,7 +158,7 @@ class TestMethods:
             ("lora-bf16", LORA, "LoRA on bf16"),
             ("lora-fp32", LORA | {"dora": True}, "DoRA on fp32"),
             ("qlora-nf4", LORA, "QLoRA on NF4"),
-            ("qlora-fp4", LORA, "QLoRA on FP4"),
+            ("qlora-fp4", LORA, "QLoRA on FP4 (bitsandbytes)"),
             ("qlora-int8", LORA, "QLoRA on int8 (LLM.int8)"),
             ("qlora-nf4", LORA | {"dora": True}, "QDoRA on NF4"),
         ],
