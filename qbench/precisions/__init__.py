@@ -17,6 +17,7 @@ from qbench.core.plugins import with_plugins
 from qbench.core.spec import PrecisionRef
 from qbench.precisions import bnb4bit, floating, int8, stored
 from qbench.precisions.floating_codes.precision import PRECISIONS as FLOATING_CODES
+from qbench.precisions.gguf.gguf import PRECISIONS as GGUF
 from qbench.precisions.hqq.hqq import PRECISIONS as HQQ
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.precision import Precision
@@ -45,6 +46,7 @@ def precisions() -> dict[str, Precision]:
         *FLOATING_CODES,
         *HQQ,
         *INTEGERS,
+        *GGUF,
         *stored.PRECISIONS,
     )
     table = with_plugins("qbench.precisions", Precision, own)

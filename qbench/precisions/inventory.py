@@ -129,7 +129,7 @@ def _all_tensors(model: PreTrainedModel) -> Iterator[Held]:
                 for tensor in state_tensors(parameter):
                     yield Held(name, "quantization_state", tensor, 0)
                 continue
-            yield Held(name, kind, parameter, _logical(parameter))
+            yield Held(name, kind, parameter, _logical(module, parameter_name, parameter))
         for _, buffer in module.named_buffers(recurse=False):
             of_codes = isinstance(module, nn.Linear) and module is not head
             own: Kind = "quantization_state" if of_codes else "buffers"
@@ -186,7 +186,10 @@ def _kind(module: torch.nn.Module, parameter_name: str, *, is_head: bool) -> Kin
     return "norms" if "Norm" in class_name else "other"
 
 
-def _logical(parameter: torch.nn.Parameter) -> int:
+def _logical(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> int:
+    stated: int | None = getattr(module, "logical_weights", None)
+    if stated is not None and name == "weight":  # a layer of GGUF's blocks
+        return stated
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(state.shape.numel())
 

@@ -147,6 +147,11 @@ class Precision(ABC):
         """The integers that QAT trains for where it is asked for this precision; None: none."""
         return None
 
+    def row_multiple(self, options: Any) -> int | None:
+        """What the rows of a weight must be a multiple of to be held in codes; None: nothing."""
+        group: int | None = getattr(options, "group", None)
+        return group
+
     def rounded(self, values: torch.Tensor, options: Any) -> torch.Tensor | None:
         """A matrix (out, in) in fp32 as a layer would hold it: what `explain` shows; None: nothing.
 

@@ -42,6 +42,9 @@ class Products:
     constants: int = 0
     """Of `dequantized`: numbers for each scale that are there in the type of x meanwhile, such as
     the scale itself or a zero point."""
+    at_once: int | None = None
+    """Of `dequantized`: weights of a layer that are made at the most before they are multiplied and
+    the next ones are made; None for all of it."""
     fused: bool = False
     """Of `dequantized`: whether all that is made within one operation of a library, so that a
     counting of live tensors does not see it."""

@@ -250,7 +250,10 @@ class _InferenceLinears(Linears):
         if products.kind != "dequantized" or not products.holds(linear.inputs):
             return super()._base(given, weight, bias, linear)
         item, ledger = given.item_bytes, self.tape.ledger
-        weights = linear.inputs * linear.outputs * item
+        made_at_once = linear.inputs * linear.outputs
+        if products.at_once is not None:
+            made_at_once = min(made_at_once, products.at_once)
+        weights = made_at_once * item
         scales = products.scales(linear.outputs, linear.inputs)
         if self._kernels.unseen or not products.fused:
             # torchao's `dequantize_affine`: codes less zero points, then times scales, each anew.

@@ -107,12 +107,17 @@ def test_bits_of_the_parts_are_those_of_a_count_by_layers_and_of_the_plan(
     files = cells.folder(variant).glob("*.safetensors")
     stored = {key: one for path in files for key, one in load_file(path).items()}
     embeddings = {
-        module.weight.data_ptr(): module.weight
+        module.weight.data_ptr(): module
         for module in (*loaded.model.modules(),)
         if isinstance(module, nn.Embedding) or module is loaded.model.get_output_embeddings()
     }
-    held_bytes = sum(one.numel() * one.element_size() for one in embeddings.values())
-    weights = sum(one.numel() for one in embeddings.values())
+    held_bytes = sum(one.weight.untyped_storage().nbytes() for one in embeddings.values())
+    weights = sum(
+        one.num_embeddings * one.embedding_dim
+        if isinstance(one, nn.Embedding)
+        else one.in_features * one.out_features
+        for one in embeddings.values()
+    )
     assert found["bits_per_weight.embeddings_and_head"] == pytest.approx(8 * held_bytes / weights)
     vectors = sum(one.numel() for one in stored.values() if one.dim() < 2)
     matrices = found["weights"] - vectors - weights

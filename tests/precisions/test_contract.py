@@ -48,6 +48,8 @@ WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("w8a8-static", {**SHORT, "calibration_method": "mse"}),
     ("w8a8-smooth", {**SHORT, "dtype": "fp16"}),
     ("integer", {"bits": 4, "mapping": "asymmetric", "weights": "gptq", **SHORT}),
+    ("gguf-q4_k_m", {"dtype": "fp16", "embeddings": False}),
+    ("gguf-q5_1", {"dtype": "fp32", "pure": True}),
 ]
 EVERY_ONE = ("llama", "llama-nested", "gpt2-tied")
 """Variants that every precision is tried on: plain layers, odd blocks, and layers that are Conv1D.
@@ -156,21 +158,25 @@ def the_quantized_share_and_what_was_left_out_are_told(loaded: LoadedModel) -> N
     held = [one for one in linear if products is None or products.holds(one.in_features)]
     assert held
     assert details["quantized_modules"] == len(held)
+    tables = details.get("tables", {})  # embeddings and heads that are quantized too
+    held += [one for one in shape.tensors if one.name.removesuffix(".weight") in tables]
     assert details["quantized_share"] == sum(one.numel for one in held) / shape.weights
     others = {one.name.removesuffix(".weight") for one in linear} - {
         one.name.removesuffix(".weight") for one in held
     }
-    assert set(details["left_out"]) == {*others, "lm_head"}
+    assert set(details["left_out"]) == {*others, *([] if tables else ["lm_head"])}
 
 
 def the_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
     """Each option under its own name, where the details have it."""
+    import torch
+
     name, options = loaded.cell.precision.name, loaded.cell.precision.options
     details = loaded.verification.details
     assert details["attention"] == "sdpa"
     types = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-    held_in = loaded.model.get_input_embeddings().weight.dtype
-    assert str(held_in) == f"torch.{types[details['dtype']]}"
+    embedded = loaded.model.get_input_embeddings()(torch.tensor([[0]]))
+    assert str(embedded.dtype) == f"torch.{types[details['dtype']]}"
     told = {**OWN_WORDS.get(name, {})}
     told |= {key: value for key, value in options.items() if value is not None and key in details}
     assert {key: details[key] for key in told} == told
@@ -250,7 +256,8 @@ OWN_LAYERS = [
         Variant(
             "llama4-text",
             "llama4_text",
-            {"intermediate_size_mlp": 128, "head_dim": 16, "num_local_experts": 2},
+            # As wide as the widest blocks.
+            {"hidden": 256, "intermediate_size_mlp": 128, "head_dim": 16, "num_local_experts": 2},
         ),
         None,
     ),

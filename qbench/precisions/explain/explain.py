@@ -59,7 +59,7 @@ def explain(
     held = precisions()[precision]
     if options is None:
         options = held.options()
-    weight = read_weight(model, tensor, base=base, group=getattr(options, "group", None))
+    weight = read_weight(model, tensor, base=base, group=held.row_multiple(options))
     made = held.explain(weight, options)
     if made is None:
         raise UsageError(f"PRECISION: {precision} has no explanation with these options")

@@ -1,0 +1,1 @@
+"""GGUF: llama.cpp's block formats, made of a model in memory or read from a file."""
