@@ -21,13 +21,15 @@ from qbench.sources.models.random_models import RANDOM_PREFIX
 from qbench.sources.models.resolve import parse_model, resolve_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
 
 _GIB = 2**30
 _NOT_AT_ALL = "-"
+_BESIDE = {"simulated_bytes": "simulated GiB", "loading_bytes": "made in GiB"}
+"""What a row may have beside the bytes that it needs."""
 _SETS_OF_LAYERS = frozenset({"default", "all-linear"})
 
 
@@ -141,15 +143,19 @@ def _named_layers(target: str, model: ResolvedModel) -> tuple[str, ...]:
 def fit_page(table: FitTable) -> Page:
     """The table with how to read it, and what is not in it."""
     known = [row for row in table.rows if row.reason is None]
-    loading = any(row.loading_bytes is not None for row in known)
-    rows = tuple(_row(row, loading=loading) for row in known)
+    beside = {
+        name: title
+        for name, title in _BESIDE.items()
+        if any(getattr(row, name) is not None for row in known)
+    }
     columns = (
         Column("precision", "precision", "mark", right=False),
         Column("least_gib", "GiB", "number"),
-        *((Column("loading_gib", "made in GiB", "number"),) if loading else ()),
+        *(Column(name, title, "number") for name, title in beside.items()),
         *(Column(str(length), str(length), "exact") for length in table.lengths),
         Column("longest", "longest", "exact"),
     )
+    rows = tuple(_row(row, beside) for row in known)
     shown = Table(_title(table), "use", columns, rows)
     return Page(_title(table), (shown, bullets(_notes(table), "quiet")), fit_data(table))
 
@@ -187,11 +193,11 @@ def _title(table: FitTable) -> str:
     return f"What fits of {table.model} into {table.device.name} ({size})"
 
 
-def _row(row: FitRow, *, loading: bool) -> Row:
+def _row(row: FitRow, beside: Iterable[str]) -> Row:
     figures = (
         Figure(word=row.precision),
         _gib(row.least_bytes),
-        *((_gib(row.loading_bytes),) if loading else ()),
+        *(_gib(getattr(row, name)) for name in beside),
         *map(_batch, row.batches),
         _count(row.longest or 0),
     )
@@ -244,6 +250,15 @@ def _notes(table: FitTable) -> list[str]:
         notes.append(
             f"Laid over {table.device.gpus} GPUs (device_map: auto), compared with their sum: whole"
             " layers lie on one of them, so that somewhat less may fit."
+        )
+    simulated = dict.fromkeys(
+        row.precision for row in table.rows if row.simulated_bytes is not None
+    )
+    if simulated:
+        notes.append(
+            f"simulated GiB: of {', '.join(simulated)} with each code in a byte, as qbench runs"
+            " them where no packed kernel takes them; GiB and batches are of packed codes, as they"
+            " are served."
         )
     made = dict.fromkeys(row.precision for row in table.rows if row.loading_bytes is not None)
     if made:

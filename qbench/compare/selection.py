@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from qbench.compare.comparable import fingerprint
+from qbench.compare.served import with_served
 from qbench.core.spec import Deployment
 from qbench.core.unchecked import as_mapping
 from qbench.precisions import precisions
@@ -63,9 +64,12 @@ class CellRecords:
         return any(as_mapping(one.details.get("loaded")).get("faults") for one in self.records)
 
     def of(self, measurement: str, item: str | None = None) -> list[Record]:
-        """The records of a measurement (of one of its items), by repeat, else as they came."""
+        """The records of a measurement (of one of its items), by repeat, else as they came.
+
+        A footprint also has the figures of the format as it is served.
+        """
         found = [
-            record
+            with_served(record) if measurement == "footprint" else record
             for record in self.records
             if record.item.measurement == measurement and item in (None, record.item.slug)
         ]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
-from qbench.precisions import options_of, precisions
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.peaks import load_peak, predicted_peak
+from qbench.predict.static import saved_by_packing
 from qbench.predict.training import trained_bytes
 
 if TYPE_CHECKING:
@@ -79,13 +79,20 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
     return CellNeed(highest, fit, unknown)
 
 
-def packed_bits(planned: PlannedCell) -> float | None:
-    """Bits a weight if codes took the bits that they have; None where they do, or nobody knows."""
-    precision, shape = precisions()[planned.cell.precision.name], planned.model.shape
-    if planned.predicted is None or shape is None:
+def saved_bytes(planned: PlannedCell) -> float:
+    """By which the cell's model as it is served is smaller than as it is held here."""
+    if planned.predicted is None or planned.cell.is_training:
+        return 0.0
+    return saved_by_packing(planned.model.shape, planned.cell.precision)
+
+
+def loading_bytes(planned: PlannedCell, environment: Environment) -> int | None:
+    """What loading takes, where the floating model must fit first and is larger; else None."""
+    if planned.predicted is None or planned.cell.is_training:
         return None
-    packed = precision.packed_bytes(shape, options_of(planned.cell.precision))
-    return None if packed is None else 8 * packed / shape.weights
+    load = load_peak(planned.cell, planned.model, device=environment.device_type)
+    taken = None if load is None else load.resident
+    return taken if taken is not None and taken > planned.predicted.total else None
 
 
 def _bytes(peak: Peak) -> int:

@@ -12,7 +12,8 @@ from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
 from qbench.precisions import is_quantized, products_of, with_defaults
 from qbench.predict.bf16 import in_fp16, is_bf16
-from qbench.predict.peaks import load_peak, training_peak, work_peak
+from qbench.predict.peaks import load_peak, loaded_whole, training_peak, work_peak
+from qbench.predict.static import saved_by_packing
 from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class FitRow:
     loading_bytes: int | None = None
     """Needed while the model is made, with what is kept free, where the floating model must fit as
     a whole for that, and takes more than what is done with it; else None."""
+    simulated_bytes: int | None = None
+    """What `least_bytes` is where the codes are simulated in bytes, as qbench runs them; None where
+    they are not. All else is of the format as it is served, packed."""
 
 
 def fit_cases(
@@ -121,12 +125,19 @@ def fit_row(
     if first.resident is None:
         nothing = (None,) * len(lengths)
         return FitRow(*names, None, nothing, None, first.reason)
+    saved = 0 if case.tuning else round(saved_by_packing(model.shape, case.precision))
     load = load_peak(Cell(model=model.ref, precision=case.precision), model)
-    loaded = 0 if load is None else load.resident or 0
+    whole = loaded_whole(case.precision) is not None
+    loaded = 0 if load is None else (load.resident or 0) - (0 if whole else saved)
+
+    def taken(tokens: int, batch: int) -> int:
+        peak = _peak(model, case, device, batch, tokens)
+        # A kernel that reads packed codes makes no copy of a layer's weights.
+        less = saved + peak.kinds.get("dequantized_weight", 0) if saved else 0
+        return (peak.resident or 0) - less
 
     def needed(tokens: int, batch: int) -> int:
-        peak = _peak(model, case, device, batch, tokens).resident or 0
-        return max(peak, loaded) + device.kept_free_bytes
+        return max(taken(tokens, batch), loaded) + device.kept_free_bytes
 
     context = model.context_tokens
     batches: list[int | None] = []
@@ -143,12 +154,14 @@ def fit_row(
         batches.append(most)
     steps = min(context or _MOST_TOKENS, _MOST_TOKENS) // LENGTH_STEP
     longest = largest(lambda step: needed(step * LENGTH_STEP, 1), device.bytes, steps)
+    least, free = taken(lengths[0], 1), device.kept_free_bytes
     return FitRow(
         *names,
-        first.resident + device.kept_free_bytes,
+        least + free,
         tuple(batches),
         longest * LENGTH_STEP,
-        loading_bytes=loaded + device.kept_free_bytes if loaded > first.resident else None,
+        loading_bytes=loaded + free if loaded > least else None,
+        simulated_bytes=first.resident + free if saved else None,
     )
 
 

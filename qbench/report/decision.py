@@ -9,6 +9,7 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import batch_told, describe_point, first_point, items, text_titles
 from qbench.compare.marks import one_change
+from qbench.compare.served import LINEAR_BITS, MODEL_BITS, SERVED, STATIC, headline, stored_wider
 from qbench.core.page import Column, Figure, Table
 from qbench.report.best import RecordSignificance
 from qbench.report.cell_row import cell_row
@@ -38,12 +39,9 @@ if TYPE_CHECKING:
 _METRICS = {"kl": "kl.mean", "decoded.kl": DECODED_KL}
 """What a column is of whose key is no metric's name."""
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
-NOMINAL = "bits_per_weight.nominal"
-"""Known of formats that are stored wider than they are."""
-_PACKED = "if codes were packed at their own width, such as 4 bits that are held in 8"
 _BYTES = (
     Column(
-        "bits_per_weight.model",
+        MODEL_BITS,
         "bits/weight",
         "number",
         "lower",
@@ -51,10 +49,7 @@ _BYTES = (
         decimals=3,
     ),
     Column(
-        NOMINAL, "if packed", "number", "neither", f"bits/weight of the whole {_PACKED}", decimals=3
-    ),
-    Column(
-        "bits_per_weight.linear",
+        LINEAR_BITS,
         "linear bits/weight",
         "number",
         "lower",
@@ -63,21 +58,22 @@ _BYTES = (
         decimals=3,
     ),
     Column(
-        "bits_per_weight.linear.nominal",
-        "linear if packed",
-        "number",
-        "neither",
-        f"bits/weight of the linear layers {_PACKED}",
-        decimals=3,
-    ),
-    Column(
-        "memory.static",
+        STATIC,
         "static",
         "bytes",
         "lower",
         "bytes that the loaded model keeps: parameters, buffers and quantization state",
     ),
 )
+_AS_SERVED = (
+    "; of codes at their own width, as the format is served, where they are simulated in more here"
+)
+_IN_BYTES = "at the width that they are held in here, which the peak is of, too"
+_HELD = {MODEL_BITS: "bits held here", STATIC: "held here"}
+"""What stands beside it where the codes are simulated; of the linear layers the details tell."""
+
+
+_SIZES = frozenset({STATIC, SERVED[STATIC]})
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,8 @@ class Decision:
     memory_point: Record | None
     texts: tuple[str, ...]
     """Slugs of the quality items, in the order of their columns."""
+    size: str = STATIC
+    """Key of the column that says how large a cell is."""
 
 
 def decision_table(records: TableRecords) -> Decision:
@@ -103,11 +101,8 @@ def decision_table(records: TableRecords) -> Decision:
     texts = items(records, "quality")
     decoded = first_decoded(records)
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
-    stored_wider = any(
-        record.value(NOMINAL) is not None for cell in records.cells for record in cell.records
-    )
     peaks = _peaks(records, memory_point)
-    byte_columns = [one for one in _BYTES if stored_wider or not one.key.endswith(".nominal")]
+    byte_columns = _byte_columns(records)
     columns = [
         *byte_columns,
         *(_peak_column(name, memory_point) for name in peaks),
@@ -118,7 +113,7 @@ def decision_table(records: TableRecords) -> Decision:
     rows = []
     for cell in records.cells:
         figures = [
-            *(_figure(cell, "footprint", None, column.key) for column in byte_columns),
+            *(_size_figure(cell, column) for column in byte_columns),
             *(_figure(cell, "memory", memory_point, name) for name in peaks),
             _figure(cell, "latency", latency_point, "latency.prefill"),
             _figure(cell, "latency", latency_point, "latency.decode"),
@@ -146,7 +141,24 @@ def decision_table(records: TableRecords) -> Decision:
         latency_point=latency_point,
         memory_point=memory_point,
         texts=tuple(texts),
+        size=headline(STATIC, records.cells),
     )
+
+
+def _byte_columns(records: TableRecords) -> list[Column]:
+    """Bits and bytes of the format as it is served, and what is held here where that is more."""
+    found = []
+    for column in _BYTES:
+        first = headline(column.key, records.cells)
+        if first == column.key:
+            found.append(column)
+            continue
+        words = column.definition
+        found.append(replace(column, key=first, definition=words + _AS_SERVED))
+        if column.key in _HELD:
+            title, words = _HELD[column.key], f"{column.title} of simulated codes, {_IN_BYTES}"
+            found.append(replace(column, title=title, better="neither", definition=words))
+    return found
 
 
 def _significance(
@@ -157,7 +169,7 @@ def _significance(
     for column in table.columns:
         key, _, text = column.key.partition(":")
         measurement = "quality" if text else key.partition(".")[0]
-        if key == "memory.static" or measurement not in {"quality", *points}:
+        if key in _SIZES or measurement not in {"quality", *points}:
             measurement = "footprint"
         point = points.get(measurement)
         slug = text or (point.item.slug if point else None)
@@ -210,6 +222,13 @@ def change_figure(
 def _figure(cell: CellRecords, measurement: str, point: Record | None, metric_name: str) -> Figure:
     found = cell.of(measurement, point.item.slug if point else None)
     return with_interval(found, metric_name)
+
+
+def _size_figure(cell: CellRecords, column: Column) -> Figure:
+    """Bytes or bits; what is held here of simulated codes alone."""
+    if column.better == "neither" and not stored_wider([cell]):
+        return Figure(word="")
+    return _figure(cell, "footprint", None, column.key)
 
 
 def _is_diverged(records: TableRecords, slug: str) -> bool:

@@ -21,6 +21,7 @@ from qbench.compare.marks import (
     verdict_of,
 )
 from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.served import SERVED, stored_wider
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, interval_detail
@@ -164,6 +165,7 @@ def how_decided(differences: Differences) -> str:
 
 def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     lines = []
+    wider = stored_wider(records.cells)
     for measurement in (*_HEADLINES, *SCORED):
         found = items(records, measurement)
         titles = text_titles(found) if measurement in _ON_TEXTS else {}
@@ -171,7 +173,7 @@ def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
             good = [one for one in reference.of(measurement, slug) if one.status == "ok"]
             if not good:
                 continue
-            for metric in _metrics(good[0]):
+            for metric in _metrics(good[0], wider=wider):
                 where = titles.get(slug) or describe_point(good[0])
                 title = metric.name if measurement == "footprint" else f"{metric.name}, {where}"
                 allowance = default_allowance(metric, measurement)
@@ -179,8 +181,11 @@ def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     return lines
 
 
-def _metrics(record: Record) -> list[Metric]:
+def _metrics(record: Record, *, wider: bool) -> list[Metric]:
+    """What is shown of a record; `wider` where some cell holds codes in more than their width."""
     wanted = _HEADLINES.get(record.item.measurement)
+    if wanted and wider:
+        wanted = (*wanted, *(SERVED[name] for name in wanted if name in SERVED))
     return [
         metric
         for metric in record.metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.served import MODEL_BITS, SERVED
 from qbench.measures.field_names import field_names
 
 if TYPE_CHECKING:
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Table
 
-_METRICS = {"kl": "kl.mean", "decoded.kl": "decoded.kl.mean"}
+_METRICS = {
+    "kl": "kl.mean",
+    "decoded.kl": "decoded.kl.mean",
+    SERVED[MODEL_BITS]: MODEL_BITS,
+}
 """What a column is of whose key is no metric's name."""
 
 

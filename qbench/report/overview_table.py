@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point, items, text_titles
+from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 _TASKS_SHOWN = 2
 _NO_NUMBER = frozenset({NOT_MEASURED, REFERENCE_WORD, ""})
 _KEPT: Mapping[str, tuple[str, int]] = {
-    "bits_per_weight.linear": ("linear bits", 7),
-    "bits_per_weight.linear.nominal": ("if packed", 8),
-    "memory.static": ("static", 0),
+    LINEAR_BITS: ("linear bits", 7),
+    SERVED[LINEAR_BITS]: ("linear bits", 7),
+    STATIC: ("", 0),
+    SERVED[STATIC]: ("", 0),
     "memory.peak.inference": ("peak", 1),
     "memory.peak": ("", 1),
     "latency.prefill": ("prefill", 4),
@@ -34,6 +36,7 @@ _KEPT: Mapping[str, tuple[str, int]] = {
 }
 """Titles (the decision table's own where none is given), and which column is left out first; those
 of further texts stand behind."""
+_HELD_HERE = 8
 _FURTHER_TEXT = 10
 _TASK = 9
 _TOLD_WITH_INTERVAL = frozenset({"change", "task"})
@@ -105,6 +108,8 @@ def _called(table: Table, kinds: Sequence[str]) -> list[str]:
 def _briefly(column: Column, kind: str, slug: str, texts: Sequence[str]) -> Column:
     title, spare = _KEPT[kind]
     title = title or column.title
+    if kind == STATIC and column.better == "neither":  # beside that of the format as it is served
+        spare = _HELD_HERE
     if slug and len(texts) > 1:
         title += column.title.removeprefix(column.title.split()[0])
         spare += _FURTHER_TEXT * texts.index(slug)

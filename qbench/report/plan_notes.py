@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
-from qbench.plan.needs import packed_bits
+from qbench.plan.needs import loading_bytes, saved_bytes
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.peaks import training_tokens
@@ -97,15 +97,7 @@ def need_notes(
             f" ({' or '.join(map(str, lengths))} tokens); shorter data takes less"
         )
         lines.append(Words(text, "quiet"))
-    packed = {
-        cell.cell.precision.label: f"{bits:.2f}"
-        for cell in plan.cells
-        if (bits := packed_bits(cell)) is not None
-    }
-    if packed:
-        listed = ", ".join(f"{label} {bits}" for label, bits in packed.items())
-        text = f"bits/weight are of codes in bytes, as torchao keeps them; packed: {listed}"
-        lines.append(Words(text, "quiet"))
+    lines += [Words(text, "quiet") for text in _other_bytes(plan)]
     unknown: dict[str, list[str]] = {}
     for cell, need in zip(plan.cells, needs, strict=True):
         # What is skipped has its own reason, and no peak to ask for.
@@ -118,6 +110,27 @@ def need_notes(
     if disk:
         lines.append(_disk_line(disk, free))
     return lines
+
+
+def _other_bytes(plan: Plan) -> list[str]:
+    """Cells that are simulated in more bytes than they are served in, or made of more."""
+    told = []
+    simulated = [cell.cell.precision.label for cell in plan.cells if saved_bytes(cell)]
+    if simulated:
+        listed = ", ".join(dict.fromkeys(simulated))
+        told.append(
+            f"bytes and bits/weight of {listed} are of packed codes, as they are served; here each"
+            " code is held in a byte (held here), and the peak is of that"
+        )
+    made = {
+        cell.cell.precision.label: _size(size)
+        for cell in plan.cells
+        if (size := loading_bytes(cell, plan.environment)) is not None
+    }
+    if made:
+        listed = ", ".join(f"{label} {size}" for label, size in made.items())
+        told.append(f"made of the floating model, which must fit at first: loading {listed}")
+    return told
 
 
 def _disk_line(needs: Sequence[DiskNeed], free: int | None) -> Words:

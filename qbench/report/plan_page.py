@@ -12,7 +12,13 @@ from qbench.core.store import read_folder
 from qbench.core.units import counted, format_seconds
 from qbench.plan.estimate import Estimate
 from qbench.plan.missing import jobs_to_run, lacking
-from qbench.plan.needs import cache_free_bytes, cell_need, disk_needs
+from qbench.plan.needs import (
+    cache_free_bytes,
+    cell_need,
+    disk_needs,
+    loading_bytes,
+    saved_bytes,
+)
 from qbench.plan.plan import RETRIED
 from qbench.predict.bits import bits_per_weight, weights_of
 from qbench.report.cell_row import called_in_words
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.gate.power import Power
     from qbench.core.page import Part
-    from qbench.core.record import Record
+    from qbench.core.record import Environment, Record
     from qbench.plan.cells import PlannedCell
     from qbench.plan.job import Job
     from qbench.plan.needs import CellNeed
@@ -36,7 +42,8 @@ POWER_RESAMPLES = 1000
 _NONE = Figure(word="–", tone="quiet")
 _COLUMNS = (
     Column("on_disk", "on disk", "text", right=True),
-    Column("bytes", "bytes", "exact", definition="static, by arithmetic"),
+    Column("bytes", "bytes", "exact", definition="static, by arithmetic, as it is served"),
+    Column("bytes_held", "held here", "exact", definition="static, codes in bytes"),
     Column("bits_per_weight", "bits/weight", "number", decimals=2),
     Column("bits_per_weight_linear", "linear bits/weight", "number", decimals=2),
     Column("peak_bytes", "peak", "bytes", decimals=2),
@@ -111,7 +118,7 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
             "note": plan.device_note,
         },
         "cells": [
-            {**row, **_cell_data(cell, need, records)}
+            {**row, **_cell_data(cell, need, records), **_held_data(cell, plan.environment)}
             for row, cell, need in zip(rows_data(table), plan.cells, needs, strict=True)
         ],
         "measurements": len(plan.tasks),
@@ -143,18 +150,28 @@ def _table(
         name = cell.cell.slug if several_models else cell.cell.label
         called = None if several_models else called_in_words(cell.cell)
         rows.append(Row(name, cell.reference, figures, called=called))
-    return Table("Cells", "cell", _COLUMNS, tuple(rows))
+    table = Table("Cells", "cell", _COLUMNS, tuple(rows))
+    if any(saved_bytes(cell) for cell in plan.cells):
+        return table
+    return table.with_columns(
+        [index for index, column in enumerate(_COLUMNS) if column.key != "bytes_held"]
+    )
 
 
 def _predicted(cell: PlannedCell) -> tuple[Figure, ...]:
-    """Static bytes, and bits per weight of the whole and of the linear layers."""
+    """Static bytes, those held here where they are others, and bits per weight of whole and linear.
+
+    Bytes and bits are those of the format as it is served.
+    """
     if cell.cell.is_training:
-        return Figure(word="training", tone="quiet"), _NONE, _NONE
+        return Figure(word="training", tone="quiet"), _NONE, _NONE, _NONE
     if cell.predicted is None or cell.model.shape is None:
-        return Figure(word="not known", tone="quiet"), _NONE, _NONE
-    bits = bits_per_weight(cell.predicted, weights_of(cell.model.shape))
+        return Figure(word="not known", tone="quiet"), _NONE, _NONE, _NONE
+    saved = saved_bytes(cell)
+    bits = bits_per_weight(cell.predicted, weights_of(cell.model.shape), saved=saved)
     told = (_NONE if value is None else Figure(value) for value in (bits["model"], bits["linear"]))
-    return Figure(cell.predicted.total), *told
+    held = Figure(cell.predicted.total) if saved else _NONE
+    return Figure(round(cell.predicted.total - saved)), held, *told
 
 
 def _table_bits(cell: PlannedCell) -> float | None:
@@ -201,6 +218,12 @@ def _cell_data(
         "peak_unknown": need.unknown,
         **kinds_data(cell, need),
     }
+
+
+def _held_data(cell: PlannedCell, environment: Environment) -> dict[str, Any]:
+    """What of its static bytes is others than those of the format as it is served; else None."""
+    held = cell.predicted.total if cell.predicted is not None and saved_bytes(cell) else None
+    return {"bytes_held": held, "bytes_loading": loading_bytes(cell, environment)}
 
 
 def _title(plan: Plan, only_model: str | None) -> str:

@@ -75,13 +75,13 @@ def _what_was_measured(records: TableRecords) -> str:
 
 
 def _smallest(decision: Decision) -> str:
-    figures = decision.table.column("memory.static")
+    figures = decision.table.column(decision.size)
     rows = [row for row, figure in zip(decision.table.rows, figures, strict=True) if figure.best]
     if not rows:
         return ""
-    scale = decision.table.scale(_index(decision, "memory.static"))
+    scale = decision.table.scale(_index(decision, decision.size))
     size = next(figure.value for figure in figures if figure.best)
-    base = _reference_value(decision, "memory.static")
+    base = _reference_value(decision, decision.size)
     if size is None:
         return ""
     text = f"Smallest: {_and([row.label for row in rows])} with {scale.with_unit(size)}"

@@ -180,3 +180,23 @@ def test_both_figures_are_shown_where_the_floating_model_must_fit(workplace: Wor
     assert chosen["least_bytes"] == nearest["least_bytes"]
     assert chosen["loading_bytes"] == 14_483_464_192 + 2 * 64 * 4 + RESERVED_BYTES
     assert f"{chosen['loading_bytes'] / 2**30:.2f}" in finished.output
+
+
+def test_int4_is_told_as_it_is_served_and_its_simulation_beside(workplace: Workplace) -> None:
+    finished = workplace.call_here(
+        "fit", "mistralai/Mistral-7B-v0.1", "--gpu", "24GB", "--precision", "int4-g32",
+        "--precision", "nf4", "--length", "512", "--format", "json",
+    )  # fmt: skip
+    rows = {
+        row["precision"]: row
+        for row in json.loads(finished.output)["rows"]
+        if row["use"] == "inference"
+    }
+    int4, nf4 = rows["int4-g32"], rows["nf4"]
+    # Both are 4.5 bits a linear weight; nf4 makes a copy of a layer for a prompt of 512 tokens.
+    assert nf4["simulated_bytes"] is None
+    assert nf4["least_bytes"] - 2 * 2 * 4096 * 14336 < int4["least_bytes"] < nf4["least_bytes"]
+    assert int4["simulated_bytes"] > int4["least_bytes"] + 3_400_000_000
+    assert int4["batches"]["512"] >= nf4["batches"]["512"]
+    shown = workplace.call_here("fit", MISTRAL, "--gpu", "24GB", "--precision", "int4-g32")
+    assert "of packed codes, as they are served" in " ".join(shown.output.split())

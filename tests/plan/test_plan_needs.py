@@ -185,3 +185,51 @@ def test_the_time_comes_from_earlier_records(workplace: Workplace) -> None:
     assert finished.code == 0, finished.errors
     told = " ".join(finished.output.split())
     assert "about 1 min 30 s by earlier records, loading apart, for 1 of 2 measurements" in told
+
+
+INTEGERS = """\
+models: ['random:Mistral-7B-v0.1']
+precisions: [bf16, int4-g32, int4-g32-asym, int4-g32-gptq, w8a8-static]
+reference: bf16
+measure: {footprint: , memory: {prompt_tokens: 512, new_tokens: 4}}
+"""
+
+
+def test_bytes_are_those_of_codes_as_they_are_served(tmp_path: Path) -> None:
+    made = _plan(tmp_path, "24GB", INTEGERS)
+    page = plan_page(made, tmp_path / "results")
+    rows = {cell["cell"]: cell for cell in page.data["cells"]}
+    linear, tables = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336), 2 * 32000 * 4096
+    rest = 2 * (tables + 65 * 4096) + 2 * 64 * 4  # head and embedding, norms, rotary frequencies
+    scales = linear // 32
+    expected = {
+        "int4-g32": linear // 2 + 2 * scales,
+        "int4-g32-asym": linear // 2 + 2 * scales + scales // 2,
+        "int4-g32-gptq": linear // 2 + 2 * scales,
+    }
+    for name, size in expected.items():
+        assert rows[name]["bytes"] == size + rest
+        assert 4.1 < rows[name]["bytes"] / 2**30 < 4.6
+        assert rows[name]["bytes_held"] == linear + 3 * scales + rest
+        assert rows[name]["bits_per_weight_linear"] == 8 * size / linear
+        assert rows[name]["bits_per_weight"] == pytest.approx(
+            8 * (size + rest) / (linear + tables + 65 * 4096)
+        )
+    assert rows["bf16"]["bytes_held"] is None
+    assert rows["w8a8-static"]["bytes_held"] is None
+    # What is calibrated is made of the floating model, which is there as a whole first.
+    loading = {name: row["bytes_loading"] for name, row in rows.items()}
+    whole = 2 * linear + rest
+    assert loading == {
+        "bf16": None, "int4-g32": None, "int4-g32-asym": None,
+        "int4-g32-gptq": whole, "w8a8-static": whole,
+    }  # fmt: skip
+    text = " ".join(on_terminal(page, 120).split())
+    assert "held here" in text
+    assert "int4-g32, int4-g32-asym, int4-g32-gptq are of packed codes, as they are served" in text
+    assert "loading int4-g32-gptq 13.5 GiB, w8a8-static 13.5 GiB" in text
+
+
+def test_nothing_is_held_here_that_is_not_as_served(tmp_path: Path) -> None:
+    text = on_terminal(plan_page(_plan(tmp_path, "24GB"), tmp_path / "results"), 120)
+    assert "held here" not in text

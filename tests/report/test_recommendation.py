@@ -95,7 +95,8 @@ def known_of(table: TableRecords, decision: dict[str, Any]) -> Cells:
         ):
             slug = decision["memory_point"] if key == "peak" else None
             if got := values(cell.of(measurement, slug), name):
-                mine[key] = Known(got[0], got[0], got[0])
+                size = packed(cell.of(measurement)[0]) if key == "bytes" else got[0]
+                mine[key] = Known(size, size, size)
         for key in ("prefill", "decode"):
             got = values(cell.of("latency", decision["latency_point"]), f"latency.{key}")
             if len(got) >= 5:
@@ -114,6 +115,16 @@ def known_of(table: TableRecords, decision: dict[str, Any]) -> Cells:
             mine["loss"] = Known(change["value"], change["low"], change["high"])
         found[cell.label] = mine
     return found
+
+
+def packed(record: Record) -> float:
+    """Static bytes with codes at their own width."""
+    loaded = record.details["loaded"]
+    static, weights = record.value("memory.static"), record.value("weights")
+    bits = record.value("bits_per_weight.nominal")
+    if bits is None or loaded["code_bits_nominal"] == loaded["code_bits_stored"]:
+        return static or 0.0
+    return round(bits * (weights or 0.0) / 8)
 
 
 def best_of(cells: Cells, limits: dict[str, float], minimize: str) -> set[str]:

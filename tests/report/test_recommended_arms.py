@@ -24,6 +24,7 @@ from qbench.report.as_json import render
 from qbench.report.markdown import render as as_markdown
 from qbench.report.report_page import report_page
 from tests.command import call
+from tests.report.test_recommendation import packed
 
 if TYPE_CHECKING:
     from qbench.compare.recommend.choices import Choices
@@ -122,7 +123,7 @@ def test_losses_are_paired_with_the_best_over_items_and_seeds(suite: str) -> Non
 def test_of_a_grid_of_budgets_the_same_is_chosen_by_loops(suite: str) -> None:
     table, made = table_of(suite)
     sizes = {
-        label: {one.value("memory.static") for cell in own for one in cell.of("footprint")}
+        label: {packed(one) for cell in own for one in cell.of("footprint")}
         for label, own in served(table).items()
     }
     peaks = {
@@ -144,7 +145,7 @@ def test_of_a_grid_of_budgets_the_same_is_chosen_by_loops(suite: str) -> None:
                 high, peak = highs[label], peaks[label.rpartition("--")[0]]
                 (bytes_,) = size
                 inside = high is not None and high <= most_loss
-                if inside and peak is not None and peak <= most_peak and bytes_ is not None:
+                if inside and peak is not None and peak <= most_peak:
                     meeting[label] = bytes_
             found = recommend(replace(made, limits=limits)).best
             if not meeting:

@@ -210,7 +210,7 @@ measure:
     assert all(one["min"] < 0 < one["limit"] <= one["max"] + 9 for one in static["layers"].values())
     (page,) = (tmp_path / "reports").glob("*.md")
     words = page.read_text(encoding="utf-8")
-    assert "if packed" in words
+    assert "bits held here" in words
     assert "### Calibration" in words
     assert "stdlib-calibration" in words
     assert "set a group that divides 64" in words

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.items import describe_point, first_point, items, text_titles
+from qbench.compare.served import SERVED, STATIC, stored_wider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,13 +62,13 @@ def cost_axes_of(
     found = [
         cost_axis(
             "bytes",
-            "static bytes",
+            "static bytes, as served" if stored_wider(cells) else "static bytes",
             "static bytes",
             "bytes",
             "B",
             "footprint",
             None,
-            "memory.static",
+            SERVED[STATIC],
         ),
         cost_axis("peak", f"peak of inference{there}", "peak", "bytes", "B", "memory", slug, peak),
     ]

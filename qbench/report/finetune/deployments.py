@@ -11,6 +11,7 @@ from qbench.compare.items import (
     items_of,
     text_titles,
 )
+from qbench.compare.served import SERVED, STATIC, headline
 from qbench.compare.tuned.arms import deployment_words
 from qbench.compare.tuned.changes import (
     LOSS_MARGIN,
@@ -48,10 +49,12 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
     judged = judged_deployments(records, results)
     damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
     texts = text_titles(results.texts)
+    size = headline(STATIC, served)
+    held = "bytes that the loaded model keeps" + (", codes packed" if size != STATIC else "")
     columns = (
         Column("deployment", "deployment", "text", definition="how the tuned model is served"),
         Column("served", "served in", "text", definition="precision that the base is held in"),
-        Column("memory.static", "static", "bytes", definition="bytes that the loaded model keeps"),
+        Column(size, "static", "bytes", definition=held),
         *_latency_columns(point),
         Column(
             "completion.loss",
@@ -153,9 +156,11 @@ def _change_figure(judged: Judged | None, arm: Arm, deployment: str) -> Figure:
 
 
 def _plain(cells: tuple[CellRecords, ...], column: Column, point: Record | None) -> Figure:
-    measurement = {"memory.static": "footprint", "completion.loss": "completion"}.get(
-        column.key, "latency"
-    )
+    measurement = {
+        STATIC: "footprint",
+        SERVED[STATIC]: "footprint",
+        "completion.loss": "completion",
+    }.get(column.key, "latency")
     slug = point.item.slug if point and measurement == "latency" else None
     return over_seeds(cells, measurement, slug, column.key)
 

@@ -16,7 +16,7 @@ from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.plan.needs import disk_needs
 from qbench.predict.devices import memory_of
 from qbench.predict.model_config import decoder_of
-from qbench.predict.peaks import predicted_peak
+from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.static import predicted_bytes
 from qbench.sources.models.hub import hub_folder
 
@@ -102,11 +102,13 @@ def memory_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
 
 
 def _memory_problems(plan: Plan, jobs: Sequence[Job], free: int, *, spread: bool) -> list[Problem]:
-    needs = {job.cell.slug: _needed_bytes(job) for job in jobs}
-    large = {name: size for name, size in needs.items() if size > free}
+    needs = {job.cell.slug: (_loading_bytes(job), _needed_bytes(job)) for job in jobs}
+    large = {name: max(both) for name, both in needs.items() if max(both) > free}
     if not large:
         return []
     name = max(large, key=lambda one: large[one])
+    loading, later = needs[name]
+    later_told = f" while it is loaded, and {later / _GIB:.1f} GiB then" if loading > later else ""
     gpus = len(_gpus(plan, spread=spread))
     where = f"{gpus} GPUs together" if gpus > 1 else plan.environment.device
     return [
@@ -114,7 +116,7 @@ def _memory_problems(plan: Plan, jobs: Sequence[Job], free: int, *, spread: bool
             "memory",
             f"{free / _GIB:.1f} GiB are free of {where};"
             f" {counted(len(large), 'cell')} would take more, most of all {name} with"
-            f" {large[name] / _GIB:.1f} GiB",
+            f" {large[name] / _GIB:.1f} GiB{later_told}",
             remedy="end other programs, or leave these cells out with --only or `exclude`",
         )
     ]
@@ -183,8 +185,14 @@ def _free_memory_bytes(plan: Plan, *, spread: bool) -> int | None:
     return None if len(known) < len(gpus) else sum(known)
 
 
+def _loading_bytes(job: Job) -> int:
+    """What loading takes by arithmetic, a floating model that must fit first; 0 if not known."""
+    load = load_peak(job.cell, job.model, device=job.device)
+    return 0 if load is None else load.resident or 0
+
+
 def _needed_bytes(job: Job) -> int:
-    """The most that a job takes by arithmetic; 0 where nothing is known."""
+    """The most that a loaded job takes by arithmetic; 0 where nothing is known."""
     static = predicted_bytes(job.cell, job.model)
     needs = [0 if static is None else static.total]
     device = memory_of(job.environment)
