@@ -28,11 +28,14 @@ except SystemExit as end:
     code = end.code
 print(json.dumps([code, sorted({heavy} & set(sys.modules))]), file=sys.stderr)
 """
+MADE_OF_HEAVY_CLASSES = {"qbench.precisions.layer_quantizer"}
+"""Modules whose own classes are below a library's; they are imported within functions alone."""
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 import qbench
 for module in pkgutil.walk_packages(qbench.__path__, "qbench."):
-    importlib.import_module(module.name)
+    if module.name not in {apart}:
+        importlib.import_module(module.name)
 print(json.dumps(sorted({heavy} & set(sys.modules))))
 """
 
@@ -94,7 +97,7 @@ def test_a_run_with_nothing_missing_loads_nothing_heavy(workplace: Workplace) ->
 
 def test_no_module_loads_anything_heavy_when_it_is_imported() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL.format(heavy=HEAVY)],
+        [sys.executable, "-c", IMPORT_ALL.format(heavy=HEAVY, apart=MADE_OF_HEAVY_CLASSES)],
         capture_output=True,
         text=True,
         check=True,

@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.aliases import other_names as other_options
-from qbench.core.docstrings import field_docs
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.measures.field_names import field_names
 from qbench.precisions import precisions
 from qbench.precisions.names import other_names
+from qbench.report.listed_entry import option_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,28 +78,14 @@ def options_table(table: str, name: str, *, beside: str | None = None) -> str:
 
 
 def _options(table: str, name: str) -> list[tuple[str, str, str]]:
-    model = _TABLES[table]()[name].options
-    told = field_docs(model)
-    other: dict[str, list[str]] = {}
-    for also, option in other_options(model).items():
-        other.setdefault(option, []).append(f"`{also}`")
     return [
-        (
-            f"`{option}`",
-            f"`{_default(field.get_default(call_default_factory=True))}`",
-            f"{text} Also: {', '.join(other[option])}." if option in other else text,
-        )
-        for option, field in model.model_fields.items()
-        if (text := field.description or told.get(option))
+        (f"`{option}`", f"`{default}`", f"{text} Also: {_quoted(also)}." if also else text)
+        for option, default, text, also in option_rows(_TABLES[table]()[name].options)
     ]
 
 
-def _default(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ", ".join(_default(one) for one in value) or "none"
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -164,7 +164,7 @@ def run(
 app.command(epilog=cli_plan.EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
 app.command(epilog=cli_recommend.EXAMPLE)(cli_recommend.recommend)
-app.command("list")(cli_report.list_)
+app.command("list", epilog="Examples: qbench list | qbench list nf4")(cli_report.list_)
 
 
 @app.command()

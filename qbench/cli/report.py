@@ -110,18 +110,35 @@ def _read(
 
 
 def list_(
-    *, device: Device = None, format_name: FormatName = "text", output: Output = None
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="One precision, method or measurement, in full: its options and other names."
+            " \\[default: all, a line each]",
+        ),
+    ] = None,
+    *,
+    device: Device = None,
+    format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
-    """List precisions, methods and measurements, what each needs, and whether it runs here."""
+    """List precisions, methods and measurements, and whether each runs here; or one in full."""
     from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
     from qbench.report.format import Subject
     from qbench.report.formats import find_format, formats
+    from qbench.report.listed_entry import entry_page
     from qbench.report.listing import listing_page
 
     form = find_format(format_name, "page")
     environment = detect_environment(find_device(device))
     note = why_not_the_gpu(device)
-    show(Subject(lambda: listing_page(environment, formats().values(), note)), form, output)
+    page = (
+        listing_page(environment, formats().values(), note)
+        if name is None
+        else entry_page(name, environment, note)
+    )
+    show(Subject(lambda: page), form, output)
 
 
 def write_reports(

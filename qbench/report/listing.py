@@ -1,19 +1,31 @@
-"""What there is to choose from as a page: precisions, methods, measurements, formats."""
+"""What there is to choose from as a page: precisions, methods, measurements, formats.
+
+All of it in short, a line each; one entry in full is `qbench.report.listed_entry`.
+"""
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.environment import missing_packages
-from qbench.core.page import Column, Figure, Heading, Page, Row, Table, Words, words_table
+from qbench.core.page import (
+    Column,
+    Figure,
+    Heading,
+    Mono,
+    Page,
+    Row,
+    Table,
+    Words,
+    words_table,
+)
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.names import other_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from qbench.core.page import Part
     from qbench.core.record import Environment
@@ -28,23 +40,30 @@ _MADE_OF: dict[Source, str] = {
 }
 
 
-class _Entry(Protocol):
+class Entry(Protocol):
     """A precision, a method or a measurement, as far as it is listed."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As written in a suite."""
+
     @property
-    def summary(self) -> str: ...
+    def summary(self) -> str:
+        """One line."""
+
     @property
-    def options(self) -> type[Frozen]: ...
+    def options(self) -> type[Frozen]:
+        """Its typed options."""
+
     @property
-    def needs(self) -> tuple[str, ...]: ...
+    def needs(self) -> tuple[str, ...]:
+        """Packages beside those that qbench always has."""
 
 
 def listing_page(
     environment: Environment, formats: Iterable[Format], note: str | None = None
 ) -> Page:
-    """All tables of names with options, needs, and whether they can run on the device.
+    """All names, each with what it is and whether it can run on the device.
 
     `note` says why it is not another device.
     """
@@ -55,21 +74,24 @@ def listing_page(
     written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
     parts: list[Part] = [
         Heading("Precisions"),
-        _table("what it is", environment.device, held, others),
+        _table("what it is", environment.device, held),
         Heading("Fine-tuning methods"),
         _table("what it trains", environment.device, tuned),
         Heading("Measurements"),
         _table("what it finds", environment.device, taken),
         Heading("Formats"),
         words_table(("name", "what it is", "of", "file"), written),
+        Words(("Options and other names of one: ", Mono(f"qbench list {next(iter(others))}"))),
         *([Words(note)] if note else []),
     ]
     data = {
         "device": environment.device,
         "device_note": note,
-        "precisions": [_data(*entry) | {"also_called": others[entry[0].name]} for entry in held],
-        "methods": [_data(*entry) for entry in tuned],
-        "measurements": [_data(*entry) for entry in taken],
+        "precisions": [
+            entry_data(*entry) | {"also_called": others[entry[0].name]} for entry in held
+        ],
+        "methods": [entry_data(*entry) for entry in tuned],
+        "measurements": [entry_data(*entry) for entry in taken],
         "formats": [
             {"name": name, "summary": summary, "of": of.split(", "), "suffix": suffix}
             for name, summary, of, suffix in written
@@ -78,7 +100,8 @@ def listing_page(
     return Page(f"What qbench has, on {environment.device}", tuple(parts), data)
 
 
-def _data(entry: _Entry, reason: str | None) -> dict[str, Any]:
+def entry_data(entry: Entry, reason: str | None) -> dict[str, Any]:
+    """An entry in plain values; `reason` is why it does not run here."""
     return {
         "name": entry.name,
         "summary": entry.summary,
@@ -89,29 +112,17 @@ def _data(entry: _Entry, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _table(
-    about: str,
-    device: str,
-    entries: Iterable[tuple[_Entry, str | None]],
-    others: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> Table:
-    """`others` are other names, which an entry is told to have."""
+def _table(about: str, device: str, entries: Iterable[tuple[Entry, str | None]]) -> Table:
     columns = (
         Column("summary", about, "text"),
-        Column("options", "options", "text"),
-        Column("needs", "needs", "text"),
         Column("runs", f"on {device}", "text"),
     )
-    rows = (_row(*entry, others.get(entry[0].name, ())) for entry in entries)
-    return Table("", "name", columns, tuple(rows))
+    return Table("", "name", columns, tuple(_row(*entry) for entry in entries))
 
 
-def _row(entry: _Entry, reason: str | None, others: Sequence[str]) -> Row:
-    also = f" (also {', '.join(others)})" if others else ""
+def _row(entry: Entry, reason: str | None) -> Row:
     figures = (
-        Figure(word=f"{entry.summary}{also}"),
-        Figure(word=_listed(entry.options.model_fields)),
-        Figure(word=_listed(entry.needs)),
+        Figure(word=entry.summary),
         Figure(word=reason or "runs", tone="bad" if reason else "good"),
     )
     return Row(entry.name, reference=False, figures=figures)
@@ -119,7 +130,3 @@ def _row(entry: _Entry, reason: str | None, others: Sequence[str]) -> Row:
 
 def _made_of(form: Format) -> str:
     return ", ".join(words for source, words in _MADE_OF.items() if form.takes(source))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "–"

@@ -190,10 +190,27 @@ class TestShowing:
     def test_list_names_every_precision_and_measurement(self, workplace: Workplace) -> None:
         finished = workplace.call_here("list")
         assert finished.code == 0
-        tables = (*precisions().values(), *methods().values(), *measures().values())
-        for entry in tables:
-            for name in (entry.name, *entry.options.model_fields):
+        for name in (*precisions(), *methods(), *measures()):
+            assert re.search(rf"\W{name}\W", finished.output), name
+
+    def test_list_shows_one_in_full(self, workplace: Workplace) -> None:
+        for entry in (precisions()["nf4"], methods()["lora"], measures()["latency"]):
+            finished = workplace.call_here("list", entry.name)
+            assert finished.code == 0
+            for name in entry.options.model_fields:
                 assert re.search(rf"\W{name}\W", finished.output), name
+
+    def test_list_takes_any_name_of_a_precision(self, workplace: Workplace) -> None:
+        by_own = workplace.call_here("list", "int8-wo", "--format", "json")
+        assert by_own.code == 0
+        assert workplace.call_here("list", "INT8_weight_only", "--format", "json") == by_own
+        assert "int8_weight_only" in json.loads(by_own.output)["also_called"]
+
+    def test_list_of_a_name_of_nothing(self, workplace: Workplace) -> None:
+        finished = workplace.call_here("list", "awq")
+        assert finished.code == 2
+        assert "unknown name 'awq'" in finished.errors
+        assert "int4-g32-gptq" in finished.errors
 
     def test_list_shows_plugins_and_why_one_cannot_run(self, workplace: Workplace) -> None:
         finished = workplace.with_plugins("unruly").call("list")
