@@ -274,6 +274,9 @@ def test_a_layer_that_is_not_what_it_should_be_is_a_fault(cells: TinyCells) -> N
         ({"weights": "gptq", "activations": "dynamic"}, "beside weights: gptq"),
         ({"calibration_windows": 4}, "nothing is calibrated without"),
         ({"weights": "gptq", "calibration_method": "mse"}, "activations: static beside"),
+        ({"weights": "awq", "activations": "dynamic"}, "activations: none, beside weights: awq"),
+        ({"weights": "awq", "damping": 0.1}, "weights: gptq beside `damping`"),
+        ({"weights": "gptq", "clipping": False}, "weights: awq beside `clipping`"),
         ({"activations": "static", "calibration_percentile": 99.0}, "calibration_method: perc"),
         ({"compute_dtype": "bf16"}, "extra"),
     ],
@@ -296,15 +299,19 @@ def test_a_short_name_fixes_its_format_alone(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated")
-@pytest.mark.parametrize("name", ["int8-wo", "int4-g32-asym", "int4-g32-gptq"])
+@pytest.mark.parametrize("name", ["int8-wo", "int4-g32-asym", "int4-g32-gptq", "integer"])
 def test_lora_on_codes_learns_as_on_their_weights(name: str, cells: TinyCells) -> None:
     import torch
 
     ids = torch.arange(1, 33).reshape(1, -1)
     gradients = []
     for dequantized in (False, True):
-        short = {"calibration_text": "bundled:stdlib-excerpt"} if "gptq" in name else {}
-        loaded = load_fresh(cells.folder(LLAMA), name, dtype="fp32", **short)
+        more: dict[str, Any] = {"dtype": "fp32"}
+        if name == "integer":
+            more |= {"bits": 4, "weights": "awq"}
+        if name in {"integer", "int4-g32-gptq"}:
+            more["calibration_text"] = "bundled:stdlib-excerpt"
+        loaded = load_fresh(cells.folder(LLAMA), name, **more)
         if dequantized:
             for _, layer in linear_layers(loaded.model):
                 layer.weight = torch.nn.Parameter(held_weight(layer), requires_grad=False)

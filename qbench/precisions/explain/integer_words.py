@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.core.number_types import ITEM_BYTES
 from qbench.core.page import words_table
 from qbench.precisions.explain.sections import Section, section
 
@@ -22,7 +23,12 @@ _SMOOTHQUANT = (
     "SmoothQuant first multiplies the weights' columns by factors from a calibration text, and"
     " divides the activations by them; one tensor alone is rounded without them here."
 )
-_HOW_CHOSEN = {"rtn": (), "gptq": (_GPTQ,), "smoothquant": (_SMOOTHQUANT,)}
+_AWQ = (
+    "AWQ first multiplies the weights' columns by factors from a calibration text, larger where the"
+    " inputs are large, multiplies the inputs by their reciprocals, and clips a group's largest"
+    " weights where the outputs gain by it; one tensor alone is rounded without them here."
+)
+_HOW_CHOSEN = {"rtn": (), "gptq": (_GPTQ,), "awq": (_AWQ,), "smoothquant": (_SMOOTHQUANT,)}
 
 
 def shared_by(options: IntegerOptions) -> str:
@@ -35,7 +41,8 @@ def shared_by(options: IntegerOptions) -> str:
 def beside_weights(options: IntegerOptions) -> str:
     """What else is kept with the codes of a layer, as a continued sentence."""
     static = ", one of 32 bits for the activations" if options.activations == "static" else ""
-    return f"{static}, a factor of 32 bits a column" if options.weights == "smoothquant" else static
+    bits = {"smoothquant": 32, "awq": 8 * ITEM_BYTES[options.dtype]}.get(options.weights)
+    return static if bits is None else f"{static}, a factor of {bits} bits a column"
 
 
 def grid_section(options: IntegerOptions, counts: list[int]) -> Section:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import torch_type
+from qbench.precisions.integer.awq import quantize_by_awq
 from qbench.precisions.integer.gptq import quantize_by_gptq
 from qbench.precisions.integer.inputs import unreached
 from qbench.precisions.integer.layers import hold_in
@@ -45,6 +46,8 @@ def calibrate(
     dtype = torch_type(options.dtype)
     if options.weights == "gptq":
         about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
+    elif options.weights == "awq":
+        about["layers"] = quantize_by_awq(model, layers, windows, options, dtype)
     elif options.weights == "smoothquant":
         about["layers"] = quantize_smoothed(model, layers, windows, options, dtype)
     else:
@@ -59,6 +62,9 @@ def _method(options: IntegerOptions) -> dict[str, Any]:
     if options.weights == "gptq":
         own = {"damping": options.damping, "act_order": options.act_order}
         return {"implementation": "qbench", "paper": "arXiv 2210.17323", **own}
+    if options.weights == "awq":
+        own = {"clipping": options.clipping}
+        return {"implementation": "qbench", "paper": "arXiv 2306.00978", **own}
     if options.weights == "smoothquant":
         return {"implementation": torchao, "paper": "arXiv 2211.10438", "alpha": ALPHA}
     return {"implementation": f"ranges by qbench, codes by {torchao}"}

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.integer.inputs import in_blocks, run, unreached
+from qbench.precisions.integer.grid import (
+    choose_scales,
+    library_nearest,
+    output_error,
+    unpacked_codes,
+)
+from qbench.precisions.integer.inputs import in_blocks, run
+from qbench.precisions.integer.moments import Moments
 
 if TYPE_CHECKING:
     import torch
@@ -37,21 +44,12 @@ def quantize_by_gptq(
 
     found: dict[str, dict[str, float]] = {}
     for block in in_blocks(layers):
-        hessians: dict[str, torch.Tensor] = {}
-
-        def add(
-            name: str, inputs: torch.Tensor, hessians: dict[str, torch.Tensor] = hessians
-        ) -> None:
-            rows = inputs.reshape(-1, inputs.shape[-1]).float()
-            hessians[name] = hessians.get(name, 0) + rows.T @ rows
-
-        run(model, block, windows, add)
+        seen = Moments()
+        run(model, block, windows, seen.add)
         for name, layer in block.items():
-            if name not in hessians:
-                raise unreached(name)
-            hessian = hessians.pop(name)
+            hessian = seen.of(name).products
             weight = layer.weight.data.float()
-            nearest = _nearest(weight, options, dtype)
+            nearest = library_nearest(weight, options, dtype)
             codes = gptq_codes(weight, hessian, options, dtype)
             found[name] = {
                 "output_error": output_error(weight, codes.dequantize().float(), hessian),
@@ -66,7 +64,6 @@ def gptq_codes(
 ) -> Any:
     """Codes for a weight, (out, in) in fp32, given the sum of x·xᵀ, (in, in), of its inputs."""
     import torch
-    from torchao.quantization import IntxUnpackedToInt8Tensor
 
     left = weight.clone()
     rows, columns = left.shape
@@ -108,46 +105,7 @@ def gptq_codes(
         scales, zeros = (torch.cat(one, dim=1) for one in zip(*found, strict=True))
     else:
         codes = codes[:, order.argsort()].contiguous()
-    return IntxUnpackedToInt8Tensor(
-        qdata=codes,
-        scale=scales.to(dtype),
-        zero_point=zeros,
-        target_dtype=getattr(torch, f"int{options.bits}"),
-        block_size=(1, group),
-        dtype=dtype,
-        activation_quantization="int8_asym_per_token" if options.activations == "dynamic" else None,
-    )
-
-
-def choose_scales(
-    weight: torch.Tensor, options: IntegerOptions, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scales of torchao, in the type that keeps them, and zero points; (out, groups) each."""
-    import torch
-    from torchao.quantization import MappingType
-    from torchao.quantization.quant_primitives import choose_qparams_affine
-
-    scale, zero = choose_qparams_affine(
-        weight.contiguous(),
-        MappingType[options.mapping.upper()],
-        (1, options.group or weight.shape[1]),
-        target_dtype=torch.int8,
-        quant_min=-(2 ** (options.bits - 1)),
-        quant_max=2 ** (options.bits - 1) - 1,
-        zero_point_dtype=torch.int8,
-        keepdim=True,
-    )
-    scale = scale.to(dtype).float()  # the codes are chosen for the scale that is kept
-    scale[scale == 0] = 1  # too small for fp16, as of weights that are all 0
-    return scale, zero
-
-
-def output_error(weight: torch.Tensor, held: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Norm of X(W - Ŵ)ᵀ over that of XWᵀ, from the sum of x·xᵀ; 0 where the outputs are."""
-    difference = weight - held
-    noise = float(((difference @ hessian) * difference).sum())
-    signal = float(((weight @ hessian) * weight).sum())
-    return (max(noise, 0.0) / signal) ** 0.5 if signal > 0 else 0.0
+    return unpacked_codes(codes, scales, zeros, options, dtype)
 
 
 def _inverse_root(hessian: torch.Tensor, dead: torch.Tensor, damping: float) -> torch.Tensor:
@@ -161,15 +119,3 @@ def _inverse_root(hessian: torch.Tensor, dead: torch.Tensor, damping: float) -> 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     root: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     return root
-
-
-def _nearest(weight: torch.Tensor, options: IntegerOptions, dtype: torch.dtype) -> torch.Tensor:
-    """The same weight at its nearest levels, dequantized."""
-    import torch
-
-    from qbench.precisions.integer.layers import library_codes_weight, quantize_layer
-
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    quantize_layer(layer, options, dtype)
-    return library_codes_weight(layer).float()

@@ -101,8 +101,8 @@ class Integer(LibraryWeights, Precision):
     def storage(self, shape: ModelShape, options: IntegerOptions) -> StaticBytes:
         """A byte a weight, and for each scale its bytes and a zero point of one byte.
 
-        Scales are of the type of the rest; for the int8 kernels fp32, and with them come 4 B a
-        layer of static activations and 4 B an input of SmoothQuant.
+        Scales are of the type of the rest, as is AWQ's factor an input; for the int8 kernels fp32,
+        and with them come 4 B a layer of static activations and 4 B an input of SmoothQuant.
         """
         item = ITEM_BYTES[options.dtype]
 
@@ -111,7 +111,8 @@ class Integer(LibraryWeights, Precision):
                 return tensor.numel * item, 0
             scales = scale_count(options, tensor.out_features, tensor.in_features)
             if not options.uses_int8_kernel:
-                return tensor.numel, scales * (item + 1)
+                factors = tensor.in_features if options.weights == "awq" else 0
+                return tensor.numel, scales * (item + 1) + factors * item
             state = scales * (4 + 1)
             state += 4 if options.activations == "static" else 0
             state += 4 * tensor.in_features if options.weights == "smoothquant" else 0
@@ -242,8 +243,8 @@ def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
         and bool(weight.zero_point.any()),
         "holds no calibrated scale for its inputs": options.activations == "static"
         and weight.act_quant_scale is None,
-        "holds no factors of SmoothQuant": options.weights == "smoothquant"
-        and weight.act_pre_scale is None,
+        f"holds no factors of {options.weights}": options.weights in {"awq", "smoothquant"}
+        and getattr(weight, "act_pre_scale", None) is None,
     }
     return next((words for words, is_so in wrong.items() if is_so), None)
 

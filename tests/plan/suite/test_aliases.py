@@ -43,6 +43,7 @@ VALUES: dict[str, Any] = {
     "scales": "minmax",
     "group": 32,
     "damping": 0.02,
+    "clipping": False,
     "calibration_windows": 4,
     "calibration_window": 16,
     "optimizer": "adamw_8bit",
@@ -108,7 +109,8 @@ class Case:
         elif self.part in precisions():
             more = {"granularity": "group"} if self.part == "integer" else {}
             more |= {"group": 8} if more and self.own != "group" else {}
-            more |= {"weights": "gptq"} if self.part == "integer" else {}
+            weights = "awq" if self.own == "clipping" else "gptq"
+            more |= {"weights": weights} if self.part == "integer" else {}
             suite["precisions"] = ["fp32", {self.part: more | keys}]
         elif self.part in methods():
             more = {"rank": 2} if self.own == "alpha" else {}
