@@ -16,6 +16,7 @@ from qbench.precisions.names import nearest_words, own_name
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
 from qbench.predict.fitting import LENGTH_STEP, LENGTHS, MOST_SEQUENCES, FitRow, fit_cases, fit_row
+from qbench.predict.mixtures import mixture_of
 from qbench.sources.models.known_configs import known_configs, known_name
 from qbench.sources.models.random_models import RANDOM_PREFIX
 from qbench.sources.models.resolve import parse_model, resolve_model
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import ResolvedModel
     from qbench.predict.devices import DeviceMemory
+    from qbench.predict.mixtures import Mixture
 
 _GIB = 2**30
 _NOT_AT_ALL = "-"
@@ -40,6 +42,8 @@ class FitTable:
     model: str
     weights: int
     """Logical weights."""
+    mixture: Mixture | None
+    """None of a model without experts."""
     context_tokens: int | None
     device: DeviceMemory
     lengths: tuple[int, ...]
@@ -122,6 +126,7 @@ def make_table(
     return FitTable(
         model=model.ref.source.removeprefix(RANDOM_PREFIX),
         weights=0 if model.shape is None else model.shape.weights,
+        mixture=mixture_of(model),
         context_tokens=context,
         device=device,
         lengths=shown,
@@ -165,6 +170,7 @@ def fit_data(table: FitTable) -> dict[str, Any]:
     return {
         "model": table.model,
         "weights": table.weights,
+        "weights_read": None if table.mixture is None else table.mixture.read,
         "context_tokens": table.context_tokens,
         "gpu": {
             "name": table.device.name,
@@ -240,6 +246,8 @@ def _notes(table: FitTable) -> list[str]:
         f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
     ]
     notes = [how_to_read, what_is_done, what_is_kept, *unknown]
+    if table.mixture is not None:
+        notes.append(f"A mixture of experts: {table.mixture.words}; all of them must fit.")
     if not multiplies_bf16(table.device):
         notes.append(
             f"{table.device.name} does not multiply bf16: torch computes it in fp32, slowly, and"

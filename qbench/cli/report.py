@@ -114,8 +114,8 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="One precision, method or measurement, in full: its options and other names."
-            " \\[default: all, a line each]",
+            help="One precision, method or measurement, in full: its options and other names; or"
+            " models: those that plan without a hub. \\[default: all, a line each]",
         ),
     ] = None,
     *,
@@ -127,10 +127,14 @@ def list_(
     from qbench.core.environment import detect_environment, find_device, why_not_the_gpu
     from qbench.report.format import Subject
     from qbench.report.formats import find_format, formats
+    from qbench.report.known_models import MODELS, known_models_page
     from qbench.report.listed_entry import entry_page
     from qbench.report.listing import listing_page
 
     form = find_format(format_name, "page")
+    if name == MODELS:
+        show(Subject(known_models_page), form, output)
+        return
     environment = detect_environment(find_device(device))
     note = why_not_the_gpu(device)
     page = (

@@ -23,6 +23,7 @@ from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.names import other_names
+from qbench.report.known_models import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +83,7 @@ def listing_page(
         Heading("Formats"),
         words_table(("name", "what it is", "of", "file"), written),
         Words(("Options and other names of one: ", Mono(f"qbench list {next(iter(others))}"))),
+        Words(("Models that plan without a hub: ", Mono(f"qbench list {MODELS}"))),
         *([Words(note)] if note else []),
     ]
     data = {

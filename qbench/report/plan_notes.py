@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
 from qbench.plan.needs import loading_bytes, saved_bytes
+from qbench.precisions import is_quantized
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
+from qbench.predict.mixtures import mixture_of
 from qbench.predict.peaks import training_tokens
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from qbench.plan.cells import PlannedCell
     from qbench.plan.needs import CellNeed, DiskNeed
     from qbench.plan.plan import Plan
+
+_HALF = 2
+"""Bytes of a weight in 16 bits."""
 
 
 def plan_notes(plan: Plan) -> list[Words]:
@@ -28,12 +33,38 @@ def plan_notes(plan: Plan) -> list[Words]:
         for cell in plan.cells
         if cell.predicted is None and cell.model.shape_unknown
     ]
+    lines += _mixtures(plan)
     once = dict.fromkeys(lines)
     skips = _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
     skips += _bf16_lines(plan)
     notes = [Words(f"rehearsal: {note}", "warned") for note in plan.suite.rehearsal]
     return [*notes, *map(Words, once), *(Words(line, "warned") for line in skips)]
+
+
+def _mixtures(plan: Plan) -> list[str]:
+    """How much of each mixture of experts a token reads, and where the experts stay as they are."""
+    lines = []
+    for name, model in {cell.model.ref.name: cell.model for cell in plan.cells}.items():
+        mixture = mixture_of(model)
+        if mixture is None:
+            continue
+        whole = _HALF * mixture.of_experts
+        floating = dict.fromkeys(
+            cell.cell.precision.label
+            for cell in plan.cells
+            if cell.model.ref.name == name
+            and is_quantized(cell.cell.precision)
+            and cell.predicted is not None
+            and cell.predicted.other >= whole
+        )
+        lines.append(f"{name}: {mixture.words}")
+        if floating:
+            lines.append(
+                f"{name}: its experts stay unquantized in {', '.join(floating)}: transformers"
+                " stacks those of a layer into one tensor, which is no linear layer"
+            )
+    return lines
 
 
 def _bf16_lines(plan: Plan) -> list[str]:

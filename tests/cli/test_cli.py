@@ -22,6 +22,7 @@ from qbench.measures import measures
 from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import load_suite
 from qbench.precisions import precisions
+from qbench.sources.models.known_configs import known_configs
 from tests.record_factory import footprint_record, make_environment, quickstart_records
 from tests.workplace import QBENCH, keep
 
@@ -211,6 +212,16 @@ class TestShowing:
         assert finished.code == 2
         assert "unknown name 'awq'" in finished.errors
         assert "int4-g32-gptq" in finished.errors
+
+    def test_list_names_every_model_that_plans_without_a_hub(self, workplace: Workplace) -> None:
+        finished = workplace.call_here("list", "models", "--format", "json")
+        models = {one["name"]: one for one in json.loads(finished.output)["models"]}
+        assert set(models) == set(known_configs())
+        assert all(None not in one.values() for one in models.values())
+        # 128 KiB a token in 32 layers, and 576 elements a token in 61.
+        assert models["Mistral-7B-v0.3"]["cache_bytes"] == 4096 * 128 * 1024
+        assert models["DeepSeek-V3"]["cache_bytes"] == 4096 * 61 * 576 * 2
+        assert "3.61 B" in workplace.call_here("list", "models").output
 
     def test_list_shows_plugins_and_why_one_cannot_run(self, workplace: Workplace) -> None:
         finished = workplace.with_plugins("unruly").call("list")

@@ -43,6 +43,21 @@ def test_by_hub_id_in_any_case(workplace: Workplace) -> None:
     assert f"What fits of {MISTRAL} into t4" in finished.output
 
 
+def test_of_a_mixture_all_experts_must_fit(workplace: Workplace) -> None:
+    few = ("--precision", "bf16", "--length", "512")
+    finished = workplace.call_here("fit", "Mixtral-8x7B", "--gpu", "h200", *few, "--format", "json")
+    found = json.loads(finished.output)
+    assert found["weights"] == 46_702_792_704
+    assert found["weights_read"] == 12_748_853_248
+    (row,) = [row for row in found["rows"] if row["use"] == "inference"]
+    assert row["least_bytes"] > 2 * found["weights"]
+    assert row["batches"]["512"] > 0
+    shown = " ".join(
+        workplace.call_here("fit", "Mixtral-8x7B", "--gpu", "h200", *few).output.split()
+    )
+    assert "a token reads 12,748,853,248 (2 of 8 experts a layer); all of them must fit" in shown
+
+
 def test_over_two_gpus(workplace: Workplace) -> None:
     one, two = (
         workplace.call_here("fit", MISTRAL, "--gpu", gpu, *FEW, "--format", "json")

@@ -233,3 +233,18 @@ def test_bytes_are_those_of_codes_as_they_are_served(tmp_path: Path) -> None:
 def test_nothing_is_held_here_that_is_not_as_served(tmp_path: Path) -> None:
     text = on_terminal(plan_page(_plan(tmp_path, "24GB"), tmp_path / "results"), 120)
     assert "held here" not in text
+
+
+def test_a_mixtures_experts_are_told_by_model(workplace: Workplace) -> None:
+    workplace.write(
+        "suite.yaml",
+        "models: [random:Mixtral-8x7B, random:Qwen3-8B]\nprecisions: [bf16, nf4]\n"
+        "measure: [footprint]\n",
+    )
+    finished = workplace.call_here("plan", "suite.yaml", "--gpu", "h200")
+    assert finished.code == 0, finished.errors
+    output = " ".join(finished.output.split())
+    name = "random-Mixtral-8x7B-v0.1"
+    assert f"{name}: 46,702,792,704 weights, 97 % of them in experts; a token reads" in output
+    assert f"{name}: its experts stay unquantized in nf4: transformers stacks" in output
+    assert "Qwen3-8B: its experts" not in output
