@@ -40,6 +40,7 @@ def run(
     precisions: Sequence[str] = (),
     measure: Sequence[str] = (),
     tasks: Sequence[str] = (),
+    kv_cache: Sequence[str] = (),
     reference: str | None = None,
     name: str | None = None,
     quick: bool = False,
@@ -47,8 +48,8 @@ def run(
     """Takes what is missing of a suite, as `qbench run` does, and returns all its records.
 
     `suite` is the path of its file, or a model: `bundled:<name>`, a folder, a hub id, or
-    `random:<name>`. `precisions`, `measure`, `tasks`, `reference`, `name` and `quick` say of a
-    model what a suite would; `settings` are values in place of the suite's, such as
+    `random:<name>`. `precisions`, `measure`, `tasks`, `kv_cache`, `reference`, `name` and `quick` say
+    of a model what a suite would; `settings` are values in place of the suite's, such as
     `measure.latency.repeats=1`.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
@@ -70,6 +71,7 @@ def run(
         precisions=precisions,
         measure=measure,
         tasks=tasks,
+        kv_cache=kv_cache,
         reference=reference,
         name=name,
         quick=quick,

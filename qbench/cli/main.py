@@ -33,6 +33,7 @@ from qbench.cli import (
 from qbench.cli.report import write_reports
 from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, show
 from qbench.cli.source import (
+    KvCaches,
     Measure,
     Name,
     Precisions,
@@ -113,6 +114,7 @@ def run(
     precisions: Precisions = None,
     measure: Measure = None,
     tasks: Tasks = None,
+    kv_cache: KvCaches = None,
     reference: Reference = None,
     name: Name = None,
     quick: Quick = False,
@@ -131,6 +133,7 @@ def run(
         precisions=precisions,
         measure=measure,
         tasks=tasks,
+        kv_cache=kv_cache,
         reference=reference,
         name=name,
         quick=quick,

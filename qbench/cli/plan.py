@@ -9,6 +9,7 @@ import typer
 
 from qbench.cli.shared import Device, FormatName, Only, Output, Rehearse, Results, Settings, show
 from qbench.cli.source import (
+    KvCaches,
     Measure,
     Name,
     Precisions,
@@ -46,6 +47,7 @@ def plan(
     precisions: Precisions = None,
     measure: Measure = None,
     tasks: Tasks = None,
+    kv_cache: KvCaches = None,
     reference: Reference = None,
     name: Name = None,
     quick: Quick = False,
@@ -67,6 +69,7 @@ def plan(
         precisions=precisions,
         measure=measure,
         tasks=tasks,
+        kv_cache=kv_cache,
         reference=reference,
         name=name,
         quick=quick,

@@ -40,6 +40,14 @@ Tasks = Annotated[
     list[str] | None,
     typer.Option(help="Tasks of lm-eval to score, with commas.", rich_help_panel=_OF_MODELS),
 ]
+KvCaches = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kv-cache",
+        help="Kinds of quantized KV cache to measure too, with commas: fp8, int8, int4, int2.",
+        rich_help_panel=_OF_MODELS,
+    ),
+]
 Reference = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +80,7 @@ def find_source(
     precisions: Iterable[str] | None,
     measure: Iterable[str] | None,
     tasks: Iterable[str] | None,
+    kv_cache: Iterable[str] | None,
     reference: str | None,
     name: str | None,
     quick: bool,
@@ -91,6 +100,7 @@ def find_source(
         precisions=_listed(precisions),
         measure=_listed(measure),
         tasks=_listed(tasks),
+        kv_cache=_listed(kv_cache),
         reference=reference,
         name=name,
         quick=quick,

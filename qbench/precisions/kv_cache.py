@@ -49,9 +49,14 @@ class KvCache:
     """New tokens from which on they are quantized; 1 where each is at once."""
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether groups of a head's vector have a scale each, and so must fit into it."""
+        return self.backend != "fp8"
+
+    @property
     def identity(self) -> dict[str, object]:
         """What decides its numbers: part of the keys of records."""
-        grouped = {} if self.backend == "fp8" else {"group": GROUP_MOST}
+        grouped = {"group": GROUP_MOST} if self.is_grouped else {}
         return {
             "name": self.name,
             "backend": self.backend,
@@ -87,7 +92,7 @@ class KvCache:
         None where the shape cannot be held.
         """
         elements = batch * heads * sum(widths)
-        if self.backend == "fp8":
+        if not self.is_grouped:
             return elements * (coded + residual) + len(widths) * _SCALE_BYTES
         group = self.group(heads, widths)
         if group is None:

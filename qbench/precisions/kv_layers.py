@@ -44,7 +44,7 @@ def make_cache(kind: KvCache, model: PreTrainedModel) -> Cache:
     if others:
         raise MeasurementError(not_taken(others))
     make: Callable[[], Any] = Fp8QuantizedLayer
-    if kind.backend != "fp8":
+    if kind.is_grouped:
         make = _grouped_layer(kind)
     return Cache(layers=[make() for _ in layer_types])
 

@@ -62,7 +62,7 @@ def cache_misfit(config: Mapping[str, Any], kind: KvCache) -> str | None:
     if others:
         return not_taken([f"{one} attention" for one in others])
     packed = (
-        kind.backend == "fp8" or kind.group(layer.heads, (layer.key_width, layer.value_width))
+        not kind.is_grouped or kind.group(layer.heads, (layer.key_width, layer.value_width))
         for layer in layers
     )
     return None if all(packed) else _NOT_PACKED

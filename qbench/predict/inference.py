@@ -19,9 +19,11 @@ from qbench.predict.cached_decoder import (
     CachedDecoder,
     Kernels,
 )
+from qbench.predict.quantized_cache import QuantizedCache
 from qbench.predict.tape import BATCH, Ledger, Storage
 
 if TYPE_CHECKING:
+    from qbench.precisions.kv_cache import KvCache
     from qbench.precisions.products import Products
     from qbench.predict.cached_decoder import Adapter
     from qbench.predict.shapes import DecoderShape, LayerSort
@@ -46,6 +48,8 @@ class HeldModel:
     static: int
     """Bytes of its weights, quantization state and adapter."""
     adapter: Adapter | None = None
+    cache: KvCache | None = None
+    """The kind of its quantized KV cache; None for one in its own type."""
     kernels: Kernels = field(default_factory=Kernels)
 
 
@@ -79,6 +83,8 @@ def predict_prefill(model: HeldModel, *, batch: int, tokens: int) -> InferenceBy
 
     The windows of a cache hold views of the whole prompt until the next token.
     """
+    if model.cache is not None:
+        return _quantized(model, model.cache, batch=batch, tokens=tokens)
     part, others = _last_layers(model)
     ledger = Ledger()
     decoder = _decoder(ledger, part, batch=batch, tokens=tokens, seen=tokens)
@@ -88,8 +94,16 @@ def predict_prefill(model: HeldModel, *, batch: int, tokens: int) -> InferenceBy
     return _by_part("prefill", part, ledger)
 
 
-def predict_decode(model: HeldModel, *, batch: int, tokens: int) -> InferenceBytes:
-    """The peak of decoding the last of `tokens` tokens, the others in the cache."""
+def predict_decode(
+    model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 1
+) -> InferenceBytes:
+    """The peak of decoding the last of `tokens` tokens, the others in the cache.
+
+    `new_tokens` of them come one by one after a prompt: a quantized cache has the newest of these
+    in the model's own type.
+    """
+    if model.cache is not None:
+        return _quantized(model, model.cache, batch=batch, tokens=tokens, new_tokens=new_tokens)
     part, others = _last_layers(model)
     ledger, shape = Ledger(), part.shape
     row = batch * shape.kv_heads * shape.head_dim
@@ -109,6 +123,38 @@ def predict_decode(model: HeldModel, *, batch: int, tokens: int) -> InferenceByt
     return _by_part("decode", part, ledger)
 
 
+def _quantized(
+    model: HeldModel, kind: KvCache, *, batch: int, tokens: int, new_tokens: int = 0
+) -> InferenceBytes:
+    """Of a prompt, or of the last token, with a quantized cache, whose layers see all tokens.
+
+    Where a step quantizes the newest tokens anew the last step counts as such a one: it has a few
+    tokens more than the last that is.
+    """
+    part, others = _last_layers(model)
+    ledger, shape = Ledger(), part.shape
+    row = batch * shape.kv_heads * shape.head_dim
+    flushes = kind.is_grouped and new_tokens >= kind.residual_tokens
+    on_cuda = model.kernels.device == "cuda"
+    cache = QuantizedCache(shape, kind, on_cuda=on_cuda, flushes=flushes)
+    here = 1 if new_tokens else tokens
+    decoder = _decoder(ledger, part, batch=batch, tokens=here, seen=tokens)
+    item = decoder.setup.rest_bytes
+    left = 0 if flushes else kind.residual(new_tokens)
+    widths = (shape.head_dim, shape.head_dim)
+    size = kind.layer_bytes(
+        shape.kv_heads, widths, batch=batch, coded=tokens - left, residual=left, item=item
+    )
+    _held = Storage(ledger, KV_CACHE, len(others) * (size or 0))
+    if new_tokens:
+        newest = kind.residual_tokens - 1 if flushes else kind.residual(new_tokens - 1)
+        for layer in range(shape.layers):
+            cache.fill(decoder.tape, layer, (tokens - 1 - newest) * row, newest * row, item)
+    ledger.peak_bytes = 0
+    decoder.run(cache, 1)
+    return _by_part("decode" if new_tokens else "prefill", part, ledger)
+
+
 def predict_inference(
     model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 0
 ) -> InferenceBytes:
@@ -116,7 +162,9 @@ def predict_inference(
     prefill = predict_prefill(model, batch=batch, tokens=tokens)
     if not new_tokens:
         return prefill
-    decode = predict_decode(model, batch=batch, tokens=tokens + new_tokens)
+    decode = predict_decode(
+        model, batch=batch, tokens=tokens + new_tokens, new_tokens=new_tokens
+    )
     return max(prefill, decode, key=lambda phase: phase.total)
 
 

@@ -13,10 +13,12 @@ from qbench.finetune.options import sequence_tokens
 from qbench.finetune.targets import target_names
 from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
+from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter, Kernels
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
 from qbench.predict.model_config import config_of, decoder_of
+from qbench.predict.quantized_cache import unknown_cache
 from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
 from qbench.predict.stated_shapes import decoder_shape
 from qbench.predict.static import predicted_bytes
@@ -111,10 +113,15 @@ def work_peak(
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
     if isinstance(work, Scoring) and work.attention == "eager":
         return Peak(phase, reason="eager attention is not predicted", device=kind)
+    cache = None if cell.kv_cache is None else kv_caches()[cell.kv_cache]
+    unknown = unknown_cache(cache, config or {})
+    if unknown is not None:
+        return Peak(phase, reason=unknown, device=kind)
     held = HeldModel(
         decoder,
         products,
         0,
+        cache=cache,
         adapter=_adapter(cell, model),
         kernels=Kernels(device=kind, flash=flash, unseen=not counted),
     )

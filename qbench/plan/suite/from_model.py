@@ -37,6 +37,7 @@ _QUICK: dict[str, dict[str, Any]] = {
         "min_seconds": 0.2,
     },
     "quality": {"window": 128, "limit": 24},
+    "decoded": {"limit": 24, "prompt_tokens": 64, "new_tokens": 16},
     "tasks": {"limit": 20},
     "generation": {"count": 2, "new_tokens": 16},
 }
@@ -54,6 +55,7 @@ class Wishes:
     precisions: Sequence[str] = ()
     measure: Sequence[str] = ()
     tasks: Sequence[str] = ()
+    kv_cache: Sequence[str] = ()
     reference: str | None = None
     name: str | None = None
     quick: bool = False
@@ -61,7 +63,7 @@ class Wishes:
     @property
     def given(self) -> list[str]:
         """The options that are given."""
-        return [f"--{name}" for name, value in vars(self).items() if value]
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
 
 
 def read_source(
@@ -105,7 +107,8 @@ def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Wr
     reference = None
     if not held:
         held, reference = _first_look(argument, base, has_bf16)
-    measured = wishes.measure or (*MEASURED, *(["tasks"] if wishes.tasks else []))
+    further = [*(["decoded"] if wishes.kv_cache else []), *(["tasks"] if wishes.tasks else [])]
+    measured = wishes.measure or (*MEASURED, *further)
     quick = _QUICK if wishes.quick else {}
     measure = {name: quick.get(name, {}) for name in measured}
     stated: dict[str, Any] = {
@@ -129,6 +132,7 @@ def _of_model(argument: str, wishes: Wishes, has_bf16: Callable[[], bool]) -> Wr
     if wishes.measure:
         of_names = f"--measure {','.join(wishes.measure)}"
         settings.append(Setting(("measure",), _node(measure, of_names)))
+    settings += _settings(("kv_cache",), "--kv-cache", list(wishes.kv_cache))
     settings += _settings(("measure", "tasks", "names"), "--tasks", list(wishes.tasks))
     return Written(argument, base, _node(stated, argument)).set(settings)
 
