@@ -11,6 +11,7 @@ from qbench.cli.shared import FormatName, Output, show
 EXAMPLES = (
     "Examples: qbench fit Mistral-7B-Instruct-v0.2 --gpu 24GB |"
     " qbench fit ./my-model --gpu a100-80gb --rank 16 --target all-linear |"
+    " qbench fit Llama-3.1-8B --precision nf4 --kv-cache int8 --kv-cache int4 --gpu 24GB |"
     " qbench fit Llama-3-70B --gpu h200 --format markdown -o fit.md"
 )
 _LONGEST = 2**31
@@ -36,6 +37,13 @@ def fit(
     precision: Annotated[
         list[str] | None,
         typer.Option(help="Only this precision. May be given several times. \\[default: all]"),
+    ] = None,
+    kv_cache: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also with this kind of quantized KV cache: fp8, int8, int4, int2. May be given"
+            " several times."
+        ),
     ] = None,
     length: Annotated[
         list[int] | None,
@@ -64,11 +72,13 @@ def fit(
 
     form = find_format(format_name, "page")
     names = fitting.check_precisions(precision or ())
+    caches = fitting.check_caches(kv_cache or ())
     device = fitting.find_memory(gpu)
     table = fitting.make_table(
         fitting.find_model(model),
         device,
         names=names,
+        caches=caches,
         lengths=sorted(set(length or ())),
         rank=rank,
         target=target,

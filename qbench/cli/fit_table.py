@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import DeviceError, ModelError, UsageError
-from qbench.core.names import did_you_mean
+from qbench.core.names import did_you_mean, what_there_is
 from qbench.core.nvml import nvml_refusals, visible_gpus
 from qbench.core.page import Column, Figure, Page, Row, Table, bullets
 from qbench.finetune.targets import unknown_target
 from qbench.precisions import precisions
+from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.names import nearest_words, own_name
 from qbench.predict.bf16 import multiplies_bf16
 from qbench.predict.devices import RESERVED_BYTES, device_here, parse_memory
@@ -102,11 +103,23 @@ def check_precisions(names: Sequence[str]) -> tuple[str, ...]:
     return chosen or tuple(name for name, one in precisions().items() if one.by_default)
 
 
+def check_caches(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of quantized KV cache; raises `UsageError` for an unknown one."""
+    for name in names:
+        if name not in kv_caches():
+            raise UsageError(
+                f"--kv-cache {name!r}: no such kind of quantized KV cache;"
+                f" {what_there_is(name, kv_caches())}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
 def make_table(
     model: ResolvedModel,
     device: DeviceMemory,
     *,
     names: Sequence[str],
+    caches: Sequence[str] = (),
     lengths: Sequence[int] = (),
     rank: int = 64,
     target: str = "default",
@@ -122,7 +135,9 @@ def make_table(
     shown = tuple(lengths) or usual or (context or LENGTHS[0],)
     layers = target if target in _SETS_OF_LAYERS else _named_layers(target, model)
     bf16 = multiplies_bf16(device)
-    found = fit_cases(names, rank=rank, target=layers, optimizer=optimizer, bf16=bf16)
+    found = fit_cases(
+        names, rank=rank, target=layers, optimizer=optimizer, bf16=bf16, kv_caches=caches
+    )
     return FitTable(
         model=model.ref.source.removeprefix(RANDOM_PREFIX),
         weights=0 if model.shape is None else model.shape.weights,
@@ -242,6 +257,11 @@ def _notes(table: FitTable) -> list[str]:
         f"Predicted from shapes, nothing measured; {RESERVED_BYTES / 2**20:.0f} MiB are kept free"
         f"{' on each GPU' if table.device.gpus > 1 else ''} for the CUDA context and the libraries."
     )
+    if any(row.kv_cache is not None for row in table.rows):
+        what_is_done += (
+            " --kv-…: with a quantized KV cache as transformers has it, of which a layer's is"
+            " dequantized whenever it is read."
+        )
     unknown = [
         f"Not shown: {', '.join(names)}: {reason}." for reason, names in _unknown(table).items()
     ]

@@ -20,15 +20,12 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
+from qbench.measures import kv_cache
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.workload import make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
-from qbench.precisions.kv_cache import kv_caches
-from qbench.precisions.kv_layers import held_bytes
 from qbench.precisions.workspaces import workspace_bytes
-from qbench.predict.cache_bytes import cache_bytes
-from qbench.predict.model_config import config_of
 from qbench.predict.peaks import predicted_peak
 from qbench.predict.work import GridPoint
 
@@ -47,7 +44,6 @@ _RETRIED = (
     " peaks are what fitted rather than what was wanted"
 )
 _NOT_PREDICTED = "what this cell takes is not predicted"
-_NO_CACHE = "the model keeps no keys and values in a cache of transformers'"
 PHASES = ("load", "idle", "prefill", "decode")
 
 METRICS = (
@@ -99,22 +95,7 @@ METRICS = (
         title="predicted peak of inference",
         formula="memory.peak.inference from shapes alone: weights, cache, activations and logits",
     ),
-    MetricDefinition(
-        name="memory.kv_cache",
-        unit="B",
-        varies_by="nothing",
-        better="lower",
-        title="KV cache",
-        formula="bytes of all tensors that the cache keeps after decode: keys and values, or codes"
-        " as they are packed, scales, zero points, and the newest tokens in the model's own type",
-    ),
-    MetricDefinition(
-        name="memory.kv_cache.predicted",
-        unit="B",
-        better="neither",
-        title="KV cache, predicted",
-        formula="memory.kv_cache by arithmetic from config.json",
-    ),
+    *kv_cache.METRICS,
     MetricDefinition(
         name="memory.device",
         unit="B",
@@ -198,7 +179,7 @@ class Memory:
             meter.boundary()
             cache = workload.decode(loaded.model, cache)
             peaks["decode"] = meter.read()
-        kept = held_bytes(cache) if hasattr(cache, "layers") else None
+        kept = kv_cache.cache_metrics(loaded, point, cache)
         del cache
         after = used_bytes_by_device(loaded.devices)
         before = {
@@ -227,8 +208,7 @@ class Memory:
                 *(_reserved(phase, peak) for phase, peak in peaks.items()),
                 make_metric(METRICS, "memory.peak.inference", inference),
                 _predicted(loaded, item),
-                make_metric(METRICS, "memory.kv_cache", kept, reason=_NO_CACHE),
-                _predicted_cache(loaded, point),
+                *kept,
                 make_metric(
                     METRICS,
                     "memory.device",
@@ -308,22 +288,6 @@ def _predicted(loaded: LoadedModel, item: Item) -> Metric:
     )
     total, reason = (None, None) if peak is None else (peak.total, peak.reason)
     return make_metric(METRICS, "memory.peak.predicted", total, reason=reason or _NOT_PREDICTED)
-
-
-def _predicted_cache(loaded: LoadedModel, point: MemoryPoint) -> Metric:
-    config, reason = config_of(loaded.resolved)
-    size = None
-    if config is not None:
-        kind = loaded.cell.kv_cache
-        size, reason = cache_bytes(
-            config,
-            None if kind is None else kv_caches()[kind],
-            batch=point.batch,
-            prompt_tokens=point.prompt_tokens,
-            new_tokens=point.new_tokens,
-            item=loaded.model.dtype.itemsize,
-        )
-    return make_metric(METRICS, "memory.kv_cache.predicted", size, reason=reason)
 
 
 def _reserved(phase: str, peak: Peak) -> Metric:

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
+from qbench.core.number_types import ITEM_BYTES
+from qbench.precisions.computing import rest_type
+from qbench.precisions.kv_cache import kv_caches
+from qbench.predict.cache_bytes import cache_bytes
 from qbench.predict.devices import Fit, fits, memory_of
+from qbench.predict.model_config import config_of
 from qbench.predict.peaks import load_peak, predicted_peak
 from qbench.predict.static import saved_by_packing
 from qbench.predict.training import trained_bytes
+from qbench.predict.work import GridPoint, work_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +83,32 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         return CellNeed(unknown=unknown)
     fit = None if memory is None else fits(highest, memory.bytes, gpus=memory.gpus)
     return CellNeed(highest, fit, unknown)
+
+
+def cache_need(planned: PlannedCell) -> tuple[str, int] | None:
+    """Where the smallest grid point lies that a cell decodes at, and its KV cache there.
+
+    None where it decodes nothing, or its cache is not known.
+    """
+    works = [
+        work
+        for task in planned.tasks
+        if isinstance(work := work_of(task.item), GridPoint) and work.new_tokens
+    ]
+    config, _ = config_of(planned.model)
+    if not works or config is None:
+        return None
+    least = min(works, key=lambda work: work.batch * (work.prompt_tokens + work.new_tokens))
+    kind = planned.cell.kv_cache
+    size, _ = cache_bytes(
+        config,
+        None if kind is None else kv_caches()[kind],
+        batch=least.batch,
+        prompt_tokens=least.prompt_tokens,
+        new_tokens=least.new_tokens,
+        item=ITEM_BYTES[rest_type(planned.cell.precision)],
+    )
+    return None if size is None else (least.slug, size)
 
 
 def saved_bytes(planned: PlannedCell) -> float:

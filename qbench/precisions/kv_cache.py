@@ -54,6 +54,11 @@ class KvCache:
         return self.backend != "fp8"
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it is known what the back end takes while it quantizes and dequantizes."""
+        return self.backend != "quanto"
+
+    @property
     def identity(self) -> dict[str, object]:
         """What decides its numbers: part of the keys of records."""
         grouped = {"group": GROUP_MOST} if self.is_grouped else {}

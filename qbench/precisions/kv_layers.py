@@ -85,12 +85,14 @@ def _grouped_layer(kind: KvCache) -> type:
 
 def held_bytes(cache: Any) -> int:
     """Bytes of all that a cache keeps of keys and values, codes as they are packed."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for name in _KEPT
-        for tensor in _tensors(getattr(layer, name, None))
-    )
+    return sum(tensor.numel() * tensor.element_size() for tensor in held_tensors(cache))
+
+
+def held_tensors(cache: Any) -> Iterator[torch.Tensor]:
+    """The plain tensors of all layers of a cache."""
+    for layer in cache.layers:
+        for name in _KEPT:
+            yield from _tensors(getattr(layer, name, None))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

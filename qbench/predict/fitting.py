@@ -41,6 +41,12 @@ class FitCase:
     """`inference`, `full`, `LoRA` or `QLoRA`."""
     precision: PrecisionRef
     tuning: TuningRef | None = None
+    kv_cache: str | None = None
+    """The kind of quantized KV cache; None for one in the model's own type."""
+
+    def cell(self, model: ResolvedModel) -> Cell:
+        """The model as it is held in inference."""
+        return Cell(model=model.ref, precision=self.precision, kv_cache=self.kv_cache)
 
     @property
     def checkpointing(self) -> bool:
@@ -65,6 +71,8 @@ class FitRow:
     """Tokens of one sequence; 0 where not even the shortest fits, None where nothing is known."""
     reason: str | None = None
     """Why nothing is known."""
+    kv_cache: str | None = None
+    """The kind of quantized KV cache; None for one in the model's own type."""
     loading_bytes: int | None = None
     """Needed while the model is made, with what is kept free, where the floating model must fit as
     a whole for that, and takes more than what is done with it; else None."""
@@ -80,16 +88,22 @@ def fit_cases(
     target: str | tuple[str, ...],
     optimizer: str,
     bf16: bool = True,
+    kv_caches: Sequence[str] = (),
 ) -> list[FitCase]:
     """Inference in these precisions, then full tuning, then LoRA; trainings also checkpointed.
 
-    What a method does not do in a precision is left out. Without `bf16`, for a GPU that does not
+    Each precision has a row of inference with its own KV cache and with each of the kinds. What a
+    method does not do in a precision is left out. Without `bf16`, for a GPU that does not
     multiply it, fp16 stands before it, and beside quantized weights in inference.
     """
     held = [with_defaults(name) for name in names]
     if not bf16:
         held.sort(key=is_bf16)
-    found = [FitCase("inference", one if bf16 else in_fp16(one)) for one in held]
+    found = [
+        FitCase("inference", one if bf16 else in_fp16(one), kv_cache=cache)
+        for one in held
+        for cache in (None, *kv_caches)
+    ]
     chosen: dict[str, list[dict[str, Any]]] = {
         "full": [{"master_weights": kind} for kind in get_args(MasterType)],
         "lora": [{"rank": rank, "target": target}],
@@ -120,11 +134,11 @@ def fit_row(
     model: ResolvedModel, case: FitCase, device: DeviceMemory, lengths: Sequence[int]
 ) -> FitRow:
     """What fits of one case into the device, at lengths in ascending order."""
-    names = case.use, case.precision.label, case.checkpointing
+    names = case.use, case.cell(model).label, case.checkpointing
     first = _peak(model, case, device, 1, lengths[0])
     if first.resident is None:
         nothing = (None,) * len(lengths)
-        return FitRow(*names, None, nothing, None, first.reason)
+        return FitRow(*names, None, nothing, None, first.reason, case.kv_cache)
     saved = 0 if case.tuning else round(saved_by_packing(model.shape, case.precision))
     load = load_peak(Cell(model=model.ref, precision=case.precision), model)
     whole = loaded_whole(case.precision) is not None
@@ -160,6 +174,7 @@ def fit_row(
         least + free,
         tuple(batches),
         longest * LENGTH_STEP,
+        kv_cache=case.kv_cache,
         loading_bytes=loaded + free if loaded > least else None,
         simulated_bytes=first.resident + free if saved else None,
     )
@@ -205,9 +220,8 @@ def _peak(
             padded=True,
             flash=device.flash,
         )
-    cell = Cell(model=model.ref, precision=case.precision)
     point = GridPoint(batch=batch, prompt_tokens=tokens, new_tokens=1)
-    return work_peak(cell, model, point, flash=device.flash)
+    return work_peak(case.cell(model), model, point, flash=device.flash)
 
 
 def _is_repeated(precision: PrecisionRef, options: TrainingOptions) -> bool:

@@ -162,9 +162,7 @@ def predict_inference(
     prefill = predict_prefill(model, batch=batch, tokens=tokens)
     if not new_tokens:
         return prefill
-    decode = predict_decode(
-        model, batch=batch, tokens=tokens + new_tokens, new_tokens=new_tokens
-    )
+    decode = predict_decode(model, batch=batch, tokens=tokens + new_tokens, new_tokens=new_tokens)
     return max(prefill, decode, key=lambda phase: phase.total)
 
 

@@ -10,13 +10,16 @@ in fp16 on CUDA, beside the values in fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qbench.predict.cache_bytes import cache_misfit
 from qbench.predict.cached_decoder import KV_CACHE, Cache
 from qbench.predict.linear import FP32, HALF
 from qbench.predict.tape import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.precisions.kv_cache import KvCache
     from qbench.predict.shapes import DecoderShape
     from qbench.predict.tape import Bytes, Tape
@@ -27,10 +30,11 @@ _CONSTANTS = 6
 """fp32 numbers of each group there: least, largest, range, scale, zero points of two turns."""
 
 
-def unknown_cache(kind: KvCache | None) -> str | None:
-    """Why the peak with a kind of cache is not predicted; None if it is."""
-    if kind is None or kind.backend in {"fp8", "hqq"}:
-        return None
+def unknown_cache(kind: KvCache | None, config: Mapping[str, Any]) -> str | None:
+    """Why a model's peak with a kind of cache is not predicted; None if it is."""
+    misfit = None if kind is None else cache_misfit(config, kind)
+    if kind is None or misfit is not None or kind.is_counted:
+        return misfit
     return f"what {kind.backend} takes while it quantizes a KV cache is not predicted"
 
 
@@ -52,7 +56,7 @@ class QuantizedCache(Cache):
         self, shape: DecoderShape, kind: KvCache, *, on_cuda: bool, flushes: bool = False
     ) -> None:
         """`flushes`: whether the tokens to be joined fill up what is quantized anew then."""
-        super().__init__(shape.layers)
+        super().__init__([None] * shape.layers)
         self._kind, self._on_cuda, self._flushes = kind, on_cuda, flushes
         self._contiguous = shape.kv_heads == 1
         self._group = kind.group(shape.kv_heads, (shape.head_dim,)) or 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
-from qbench.plan.needs import loading_bytes, saved_bytes
+from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
 from qbench.precisions import is_quantized
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
@@ -129,6 +129,7 @@ def need_notes(
         )
         lines.append(Words(text, "quiet"))
     lines += [Words(text, "quiet") for text in _other_bytes(plan)]
+    lines += _cache_lines(plan)
     unknown: dict[str, list[str]] = {}
     for cell, need in zip(plan.cells, needs, strict=True):
         # What is skipped has its own reason, and no peak to ask for.
@@ -162,6 +163,22 @@ def _other_bytes(plan: Plan) -> list[str]:
         listed = ", ".join(f"{label} {size}" for label, size in made.items())
         told.append(f"made of the floating model, which must fit at first: loading {listed}")
     return told
+
+
+def _cache_lines(plan: Plan) -> list[Words]:
+    """Bytes of the KV cache at a point of the grid, of suites that quantize it: a line a point."""
+    if all(cell.cell.kv_cache is None for cell in plan.cells):
+        return []
+    found: dict[str, dict[str, str]] = {}
+    for cell in plan.cells:
+        need = None if cell.skip else cache_need(cell)
+        if need is not None:
+            place = f"{cell.model.ref.name} at {need[0]}"
+            found.setdefault(place, {})[cell.cell.label] = _size(need[1])
+    return [
+        Words(f"KV cache of {place}: {', '.join(map(' '.join, sizes.items()))}", "quiet")
+        for place, sizes in found.items()
+    ]
 
 
 def _disk_line(needs: Sequence[DiskNeed], free: int | None) -> Words:

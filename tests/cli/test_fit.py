@@ -157,6 +157,7 @@ def test_a_precision_whose_layers_are_not_known_is_named(workplace: Workplace) -
         ([MISTRAL, "--gpu", "h10"], ["did you mean", "h100"]),
         ([MISTRAL], ["no GPU", "--gpu 24GB"]),
         ([MISTRAL, "--gpu", "t4", "--precision", "nf5"], ["'nf5'", "did you mean 'nf4"]),
+        ([MISTRAL, "--gpu", "t4", "--kv-cache", "int5"], ["'int5'", "There is fp8, int8, int4"]),
         ([MISTRAL, "--gpu", "t4", "--format", "xml"], ["'xml'", "markdown, html, json"]),
         (["./nowhere", "--gpu", "t4"], ["nowhere", "no such folder"]),
         (["Mistrel-7B", "--gpu", "t4"], ["did you mean 'Mistral-7B", "cannot be reached"]),
@@ -171,6 +172,25 @@ def test_what_is_wrong_is_told_with_what_to_do(
     assert "Traceback" not in finished.errors
     told = " ".join(finished.errors.split())
     assert all(word in told for word in words), told
+
+
+def test_a_quantized_cache_leaves_room_for_more_tokens(workplace: Workplace) -> None:
+    asked = ("Llama-3.1-8B", "--gpu", "24GB", "--precision", "nf4", "--length", "4096")
+    caches = [part for kind in ("fp8", "int4", "quanto-int4") for part in ("--kv-cache", kind)]
+    finished = workplace.call_here("fit", *asked, *caches, "--format", "json")
+    assert finished.code == 0, finished.errors
+    found = json.loads(finished.output)["rows"]
+    rows = {row["precision"]: row for row in found if row["use"] == "inference"}
+    longest = [rows[name]["longest"] for name in ("nf4", "nf4--kv-fp8", "nf4--kv-int4")]
+    assert 50_000 < longest[0] < longest[1] < longest[2]
+    assert rows["nf4--kv-int4"]["kv_cache"] == "int4"
+    assert rows["nf4--kv-quanto-int4"]["longest"] is None
+    shown = workplace.call_here("fit", *asked, *caches)
+    text = " ".join(shown.output.split())
+    assert "Not shown: nf4--kv-quanto-int4: what quanto takes" in text
+    assert "--kv-…: with a quantized KV cache" in text
+    windowed = workplace.call_here("fit", "Mistral-7B-v0.1", *asked[1:], "--kv-cache", "int4")
+    assert "layers of sliding attention" in " ".join(windowed.output.split())
 
 
 def test_the_help_has_examples(workplace: Workplace) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 import qbench.core.environment
 from qbench.core.errors import SuiteError
+from qbench.plan.needs import cache_need
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
+from qbench.report.plan_page import plan_page
 from tests.tiny_models import make_tiny_model
 from tests.workplace import write_text
 
@@ -89,6 +91,19 @@ def test_all_decoded_cells_are_held_against_the_reference_with_its_own_cache(bas
     }
     assert "hqq" in tasks[1].identity["versions"]
     assert "hqq" not in tasks[0].identity["versions"]
+
+
+def test_the_plan_tells_each_cells_cache(base: Path) -> None:
+    made = plan(base)
+    sizes = {cell.cell.label: cache_need(cell) for cell in made.cells}
+    # 2 layers, 2 heads of 16, keys and values, 12 tokens in 16 bits; 8 bits and 2 scales a layer.
+    elements = 2 * 2 * 16 * 2
+    assert sizes["bf16"] == ("b1-p8-n4", elements * 12 * 2)
+    assert sizes["bf16--kv-fp8"] == ("b1-p8-n4", elements * 12 + 2 * 2 * 4)
+    # 4 bits and 4 bytes for each 16 of the prompt, 16 bits of the others.
+    assert sizes["nf4--kv-int4"] == ("b1-p8-n4", elements * 8 * 3 // 4 + elements * 4 * 2)
+    text = " ".join(str(part) for part in plan_page(made, base / "r").parts)
+    assert "KV cache of model at b1-p8-n4: bf16 3.00 KiB, bf16--kv-int4 1.75 KiB" in text
 
 
 @pytest.mark.parametrize(

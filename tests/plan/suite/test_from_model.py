@@ -207,10 +207,21 @@ def test_what_is_neither_suite_nor_model(here: Path, argument: str, words: list[
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("wish", [{"precisions": ["nf4"]}, {"quick": True}, {"name": "a"}])
+def test_a_quantized_cache_is_measured_with_what_it_costs_where_it_is_read() -> None:
+    made = suite_of(TINY, precisions=["bf16"], reference="bf16", kv_cache=["fp8", "int4"])
+    assert [cell.label for cell in made.cells()] == ["bf16", "bf16--kv-fp8", "bf16--kv-int4"]
+    assert list(made.measure) == ["footprint", "memory", "latency", "quality", "decoded"]
+    with pytest.raises(SuiteError, match=r"--kv-cache int5: kv_cache\[0\]: found the unknown kind"):
+        suite_of(TINY, kv_cache=["int5"])
+
+
+@pytest.mark.parametrize(
+    "wish", [{"precisions": ["nf4"]}, {"quick": True}, {"name": "a"}, {"kv_cache": ["fp8"]}]
+)
 def test_a_suites_file_says_so_itself(here: Path, wish: dict[str, object]) -> None:
     (here / "suite.yaml").write_text(f"models: {TINY}\n")
-    with pytest.raises(UsageError, match=f"^--{next(iter(wish))}: found a suite's file"):
+    option = next(iter(wish)).replace("_", "-")
+    with pytest.raises(UsageError, match=f"^--{option}: found a suite's file"):
         suite_of("suite.yaml", **wish)
 
 
@@ -233,6 +244,7 @@ gate: {perplexity: {max_increase: 1%}, memory.static: [{max_increase: 0}]}
     [
         [TINY],
         [TINY, "--quick", "--precisions", "bf16,nf4", "--measure", "quality"],
+        [TINY, "--quick", "--kv-cache", "fp8,int4"],
         [
             "./model",
             "--quick",
@@ -285,6 +297,7 @@ def wishes_of(arguments: list[str]) -> Wishes:
         precisions=[name for one in several for name in one.split(",")],
         measure=values["--measure"].split(",") if "--measure" in values else [],
         quick="--quick" in arguments,
+        kv_cache=values["--kv-cache"].split(",") if "--kv-cache" in values else (),
     )
 
 
