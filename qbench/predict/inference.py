@@ -140,14 +140,16 @@ def _quantized(
     here = 1 if new_tokens else tokens
     decoder = _decoder(ledger, part, batch=batch, tokens=here, seen=tokens)
     item = decoder.setup.rest_bytes
-    left = 0 if flushes else kind.residual(new_tokens)
+    newest = kind.residual_tokens - 1 if flushes else kind.residual(max(0, new_tokens - 1))
+    # The highest moment is in the last layer, which all before have left with the new token; where
+    # the newest tokens are quantized, in the first, before all others have done it.
+    left, seen = (newest, tokens - 1) if flushes else (kind.residual(new_tokens), tokens)
     widths = (shape.head_dim, shape.head_dim)
     size = kind.layer_bytes(
-        shape.kv_heads, widths, batch=batch, coded=tokens - left, residual=left, item=item
+        shape.kv_heads, widths, batch=batch, coded=seen - left, residual=left, item=item
     )
     _held = Storage(ledger, KV_CACHE, len(others) * (size or 0))
     if new_tokens:
-        newest = kind.residual_tokens - 1 if flushes else kind.residual(new_tokens - 1)
         for layer in range(shape.layers):
             cache.fill(decoder.tape, layer, (tokens - 1 - newest) * row, newest * row, item)
     ledger.peak_bytes = 0

@@ -14,7 +14,7 @@ from qbench.precisions.kv_layers import held_tensors, make_cache
 from qbench.predict.cached_decoder import Kernels
 from qbench.predict.inference import HeldModel, InferenceBytes, predict_decode, predict_prefill
 from qbench.predict.quantized_cache import unknown_cache
-from qbench.predict.shapes import decoder_shape
+from qbench.predict.stated_shapes import decoder_shape
 
 TOLERANCE = 0.003
 """Share of the peak that may differ; found: fp8's scales and a few bytes of scalars."""
