@@ -18,9 +18,9 @@ from qbench.precisions.integer.grid import (
     to_weight,
     unpacked_codes,
 )
-from qbench.precisions.integer.inputs import in_blocks, run
 from qbench.precisions.integer.moments import Moments
 from qbench.precisions.integer.scaled_codes import with_factors
+from qbench.precisions.integer.walk import Walk
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +54,14 @@ def quantize_by_awq(
     import torch
 
     found: dict[str, dict[str, float]] = {}
-    for block in in_blocks(layers):
+    for block in Walk(model, layers, windows).blocks():
         seen = Moments()
-        run(model, block, windows, seen.add)
-        for name in block:
+        block.run(seen.add)
+        for name in block.layers:
             seen.of(name)
         for names in seen.sharing():
             sums = seen.of(names[0])
-            weights = {name: block[name].weight.data.float() for name in names}
+            weights = {name: block.layers[name].weight.data.float() for name in names}
             exponent, factors = choose_factors(list(weights.values()), sums, options, dtype)
             for name, weight in weights.items():
                 scaled = weight / factors
@@ -79,7 +79,7 @@ def quantize_by_awq(
                     ),
                 }
                 made = with_factors(codes, factors.to(dtype))
-                block[name].weight = torch.nn.Parameter(made, requires_grad=False)
+                block.layers[name].weight = torch.nn.Parameter(made, requires_grad=False)
     return found
 
 

@@ -15,8 +15,8 @@ from qbench.precisions.integer.grid import (
     output_error,
     unpacked_codes,
 )
-from qbench.precisions.integer.inputs import in_blocks, run
 from qbench.precisions.integer.moments import Moments
+from qbench.precisions.integer.walk import Walk
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +43,10 @@ def quantize_by_gptq(
     import torch
 
     found: dict[str, dict[str, float]] = {}
-    for block in in_blocks(layers):
+    for block in Walk(model, layers, windows).blocks():
         seen = Moments()
-        run(model, block, windows, seen.add)
-        for name, layer in block.items():
+        block.run(seen.add)
+        for name, layer in block.layers.items():
             hessian = seen.of(name).products
             weight = layer.weight.data.float()
             nearest = library_nearest(weight, options, dtype)

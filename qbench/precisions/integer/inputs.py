@@ -1,8 +1,8 @@
-"""What linear layers see while a model reads windows, one transformer block after the other."""
+"""What linear layers see while a model reads windows."""
 
 from __future__ import annotations
 
-from itertools import groupby
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def in_blocks(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The layers by the block that they stand in: up to the first number in their names."""
-    for _, group in groupby(layers.items(), key=lambda item: _block(item[0])):
-        yield dict(group)
-
-
 def run(
     model: PreTrainedModel,
     layers: dict[str, Any],
@@ -29,14 +23,21 @@ def run(
     """Has the model read every window; `see` is given each layer's name and inputs."""
     import torch
 
+    with torch.no_grad(), seen_by(layers, see):
+        for window in windows:
+            model(input_ids=window, use_cache=False)
+
+
+@contextmanager
+def seen_by(layers: dict[str, Any], see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Tells `see` each layer's name and inputs whenever one of them runs."""
+
     def hook(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
         return lambda _, arguments: see(name, arguments[0].detach())
 
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
-            for window in windows:
-                model(input_ids=window, use_cache=False)
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -48,10 +49,3 @@ def unreached(name: str) -> ModelError:
         f"{name}: no window of the calibration text reached this layer; raise calibration_windows,"
         " or use a precision without calibration"
     )
-
-
-def _block(name: str) -> str:
-    """`model.layers.3` of `model.layers.3.mlp.up_proj`; empty for a layer outside any block."""
-    parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return "" if number is None else ".".join(parts[: number + 1])

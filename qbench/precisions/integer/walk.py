@@ -1,0 +1,167 @@
+"""A model read block by block: what the blocks before one make of each window is kept.
+
+Each block then runs twice, once to be seen and once when it is quantized, however many blocks
+there are. The model's own forward runs from its start each time, so that a block is given masks,
+positions and all else as ever; the blocks before return at once what they made, and those behind
+never run. What is kept is one output a window: 2 GiB for 128 windows of 2,048 tokens of 4,096
+numbers in bf16.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from qbench.precisions.integer.inputs import seen_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+class Walk:
+    """Windows on their way through a model whose blocks are quantized in order."""
+
+    def __init__(
+        self, model: PreTrainedModel, layers: dict[str, Any], windows: list[torch.Tensor]
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._windows = windows
+        self.count = len(windows)
+        self._kept: list[Any] = [None] * len(windows)
+        self._passed: list[nn.Module] = []
+        self._chain = _chain(model, list(layers))
+        if not self._hands_on():
+            self._chain = []
+
+    def blocks(self) -> Iterator[Block]:
+        """The layers by the block that they stand in; each is to be quantized before the next."""
+        for name, group in groupby(self._layers.items(), key=lambda item: _block(item[0])):
+            yield Block(self, self._model.get_submodule(name) if name else None, dict(group))
+
+    def forward(self, module: nn.Module | None, at: int) -> Any:
+        """What a block makes of a window as the model is now; of the whole model for None."""
+        while module in self._chain[len(self._passed) :] and module is not self._next:
+            self._pass_on()
+        return self._forward(module, self._kept[at], self._windows[at])
+
+    @property
+    def _next(self) -> nn.Module:
+        return self._chain[len(self._passed)]
+
+    def _pass_on(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for at, window in enumerate(self._windows):
+                self._kept[at] = self._forward(self._next, self._kept[at], window)
+        self._passed.append(self._next)
+
+    def _forward(self, module: nn.Module | None, kept: Any, window: torch.Tensor) -> Any:
+        """A forward that ends with the block; those passed return what was kept."""
+        made: list[Any] = []
+
+        def stop(_module: Any, _inputs: Any, output: Any) -> None:
+            made.append(output)
+            raise _BlockDoneError
+
+        with ExitStack() as changed:
+            if module in self._chain:
+                for passed in self._passed:
+                    changed.enter_context(_returning(passed, kept))
+            if module is not None:
+                changed.callback(module.register_forward_hook(stop).remove)
+            try:
+                return self._model(input_ids=window, use_cache=False)
+            except _BlockDoneError:
+                return made[0]
+
+    def _hands_on(self) -> bool:
+        """Whether a window comes out of the last block as it does without what is kept.
+
+        Not so where blocks hand on more than their outputs, such as keys that later ones share.
+        """
+        import torch
+
+        if not self._chain:
+            return False
+        window = self._windows[0]
+        with torch.no_grad():
+            kept = None
+            try:
+                for module in self._chain:
+                    kept = self._forward(module, kept, window)
+                    self._passed.append(module)
+                self._passed.clear()
+                whole = self._forward(self._chain[-1], None, window)
+            except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+                return False
+            finally:
+                self._passed.clear()
+        return bool(torch.equal(hidden(kept), hidden(whole)))
+
+
+class Block:
+    """Some layers of one block, and what they see."""
+
+    def __init__(self, walk: Walk, module: nn.Module | None, layers: dict[str, Any]) -> None:
+        self.layers = layers
+        self._walk = walk
+        self._module = module
+
+    def run(self, see: Callable[[str, torch.Tensor], None]) -> None:
+        """Has the block read every window; `see` is given each layer's name and inputs."""
+        import torch
+
+        with torch.no_grad(), seen_by(self.layers, see):
+            for at in range(self._walk.count):
+                self._walk.forward(self._module, at)
+
+    def output(self, at: int) -> torch.Tensor:
+        """What the block makes of a window now, (1, tokens, hidden)."""
+        return hidden(self._walk.forward(self._module, at))
+
+
+def hidden(output: Any) -> torch.Tensor:
+    """The hidden states of what a block, or the model, returns."""
+    found: torch.Tensor = output if hasattr(output, "shape") else output[0]
+    return found
+
+
+class _BlockDoneError(Exception):
+    """A block has run: the rest of the model need not."""
+
+
+@contextmanager
+def _returning(module: nn.Module, kept: Any) -> Iterator[None]:
+    """Lets a module return at once."""
+    own = module.__dict__.get("forward")
+    held: Any = module
+    held.forward = lambda *_inputs, **_options: kept
+    try:
+        yield
+    finally:
+        if own is None:
+            del held.forward
+        else:
+            held.forward = own
+
+
+def _chain(model: PreTrainedModel, names: list[str]) -> list[nn.Module]:
+    """The blocks of the list that most of the layers stand in, in order."""
+    lists = [block.rpartition(".")[0] for name in names if (block := _block(name))]
+    if not lists:
+        return []
+    return list(model.get_submodule(max(lists, key=lists.count)).children())
+
+
+def _block(name: str) -> str:
+    """`model.layers.3` of `model.layers.3.mlp.up_proj`; empty for a layer outside any block."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])
