@@ -74,7 +74,11 @@ class TensorShape(Frozen):
     transposed: bool = False
     """A weight stored as (in, out), as GPT-2's Conv1D does, instead of (out, in)."""
     stored_bytes: tuple[int, int] | None = None
-    """Bytes of codes and of state that a checkpoint which is already quantized holds of it."""
+    """Bytes of codes and of state that are held of it once a checkpoint which is already quantized
+    is loaded; None of what it does not quantize."""
+    packed_bytes: int | None = None
+    """Bytes that the files of such a checkpoint hold of it, where what is loaded are plain numbers
+    in the place of its codes."""
     layer: Literal["plain", "own class", "own product"] = "plain"
     """Of a linear layer: whether libraries replace it by one that holds codes, which they do to no
     class of the model's own; and whether the model's code multiplies with its weight itself, which

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
 from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Item
 from qbench.finetune import methods, training_options
@@ -213,7 +212,7 @@ def _why_not_held(
     return (
         held.unavailable(environment)
         or held.misfit(options_of(precision), model)
-        or missing_packages(held.needs_of(model), environment)
+        or held.unavailable_for(model, environment)
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class LayerFormat:
 
     naive: Callable[[Any, slice], torch.Tensor]
     """(layer, output rows): these rows of its weights by definition, (rows, in), in fp32."""
-    library: Callable[[Any, slice], torch.Tensor]
-    """The same as the library dequantizes them."""
+    library: Callable[[Any, slice], torch.Tensor] | None
+    """The same as the library dequantizes them; None where it only multiplies with them."""
     naive_output: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     """(layer, some rows of its naive weights, inputs): their outputs, without the bias; a plain
     product unless given, and needed for formats that round inputs too."""
@@ -56,7 +57,8 @@ class Probed:
     """What was found of a layer."""
 
     weights_error: float
-    """Frobenius norm of what the library's weights are off the naive ones, over that of these."""
+    """Frobenius norm of what the library's weights are off the naive ones, over that of these; 0
+    where it does not tell them."""
     output_error: float
     """The same of the outputs, the largest over the numbers of rows that were tried."""
     nonfinite: int
@@ -71,23 +73,30 @@ def probe_layer(layer: Any, held: LayerFormat, activations: torch.dtype) -> Prob
     """
     import torch
 
-    tried = [_try(layer, held, rows, activations) for rows in _rows(layer.weight.device)]
-    weights, outputs, nonfinite = _Distance(), [_Distance() for _ in tried], 0
+    tried = [_try(layer, held, rows, activations) for rows in _rows(device_of(layer))]
+    weights, outputs, nonfinite = Distance(), [Distance() for _ in tried], 0
     with torch.no_grad():  # torchao's weights cannot be sliced in inference mode
         for part in row_slices(layer):
             naive = held.naive(layer, part)
             nonfinite += int((~naive.isfinite()).sum())
-            weights.add(held.library(layer, part), naive)
+            if held.library is not None:
+                weights.add(held.library(layer, part), naive)
             for (inputs, found), distance in zip(tried, outputs, strict=True):
                 if held.naive_output is None:
                     expected = inputs.float() @ naive.T
                 else:
                     expected = held.naive_output(layer, naive, inputs)
-                if layer.bias is not None:
+                if getattr(layer, "bias", None) is not None:
                     expected = expected + layer.bias[part].float()
                 distance.add(found[:, part], expected)
     worst = max((distance.relative for distance in outputs), key=_rank)
     return Probed(weights.relative, worst, nonfinite)
+
+
+def device_of(layer: Any) -> torch.device:
+    """Where a layer's weights lie, whatever it calls them."""
+    device: torch.device = next(chain(layer.parameters(), layer.buffers())).device
+    return device
 
 
 def _rows(device: torch.device) -> tuple[int, ...]:
@@ -108,7 +117,7 @@ def _try(
     inputs = torch.randn(drawn, layer.in_features, generator=torch.Generator().manual_seed(0))
     if rows > 1:
         inputs[:, 0] = OUTLIER  # LLM.int8 computes such a column in floating point
-    inputs = inputs.to(layer.weight.device, activations)
+    inputs = inputs.to(device_of(layer), activations)
     if rows > drawn:
         inputs = inputs.repeat(math.ceil(rows / drawn), 1)[:rows]
     with torch.inference_mode():
@@ -126,12 +135,12 @@ def row_slices(layer: Any) -> Iterator[slice]:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Frobenius norm of the difference over that of `expected`; 0 when both are zero."""
-    distance = _Distance()
+    distance = Distance()
     distance.add(found, expected)
     return distance.relative
 
 
-class _Distance:
+class Distance:
     """A relative error whose parts are added one after the other."""
 
     def __init__(self) -> None:

@@ -84,6 +84,10 @@ class Precision(ABC):
         """Packages that decide the numbers of this model."""
         return self.needs
 
+    def unavailable_for(self, model: ResolvedModel, environment: Environment) -> str | None:
+        """Why this model cannot be held in it on this machine, with the remedy; None if it can."""
+        return missing_packages(self.needs_of(model), environment)
+
     @abstractmethod
     def storage(self, shape: ModelShape, options: Any) -> StaticBytes:
         """Static bytes by arithmetic from the shapes alone."""

@@ -1,30 +1,32 @@
 """stored: a checkpoint that is already quantized, loaded, verified and measured as it is.
 
-What transformers quantized and saved with bitsandbytes runs wherever bitsandbytes does. For GPTQ,
-AWQ and compressed-tensors it takes the package that holds their layers; these cannot be held
-against the definition of their format, and the record says so.
+What transformers quantized and saved with bitsandbytes runs wherever bitsandbytes does, and is
+verified as the precision that would have made it. What others made takes the packages of its method
+(`qbench.precisions.checkpoint_formats.methods`) and is held against its own files, layer by layer,
+by the definition of its format; the record names the layers whose format is not written out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import float_type
 from qbench.core.spec import Frozen
 from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
+from qbench.precisions.checkpoint_formats.files import CheckpointFiles
+from qbench.precisions.checkpoint_formats.methods import METHODS, unknown_method
+from qbench.precisions.checkpoint_formats.verifying import verify_by_files
 from qbench.precisions.int8 import Int8, Int8Options
-from qbench.precisions.inventory import inventory, is_packed, logical_weights
+from qbench.precisions.inventory import inventory
 from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.loading import load_pretrained
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import fixed_bytes, static_bytes
-from qbench.precisions.verification import (
-    Verification,
-    attention_backend,
-    linear_layers,
-)
+from qbench.sources.models.config import read_config
+from qbench.sources.shapes.stored import DEQUANTIZED, quantization_method, quantizes_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,20 +34,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
+    from qbench.core.record import Environment
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.precisions.verification import Verification
 
 NAME = "stored"
-NEEDS = {
-    "bitsandbytes": ("bitsandbytes", "accelerate"),
-    "gptq": ("gptqmodel", "optimum"),
-    "awq": ("gptqmodel", "accelerate"),
-    "compressed-tensors": ("compressed-tensors",),
-}
-"""Packages by the `quant_method` of a checkpoint's config.json."""
-_ON_TRUST = (
-    "this format's layers are not compared with their definition, as those of bitsandbytes are:"
-    " what they compute is not checked"
-)
 
 
 class StoredOptions(Frozen):
@@ -65,28 +58,35 @@ class Stored(LibraryWeights, Precision):
     stand_in: str | None = "nf4"
 
     def misfit(self, options: StoredOptions, model: ResolvedModel) -> str | None:
-        """A checkpoint that another library has quantized than those that are measured."""
-        if model.quantization is None or model.quantization in NEEDS:
+        """A checkpoint that transformers has no loader for."""
+        method = model.quantization
+        if method is None:
             return None
-        return (
-            f"the checkpoint is quantized by {model.quantization}, which qbench does not measure;"
-            f" expected one of {', '.join(NEEDS)}; give another checkpoint, or the original model"
-        )
+        known = METHODS.get(method)
+        return unknown_method(method) if known is None else known.misfit(method)
 
     def needs_of(self, model: ResolvedModel) -> tuple[str, ...]:
         """What holds the checkpoint's layers."""
-        return NEEDS.get(model.quantization or "", ())
+        known = METHODS.get(model.quantization or "")
+        return () if known is None else known.needs
+
+    def unavailable_for(self, model: ResolvedModel, environment: Environment) -> str | None:
+        """A GPU or packages that the checkpoint's method needs."""
+        method = model.quantization or ""
+        return METHODS[method].unavailable(method, environment) if method in METHODS else None
 
     def products(
         self, options: StoredOptions, config: Mapping[str, Any] | None = None
     ) -> Products | None:
-        """Those of a checkpoint that bitsandbytes quantized; None for all others."""
+        """Those of what bitsandbytes quantized, and of plain numbers; None for all others."""
         stated = config or {}
         quantized = stated.get("quantization_config") or {}
         rest = float_type(str(stated.get("dtype") or stated.get("torch_dtype")))
         compute = float_type(str(quantized.get("bnb_4bit_compute_dtype") or "float32"))
         if rest is None or compute is None:
             return None
+        if quantized.get("quant_method") in DEQUANTIZED and not quantizes_inputs(quantized):
+            return Products("floating", rest, rest)
         if quantized.get("load_in_8bit"):
             return Products("outliers", rest, rest)
         return Products("4bit", rest, compute) if quantized.get("load_in_4bit") else None
@@ -99,18 +99,35 @@ class Stored(LibraryWeights, Precision):
 
         return static_bytes(shape, 4, linear)
 
+    def packed_bytes(self, shape: ModelShape, options: StoredOptions) -> float | None:
+        """What the files hold, where libraries load plain numbers in the place of codes."""
+        if not any(tensor.packed_bytes for tensor in shape.tensors):
+            return None
+        packed = [
+            tensor.model_copy(update={"stored_bytes": (tensor.packed_bytes, 0), "role": "linear"})
+            if tensor.packed_bytes
+            else tensor
+            for tensor in shape.tensors
+        ]
+        return self.storage(shape.model_copy(update={"tensors": tuple(packed)}), options).total
+
     def load(self, checkpoint: Checkpoint, options: StoredOptions) -> PreTrainedModel:
-        """Loads codes and state as they are stored."""
-        model = load_pretrained(checkpoint, dtype="auto")
+        """Loads codes and state as they are stored, or plain numbers in their place."""
+        quantized = read_config(checkpoint.folder).get("quantization_config") or {}
+        model = load_pretrained(checkpoint, dtype="auto", quantization=_as_numbers(quantized))
         keep_codes(model)
+        if quantizes_inputs(quantized):
+            import torch
+
+            with torch.no_grad():  # compressed-tensors decompresses before a model first computes
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
         return model
 
     def verify(self, model: PreTrainedModel, options: StoredOptions) -> Verification:
-        """Layers of bitsandbytes as the precision that would have made them; others by class."""
-        stored = model.config.quantization_config
-        config: dict[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
-        method = str(getattr(config["quant_method"], "value", config["quant_method"]))
-        rest = _own_name(str(model.dtype))
+        """Layers of bitsandbytes as the precision that would have made them, others by files."""
+        folder, rest = Path(model.name_or_path), _own_name(str(model.dtype))
+        config: dict[str, Any] = read_config(folder)["quantization_config"]
+        method = quantization_method({"quantization_config": config}, str(folder)) or ""
         if config.get("load_in_4bit"):
             found = FourBit(
                 name=NAME,
@@ -130,46 +147,53 @@ class Stored(LibraryWeights, Precision):
             said = {"dtype": rest, "threshold": config["llm_int8_threshold"]}
             found = Int8().verify(model, Int8Options.model_validate(said))
         else:
-            found = _by_class(model, method, rest)
+            return _by_files(model, folder, method, rest)
         return replace(found, details={**found.details, "stored": method})
 
 
-def _by_class(model: PreTrainedModel, method: str, rest: str) -> Verification:
-    """Which linear layers hold codes of the format's own, and which are plain ones."""
+def _as_numbers(quantized: Mapping[str, Any]) -> Any:
+    """What has transformers load plain numbers in the place of codes; None where it keeps them.
+
+    compressed-tensors does so by itself in layers that round their inputs, as these do not.
+    """
+    import transformers
+
+    method = str(quantized.get("quant_method")).lower()
+    if method not in DEQUANTIZED or quantizes_inputs(quantized):
+        return None
+    made = {
+        "compressed-tensors": "CompressedTensorsConfig",
+        "mxfp4": "Mxfp4Config",
+        "metal": "MetalConfig",
+    }.get(method, "FineGrainedFP8Config")
+    return getattr(transformers, made)(dequantize=True)
+
+
+def _by_files(model: PreTrainedModel, folder: Path, method: str, rest: str) -> Verification:
+    """What the loaded model has of the files' codes, and whether it changes as it computes."""
     import torch
 
-    packed = [name for name, module in model.named_modules() if is_packed(module)]
-    plain = [name for name, layer in linear_layers(model) if not is_packed(layer)]
-    quantized = sum(
-        held.logical_weights
-        for held in inventory(model)
-        if held.module in packed and held.kind == "linear"
-    )
-    share = quantized / logical_weights(model)
+    codes_bytes = linear_bytes(model)
     with torch.inference_mode():
-        codes_bytes = linear_bytes(model)
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
-        computed_bytes = linear_bytes(model)
-    warnings = [_ON_TRUST]
-    if computed_bytes > codes_bytes:
+    with CheckpointFiles(folder) as files:
+        found = verify_by_files(model, files, method=method, rest=rest)
+        packed = sum(held.bytes for held in files.modules.values())
+    computed_bytes = linear_bytes(model)
+    warnings, details = list(found.warnings), dict(found.details)
+    if method in DEQUANTIZED:
+        details["packed_bytes"] = packed
         warnings.append(
-            f"{method} decompressed its layers at the first forward pass: what is measured from"
-            f" here on has {computed_bytes} bytes of linear weights where the checkpoint has"
-            f" {codes_bytes}; its memory and speed are not those of the format"
+            f"transformers loads this checkpoint as {rest} numbers: the bytes that are held and the"
+            f" times are those of {rest}; its codes take {packed} bytes in the files, and its"
+            " quality is real"
         )
-    return Verification(
-        details={
-            "dtype": rest,
-            "linear_modules": len(plain) + len(packed),
-            "quantized_modules": len(packed),
-            "quantized_weights": quantized,
-            "quantized_share": share,
-            "left_out": plain,
-            "attention": attention_backend(model),
-        },
-        faults=() if packed else ("no layer of the model holds codes",),
-        warnings=tuple(warnings),
-    )
+    elif computed_bytes > codes_bytes:
+        warnings.append(
+            f"the kernels of {method} keep the codes in an order of their own: from the first"
+            f" forward pass on they take {computed_bytes} bytes, where {codes_bytes} were loaded"
+        )
+    return replace(found, details=details, warnings=tuple(warnings))
 
 
 def linear_bytes(model: PreTrainedModel) -> int:

@@ -171,13 +171,13 @@ def verify_quantized(
             "quantized_modules": quantized_modules,
             "quantized_weights": quantized_weights,
             "quantized_share": quantized_weights / logical_weights(model),
-            "left_out": [*names, *_head_name(model)],
+            "left_out": [*names, *head_name(model)],
             "largest_weight_error": worst["weights"],
             "largest_output_error": worst["output"],
             "attention": attention_backend(model),
         },
         faults=tuple(words for words, _ in faults),
-        warnings=_left_out_warnings([*names, *_unquantized_matrices(model)]),
+        warnings=left_out_warnings([*names, *unquantized_matrices(model)]),
         remedy=faults[0][1] if faults else WRONG_KERNEL,
         nonfinite=nonfinite > 0,
     )
@@ -195,7 +195,8 @@ def _nothing_quantized(left_out: list[tuple[str, Any]]) -> tuple[str, str]:
     return f"{words}: {OWN_CLASSES} {', '.join(sorted(own))}", NO_MACHINE
 
 
-def _left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
+def left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
+    """What a reader must know of weights that stayed unquantized."""
     if not left_out:
         return ()
     named = ", ".join(left_out[:MOST_NAMED]) + (" …" if len(left_out) > MOST_NAMED else "")
@@ -206,7 +207,7 @@ def _left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
     return (words,)
 
 
-def _unquantized_matrices(model: PreTrainedModel) -> list[str]:
+def unquantized_matrices(model: PreTrainedModel) -> list[str]:
     """Matrices outside linear layers, such as the fused experts of a mixture: never quantized."""
     return [
         held.module
@@ -219,6 +220,7 @@ def _features(layer: Any) -> str:
     return f"{layer.out_features}×{layer.in_features}"
 
 
-def _head_name(model: PreTrainedModel) -> list[str]:
+def head_name(model: PreTrainedModel) -> list[str]:
+    """The name of the output head, if there is one."""
     head = output_head(model)
     return [own_name(name) for name, module in model.named_modules() if module is head]

@@ -5,10 +5,16 @@ Its tensors stand beside the shape that the model has unquantized:
     bitsandbytes        weight (codes), weight.absmax, weight.quant_map, …; SCB of int8
     GPTQ, AWQ           qweight (codes), qzeros, scales, g_idx
     compressed-tensors  weight_packed or weight (codes), weight_scale, weight_zero_point, …
+    torchao             _weight_qdata (codes), _weight_scale, _weight_zero_point
+    fp8                 weight (codes), weight_scale_inv
+    mxfp4               gate_up_proj_blocks (codes), gate_up_proj_scales: all experts in one tensor
+
+What libraries load as plain numbers is held as these, and what the file has of it is kept beside.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +26,18 @@ if TYPE_CHECKING:
     from qbench.core.spec import ModelShape, TensorShape
     from qbench.sources.models.headers import StoredTensor
 
-_CODES = ("weight", "qweight", "weight_packed")
+DEQUANTIZED = ("compressed-tensors", "fp8", "mxfp8", "mxfp4", "metal")
+"""Methods whose codes are plain numbers once they are loaded, on any device: what multiplies with
+the codes are kernels for some GPUs, which transformers fetches from a hub while it runs."""
+
+_CODES = ("weight", "qweight", "weight_packed", "_weight_qdata")
 _OFFSET_BYTES = 4
 """Double quantization's offset: a number in the file's JSON, a tensor once it is loaded."""
 _FLOATING = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _MASKS = ("BOOL", "I64")
+_ONE_BYTE = ("U8", "F8_E4M3", "F8_E8M0")
 _TYPES = ("float32", "bfloat16", "float16")
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def quantization_method(config: Mapping[str, Any], place: str) -> str | None:
@@ -54,6 +66,16 @@ def holds_codes(tensors: Mapping[str, StoredTensor]) -> bool:
     return any(tensor.dtype not in (*_FLOATING, *_MASKS) for tensor in tensors.values())
 
 
+def quantizes_inputs(quantized: Mapping[str, Any]) -> bool:
+    """Whether layers of compressed-tensors round what goes into them, by a quantization_config.
+
+    Then they keep what is needed for that once their weights are plain numbers.
+    """
+    groups = quantized.get("config_groups")
+    found = groups.values() if isinstance(groups, dict) else ()
+    return any(isinstance(group, dict) and group.get("input_activations") for group in found)
+
+
 def stored_shape(
     shape: ModelShape, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
 ) -> ModelShape:
@@ -65,18 +87,26 @@ def stored_shape(
     quantized = config["quantization_config"]
     four_bit = bool(quantized.get("load_in_4bit"))
     compute = str(quantized.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
-    layers = _by_module(tensors)
+    layers = by_module(tensors)
+    dequantized = quantization_method(config, "config.json") in DEQUANTIZED
     made = []
     for tensor in shape.tensors:
         module, _, own_name = tensor.name.rpartition(".")
-        stored = _stored_bytes(layers.get(module) or layers.get(module.partition(".")[2]) or {})
+        held = layers.get(module) or layers.get(module.partition(".")[2]) or {}
+        stored = _stored_bytes(held)
         changes: dict[str, Any] = {}
         if tensor.role == "linear" and stored is not None:
             changes["stored_bytes"] = stored
+            if dequantized:
+                kept = _kept_bytes(held, rest) if quantizes_inputs(quantized) else 0
+                changes["stored_bytes"] = (tensor.numel * _ITEM_BYTES[rest], kept)
+                changes["packed_bytes"] = sum(stored)
         elif tensor.dtype is None:
             # A 4-bit layer converts its bias to the type it computes in.
             of_codes = four_bit and own_name == "bias" and stored is not None
             changes["dtype"] = compute if of_codes else rest
+            if dequantized and tensor.role == "other" and len(tensor.shape) > 1:
+                changes["packed_bytes"] = _expert_bytes(module, own_name, layers)
         made.append(tensor.model_copy(update=changes))
     tensors_made: tuple[TensorShape, ...] = tuple(made)
     return shape.model_copy(update={"tensors": tensors_made})
@@ -92,7 +122,7 @@ def _rest_type(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -
     return next((name for name in found if name in _TYPES), "float32")
 
 
-def _by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
+def by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
     """Tensors by their own names, by module: `weight.absmax` belongs to the module of `weight`."""
     layers: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
@@ -105,7 +135,48 @@ def _by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, Store
     return layers
 
 
-def _stored_bytes(held: dict[str, StoredTensor]) -> tuple[int, int] | None:
+def holds_layer_codes(held: Mapping[str, StoredTensor]) -> bool:
+    """Whether a module's tensors, by their own names, are codes of a layer, or of experts."""
+    return _stored_bytes(held) is not None and any(
+        name in _CODES or name.endswith("_blocks") for name in held
+    )
+
+
+def _kept_bytes(held: Mapping[str, StoredTensor], rest: str) -> int:
+    """What a layer that rounds its inputs keeps beside its weights, one-byte scales as numbers."""
+    return sum(
+        math.prod(tensor.shape) * _ITEM_BYTES[rest]
+        if tensor.dtype in _ONE_BYTE
+        else tensor.end - tensor.start
+        for name, tensor in held.items()
+        if name not in (*_CODES, "bias")
+    )
+
+
+def _expert_bytes(
+    module: str, own_name: str, layers: Mapping[str, Mapping[str, StoredTensor]]
+) -> int | None:
+    """What a checkpoint holds of experts that are loaded as one tensor; None where it is plain.
+
+    Either their codes are one tensor too, or they are a module for each expert, whose gate and up
+    are loaded as one.
+    """
+    fused = [layers.get(module, {}).get(own_name + end) for end in ("_blocks", "_scales")]
+    found = [tensor for tensor in fused if tensor is not None]
+    if not found:
+        parts = own_name.replace("gate_up_proj", "(gate|up)_proj")
+        one = re.compile(rf"{re.escape(module)}\.\d+\.{parts}")
+        found = [
+            tensor
+            for name, held in layers.items()
+            if one.fullmatch(name) and _stored_bytes(held) is not None
+            for own, tensor in held.items()
+            if own != "bias"
+        ]
+    return sum(tensor.end - tensor.start for tensor in found) or None
+
+
+def _stored_bytes(held: Mapping[str, StoredTensor]) -> tuple[int, int] | None:
     """Bytes of the codes and of the rest of a quantized layer; None for one that is not."""
     matrices = {name: tensor for name, tensor in held.items() if name != "bias"}
     plain = set(matrices) <= {"weight"}
