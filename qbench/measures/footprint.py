@@ -105,7 +105,8 @@ METRICS = (
         varies_by="nothing",
         better="neither",
         title="bits per weight of the whole model, were the codes packed",
-        formula="bits_per_weight.model with the linear layers as in bits_per_weight.linear.nominal",
+        formula="bits_per_weight.model with the linear layers as in bits_per_weight.linear.nominal,"
+        " and experts that are one tensor likewise",
     ),
     MetricDefinition(
         name="quantized_share",
@@ -189,6 +190,8 @@ class Footprint:
         nominal = loaded.verification.details.get("nominal_linear_bytes")
         if nominal is not None:
             rest = static.total - static.linear - static.quantization_state
+            other = loaded.verification.details.get("nominal_other_bytes", static.other)
+            rest += other - static.other
             values["bits_per_weight.linear.nominal"] = 8 * nominal / weights.linear
             values["bits_per_weight.nominal"] = 8 * (rest + nominal) / weights.model
         reasons = {

@@ -163,11 +163,9 @@ def _packed_layer(name: str, module: torch.nn.Module) -> Iterator[Held]:
         *module.named_parameters(recurse=False),
         *module.named_buffers(recurse=False),
     ):
-        if own in _PACKED_CODES:
+        if own in (*_PACKED_CODES, "weight"):  # the latter of whole bytes, or decompressed
             features: Any = module
             yield Held(name, "linear", tensor, features.in_features * features.out_features)
-        elif own == "weight":  # of one byte each, or decompressed
-            yield Held(name, "linear", tensor, tensor.numel())
         elif own == "bias":
             yield Held(name, "biases", tensor, tensor.numel())
         else:

@@ -8,6 +8,7 @@ by the definition of its format; the record names the layers whose format is not
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from qbench.core.spec import Frozen
 from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
 from qbench.precisions.checkpoint_formats.files import CheckpointFiles
 from qbench.precisions.checkpoint_formats.methods import METHODS, unknown_method
-from qbench.precisions.checkpoint_formats.verifying import verify_by_files
+from qbench.precisions.checkpoint_formats.verifying import check_files, verify_by_files
 from qbench.precisions.int8 import Int8, Int8Options
 from qbench.precisions.inventory import inventory
 from qbench.precisions.layer_weights import LibraryWeights
@@ -113,8 +114,13 @@ class Stored(LibraryWeights, Precision):
 
     def load(self, checkpoint: Checkpoint, options: StoredOptions) -> PreTrainedModel:
         """Loads codes and state as they are stored, or plain numbers in their place."""
-        quantized = read_config(checkpoint.folder).get("quantization_config") or {}
-        model = load_pretrained(checkpoint, dtype="auto", quantization=_as_numbers(quantized))
+        with CheckpointFiles(checkpoint.folder) as files:
+            quantized = files.quantization
+            check_files(files)
+        with warnings.catch_warnings():
+            # That the checkpoint's own configuration stays, but for what it is loaded as.
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")
+            model = load_pretrained(checkpoint, dtype="auto", quantization=_as_numbers(quantized))
         keep_codes(model)
         if quantizes_inputs(quantized):
             import torch
@@ -180,20 +186,19 @@ def _by_files(model: PreTrainedModel, folder: Path, method: str, rest: str) -> V
         found = verify_by_files(model, files, method=method, rest=rest)
         packed = sum(held.bytes for held in files.modules.values())
     computed_bytes = linear_bytes(model)
-    warnings, details = list(found.warnings), dict(found.details)
+    said = list(found.warnings)
     if method in DEQUANTIZED:
-        details["packed_bytes"] = packed
-        warnings.append(
+        said.append(
             f"transformers loads this checkpoint as {rest} numbers: the bytes that are held and the"
             f" times are those of {rest}; its codes take {packed} bytes in the files, and its"
             " quality is real"
         )
     elif computed_bytes > codes_bytes:
-        warnings.append(
+        said.append(
             f"the kernels of {method} keep the codes in an order of their own: from the first"
             f" forward pass on they take {computed_bytes} bytes, where {codes_bytes} were loaded"
         )
-    return replace(found, details=details, warnings=tuple(warnings))
+    return replace(found, warnings=tuple(said))
 
 
 def linear_bytes(model: PreTrainedModel) -> int:

@@ -65,7 +65,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Loa
 def load_stored(folder: Path) -> LoadedModel:
     from qbench.running.loading import load
 
-    return load(make_job(resolve(folder), "stored"), lambda phase: None)
+    resolved = resolve_model(parse_model(str(folder), base=folder))
+    return load(make_job(resolved, "stored"), lambda phase: None)
 
 
 def measured_bytes(loaded: LoadedModel) -> StaticBytes:
@@ -135,7 +136,7 @@ def test_a_layer_that_was_left_out_is_counted_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_architecture_that_only_transformers_knows(tmp_path: Path) -> None:
-    loaded = load_fresh(make_tiny_model(tmp_path / "original", "qwen3", hidden=128), "nf4-dq")
+    loaded = load_fresh(make_tiny_model(tmp_path / "original", "stablelm", hidden=128), "nf4-dq")
     loaded.model.save_pretrained(tmp_path / "quantized")
     stored = load_stored(tmp_path / "quantized")
     assert stored.resolved.shape is not None
@@ -165,9 +166,9 @@ def cell_of(model: ResolvedModel, precision: str, tuned_in: str | None = None) -
 @pytest.mark.parametrize(
     ("method", "packages"),
     [
-        ("gptq", ("gptqmodel", "optimum")),
-        ("awq", ("gptqmodel",)),
-        ("compressed-tensors", ("compressed-tensors",)),
+        ("gptq", ("gptqmodel, optimum", "pip install 'qbench[gptq]'")),
+        ("awq", ("gptqmodel", "pip install 'qbench[gptq]'")),
+        ("compressed-tensors", ("pip install 'qbench[compressed-tensors]'",)),
     ],
 )
 def test_a_package_that_is_missing_is_named(
@@ -220,9 +221,10 @@ def test_a_configuration_that_outlived_its_codes(
 
 
 def test_a_method_that_is_not_known_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    model = model_of(tiny_model, tmp_path, quant_method="Quark")
-    reason = why_skipped(cell_of(model, "stored"), model, make_environment())
-    assert "quantized by quark, which qbench does not measure" in str(reason)
+    model = model_of(tiny_model, tmp_path, quant_method="Tomorrows")
+    reason = str(why_skipped(cell_of(model, "stored"), model, make_environment()))
+    assert "quantized by tomorrows, for which transformers has no loader" in reason
+    assert "expected one of bitsandbytes, gptq, awq" in reason
 
 
 def test_a_quantization_that_does_not_say_how_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -264,68 +266,100 @@ def test_the_header_of_a_gptq_checkpoint_gives_its_bytes(tmp_path: Path) -> None
     assert found.total - found.buffers == sum(expected.values()) + plain
 
 
-class Packed(torch.nn.Module):
-    """A layer of 4-bit codes as GPTQ's is, or as one that decompresses when it first computes."""
+class Words(torch.nn.Module):
+    """A layer of GPTQ's 4-bit words; a kernel that keeps them in bytes computes from these."""
 
-    def __init__(self, layer: torch.nn.Linear, *, decompresses: bool) -> None:
+    def __init__(self, held: dict[str, torch.Tensor], *, repacks: bool) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.scale = layer.weight.detach().abs().amax(1, keepdim=True) / 7
-        codes = (layer.weight.detach() / self.scale).round().to(torch.int32) + 8
-        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-        packed = (codes.reshape(-1, 8) << shifts).sum(1, dtype=torch.int32)
-        self.register_buffer("qweight", packed)
-        self.register_buffer("weight_scale" if decompresses else "scales", self.scale.half())
-        self.decompresses = decompresses
+        self.in_features, self.out_features = len(held["g_idx"]), held["scales"].shape[1]
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor)
+        self.repacks = repacks
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self, "weight"):
-            shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-            codes = (self.qweight[:, None] >> shifts & 15).reshape(self.out_features, -1) - 8
-            weight = codes * self.scale
-            if not self.decompresses:
-                return inputs @ weight.T
-            del self.qweight
-            self.register_buffer("weight", weight)
-        return inputs @ self.weight.T
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+        if self.qweight.dtype == torch.int32:
+            codes = (self.qweight[:, None] >> shifts[:, None] & 15).reshape(self.in_features, -1)
+            if self.repacks:
+                self.qweight = codes.to(torch.uint8)
+        else:
+            codes = self.qweight.int()
+        zeros = (self.qzeros[:, :, None] >> shifts & 15).reshape(len(self.qzeros), -1) + 1
+        groups = self.g_idx.long()
+        return inputs @ ((codes - zeros[groups]) * self.scales[groups])
 
 
-@pytest.mark.parametrize("decompresses", [False, True])
-def test_layers_of_another_format_are_counted_and_not_checked(
-    tmp_path: Path, *, decompresses: bool
-) -> None:
-    model = load_fresh(make_tiny_model(tmp_path / "model", "llama"), "fp32").model
-    projections = [name for name, _ in model.named_modules() if name.endswith("up_proj")]
-    weights = 0
-    for name in projections:
+def make_words(weight: torch.Tensor, group: int = 32) -> dict[str, torch.Tensor]:
+    """GPTQ's tensors of a weight (out, in), by round-to-nearest."""
+    columns = weight.T.reshape(-1, group, len(weight))
+    scales = columns.abs().amax(1) / 7
+    codes = ((columns / scales[:, None]).round() + 8).reshape(weight.T.shape).int()
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    zeros = torch.full((len(scales), len(weight) // 8, 8), 7, dtype=torch.int32)
+    return {
+        "qweight": (codes.reshape(-1, 8, len(weight)) << shifts[:, None]).sum(1, dtype=torch.int32),
+        "qzeros": (zeros << shifts).sum(-1, dtype=torch.int32),
+        "scales": scales,
+        "g_idx": (torch.arange(weight.shape[1]) // group).int(),
+    }
+
+
+@pytest.mark.parametrize("case", ["as it is", "repacks", "another kernel"])
+def test_layers_of_words_are_held_against_their_file(case: str, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model", "llama")
+    model = load_fresh(folder, "fp32").model
+    held = load_file(folder / "model.safetensors")
+    names = [name for name, _ in model.named_modules() if name.endswith("up_proj")]
+    weights = sum(model.get_submodule(name).weight.numel() for name in names)
+    for name in names:
+        words = make_words(held.pop(f"{name}.weight"))
+        held |= {f"{name}.{own}": tensor for own, tensor in words.items()}
+        layer = Words(words, repacks=case == "repacks")
+        if case == "another kernel":
+            layer.qzeros = layer.qzeros + 1  # as one that takes its second form for its first
         parent, _, own = name.rpartition(".")
-        layer = model.get_submodule(name)
-        weights += layer.weight.numel()
-        packed = Packed(layer, decompresses=decompresses)
-        setattr(model.get_submodule(parent), own, packed)
-    model.config.quantization_config = {"quant_method": "gptq"}
+        setattr(model.get_submodule(parent), own, layer)
+    save_file(held, folder / "model.safetensors")
+    resolved = model_of(folder, tmp_path, quant_method="gptq", bits=4, group_size=32)
+    model.name_or_path = resolved.folder
     logical = logical_weights(model)
     found = precisions()["stored"].verify(model, StoredOptions())
+    details = found.details
+    assert (details["quantized_modules"], details["linear_modules"]) == (len(names), 2 * 7)
+    assert details["stored"] == "gptq"
+    assert len(details["left_out"]) == 2 * 6 + 1
+    if case == "another kernel":
+        assert len(found.faults) == len(names)
+        assert all("output off by" in fault for fault in found.faults)
+        return
     assert found.faults == ()
-    assert found.details["quantized_modules"] == len(projections) == 2
-    assert found.details["linear_modules"] == 2 * 7
-    assert found.details["quantized_weights"] == weights
-    assert found.details["quantized_share"] == weights / logical
-    assert found.details["stored"] == "gptq"
-    assert len(found.details["left_out"]) == 2 * 6
-    assert "what they compute is not checked" in found.warnings[0]
-    assert any("decompressed its layers" in text for text in found.warnings) == decompresses
-    codes = [
-        held for held in inventory(model) if held.kind == "linear" and held.module in projections
-    ]
-    assert sum(held.logical_weights for held in codes) == weights
-    in_bytes = sum(held.tensor.nbytes for held in codes)
-    assert in_bytes == (4 * weights if decompresses else weights // 2)
+    assert details["largest_output_error"] < 1e-5
+    assert details["quantized_weights"] == weights
+    assert details["quantized_share"] == weights / logical
+    repacked = [text for text in found.warnings if "in an order of their own" in text]
+    assert bool(repacked) == (case == "repacks")
+    codes = [one for one in inventory(model) if one.kind == "linear" and one.module in names]
+    assert sum(one.logical_weights for one in codes) == weights
+    assert sum(one.tensor.nbytes for one in codes) == (weights if repacked else weights // 2)
+
+
+def test_layers_of_a_format_that_is_not_written_out_are_named(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model", "llama")
+    model = load_fresh(folder, "fp32").model
+    held = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj"
+    held[f"{name}.weight"] = torch.zeros(held[f"{name}.weight"].shape, dtype=torch.uint8)
+    save_file(held, folder / "model.safetensors")
+    model.name_or_path = model_of(folder, tmp_path, quant_method="quark").folder
+    found = precisions()["stored"].verify(model, StoredOptions())
+    assert found.details["not_checked"] == [name]
+    assert f"1 layers ({name}) are not compared" in found.warnings[0]
 
 
 def test_a_model_without_codes_is_a_fault(tmp_path: Path) -> None:
-    model = load_fresh(make_tiny_model(tmp_path / "model", "llama"), "fp32").model
-    model.config.quantization_config = {"quant_method": "awq"}
+    folder = make_tiny_model(tmp_path / "model", "llama")
+    model = load_fresh(folder, "fp32").model
+    model.name_or_path = model_of(folder, tmp_path, quant_method="awq").folder
     found = precisions()["stored"].verify(model, StoredOptions())
     assert found.faults == ("no layer of the model holds codes",)
 

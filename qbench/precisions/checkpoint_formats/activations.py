@@ -21,6 +21,7 @@ def rounds_inputs(layer: Any) -> bool:
         getattr(weight, "act_quant_kwargs", None) is not None
         or getattr(weight, "activation_quantization", None) is not None
         or _scheme(layer) is not None
+        or _is_bitnet(layer)
     )
 
 
@@ -32,6 +33,8 @@ def rounded_product(layer: Any) -> Product | None:
     if not rounds_inputs(layer):
         return None
     scheme = _scheme(layer)
+    if _is_bitnet(layer):
+        return _rounded_of_bitnet
     if scheme is None:
         from qbench.precisions.integer.layers import naive_output
 
@@ -47,22 +50,34 @@ def _scheme(layer: Any) -> Any:
     return getattr(getattr(layer, "quantization_scheme", None), "input_activations", None)
 
 
+def _is_bitnet(layer: Any) -> bool:
+    """Whether it is a layer of ternary codes, which rounds each row of its inputs to 8 bits."""
+    return type(layer).__name__ == "BitLinear"
+
+
+def _rounded_of_bitnet(_: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    steps = 127 / inputs.abs().amax(-1, keepdim=True).clamp_min(1e-5)
+    codes = (inputs * steps).round().clamp(-128, 127)
+    return (codes.float() / steps.float()) @ weight.T
+
+
 def _rounded(layer: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """In the inputs' own type, as compressed-tensors has scales and quotients."""
     import torch
 
-    scheme, values = _scheme(layer), inputs.float()
+    scheme, values = _scheme(layer), inputs
     is_integer = scheme.type == "int"
     largest = 127.5 if is_integer else _LARGEST_E4M3  # half of the 255 steps from -128 to 127
     if scheme.dynamic:
         scale = (_LIMITS[scheme.strategy](values, scheme.group_size) / largest).clamp_min(1e-12)
     else:
-        scale = layer.input_scale.float()
+        scale = layer.input_scale.to(inputs.dtype)
     values = values / scale
     if is_integer:
         values = values.round().clamp(-128, 127)
     else:
-        values = values.clamp(-largest, largest).to(torch.float8_e4m3fn).float()
-    return (values * scale) @ weight.T
+        values = values.clamp(-largest, largest).to(torch.float8_e4m3fn).to(inputs.dtype)
+    return (values * scale).float() @ weight.T
 
 
 def _of_group(values: torch.Tensor, size: int) -> torch.Tensor:

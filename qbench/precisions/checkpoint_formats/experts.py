@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions.checkpoint_formats.definitions import (
-    MalformedError,
-    definition,
-    e2m1,
-    powers_of_two,
-)
+from qbench.core.errors import ModelError
+from qbench.precisions.checkpoint_formats.definitions import definition, e2m1, powers_of_two
+from qbench.precisions.checkpoint_formats.layer_definition import MalformedError, telling_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,8 +32,10 @@ class Experts:
     own_name: str
     held: torch.Tensor
     """As it was loaded, (experts, …)."""
+    packed_bytes: int
+    """What the files hold of it."""
     naive: Callable[[int], torch.Tensor]
-    """One expert's part of it by definition, in fp32; raises `MalformedError`."""
+    """One expert's part of it by definition, in fp32."""
 
 
 def experts_of(
@@ -49,11 +48,27 @@ def experts_of(
                 continue
             if f"{own_name}_blocks" in files.get(module, ()):
                 naive = _mx_blocks(files[module], own_name)
+                size = files[module].bytes_of(f"{own_name}_blocks", f"{own_name}_scales")
             elif f"{module}.0.{_PARTS[own_name][0]}" in files:
                 naive = _one_by_one(module, own_name, files, quantization)
+                names = (
+                    f"{module}.{index}.{part}"
+                    for index in range(len(parameter))
+                    for part in _PARTS[own_name]
+                )
+                size = sum(files[name].bytes for name in names if name in files)
             else:
                 continue
-            yield Experts(module, own_name, parameter, naive)
+            yield Experts(module, own_name, parameter, size, naive)
+
+
+def check_blocks(held: ModuleFiles) -> None:
+    """Raises `ModelError` for experts' codes whose scales are not there, or do not fit."""
+    with telling_of(held):
+        for blocks in (own for own in held.tensors if own.endswith("_blocks")):
+            exponents = blocks.removesuffix("_blocks") + "_scales"
+            if held.shape(exponents) != held.shape(blocks)[:-1]:
+                raise MalformedError(f"{list(held.shape(exponents))} {exponents} for its {blocks}")
 
 
 def _mx_blocks(held: ModuleFiles, own_name: str) -> Callable[[int], torch.Tensor]:
@@ -61,8 +76,6 @@ def _mx_blocks(held: ModuleFiles, own_name: str) -> Callable[[int], torch.Tensor
     blocks, exponents = f"{own_name}_blocks", f"{own_name}_scales"
 
     def naive(expert: int) -> torch.Tensor:
-        if exponents not in held or held.shape(exponents) != held.shape(blocks)[:-1]:
-            raise MalformedError(f"the checkpoint holds no {exponents} that fit its {blocks}")
         one = slice(expert, expert + 1)
         values = e2m1(held.read(blocks, one)) * powers_of_two(held.read(exponents, one))[..., None]
         return values.flatten(2)[0].T
@@ -86,7 +99,10 @@ def _one_by_one(
             held = files.get(f"{module}.{expert}.{part}")
             defined = None if held is None else definition(held, quantization)
             if defined is None:
-                raise MalformedError(f"the checkpoint holds no codes of {module}.{expert}.{part}")
+                raise ModelError(
+                    f"{module}.{expert}.{part}: found no codes where other experts have them;"
+                    " expected those of all experts; copy or download the checkpoint again"
+                )
             found.append(defined.rows(slice(0, defined.shape[0])))
         return torch.cat(found)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qbench.sources.models.config import read_config
 from qbench.sources.models.headers import read_headers, weight_files
-from qbench.sources.shapes.stored import by_module, holds_layer_codes
+from qbench.sources.shapes.stored import by_module, holds_layer_codes, loaded_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +29,11 @@ class CheckpointFiles:
         self._handles: dict[str, Any] = {}
         self._tensors = by_module(read_headers(weight_files(folder)))
         self.modules = {
-            name: ModuleFiles(self, name, held)
+            loaded_name(name): ModuleFiles(self, name, held)
             for name, held in self._tensors.items()
             if holds_layer_codes(held)
         }
-        """Those with codes, by the names that the files give them."""
+        """Those with codes, by the names that they have once they are loaded."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,15 +61,23 @@ class ModuleFiles:
         self.name = name
         self.tensors = tensors
 
+    @property
+    def file(self) -> str:
+        """The file that holds the first of them."""
+        return next(iter(self.tensors.values())).file
+
     def __contains__(self, own_name: str) -> bool:
         return own_name in self.tensors
 
     @property
     def bytes(self) -> int:
         """Of codes and all that is needed beside them, without the bias."""
-        return sum(
-            tensor.end - tensor.start for own, tensor in self.tensors.items() if own != "bias"
-        )
+        return self.bytes_of(*(own for own in self.tensors if own != "bias"))
+
+    def bytes_of(self, *own_names: str) -> int:
+        """Bytes of some of its tensors, of those that it has."""
+        found = (self.tensors[own] for own in own_names if own in self.tensors)
+        return sum(tensor.end - tensor.start for tensor in found)
 
     def shape(self, own_name: str) -> tuple[int, ...]:
         """The shape of one of the tensors."""
@@ -82,7 +90,6 @@ class ModuleFiles:
         """
         held = self.tensors[own_name]
         # Of `weight.absmax` and the like a module's name is not all that stands before a dot.
-        read: torch.Tensor = self._files.handle(held.file).get_slice(f"{self.name}.{own_name}")[
-            parts or slice(None) if held.shape else ...
-        ]
+        handle, name = self._files.handle(held.file), f"{self.name}.{own_name}"
+        read: torch.Tensor = handle.get_slice(name)[parts] if parts else handle.get_tensor(name)
         return read

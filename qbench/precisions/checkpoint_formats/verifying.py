@@ -6,16 +6,18 @@ of its kernels' own. What is compared is what the file has with what the layer c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.checkpoint_formats.activations import rounded_product, rounds_inputs
-from qbench.precisions.checkpoint_formats.definitions import MalformedError, definition
-from qbench.precisions.checkpoint_formats.experts import experts_of
-from qbench.precisions.inventory import logical_weights
+from qbench.precisions.checkpoint_formats.definitions import definition
+from qbench.precisions.checkpoint_formats.experts import check_blocks, experts_of
+from qbench.precisions.inventory import inventory, logical_weights
 from qbench.precisions.layer_probe import Distance, LayerFormat, device_of, probe_layer
 from qbench.precisions.verification import (
     MOST_NAMED,
+    NOT_AS_ASKED,
     WRONG_CHECKPOINT,
     WRONG_KERNEL,
     Verification,
@@ -25,14 +27,15 @@ from qbench.precisions.verification import (
     linear_layers,
     unquantized_matrices,
 )
+from qbench.sources.shapes.stored import DEQUANTIZED
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qbench.precisions.checkpoint_formats.definitions import Definition
     from qbench.precisions.checkpoint_formats.experts import Experts
     from qbench.precisions.checkpoint_formats.files import CheckpointFiles, ModuleFiles
+    from qbench.precisions.checkpoint_formats.layer_definition import Definition
 
 WEIGHT_TOLERANCE = {"fp32": 1e-5, "bf16": 6e-3, "fp16": 1e-3}
 """Rounding of a scale and of the weight that comes of it to the type of the rest."""
@@ -41,10 +44,21 @@ OUTPUT_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 ROUNDED_INPUTS_TOLERANCE = 0.02
 """The same where inputs are rounded to 8 bits, in the inputs' own type: one near the middle of two
 levels may go either way."""
+NOWHERE = "no layers of the model as transformers builds it: they are not loaded, or not checked"
 ON_TRUST = (
     "not compared with the definition of their format, as other layers are: what they compute is"
     " not checked"
 )
+
+
+def check_files(files: CheckpointFiles) -> None:
+    """Raises `ModelError` for the first module of which the files hold what cannot be.
+
+    Libraries load some of that without a word.
+    """
+    for held in files.modules.values():
+        definition(held, files.quantization)
+        check_blocks(held)
 
 
 def verify_by_files(
@@ -66,6 +80,7 @@ def verify_by_files(
             found.look_at_layer(name, layers[name], held, files)
     for experts in experts_of(model, of_experts, files.quantization):
         found.look_at_experts(experts)
+    nowhere = [name for name in of_experts if _parent(name) not in found.experts]
     plain = [name for name, _ in linear_layers(model) if name not in found.layers]
     plain += [name for name in unquantized_matrices(model) if name not in found.experts]
     if not found.layers and not found.experts:
@@ -79,12 +94,17 @@ def verify_by_files(
             "quantized_weights": found.weights,
             "quantized_share": found.weights / logical_weights(model),
             "left_out": [*plain, *head_name(model)],
-            "not_checked": found.unchecked,
+            "not_checked": [*found.unchecked, *nowhere],
+            **(found.packed_bytes(model) if method in DEQUANTIZED else {}),
             **{f"largest_{kind}_error": error for kind, error in found.errors.items()},
             "attention": attention_backend(model),
         },
         faults=tuple(words for words, _ in found.faults),
-        warnings=(*found.unchecked_warnings(), *left_out_warnings(plain)),
+        warnings=(
+            *_said(found.unchecked, "layers", ON_TRUST),
+            *_said(nowhere, "modules that the files have codes of", NOWHERE),
+            *left_out_warnings(plain),
+        ),
         remedy=found.faults[0][1] if found.faults else WRONG_KERNEL,
         nonfinite=found.nonfinite,
     )
@@ -106,6 +126,8 @@ class _Found:
     faults: list[tuple[str, str]] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     nonfinite: bool = False
+    packed: dict[str, int] = field(default_factory=dict)
+    """Bytes of codes and state in the files, by the layer, or the experts' tensor, as loaded."""
 
     def look_at_layer(
         self, name: str, layer: Any, held: ModuleFiles, files: CheckpointFiles
@@ -113,11 +135,8 @@ class _Found:
         """Holds a layer against the definition of what the files have of it."""
         place = f"{name} ({layer.out_features}×{layer.in_features})"
         self.layers.add(name)
-        try:
-            defined = definition(held, files.quantization)
-        except MalformedError as error:
-            self.faults.append((f"{place}: {error}", WRONG_CHECKPOINT))
-            return
+        self.packed[name] = held.bytes
+        defined = definition(held, files.quantization)
         product, size = rounded_product(layer), layer.out_features * layer.in_features
         if defined is None or (product is None and rounds_inputs(layer)):
             self.unchecked.append(name)
@@ -141,13 +160,10 @@ class _Found:
         """Holds a tensor of all experts against the definition of what the files have of each."""
         place = f"{experts.module}.{experts.own_name} ({'×'.join(map(str, experts.held.shape))})"
         self.experts.add(experts.module)
+        self.packed[f"{experts.module}.{experts.own_name}"] = experts.packed_bytes
         distance, nonfinite = Distance(), 0
         for index, one in enumerate(experts.held):
-            try:
-                naive = experts.naive(index).to(one.device)
-            except MalformedError as error:
-                self.faults.append((f"{place}: {error}", WRONG_CHECKPOINT))
-                return
+            naive = experts.naive(index).to(one.device)
             if naive.shape != one.shape:
                 words = f"{place}: the checkpoint holds one as {'×'.join(map(str, naive.shape))}"
                 self.faults.append((words, WRONG_CHECKPOINT))
@@ -178,17 +194,40 @@ class _Found:
                 f"{place}: what was loaded is not what the checkpoint's codes say (relative error:"
                 f" {', '.join(wrong)})"
             )
-            self.faults.append((words, WRONG_KERNEL))
+            # Weights that are wrong in memory are so on any device.
+            self.faults.append((words, NOT_AS_ASKED if "weight" in errors else WRONG_KERNEL))
         else:
             self.weights += weights
 
-    def unchecked_warnings(self) -> tuple[str, ...]:
-        """What a reader must know of layers that are not compared."""
-        if not self.unchecked:
-            return ()
-        more = " …" if len(self.unchecked) > MOST_NAMED else ""
-        named = ", ".join(self.unchecked[:MOST_NAMED]) + more
-        return (f"{len(self.unchecked)} layers ({named}) are {ON_TRUST}",)
+    def packed_bytes(self, model: PreTrainedModel) -> dict[str, int]:
+        """What linear layers, and all else but embeddings, would take as the files have them."""
+        linear = other = 0
+        for held in inventory(model):
+            size = held.tensor.untyped_storage().nbytes()
+            if held.kind in ("linear", "quantization_state"):
+                linear += 0 if held.module in self.layers else size
+            elif held.kind == "other":
+                is_fused = held.module in self.experts and held.tensor.dim() > 2
+                other += 0 if is_fused else size
+        of_layers = sum(size for name, size in self.packed.items() if name in self.layers)
+        of_experts = sum(self.packed.values()) - of_layers
+        return {
+            "nominal_linear_bytes": linear + of_layers,
+            "nominal_other_bytes": other + of_experts,
+        }
+
+
+def _parent(name: str) -> str:
+    """The module of all experts, of the name of one expert's matrix; or of a fused tensor's own."""
+    return re.sub(r"\.\d+\.\w+$", "", name)
+
+
+def _said(names: list[str], of_what: str, words: str) -> tuple[str, ...]:
+    """What a reader must know of some layers, if there are any."""
+    if not names:
+        return ()
+    named = ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
+    return (f"{len(names)} {of_what} ({named}) are {words}",)
 
 
 def _format(layer: Any, defined: Definition, product: Any) -> LayerFormat:

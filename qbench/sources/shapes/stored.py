@@ -31,6 +31,15 @@ DEQUANTIZED = ("compressed-tensors", "fp8", "mxfp8", "mxfp4", "metal")
 the codes are kernels for some GPUs, which transformers fetches from a hub while it runs."""
 
 _CODES = ("weight", "qweight", "weight_packed", "_weight_qdata")
+_RENAMED = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"\.block_sparse_moe\.", ".mlp."),
+        (r"(\.experts\.\d+)\.w1$", r"\1.gate_proj"),
+        (r"(\.experts\.\d+)\.w2$", r"\1.down_proj"),
+        (r"(\.experts\.\d+)\.w3$", r"\1.up_proj"),
+    )
+)
 _OFFSET_BYTES = 4
 """Double quantization's offset: a number in the file's JSON, a tensor once it is loaded."""
 _FLOATING = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -87,7 +96,7 @@ def stored_shape(
     quantized = config["quantization_config"]
     four_bit = bool(quantized.get("load_in_4bit"))
     compute = str(quantized.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
-    layers = by_module(tensors)
+    layers = {loaded_name(name): held for name, held in by_module(tensors).items()}
     dequantized = quantization_method(config, "config.json") in DEQUANTIZED
     made = []
     for tensor in shape.tensors:
@@ -120,6 +129,13 @@ def _rest_type(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -
             return str(stated)
     found = (_FLOATING.get(tensor.dtype) for tensor in tensors.values())
     return next((name for name in found if name in _TYPES), "float32")
+
+
+def loaded_name(module: str) -> str:
+    """What transformers calls a module of a checkpoint once it is loaded: not as Mixtral does."""
+    for pattern, name in _RENAMED:
+        module = pattern.sub(name, module)
+    return module
 
 
 def by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
