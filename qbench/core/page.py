@@ -211,6 +211,8 @@ class Figure:
     best: bool = False
     warned: bool = False
     """Whether a record behind it carries a warning, or only some of its processes succeeded."""
+    unlike_served: str | None = None
+    """Of a time: why it is not that of its format as it is served, a sentence."""
     uncertain: bool = False
     """Whether it is a change whose 95 % interval includes no change."""
     spread: float | None = None

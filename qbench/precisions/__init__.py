@@ -75,6 +75,18 @@ def products_of(ref: PrecisionRef, config: Mapping[str, Any] | None = None) -> P
         return None
 
 
+def unlike_served(ref: PrecisionRef, device: str) -> str | None:
+    """Why its times on a device of torch's are not those of the format as it is served.
+
+    None where they are, as far as is known, and for a precision that is not there.
+    """
+    held = precisions().get(ref.name)
+    try:
+        return None if held is None else held.unlike_served(options_of(ref), device)
+    except ValidationError:  # as above
+        return None
+
+
 def is_quantized(ref: PrecisionRef) -> bool:
     """Whether the weights are codes, which a gradient cannot change: unless known as numbers."""
     products = products_of(ref)

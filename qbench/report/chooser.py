@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.speed import LEGEND
 from qbench.core.page import Chooser
 from qbench.core.units import choose_scale
 from qbench.report.recommendation_words import warning_words
@@ -30,6 +31,7 @@ def chooser(
         table,
         {
             "noun": noun,
+            "unlike": LEGEND,
             "axes": [_axis(axis, choices) for axis in choices.axes],
             "cells": [_cell(cell, needed.get(cell.label, {})) for cell in choices.cells],
             "rows": [choices.cells.index(one.cell) for one in found.candidates],
@@ -64,6 +66,7 @@ def _cell(cell: Choice, needed: Mapping[str, str]) -> dict[str, Any]:
         "warned": warning_words(cell),
         "needed": dict(needed),
         "ranges": {
-            key: [one.value, one.low, one.high, one.reason] for key, one in cell.ranges.items()
+            key: [one.value, one.low, one.high, one.reason, one.unlike_served]
+            for key, one in cell.ranges.items()
         },
     }

@@ -22,6 +22,7 @@ from qbench.compare.marks import (
 )
 from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
 from qbench.compare.served import SERVED, stored_wider
+from qbench.compare.speed import LEGEND, why_not_served
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, interval_detail
@@ -62,6 +63,8 @@ class Compared:
     """The label of its row."""
     found: Difference | Gap
     mark: Mark
+    unlike_served: str | None = None
+    """Why a time is not that of its format as it is served."""
 
     @property
     def value(self) -> float | None:
@@ -111,7 +114,13 @@ def differences_of(records: TableRecords) -> Differences | None:
         alpha=Sampling().alpha,
     )
     compared = (
-        Compared(line, cell.label, difference, mark)
+        Compared(
+            line,
+            cell.label,
+            difference,
+            mark,
+            why_not_served(cell.of(*line.item), line.metric.name),
+        )
         for (line, cell), difference, mark in zip(cases, found, marks, strict=True)
     )
     labels = tuple(cell.label for cell in cells)
@@ -203,9 +212,22 @@ def _figure(one: Compared) -> Figure:
         return Figure(word="undecided", reason=told, verdict=one.verdict, margin=margin)
     word = "equal" if one.found.equal else f"{_amount(value, one.line, signed=True)} {one.verdict}"
     low, high = one.mark.low, one.mark.high
+    served = one.unlike_served
     told = interval_detail(low, high, relative=one.line.allowance.relative)
+    if served:
+        word = f"{word} ≠"
+        told = "; ".join(filter(None, [told, f"{LEGEND}: {served}"]))
     verdict = one.verdict
-    return Figure(value, word, low=low, high=high, detail=told, verdict=verdict, margin=margin)
+    return Figure(
+        value,
+        word,
+        unlike_served=served,
+        low=low,
+        high=high,
+        detail=told,
+        verdict=verdict,
+        margin=margin,
+    )
 
 
 def _amount(value: float, line: Line, *, signed: bool) -> str:

@@ -13,6 +13,7 @@ from qbench.compare.differences import level
 from qbench.compare.estimates.binary import Proportion
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
+from qbench.compare.speed import LEGEND, why_not_served
 from qbench.compare.verdicts import interval_text
 from qbench.core.page import Figure
 from qbench.core.units import counted
@@ -61,7 +62,13 @@ def pool(records: Sequence[Record], metric_name: str) -> Pooled:
         told = list(dict.fromkeys(text for record in good for text in record.warnings))
         if len(values) < len(records):
             told.append(f"{len(values)} of {counted(len(records), 'process')} gave it")
-        figure = Figure(statistics.median(values), warned=bool(told), detail="; ".join(told))
+        served = why_not_served(good, metric_name)
+        figure = Figure(
+            statistics.median(values),
+            warned=bool(told),
+            unlike_served=served,
+            detail="; ".join([*([f"{LEGEND}: {served}"] if served else []), *told]),
+        )
         return Pooled(figure, min(values), max(values), len(values), len(records))
     return Pooled(_missing(records, metric_name), None, None, 0, len(records))
 
@@ -142,9 +149,13 @@ def over_seeds(
     if not values:
         return figures[0]
     told = list(dict.fromkeys(figure.detail for figure in figures if figure.detail))
+    warned = any(figure.warned for figure in figures) or len(values) < len(cells)
+    served = next((one.unlike_served for one in figures if one.unlike_served), None)
     if len(values) < len(cells):
         told.append(f"{len(values)} of {counted(len(cells), 'seed')} gave it")
-    figure = Figure(statistics.fmean(values), warned=bool(told), detail="; ".join(told))
+    figure = Figure(
+        statistics.fmean(values), warned=warned, unlike_served=served, detail="; ".join(told)
+    )
     return replace(figure, spread=statistics.stdev(values)) if len(values) > 1 else figure
 
 
@@ -168,14 +179,17 @@ def mark_best(table: Table, significance: Significance | None = None) -> Table:
     """Marks the best figures of each column that has a better direction.
 
     All that are shown alike with the best, or not told apart from it, are marked; none where
-    nothing is told apart from the best. Without `significance` the figures have no chance in them.
+    nothing is told apart from the best. A time that is not that of its format as it is served is
+    no best. Without `significance` the figures have no chance in them.
     """
     marked = [list(row.figures) for row in table.rows]
     for index, column in enumerate(table.columns):
         numbers = {
             at: value
             for at, row in enumerate(table.rows)
-            if not row.faulty and (value := row.figures[index].value) is not None
+            if not row.faulty
+            and row.figures[index].unlike_served is None
+            and (value := row.figures[index].value) is not None
         }
         leaders = [
             at for at in numbers if significance is None or significance.may_be_best(column.key, at)

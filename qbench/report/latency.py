@@ -54,7 +54,10 @@ def _figures(found: Sequence[Record], kind: str) -> tuple[Figure, ...]:
     spread = (pooled.lowest, pooled.highest) if pooled.succeeded > 1 else (None, None)
     figures = [Figure(word=_processes(pooled)), pooled.figure]
     figures += [
-        Figure(value) if value is not None else Figure(word=NOT_MEASURED) for value in spread
+        Figure(value, unlike_served=pooled.figure.unlike_served)
+        if value is not None
+        else Figure(word=NOT_MEASURED)
+        for value in spread
     ]
     figures += [pool(found, f"latency.{kind}.{quantile}").figure for quantile, _ in _SPREAD]
     figures.append(pool(found, f"throughput.{kind}").figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.speed import LEGEND
 from qbench.core.page import Fold, Heading, Mono, Strong, Words, bullets
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 
@@ -32,6 +33,7 @@ def legend_of_marks(table: Table) -> list[Line]:
         marks.append((Strong("bold"), text))
     if any(figure.uncertain for figure in figures):
         marks.append("≈: the 95 % interval of the change, paired over windows, includes no change")
+    marks += unlike_served_lines(table)
     if any(figure.warned for figure in figures):
         marks.append("†: see the warnings and failures below before using this number")
     if any(figure.spread for figure in figures):
@@ -49,6 +51,8 @@ def short_legend(table: Table, spread: str = "standard deviation over seeds") ->
         marks.append("* best of its column")
     if any(figure.uncertain for figure in figures):
         marks.append("~ may be no change")
+    if any(figure.unlike_served for figure in figures):
+        marks.append("≠ not as served")
     if any(figure.warned for figure in figures):
         marks.append("! has a warning")
     if any(figure.spread for figure in figures):
@@ -56,6 +60,20 @@ def short_legend(table: Table, spread: str = "standard deviation over seeds") ->
     if any(figure.word == NOT_MEASURED for figure in figures):
         marks.append(f"{NOT_MEASURED} not measured")
     return "   ".join(marks)
+
+
+def unlike_served_lines(table: Table, *, by_column: bool = False) -> list[str]:
+    """Whose times are not those of their format as it is served, and why: each reason once.
+
+    They are named by their rows, or by their columns.
+    """
+    rows: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for column, figure in zip(table.columns, row.figures, strict=True):
+            if figure.unlike_served:
+                name = column.title if by_column else row.label
+                rows.setdefault(figure.unlike_served, {})[name] = None
+    return [f"≠: {LEGEND}: {', '.join(labels)}: {reason}" for reason, labels in rows.items()]
 
 
 def definitions(table: Table) -> list[Line]:
@@ -103,7 +121,8 @@ def titled(table: Table, text: str = "", pictures: Sequence[Part] = ()) -> list[
     if not table.rows:
         return []
     words = [Words(text)] if text else []
-    return [Heading(table.title, 3), *pictures, table, *words, bullets(missing_values(table))]
+    told = [*unlike_served_lines(table), *missing_values(table)]
+    return [Heading(table.title, 3), *pictures, table, *words, bullets(told)]
 
 
 def _listed(labels: Sequence[str], table: Table) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.speed import LEGEND
 from qbench.core.aliases import other_names as other_options
 from qbench.core.docstrings import field_docs
 from qbench.core.environment import missing_packages
@@ -30,7 +31,8 @@ def entry_page(name: str, environment: Environment, note: str | None = None) -> 
     """
     held = precisions().get(own_name(name) or name)
     if held is not None:
-        return _page(held, held.unavailable(environment), environment, _of_precision(held), note)
+        facts = _of_precision(held, environment.device_type)
+        return _page(held, held.unavailable(environment), environment, facts, note)
     for table in (methods(), measures()):
         if name in table:
             entry: Entry = table[name]
@@ -91,13 +93,16 @@ def _page(
         ],
     }
     if entry is precisions().get(entry.name):
-        data["also_called"] = other_names(precisions()[entry.name])
+        held = precisions()[entry.name]
+        data["also_called"] = other_names(held)
+        data["unlike_served"] = held.unlike_served(held.options(), environment.device_type)
     return Page(entry.name, tuple(parts), data)
 
 
-def _of_precision(held: Precision) -> list[Line]:
-    others = other_names(held)
-    return [f"Also called {', '.join(others)}."] if others else []
+def _of_precision(held: Precision, device: str) -> list[Line]:
+    others, unlike = other_names(held), held.unlike_served(held.options(), device)
+    told: list[Line] = [f"Also called {', '.join(others)}."] if others else []
+    return [*told, f"Its times here are ≠, {LEGEND}: {unlike}."] if unlike else told
 
 
 def _unknown(name: str) -> str:

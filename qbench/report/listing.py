@@ -5,8 +5,10 @@ All of it in short, a line each; one entry in full is `qbench.report.listed_entr
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.compare.speed import LEGEND
 from qbench.core.environment import missing_packages
 from qbench.core.page import (
     Column,
@@ -17,6 +19,7 @@ from qbench.core.page import (
     Row,
     Table,
     Words,
+    bullets,
     words_table,
 )
 from qbench.finetune import methods
@@ -26,7 +29,7 @@ from qbench.precisions.names import other_names
 from qbench.report.known_models import MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from qbench.core.page import Part
     from qbench.core.record import Environment
@@ -70,12 +73,15 @@ def listing_page(
     """
     others = {name: other_names(one) for name, one in precisions().items()}
     held = [(one, one.unavailable(environment)) for one in precisions().values()]
+    device = environment.device_type
+    unlike = {name: one.unlike_served(one.options(), device) for name, one in precisions().items()}
     tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
     taken = [(one, missing_packages(one.needs, environment)) for one in measures().values()]
     written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
     parts: list[Part] = [
         Heading("Precisions"),
-        _table("what it is", environment.device, held),
+        _table("what it is", environment.device, held, unlike),
+        bullets(_unlike_lines(unlike)),
         Heading("Fine-tuning methods"),
         _table("what it trains", environment.device, tuned),
         Heading("Measurements"),
@@ -90,7 +96,9 @@ def listing_page(
         "device": environment.device,
         "device_note": note,
         "precisions": [
-            entry_data(*entry) | {"also_called": others[entry[0].name]} for entry in held
+            entry_data(*entry)
+            | {"also_called": others[entry[0].name], "unlike_served": unlike[entry[0].name]}
+            for entry in held
         ],
         "methods": [entry_data(*entry) for entry in tuned],
         "measurements": [entry_data(*entry) for entry in taken],
@@ -114,18 +122,34 @@ def entry_data(entry: Entry, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _table(about: str, device: str, entries: Iterable[tuple[Entry, str | None]]) -> Table:
+def _table(
+    about: str,
+    device: str,
+    entries: Iterable[tuple[Entry, str | None]],
+    unlike: Mapping[str, str | None] = MappingProxyType({}),
+) -> Table:
+    """`unlike` says of an entry why its times are not as served."""
     columns = (
         Column("summary", about, "text"),
         Column("runs", f"on {device}", "text"),
     )
-    return Table("", "name", columns, tuple(_row(*entry) for entry in entries))
+    rows = (_row(*entry, real=not unlike.get(entry[0].name)) for entry in entries)
+    return Table("", "name", columns, tuple(rows))
 
 
-def _row(entry: Entry, reason: str | None) -> Row:
+def _unlike_lines(unlike: Mapping[str, str | None]) -> list[str]:
+    """Whose speed here is not that of the format as it is served: each reason once."""
+    names: dict[str, list[str]] = {}
+    for name, reason in unlike.items():
+        if reason is not None:
+            names.setdefault(reason, []).append(name)
+    return [f"≠: {LEGEND}: {', '.join(one)}: {reason}" for reason, one in names.items()]
+
+
+def _row(entry: Entry, reason: str | None, *, real: bool) -> Row:
     figures = (
         Figure(word=entry.summary),
-        Figure(word=reason or "runs", tone="bad" if reason else "good"),
+        Figure(word=reason or ("runs" if real else "runs ≠"), tone="bad" if reason else "good"),
     )
     return Row(entry.name, reference=False, figures=figures)
 

@@ -123,7 +123,8 @@ def _figure(figure: Figure, column: Column, scale: Scale) -> str:
         text = f"{text} ± {scale.text(figure.spread)}"
     text += interval_behind(figure, column, scale)
     text = f"**{text}**" if figure.best else text
-    return text + (" ≈" if figure.uncertain else "") + (" †" if figure.warned else "")
+    marks = {" ≈": figure.uncertain, " ≠": figure.unlike_served, " †": figure.warned}
+    return text + "".join(mark for mark, is_so in marks.items() if is_so)
 
 
 def escape(text: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.speed import LEGEND, TIMED
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
-from qbench.precisions import is_quantized
+from qbench.precisions import is_quantized, unlike_served
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.mixtures import mixture_of
@@ -38,6 +39,7 @@ def plan_notes(plan: Plan) -> list[Words]:
     skips = _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
     skips += _bf16_lines(plan)
+    skips += _unlike_served_lines(plan)
     notes = [Words(f"rehearsal: {note}", "warned") for note in plan.suite.rehearsal]
     return [*notes, *map(Words, once), *(Words(line, "warned") for line in skips)]
 
@@ -75,6 +77,20 @@ def _bf16_lines(plan: Plan) -> list[str]:
         if warning is not None:
             found.setdefault(warning, []).append(cell.cell.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {warning}" for warning, labels in found.items()]
+
+
+def _unlike_served_lines(plan: Plan) -> list[str]:
+    """Cells whose speed is measured and is not that of their format, by the reason."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in plan.cells:
+        timed = any(task.skip is None and task.item.measurement in TIMED for task in cell.tasks)
+        reason = unlike_served(cell.cell.precision, plan.environment.device_type)
+        if reason is not None and timed and cell.skip is None and not cell.cell.is_training:
+            found.setdefault(reason, {})[cell.cell.label] = None
+    return [
+        f"{', '.join(labels)}: times will be ≠, {LEGEND}: {reason}"
+        for reason, labels in found.items()
+    ]
 
 
 def _skips(plan: Plan) -> list[str]:

@@ -20,6 +20,7 @@ from qbench.report.recommendation_words import (
     loss_words,
     needed_words,
     relaxed_words,
+    served_words,
     warning_words,
     with_interval,
 )
@@ -89,12 +90,12 @@ def recommendation_parts(found: Recommendation, told: Sequence[Part] = ()) -> li
 
 def recommendation_lines(found: Recommendation) -> list[Line]:
     """What to run, what it costs and loses, and by what it was limited: a line each."""
-    return [*_what(found), *_warnings(found), _limits(found)]
+    return [*_what(found), *_served(found), *_warnings(found), _limits(found)]
 
 
 def terminal_lines(found: Recommendation) -> list[Line]:
     """What to run and by which limits: a table beside it has what it costs and loses."""
-    return [*_what(found, figures=False), _limits(found, briefly=True)]
+    return [*_what(found, figures=False), *_served(found), _limits(found, briefly=True)]
 
 
 def what_to_run(tables: Sequence[tuple[TableRecords, Recommended]]) -> list[Part]:
@@ -220,6 +221,12 @@ def _warnings(found: Recommendation) -> list[Line]:
     return [told] if told else []
 
 
+def _served(found: Recommendation) -> list[Line]:
+    """That the best is chosen by a speed that is not real."""
+    told = "" if found.best is None else served_words(found, found.best)
+    return [(Strong(told, "warned"),)] if told else []
+
+
 def _limits(found: Recommendation, *, briefly: bool = False) -> Line:
     limits = found.choices.limits
     told = [limit_words(found.choices.axis(key), limit) for key, limit in limits.items()]
@@ -250,7 +257,9 @@ def _table(found: Recommendation) -> Table:
         figure = (
             Figure(word=NOT_MEASURED, reason=known.reason)
             if known.value is None
-            else Figure(known.value, low=known.low, high=known.high)
+            else Figure(
+                known.value, low=known.low, high=known.high, unlike_served=known.unlike_served
+            )
         )
         figures = (Figure(word=word, tone=tone), figure, Figure(word=_reasons(found, one)))
         rows.append(Row(one.cell.label, one.cell.reference, figures, faulty=one.cell.faulty))

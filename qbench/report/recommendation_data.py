@@ -27,10 +27,11 @@ def recommendation_data(records: TableRecords, found: Recommendation) -> dict[st
       `undecided`, `fails`, `faulty`), `told_apart` (whether what is minimized is told apart from
       the best's), `figures` and `checks`: by axis, see below.
 
-    A figure has `value`, `low` and `high` (of its 95 % interval) and `reason` for what is null. A
-    check has its `verdict`, `beyond` (how far the figure lies beyond the bound), `distance` (from
-    the bound to the far end of the interval, as a share of it), `would_meet` (the bound that the
-    cell would meet) and `needed`: the `unit`, how many are `there` and how many `more` decide.
+    A figure has `value`, `low` and `high` (of its 95 % interval), `reason` for what is null, and
+    `unlike_served`: why a time is not that of its format as it is served, else null. A check has
+    its `verdict`, `beyond` (how far the figure lies beyond the bound), `distance` (from the bound
+    to the far end of the interval, as a share of it), `would_meet` (the bound that the cell would
+    meet) and `needed`: the `unit`, how many are `there` and how many `more` decide.
     """
     choices = found.choices
     return {
@@ -72,6 +73,7 @@ def _figure(known: Range) -> dict[str, Any]:
         "low": known.low,
         "high": known.high,
         "reason": known.reason,
+        "unlike_served": known.unlike_served,
     }
 
 

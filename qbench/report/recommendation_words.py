@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.limits import BY_DEFAULT
 from qbench.compare.recommend.recommend import relaxed_to
+from qbench.compare.speed import LEGEND
 from qbench.compare.verdicts import amount_text
 from qbench.core.names import shortened
 from qbench.core.units import choose_scale
@@ -46,7 +47,7 @@ def with_interval(axis: Axis, known: Range) -> str:
     """A figure with its interval in brackets, or why there is none."""
     if known.value is None:
         return brief(known)
-    text = shown(axis, known.value)
+    text = shown(axis, known.value) + (" ≠" if known.unlike_served else "")
     if known.low is None or known.high is None:
         return f"{text} (interval not known)"
     if known.low == known.high:
@@ -127,6 +128,21 @@ def warning_words(cell: Choice) -> str:
     shown = [shortened(text, _LONGEST_WARNING) for text in cell.warnings[:_MOST_WARNINGS]]
     more = [f"{len(cell.warnings) - len(shown)} more"] if len(cell.warnings) > len(shown) else []
     return f"Its records warn: {'; '.join([*shown, *more])}." if shown else ""
+
+
+def served_words(found: Recommendation, best: Candidate) -> str:
+    """That a cell is chosen by times that are not those of its format; empty where it is not."""
+    ways = [found.axis.key, *found.choices.limits]
+    axes = [found.choices.axis(key) for key in dict.fromkeys(ways)]
+    told = {
+        axis.short: reason
+        for axis in axes
+        if (reason := best.cell.ranges[axis.key].unlike_served) is not None
+    }
+    if not told:
+        return ""
+    reason = next(iter(told.values()))
+    return f"Chosen by {' and '.join(told)}, which is {LEGEND} (≠): {reason}."
 
 
 def costs_words(found: Recommendation, best: Candidate) -> str:

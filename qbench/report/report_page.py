@@ -18,7 +18,7 @@ from qbench.report.field_names import called_elsewhere
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.generations import generation_parts
-from qbench.report.legend import definitions, explained, lacking_intervals
+from qbench.report.legend import definitions, explained, lacking_intervals, unlike_served_lines
 from qbench.report.little import little_measured
 from qbench.report.pictures import picture_parts
 from qbench.report.predicted import predicted_parts
@@ -130,7 +130,13 @@ def _difference_parts(records: TableRecords) -> list[Part]:
         *difference_charts(differences),
         table,
         Words(how_decided(differences)),
-        bullets([*reasons, *called_elsewhere(_metrics_of(differences, records))]),
+        bullets(
+            [
+                *unlike_served_lines(table, by_column=True),
+                *reasons,
+                *called_elsewhere(_metrics_of(differences, records)),
+            ]
+        ),
     ]
 
 
@@ -212,7 +218,8 @@ def _detail_parts(selection: Selection) -> list[Part]:
     for table in selection.tables:
         parts += [Heading(table.title, 3)] if several else []
         for detail in detail_tables(table):
-            told = [*definitions(detail), *lacking_intervals(detail)]
+            served = unlike_served_lines(detail)
+            told = [*served, *definitions(detail), *lacking_intervals(detail)]
             parts += [Heading(detail.title, level), detail, bullets(told)]
         parts += finetune_details(table, level)
     missing = valueless(selection)

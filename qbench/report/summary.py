@@ -111,7 +111,12 @@ def _fastest(records: TableRecords, decision: Decision, metric: str, name: str) 
         cell.label: pool(cell.of("latency", point.item.slug), metric) for cell in records.cells
     }
     figures = {label: one.figure.value for label, one in pooled.items()}
-    known = {label: value for label, value in figures.items() if value is not None}
+    emulated = [label for label, one in pooled.items() if one.figure.unlike_served]
+    known = {
+        label: value
+        for label, value in figures.items()
+        if value is not None and label not in emulated
+    }
     if len(known) < _CELLS_TO_COMPARE:
         return ""
     first = min(known, key=lambda label: known[label])
@@ -127,6 +132,7 @@ def _fastest(records: TableRecords, decision: Decision, metric: str, name: str) 
         if label != first and highest is not None and (pooled[label].lowest or 0) <= highest
     ]
     text += " (it carries a warning)" if pooled[first].figure.warned else ""
+    text += f" ({_and(emulated)} left out: not as served)" if emulated else ""
     if min(pooled[label].succeeded for label in known) < _PROCESSES_FOR_SPREAD:
         return text + "; with one process a cell, the spread between processes is unknown."
     if level:

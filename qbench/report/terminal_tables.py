@@ -248,9 +248,13 @@ def _figure(figure: Figure, column: Column, scale: Scale) -> Text:
     """A figure with one place to its right for its mark, so that the digits stay aligned."""
     if figure.word is not None or figure.value is None:
         return Text(_word(figure, column), style=_word_style(figure, column))
-    mark = "*" if figure.best else "~" if figure.uncertain else "!" if figure.warned else " "
-    if figure.warned and mark != "!":
-        mark += "!"
+    marks = {
+        "*": figure.best,
+        "~": figure.uncertain,
+        "≠": figure.unlike_served,
+        "!": figure.warned,
+    }
+    mark = "".join(sign for sign, is_so in marks.items() if is_so) or " "
     text = scale.text(figure.value)
     if figure.spread and not scale.is_nothing(figure.spread):
         text += f"±{replace(scale, signed=False).text(figure.spread)}"

@@ -16,7 +16,7 @@ from qbench.core.gpu import used_bytes_by_device
 from qbench.finetune import methods, training_options
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
-from qbench.precisions import options_of, precisions
+from qbench.precisions import options_of, precisions, unlike_served
 from qbench.precisions.first_pass import constants_of
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
@@ -68,6 +68,8 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     load_peak = meter.read()
     phase("verify")
     verification = precisions()[source.held.name].verify(model, options_of(source.held))
+    served = {"unlike_served": unlike_served(source.held, job.device)}
+    verification = replace(verification, details={**verification.details, **served})
     if job.cell.model.device_map is not None:
         placement = {"placement": describe_placement(model)}
         verification = replace(verification, details={**verification.details, **placement})

@@ -174,6 +174,8 @@ def the_details_say_what_was_asked_for(loaded: LoadedModel) -> None:
     name, options = loaded.cell.precision.name, loaded.cell.precision.options
     details = loaded.verification.details
     assert details["attention"] == "sdpa"
+    chosen = precisions()[name].options(**options)
+    assert details["unlike_served"] == precisions()[name].unlike_served(chosen, "cpu")
     types = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     embedded = loaded.model.get_input_embeddings()(torch.tensor([[0]]))
     assert str(embedded.dtype) == f"torch.{types[details['dtype']]}"

@@ -6,13 +6,14 @@ A quality is a change from the reference, paired as everywhere; a cost is the fi
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, missing_value
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
+from qbench.compare.speed import why_not_served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,8 @@ class Range:
     high: float | None
     reason: str | None = None
     """Why something of it is not known."""
+    unlike_served: str | None = None
+    """Of a time: why it is not that of its format as it is served."""
     found: Difference | None = field(default=None, compare=False, repr=False)
     """The estimate behind it, for how much more data would decide."""
 
@@ -50,7 +53,7 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     if lacking:
         return Range(None, _outgrown(axis, mine), None, lacking)
     if not axis.of_change:
-        return _of_level(axis, mine)
+        return replace(_of_level(axis, mine), unlike_served=why_not_served(mine, axis.metric))
     found = _paired(axis, mine, reference)
     if isinstance(found, Gap):
         return Range(None, None, None, found.reason)
@@ -93,10 +96,10 @@ def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Ra
     scaled = None if value is None else factor * value
     low, high = found.ends(ALPHA / 2)
     if low is None or high is None or value is None:
-        return Range(scaled, None, None, found.reason, found)
+        return Range(scaled, None, None, found.reason, found=found)
     # A median of processes may lie outside the interval of their mean.
     ends = min(low, value), max(high, value)
-    return Range(scaled, factor * ends[0], factor * ends[1], None, found)
+    return Range(scaled, factor * ends[0], factor * ends[1], found=found)
 
 
 def why_not(records: Sequence[Record], metric: str) -> str | None:

@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import UsageError
 from qbench.precisions import precisions
+from qbench.precisions.explain.sections import joined, section
 from qbench.precisions.explain.weights import read_weight
 from qbench.precisions.names import nearest_words, own_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.page import Page
     from qbench.core.spec import Frozen
+    from qbench.precisions.explain.sections import Section
+
+
+_DEVICES = {"cpu": "a CPU", "cuda": "CUDA"}
+_AS_SERVED = "its times are those of the format, as far as is known"
 
 
 def explained() -> list[str]:
@@ -72,4 +79,23 @@ def explain(
         "stored": weight.stored,
         "linear": weight.linear,
     }
-    return replace(made, data={**subject, **made.data})
+    speed = {device: held.unlike_served(options, device) for device in _DEVICES}
+    return replace(
+        made,
+        parts=joined(made.parts, _speed(speed)),
+        data={**subject, **made.data, "unlike_served": speed},
+    )
+
+
+def _speed(unlike_served: Mapping[str, str | None]) -> Section:
+    """On which devices its times are those of the format; nothing where they are on all."""
+    if not any(unlike_served.values()):
+        return ()
+    by_words: dict[str, list[str]] = {}
+    for device, reason in unlike_served.items():
+        by_words.setdefault(reason or _AS_SERVED, []).append(_DEVICES[device])
+    return section(
+        "Where its speed is real",
+        [f"On {' and '.join(devices)}: {words}" for words, devices in by_words.items()],
+        notes=["Bytes and quality are real wherever it runs."],
+    )

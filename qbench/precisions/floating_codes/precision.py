@@ -9,6 +9,7 @@ from qbench.core.errors import ModelError
 from qbench.core.number_types import FP32, ITEM_BYTES, torch_type
 from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
+from qbench.precisions.emulated import dequantized_first
 from qbench.precisions.floating_codes.fp8 import Fp8
 from qbench.precisions.floating_codes.options import FloatingCodesOptions, Fp8Options
 from qbench.precisions.layer_probe import OUTPUT_TOLERANCE, WEIGHT_TOLERANCE, LayerFormat
@@ -71,6 +72,10 @@ class FloatingCodes(LibraryWeights, Precision):
             copies=0 if options.dtype == FP32 else 1,
             fp32_copies=2,
         )
+
+    def unlike_served(self, options: FloatingCodesOptions, device: str) -> str | None:
+        """Floating weights are made of all codes first."""
+        return dequantized_first()
 
     def storage(self, shape: ModelShape, options: FloatingCodesOptions) -> StaticBytes:
         """Codes of their own width, and the scales beside them."""

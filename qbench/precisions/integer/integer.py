@@ -14,6 +14,7 @@ from qbench.core.errors import ModelError
 from qbench.core.number_types import ITEM_BYTES, torch_type
 from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
+from qbench.precisions.emulated import dequantized_first, held_wider, rounded_inputs
 from qbench.precisions.integer.misfit import fitting_group, integer_misfit, no_layer_fits
 from qbench.precisions.integer.options import (
     ALSO_CALLED,
@@ -77,6 +78,14 @@ class Integer(LibraryWeights, Precision):
     ) -> Products:
         """Dequantized by torchao, codes and zero points apart, or products of integers."""
         return options.products
+
+    def unlike_served(self, options: IntegerOptions, device: str) -> str | None:
+        """The int8 kernels multiply codes; all others are dequantized first."""
+        if options.uses_int8_kernel:
+            return None
+        if options.activations != "none":
+            return rounded_inputs()
+        return dequantized_first() if options.bits == _STORED_BITS else held_wider(options.bits)
 
     def untrainable(self, options: IntegerOptions, method: str, training: Frozen) -> str | None:
         """No gradient passes inputs that are rounded."""

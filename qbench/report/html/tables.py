@@ -143,6 +143,8 @@ def _cell(figure: Figure, column: Column, scale: Scale) -> CellView:
     if figure.uncertain:
         marks.append(("unsure", "≈"))
         told.append("this may be no change at all")
+    if figure.unlike_served:
+        marks.append(("unlike", "≠ not as served"))
     if figure.warned:
         marks.append(("warned", "† warned"))
     classes = "best" if figure.best else _tone(figure)

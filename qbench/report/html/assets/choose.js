@@ -96,9 +96,9 @@ const shownAs = (axis, value) => {
   return percent ? `${text} %` : axis.unit === "J" ? `${text} J` : text;
 };
 
-const withInterval = (axis, [value, low, high, reason]) => {
+const withInterval = (axis, [value, low, high, reason, unlike]) => {
   if (value === null) return reason ?? "not measured";
-  const text = shownAs(axis, value);
+  const text = shownAs(axis, value) + (unlike ? " ≠" : "");
   if (low === null || high === null) return `${text} (interval not known)`;
   return low === high ? text : `${text} (${shownAs(axis, low)} to ${shownAs(axis, high)})`;
 };
@@ -197,6 +197,12 @@ const sentences = (data, limits, minimize, found) => {
   const maybe = (names) => `With more data it might be ${names}.`;
   say(candidates.filter((one) => one.standing === "undecided" && one.minimized[0] !== null
     && one.minimized[0] < best.minimized[0]), maybe, maybe, "or");
+  const unlike = data.axes.filter((each) => (each.key === minimize || each.key in limits)
+    && best.cell.ranges[each.key][4]);
+  if (unlike.length) {
+    more.push(`Chosen by ${unlike.map((each) => each.short).join(" and ")}, which is ${data.unlike}`
+      + ` (≠): ${best.cell.ranges[unlike[0].key][4]}.`);
+  }
   if (best.cell.warned) more.push(best.cell.warned);
   return [best.cell.label, more.join(" ")];
 };

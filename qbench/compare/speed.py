@@ -1,0 +1,47 @@
+"""Which speeds are not those of a format as it is served: the ones that are emulated here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.core.unchecked import as_mapping
+from qbench.precisions import unlike_served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.core.record import Metric, Record
+
+TIMED = frozenset({"latency", "training"})
+"""Measurements with times, rates and energy of products."""
+_OF_SPEED = frozenset({"s", "tokens/s", "J"})
+"""Units of their figures that tell how fast something is; those without a better direction are
+limits of the machine."""
+KEY = "unlike_served"
+"""In what a record tells of the loaded model: the sentence, or None."""
+LEGEND = "not the speed of the format as it is served"
+"""What the mark ≠ means."""
+
+
+def why_not_served(records: Sequence[Record], metric: str) -> str | None:
+    """Why a speed that records hold is not that of their precision as it is served.
+
+    A sentence; None where it is, as far as is known, and for a metric that is no speed. A record
+    that does not say it is judged by its precision and its device.
+    """
+    for record in records:
+        found = record.metric(metric)
+        if found is None or not _is_speed(record, found):
+            continue
+        loaded = as_mapping(record.details.get("loaded"))
+        if KEY in loaded:
+            told = loaded[KEY]
+            return told if isinstance(told, str) else None
+        if record.item.measurement != "training":  # which may load another precision
+            return unlike_served(record.cell.precision, record.environment.device_type)
+    return None
+
+
+def _is_speed(record: Record, metric: Metric) -> bool:
+    timed = record.item.measurement in TIMED and metric.unit in _OF_SPEED
+    return timed and metric.better != "neither"
