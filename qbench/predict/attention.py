@@ -24,6 +24,8 @@ class Attention:
     def rotate(self, given: Bytes, tables: tuple[Bytes, Bytes]) -> Bytes:
         """x·cos + turned(x)·sin: keeps only the tables; in their type where that is wider."""
         tape, (cosine, sine) = self.tape, tables
+        if self.shape.has_sinks:
+            return self._rotate_halves(given)
         size, item = given.elements, max(given.item_bytes, cosine.item_bytes)
         straight = tape.op(size, item, [given], saved=[cosine], elementwise=True)
         first, second = (
@@ -34,6 +36,16 @@ class Attention:
         del negative
         turned = tape.op(size, item, [turned], saved=[sine], elementwise=True)
         return tape.op(size, item, [straight, turned], passes=True)
+
+    def _rotate_halves(self, given: Bytes) -> Bytes:
+        """gpt-oss': each half of a head from both, then joined."""
+        tape, half, item = self.tape, given.elements // 2, given.item_bytes
+
+        def turned() -> Bytes:
+            straight, crossed = tape.op(half, item, [given]), tape.op(half, item, [given])
+            return tape.op(half, item, [straight, crossed])
+
+        return tape.op(given.elements, item, [turned(), turned()])
 
     def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """(batch, tokens, heads × head), by the kernel that transformers and torch choose."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.precisions.products import Products
-    from qbench.predict.shapes import DecoderShape, Linear
+    from qbench.predict.decoder import Masks, Tables
+    from qbench.predict.shapes import DecoderShape, LayerSort, Linear
     from qbench.predict.tape import Ledger
 
 ACTIVATIONS = "activations"
@@ -112,20 +113,21 @@ class CachedDecoder(Decoder):
             rank=0 if adapter is None else adapter.rank,
             products=products,
             compute=number_types.FP32,  # no autocast
-            attention=attention,
+            attention="eager" if shape.has_sinks else attention,
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
         self._kernels, self._seen = kernels, seen
         self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
         shape = replace(shape, residual_dropout=False, attention_dropout=False)
         super().__init__(Tape(ledger), shape, setup)
+        self.attention: _InferenceAttention
         self._cache: Cache | None = None
         self._layer_at = 0
 
     def _make_linears(self) -> Linears:
         return _InferenceLinears(self.tape, self.setup, self._kernels, self._adapter_bytes)
 
-    def _make_attention(self) -> Attention:
+    def _make_attention(self) -> _InferenceAttention:
         return _InferenceAttention(self.linears, self.shape, self.setup, self._kernels)
 
     def run(self, cache: Cache | None, logits_of: int) -> Bytes:
@@ -155,19 +157,38 @@ class CachedDecoder(Decoder):
             hidden = self._layer(hidden, weights, self.shape.sort(index), tables, masks)
         return self.norm(hidden, self._last_norm, "norm")
 
+    def _layer(
+        self,
+        hidden: Bytes,
+        weights: dict[str, Bytes],
+        sort: LayerSort,
+        tables: Tables,
+        masks: Masks,
+    ) -> Bytes:
+        made = super()._layer(hidden, weights, sort, tables, masks)
+        self.attention.returned = None
+        return made
+
     def _masks(self, item_bytes: int) -> dict[bool, Bytes | None]:
         """As in training, but flags are (1, 1, tokens, tokens): nothing is padded.
 
         Only a window that hides some token needs flags.
         """
-        windows = {sort.window for sort in self.shape.sorts} - {None}
-        if self.setup.attention == "eager":
-            masks = super()._masks(item_bytes)
-            if windows and len({sort.window for sort in self.shape.sorts}) > 1:
-                masks[True] = super()._masks(item_bytes)[True]
-            return masks
-        hides = self.setup.tokens > 1 and any(self._seen >= (window or 0) for window in windows)
-        return {False: None, True: self.tape.op(self.setup.tokens**2, 1) if hides else None}
+        tape, tokens = self.tape, self.setup.tokens
+        windows = [sort.window for sort in self.shape.sorts if sort.window is not None]
+        hides = any(self._seen >= window for window in windows)
+        if self.setup.attention != "eager":
+            hides = hides and tokens > 1
+            return {False: None, True: tape.op(tokens**2, 1) if hides else None}
+
+        def numbers(keys: int) -> Bytes:
+            return tape.op(self.tokens * keys, item_bytes)
+
+        seen = max(self._seen, tokens)
+        every = numbers(seen)
+        if len(windows) in {0, self.shape.layers}:
+            return {False: every, True: every}
+        return {False: every, True: numbers(min(seen, *windows) if tokens == 1 else seen)}
 
     def _joined(self, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
         """Behind those of the tokens before, where there is a cache."""
@@ -184,6 +205,8 @@ class _InferenceAttention(Attention):
     ) -> None:
         super().__init__(linears, shape, setup)
         self._kernels = kernels
+        self.returned: Bytes | None = None
+        """The weights of an attention without a kernel, which a layer holds to its end."""
 
     def attend(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """As in training; by definition where CUDA has no kernel for these types and heads.
@@ -193,6 +216,8 @@ class _InferenceAttention(Attention):
         bf16 there is none before it.
         """
         kernels = self._kernels
+        if self.shape.has_sinks:
+            return self._with_sinks(query, key, value)
         flash = kernels.flash and query.item_bytes == HALF
         shares = self._groups > 1 and mask is None
         bf16 = self.setup.products.rest == number_types.BF16
@@ -200,6 +225,26 @@ class _InferenceAttention(Attention):
         if sdpa and not flash and (shares or bf16):
             return self._math(query, key, value, mask)
         return super().attend(query, key, value, mask)
+
+    def _with_sinks(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
+        """All scores, the mask added, a sink a row joined to them, and their softmax."""
+        tape, own = self.tape, query.item_bytes
+        rows = query.elements // self.shape.head_dim
+        seen = key.elements // (self.setup.batch * self.shape.kv_heads * self.shape.head_dim)
+        if self._groups > 1:
+            key, value = self._repeated(key), self._repeated(value)
+        scores = tape.op(rows * seen, own, [query, key])
+        scores = tape.op(rows * seen, own, [scores])
+        scores = tape.op(rows * seen, own, [scores])
+        joined = tape.op(rows * (seen + 1), own, [scores])
+        highest = tape.op(rows, own, [joined])
+        joined = tape.op(rows * (seen + 1), own, [joined, highest])
+        del highest
+        weights = tape.op(rows * (seen + 1), own, [joined])
+        del scores
+        mixed = tape.op(query.elements, own, [weights, value])
+        self.returned = weights
+        return tape.op(mixed.elements, own, [mixed])
 
     def _math(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """In fp32: keys and values for each query head, all scores, and their softmax."""

@@ -2,7 +2,7 @@
 
 Local variables live here as long as in the modules that these functions follow (transformers 5:
 `models.llama`, `.mistral`, `.qwen2`, `.gpt2`, `.opt`, and forward alone `.qwen3`, `.smollm3`,
-`.olmo2`, `.phi3`, `.gemma3`, `.mixtral`, `.qwen3_moe`; `peft.tuners.lora` 0.21;
+`.olmo2`, `.phi3`, `.gemma3`, `.mixtral`, `.qwen3_moe`, `.gpt_oss`; `peft.tuners.lora` 0.21;
 `bitsandbytes.autograd` 0.50): a temporary that is held during a block there is held here. Trained
 embeddings, norms and head are fp32 or bf16 weights; what is quantized is the blocks' linear layers.
 N stands for the elements of a hidden state: batch × tokens × hidden.
@@ -120,11 +120,16 @@ class Decoder:
         return summed, found, places
 
     def _rotary_tables(self, item_bytes: int) -> Tables:
-        """Cosine and sine, (1, tokens, head); Gemma 3's of each kind of layer, OLMo 2's in fp32."""
+        """Cosine and sine, (1, tokens, head).
+
+        Gemma 3's of each kind of layer, OLMo 2's in fp32, gpt-oss' of half a head.
+        """
         if not self.shape.gated:
             return {}
-        item = FP32 if self.shape.norm == "wide rms" else item_bytes
+        item = FP32 if self.shape.model_type == "olmo2" else item_bytes
         size = self.setup.tokens * self.shape.head_dim
+        if self.shape.has_sinks:
+            size //= 2
 
         def table() -> tuple[Bytes, Bytes]:
             return self.tape.op(size, item), self.tape.op(size, item)

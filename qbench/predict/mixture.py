@@ -23,7 +23,7 @@ def mix(
     tape: Tape, given: Bytes, experts: Experts, *, hidden: int, wide: bool, on_cuda: bool
 ) -> Bytes:
     """What the experts make of (tokens × hidden); `wide`: the router's weights stay in fp32."""
-    tokens, item = given.elements // hidden, given.item_bytes
+    tokens, item, inner = given.elements // hidden, given.item_bytes, experts.intermediate
     pairs = tokens * experts.chosen
     _logits = tape.op(tokens * experts.count, item)
     routed, _index = _route(tape, tokens, experts, item, wide=wide, on_cuda=on_cuda)
@@ -33,11 +33,10 @@ def mix(
     del own_rows
     weights = tape.op(pairs, routed.item_bytes)
     _numbers = tape.op(pairs, _INT32)
-    both = tape.op(pairs * 2 * experts.intermediate, item, [selected])
-    active = tape.op(pairs * experts.intermediate, item, [both])
-    product = tape.op(pairs * experts.intermediate, item, [active, both])
-    del active, both
-    projected = tape.op(pairs * hidden, item, [product])
+    biases = tape.op(pairs * 2 * inner if experts.biased else 0, item)
+    product = _gated(tape, tape.op(pairs * 2 * inner, item, [selected]), experts)
+    biases = tape.op(pairs * hidden if experts.biased else 0, item)
+    projected = tape.op(pairs * hidden, item, [product, biases])
     del product
     weighted_item = max(item, weights.item_bytes)
     weighted = tape.op(pairs * hidden, weighted_item, [projected, weights])
@@ -46,10 +45,36 @@ def mix(
     return tape.cast(tape.op(tokens * hidden, weighted_item, [weighted]), item)
 
 
+def _gated(tape: Tape, both: Bytes, experts: Experts) -> Bytes:
+    """activation(gate)·up of (pairs × 2·intermediate).
+
+    gpt-oss clamps both, and takes (up + 1)·gate·sigmoid(α·gate).
+    """
+    half, item = both.elements // 2, both.item_bytes
+    if not experts.biased:
+        active = tape.op(half, item, [both])
+        return tape.op(half, item, [active, both])
+    gate, up = tape.op(half, item, [both]), tape.op(half, item, [both])
+    scaled = tape.op(half, item, [gate])
+    share = tape.op(half, item, [scaled])
+    del scaled
+    active = tape.op(half, item, [gate, share])
+    del share
+    raised = tape.op(half, item, [up])
+    return tape.op(half, item, [raised, active])
+
+
 def _route(
     tape: Tape, tokens: int, experts: Experts, item: int, *, wide: bool, on_cuda: bool
 ) -> tuple[Bytes, Bytes]:
-    """The weights and numbers of each token's experts, by a softmax in fp32 over all."""
+    """The weights and numbers of each token's experts, by a softmax in fp32 over all.
+
+    gpt-oss takes it over those that are chosen, in the model's type.
+    """
+    if experts.biased:
+        pairs = tokens * experts.chosen
+        _best, index = tape.op(pairs, item), tape.op(pairs, _INT64)
+        return tape.op(pairs, item), index
     # CUDA's softmax reads a 16-bit type itself.
     given = tape.op(0 if on_cuda or item == FP32 else tokens * experts.count, FP32)
     _likely = tape.op(tokens * experts.count, FP32)

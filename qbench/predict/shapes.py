@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 GATED_TYPES = (
     *("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gemma3_text"),
-    *("mixtral", "qwen3_moe"),
+    *("mixtral", "qwen3_moe", "gpt_oss"),
 )
 MODEL_TYPES = (*GATED_TYPES, "gpt2", "opt")
 TRAINED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"})
@@ -42,6 +42,8 @@ class Experts:
     chosen: int
     """How many of them read a token."""
     intermediate: int
+    biased: bool = False
+    """Whether they have biases and the clamped gate of gpt-oss."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class DecoderShape:
         """The kind of norm; only a layer norm has a bias."""
         kinds: dict[str, Literal["wide rms", "gemma"]] = {
             "olmo2": "wide rms",
+            "gpt_oss": "wide rms",
             "gemma3_text": "gemma",
         }
         return kinds.get(self.model_type, "rms") if self.gated else "layer"
@@ -121,6 +124,11 @@ class DecoderShape:
         if self.model_type in {"qwen3", "qwen3_moe", "gemma3_text"}:
             return "each head"
         return "all" if self.model_type == "olmo2" else None
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether the attention's softmax has a sink a head, which no fused kernel knows."""
+        return self.model_type == "gpt_oss"
 
     @property
     def joined(self) -> bool:

@@ -17,7 +17,7 @@ from qbench.sources.models.layer_types import SLIDING, completed, layer_types, w
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MIXTURES = ("mixtral", "qwen3_moe")
+_MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
 _TIED = ("gemma3_text", "smollm3")
 """Those whose head is tied to the embedding where config.json does not say it."""
 _ACTIVATIONS = ("silu", "swish", "gelu_pytorch_tanh")
@@ -56,7 +56,8 @@ def _gated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | N
     if partial not in (None, 1, 1.0):
         return None, "the activations of a partial rotary embedding are not known"
     heads = int(config["num_attention_heads"])
-    bias = bool(config.get("attention_bias", False)) and model_type not in {
+    biased = config.get("attention_bias", model_type == "gpt_oss")
+    bias = bool(biased) and model_type not in {
         "mistral",
         "mixtral",
         "phi3",
@@ -88,7 +89,7 @@ def _experts(config: Mapping[str, Any], model_type: str) -> Experts | None:
     if count is None or chosen is None:
         raise KeyError("num_experts" if count is None else "num_experts_per_tok")
     inner = config["moe_intermediate_size" if model_type == "qwen3_moe" else "intermediate_size"]
-    return Experts(count, chosen, int(inner))
+    return Experts(count, chosen, int(inner), biased=model_type == "gpt_oss")
 
 
 def _sorts(config: Mapping[str, Any], model_type: str) -> tuple[LayerSort, ...]:
