@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.measures.generation.references import SCORES
 from qbench.measures.quality.windows import FIXED_WINDOW
 from qbench.precisions import options_of
-from qbench.precisions.integer.options import CALIBRATION_TEXT
+from qbench.precisions.integer.options import CALIBRATION_TEXT, IntegerOptions
 from qbench.sources.bundled import PREFIX, bundled_models
 from qbench.sources.models.headers import read_headers, weight_files
 
@@ -56,7 +56,11 @@ _OF_THE_MODEL = (
 )
 """LoRA's further arguments that a rehearsal leaves out."""
 _TRAINING_SET = ("steps", "max_tokens")
-_CALIBRATION_MOST: dict[str, float] = {"calibration_windows": 4, "calibration_window": 64}
+_CALIBRATION_MOST: dict[str, float] = {
+    "calibration_windows": 4,
+    "calibration_window": 64,
+    "rounding_steps": 4,
+}
 _CALIBRATION_SET = ("calibration_windows",)
 _CALIBRATED_ON = "calibration_text"
 _DATA: dict[str, dict[str, Any]] = {
@@ -108,9 +112,12 @@ def shorten_precision(precision: PrecisionRef) -> tuple[PrecisionRef, list[str]]
 
     Any other as it is.
     """
-    if not getattr(options_of(precision), "calibrates", False):
+    options = options_of(precision)
+    if not (isinstance(options, IntegerOptions) and options.calibrates):
         return precision, []
     given = precision.options
+    if options.weights == "autoround":
+        given = given | {"rounding_steps": options.rounding_steps}
     made = _shortened(given, _CALIBRATION_MOST, _CALIBRATION_SET)
     notes = _in_words(f"{precision.label}", given, made)
     if not str(given[_CALIBRATED_ON]).startswith(PREFIX):

@@ -46,7 +46,11 @@ KINDS = (
         ("int4-g128-awq", *_GPTQ),
     ),
     Kind("(auto-?)?gptq.*", "GPTQ: integers whose codes a calibration chooses", _GPTQ),
-    Kind("auto-?round.*|signround", "AutoRound: integers rounded as a training finds best", _GPTQ),
+    Kind(
+        "auto-?round.*|signround",
+        "AutoRound: integers rounded as a training finds best",
+        ("int4-g128-autoround", *_GPTQ),
+    ),
     Kind(
         "exl[23].*|exllama.*",
         "EXL2 and EXL3: codes of mixed widths for ExLlama alone",

@@ -66,6 +66,11 @@ def _findings(layers: list[dict[str, Any]]) -> str:
             f"median error of the outputs {middle('output_error')},"
             f" of nearest levels {middle('output_error_nearest')}"
         )
+    if "block_error" in layers[0]:
+        return (
+            f"median error of the blocks' outputs {middle('block_error')},"
+            f" of nearest levels {middle('block_error_nearest')}"
+        )
     if "factor_min" in layers[0]:
         return f"factors {middle('factor_min')} to {middle('factor_max')} (medians)"
     lowest, highest = min(figures("min"), default=None), max(figures("max"), default=None)

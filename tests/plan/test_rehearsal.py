@@ -203,6 +203,10 @@ def test_calibration_is_on_bundled_text(tmp_path: Path) -> None:
     assert any("stdlib-calibration replaces wikitext-2" in note for note in made.rehearsal)
     assert (gptq.options["calibration_windows"], gptq.options["calibration_window"]) == (4, 64)
     assert any("calibration_windows 4 for" in note for note in made.rehearsal)
+    (tuned,) = rehearse(
+        load("models: [a/b]\nprecisions: [int4-g128-autoround]\n", tmp_path)
+    ).precisions
+    assert tuned.options["rounding_steps"] == 4
     make_plan(made, tmp_path / "results", device="cpu")
 
 

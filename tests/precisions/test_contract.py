@@ -67,9 +67,13 @@ OWN_WORDS: dict[str, dict[str, Any]] = {
 
 
 def quick_options(name: str) -> dict[str, Any]:
-    """None; those that calibrate read a short text."""
-    calibrates = getattr(typed_options_of(name), "calibrates", False)
-    return {"calibration_text": "bundled:stdlib-excerpt"} if calibrates else {}
+    """None; those that calibrate read a short text, and tune little."""
+    options: Any = typed_options_of(name)
+    quick: dict[str, Any] = {}
+    if getattr(options, "calibrates", False):
+        quick |= {"calibration_text": "bundled:stdlib-excerpt"}
+        quick |= {"rounding_steps": 2} if options.weights == "autoround" else {}
+    return quick
 
 
 def chosen_cases() -> Iterator[tuple[Variant, tuple[str, dict[str, Any]]]]:

@@ -28,7 +28,18 @@ _AWQ = (
     " inputs are large, multiplies the inputs by their reciprocals, and clips a group's largest"
     " weights where the outputs gain by it; one tensor alone is rounded without them here."
 )
-_HOW_CHOSEN = {"rtn": (), "gptq": (_GPTQ,), "awq": (_AWQ,), "smoothquant": (_SMOOTHQUANT,)}
+_AUTOROUND = (
+    "AutoRound rounds each weight up or down, and narrows the range of each group, as a tuning on a"
+    " calibration text finds best for the outputs of a whole block; one tensor alone is rounded to"
+    " nearest here."
+)
+_HOW_CHOSEN = {
+    "rtn": (),
+    "gptq": (_GPTQ,),
+    "awq": (_AWQ,),
+    "autoround": (_AUTOROUND,),
+    "smoothquant": (_SMOOTHQUANT,),
+}
 
 
 def shared_by(options: IntegerOptions) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import torch_type
+from qbench.precisions.integer.autoround import quantize_by_autoround
 from qbench.precisions.integer.awq import quantize_by_awq
 from qbench.precisions.integer.gptq import quantize_by_gptq
 from qbench.precisions.integer.inputs import unreached
@@ -44,14 +45,8 @@ def calibrate(
     windows, about = draw_windows(model, text, options, checkpoint)
     about |= _method(options)
     dtype = torch_type(options.dtype)
-    if options.weights == "gptq":
-        about["layers"] = quantize_by_gptq(model, layers, windows, options, dtype)
-    elif options.weights == "awq":
-        about["layers"] = quantize_by_awq(model, layers, windows, options, dtype)
-    elif options.weights == "smoothquant":
-        about["layers"] = quantize_smoothed(model, layers, windows, options, dtype)
-    else:
-        about["layers"] = _quantize_with_ranges(model, layers, windows, options, dtype)
+    quantize = _BY_WEIGHTS.get(options.weights, _quantize_with_ranges)
+    about["layers"] = quantize(model, layers, windows, options, dtype)
     kept: Any = model
     kept.calibration = about
 
@@ -59,12 +54,17 @@ def calibrate(
 def _method(options: IntegerOptions) -> dict[str, Any]:
     """Whose code chooses the constants, after which paper, and what it is told."""
     torchao = f"torchao {version('torchao')}"
-    if options.weights == "gptq":
-        own = {"damping": options.damping, "act_order": options.act_order}
-        return {"implementation": "qbench", "paper": "arXiv 2210.17323", **own}
-    if options.weights == "awq":
-        own = {"clipping": options.clipping}
-        return {"implementation": "qbench", "paper": "arXiv 2306.00978", **own}
+    own: dict[str, dict[str, Any]] = {
+        "gptq": {
+            "paper": "arXiv 2210.17323",
+            "damping": options.damping,
+            "act_order": options.act_order,
+        },
+        "awq": {"paper": "arXiv 2306.00978", "clipping": options.clipping},
+        "autoround": {"paper": "arXiv 2309.05516", "steps": options.rounding_steps},
+    }
+    if options.weights in own:
+        return {"implementation": "qbench", **own[options.weights]}
     if options.weights == "smoothquant":
         return {"implementation": torchao, "paper": "arXiv 2211.10438", "alpha": ALPHA}
     return {"implementation": f"ranges by qbench, codes by {torchao}"}
@@ -99,3 +99,12 @@ def _quantize_with_ranges(
         quantize_(layer, config)
         hold_in(layer, dtype)
     return {name: found.recorded for name, found in ranges.items()}
+
+
+_BY_WEIGHTS = {
+    "gptq": quantize_by_gptq,
+    "awq": quantize_by_awq,
+    "autoround": quantize_by_autoround,
+    "smoothquant": quantize_smoothed,
+}
+"""What chooses the codes, by the option `weights`."""

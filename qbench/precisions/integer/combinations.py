@@ -8,7 +8,12 @@ if TYPE_CHECKING:
     from qbench.precisions.integer.options import IntegerOptions
 
 _OF_RANGES = ("calibration_method", "calibration_percentile")
-_OF_WEIGHTS = {"damping": "gptq", "act_order": "gptq", "clipping": "awq"}
+_OF_WEIGHTS = {
+    "damping": "gptq",
+    "act_order": "gptq",
+    "clipping": "awq",
+    "rounding_steps": "autoround",
+}
 """Options that one way to choose codes has for itself."""
 
 
@@ -53,10 +58,13 @@ def _wrong_weights(options: IntegerOptions) -> str | None:
             "granularity: channel or group, and weights that are dequantized (not the int8"
             " product of 8-bit activations), beside weights: gptq"
         )
-    if options.weights == "awq" and (
+    if options.weights in {"awq", "autoround"} and (
         options.activations != "none" or options.granularity == "tensor"
     ):
-        return "granularity: channel or group, and activations: none, beside weights: awq"
+        return (
+            "granularity: channel or group, and activations: none, beside weights:"
+            f" {options.weights}"
+        )
     if options.weights == "smoothquant" and not (
         options.uses_int8_kernel and options.activations == "dynamic"
     ):
@@ -87,7 +95,7 @@ def _wrong_calibration(options: IntegerOptions) -> str | None:
     ]
     if changed and not options.calibrates:
         return (
-            "activations: static or weights: gptq, awq or smoothquant beside"
+            "activations: static or weights: gptq, awq, autoround or smoothquant beside"
             f" `{changed[0]}`; nothing is calibrated without"
         )
     of_ranges = [name for name in changed if name in _OF_RANGES]

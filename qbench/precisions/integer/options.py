@@ -34,7 +34,7 @@ WINDOWS, WINDOW_TOKENS = 128, 2048
 """Windows that are calibrated on, and tokens of each, unless stated: what GPTQ's authors take, and
 most tools after them. A shorter text has fewer windows, a model of a shorter context shorter ones.
 """
-_LATER = ("damping", "act_order", "clipping", "scales")
+_LATER = ("damping", "act_order", "clipping", "rounding_steps", "scales")
 """Options that came after the first records: not written where they are left at their defaults, so
 that keys stay."""
 _ONCE = {"calibration_windows": 16, "calibration_window": None}
@@ -70,11 +70,12 @@ class IntegerOptions(Frozen):
     activations: Literal["none", "dynamic", "static"] = "none"
     """Inputs of the linear layers: left alone; quantized to 8 bits with a scale a token found as
     they come; or with one scale a layer, from calibration."""
-    weights: Literal["rtn", "gptq", "awq", "smoothquant"] = "rtn"
+    weights: Literal["rtn", "gptq", "awq", "autoround", "smoothquant"] = "rtn"
     """How codes are chosen: `rtn`, each weight to the nearest level; `gptq`, one input column after
     the other, each making up for the errors of those before it (arXiv 2210.17323); `awq`, columns
-    of large inputs made larger before they are rounded (arXiv 2306.00978); `smoothquant`, outliers
-    moved from the activations into the weights first (arXiv 2211.10438)."""
+    of large inputs made larger before they are rounded (arXiv 2306.00978); `autoround`, up or down
+    as a block's outputs err least (arXiv 2309.05516); `smoothquant`, outliers moved from the
+    activations into the weights first (arXiv 2211.10438)."""
     scales: Annotated[
         Literal["minmax", "hqq"],
         AlsoValues({"affine": "minmax", "hqq_scale_only": "hqq"}),
@@ -92,6 +93,8 @@ class IntegerOptions(Frozen):
     they lie. Groups stay as they lie, their scales chosen beforehand (`static_groups`)."""
     clipping: Annotated[bool, Also("apply_clip")] = True
     """For `weights: awq`: whether each group's largest weights are clipped where that errs less."""
+    rounding_steps: Annotated[Annotated[int, Field(ge=1, le=10_000)], Also("iters")] = 200
+    """For `weights: autoround`: steps of 8 windows that each block is tuned for."""
     dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
     the scales where no activations are quantized to 8 bits."""
@@ -206,6 +209,10 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
             "weights": "awq",
         },
     ),
+    "int4-g128-autoround": (
+        "4-bit integer weights, symmetric, groups of 128, rounded as AutoRound tunes them",
+        {"bits": 4, "granularity": "group", "group": 128, "weights": "autoround"},
+    ),
     "w8a8": ("8-bit weights and activations, a scale a token", {"activations": "dynamic"}),
     "w8a8-static": (
         "8-bit weights and activations, a calibrated scale a layer",
@@ -227,6 +234,7 @@ ALSO_CALLED = {
 NOT_BY_DEFAULT = (
     "int4-g128-gptq",
     "int4-g128-awq",
+    "int4-g128-autoround",
 )
 """Short names that a suite must name: it may go on meaning what it meant before they were there."""
 

@@ -73,7 +73,7 @@ class Walk:
         with ExitStack() as changed:
             if module in self._chain:
                 for passed in self._passed:
-                    changed.enter_context(_returning(passed, kept))
+                    changed.enter_context(computing(passed, lambda *_inputs, **_options: kept))
             if module is not None:
                 changed.callback(module.register_forward_hook(stop).remove)
             try:
@@ -138,11 +138,11 @@ class _BlockDoneError(Exception):
 
 
 @contextmanager
-def _returning(module: nn.Module, kept: Any) -> Iterator[None]:
-    """Lets a module return at once."""
+def computing(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Lets a module compute something else for a while."""
     own = module.__dict__.get("forward")
     held: Any = module
-    held.forward = lambda *_inputs, **_options: kept
+    held.forward = forward
     try:
         yield
     finally:

@@ -44,6 +44,7 @@ VALUES: dict[str, Any] = {
     "group": 32,
     "damping": 0.02,
     "clipping": False,
+    "rounding_steps": 9,
     "calibration_windows": 4,
     "calibration_window": 16,
     "optimizer": "adamw_8bit",
@@ -109,7 +110,7 @@ class Case:
         elif self.part in precisions():
             more = {"granularity": "group"} if self.part == "integer" else {}
             more |= {"group": 8} if more and self.own != "group" else {}
-            weights = "awq" if self.own == "clipping" else "gptq"
+            weights = {"clipping": "awq", "rounding_steps": "autoround"}.get(self.own, "gptq")
             more |= {"weights": weights} if self.part == "integer" else {}
             suite["precisions"] = ["fp32", {self.part: more | keys}]
         elif self.part in methods():
