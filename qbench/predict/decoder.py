@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.predict.attention import Attention
+from qbench.predict.gated import gated_layer
 from qbench.predict.linear import FP32, Linears
-from qbench.predict.mixture import mix
 from qbench.predict.norms import layer_norm, rms_norm, wide_rms_norm
 from qbench.predict.tape import BATCH, LAYERS, LOGITS_AND_LOSS, Bytes, Edge
 from qbench.predict.ungated import gpt2_layer, opt_layer
@@ -162,41 +162,7 @@ class Decoder:
                 return opt_layer(self, hidden, weights, mask)
             case _:
                 table = tables[sort.window is not None] if sort.rotary else None
-                return self._gated_layer(hidden, weights, sort, table, mask)
-
-    def _gated_layer(
-        self,
-        hidden: Bytes,
-        weights: dict[str, Bytes],
-        sort: LayerSort,
-        table: tuple[Bytes, Bytes] | None,
-        mask: Bytes | None,
-    ) -> Bytes:
-        before, after = self.shape.norms_before, self.shape.norms_after
-        residual = hidden
-        if before:
-            hidden = self.norm(hidden, weights, "norm1")
-        hidden = self.attend(hidden, weights, table, mask)
-        if after:
-            hidden = self.norm(hidden, weights, "norm1")
-        residual = hidden = self.add(residual, hidden)
-        if before:
-            hidden = self.norm(hidden, weights, "norm2")
-        hidden = self._mix(hidden) if sort.experts else self._gated(hidden, weights)
-        if after:
-            hidden = self.norm(hidden, weights, "norm2")
-        return self.add(residual, hidden)
-
-    def _mix(self, hidden: Bytes) -> Bytes:
-        assert self.shape.experts is not None  # noqa: S101 - a layer of that sort has them
-        return mix(
-            self.tape,
-            hidden,
-            self.shape.experts,
-            hidden=self.shape.hidden,
-            wide=self.shape.model_type == "mixtral",
-            on_cuda=self.setup.device == "cuda",
-        )
+                return gated_layer(self, hidden, weights, sort, table, mask)
 
     def attend(
         self,
@@ -272,28 +238,6 @@ class Decoder:
         outputs = {"gpt2": "attn.c_proj", "opt": "out_proj"}
         attended = self.linear(attended, weights, outputs.get(self.shape.model_type, "o_proj"))
         return self.dropped(attended) if self.shape.model_type == "gpt2" else attended
-
-    def _gated(self, hidden: Bytes, weights: dict[str, Bytes]) -> Bytes:
-        """down(silu(gate(x)) · up(x)): silu keeps its input, the product both factors."""
-        tape = self.tape
-        if self.shape.joined:
-            both = self.linear(hidden, weights, "gate_up_proj")
-            active = tape.op(both.elements // 2, both.item_bytes, [both])
-            product = tape.op(active.elements, both.item_bytes, [both, active])
-            del active
-            return self.linear(product, weights, "down_proj")
-        gate = self.linear(hidden, weights, "gate_proj")
-        active = tape.op(gate.elements, gate.item_bytes, [gate], saved=[gate])
-        del gate
-        up = self.linear(hidden, weights, "up_proj")
-        product = tape.op(
-            up.elements,
-            up.item_bytes,
-            [active, up],
-            saved=[*([active] if up.edge else []), *([up] if active.edge else [])],
-        )
-        del active, up
-        return self.linear(product, weights, "down_proj")
 
     def norm(self, given: Bytes, weights: dict[str, Bytes], name: str) -> Bytes:
         """The norm of that name, over vectors as long as its weight."""

@@ -10,15 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.number_types import FP32
-from qbench.predict.cached_decoder import (
-    ACTIVATIONS,
-    DEQUANTIZED,
-    KV_CACHE,
-    LOGITS,
-    Cache,
-    CachedDecoder,
-    Kernels,
-)
+from qbench.predict.cached_decoder import KV_CACHE, LOGITS, Cache, CachedDecoder
+from qbench.predict.inference_layers import ACTIVATIONS, DEQUANTIZED, Kernels
 from qbench.predict.quantized_cache import QuantizedCache
 from qbench.predict.tape import BATCH, Ledger, Storage
 

@@ -15,8 +15,9 @@ from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.storage import static_bytes
-from qbench.predict.cached_decoder import Adapter, Kernels
+from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
+from qbench.predict.inference_layers import Kernels
 from qbench.predict.model_config import config_of, decoder_of
 from qbench.predict.quantized_cache import unknown_cache
 from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS

@@ -20,7 +20,7 @@ from qbench.precisions import precisions, products_of
 from qbench.precisions.inventory import inventory
 from qbench.precisions.plain_layers import replace_linear
 from qbench.precisions.products import Products, floating
-from qbench.predict.cached_decoder import Adapter, Kernels
+from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import (
     HeldModel,
     InferenceBytes,
@@ -28,6 +28,7 @@ from qbench.predict.inference import (
     predict_prefill,
     predict_scoring,
 )
+from qbench.predict.inference_layers import Kernels
 from qbench.predict.shapes import DecoderShape, LayerSort
 from qbench.predict.stated_shapes import decoder_shape
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, typed_options_of

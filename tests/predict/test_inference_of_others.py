@@ -10,8 +10,8 @@ import torch
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.precisions.inventory import inventory
 from qbench.precisions.products import floating
-from qbench.predict.cached_decoder import Kernels
 from qbench.predict.inference import HeldModel, predict_decode, predict_prefill, predict_scoring
+from qbench.predict.inference_layers import Kernels
 from qbench.predict.shapes import GATED_TYPES
 from qbench.predict.stated_shapes import decoder_shape
 from tests.tiny_configs import tiny_config

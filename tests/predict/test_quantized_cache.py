@@ -11,8 +11,8 @@ from qbench.precisions import products_of, with_defaults
 from qbench.precisions.inventory import inventory
 from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.kv_layers import held_tensors, make_cache
-from qbench.predict.cached_decoder import Kernels
 from qbench.predict.inference import HeldModel, InferenceBytes, predict_decode, predict_prefill
+from qbench.predict.inference_layers import Kernels
 from qbench.predict.quantized_cache import unknown_cache
 from qbench.predict.stated_shapes import decoder_shape
 
