@@ -94,7 +94,7 @@ class CachedDecoder(Decoder):
             rank=0 if adapter is None else adapter.rank,
             products=products,
             compute=number_types.FP32,  # no autocast
-            attention="eager" if shape.has_sinks else attention,
+            attention="eager" if shape.holds_scores else attention,
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
         self._kernels, self._seen = kernels, seen
@@ -118,7 +118,10 @@ class CachedDecoder(Decoder):
         self.tape.part = LOGITS
         kept = self.setup.batch * logits_of * self.shape.hidden
         shown = self.tape.op(kept, states.item_bytes, [states], view_of=states)
-        return self.linears.multiply(shown, self._head, None, self.shape.vocabulary)
+        logits = self.linears.multiply(shown, self._head, None, self.shape.vocabulary)
+        for _ in range(3 if self.shape.capped_logits else 0):  # divided, its tanh, multiplied
+            logits = self.tape.op(logits.elements, logits.item_bytes, [logits])
+        return logits
 
     def states(self) -> Bytes:
         """One forward pass of the body alone, without a cache: the final hidden states."""

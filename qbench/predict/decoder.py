@@ -108,7 +108,7 @@ class Decoder:
             # transformers asks for its gradient, which only another kind of checkpointing needs.
             found.edge = Edge(found.size)
             tape.pin(found)
-        if shape.model_type == "gemma3_text":
+        if shape.norm == "gemma":
             found = tape.op(found.elements, item, [found])  # times the root of hidden
         if not shape.positions:
             return found, found
@@ -196,7 +196,7 @@ class Decoder:
             return query, key, value
         if shape.joined:
             return self._project_joined(hidden, weights, tables)
-        late = shape.norm == "gemma"  # norms once all three are there
+        late = shape.model_type == "gemma3_text"  # norms once all three are there
         query = self.linear(hidden, weights, "q_proj")
         query = query if late else self._normed(query, weights, "q_norm")
         key = self.linear(hidden, weights, "k_proj")

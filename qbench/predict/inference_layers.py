@@ -56,6 +56,8 @@ class InferenceAttention(Attention):
         kernels = self._kernels
         if self.shape.has_sinks:
             return self._with_sinks(query, key, value)
+        if self.shape.holds_scores:
+            return self._capped(query, key, value)
         flash = kernels.flash and query.item_bytes == HALF
         shares = self._groups > 1 and mask is None
         bf16 = self.setup.products.rest == number_types.BF16
@@ -79,6 +81,26 @@ class InferenceAttention(Attention):
         joined = tape.op(rows * (seen + 1), own, [joined, highest])
         del highest
         weights = tape.op(rows * (seen + 1), own, [joined])
+        del scores
+        mixed = tape.op(query.elements, own, [weights, value])
+        self.returned = weights
+        return tape.op(mixed.elements, own, [mixed])
+
+    def _capped(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
+        """All scores: scaled, capped, the mask added, and their softmax in fp32."""
+        tape, own = self.tape, query.item_bytes
+        rows = query.elements // self.shape.head_dim
+        seen = key.elements // (self.setup.batch * self.shape.kv_heads * self.shape.head_dim)
+        if self._groups > 1:
+            key, value = self._repeated(key), self._repeated(value)
+        scores = tape.op(rows * seen, own, [query, key])
+        for _ in range(5 if self.shape.capped_scores else 2):
+            scores = tape.op(rows * seen, own, [scores])
+        # CUDA's softmax reads a 16-bit type itself.
+        wide = scores if self._kernels.device == "cuda" else tape.cast(scores, FP32)
+        weights = tape.op(rows * seen, FP32, [wide])
+        del wide
+        weights = tape.cast(weights, own)
         del scores
         mixed = tape.op(query.elements, own, [weights, value])
         self.returned = weights

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 GATED_TYPES = (
     *("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gemma3_text"),
-    *("mixtral", "qwen3_moe", "gpt_oss"),
+    *("mixtral", "qwen3_moe", "gpt_oss", "gemma2"),
 )
 MODEL_TYPES = (*GATED_TYPES, "gpt2", "opt")
 TRAINED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"})
@@ -85,6 +85,10 @@ class DecoderShape:
     residual_dropout: bool = False
     """Whether some of each block's output, and in GPT-2 of the embedding, is dropped."""
     attention_dropout: bool = False
+    capped_scores: bool = False
+    """Whether scores go through a tanh, which no fused kernel knows."""
+    capped_logits: bool = False
+    """Whether logits do."""
     experts: Experts | None = None
     sorts: tuple[LayerSort, ...] = ()
     """Of each layer; empty where all are plain."""
@@ -104,6 +108,7 @@ class DecoderShape:
         kinds: dict[str, Literal["wide rms", "gemma"]] = {
             "olmo2": "wide rms",
             "gpt_oss": "wide rms",
+            "gemma2": "gemma",
             "gemma3_text": "gemma",
         }
         return kinds.get(self.model_type, "rms") if self.gated else "layer"
@@ -116,7 +121,7 @@ class DecoderShape:
     @property
     def norms_after(self) -> bool:
         """Whether each half of a block ends with a norm, before it is added."""
-        return self.model_type in {"olmo2", "gemma3_text"}
+        return self.model_type in {"olmo2", "gemma2", "gemma3_text"}
 
     @property
     def normed_queries(self) -> Literal["each head", "all"] | None:
@@ -129,6 +134,11 @@ class DecoderShape:
     def has_sinks(self) -> bool:
         """Whether the attention's softmax has a sink a head, which no fused kernel knows."""
         return self.model_type == "gpt_oss"
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether transformers has no fused kernel for the attention: `_supports_sdpa` is false."""
+        return self.model_type in {"gemma2", "gpt_oss"}
 
     @property
     def joined(self) -> bool:

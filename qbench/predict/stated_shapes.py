@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
-_TIED = ("gemma3_text", "smollm3")
+_TIED = ("gemma2", "gemma3_text", "smollm3")
 """Those whose head is tied to the embedding where config.json does not say it."""
 _ACTIVATIONS = ("silu", "swish", "gelu_pytorch_tanh")
 
@@ -77,9 +77,16 @@ def _gated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | N
         output_bias=bias and model_type != "qwen2",
         mlp_bias=bool(config.get("mlp_bias", False)) and model_type in {"llama", "smollm3"},
         attention_dropout=float(config.get("attention_dropout") or 0) > 0,
+        capped_scores=_caps(config, model_type, "attn_logit_softcapping"),
+        capped_logits=_caps(config, model_type, "final_logit_softcapping"),
         experts=_experts(config, model_type),
         sorts=_sorts(config, model_type),
     ), None
+
+
+def _caps(config: Mapping[str, Any], model_type: str, key: str) -> bool:
+    """Whether it states a cap, or leaves it out where transformers has one."""
+    return config.get(key, model_type == "gemma2" or None) is not None and "gemma" in model_type
 
 
 def _experts(config: Mapping[str, Any], model_type: str) -> Experts | None:

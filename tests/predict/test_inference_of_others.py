@@ -40,6 +40,7 @@ _OTHERS: dict[str, list[dict[str, Any]]] = {
         {"use_sliding_window": False, "sliding_window": None},
         {"mlp_only_layers": [5], "moe_intermediate_size": 24},
     ],
+    "gemma2": [{"sliding_window": 512}, {"attn_logit_softcapping": None}],
     "olmo2": [{"num_key_value_heads": 8, "attention_bias": True}],
 }
 _CASES = [
