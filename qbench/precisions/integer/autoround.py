@@ -53,7 +53,7 @@ def quantize_by_autoround(
             reached.add(name)
 
         with torch.no_grad(), seen_by(block.layers, note):
-            wanted = [block.output(at).float() for at in range(len(windows))]
+            wanted = [block.output(at).cpu() for at in range(len(windows))]
         for name in block.layers:
             if name not in reached:
                 raise unreached(name)
@@ -165,7 +165,7 @@ def _tune(
             total = 0.0
             batch = chooser.sample(places, min(BATCH, len(places)))
             for at in batch:
-                loss = (block.output(at).float() - wanted[at]).square().mean() / len(batch)
+                loss = _off(block, at, wanted).square().mean() / len(batch)
                 scaled: Any = _LOSS_FACTOR * loss
                 scaled.backward()
                 total += float(loss.detach())
@@ -184,9 +184,15 @@ def _error(block: Block, tuned: dict[str, Rounding], wanted: list[torch.Tensor])
     off = whole = 0.0
     with _rounded_layers(block, tuned), torch.no_grad():
         for at, one in enumerate(wanted):
-            off += float((block.output(at).float() - one).square().sum())
-            whole += float(one.square().sum())
+            off += float(_off(block, at, wanted).square().sum())
+            whole += float(one.float().square().sum())
     return float((off / whole) ** 0.5) if whole > 0 else 0.0
+
+
+def _off(block: Block, at: int, wanted: list[torch.Tensor]) -> torch.Tensor:
+    """What the block's output of a window is off, in fp32."""
+    found = block.output(at)
+    return found.float() - wanted[at].to(found.device).float()
 
 
 def _rounded_layers(block: Block, tuned: dict[str, Rounding]) -> ExitStack:

@@ -3,8 +3,8 @@
 Each block then runs twice, once to be seen and once when it is quantized, however many blocks
 there are. The model's own forward runs from its start each time, so that a block is given masks,
 positions and all else as ever; the blocks before return at once what they made, and those behind
-never run. What is kept is one output a window: 2 GiB for 128 windows of 2,048 tokens of 4,096
-numbers in bf16.
+never run. What is kept is one output a window, in the machine's memory: 2 GiB for 128 windows of
+2,048 tokens of 4,096 numbers in bf16.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Walk:
         self._layers = layers
         self._windows = windows
         self.count = len(windows)
-        self._kept: list[Any] = [None] * len(windows)
+        self._kept: list[_Stored | None] = [None] * len(windows)
         self._passed: list[nn.Module] = []
         self._chain = _chain(model, list(layers))
         if not self._hands_on():
@@ -59,10 +59,10 @@ class Walk:
 
         with torch.no_grad():
             for at, window in enumerate(self._windows):
-                self._kept[at] = self._forward(self._next, self._kept[at], window)
+                self._kept[at] = _Stored(self._forward(self._next, self._kept[at], window))
         self._passed.append(self._next)
 
-    def _forward(self, module: nn.Module | None, kept: Any, window: torch.Tensor) -> Any:
+    def _forward(self, module: nn.Module | None, kept: _Stored | None, window: torch.Tensor) -> Any:
         """A forward that ends with the block; those passed return what was kept."""
         made: list[Any] = []
 
@@ -71,9 +71,14 @@ class Walk:
             raise _BlockDoneError
 
         with ExitStack() as changed:
-            if module in self._chain:
+            if module in self._chain and self._passed:
+                made_before = None if kept is None else kept.back()
+
+                def skip(*_inputs: Any, **_options: Any) -> Any:
+                    return made_before
+
                 for passed in self._passed:
-                    changed.enter_context(computing(passed, lambda *_inputs, **_options: kept))
+                    changed.enter_context(computing(passed, skip))
             if module is not None:
                 changed.callback(module.register_forward_hook(stop).remove)
             try:
@@ -92,10 +97,10 @@ class Walk:
             return False
         window = self._windows[0]
         with torch.no_grad():
-            kept = None
+            kept: _Stored | None = None
             try:
                 for module in self._chain:
-                    kept = self._forward(module, kept, window)
+                    kept = _Stored(self._forward(module, kept, window))
                     self._passed.append(module)
                 self._passed.clear()
                 whole = self._forward(self._chain[-1], None, window)
@@ -103,7 +108,7 @@ class Walk:
                 return False
             finally:
                 self._passed.clear()
-        return bool(torch.equal(hidden(kept), hidden(whole)))
+        return kept is not None and torch.equal(hidden(kept.back()), hidden(whole))
 
 
 class Block:
@@ -131,6 +136,24 @@ def hidden(output: Any) -> torch.Tensor:
     """The hidden states of what a block, or the model, returns."""
     found: torch.Tensor = output if hasattr(output, "shape") else output[0]
     return found
+
+
+class _Stored:
+    """What a block returned, its tensors on the CPU."""
+
+    def __init__(self, output: Any) -> None:
+        self._is_tensor = hasattr(output, "shape")
+        parts = (output,) if self._is_tensor else output
+        self._parts = [(getattr(one, "device", None), _on(one, "cpu")) for one in parts]
+
+    def back(self) -> Any:
+        """The same where it was made."""
+        parts = tuple(_on(one, device) for device, one in self._parts)
+        return parts[0] if self._is_tensor else parts
+
+
+def _on(value: Any, device: Any) -> Any:
+    return value.to(device) if hasattr(value, "shape") else value
 
 
 class _BlockDoneError(Exception):
