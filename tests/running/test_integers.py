@@ -179,6 +179,8 @@ precisions:
   - int4-g32
   - {{int4-g32-gptq: {{calibration_windows: 4}}}}
   - {{w8a8-static: {{calibration_windows: 4, calibration_method: percentile}}}}
+  - {{int4-g128-awq: {{calibration_windows: 4}}}}
+  - {{int4-g128-autoround: {{calibration_windows: 4, iters: 3}}}}
   - {{integer: {{bits: 4, granularity: group, group: 48}}}}
 measure:
   footprint:
@@ -197,7 +199,7 @@ measure:
         for label in {record["cell"]["precision"]["label"] for record in records}
     }
     assert status.pop("integer-bits=4-granularity=group-group=48") == {"skipped"}
-    assert len(status) == 4
+    assert len(status) == 6
     assert all(found == {"ok"} for found in status.values())
     (static,) = (
         record["details"]["loaded"]["calibration"]
@@ -213,4 +215,6 @@ measure:
     assert "bits held here" in words
     assert "### Calibration" in words
     assert "stdlib-calibration" in words
+    assert "median error of the blocks' outputs" in words
+    assert "ranges by qbench, codes by torchao" in words
     assert "set a group that divides 64" in words
