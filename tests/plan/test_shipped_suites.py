@@ -16,6 +16,7 @@ from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
 from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
+from qbench.sources.models.known_configs import HUB_IDS, QUANTIZED
 from qbench.sources.models.resolve import resolve_model
 from tests.pages import whole_report
 from tests.workplace import REPOSITORY
@@ -57,7 +58,10 @@ def test_shipped_suite_is_planned_without_a_network(
     assert {cell.cell.slug for cell in plan.cells} == {cell.slug for cell in suite.cells()}
     assert all(cell.tasks for cell in plan.cells)
     untuned = [cell for cell in plan.cells if cell.cell.tuning is None]
-    assert all(cell.predicted is not None for cell in untuned)
+    # What a published checkpoint holds is in its files, which the hub has.
+    unknown = [cell for cell in untuned if cell.predicted is None]
+    assert {cell.cell.precision.name for cell in unknown} <= {"stored"}
+    assert all("hub cannot be asked" in (cell.model.shape_unknown or "") for cell in unknown)
 
 
 class TestMistral:
@@ -118,6 +122,43 @@ class TestMistral:
         assert not {"bf16", "nf4", "qlora-qv-nf4-dq-max_tokens=2048"} & skips.keys()
         large = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("h200"))
         assert [cell.cell.label for cell in large.cells if cell.skip] == []
+
+
+class TestDeploy7B:
+    """What a person would consider for a 7B on 24 GB."""
+
+    @pytest.fixture(scope="class")
+    def suite(self) -> Suite:
+        return load_suite(FOLDER / "deploy-7b.yaml")
+
+    def test_checkpoints_are_pinned_and_held_against_the_original(self, suite: Suite) -> None:
+        original, *published = suite.models
+        assert all(re.fullmatch("[0-9a-f]{40}", one.revision or "") for one in suite.models)
+        assert {one.original for one in published} == {original.name}
+        kinds = {one.location: QUANTIZED[one.location] for one in published}
+        assert {method for _, method in kinds.values()} == {"awq", "gptq", "compressed-tensors"}
+        assert {name for name, _ in kinds.values()} == {HUB_IDS[original.location]}
+        held = {cell.precision.name for cell in suite.cells() if cell.model.original}
+        assert held == {"stored"}
+
+    def test_all_but_the_published_are_planned_on_24_gb(
+        self, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        plan = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("24GB"))
+        sizes = {
+            cell.cell.label: cell.predicted.total
+            for cell in plan.cells
+            if cell.predicted is not None and cell.cell.model.original is None
+        }
+        # Bytes of the .gguf files that are published of it, less their tables of tokens.
+        published = {"gguf-q8_0": 8.10e9, "gguf-q6_k": 6.25e9, "gguf-q4_k_m": 4.68e9}
+        for label, size in published.items():
+            assert sizes[label] == pytest.approx(size, rel=0.003)
+        assert all(size < 24e9 for size in sizes.values())
+        assert suite.recommend is not None
+        assert suite.recommend.gpu == "24GB"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def check_selection(
     for name in dict.fromkeys(cell.model.name for cell in kept):
         of_model = [cell for cell in cells if cell.model.name == name]
         dropped = next(cell for cell in of_model if cell.label == reference)
-        if dropped in kept:
+        if dropped in kept or dropped.model.original is not None:  # compared with another model's
             continue
         culprit = next((at for selector, at in dropping if selector.matches(dropped)), None)
         problems.add(

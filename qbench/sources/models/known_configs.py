@@ -95,6 +95,16 @@ HUB_IDS = {
 }
 """Names of the configurations by where checkpoints of exactly that shape are published."""
 
+QUANTIZED = {
+    "Qwen/Qwen2.5-7B-Instruct-AWQ": ("Qwen2.5-7B-Instruct", "awq"),
+    "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4": ("Qwen2.5-7B-Instruct", "gptq"),
+    "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8": ("Qwen2.5-7B-Instruct", "gptq"),
+    "RedHatAI/Qwen2.5-7B-Instruct-FP8-dynamic": ("Qwen2.5-7B-Instruct", "compressed-tensors"),
+    "RedHatAI/Qwen2.5-7B-Instruct-quantized.w8a8": ("Qwen2.5-7B-Instruct", "compressed-tensors"),
+}
+"""Published checkpoints that are quantized: the configuration of their original, and the
+`quant_method` of their own. What each of their tensors holds is in their files alone."""
+
 _ALIASES = {
     "Mistral-7B": "Mistral-7B-v0.1",
     "TinyLlama": "TinyLlama-1.1B",

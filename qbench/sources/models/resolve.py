@@ -21,7 +21,13 @@ from qbench.sources.models.headers import (
     read_headers,
     weight_files,
 )
-from qbench.sources.models.known_configs import HUB_IDS, configs_like, known_configs, known_name
+from qbench.sources.models.known_configs import (
+    HUB_IDS,
+    QUANTIZED,
+    configs_like,
+    known_configs,
+    known_name,
+)
 from qbench.sources.models.random_models import (
     RANDOM_PREFIX,
     config_folder,
@@ -96,6 +102,9 @@ def parse_model(
     )
 
 
+_IN_ITS_FILES = "since the hub cannot be asked what the files of the quantized checkpoint hold"
+
+
 @dataclass(frozen=True)
 class _Described:
     """All that is known of a model without asking transformers."""
@@ -111,6 +120,8 @@ class _Described:
         """The model with its shape, or the reason why that is not known."""
         if shape is not None and self.stored is not None:
             shape = self.stored(shape)
+        if shape is None:
+            reason = reason or self.model.shape_unknown
         return self.model.model_copy(update={"shape": shape, "shape_unknown": reason})
 
 
@@ -163,7 +174,7 @@ def _describe(ref: ModelRef) -> _Described:
     try:
         return _describe_remote(ref, hub.describe_remote(ref.location, ref.revision))
     except (hub.HubUnreachableError, hub.GatedModelError) as error:
-        known = HUB_IDS.get(ref.location)
+        known, method = QUANTIZED.get(ref.location, (HUB_IDS.get(ref.location), None))
         if known is None:
             other = known_name(ref.location)
             if other is None:
@@ -178,7 +189,7 @@ def _describe(ref: ModelRef) -> _Described:
                 f"{error}; its shape is known, so it can be planned without the hub: as"
                 f" {ref.location}@<commit>, of 40 digits, or as {RANDOM_PREFIX}{known}"
             ) from error
-        return _describe_unreached(ref, known_configs()[known])
+        return _describe_unreached(ref, known_configs()[known], method)
 
 
 def fetch_model(model: ResolvedModel) -> Path:
@@ -321,8 +332,11 @@ def _shape_by_config(ref: ModelRef, config: dict[str, Any]) -> ModelShape | None
     return None if own_code else shape_from_config(config, ref.source)
 
 
-def _describe_unreached(ref: ModelRef, folder: Path) -> _Described:
-    """A pinned hub model that cannot be asked for now, by its known configuration."""
+def _describe_unreached(ref: ModelRef, folder: Path, method: str | None) -> _Described:
+    """A pinned hub model that cannot be asked for now, by its known configuration.
+
+    Of a checkpoint that is quantized by `method` the bytes stand in its files alone.
+    """
     config = read_config(folder)
     model = ResolvedModel(
         ref=ref,
@@ -332,8 +346,10 @@ def _describe_unreached(ref: ModelRef, folder: Path) -> _Described:
         architecture=check_config(config, str(folder)),
         context_tokens=context_tokens(config),
         shape=None,
+        quantization=method,
+        shape_unknown=None if method is None else _IN_ITS_FILES,
     )
-    return _Described(model, shape_from_config(config, ref.source))
+    return _Described(model, None if method else shape_from_config(config, ref.source))
 
 
 def _small_files(folder: Path, *, with_code: bool) -> list[Path]:
