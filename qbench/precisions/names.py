@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 _INTEGERS = ("int{bits}-g128", "int{bits}-g32", "int{bits}-wo", "hqq{bits}", "integer")
 _GPTQ = ("int4-g128-gptq", "int4-g32-gptq", "stored")
 _VECTORS = ("hqq2", "gguf-q2_k", "integer")
-_FP4 = ("nvfp4", "mxfp4", "fp4", "nf4")
+_FP4 = ("nvfp4", "mxfp4", "gguf-mxfp4", "fp4", "nf4")
 _FP8 = ("fp8", "fp8-w8a8", "mxfp8", "int8-wo", "w8a8")
 KINDS = (
     Kind(

@@ -211,7 +211,7 @@ def block_storage(
 
 
 def _gguf(mix: str, summary: str, *also: str) -> Gguf:
-    names = tuple(name for one in (mix, *also) for name in (one, one.upper()))
+    names = () if mix == "mxfp4" else (mix, *also)  # of MXFP4 there are others
     return Gguf(f"gguf-{mix}", summary, mix, f"GGUF {mix.upper()}", names)
 
 

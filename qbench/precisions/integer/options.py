@@ -226,6 +226,7 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 """What each short name says of itself, and the options in which it differs from the defaults."""
 ALSO_CALLED = {
     "int8-wo": ("int8_weight_only", "int8wo", "w8a16"),
+    "int4-g128": ("int4", "w4a16", "int4_weight_only", "int4wo"),
     "w8a8": ("int8_dynamic_activation_int8_weight", "int8dq", "w8a8-int8", "w8a8-dynamic"),
     "w8a8-static": ("int8_static_activation_int8_weight",),
     "w8a8-smooth": ("smoothquant", "w8a8-smoothquant"),
