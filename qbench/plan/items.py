@@ -21,6 +21,7 @@ from qbench.measures.training.training import TrainingParams
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.checkpoints import checkpoint_misfit
 from qbench.precisions.kv_cache import SLOWER_THAN_SERVED, kv_caches
+from qbench.predict.bf16 import has_bf16
 from qbench.predict.cache_bytes import cache_misfit
 from qbench.predict.model_config import config_of
 from qbench.sources.models.random_models import TOKENIZER_MODEL
@@ -209,10 +210,12 @@ def _why_not_held(
     precision: PrecisionRef, model: ResolvedModel, environment: Environment
 ) -> str | None:
     """Why a model cannot be held in a precision on this machine, or not at all; None if it can."""
-    held = precisions()[precision.name]
+    held, options = precisions()[precision.name], options_of(precision)
+    kind, bf16 = environment.device_type, has_bf16(environment)
     return (
         held.unavailable(environment)
-        or held.misfit(options_of(precision), model)
+        or held.misplaced(options, kind, bf16=bf16)
+        or held.misfit(options, model)
         or held.unavailable_for(model, environment)
     )
 

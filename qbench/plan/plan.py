@@ -15,6 +15,7 @@ from qbench.finetune.options import misfit
 from qbench.measures import measures
 from qbench.plan.calibration import resolve_calibrations
 from qbench.plan.cells import CellPlanner, PlannedCell
+from qbench.plan.device_options import on_device
 from qbench.plan.items import CellItems
 from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
@@ -211,7 +212,8 @@ class _Resolved:
 
         A model's reference comes first among its cells, and a training before what it serves.
         """
-        for cell in references_first(self.suite, self.models):
+        for written in references_first(self.suite, self.models):
+            cell = on_device(written, self.environment)
             yield cell, self.models[cell.model.name], self.items_of(cell)
 
 

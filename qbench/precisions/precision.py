@@ -92,6 +92,17 @@ class Precision(ABC):
     def storage(self, shape: ModelShape, options: Any) -> StaticBytes:
         """Static bytes by arithmetic from the shapes alone."""
 
+    def for_device(self, options: Any, device: str, *, bf16: bool) -> dict[str, Any]:
+        """Options that the device decides, such as the kernel, where they are left to it.
+
+        `device` is `cpu` or `cuda`, `bf16` whether it multiplies that (compute capability 8.0).
+        """
+        return {}
+
+    def misplaced(self, options: Any, device: str, *, bf16: bool) -> str | None:
+        """Why it cannot run on such a device, with the remedy; None if it can."""
+        return None
+
     def loads_whole(self, options: Any) -> bool:
         """Whether the model is there in its floating type before its layers are quantized.
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 from qbench.core.number_types import FP32, INT8, FloatType, NumberType
 
-ProductKind = Literal["floating", "dequantized", "4bit", "outliers", "codes"]
+ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "codes"]
 """What a layer does with its inputs x:
 
     floating      weights of a floating type, multiplied as they are
     dequantized   all weights of the layer are made from the codes in the type of x, then multiplied
+    packed        a kernel reads packed codes, for any number of rows
     4bit          bitsandbytes' 4-bit layers: for few rows a kernel reads the codes
     outliers      LLM.int8 as bitsandbytes has it: x in 8 bits but for columns with outliers
     codes         x in 8 bits too, whose products with the codes are integers

@@ -10,7 +10,7 @@ from qbench.core.number_types import MasterType
 from qbench.core.spec import Cell, TuningRef
 from qbench.finetune import methods, training_options
 from qbench.finetune.full import FullOptions
-from qbench.precisions import is_quantized, products_of, with_defaults
+from qbench.precisions import is_quantized, options_of, precisions, products_of, with_defaults
 from qbench.predict.bf16 import in_fp16, is_bf16
 from qbench.predict.peaks import load_peak, loaded_whole, training_peak, work_peak
 from qbench.predict.static import saved_by_packing
@@ -100,7 +100,7 @@ def fit_cases(
     if not bf16:
         held.sort(key=is_bf16)
     found = [
-        FitCase("inference", one if bf16 else in_fp16(one), kv_cache=cache)
+        FitCase("inference", _on_cuda(one) if bf16 else in_fp16(one), kv_cache=cache)
         for one in held
         for cache in (None, *kv_caches)
     ]
@@ -128,6 +128,13 @@ def fit_cases(
                     )
                     found.append(FitCase(use, precision, tuning))
     return found
+
+
+def _on_cuda(precision: PrecisionRef) -> PrecisionRef:
+    """With the kernel that a GPU takes for it."""
+    options = options_of(precision)
+    changed = precisions()[precision.name].for_device(options, "cuda", bf16=True)
+    return precision.model_copy(update={"options": {**precision.options, **changed}})
 
 
 def fit_row(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core import number_types
 from qbench.core.number_types import ITEM_BYTES
+from qbench.precisions.integer.packed import padded_inputs
 from qbench.predict.attention import Attention
 from qbench.predict.linear import FP32, HALF, Linears
 from qbench.predict.tape import Bytes, Storage, Tape
@@ -154,6 +155,12 @@ class InferenceLinears(Linears):
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
         """Of what is dequantized, the layers that a group divides hold codes."""
         products = self.setup.products
+        if products.kind == "packed" and products.holds(linear.inputs):
+            # torchao pads the inputs to what the kernel reads, a copy even where nothing is added.
+            rows = given.elements // linear.inputs
+            size = rows * padded_inputs(linear.inputs) * HALF
+            _padded = Storage(self.tape.ledger, ACTIVATIONS, size)
+            return self.tape.op(rows * linear.outputs, given.item_bytes, [given])
         if products.kind != "dequantized" or not products.holds(linear.inputs):
             return super()._base(given, weight, bias, linear)
         item, ledger = given.item_bytes, self.tape.ledger

@@ -18,7 +18,9 @@ MODEL_TYPES = (*GATED_TYPES, "gpt2", "opt")
 TRAINED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"})
 """Those of which it is known what a forward pass keeps for the way back."""
 
-INFERRED: frozenset[ProductKind] = frozenset({"floating", "dequantized", "4bit", "outliers"})
+INFERRED: frozenset[ProductKind] = frozenset(
+    {"floating", "dequantized", "packed", "4bit", "outliers"}
+)
 """Products whose bytes are known of a forward pass."""
 TRAINED: frozenset[ProductKind] = frozenset({"floating", "4bit", "outliers"})
 """Products whose bytes are known of a training step: what of them is kept for the way back."""

@@ -196,7 +196,7 @@ measure: {footprint: , memory: {prompt_tokens: 512, new_tokens: 4}}
 
 
 def test_bytes_are_those_of_codes_as_they_are_served(tmp_path: Path) -> None:
-    made = _plan(tmp_path, "24GB", INTEGERS)
+    made = _plan(tmp_path, "t4", INTEGERS)  # which has no packed kernel
     page = plan_page(made, tmp_path / "results")
     rows = {cell["cell"]: cell for cell in page.data["cells"]}
     linear, tables = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336), 2 * 32000 * 4096
@@ -228,6 +228,18 @@ def test_bytes_are_those_of_codes_as_they_are_served(tmp_path: Path) -> None:
     assert "held here" in text
     assert "int4-g32, int4-g32-asym, int4-g32-gptq are of packed codes, as they are served" in text
     assert "loading int4-g32-gptq 13.5 GiB, w8a8-static 13.5 GiB" in text
+
+
+def test_packed_codes_are_counted_as_the_kernel_holds_them(tmp_path: Path) -> None:
+    page = plan_page(_plan(tmp_path, "24GB", INTEGERS), tmp_path / "results")
+    rows = {cell["cell"]: cell for cell in page.data["cells"]}
+    linear, tables = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336), 2 * 32000 * 4096
+    rest = 2 * (tables + 65 * 4096) + 2 * 64 * 4
+    for name in ("int4-g32", "int4-g32-asym", "int4-g32-gptq"):
+        assert rows[name]["bytes"] == linear // 2 + 4 * linear // 32 + rest
+        assert rows[name]["bytes_held"] is None
+        assert rows[name]["bits_per_weight_linear"] == 5
+    assert "held here" not in on_terminal(page, 120)
 
 
 def test_nothing_is_held_here_that_is_not_as_served(tmp_path: Path) -> None:

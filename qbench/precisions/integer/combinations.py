@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.precisions.integer.packed import why_simulated
+
 if TYPE_CHECKING:
     from qbench.precisions.integer.options import IntegerOptions
 
@@ -24,7 +26,13 @@ def wrong_combination(options: IntegerOptions) -> str | None:
         or _wrong_activations(options)
         or _wrong_weights(options)
         or _wrong_calibration(options)
+        or _wrong_kernel(options)
     )
+
+
+def _wrong_kernel(options: IntegerOptions) -> str | None:
+    why = why_simulated(options) if options.kernel == "packed" else None
+    return None if why is None else f"what fits kernel: packed, or no kernel: {why}"
 
 
 def _wrong_group(options: IntegerOptions) -> str | None:

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.integer.config import torchao_config
 from qbench.precisions.integer.options import group_fits
+from qbench.precisions.integer.packed import (
+    is_packed,
+    library_packed_weight,
+    naive_packed_weight,
+)
 from qbench.precisions.plain_layers import plain_linear_layers
 
 if TYPE_CHECKING:
@@ -71,6 +76,8 @@ def is_quantized(layer: Any) -> bool:
 def naive_codes_weight(layer: Any, rows: slice = slice(None)) -> torch.Tensor:
     """(code - zero point) · scale, group by group: the definition, (rows, in) in fp32."""
     weight = layer.weight
+    if is_packed(weight):
+        return naive_packed_weight(layer, rows)
     codes: torch.Tensor = weight.qdata[rows].float()
     if weight.zero_point is not None:
         codes = codes - _spread(weight.zero_point, rows, codes.shape)
@@ -79,6 +86,8 @@ def naive_codes_weight(layer: Any, rows: slice = slice(None)) -> torch.Tensor:
 
 def library_codes_weight(layer: Any, rows: slice | None = None) -> torch.Tensor:
     """The same as torchao dequantizes it, whose tensors cannot be sliced in inference mode."""
+    if is_packed(layer.weight):
+        return library_packed_weight(layer, rows)
     held = layer.weight if rows is None else layer.weight[rows]
     weight: torch.Tensor = held.dequantize()
     return weight

@@ -34,7 +34,7 @@ WINDOWS, WINDOW_TOKENS = 128, 2048
 """Windows that are calibrated on, and tokens of each, unless stated: what GPTQ's authors take, and
 most tools after them. A shorter text has fewer windows, a model of a shorter context shorter ones.
 """
-_LATER = ("damping", "act_order", "clipping", "rounding_steps", "scales")
+_LATER = ("damping", "act_order", "clipping", "rounding_steps", "scales", "kernel")
 """Options that came after the first records: not written where they are left at their defaults, so
 that keys stay."""
 _ONCE = {"calibration_windows": 16, "calibration_window": None}
@@ -98,6 +98,10 @@ class IntegerOptions(Frozen):
     dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized (embeddings, head, norms, activations), of the sums, and of
     the scales where no activations are quantized to 8 bits."""
+    kernel: Literal["auto", "simulated", "packed"] = "auto"
+    """What multiplies: `packed`, torchao's kernel for packed 4-bit codes on CUDA; `simulated`,
+    codes in bytes that are dequantized for each product; `auto`, packed where it runs. The weights
+    are the same."""
     calibration_text: Annotated[str, Field(min_length=1)] | SkipJsonSchema[ResolvedText] = (
         CALIBRATION_TEXT
     )
@@ -139,6 +143,8 @@ class IntegerOptions(Frozen):
     @property
     def products(self) -> Products:
         """How its layers multiply."""
+        if self.kernel == "packed":
+            return Products("packed", self.dtype, self.dtype, group=self.group, fused=True)
         return Products(
             "codes" if self.uses_int8_kernel else "dequantized",
             self.dtype,
@@ -179,6 +185,8 @@ class IntegerOptions(Frozen):
         return self
 
 
+STORED_BITS = 8
+"""Of a code that torchao keeps unpacked, whatever its width."""
 KERNEL_MULTIPLE = 8
 """What a layer's widths must be multiples of, for CUDA's kernel to take it."""
 SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -194,6 +202,14 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "int4-g32-gptq": (
         "int4-g32 with codes chosen by GPTQ on a calibration text",
         {"bits": 4, "granularity": "group", "group": 32, "weights": "gptq"},
+    ),
+    "int4-g128": (
+        "4-bit integer weights, symmetric, groups of 128: W4A16 as it is mostly served",
+        {"bits": 4, "granularity": "group", "group": 128},
+    ),
+    "int4-g128-asym": (
+        "4-bit integer weights with zero points, groups of 128",
+        {"bits": 4, "granularity": "group", "group": 128, "mapping": "asymmetric"},
     ),
     "int4-g128-gptq": (
         "4-bit integer weights, symmetric, groups of 128, codes chosen by GPTQ",
@@ -233,6 +249,8 @@ ALSO_CALLED = {
 }
 """What other tools call the same, by the short name."""
 NOT_BY_DEFAULT = (
+    "int4-g128",
+    "int4-g128-asym",
     "int4-g128-gptq",
     "int4-g128-awq",
     "int4-g128-autoround",

@@ -30,8 +30,10 @@ def _nvml(module: Any) -> None:
 
 
 def _tensors(_: Any) -> None:
+    import gpu_int4
     import gpu_tensors
 
+    gpu_int4.install()
     gpu_tensors.start()
 
 
