@@ -284,8 +284,8 @@ def _notes(table: FitTable) -> list[str]:
     )
     if simulated:
         notes.append(
-            f"simulated GiB: of {', '.join(simulated)} with each code in a byte, as qbench runs"
-            " them where no packed kernel takes them; GiB and batches are of packed codes, as they"
+            f"simulated GiB: of {', '.join(simulated)} with codes held wider, as qbench runs them"
+            " where no packed kernel takes them; GiB and batches are of packed codes, as they"
             " are served."
         )
     made = dict.fromkeys(row.precision for row in table.rows if row.loading_bytes is not None)

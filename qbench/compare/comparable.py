@@ -57,7 +57,8 @@ def find_gap(
 ) -> Gap | None:
     """What bars a metric of `new` from being compared with that of `old`; None if nothing does.
 
-    Within one run (`same_run`: a cell against its reference) other weights of the model bar it too;
+    Within one run (`same_run`: a cell against its reference) other weights of the model bar it too,
+    unless they are of a checkpoint that was made of the reference's model;
     between two runs they are what is being compared, and are listed among the conditions.
     """
     for records, side in ((new, "this side"), (old, "the reference" if same_run else "the other")):
@@ -71,7 +72,8 @@ def find_gap(
     for one in parameter_changes(mine, theirs):
         if bound or one.name not in FREE_PARAMS:
             return _other(one.name, one.new, one.old)
-    if same_run and fingerprint(mine) != fingerprint(theirs):
+    made_of_it = mine.cell.model.original == theirs.cell.model.name
+    if same_run and not made_of_it and fingerprint(mine) != fingerprint(theirs):
         return _other("weights", _short(fingerprint(mine)), _short(fingerprint(theirs)))
     return _other_device(mine, theirs) if bound else _other_data(mine, theirs, metric)
 

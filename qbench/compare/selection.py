@@ -87,6 +87,9 @@ class TableRecords:
     """Those of the untuned model, the reference first."""
     tuned: tuple[CellRecords, ...] = ()
     """The trainings and what is served of them: by arm and seed, each training first."""
+    misfits: tuple[CellRecords, ...] = ()
+    """Where checkpoints stand beside their original, what was skipped because it is for the one and
+    not for the other: they have no rows."""
 
     @property
     def title(self) -> str:
@@ -95,8 +98,8 @@ class TableRecords:
 
     @property
     def every(self) -> tuple[CellRecords, ...]:
-        """All cells, the untuned ones first."""
-        return (*self.cells, *self.tuned)
+        """All cells, the untuned ones first, and last those without a row."""
+        return (*self.cells, *self.tuned, *self.misfits)
 
     @property
     def reference(self) -> CellRecords | None:
@@ -193,7 +196,9 @@ def _without_repeat(value: Any) -> Any:
 
 
 def _table_key(record: Record) -> tuple[str, str, str]:
-    return record.suite, record.environment.device_kind, record.cell.model.name
+    # A checkpoint that is quantized already stands beside the model that it was made of.
+    model = record.cell.model
+    return record.suite, record.environment.device_kind, model.original or model.name
 
 
 def _cell_key(record: Record) -> tuple[str, ...]:
@@ -212,12 +217,15 @@ def _tables(records: list[Record]) -> tuple[TableRecords, ...]:
         device = next(iter(cells.values()))[0].environment.device
         shown = zip((suite, device, model), several, strict=True)
         prefix = [part for part, differs in shown if differs]
-        rows = _rows(cells, prefix)
+        every = _rows(cells, prefix)
+        misfits = tuple(row for row in every if _is_misfit(row, every))
+        rows = tuple(row for row in every if row not in misfits)
         tables.append(
             TableRecords(
                 suite,
                 device,
                 model,
+                misfits=misfits,
                 cells=tuple(row for row in rows if row.tuning is None),
                 tuned=tuple(
                     sorted((row for row in rows if row.tuning is not None), key=_tuned_order)
@@ -231,11 +239,24 @@ def _rows(cells: dict[str, list[Record]], prefix: list[str]) -> tuple[CellRecord
     reference = _reference_slug(records for records in cells.values())
     rows = []
     for slug, records in cells.items():
-        label = records[0].cell.label
+        cell = records[0].cell
+        label = cell.label
+        if cell.model.original is not None:
+            label = f"{cell.model.name} ({label})"
         place = " / ".join([*prefix, label])
         rows.append(CellRecords(label, place, slug, slug == reference, tuple(records)))
     # sorted is stable: within a precision the order of first appearance stays
     return tuple(sorted(rows, key=lambda row: (not row.reference, _rank(row))))
+
+
+def _is_misfit(row: CellRecords, rows: tuple[CellRecords, ...]) -> bool:
+    """Whether it is of an original, for checkpoints alone, among rows of both; or the reverse."""
+    made = {one.records[0].cell.model.original is not None for one in rows}
+    if len(made) == 1 or any(record.status != "skipped" for record in row.records):
+        return False
+    cell = row.records[0].cell
+    held = precisions().get(cell.precision.name)
+    return held is not None and held.takes_quantized != (cell.model.original is not None)
 
 
 def _reference_slug(cells: Iterable[list[Record]]) -> str | None:

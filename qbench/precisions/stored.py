@@ -186,8 +186,9 @@ def _by_files(model: PreTrainedModel, folder: Path, method: str, rest: str) -> V
         found = verify_by_files(model, files, method=method, rest=rest)
         packed = sum(held.bytes for held in files.modules.values())
     computed_bytes = linear_bytes(model)
-    said = list(found.warnings)
+    said, details = list(found.warnings), dict(found.details)
     if method in DEQUANTIZED:
+        details["unlike_served"] = f"computed in {rest}, with the numbers that the codes stand for"
         said.append(
             f"transformers loads this checkpoint as {rest} numbers: the bytes that are held and the"
             f" times are those of {rest}; its codes take {packed} bytes in the files, and its"
@@ -198,7 +199,7 @@ def _by_files(model: PreTrainedModel, folder: Path, method: str, rest: str) -> V
             f"the kernels of {method} keep the codes in an order of their own: from the first"
             f" forward pass on they take {computed_bytes} bytes, where {codes_bytes} were loaded"
         )
-    return replace(found, warnings=tuple(said))
+    return replace(found, details=details, warnings=tuple(said))
 
 
 def linear_bytes(model: PreTrainedModel) -> int:

@@ -37,16 +37,20 @@ def weights_of(shape: ModelShape) -> LogicalWeights:
 
 
 def bits_per_weight(
-    held: StaticBytes, weights: LogicalWeights, *, saved: float = 0.0
+    held: StaticBytes, weights: LogicalWeights, *, saved: float = 0.0, saved_in_experts: float = 0.0
 ) -> Mapping[Part, float | None]:
     """8 × bytes ÷ logical weights of each part; None for a part that has no weights.
 
     The quantization state is of the linear layers, which alone are held in codes. `saved` are the
-    bytes by which the codes are fewer than those that are held, where they are packed.
+    bytes by which the codes are fewer than those that are held, where they are packed;
+    `saved_in_experts` those of them that are of no linear layer.
     """
     parts: dict[Part, tuple[float, int]] = {
         "model": (held.total - saved, weights.model),
-        "linear": (held.linear + held.quantization_state - saved, weights.linear),
+        "linear": (
+            held.linear + held.quantization_state - (saved - saved_in_experts),
+            weights.linear,
+        ),
         "embeddings_and_head": (held.embeddings_and_head, weights.embeddings_and_head),
     }
     return {

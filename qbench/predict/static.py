@@ -17,6 +17,7 @@ from qbench.finetune.serve.deployment import WHOLE_MODELS
 from qbench.finetune.targets import is_tied, targeted, tied_matrices, under
 from qbench.precisions import options_of, precisions
 from qbench.precisions.computing import compute_type
+from qbench.precisions.storage import fixed_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,6 +62,15 @@ def saved_by_packing(shape: ModelShape | None, precision: PrecisionRef) -> float
         return 0.0
     packed = precisions()[precision.name].packed_bytes(shape, options_of(precision))
     return 0.0 if packed is None else stored_bytes(shape, precision).total - packed
+
+
+def saved_in_experts(shape: ModelShape) -> int:
+    """Of that, what a checkpoint's experts take less in its files than as the numbers they are."""
+    return sum(
+        fixed_bytes(tensor, 0) - tensor.packed_bytes
+        for tensor in shape.tensors
+        if tensor.role != "linear" and tensor.packed_bytes
+    )
 
 
 def stored_bytes(shape: ModelShape, precision: PrecisionRef) -> StaticBytes:

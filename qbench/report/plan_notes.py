@@ -58,6 +58,7 @@ def _mixtures(plan: Plan) -> list[str]:
             if cell.model.ref.name == name
             and is_quantized(cell.cell.precision)
             and cell.predicted is not None
+            and not cell.model.quantization
             and cell.predicted.other >= whole
         )
         lines.append(f"{name}: {mixture.words}")
@@ -167,8 +168,8 @@ def _other_bytes(plan: Plan) -> list[str]:
     if simulated:
         listed = ", ".join(dict.fromkeys(simulated))
         told.append(
-            f"bytes and bits/weight of {listed} are of packed codes, as they are served; here each"
-            " code is held in a byte (held here), and the peak is of that"
+            f"bytes and bits/weight of {listed} are of packed codes, as they are served; here"
+            " they are held wider (held here), and the peak is of that"
         )
     made = {
         cell.cell.precision.label: _size(size)

@@ -21,6 +21,7 @@ from qbench.plan.needs import (
 )
 from qbench.plan.plan import RETRIED
 from qbench.predict.bits import bits_per_weight, weights_of
+from qbench.predict.static import saved_in_experts
 from qbench.report.cell_row import called_in_words
 from qbench.report.plan_kinds import kinds_data, kinds_parts
 from qbench.report.plan_notes import need_notes, plan_notes
@@ -168,7 +169,12 @@ def _predicted(cell: PlannedCell) -> tuple[Figure, ...]:
     if cell.predicted is None or cell.model.shape is None:
         return Figure(word="not known", tone="quiet"), _NONE, _NONE, _NONE
     saved = saved_bytes(cell)
-    bits = bits_per_weight(cell.predicted, weights_of(cell.model.shape), saved=saved)
+    bits = bits_per_weight(
+        cell.predicted,
+        weights_of(cell.model.shape),
+        saved=saved,
+        saved_in_experts=saved_in_experts(cell.model.shape),
+    )
     told = (_NONE if value is None else Figure(value) for value in (bits["model"], bits["linear"]))
     held = Figure(cell.predicted.total) if saved else _NONE
     return Figure(round(cell.predicted.total - saved)), held, *told

@@ -69,7 +69,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     phase("verify")
     verification = precisions()[source.held.name].verify(model, options_of(source.held))
     served = {"unlike_served": unlike_served(source.held, job.device)}
-    verification = replace(verification, details={**verification.details, **served})
+    verification = replace(verification, details={**served, **verification.details})
     if job.cell.model.device_map is not None:
         placement = {"placement": describe_placement(model)}
         verification = replace(verification, details={**verification.details, **placement})

@@ -403,6 +403,18 @@ def test_a_suite_measures_it_beside_its_original(tmp_path: Path) -> None:
     assert records["original--nf4-dq", "quality"].item.held_against == "fp32"
     assert records["original--fp32", "quality"].reference
     (page,) = (folder / "reports").glob("*.md")
-    assert "of the predictions from original's, in nats" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "of the predictions from fp32's, in nats" in text
+    first = text[text.index("| precision") :].split("\n\n")[0]
+    rows = first.splitlines()[2:]
+    named = [line.split("|")[1].strip() for line in rows]
+    assert named == ["fp32 (reference)", "nf4-dq", "quantized (stored)"]
+    on_loading, as_stored = ([cell.strip() for cell in line.split("|")] for line in rows[-2:])
+    assert on_loading[-4:] == as_stored[-4:], "perplexity, its change from fp32's, and KL"
+    assert float(as_stored[-3])
+    (html,) = (folder / "reports").glob("*.html")
+    assert "quantized (stored)" in html.read_text(encoding="utf-8")
+    told = place.call_here("recommend", "results").output
+    assert "quantized (stored)" in told
     static = records["quantized--stored", "footprint"].value("memory.static")
     assert f"{static:,.0f}" in planned.output

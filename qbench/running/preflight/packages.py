@@ -12,7 +12,7 @@ from qbench.precisions import precisions
 from qbench.precisions.kv_cache import kv_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from qbench.core.spec import Cell, ResolvedModel
     from qbench.plan.job import Job
@@ -27,14 +27,15 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     A cell that is skipped for want of a package counts too: installing it is all that it takes.
     """
     wanted: dict[str, dict[str, None]] = {}
-    cells = [(job.cell, job.model) for job in jobs]
-    cells += [(cell.cell, cell.model) for cell in plan.cells if cell.skip]
+    cells: list[tuple[Cell, ResolvedModel, str | None]]
+    cells = [(job.cell, job.model, None) for job in jobs]
+    cells += [(cell.cell, cell.model, cell.skip) for cell in plan.cells if cell.skip]
     if jobs:
         for package in _ALWAYS:
             wanted.setdefault(package, {})["every cell"] = None
-    for cell, model in cells:
+    for cell, model, skip in cells:
         for user, packages in _needs(cell, model):
-            for package in packages:
+            for package in packages if skip is None else _lacking(packages, skip):
                 wanted.setdefault(package, {})[user] = None
     for name in dict.fromkeys(task.item.measurement for job in jobs for task in job.tasks):
         for package in measures()[name].needs:
@@ -54,6 +55,11 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
             remedy=f"{install_command(missing)}, or leave out what needs them",
         )
     ]
+
+
+def _lacking(packages: Iterable[str], skip: str) -> Iterator[str]:
+    """Those that a cell is skipped for the want of, by the reason."""
+    return (package for package in packages if package in skip)
 
 
 def _needs(cell: Cell, model: ResolvedModel) -> Iterator[tuple[str, tuple[str, ...]]]:
