@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ from qbench.measures.latency import LATENCY, LatencyOptions, LatencyPoint
 from qbench.measures.roofline.latency import latency_limits, multiplied_in, weight_bytes_read
 from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
 from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
+from qbench.predict.mixtures import mixture_of
 from qbench.predict.shapes import DecoderShape, LayerSort
 from qbench.predict.work import GridPoint
+from qbench.sources.models.known_configs import known_configs
+from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -133,6 +137,21 @@ def test_mistral_7b_by_hand() -> None:
     )
     assert step.adapters == 6 * 27_262_976 * 2048
     assert step.blocks + step.head == 4 * (weights + head) * 2048
+
+
+@pytest.mark.parametrize(
+    ("name", "norms"),
+    [("Mixtral-8x7B-v0.1", 65 * 4096), ("Qwen3-30B-A3B", 97 * 2048 + 96 * 128)],
+)
+def test_of_experts_those_that_a_token_meets_compute(name: str, norms: int) -> None:
+    """Two operations for each weight that it reads, but the head's and those that are no matrix."""
+    mixture = mixture_of(resolve_model(parse_model(f"random:{name}", base=Path("/"))))
+    shape, _ = sizes_of(json.loads((known_configs()[name] / "config.json").read_text()))
+    assert mixture is not None
+    assert shape is not None
+    found = forward_operations(shape, batch=1, tokens=1, head_tokens=0)
+    head = shape.hidden * shape.vocabulary
+    assert found.blocks == 2 * ((mixture.read or 0) - head - norms)
 
 
 def test_a_window_hides_what_lies_further_back() -> None:
