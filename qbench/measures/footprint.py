@@ -121,7 +121,7 @@ METRICS = (
         unit="B",
         better="lower",
         title="checkpoint on disk",
-        formula="bytes of the safetensors files that are loaded",
+        formula="bytes of the safetensors or GGUF files that are loaded",
     ),
     MetricDefinition(
         name="load_time",

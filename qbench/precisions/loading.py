@@ -11,6 +11,7 @@ from qbench.core.number_types import torch_type
 from qbench.precisions.placement import EVERY_GPU, check_placement, refusing_offload
 from qbench.precisions.random_weights import make_random
 from qbench.sources.bundled import bundled_models
+from qbench.sources.models.gguf_models import gguf_of
 from qbench.sources.models.random_models import TOKENIZER_MODEL, is_random
 
 if TYPE_CHECKING:
@@ -88,8 +89,11 @@ def load_tokenizer(checkpoint: Checkpoint, *, bundled: bool) -> PreTrainedTokeni
     """
     from transformers import AutoTokenizer
 
+    file = None if bundled else gguf_of(checkpoint.folder)
+    own = checkpoint.folder if file is None else file.parent
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        str(bundled_models()[TOKENIZER_MODEL] if bundled else checkpoint.folder),
+        str(bundled_models()[TOKENIZER_MODEL] if bundled else own),
+        gguf_file=None if file is None else file.name,
         trust_remote_code=checkpoint.trust_remote_code,
         local_files_only=True,
     )

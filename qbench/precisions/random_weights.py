@@ -57,7 +57,7 @@ def make_random(
         quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
         quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device})
     placement = plan_placement(model, quantizer) if device == EVERY_GPU else {"": device}
-    _make_buffers(model, placement)
+    make_buffers(model, placement)
     made: dict[int, torch.nn.Parameter] = {}
     for name, weight in stored.items():
         if id(weight) in made:
@@ -85,7 +85,7 @@ def make_random(
     return model
 
 
-def _make_buffers(model: PreTrainedModel, placement: dict[str, Any]) -> None:
+def make_buffers(model: PreTrainedModel, placement: dict[str, Any]) -> None:
     """Puts the buffers on their devices, computed as the model's own initialisation does."""
     import torch
 

@@ -19,6 +19,7 @@ from qbench.precisions.bnb4bit import FourBit, FourBitOptions, keep_codes
 from qbench.precisions.checkpoint_formats.files import CheckpointFiles
 from qbench.precisions.checkpoint_formats.methods import METHODS, unknown_method
 from qbench.precisions.checkpoint_formats.verifying import check_files, verify_by_files
+from qbench.precisions.gguf.gguf import block_products
 from qbench.precisions.int8 import Int8, Int8Options
 from qbench.precisions.inventory import inventory
 from qbench.precisions.layer_weights import LibraryWeights
@@ -27,6 +28,7 @@ from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import fixed_bytes, static_bytes
 from qbench.sources.models.config import read_config
+from qbench.sources.models.gguf_models import METHOD, gguf_of
 from qbench.sources.shapes.stored import DEQUANTIZED, quantization_method, quantizes_inputs
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class Stored(LibraryWeights, Precision):
         compute = float_type(str(quantized.get("bnb_4bit_compute_dtype") or "float32"))
         if rest is None or compute is None:
             return None
+        if quantized.get("quant_method") == METHOD:
+            return block_products(rest)
         if quantized.get("quant_method") in DEQUANTIZED and not quantizes_inputs(quantized):
             return Products("floating", rest, rest)
         if quantized.get("load_in_8bit"):
@@ -98,7 +102,11 @@ class Stored(LibraryWeights, Precision):
         def linear(tensor: TensorShape) -> tuple[int, int]:
             return tensor.stored_bytes or (fixed_bytes(tensor, 4), 0)
 
-        return static_bytes(shape, 4, linear)
+        plain = static_bytes(shape, 4, linear)
+        # GGUF files hold these in blocks too.
+        tables = [one for one in shape.tensors if one.role in {"embedding", "head"}]
+        held = sum(sum(linear(one)) for one in tables)
+        return plain.model_copy(update={"embeddings_and_head": held})
 
     def packed_bytes(self, shape: ModelShape, options: StoredOptions) -> float | None:
         """What the files hold, where libraries load plain numbers in the place of codes."""
@@ -114,6 +122,10 @@ class Stored(LibraryWeights, Precision):
 
     def load(self, checkpoint: Checkpoint, options: StoredOptions) -> PreTrainedModel:
         """Loads codes and state as they are stored, or plain numbers in their place."""
+        if gguf_of(checkpoint.folder) is not None:
+            from qbench.precisions.gguf.file import load_file
+
+            return load_file(checkpoint)
         with CheckpointFiles(checkpoint.folder) as files:
             quantized = files.quantization
             check_files(files)
@@ -134,7 +146,11 @@ class Stored(LibraryWeights, Precision):
         folder, rest = Path(model.name_or_path), _own_name(str(model.dtype))
         config: dict[str, Any] = read_config(folder)["quantization_config"]
         method = quantization_method({"quantization_config": config}, str(folder)) or ""
-        if config.get("load_in_4bit"):
+        if method == METHOD:
+            from qbench.precisions.gguf.file import verify_file
+
+            found = verify_file(model)
+        elif config.get("load_in_4bit"):
             found = FourBit(
                 name=NAME,
                 summary="",

@@ -61,6 +61,7 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "bitsandbytes": Method(("bitsandbytes", "accelerate")),
+    "gguf": Method(("gguf",)),
     "gptq": Method(("gptqmodel", "optimum", "accelerate")),
     "awq": Method(("gptqmodel", "accelerate")),
     "auto-round": Method(("auto-round", "gptqmodel", "accelerate")),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
 
 
-def skeleton_of(checkpoint: Checkpoint) -> PreTrainedModel:
+def skeleton_of(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The model of the folder's config.json on the meta device, linear layers in place of Conv1D.
 
     Its names are those that `load_layer_by_layer` hands out.
@@ -25,6 +26,8 @@ def skeleton_of(checkpoint: Checkpoint) -> PreTrainedModel:
         str(checkpoint.folder), trust_remote_code=trusted, local_files_only=True
     )
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trusted
+        )
     replace_conv1d(model)
     return model

@@ -73,3 +73,7 @@ TYPES: dict[int, BlockType] = {number: BlockType(*fields) for number, fields in 
 BY_NAME: dict[str, BlockType] = {one.name: one for one in TYPES.values()}
 FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Types that are not quantized, with torch's names."""
+DEQUANTIZED = (
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "NVFP4"),
+)
+"""Types whose blocks no layer of qbench's computes with: the package makes weights of them once."""

@@ -104,6 +104,13 @@ def no_weights_message(place: str, names: list[str]) -> str:
             " the model with AutoModelForCausalLM.from_pretrained and write it with"
             " save_pretrained(folder, safe_serialization=True)"
         )
+    blocks = [name for name in names if name.endswith(".gguf")]
+    if blocks:
+        return (
+            f"{place}: found GGUF files ({', '.join(blocks[:3])}{' …' if len(blocks) > 3 else ''});"
+            " expected a model folder; give one such file, on this machine, by its path (`hf"
+            " download` fetches it from a hub)"
+        )
     others = [name for name in names if name.endswith(".safetensors")]
     if others:
         return (

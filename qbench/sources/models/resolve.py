@@ -12,8 +12,10 @@ from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import ModelRef, ResolvedModel, slugify
 from qbench.sources.bundled import PREFIX, bundled_models
-from qbench.sources.fingerprint import files_sha256
+from qbench.sources.fingerprint import file_sha256, files_sha256
+from qbench.sources.models import gguf_models
 from qbench.sources.models.config import check_config, context_tokens, read_config
+from qbench.sources.models.gguf_file import SUFFIX, read_gguf
 from qbench.sources.models.headers import (
     ADAPTER_CONFIG,
     INDEX_FILE,
@@ -79,7 +81,8 @@ def parse_model(
             )
         default_name = location
     elif (folder := _local_folder(source, base)) is not None:
-        kind, location, default_name = "folder", str(folder), folder.name
+        kind, location = "folder", str(folder)
+        default_name = folder.stem if folder.suffix == SUFFIX else folder.name
     else:
         kind, (location, _, after) = "hub", source.partition("@")
         if not _HUB_ID.fullmatch(location) or (not after and "@" in source):
@@ -163,7 +166,9 @@ def _describe(ref: ModelRef) -> _Described:
     if ref.kind == "bundled":
         return _describe_folder(ref, bundled_models()[ref.location])
     if ref.kind == "folder":
-        return _describe_folder(ref, Path(ref.location))
+        folder = Path(ref.location)
+        file = folder if folder.suffix == SUFFIX else gguf_models.only_gguf(folder)
+        return _describe_folder(ref, folder) if file is None else _describe_gguf(ref, file)
     if ref.kind == "random":
         return _describe_random(ref)
     from qbench.sources.models import hub
@@ -231,9 +236,10 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
 
 
 def _local_folder(source: str, base: Path) -> Path | None:
-    """The folder that a source means, whether it exists or not; None for a hub id."""
+    """The folder or GGUF file that a source means, there or not; None for a hub id."""
     path = written_path(source, base, ModelError)
-    if source.startswith((".", "/", "~")) or (source and path.is_dir()):
+    is_file = path.suffix == SUFFIX and path.is_file()
+    if source.startswith((".", "/", "~")) or (source and path.is_dir()) or is_file:
         return path.resolve()
     return None
 
@@ -266,6 +272,34 @@ def _describe_folder(ref: ModelRef, folder: Path, commit: str | None = None) -> 
         disk_bytes=disk_bytes,
     )
     return _of_files(model, config, tensors, str(folder), folder)
+
+
+def _describe_gguf(ref: ModelRef, path: Path) -> _Described:
+    file = read_gguf(path)
+    config = gguf_models.config_of_file(file)
+    tensors = gguf_models.stored_tensors(file)
+    try:
+        fingerprint = file_sha256(path)
+        disk_bytes = path.stat().st_size
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    folder = gguf_models.make_folder(file, config, fingerprint)
+    model = ResolvedModel(
+        ref=ref,
+        folder=str(folder),
+        revision=None,
+        fingerprint=fingerprint,
+        architecture=check_config(config, str(path)),
+        context_tokens=context_tokens(config),
+        shape=None,
+        disk_bytes=disk_bytes,
+        quantization=gguf_models.METHOD,
+    )
+    return _Described(
+        model,
+        shape_from_headers(tensors, config, str(path)) or Unbuilt(folder),
+        lambda shape: gguf_models.stored_shape(shape, file),
+    )
 
 
 def _describe_remote(ref: ModelRef, remote: RemoteModel) -> _Described:
