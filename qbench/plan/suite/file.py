@@ -77,9 +77,9 @@ Source = Annotated[
     expects(
         "a model: `bundled:…`, a folder, or a hub id",
         pattern=r"\S",
-        description="`bundled:<name>`, a folder (relative to the suite's file), a hub id with an"
-        " optional `@revision`, or `random:` before one of these or the name of a known"
-        " configuration: the same shape with random weights.",
+        description="`bundled:<name>`, a folder or a .gguf file (relative to the suite's file), a"
+        " hub id with an optional `@revision`, or `random:` before one of these or the name of a"
+        " known configuration: the same shape with random weights.",
         examples=["bundled:tiny-mistral", "./my-model", "owner/name@rev", "random:Mistral-7B"],
     ),
 ]

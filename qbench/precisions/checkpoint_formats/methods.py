@@ -61,7 +61,6 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "bitsandbytes": Method(("bitsandbytes", "accelerate")),
-    "gguf": Method(("gguf",)),
     "gptq": Method(("gptqmodel", "optimum", "accelerate")),
     "awq": Method(("gptqmodel", "accelerate")),
     "auto-round": Method(("auto-round", "gptqmodel", "accelerate")),
@@ -82,6 +81,7 @@ METHODS: Mapping[str, Method] = {
     "vptq": Method(("vptq", "accelerate"), gpu=True),
     "higgs": Method(("flute-kernel", "fast_hadamard_transform", "accelerate"), gpu=True),
     "fp_quant": Method(("fp_quant", "accelerate"), gpu=True),
+    "gguf": Method(("gguf",)),
     "eetq": Method(refused=_FROM_A_HUB, nearest="int8-wo"),
     "hqq": Method(
         refused=_NO_READER,
