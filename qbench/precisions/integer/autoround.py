@@ -2,8 +2,8 @@
 
 Cheng et al. 2023, arXiv 2309.05516: a number within a half is added to each weight in steps before
 it is rounded, and the ends of each group's range are multiplied by shares; both follow the sign of
-the gradient of the squared error that a whole block makes. Here each block is held against itself
-unrounded on the inputs that the rounded blocks before it give.
+the gradient of the squared error that a whole block makes. A block has the inputs that the rounded
+ones before it give, and is held against what it makes in the model that is not rounded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.precisions.integer.options import IntegerOptions
-    from qbench.precisions.integer.walk import Block
+    from qbench.precisions.integer.walk import Block, Made
 
 BATCH = 8
 """Windows of a step, as the authors do."""
@@ -46,6 +46,7 @@ def quantize_by_autoround(
     model.requires_grad_(requires_grad=False)
     found: dict[str, dict[str, float]] = {}
     chooser = random.Random(options.calibration_seed)  # noqa: S311 - a sample, not a secret
+    wanted: list[Made] = []
     for block in Walk(model, layers, windows).blocks():
         reached: set[str] = set()
 
@@ -53,17 +54,18 @@ def quantize_by_autoround(
             reached.add(name)
 
         with torch.no_grad(), seen_by(block.layers, note):
-            wanted = [block.output(at).cpu() for at in range(len(windows))]
+            before: list[Made | None] = [*wanted] or [None] * len(windows)
+            wanted = [block.made(at, one).stored() for at, one in enumerate(before)]
         for name in block.layers:
             if name not in reached:
                 raise unreached(name)
         tuned = {name: Rounding(one.weight, options, dtype) for name, one in block.layers.items()}
         nearest = _error(block, tuned, wanted)
-        before = [rounding.values() for rounding in tuned.values()]
+        untuned = [rounding.values() for rounding in tuned.values()]
         _tune(block, tuned, wanted, options, chooser)
         error = _error(block, tuned, wanted)
         if not error < nearest:
-            for rounding, values in zip(tuned.values(), before, strict=True):
+            for rounding, values in zip(tuned.values(), untuned, strict=True):
                 rounding.take(values)
         for name, layer in block.layers.items():
             found[name] = {"block_error": min(error, nearest), "block_error_nearest": nearest}
@@ -150,7 +152,7 @@ class Rounding:
 def _tune(
     block: Block,
     tuned: dict[str, Rounding],
-    wanted: list[torch.Tensor],
+    wanted: list[Made],
     options: IntegerOptions,
     chooser: random.Random,
 ) -> None:
@@ -177,7 +179,7 @@ def _tune(
         rounding.take(values)
 
 
-def _error(block: Block, tuned: dict[str, Rounding], wanted: list[torch.Tensor]) -> float:
+def _error(block: Block, tuned: dict[str, Rounding], wanted: list[Made]) -> float:
     """Norm of what the block's outputs are off, over that of the outputs, on all windows."""
     import torch
 
@@ -185,14 +187,13 @@ def _error(block: Block, tuned: dict[str, Rounding], wanted: list[torch.Tensor])
     with _rounded_layers(block, tuned), torch.no_grad():
         for at, one in enumerate(wanted):
             off += float(_off(block, at, wanted).square().sum())
-            whole += float(one.float().square().sum())
+            whole += float(one.hidden.float().square().sum())
     return float((off / whole) ** 0.5) if whole > 0 else 0.0
 
 
-def _off(block: Block, at: int, wanted: list[torch.Tensor]) -> torch.Tensor:
+def _off(block: Block, at: int, wanted: list[Made]) -> torch.Tensor:
     """What the block's output of a window is off, in fp32."""
-    found = block.output(at)
-    return found.float() - wanted[at].to(found.device).float()
+    return block.made(at).hidden.float() - wanted[at].hidden.float()
 
 
 def _rounded_layers(block: Block, tuned: dict[str, Rounding]) -> ExitStack:

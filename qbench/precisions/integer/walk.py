@@ -9,7 +9,7 @@ never run. What is kept is one output a window, in the machine's memory: 2 GiB f
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ class Walk:
         self._layers = layers
         self._windows = windows
         self.count = len(windows)
-        self._kept: list[_Stored | None] = [None] * len(windows)
+        self._kept: list[Made | None] = [None] * len(windows)
         self._passed: list[nn.Module] = []
         self._chain = _chain(model, list(layers))
         if not self._hands_on():
@@ -44,11 +44,17 @@ class Walk:
         for name, group in groupby(self._layers.items(), key=lambda item: _block(item[0])):
             yield Block(self, self._model.get_submodule(name) if name else None, dict(group))
 
-    def forward(self, module: nn.Module | None, at: int) -> Any:
-        """What a block makes of a window as the model is now; of the whole model for None."""
+    def forward(self, module: nn.Module | None, at: int, given: Made | None = None) -> Made:
+        """What a block makes of a window as the model is now; the whole model for None.
+
+        Of what was given, where the block before made that, else of what that makes as it is now.
+        """
         while module in self._chain[len(self._passed) :] and module is not self._next:
             self._pass_on()
-        return self._forward(module, self._kept[at], self._windows[at])
+        kept = self._kept[at]
+        if given is not None and self._passed and given.module is self._passed[-1]:
+            kept = given
+        return self._forward(module, kept, self._windows[at])
 
     @property
     def _next(self) -> nn.Module:
@@ -59,10 +65,10 @@ class Walk:
 
         with torch.no_grad():
             for at, window in enumerate(self._windows):
-                self._kept[at] = _Stored(self._forward(self._next, self._kept[at], window))
+                self._kept[at] = self._forward(self._next, self._kept[at], window).stored()
         self._passed.append(self._next)
 
-    def _forward(self, module: nn.Module | None, kept: _Stored | None, window: torch.Tensor) -> Any:
+    def _forward(self, module: nn.Module | None, kept: Made | None, window: torch.Tensor) -> Made:
         """A forward that ends with the block; those passed return what was kept."""
         made: list[Any] = []
 
@@ -72,7 +78,7 @@ class Walk:
 
         with ExitStack() as changed:
             if module in self._chain and self._passed:
-                made_before = None if kept is None else kept.back()
+                made_before = None if kept is None else kept.output
 
                 def skip(*_inputs: Any, **_options: Any) -> Any:
                     return made_before
@@ -81,10 +87,9 @@ class Walk:
                     changed.enter_context(computing(passed, skip))
             if module is not None:
                 changed.callback(module.register_forward_hook(stop).remove)
-            try:
-                return self._model(input_ids=window, use_cache=False)
-            except _BlockDoneError:
-                return made[0]
+            with suppress(_BlockDoneError):
+                made.append(self._model(input_ids=window, use_cache=False))
+        return Made(module, made[0])
 
     def _hands_on(self) -> bool:
         """Whether a window comes out of the last block as it does without what is kept.
@@ -97,10 +102,10 @@ class Walk:
             return False
         window = self._windows[0]
         with torch.no_grad():
-            kept: _Stored | None = None
+            kept: Made | None = None
             try:
                 for module in self._chain:
-                    kept = _Stored(self._forward(module, kept, window))
+                    kept = self._forward(module, kept, window)
                     self._passed.append(module)
                 self._passed.clear()
                 whole = self._forward(self._chain[-1], None, window)
@@ -108,7 +113,7 @@ class Walk:
                 return False
             finally:
                 self._passed.clear()
-        return kept is not None and torch.equal(hidden(kept.back()), hidden(whole))
+        return kept is not None and torch.equal(kept.hidden, whole.hidden)
 
 
 class Block:
@@ -127,29 +132,37 @@ class Block:
             for at in range(self._walk.count):
                 self._walk.forward(self._module, at)
 
-    def output(self, at: int) -> torch.Tensor:
-        """What the block makes of a window now, (1, tokens, hidden)."""
-        return hidden(self._walk.forward(self._module, at))
+    def made(self, at: int, given: Made | None = None) -> Made:
+        """What the block makes of a window now, or of what the one before made of it."""
+        return self._walk.forward(self._module, at, given)
 
 
-def hidden(output: Any) -> torch.Tensor:
-    """The hidden states of what a block, or the model, returns."""
-    found: torch.Tensor = output if hasattr(output, "shape") else output[0]
-    return found
+class Made:
+    """What a block returned."""
 
-
-class _Stored:
-    """What a block returned, its tensors on the CPU."""
-
-    def __init__(self, output: Any) -> None:
+    def __init__(self, module: nn.Module | None, output: Any) -> None:
+        self.module = module
         self._is_tensor = hasattr(output, "shape")
-        parts = (output,) if self._is_tensor else output
-        self._parts = [(getattr(one, "device", None), _on(one, "cpu")) for one in parts]
+        parts = output.values() if isinstance(output, dict) else output
+        self._parts = (output,) if self._is_tensor else tuple(parts)
+        self._devices = [getattr(one, "device", None) for one in self._parts]
 
-    def back(self) -> Any:
-        """The same where it was made."""
-        parts = tuple(_on(one, device) for device, one in self._parts)
+    def stored(self) -> Made:
+        """The same, its tensors in the machine's memory."""
+        self._parts = tuple(_on(one, "cpu") for one in self._parts)
+        return self
+
+    @property
+    def output(self) -> Any:
+        """As the block returned it."""
+        parts = tuple(map(_on, self._parts, self._devices))
         return parts[0] if self._is_tensor else parts
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The hidden states, (1, tokens, hidden); the logits of a whole model."""
+        found: torch.Tensor = _on(self._parts[0], self._devices[0])
+        return found
 
 
 def _on(value: Any, device: Any) -> Any:
