@@ -62,8 +62,17 @@ def _served(record: Record, name: str) -> float | None:
 
 def _is_wider(record: Record) -> bool:
     """Whether codes are held in more; those of 8 bits are not, though zero points may be fewer."""
-    if record.value(_NOMINAL[MODEL_BITS]) is None:
+    nominal, held = record.value(_NOMINAL[MODEL_BITS]), record.value(MODEL_BITS)
+    if nominal is None or held is None or nominal >= held:
         return False
+    return holds_wider(record) is not False
+
+
+def holds_wider(record: Record) -> bool | None:
+    """Whether what was loaded for a record holds codes in more bits than they have.
+
+    None where it does not say how many bits they are.
+    """
     loaded = as_mapping(record.details.get("loaded"))
     nominal, stored = loaded.get("code_bits_nominal"), loaded.get("code_bits_stored")
-    return nominal is None or nominal != stored
+    return None if nominal is None else nominal != stored

@@ -1,9 +1,10 @@
-"""Which speeds are not those of a format as it is served: the ones that are emulated here."""
+"""Which speeds and peaks are not those of a format as it is served: what is emulated here."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.served import holds_wider
 from qbench.core.unchecked import as_mapping
 from qbench.precisions import unlike_served
 
@@ -19,18 +20,21 @@ _OF_SPEED = frozenset({"s", "tokens/s", "J"})
 limits of the machine."""
 KEY = "unlike_served"
 """In what a record tells of the loaded model: the sentence, or None."""
-LEGEND = "not the speed of the format as it is served"
+LEGEND = "not the speed, or the peak, of the format as it is served"
 """What the mark ≠ means."""
+_HELD_WIDER = "a peak is of codes that are held in more bits than they have; packed ones take less"
 
 
 def why_not_served(records: Sequence[Record], metric: str) -> str | None:
-    """Why a speed that records hold is not that of their precision as it is served.
+    """Why a speed or a peak that records hold is not that of their precision as it is served.
 
-    A sentence; None where it is, as far as is known, and for a metric that is no speed. A record
-    that does not say it is judged by its precision and its device.
+    A sentence; None where it is, as far as is known, and for any other metric. A record that does
+    not say it is judged by its precision and its device.
     """
     for record in records:
         found = record.metric(metric)
+        if found is not None and record.item.measurement == "memory" and holds_wider(record):
+            return _HELD_WIDER
         if found is None or not _is_speed(record, found):
             continue
         loaded = as_mapping(record.details.get("loaded"))

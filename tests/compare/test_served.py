@@ -100,3 +100,15 @@ def test_without_simulated_codes_nothing_changes() -> None:
             assert record.value(SERVED[STATIC]) == record.value(STATIC)
     assert all(name not in str(one.metrics) for cell in table.cells for one in cell.records
                for name in SERVED.values())  # fmt: skip
+
+
+def test_a_peak_of_simulated_codes_is_marked() -> None:
+    from qbench.compare.speed import why_not_served
+    from tests.record_factory import memory_record
+
+    record = memory_record("int8")
+    assert why_not_served([record], "memory.peak") is None
+    for bits, told in ((4, True), (8, False)):
+        loaded = {"code_bits_nominal": bits, "code_bits_stored": 8}
+        found = record.model_copy(update={"details": {**record.details, "loaded": loaded}})
+        assert ("held in more bits" in str(why_not_served([found], "memory.peak"))) is told

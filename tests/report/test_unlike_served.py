@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EMULATED = PrecisionRef(label="int4-g32", name="int4-g32", options={})
 REASON = unlike_served(EMULATED, "cpu") or "none was given"
-MEANING = "not the speed of the format as it is served"
+MEANING = "not the speed, or the peak, of the format as it is served"
 
 
 def held(record: Record, **loaded: Any) -> Record:
