@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from qbench.core.aliases import AlsoValues
 from qbench.core.number_types import BF16, FP16, FP32
+from qbench.precisions.precision import NoOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from qbench.core.spec import Frozen
 
 OWN: Literal["own"] = "own"
 """The name of the cache in the type that the model computes in, which every cell has else."""
@@ -47,6 +50,8 @@ class KvCache:
     """Packages it needs beside transformers."""
     residual_tokens: int = 128
     """New tokens from which on they are quantized; 1 where each is at once."""
+    options: type[Frozen] = NoOptions
+    """It has none, as it is listed beside what has."""
 
     @property
     def is_grouped(self) -> bool:

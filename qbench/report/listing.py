@@ -25,6 +25,7 @@ from qbench.core.page import (
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
+from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.names import other_names
 from qbench.report.known_models import MODELS
 
@@ -76,12 +77,15 @@ def listing_page(
     device = environment.device_type
     unlike = {name: one.unlike_served(one.options(), device) for name, one in precisions().items()}
     tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
+    cached = [(one, missing_packages(one.needs, environment)) for one in kv_caches().values()]
     taken = [(one, missing_packages(one.needs, environment)) for one in measures().values()]
     written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
     parts: list[Part] = [
         Heading("Precisions"),
         _table("what it is", environment.device, held, unlike),
         bullets(_unlike_lines(unlike)),
+        Heading("KV caches"),
+        _table("what it keeps", environment.device, cached),
         Heading("Fine-tuning methods"),
         _table("what it trains", environment.device, tuned),
         Heading("Measurements"),
@@ -100,6 +104,7 @@ def listing_page(
             | {"also_called": others[entry[0].name], "unlike_served": unlike[entry[0].name]}
             for entry in held
         ],
+        "kv_caches": [entry_data(*entry) for entry in cached],
         "methods": [entry_data(*entry) for entry in tuned],
         "measurements": [entry_data(*entry) for entry in taken],
         "formats": [

@@ -13,6 +13,7 @@ from qbench.report.charts.memory import peak_charts, static_chart
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.tasks import task_charts
 from qbench.report.charts.weight_error import weight_error_charts
+from qbench.report.decoded import DECODED
 from qbench.report.latency import TIMED
 from qbench.report.predicted import predicted_table
 from qbench.report.roofline import TITLE as ROOFLINE
@@ -29,11 +30,20 @@ if TYPE_CHECKING:
 def picture_parts(records: TableRecords) -> list[Part]:
     """A group for each thing that was measured, in the order in which a reader decides."""
     texts = text_titles(items(records, "quality"))
+    decoded = text_titles(items(records, DECODED))
     points = items(records, "latency").values()
     return [
         *_group(
             "Divergence from the reference",
             (chart for slug in texts for chart in divergence_charts(records, slug, texts[slug])),
+        ),
+        *_group(
+            "Divergence of decoded positions from the reference",
+            (
+                chart
+                for slug, text in decoded.items()
+                for chart in divergence_charts(records, slug, text, DECODED)
+            ),
         ),
         *_group("Tasks", (chart for table in task_tables(records) for chart in task_charts(table))),
         *_group(

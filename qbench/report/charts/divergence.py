@@ -40,23 +40,27 @@ _WINDOWS = (
 )
 
 
-def divergence_charts(records: TableRecords, slug: str, text: str) -> list[Chart]:
+def divergence_charts(
+    records: TableRecords, slug: str, text: str, measurement: str = "quality"
+) -> list[Chart]:
     """The quantiles of one text and the spread; none where nothing was compared."""
     measured = {
         cell.label: found
         for cell in records.cells
-        if not cell.reference and (found := cell.of("quality", slug))
+        if not cell.reference and (found := cell.of(measurement, slug))
     }
-    drawn = (_quantiles(measured), _of_tokens(measured) or _of_windows(measured))
+    prefix = "" if measurement == "quality" else f"{measurement}."
+    drawn = (_quantiles(measured, prefix), _of_tokens(measured) or _of_windows(measured))
     return [replace(one, title=f"{one.title}: {text}") for one in drawn if one is not None]
 
 
-def _quantiles(measured: Mapping[str, Sequence[Record]]) -> Chart | None:
+def _quantiles(measured: Mapping[str, Sequence[Record]], prefix: str) -> Chart | None:
+    """`prefix` begins the names of the metrics."""
     rows: list[dict[str, Any]] = [
         {"cell": label, "quantile": name, "value": rounded(value)}
         for label, found in measured.items()
         for metric, name in _QUANTILES.items()
-        if (value := pool(found, metric).figure.value) is not None and value > 0
+        if (value := pool(found, f"{prefix}{metric}").figure.value) is not None and value > 0
     ]
     if not rows:
         return None
