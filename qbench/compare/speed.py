@@ -42,7 +42,8 @@ def why_not_served(records: Sequence[Record], metric: str) -> str | None:
             told = loaded[KEY]
             return told if isinstance(told, str) else None
         if record.item.measurement != "training":  # which may load another precision
-            return unlike_served(record.cell.precision, record.environment.device_type)
+            device = record.environment.device_type
+            return unlike_served(record.cell.precision, device, record.cell.kv_cache)
     return None
 
 

@@ -20,7 +20,7 @@ from qbench.measures.tasks.tasks import TaskParams
 from qbench.measures.training.training import TrainingParams
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.checkpoints import checkpoint_misfit
-from qbench.precisions.kv_cache import SLOWER_THAN_SERVED, kv_caches
+from qbench.precisions.kv_cache import kv_caches
 from qbench.predict.bf16 import has_bf16
 from qbench.predict.cache_bytes import cache_misfit
 from qbench.predict.model_config import config_of
@@ -170,11 +170,9 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     """What is not real in a record that is taken, beside what was measured; each a sentence."""
-    words = []
-    if cell.kv_cache is not None and item.measurement == "latency":
-        words.append(SLOWER_THAN_SERVED)
     if cell.model.kind != "random":
-        return tuple(words)
+        return ()
+    words = []
     of_products = precisions()[cell.precision.name].random_weights
     if item.measurement in _WITH_PRODUCTS and of_products is not None:
         words.append(of_products)

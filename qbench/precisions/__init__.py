@@ -20,6 +20,7 @@ from qbench.precisions.floating_codes.precision import PRECISIONS as FLOATING_CO
 from qbench.precisions.gguf.gguf import PRECISIONS as GGUF
 from qbench.precisions.hqq.hqq import PRECISIONS as HQQ
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
+from qbench.precisions.kv_cache import also_of_cache
 from qbench.precisions.precision import Precision
 
 if TYPE_CHECKING:
@@ -75,16 +76,18 @@ def products_of(ref: PrecisionRef, config: Mapping[str, Any] | None = None) -> P
         return None
 
 
-def unlike_served(ref: PrecisionRef, device: str) -> str | None:
+def unlike_served(ref: PrecisionRef, device: str, kv_cache: str | None = None) -> str | None:
     """Why its times on a device of torch's are not those of the format as it is served.
 
-    None where they are, as far as is known, and for a precision that is not there.
+    `kv_cache` is the kind of quantized cache that it decodes with, if any. None where they are, as
+    far as is known, and for a precision that is not there.
     """
     held = precisions().get(ref.name)
     try:
-        return None if held is None else held.unlike_served(options_of(ref), device)
+        own = None if held is None else held.unlike_served(options_of(ref), device)
     except ValidationError:  # as above
-        return None
+        own = None
+    return also_of_cache(own, kv_cache)
 
 
 def is_quantized(ref: PrecisionRef) -> bool:

@@ -32,6 +32,10 @@ FLOATING = (BF16, FP16, FP32)
 GROUP_MOST = 64
 """Elements that share a scale, at most."""
 _GROUP_LEAST = 8
+_SLOWER_THAN_SERVED = (
+    "transformers dequantizes a quantized KV cache at each step, on any device: the times are not"
+    " those of an engine whose attention reads the codes"
+)
 _SCALE_BYTES = 4
 """Of fp8's scale, which is held in fp32."""
 
@@ -139,7 +143,7 @@ def not_taken(kinds: Sequence[str]) -> str:
     )
 
 
-SLOWER_THAN_SERVED = (
-    "transformers dequantizes a quantized KV cache at each step, on any device: the times are not"
-    " those of an engine whose attention reads the codes"
-)
+def also_of_cache(unlike_served: str | None, kv_cache: str | None) -> str | None:
+    """Why times are not those of a format as it is served, with what a kind of cache adds to it."""
+    told = [unlike_served] if unlike_served else []
+    return "; ".join(told if kv_cache is None else [*told, _SLOWER_THAN_SERVED]) or None

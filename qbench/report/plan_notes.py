@@ -85,7 +85,8 @@ def _unlike_served_lines(plan: Plan) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for cell in plan.cells:
         timed = any(task.skip is None and task.item.measurement in TIMED for task in cell.tasks)
-        reason = unlike_served(cell.cell.precision, plan.environment.device_type)
+        held, device = cell.cell.precision, plan.environment.device_type
+        reason = unlike_served(held, device, cell.cell.kv_cache)
         if reason is not None and timed and cell.skip is None and not cell.cell.is_training:
             found.setdefault(reason, {})[cell.cell.label] = None
     return [

@@ -18,6 +18,7 @@ from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
 from qbench.precisions import options_of, precisions, unlike_served
 from qbench.precisions.first_pass import constants_of
+from qbench.precisions.kv_cache import also_of_cache
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
 from qbench.sources.models.resolve import fetch_model
@@ -69,7 +70,9 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     phase("verify")
     verification = precisions()[source.held.name].verify(model, options_of(source.held))
     served = {"unlike_served": unlike_served(source.held, job.device)}
-    verification = replace(verification, details={**served, **verification.details})
+    details = {**served, **verification.details}
+    details["unlike_served"] = also_of_cache(details["unlike_served"], job.cell.kv_cache)
+    verification = replace(verification, details=details)
     if job.cell.model.device_map is not None:
         placement = {"placement": describe_placement(model)}
         verification = replace(verification, details={**verification.details, **placement})
