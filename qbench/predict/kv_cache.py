@@ -111,7 +111,7 @@ def cache_layers(
         return tuple(_layer(config, architecture, one) for one in types), None
     except KeyError as error:
         return None, f"config.json does not state {error.args[0]}"
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
         return None, f"config.json states sizes that do not go together ({error})"
 
 

@@ -32,11 +32,27 @@ def decoder_shape(config: Mapping[str, Any]) -> tuple[DecoderShape | None, str |
     if model_type not in MODEL_TYPES:
         return None, f"the activations of {model_type} are not known here"
     try:
-        return _stated(config, model_type)
+        shape, reason = _stated(config, model_type)
+        if shape is not None:
+            _check(shape)
     except KeyError as error:
         return None, f"config.json does not state {error.args[0]}"
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
         return None, f"config.json states sizes that do not go together ({error})"
+    return shape, reason
+
+
+def _check(shape: DecoderShape) -> None:
+    """Raises `ValueError` for a size below one."""
+    sizes = {
+        name: getattr(shape, name)
+        for name in ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim")
+    }
+    if shape.experts is not None:
+        sizes["experts"] = shape.experts.intermediate
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {size}")
 
 
 def _stated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | None, str | None]:
@@ -51,8 +67,9 @@ def _gated(config: Mapping[str, Any], model_type: str) -> tuple[DecoderShape | N
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in _ACTIVATIONS:
         return None, f"the activation {activation} is not known, only {', '.join(_ACTIVATIONS)}"
-    rope = config.get("rope_parameters") or {}
-    partial = config.get("partial_rotary_factor", rope.get("partial_rotary_factor"))
+    rope = config.get("rope_parameters")
+    of_rope = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
+    partial = config.get("partial_rotary_factor", of_rope)
     if partial not in (None, 1, 1.0):
         return None, "the activations of a partial rotary embedding are not known"
     heads = int(config["num_attention_heads"])

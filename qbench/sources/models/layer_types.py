@@ -96,10 +96,15 @@ def layer_types(config: Mapping[str, Any]) -> list[str]:
 
 
 def window_of(config: Mapping[str, Any]) -> int | None:
-    """The width of the layers' windows, in tokens; None where no layer has one."""
+    """The width of the layers' windows, in tokens; None where no layer has one.
+
+    Raises `ValueError` for a width that is none.
+    """
     config = completed(config)
     asked = config.get("model_type") not in _ON_REQUEST or config.get("use_sliding_window", False)
     window = config.get("sliding_window") if asked else None
+    if window is not None and int(window) < 1:
+        raise ValueError(f"sliding_window: {window}")
     return None if window is None else int(window)
 
 

@@ -39,6 +39,8 @@ def shape_from_config(config: Mapping[str, Any], place: str) -> ModelShape | Non
             return None
     except (KeyError, TypeError, ZeroDivisionError):
         return None  # transformers has a default for what is not stated, and is asked
+    if not all(type(size) is int and size > 0 for one in sizes.values() for size in one):
+        return None  # no sizes: transformers says what is wrong with them
     tensors = {name: StoredTensor("F32", shape, 0, 0) for name, shape in sizes.items()}
     shape = shape_from_headers(tensors, dict(config), place)
     return None if shape is None else shape.model_copy(update={"origin": "config"})
