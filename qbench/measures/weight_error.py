@@ -14,6 +14,7 @@ from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.sources.models.gguf_models import METHOD
 from qbench.sources.models.headers import weight_files
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ class WeightError:
         from qbench.precisions import precisions
         from qbench.precisions.verification import linear_layers
 
+        if loaded.resolved.quantization == METHOD:
+            raise MeasurementError(
+                "a GGUF file holds no other weights than those that are loaded; measure the"
+                " original model in a gguf-* precision"
+            )
         originals = _Originals(loaded.checkpoint.folder, loaded.model.base_model_prefix)
         held_in = precisions()[loaded.cell.precision.name]
         layers: list[dict[str, Any]] = []

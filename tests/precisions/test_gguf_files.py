@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.core.errors import ModelError
+from qbench.core.errors import MeasurementError, ModelError
+from qbench.measures.weight_error import WEIGHT_ERROR, WeightErrorOptions
 from qbench.precisions import precisions
 from qbench.precisions.gguf.layouts import LAYOUTS
 from qbench.precisions.loading import load_tokenizer
@@ -94,6 +95,7 @@ def test_blocks_stay_as_the_file_has_them(architecture: str, tmp_path: Path) -> 
     header = read_gguf(file)
     details = found.verification.details
     assert details["stored"] == "gguf"
+    assert "llama.cpp multiplies with the blocks" in details["unlike_served"]
     assert details["tensor_types"] == types_by_count(header)
     # Their bytes are the file's: all matrices' but those that are in no blocks.
     in_blocks = [one for one in header.tensors.values() if one.kind.name not in FLOATING]
@@ -101,6 +103,9 @@ def test_blocks_stay_as_the_file_has_them(architecture: str, tmp_path: Path) -> 
     blocks = sum(one.end - one.start for one in in_blocks)
     assert blocks <= held.linear + held.embeddings_and_head <= blocks + 2**18
     assert found.resolved.disk_bytes == file.stat().st_size
+    [item] = WEIGHT_ERROR.items(WeightErrorOptions(), found.resolved, tmp_path)
+    with pytest.raises(MeasurementError, match="a GGUF file holds no other weights"):
+        WEIGHT_ERROR.measure(found, item)
     assert details["quantized_weights"] == sum(one.numel for one in in_blocks)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
 from qbench.core.number_types import float_type
+from qbench.precisions.gguf.gguf import NOT_SERVED
 from qbench.precisions.placement import EVERY_GPU
 from qbench.precisions.verification import (
     MOST_NAMED,
@@ -80,6 +81,7 @@ def verify_file(model: PreTrainedModel) -> Verification:
     dtype = float_type(str(model.dtype)) or str(model.dtype)
     made = sorted(name for name, kind in stored.items() if kind in DEQUANTIZED)
     details: dict[str, Any] = {
+        "unlike_served": NOT_SERVED,
         "quant_type": "gguf",
         "tensor_types": getattr(model, _TYPES),
         "held_dequantized": made,
