@@ -134,6 +134,9 @@ class Stored(LibraryWeights, Precision):
             warnings.filterwarnings("ignore", "You passed `quantization_config`")
             model = load_pretrained(checkpoint, dtype="auto", quantization=_as_numbers(quantized))
         keep_codes(model)
+        for module in model.modules():
+            if hasattr(module, "infeatures"):  # auto-round's name of what all others call so
+                module.in_features, module.out_features = module.infeatures, module.outfeatures
         if quantizes_inputs(quantized):
             import torch
 

@@ -155,6 +155,20 @@ def test_where_numbers_are_loaded_the_bytes_of_the_codes_are_told(
     assert "are those of bf16" in loaded.verification.warnings[-1]
 
 
+def test_4_bit_codes_of_torchao_count_as_such(originals: dict[str, Path], tmp_path: Path) -> None:
+    make = KINDS["torchao-int4"][1]
+    loaded = load_checkpoint(make(originals["llama"], tmp_path / "quantized"))
+    held, shape = measured_bytes(loaded), loaded.resolved.shape
+    assert shape is not None
+    codes = sum(t.numel for t in shape.tensors if t.role == "linear")
+    packed = precisions()["stored"].packed_bytes(shape, StoredOptions())
+    assert packed == held.total - codes / 2 - codes / 32, "half a byte a code, no zero points"
+    outcome = Footprint().measure(loaded, Item(measurement="footprint", slug="model"))
+    values = {metric.name: metric.value for metric in outcome.metrics}
+    assert values["bits_per_weight.linear.nominal"] == 4 + 16 / 32
+    assert values["bits_per_weight.nominal"] == pytest.approx(8 * packed / shape.weights)
+
+
 @pytest.mark.parametrize("kind", ["fp8-mixtral", "mxfp4", "compressed-tensors-W8A8"])
 def test_what_is_not_as_the_files_say_is_a_fault(
     kind: str, originals: dict[str, Path], tmp_path: Path
@@ -301,7 +315,7 @@ def test_each_method_runs_or_says_what_it_needs(
     assert "qbench does not measure" not in reason
     assert any(words in reason for words in ("pip install", "needs a GPU", "give the original"))
     nearest = METHODS[method].nearest
-    assert nearest is None or f"such as {nearest}" in reason
+    assert (f"such as {nearest}" in reason) == (nearest in precisions())
 
 
 def test_a_gpu_of_another_kind_is_named(tiny_model: Path, tmp_path: Path) -> None:

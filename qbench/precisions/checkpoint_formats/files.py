@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qbench.sources.models.config import read_config
 from qbench.sources.models.headers import read_headers, weight_files
-from qbench.sources.shapes.stored import by_module, holds_layer_codes, loaded_name
+from qbench.sources.shapes.stored import (
+    by_module,
+    holds_layer_codes,
+    loaded_name,
+    packed_layer_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +76,8 @@ class ModuleFiles:
 
     @property
     def bytes(self) -> int:
-        """Of codes and all that is needed beside them, without the bias."""
-        return self.bytes_of(*(own for own in self.tensors if own != "bias"))
+        """Of codes and all that is needed beside them, without the bias, codes at their width."""
+        return packed_layer_bytes(self.tensors, self._files.quantization)
 
     def bytes_of(self, *own_names: str) -> int:
         """Bytes of some of its tensors, of those that it has."""

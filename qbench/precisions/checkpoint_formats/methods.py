@@ -41,7 +41,10 @@ class Method:
         """Why such a checkpoint is loaded nowhere, with the remedy; None if it can be."""
         if self.refused is None:
             return None
-        remedy = f"{_ORIGINAL}, such as {self.nearest}" if self.nearest else _ORIGINAL
+        from qbench.precisions import precisions
+
+        is_there = self.nearest in precisions()
+        remedy = f"{_ORIGINAL}, such as {self.nearest}" if is_there else _ORIGINAL
         return f"the checkpoint is quantized by {name}: {self.refused}; {remedy}"
 
     def unavailable(self, name: str, environment: Environment) -> str | None:
@@ -63,7 +66,7 @@ METHODS: Mapping[str, Method] = {
     "bitsandbytes": Method(("bitsandbytes", "accelerate")),
     "gptq": Method(("gptqmodel", "optimum", "accelerate")),
     "awq": Method(("gptqmodel", "accelerate")),
-    "auto-round": Method(("auto-round", "gptqmodel", "accelerate")),
+    "auto-round": Method(("auto-round", "accelerate")),
     "compressed-tensors": Method(("compressed-tensors", "accelerate")),
     "torchao": Method(("torchao", "accelerate")),
     "fp8": Method(),

@@ -27,7 +27,7 @@ from qbench.precisions.verification import (
     linear_layers,
     unquantized_matrices,
 )
-from qbench.sources.shapes.stored import DEQUANTIZED
+from qbench.sources.shapes.stored import packs
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ def verify_by_files(
             "quantized_share": found.weights / logical_weights(model),
             "left_out": [*plain, *head_name(model)],
             "not_checked": [*found.unchecked, *nowhere],
-            **(found.packed_bytes(model) if method in DEQUANTIZED else {}),
+            **(found.packed_bytes(model) if packs(files.quantization, method) else {}),
             **{f"largest_{kind}_error": error for kind, error in found.errors.items()},
             "attention": attention_backend(model),
         },

@@ -84,7 +84,7 @@ def gptq_or_awq(held: ModuleFiles, quantization: Mapping[str, Any]) -> Definitio
         )
     constants = held.read("scales").float()
     zeros = (unpacked(held.read("qzeros"), bits, outputs) + one).float()
-    order = _groups_of(held, inputs, groups)
+    order = _groups_of(held, inputs, groups, int(quantization.get("group_size") or 0))
 
     def rows(part: slice) -> torch.Tensor:
         words = held.read("qweight", slice(None), part).T.contiguous()
@@ -94,12 +94,12 @@ def gptq_or_awq(held: ModuleFiles, quantization: Mapping[str, Any]) -> Definitio
     return Definition(shape, rows)
 
 
-def _groups_of(held: ModuleFiles, inputs: int, groups: int) -> torch.Tensor:
+def _groups_of(held: ModuleFiles, inputs: int, groups: int, size: int) -> torch.Tensor:
     """The group of each input."""
     import torch
 
     if "g_idx" not in held:
-        return torch.arange(inputs) // max(1, inputs // groups)
+        return torch.arange(inputs) // (size if size > 0 else inputs)
     order = held.read("g_idx").long()
     if order.shape != (inputs,) or int(order.min()) < 0 or int(order.max()) >= groups:
         raise MalformedError(

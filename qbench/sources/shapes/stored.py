@@ -110,6 +110,8 @@ def stored_shape(
                 kept = _kept_bytes(held, rest) if quantizes_inputs(quantized) else 0
                 changes["stored_bytes"] = (tensor.numel * _ITEM_BYTES[rest], kept)
                 changes["packed_bytes"] = sum(stored)
+            elif _code_bits(quantized) is not None:
+                changes["packed_bytes"] = packed_layer_bytes(held, quantized)
         elif tensor.dtype is None:
             # A 4-bit layer converts its bias to the type it computes in.
             of_codes = four_bit and own_name == "bias" and stored is not None
@@ -149,6 +151,47 @@ def by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, Stored
             own_name = f"weight.{rest}"
         layers.setdefault(module, {})[own_name] = tensor
     return layers
+
+
+def packed_layer_bytes(held: Mapping[str, StoredTensor], quantized: Mapping[str, Any]) -> int:
+    """What a layer's codes and state would take, codes of torchao that fill no byte at their width.
+
+    Zero points of a symmetric format are all 0, and take nothing.
+    """
+    bits = _code_bits(quantized)
+    parts = {name: tensor for name, tensor in held.items() if name != "bias"}
+    if bits is None:
+        return sum(tensor.end - tensor.start for tensor in parts.values())
+    zero = 0 if _torchao(quantized).get("mapping_type", {}).get("_data") == "SYMMETRIC" else bits
+    widths = {"_weight_qdata": bits, "_weight_zero_point": zero}
+    return round(
+        sum(
+            math.prod(tensor.shape) * widths[name] / 8
+            if name in widths and tensor.dtype == "I8"
+            else tensor.end - tensor.start
+            for name, tensor in parts.items()
+        )
+    )
+
+
+def packs(quantized: Mapping[str, Any], method: str) -> bool:
+    """Whether what is loaded of a checkpoint takes more than its codes and their state would."""
+    return method in DEQUANTIZED or _code_bits(quantized) is not None
+
+
+def _torchao(quantized: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of torchao's configuration in a quantization_config; empty for any other."""
+    found: Any = quantized.get("quant_type")
+    for key in ("default", "_data"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _code_bits(quantized: Mapping[str, Any]) -> int | None:
+    """The width of torchao's codes that do not fill the bytes they are held in; else None."""
+    wide = _torchao(quantized).get("weight_dtype")
+    found = re.fullmatch(r"int([2-7])", str(wide.get("_data")) if isinstance(wide, dict) else "")
+    return int(found[1]) if found else None
 
 
 def holds_layer_codes(held: Mapping[str, StoredTensor]) -> bool:
