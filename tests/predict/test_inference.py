@@ -70,6 +70,8 @@ CASES = [
         for name in ("bf16", "nf4-dq", "int4-g32", "hqq3")
         for batch, tokens in ((1, 32), (8, 16), (1, 400))
     ),
+    # Layers larger than the head, which is in blocks too.
+    *(_Case("llama", name, config={"intermediate": 768}) for name in ("gguf-q8_0", "gguf-q4_0")),
     _Case("llama", "fp32", config={"kv_heads": 4}),
     _Case("mistral", "fp32", config={"sliding_window": None}),
     _Case("mistral", "fp32", config={"sliding_window": 64}),

@@ -123,11 +123,16 @@ def _product(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Inputs times the layer's weights in their type, some output rows at a time, and its bias."""
     from torch.nn import functional
 
-    made = inputs.new_empty(*inputs.shape[:-1], layer.out_features)
-    for rows in _slices(layer.weight, layer.in_features):
+    def part(rows: slice) -> torch.Tensor:
         weight = decode(layer.weight[rows], layer.kind).to(inputs.dtype)
-        bias = None if layer.bias is None else layer.bias[rows]
-        made[..., rows] = functional.linear(inputs, weight, bias)
+        return functional.linear(inputs, weight, None if layer.bias is None else layer.bias[rows])
+
+    first, *others = _slices(layer.weight, layer.in_features)
+    if not others:
+        return part(first)
+    made = inputs.new_empty(*inputs.shape[:-1], layer.out_features)
+    for rows in (first, *others):
+        made[..., rows] = part(rows)
     return made
 
 
