@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from qbench.precisions import precisions
+from qbench.precisions import pools_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,8 +100,7 @@ def batch_told(table: TableRecords, record: Record) -> str:
 
 
 def _pools_a_batch(cell: CellRecords) -> bool:
-    precision = precisions().get(cell.records[0].cell.precision.name)
-    return precision is not None and precision.pools_batch
+    return pools_batch(cell.records[0].cell.precision)
 
 
 def describe_params(params: dict[str, Any]) -> str:

@@ -213,6 +213,7 @@ def _why_not_held(
     return (
         held.unavailable(environment)
         or held.misplaced(options, kind, bf16=bf16)
+        or held.incapable(options, environment)
         or held.misfit(options, model)
         or held.unavailable_for(model, environment)
     )

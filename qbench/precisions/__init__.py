@@ -90,6 +90,15 @@ def unlike_served(ref: PrecisionRef, device: str, kv_cache: str | None = None) -
     return also_of_cache(own, kv_cache)
 
 
+def pools_batch(ref: PrecisionRef) -> bool:
+    """Whether what comes out for one sequence depends on those beside it in a batch."""
+    held = precisions().get(ref.name)
+    try:
+        return held is not None and held.pools_batch(options_of(ref))
+    except ValidationError:  # as above
+        return False
+
+
 def is_quantized(ref: PrecisionRef) -> bool:
     """Whether the weights are codes, which a gradient cannot change: unless known as numbers."""
     products = products_of(ref)

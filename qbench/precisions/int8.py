@@ -60,9 +60,6 @@ class Int8(LibraryWeights, Precision):
     summary: str = "LLM.int8(): 8-bit weights and activations, outlier columns in 16 bits"
     needs: tuple[str, ...] = ("bitsandbytes", "accelerate")
     options: type[Frozen] = Int8Options
-    pools_batch: bool = True
-    """A column with an outlier in any row is computed in floating point for all rows: what comes
-    out for one sequence depends on those beside it."""
     title: str | None = "int8 (LLM.int8)"
     also_called: tuple[str, ...] = ("llm.int8", "llm-int8", "load_in_8bit", "bnb-int8", "bnb-8bit")
     order: int = 20
@@ -74,6 +71,10 @@ class Int8(LibraryWeights, Precision):
         " LLM.int8's time and peak memory are not the trained model's; measure int8 on the model"
         " itself"
     )
+
+    def pools_batch(self, options: Int8Options) -> bool:
+        """A column with an outlier in any row is computed in floating point for all rows."""
+        return True
 
     def storage(self, shape: ModelShape, options: Int8Options) -> StaticBytes:
         """A byte a weight and an fp32 scale an output row: N + 4·O."""

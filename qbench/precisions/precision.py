@@ -63,8 +63,6 @@ class Precision(ABC):
     """Whether it is for checkpoints that are quantized already, and for no others."""
     stand_in: str | None = None
     """The precision that a rehearsal takes in its place, on a model that is not quantized."""
-    pools_batch: bool = False
-    """Whether what comes out for one sequence depends on those beside it in a batch."""
     merges_in_place: bool = False
     """Whether PEFT can merge an adapter into its layers, which stay quantized."""
     slow_on_cpu: bool = False
@@ -75,6 +73,14 @@ class Precision(ABC):
     def unavailable(self, environment: Environment) -> str | None:
         """Why it cannot run on this machine, with the remedy; None if it can."""
         return missing_packages(self.needs, environment)
+
+    def incapable(self, options: Any, environment: Environment) -> str | None:
+        """Why the machine's device cannot compute it with these options, with the remedy."""
+        return None
+
+    def pools_batch(self, options: Any) -> bool:
+        """Whether what comes out for one sequence depends on those beside it in a batch."""
+        return False
 
     def misfit(self, options: Any, model: ResolvedModel) -> str | None:
         """Why the model cannot be held in it, known before anything is loaded; None if it can."""

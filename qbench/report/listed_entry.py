@@ -14,7 +14,7 @@ from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.names import nearest_words, other_names, own_name
-from qbench.report.listing import entry_data
+from qbench.report.listing import entry_data, why_not
 
 if TYPE_CHECKING:
     from qbench.core.page import Line, Part
@@ -32,7 +32,7 @@ def entry_page(name: str, environment: Environment, note: str | None = None) -> 
     held = precisions().get(own_name(name) or name)
     if held is not None:
         facts = _of_precision(held, environment.device_type)
-        return _page(held, held.unavailable(environment), environment, facts, note)
+        return _page(held, why_not(held, environment), environment, facts, note)
     for table in (methods(), measures()):
         if name in table:
             entry: Entry = table[name]

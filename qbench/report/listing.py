@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Part
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen
+    from qbench.precisions.precision import Precision
     from qbench.report.format import Format, Source
 
 _MADE_OF: dict[Source, str] = {
@@ -73,7 +74,7 @@ def listing_page(
     `note` says why it is not another device.
     """
     others = {name: other_names(one) for name, one in precisions().items()}
-    held = [(one, one.unavailable(environment)) for one in precisions().values()]
+    held = [(one, why_not(one, environment)) for one in precisions().values()]
     device = environment.device_type
     unlike = {name: one.unlike_served(one.options(), device) for name, one in precisions().items()}
     tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
@@ -125,6 +126,11 @@ def entry_data(entry: Entry, reason: str | None) -> dict[str, Any]:
         "runs": reason is None,
         "reason": reason,
     }
+
+
+def why_not(held: Precision, environment: Environment) -> str | None:
+    """Why a precision with its default options cannot run on the device."""
+    return held.unavailable(environment) or held.incapable(held.options(), environment)
 
 
 def _table(

@@ -88,6 +88,7 @@ def small_float_levels(exponent_bits: int, mantissa_bits: int, largest: float) -
 
 
 E4M3_LEVELS = small_float_levels(4, 3, largest=448)
+E2M1_LEVELS = small_float_levels(2, 1, largest=6)
 
 
 def nearest_codes(values: NDArray[np.float64], levels: list[float], sign: int) -> NDArray[np.int64]:

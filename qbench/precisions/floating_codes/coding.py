@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+_MULTIPLE = 16
+"""What a layer's outputs must be a multiple of, for CUDA's kernels."""
+
 
 class Coding(ABC):
     """A format: codes of so many bits, and what is kept beside them.
@@ -23,6 +26,10 @@ class Coding(ABC):
     block: int | None = None
     """Weights of a row that share a scale; None where whole rows do, or more. A layer whose width
     it does not divide stays in the type of the rest."""
+    capability: tuple[int, int]
+    """CUDA's compute capability from which on codes are multiplied with codes."""
+    dequantizes: bool = False
+    """Whether torchao itself multiplies its weights alone, with inputs as they are."""
 
     @abstractmethod
     def scales(self, options: Any, rows: int, width: int) -> int:
@@ -33,16 +40,37 @@ class Coding(ABC):
         """Bytes of all that is kept beside the codes."""
 
     @abstractmethod
-    def quantize(self, weight: torch.Tensor, options: Any, dtype: torch.dtype) -> Any:
-        """A tensor of torchao's of a weight in fp32, (rows, width), dequantized to a type."""
+    def quantize(
+        self, weight: torch.Tensor, options: Any, dtype: torch.dtype, *, kernel: bool = False
+    ) -> Any:
+        """A tensor of torchao's of a weight in fp32, (rows, width), dequantized to a type.
+
+        With `kernel` it rounds inputs itself and multiplies codes with codes.
+        """
+
+    @abstractmethod
+    def round_inputs(self, inputs: torch.Tensor, options: Any) -> torch.Tensor:
+        """Inputs, (rows, width), as torchao quantizes and dequantizes them, in their own type."""
 
     @abstractmethod
     def naive_weight(self, weight: Any, rows: slice) -> torch.Tensor:
         """Some rows of the weights by definition, from codes and scales, in fp32."""
 
+    @abstractmethod
+    def naive_inputs(self, inputs: torch.Tensor, options: Any) -> torch.Tensor:
+        """Inputs, (rows, width), rounded by definition, in fp32."""
+
+    def pools_batch(self, options: Any) -> bool:
+        """Whether rows of inputs share a scale."""
+        return False
+
     def fits(self, width: int) -> bool:
         """Whether a row of that width falls into whole blocks."""
         return self.block is None or width % self.block == 0
+
+    def suits_kernel(self, rows: int, width: int) -> bool:
+        """Whether CUDA's kernels take a weight of that size."""
+        return rows % _MULTIPLE == 0 and width % _MULTIPLE == 0
 
     def code_bytes(self, rows: int, width: int) -> int:
         """Bytes of a weight's codes."""

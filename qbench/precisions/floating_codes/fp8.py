@@ -1,7 +1,8 @@
 """fp8: 8-bit codes E4M3, with one scale of 32 bits for each output row or for the whole weight.
 
 Micikevicius et al. 2022, arXiv 2209.05433; OCP 8-bit Floating Point Specification 1.0. Scale =
-largest |w| / 448, code = the nearest of w / scale, ties to the even mantissa.
+largest |w| / 448, code = the nearest of w / scale, ties to the even mantissa. Inputs likewise: with
+a scale a token where weights have one a row, else with one for all.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.floating_codes.coding import Coding
-from qbench.precisions.floating_codes.small_floats import E4M3_LARGEST, decoded, e4m3_values
+from qbench.precisions.floating_codes.small_floats import (
+    E4M3_LARGEST,
+    decoded,
+    e4m3_values,
+    positive,
+    rounded_to,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
 
 _SCALE_BYTES = 4
 _LEAST = E4M3_LARGEST * 2.0**-126
-"""A row of smaller weights has the scale of this: a scale of 0 would make its zeros no numbers."""
+"""A row of smaller numbers has the scale of this: a scale of 0 would make its zeros no numbers."""
 
 
 class Fp8(Coding):
@@ -26,6 +33,8 @@ class Fp8(Coding):
 
     quant_type = "fp8 (E4M3)"
     code_bits = 8
+    capability = (8, 9)
+    dequantizes = True
 
     def scales(self, options: Fp8Options, rows: int, width: int) -> int:
         """One a row, or one."""
@@ -35,21 +44,68 @@ class Fp8(Coding):
         """4 bytes a scale."""
         return _SCALE_BYTES * self.scales(options, rows, width)
 
-    def quantize(self, weight: torch.Tensor, options: Fp8Options, dtype: torch.dtype) -> Any:
+    def quantize(
+        self,
+        weight: torch.Tensor,
+        options: Fp8Options,
+        dtype: torch.dtype,
+        *,
+        kernel: bool = False,
+    ) -> Any:
         """A `Float8Tensor`, which torchao multiplies itself."""
-        import torch
-        from torchao.quantization import Float8Tensor, PerRow, PerTensor
-
-        codes: Any = Float8Tensor.from_hp(
-            weight,
-            float8_dtype=torch.float8_e4m3fn,
-            granularity=PerTensor() if options.granularity == "tensor" else PerRow(),
-            hp_value_lb=_LEAST,
+        from torchao.float8.inference import Float8MMConfig
+        from torchao.quantization import Float8Tensor
+        from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
+            QuantizeTensorToFloat8Kwargs,
         )
-        return Float8Tensor(codes.qdata, codes.scale, codes.block_size, dtype=dtype)
+
+        codes, over = _quantized(weight, options), _granularity(options)
+        more: dict[str, Any] = {}
+        if kernel:
+            inputs = QuantizeTensorToFloat8Kwargs(granularity=over)
+            more = {
+                "mm_config": Float8MMConfig(use_fast_accum=True),
+                "act_quant_kwargs": inputs,
+            }
+        return Float8Tensor(codes.qdata, codes.scale, codes.block_size, dtype=dtype, **more)
+
+    def round_inputs(self, inputs: torch.Tensor, options: Fp8Options) -> torch.Tensor:
+        """By torchao's `Float8Tensor`."""
+        found: torch.Tensor = _quantized(inputs, options).dequantize()
+        return found
 
     def naive_weight(self, weight: Any, rows: slice) -> torch.Tensor:
         """E4M3 [code] · scale."""
         scales = weight.scale if weight.scale.numel() == 1 else weight.scale[rows]
         found: torch.Tensor = decoded(weight.qdata[rows], e4m3_values()) * scales
         return found
+
+    def naive_inputs(self, inputs: torch.Tensor, options: Fp8Options) -> torch.Tensor:
+        """The scale is computed in the inputs' own type."""
+        largest = inputs.abs().amax(dim=1, keepdim=True)
+        if options.granularity == "tensor":
+            largest = largest.amax()
+        scales = (largest / E4M3_LARGEST).float()
+        return rounded_to(inputs.float() / scales, positive(e4m3_values())) * scales
+
+    def pools_batch(self, options: Fp8Options) -> bool:
+        """One scale for all inputs."""
+        return options.granularity == "tensor"
+
+
+def _granularity(options: Fp8Options) -> Any:
+    from torchao.quantization import PerRow, PerTensor
+
+    return PerTensor() if options.granularity == "tensor" else PerRow()
+
+
+def _quantized(values: torch.Tensor, options: Fp8Options) -> Any:
+    import torch
+    from torchao.quantization import Float8Tensor
+
+    return Float8Tensor.from_hp(
+        values,
+        float8_dtype=torch.float8_e4m3fn,
+        granularity=_granularity(options),
+        hp_value_lb=_LEAST,
+    )

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.core.number_types import FP32, ITEM_BYTES, torch_type
+from qbench.core.number_types import BF16, FP32, ITEM_BYTES, torch_type
 from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
-from qbench.precisions.emulated import dequantized_first
+from qbench.precisions.emulated import dequantized_first, rounded_inputs
+from qbench.precisions.floating_codes.emulated_linear import emulate
 from qbench.precisions.floating_codes.fp8 import Fp8
-from qbench.precisions.floating_codes.options import FloatingCodesOptions, Fp8Options
+from qbench.precisions.floating_codes.mx import Mx
+from qbench.precisions.floating_codes.nvfp4 import Nvfp4
+from qbench.precisions.floating_codes.options import (
+    FloatingCodesOptions,
+    Fp8DynamicOptions,
+    Fp8Options,
+    MxDynamicOptions,
+    MxOptions,
+    Nvfp4DynamicOptions,
+)
 from qbench.precisions.layer_probe import OUTPUT_TOLERANCE, WEIGHT_TOLERANCE, LayerFormat
 from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
-from qbench.precisions.verification import Verification, verify_quantized
+from qbench.precisions.verification import MOST_NAMED, Verification, linear_layers, verify_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -27,8 +38,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
+    from qbench.core.record import Environment
     from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
     from qbench.precisions.floating_codes.coding import Coding
+
+_ROUNDED_INPUTS_TOLERANCE = 0.01
+"""An input near the middle of two levels may go either way: torchao scales by a reciprocal."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +88,41 @@ class FloatingCodes(LibraryWeights, Precision):
             fp32_copies=2,
         )
 
+    def incapable(self, options: FloatingCodesOptions, environment: Environment) -> str | None:
+        """On CUDA codes are multiplied with codes, which takes a GPU that can, in bf16."""
+        if options.activations == "none" or environment.device_type != "cuda":
+            return None
+        least, found = self.coding.capability, environment.capability
+        if found is not None and found < least:
+            return (
+                f"{self.name} multiplies codes with codes, for which CUDA needs capability"
+                f" {_version(least)}; {environment.device} has {_version(found)}: quantize the"
+                " weights alone (activations: none), or emulate it on a CPU (--device cpu)"
+            )
+        if options.dtype != BF16:
+            return f"CUDA's kernels for {self.name} give bf16, not {options.dtype}: set dtype: bf16"
+        return None
+
+    def pools_batch(self, options: FloatingCodesOptions) -> bool:
+        """Where rows of rounded inputs share a scale."""
+        return options.activations == "dynamic" and self.coding.pools_batch(options)
+
     def unlike_served(self, options: FloatingCodesOptions, device: str) -> str | None:
-        """Floating weights are made of all codes first."""
-        return dequantized_first()
+        """Weights alone are dequantized first; with activations it is so on a CPU."""
+        if options.activations == "none":
+            return dequantized_first()
+        return None if device.startswith("cuda") else rounded_inputs()
+
+    def untrainable(
+        self, options: FloatingCodesOptions, method: str, training: Frozen
+    ) -> str | None:
+        """No gradient passes inputs that are rounded."""
+        if method == "lora" and options.activations != "none":
+            return (
+                f"{self.name} rounds its inputs, and no gradient passes through that: adapters"
+                " below would learn nothing; train on the weights alone (activations: none)"
+            )
+        return super().untrainable(options, method, training)
 
     def storage(self, shape: ModelShape, options: FloatingCodesOptions) -> StaticBytes:
         """Codes of their own width, and the scales beside them."""
@@ -96,9 +143,10 @@ class FloatingCodes(LibraryWeights, Precision):
         """
         widths: set[int] = set()
 
-        def quantize(_: str, layer: nn.Linear) -> None:
+        def quantize(_: str, layer: nn.Linear) -> nn.Linear:
             widths.add(layer.in_features)
-            self._quantize(layer, options)
+            made: nn.Linear = self._quantized(layer, options)
+            return made
 
         model = load_layer_by_layer(
             checkpoint,
@@ -110,25 +158,39 @@ class FloatingCodes(LibraryWeights, Precision):
             raise ModelError(f"{checkpoint.folder}: {self._no_layer_fits(widths)}")
         return model
 
-    def _quantize(self, layer: Any, options: FloatingCodesOptions) -> None:
-        """Replaces the weight of a layer that fits by codes, computed in fp32."""
+    def _quantized(self, layer: Any, options: FloatingCodesOptions) -> Any:
+        """The layer, if it fits with codes for its weight; codes are computed in fp32.
+
+        Where no kernel of torchao's multiplies them, a layer that emulates it.
+        """
         import torch
 
-        if self.coding.fits(layer.in_features):
-            weight = layer.weight.data.float()
-            codes = self.coding.quantize(weight, options, torch_type(options.dtype))
-            layer.weight = torch.nn.Parameter(codes, requires_grad=False)
+        coding, rounds = self.coding, options.activations == "dynamic"
+        if not coding.fits(layer.in_features):
+            return layer
+        weight = layer.weight.data.float()
+        kernel = rounds and weight.is_cuda and coding.suits_kernel(*weight.shape)
+        codes = coding.quantize(weight, options, torch_type(options.dtype), kernel=kernel)
+        layer.weight = torch.nn.Parameter(codes, requires_grad=False)
+        if kernel or (coding.dequantizes and not rounds):
+            return layer
+        return emulate(layer, partial(coding.round_inputs, options=options) if rounds else None)
 
     def verify(self, model: PreTrainedModel, options: FloatingCodesOptions) -> Verification:
         """Every layer that fits holds codes and scales of this format, and computes with them."""
         from torch import nn
 
-        return verify_quantized(
+        def naive_output(_: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            return self.coding.naive_inputs(inputs, options) @ weight.T
+
+        rounds = options.activations == "dynamic"
+        found = verify_quantized(
             model,
             nn.Linear,
             LayerFormat(
                 naive=lambda layer, rows: self.coding.naive_weight(layer.weight, rows),
                 library=_library_weight,
+                naive_output=naive_output if rounds else None,
             ),
             is_left_out=lambda layer: (
                 not is_coded(layer)
@@ -137,7 +199,8 @@ class FloatingCodes(LibraryWeights, Precision):
             state_fault=lambda layer: self._state_fault(layer, options),
             shape_of=lambda layer: tuple(layer.weight.shape),
             dequantized_tolerance=WEIGHT_TOLERANCE[options.dtype],
-            forward_tolerance=OUTPUT_TOLERANCE[options.dtype],
+            forward_tolerance=OUTPUT_TOLERANCE[options.dtype]
+            + (_ROUNDED_INPUTS_TOLERANCE if rounds else 0.0),
             details={
                 "quant_type": self.coding.quant_type,
                 **options.model_dump(),
@@ -145,6 +208,23 @@ class FloatingCodes(LibraryWeights, Precision):
                 "compute_dtype": options.dtype,
             },
         )
+        return replace(found, warnings=(*self._block_warnings(model, options), *found.warnings))
+
+    def _block_warnings(
+        self, model: PreTrainedModel, options: FloatingCodesOptions
+    ) -> tuple[str, ...]:
+        """Which layers the block left unquantized."""
+        widths = {name: layer.in_features for name, layer in linear_layers(model)}
+        left = [name for name, width in widths.items() if not self.coding.fits(width)]
+        if not left:
+            return ()
+        named = ", ".join(f"{name} ({widths[name]} wide)" for name in left[:MOST_NAMED])
+        more = " …" if len(left) > MOST_NAMED else ""
+        words = (
+            f"the {self.coding.block} weights that share a scale do not divide the width of"
+            f" {len(left)} linear layers ({named}{more}), which stay in {options.dtype}"
+        )
+        return (words,)
 
     def _state_fault(self, layer: Any, options: FloatingCodesOptions) -> str | None:
         if not is_coded(layer):
@@ -176,6 +256,10 @@ def _library_weight(layer: Any, rows: slice) -> torch.Tensor:
     return found
 
 
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
 PRECISIONS = (
     FloatingCodes(
         "fp8",
@@ -184,5 +268,67 @@ PRECISIONS = (
         Fp8Options,
         "FP8",
         also_called=("float8_weight_only", "float8wo", "fp8-e4m3", "w8a16-fp8"),
+    ),
+    FloatingCodes(
+        "fp8-w8a8",
+        "fp8 weights and activations, a scale a row and a token",
+        Fp8(),
+        Fp8DynamicOptions,
+        "FP8 W8A8",
+        order=23,
+        also_called=("float8_dynamic_activation_float8_weight", "float8dq", "fp8-dynamic"),
+    ),
+    FloatingCodes(
+        "mxfp8",
+        "8-bit floating-point weights (E4M3), a power of two a block of 32",
+        Mx(8),
+        MxOptions,
+        "MXFP8",
+        order=24,
+        also_called=("mxfp8-e4m3",),
+    ),
+    FloatingCodes(
+        "mxfp8-w8a8",
+        "mxfp8 weights and activations",
+        Mx(8),
+        MxDynamicOptions,
+        "MXFP8 W8A8",
+        order=25,
+        also_called=("mxfp8_dynamic_activation_mxfp8_weight",),
+    ),
+    FloatingCodes(
+        "mxfp4",
+        "4-bit floating-point weights (E2M1), a power of two a block of 32",
+        Mx(4),
+        MxOptions,
+        "MXFP4",
+        order=33,
+    ),
+    FloatingCodes(
+        "mxfp4-w4a4",
+        "mxfp4 weights and activations",
+        Mx(4),
+        MxDynamicOptions,
+        "MXFP4 W4A4",
+        order=34,
+        also_called=("mxfp4_dynamic_activation_mxfp4_weight",),
+    ),
+    FloatingCodes(
+        "nvfp4",
+        "4-bit floating-point weights (E2M1), an 8-bit scale a block of 16, one of 32 bits a layer",
+        Nvfp4(),
+        FloatingCodesOptions,
+        "NVFP4",
+        order=35,
+        also_called=("nvfp4_weight_only", "nvfp4a16"),
+    ),
+    FloatingCodes(
+        "nvfp4-w4a4",
+        "nvfp4 weights and activations",
+        Nvfp4(),
+        Nvfp4DynamicOptions,
+        "NVFP4 W4A4",
+        order=36,
+        also_called=("nvfp4_dynamic_activation_nvfp4_weight",),
     ),
 )
