@@ -62,6 +62,7 @@ _BETTER: dict[str, Better] = {
 }
 
 Found = dict[str, Any]
+Which = tuple[str, str, str, str]
 
 
 class Derived(NamedTuple):
@@ -75,9 +76,14 @@ class Derived(NamedTuple):
     found: Found
 
 
-def findings(table: TableRecords) -> dict[tuple[int, str], Found]:
-    """What is found of each metric of a table's records, by the record's `id` and the name."""
-    found: dict[tuple[int, str], Found] = {}
+def which(record: Record) -> Which:
+    """What tells a record from all others, also where it is shown with more than it holds."""
+    return record.suite, record.environment.device_kind, record.key, record.started_at
+
+
+def findings(table: TableRecords) -> dict[tuple[Which, str], Found]:
+    """What is found of each metric of a table's records, by `which` record and the name."""
+    found: dict[tuple[Which, str], Found] = {}
     for cell in table.every:
         for name, records in _items(cell).items():
             for metric in _metrics(records):
@@ -85,7 +91,7 @@ def findings(table: TableRecords) -> dict[tuple[int, str], Found]:
                 if cell.tuning is not None and not cell.is_training:
                     told |= _tuned_change(table, cell, name, metric.name)
                 for record in records:
-                    found[id(record), metric.name] = {**told}
+                    found[which(record), metric.name] = {**told}
     differences = differences_of(table)
     if differences is None:
         return found
@@ -99,7 +105,7 @@ def findings(table: TableRecords) -> dict[tuple[int, str], Found]:
             "change_reason": None if one.value is not None else one.mark.reason,
         }
         for record in cells[one.cell].of(*one.line.item):
-            found.setdefault((id(record), one.line.metric.name), {}).update(told)
+            found.setdefault((which(record), one.line.metric.name), {}).update(told)
     return found
 
 

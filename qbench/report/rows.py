@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
 from qbench.report.field_names import names_in_words
-from qbench.report.findings import FINDINGS, derived, findings
+from qbench.report.findings import FINDINGS, Which, derived, findings, which
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,14 +90,14 @@ def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     """
     selection = select(records)
     tabled = {id(record) for record in selection.records}
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    found: dict[tuple[Which, str], dict[str, Any]] = {}
     for table in selection.tables:
         found |= findings(table)
     for record in records:
         shared = _shared(record, tabled=id(record) in tabled)
         metrics: Sequence[Metric | None] = record.metrics or (None,)
         for metric in metrics:
-            told = {} if metric is None else found.get((id(record), metric.name), {})
+            told = {} if metric is None else found.get((which(record), metric.name), {})
             yield _row(shared | _of_metric(metric, record.item, record.reason) | told)
     for table in selection.tables:
         for one in derived(table):

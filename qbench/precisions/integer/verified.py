@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from qbench.precisions.integer import layers as integer_layers
 from qbench.precisions.integer.layers import is_quantized
 from qbench.precisions.integer.misfit import fitting_group
@@ -38,6 +36,7 @@ way, since the library computes the scale in the inputs' own type."""
 
 def verify_integers(model: PreTrainedModel, options: IntegerOptions) -> Verification:
     """Every layer that a group divides holds codes in range, and computes what they say."""
+    from torch import nn
 
     def state_fault(layer: Any) -> str | None:
         return _state_fault(layer, options)
