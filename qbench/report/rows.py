@@ -26,6 +26,7 @@ COLUMNS = (
     "precision",
     "label",
     "options",
+    "kv_cache",
     "tuning",
     "arm",
     "method",
@@ -68,6 +69,7 @@ COLUMNS = (
 tools call the metric, `samples` counts the raw samples, `tabled` tells whether a report shows the
 record or passes it over for a newer one.
 `rehearsal` tells whether the numbers are those of a rehearsal's replacements.
+`kv_cache` is the kind of quantized cache, empty for one in the model's own type.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
 Of what a report tables there are its findings too: see `qbench.report.findings.FINDINGS`. `derived`
@@ -128,6 +130,7 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
         "precision": record.cell.precision.name,
         "label": record.cell.label,
         "options": _json(record.cell.precision.options),
+        "kv_cache": record.cell.kv_cache,
         **_of_tuning(record.cell),
         "cell": record.cell.slug,
         "reference": record.reference,
