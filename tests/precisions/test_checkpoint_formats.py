@@ -318,6 +318,23 @@ def test_each_method_runs_or_says_what_it_needs(
     assert (f"such as {nearest}" in reason) == (nearest in precisions())
 
 
+@pytest.mark.parametrize("qtype", ["qint8", "qint4"])
+def test_what_quanto_saved_is_known_by_its_tensors(
+    qtype: str, originals: dict[str, Path], tmp_path: Path
+) -> None:
+    from optimum.quanto import QuantizedModelForCausalLM
+
+    model = load_original(originals["llama"])
+    made = QuantizedModelForCausalLM.quantize(model, weights=qtype, exclude="lm_head")
+    made.save_pretrained(tmp_path / "quantized")
+    resolved = resolve_model(parse_model(str(tmp_path / "quantized"), base=tmp_path))
+    assert resolved.quantization == "quanto"
+    here = make_environment()
+    assert "give the original" in str(why_skipped(cell_of(resolved, "stored"), resolved, here))
+    other = str(why_skipped(cell_of(resolved, "bf16"), resolved, here))
+    assert "already quantized (quanto)" in other
+
+
 def test_a_gpu_of_another_kind_is_named(tiny_model: Path, tmp_path: Path) -> None:
     model = model_of(tiny_model, tmp_path, quant_method="fbgemm_fp8")
     installed = dict.fromkeys(METHODS["fbgemm_fp8"].needs, "1")

@@ -91,7 +91,7 @@ METHODS: Mapping[str, Method] = {
         nearest="hqq4",
     ),
     "quanto": Method(
-        refused=_NO_READER,
+        refused="its own layers fail in inference mode, and transformers reads nothing it saved",
         nearest="quanto-int4",
     ),
     "nvfp4": Method(

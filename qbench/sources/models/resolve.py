@@ -40,7 +40,12 @@ from qbench.sources.models.tokenizer_files import tokenizer_files
 from qbench.sources.shapes.from_config import shape_from_config
 from qbench.sources.shapes.from_meta import Unbuilt, shapes_from_meta
 from qbench.sources.shapes.shapes import shape_from_headers
-from qbench.sources.shapes.stored import holds_codes, quantization_method, stored_shape
+from qbench.sources.shapes.stored import (
+    holds_codes,
+    method_by_tensors,
+    quantization_method,
+    stored_shape,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -325,7 +330,7 @@ def _of_files(
 ) -> _Described:
     """The model with what the headers of its files tell; `folder` holds its configuration."""
     unbuilt = Unbuilt(folder, model.ref.trust_remote_code)
-    method = quantization_method(config, place)
+    method = quantization_method(config, place) or method_by_tensors(tensors)
     by_config = _shape_by_config(model.ref, config) or unbuilt
     if method is None:
         return _Described(model, shape_from_headers(tensors, config, place) or by_config)

@@ -70,6 +70,12 @@ def quantization_method(config: Mapping[str, Any], place: str) -> str | None:
     )
 
 
+def method_by_tensors(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """How a checkpoint is quantized whose config.json does not say so, as optimum-quanto's."""
+    is_quanto = any(re.search(r"\.weight\._data(\._data)?$", name) for name in tensors)
+    return "quanto" if is_quanto else None
+
+
 def holds_codes(tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether any tensor of the checkpoint is of a type that holds codes."""
     return any(tensor.dtype not in (*_FLOATING, *_MASKS) for tensor in tensors.values())
@@ -93,7 +99,7 @@ def stored_shape(
     The state is counted as it is once it is loaded.
     """
     rest = _rest_type(tensors, config)
-    quantized = config["quantization_config"]
+    quantized = config.get("quantization_config") or {}
     four_bit = bool(quantized.get("load_in_4bit"))
     compute = str(quantized.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
     layers = {loaded_name(name): held for name, held in by_module(tensors).items()}
