@@ -22,6 +22,7 @@ from qbench.precisions.hqq.hqq import PRECISIONS as HQQ
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.kv_cache import also_of_cache
 from qbench.precisions.precision import Precision
+from qbench.precisions.quanto.quanto import PRECISIONS as QUANTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,7 @@ def precisions() -> dict[str, Precision]:
         *bnb4bit.PRECISIONS,
         *FLOATING_CODES,
         *HQQ,
+        *QUANTO,
         *INTEGERS,
         *GGUF,
         *stored.PRECISIONS,
