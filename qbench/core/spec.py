@@ -71,6 +71,8 @@ class TensorShape(Frozen):
     """`linear` is the weight of a linear or Conv1D layer other than the output head."""
     dtype: str | None = None
     """Set for tensors that keep their own type whatever the model is loaded in (`float32`)."""
+    wide_in_fp16: bool = False
+    """Whether it is float32 where the model is loaded in fp16, though not in bf16."""
     transposed: bool = False
     """A weight stored as (in, out), as GPT-2's Conv1D does, instead of (out, in)."""
     stored_bytes: tuple[int, int] | None = None

@@ -63,7 +63,7 @@ def make_random(
         if id(weight) in made:
             _place(model, name, made[id(weight)])
             continue
-        own = torch.float32 if stays_in_fp32(model, name) else weight.dtype
+        own = torch.float32 if stays_in_fp32(model, name, dtype) else weight.dtype
         values = _values(name, weight, own, device_of(name, placement), _spread(config))
         if quantizer is not None and quantizer.param_needs_quantization(model, name):
             operation = quantizer.get_quantize_ops()
@@ -97,7 +97,9 @@ def make_buffers(model: PreTrainedModel, placement: dict[str, Any]) -> None:
                 made = torch.zeros_like(
                     buffer,
                     device=device_of(full_name, placement),
-                    dtype=torch.float32 if stays_in_fp32(model, full_name) else buffer.dtype,
+                    dtype=torch.float32
+                    if stays_in_fp32(model, full_name, buffer.dtype)
+                    else buffer.dtype,
                 )
                 module._buffers[name] = made  # noqa: SLF001 - no public way keeps whether it is saved
             if buffers:

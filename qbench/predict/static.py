@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.number_types import ITEM_BYTES
+from qbench.core.number_types import FP16, ITEM_BYTES
 from qbench.finetune import training_options
 from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.serve.deployment import WHOLE_MODELS
 from qbench.finetune.targets import is_tied, targeted, tied_matrices, under
-from qbench.precisions import options_of, precisions
+from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.storage import fixed_bytes
 
@@ -75,7 +75,21 @@ def saved_in_experts(shape: ModelShape) -> int:
 
 def stored_bytes(shape: ModelShape, precision: PrecisionRef) -> StaticBytes:
     """What a base takes in a precision, by arithmetic."""
-    return _stored(precisions()[precision.name].storage, shape, precision)
+    return _stored(precisions()[precision.name].storage, _as_loaded(shape, precision), precision)
+
+
+def _as_loaded(shape: ModelShape, precision: PrecisionRef) -> ModelShape:
+    """The shape with float32 for what transformers does not load in fp16 where that is the type."""
+    if not any(tensor.wide_in_fp16 for tensor in shape.tensors):
+        return shape
+    products = products_of(precision)
+    if products is None or products.rest != FP16:
+        return shape
+    tensors = (
+        one.model_copy(update={"dtype": "float32"}) if one.wide_in_fp16 else one
+        for one in shape.tensors
+    )
+    return shape.model_copy(update={"tensors": tuple(tensors)})
 
 
 @lru_cache(maxsize=256)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qbench.precisions.inventory import inventory
+from qbench.predict.static import predicted_bytes
 from qbench.running.loading import load
 from qbench.sources.models.resolve import parse_model, resolve_model
 from tests.precisions.tiny_cells import make_job
@@ -52,7 +54,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4-dq", "int4-g32"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "nf4-dq", "int4-g32"])
 def test_what_is_held_is_what_is_counted(folder: Path, precision: str) -> None:
     model = resolve_model(parse_model(str(folder), base=folder))
     job = make_job(model, precision)
@@ -61,5 +63,21 @@ def test_what_is_held_is_what_is_counted(folder: Path, precision: str) -> None:
         one.tensor.untyped_storage().data_ptr(): one.tensor.untyped_storage().nbytes()
         for one in inventory(loaded.model)
     }
-    assert job.predicted is not None
-    assert job.predicted.total == sum(held.values())
+    predicted = predicted_bytes(job.cell, model)
+    assert predicted is not None
+    assert predicted.total == sum(held.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("architecture", ["gpt_oss", "deepseek_v3"])
+def test_random_weights_are_held_as_a_checkpoint_is(
+    tmp_path: Path, architecture: str, precision: str
+) -> None:
+    """A router's corrections stay in fp32, and in fp16 the norms of gpt-oss do."""
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(architecture)))
+    model = resolve_model(parse_model(f"random:{tmp_path}", base=tmp_path))
+    job = make_job(model, precision)
+    loaded = load(job, lambda _phase: None)
+    predicted = predicted_bytes(job.cell, model)
+    assert predicted is not None
+    assert predicted.total == sum(one.tensor.nbytes for one in inventory(loaded.model))

@@ -39,6 +39,8 @@ class Architecture:
     which transformers stacks into one tensor."""
     wide_buffer: str = r"(?!)"
     """Whole names of buffers in the checkpoint, which stay in fp32 whatever is asked for."""
+    wide_norms_in_fp16: bool = False
+    """Whether its norms are loaded in fp32 where fp16 is asked for."""
     scaled_embedding: bool = False
     """Whether the embedding has its scale as a buffer of one element."""
 
@@ -89,6 +91,7 @@ _MIXTRAL = replace(
 _QWEN3_MOE = replace(_QWEN3, other=_MIXTRAL.other)
 _GPT_OSS = replace(
     _MIXTRAL,
+    wide_norms_in_fp16=True,
     other=r"layers\.\d+\.(self_attn\.sinks|mlp\.(router\.(weight|bias)"
     r"|experts\.(gate_up|down)_proj(_bias)?))",
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_FORM = 4
+_FORM = 5
 """Counted up when `qbench.sources.shapes.meta` describes models differently: answers expire."""
 
 CANNOT_BUILD = "transformers cannot build the model: "

@@ -70,20 +70,28 @@ def describe(folder: str, *, trust_remote_code: bool = False) -> list[dict[str, 
             "layer": "own product" if name in own else layer,
             "dtype": (
                 str(tensor.dtype).removeprefix("torch.")
-                if narrow[name] == tensor.dtype or stays_in_fp32(model, name)
+                if narrow[name] == tensor.dtype or stays_in_fp32(model, name, torch.bfloat16)
                 else None
+            ),
+            "wide_in_fp16": (
+                stays_in_fp32(model, name, torch.float16)
+                and not stays_in_fp32(model, name, torch.bfloat16)
             ),
         }
         for name, role, layer, transposed, tensor in wide
     ]
 
 
-def stays_in_fp32(model: PreTrainedModel, name: str) -> bool:
-    """Whether transformers loads the tensor of that name in fp32 whatever type is asked for.
+def stays_in_fp32(model: PreTrainedModel, name: str, dtype: torch.dtype) -> bool:
+    """Whether transformers loads the tensor of that name in fp32 where a 16-bit type is asked for.
 
     It does so where it loads a checkpoint, not where it builds a model without one.
     """
-    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    import torch
+
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
     return any(f".{part}." in f".{name}." for part in kept)
 
 

@@ -49,6 +49,7 @@ def shape_from_headers(
                 "role": role,
                 "transposed": architecture.transposed and role == "linear",
                 "dtype": "float32" if wide else None,
+                "wide_in_fp16": architecture.wide_norms_in_fp16 and role == "norm",
             }
         )
     if not _has_exactly_its_layers(found, architecture, config):
