@@ -294,5 +294,10 @@ def test_a_folder_of_several_files_must_name_one(tmp_path: Path) -> None:
         resolved(tmp_path / "c.gguf")
 
 
+def test_a_name_that_ends_like_a_file_is_never_asked_for_on_a_hub(tmp_path: Path) -> None:
+    ref = parse_model("absent.gguf", base=tmp_path)
+    assert (ref.kind, ref.name) == ("folder", "absent")
+
+
 def test_the_architectures_that_are_read() -> None:
     assert set(ARCHITECTURES) == {"llama", "qwen2", "qwen3", "gpt2"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from qbench.core.errors import ModelError
 from qbench.core.spec import LONGEST_NAME, slugify
 from qbench.sources.bundled import PREFIX
+from qbench.sources.models.gguf_file import SUFFIX
 from qbench.sources.models.headers import ADAPTER_CONFIG
 from qbench.sources.models.random_models import RANDOM_PREFIX
 
@@ -21,8 +22,11 @@ def names_model(argument: str) -> bool:
         return True
     try:
         path = Path(argument).expanduser()
+        if path.suffix == SUFFIX:
+            return True
         if path.is_dir():
-            return any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+            named = any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+            return named or any(path.glob(f"*{SUFFIX}"))
         if path.exists() or path.suffix in {".yaml", ".yml"}:
             return False
         hub = _HUB_ID.fullmatch(argument)

@@ -243,8 +243,8 @@ def _parse_random(source: str, base: Path) -> tuple[str, str | None, str]:
 def _local_folder(source: str, base: Path) -> Path | None:
     """The folder or GGUF file that a source means, there or not; None for a hub id."""
     path = written_path(source, base, ModelError)
-    is_file = path.suffix == SUFFIX and path.is_file()
-    if source.startswith((".", "/", "~")) or (source and path.is_dir()) or is_file:
+    named = source.startswith((".", "/", "~")) or path.suffix == SUFFIX
+    if named or (source and path.is_dir()):
         return path.resolve()
     return None
 

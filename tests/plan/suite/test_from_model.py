@@ -57,6 +57,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("checkpoint", True),
         ("./checkpoint", True),
         ("adapter", True),
+        ("model-Q4_K_M.gguf", True),
+        ("./absent.gguf", True),
+        ("blocks", True),
         ("suite.yaml", False),
         ("absent.yaml", False),
         ("owner/absent.yml", False),
@@ -70,8 +73,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_what_names_a_model(here: Path, argument: str, *, is_model: bool) -> None:
-    for folder in ("checkpoint", "adapter", "suites"):
+    for folder in ("checkpoint", "adapter", "blocks", "suites"):
         (here / folder).mkdir()
+    (here / "blocks" / "one.gguf").touch()
     (here / "checkpoint" / "config.json").touch()
     (here / "adapter" / "adapter_config.json").touch()
     (here / "suite.yaml").write_text(f"models: {TINY}\n")
