@@ -338,6 +338,10 @@ def test_layers_of_words_are_held_against_their_file(case: str, tmp_path: Path) 
     assert details["quantized_share"] == weights / logical
     repacked = [text for text in found.warnings if "in an order of their own" in text]
     assert bool(repacked) == (case == "repacks")
+    kept = {"linear", "quantization_state"}
+    size = sum(one.tensor.nbytes for one in inventory(model) if one.kind in kept)
+    expected = size - weights // 2 if repacked else None
+    assert details.get("nominal_linear_bytes") == expected, "as the file has them"
     codes = [one for one in inventory(model) if one.kind == "linear" and one.module in names]
     assert sum(one.logical_weights for one in codes) == weights
     assert sum(one.tensor.nbytes for one in codes) == (weights if repacked else weights // 2)

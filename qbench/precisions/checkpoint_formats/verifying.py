@@ -27,7 +27,6 @@ from qbench.precisions.verification import (
     linear_layers,
     unquantized_matrices,
 )
-from qbench.sources.shapes.stored import packs
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +94,7 @@ def verify_by_files(
             "quantized_share": found.weights / logical_weights(model),
             "left_out": [*plain, *head_name(model)],
             "not_checked": [*found.unchecked, *nowhere],
-            **(found.packed_bytes(model) if packs(files.quantization, method) else {}),
+            **found.packed_bytes(model),
             **{f"largest_{kind}_error": error for kind, error in found.errors.items()},
             "attention": attention_backend(model),
         },
@@ -200,10 +199,14 @@ class _Found:
             self.weights += weights
 
     def packed_bytes(self, model: PreTrainedModel) -> dict[str, int]:
-        """What linear layers, and all else but embeddings, would take as the files have them."""
-        linear = other = 0
+        """What linear layers, and all else but embeddings, would take as the files have them.
+
+        Nothing where what is held takes no more: plain numbers do, and words that a kernel spreads.
+        """
+        linear = other = held_here = 0
         for held in inventory(model):
             size = held.tensor.untyped_storage().nbytes()
+            held_here += size if held.kind in ("linear", "quantization_state", "other") else 0
             if held.kind in ("linear", "quantization_state"):
                 linear += 0 if held.module in self.layers else size
             elif held.kind == "other":
@@ -211,10 +214,10 @@ class _Found:
                 other += 0 if is_fused else size
         of_layers = sum(size for name, size in self.packed.items() if name in self.layers)
         of_experts = sum(self.packed.values()) - of_layers
-        return {
-            "nominal_linear_bytes": linear + of_layers,
-            "nominal_other_bytes": other + of_experts,
-        }
+        linear, other = linear + of_layers, other + of_experts
+        if linear + other >= held_here:
+            return {}
+        return {"nominal_linear_bytes": linear, "nominal_other_bytes": other}
 
 
 def _parent(name: str) -> str:

@@ -180,11 +180,6 @@ def packed_layer_bytes(held: Mapping[str, StoredTensor], quantized: Mapping[str,
     )
 
 
-def packs(quantized: Mapping[str, Any], method: str) -> bool:
-    """Whether what is loaded of a checkpoint takes more than its codes and their state would."""
-    return method in DEQUANTIZED or _code_bits(quantized) is not None
-
-
 def _torchao(quantized: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options of torchao's configuration in a quantization_config; empty for any other."""
     found: Any = quantized.get("quant_type")
