@@ -86,6 +86,7 @@ KINDS = (
     ),
     Kind("hqq.*?(?P<bits>[2-8]?).*", "HQQ", ("hqq{bits}", "hqq", "integer")),
     Kind("quanto.*", "quanto's codes", ("quanto-int8", "quanto-int4", "quanto-fp8")),
+    Kind("w4-?a4.*", "4-bit weights and activations", ("nvfp4-w4a4", "mxfp4-w4a4", "integer")),
     Kind(
         "w(?P<bits>[2-7])-?a[2-8].*|int8-dynamic-activation-int(?P<width>[2-7])-weight",
         "weights of {bits} bits beside rounded activations, which have 8 bits in qbench:"

@@ -91,7 +91,8 @@ def test_a_pattern_is_of_own_names_alone() -> None:
         ("bnb", ("nf4",)),
         ("QLoRA", ("nf4",)),
         ("int5", ("integer",)),
-        ("W4A4", ("integer",)),
+        ("W4A4", ("nvfp4-w4a4",)),
+        ("w4a8", ("integer",)),
         ("compressed_tensors", ("stored",)),
         ("fp64", ("fp32",)),
         ("uint16", ("bf16",)),
@@ -113,9 +114,21 @@ def test_what_is_nearest_in_kind_is_named(name: str, first: tuple[str, ...]) -> 
 
 
 def test_asking_for_a_format_never_gives_another_by_its_letters() -> None:
-    for name in ("fp8", "nvfp4", "mxfp4", "mxfp8", "int4", "q4_k_m", "w4a16", "int3", "hqq3"):
-        own, words = own_name(name), nearest_in_kind(name)
-        assert own is not None or (words is not None and "nearest in kind: " in words), name
+    meant = {
+        "fp8": "fp8",
+        "nvfp4": "nvfp4",
+        "mxfp4": "mxfp4",
+        "int4": "int4-g128",
+        "w4a16": "int4-g128",
+        "int4_weight_only": "int4-g128",
+        "W8A8": "w8a8",
+        "Q4_K_M": "gguf-q4_k_m",
+        "HQQ-3bit": "hqq3",
+        "qint4": "quanto-int4",
+    }
+    assert {name: own_name(name) for name in meant} == meant
+    assert own_name("int3") is None
+    assert "hqq3" in str(nearest_in_kind("int3"))
 
 
 def test_every_kind_ends_in_something_that_there_is() -> None:

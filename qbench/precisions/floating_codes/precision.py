@@ -276,7 +276,12 @@ PRECISIONS = (
         Fp8DynamicOptions,
         "FP8 W8A8",
         order=23,
-        also_called=("float8_dynamic_activation_float8_weight", "float8dq", "fp8-dynamic"),
+        also_called=(
+            "float8_dynamic_activation_float8_weight",
+            "float8dq",
+            "fp8-dynamic",
+            "w8a8-fp8",
+        ),
     ),
     FloatingCodes(
         "mxfp8",
