@@ -7,7 +7,7 @@ from typing import Literal
 
 from qbench.core.number_types import FP32, INT8, FloatType, NumberType
 
-ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "codes"]
+ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "codes", "rounded"]
 """What a layer does with its inputs x:
 
     floating      weights of a floating type, multiplied as they are
@@ -16,6 +16,7 @@ ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "
     4bit          bitsandbytes' 4-bit layers: for few rows a kernel reads the codes
     outliers      LLM.int8 as bitsandbytes has it: x in 8 bits but for columns with outliers
     codes         x in 8 bits too, whose products with the codes are integers
+    rounded       x in floating-point codes too, multiplied as they are or as what they stand for
 """
 MOST_ROWS_IN_FP32 = 16
 """Rows of input that CUDA's kernel for products of 8-bit integers refuses."""
@@ -38,8 +39,9 @@ class Products:
     copies: int = 2
     """Of `dequantized`: a layer's weights in the type of x that are there at once while they are
     made, such as codes turned into numbers and these times their scales."""
-    fp32_copies: int = 0
-    """Of `dequantized`: the same in fp32, whatever the type of x."""
+    wide_bytes: int = 0
+    """Of `dequantized`: bytes a weight that are there besides, whatever the type of x: codes in
+    fp32, or taken apart bit by bit."""
     constants: int = 0
     """Of `dequantized`: numbers for each scale that are there in the type of x meanwhile, such as
     the scale itself or a zero point."""

@@ -172,7 +172,7 @@ class InferenceLinears(Linears):
         if self._kernels.unseen or not products.fused:
             # torchao's `dequantize_affine`: codes less zero points, then times scales, each anew.
             made = products.copies * weights + products.constants * scales * item
-            made += products.fp32_copies * linear.inputs * linear.outputs * FP32
+            made += products.wide_bytes * made_at_once
             Storage(ledger, DEQUANTIZED, made)
         held = Storage(ledger, DEQUANTIZED, weights)
         result = self.multiply(given, weight, bias, linear.outputs)

@@ -63,7 +63,18 @@ CASES = [
     *(
         _Case(architecture, precision)
         for architecture in ("llama", "mistral", "qwen2", "gpt2", "opt")
-        for precision in ("fp32", "bf16", "int8", "nf4", "int8-wo", "fp8", "hqq4")
+        for precision in (
+            "fp32",
+            "bf16",
+            "int8",
+            "nf4",
+            "int8-wo",
+            "fp8",
+            "mxfp8",
+            "mxfp4",
+            "nvfp4",
+            "hqq4",
+        )
     ),
     *(
         _Case("mistral", name, batch, tokens)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from qbench.precisions.products import Products
+
 _MULTIPLE = 16
 """What a layer's outputs must be a multiple of, for CUDA's kernels."""
 
@@ -47,6 +49,10 @@ class Coding(ABC):
 
         With `kernel` it rounds inputs itself and multiplies codes with codes.
         """
+
+    @abstractmethod
+    def products(self, options: Any) -> Products:
+        """What torchao holds while it dequantizes a weight: found by counting its tensors."""
 
     @abstractmethod
     def round_inputs(self, inputs: torch.Tensor, options: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import FP32
 from qbench.precisions.floating_codes.coding import Coding
 from qbench.precisions.floating_codes.small_floats import (
     E4M3_LARGEST,
@@ -17,6 +18,7 @@ from qbench.precisions.floating_codes.small_floats import (
     positive,
     rounded_to,
 )
+from qbench.precisions.products import Products
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +70,17 @@ class Fp8(Coding):
                 "act_quant_kwargs": inputs,
             }
         return Float8Tensor(codes.qdata, codes.scale, codes.block_size, dtype=dtype, **more)
+
+    def products(self, options: Fp8Options) -> Products:
+        """Codes in fp32, these times their scales, then in the type."""
+        return Products(
+            "dequantized",
+            options.dtype,
+            options.dtype,
+            whole_tensor=options.granularity == "tensor",
+            copies=0 if options.dtype == FP32 else 1,
+            wide_bytes=8,
+        )
 
     def round_inputs(self, inputs: torch.Tensor, options: Fp8Options) -> torch.Tensor:
         """By torchao's `Float8Tensor`."""

@@ -26,6 +26,7 @@ from qbench.precisions.floating_codes.small_floats import (
     rounded_to,
     unpacked,
 )
+from qbench.precisions.products import Products
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from qbench.precisions.floating_codes.options import MxOptions
 
 BLOCK = 32
+APART_BYTES = 30
+"""Bytes a weight that torchao holds at once while it takes codes of 4 bits apart."""
 
 
 class Mx(Coding):
@@ -85,6 +88,19 @@ class Mx(Coding):
             chosen,
             inputs if kernel else None,
             is_swizzled_scales=False,
+        )
+
+    def products(self, options: MxOptions) -> Products:
+        """Codes and scales in the type, then their product; those of 4 bits are taken apart."""
+        if self.code_bits == 8:
+            return Products("dequantized", options.dtype, options.dtype, group=BLOCK, constants=1)
+        return Products(
+            "dequantized",
+            options.dtype,
+            options.dtype,
+            group=BLOCK,
+            copies=0,
+            wide_bytes=APART_BYTES,
         )
 
     def round_inputs(self, inputs: torch.Tensor, options: MxOptions) -> torch.Tensor:

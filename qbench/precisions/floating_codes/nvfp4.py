@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.floating_codes.coding import Coding
+from qbench.precisions.floating_codes.mx import APART_BYTES
 from qbench.precisions.floating_codes.small_floats import (
     E2M1_LARGEST,
     E4M3_LARGEST,
@@ -21,6 +22,7 @@ from qbench.precisions.floating_codes.small_floats import (
     rounded_to,
     unpacked,
 )
+from qbench.precisions.products import Products
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,6 @@ class Nvfp4(Coding):
     code_bits = 4
     block = BLOCK
     capability = (10, 0)
-    dequantizes = True
 
     def scales(self, options: FloatingCodesOptions, rows: int, width: int) -> int:
         """One a block."""
@@ -60,7 +61,7 @@ class Nvfp4(Coding):
         *,
         kernel: bool = False,
     ) -> Any:
-        """An `NVFP4Tensor`, which torchao multiplies itself."""
+        """An `NVFP4Tensor`; torchao's own product of it hides what it holds meanwhile."""
         from torchao.prototype.mx_formats.nvfp4_tensor import (
             NVFP4Tensor,
             QuantizeTensorToNVFP4Kwargs,
@@ -75,6 +76,17 @@ class Nvfp4(Coding):
             dtype,
             codes.per_tensor_scale,
             act_quant_kwargs=inputs if kernel else None,
+        )
+
+    def products(self, options: FloatingCodesOptions) -> Products:
+        """Codes are taken apart, and multiplied by both scales."""
+        return Products(
+            "dequantized",
+            options.dtype,
+            options.dtype,
+            group=BLOCK,
+            copies=0,
+            wide_bytes=APART_BYTES,
         )
 
     def round_inputs(self, inputs: torch.Tensor, options: FloatingCodesOptions) -> torch.Tensor:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ModelError
-from qbench.core.number_types import BF16, FP32, ITEM_BYTES, torch_type
+from qbench.core.number_types import BF16, ITEM_BYTES, torch_type
 from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.emulated import dequantized_first, rounded_inputs
@@ -78,15 +78,10 @@ class FloatingCodes(LibraryWeights, Precision):
     def products(
         self, options: FloatingCodesOptions, config: Mapping[str, Any] | None = None
     ) -> Products:
-        """Dequantized by torchao: codes in fp32, these times their scales, then in the type."""
-        return Products(
-            "dequantized",
-            options.dtype,
-            options.dtype,
-            group=self.coding.block,
-            copies=0 if options.dtype == FP32 else 1,
-            fp32_copies=2,
-        )
+        """Dequantized by torchao; with activations how much that takes is not known."""
+        if options.activations != "none":
+            return Products("rounded", options.dtype, options.dtype, group=self.coding.block)
+        return self.coding.products(options)
 
     def incapable(self, options: FloatingCodesOptions, environment: Environment) -> str | None:
         """On CUDA codes are multiplied with codes, which takes a GPU that can, in bf16."""
