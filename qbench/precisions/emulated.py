@@ -10,11 +10,11 @@ def dequantized_first(library: str = "torchao") -> str:
     return f"emulated: {library} dequantizes all weights of a layer before each product; {_INSTEAD}"
 
 
-def held_wider(bits: int, held_bits: int = 8) -> str:
-    """The same of codes that take more room than they have bits."""
+def held_wider() -> str:
+    """The same of codes of fewer bits than the byte that each lies in."""
     return (
-        f"emulated: codes of {bits} bits lie in {held_bits} bits each, and torchao dequantizes all"
-        f" weights of a layer before each product; {_INSTEAD}"
+        "emulated: each code lies in a byte of its own, and torchao dequantizes all weights of a"
+        f" layer before each product; {_INSTEAD}"
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qbench.core.errors import ModelError
+from qbench.finetune.lora_options import LoraOptions
 from qbench.precisions import precisions
 from qbench.precisions.verification import linear_layers
 from tests.precisions.numpy_formats import E2M1_LEVELS, E4M3_LEVELS, nearest_codes, rounded
@@ -260,3 +261,34 @@ def test_whose_figures_depend_on_the_batch() -> None:
     assert pooled == {"int8", "nvfp4-w4a4"}
     fp8 = precisions()["fp8-w8a8"]
     assert fp8.pools_batch(fp8.options(granularity="tensor"))
+
+
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear")  # that PEFT cannot merge in place
+@pytest.mark.parametrize("name", ["fp8", "mxfp8", "mxfp4", "nvfp4"])
+def test_a_gradient_reaches_adapters_below_every_layer(name: str, cells: TinyCells) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    held = precisions()[name]
+    assert held.untrainable(held.options(), "lora", LoraOptions()) is None
+    loaded = load_fresh(cells.folder(VARIANTS[0]), name)
+    targets = ["q_proj", "v_proj", "up_proj", "down_proj"]
+    model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=targets))
+    model(
+        input_ids=torch.tensor([[1, 2, 3, 4]]), labels=torch.tensor([[1, 2, 3, 4]])
+    ).loss.backward()
+    found = {at: one.grad for at, one in model.named_parameters() if "lora_B" in at}
+    assert len(found) == len(targets)
+    for gradient in found.values():
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
+    coded = [one for at, one in linear_layers(loaded.model) if hasattr(one.weight, "qdata")]
+    assert len(coded) == 7
+
+
+@pytest.mark.parametrize("name", ["fp8-w8a8", "mxfp8-w8a8", "mxfp4-w4a4", "nvfp4-w4a4"])
+def test_nothing_is_trained_through_rounded_inputs(name: str) -> None:
+    held = precisions()[name]
+    words = held.untrainable(held.options(), "lora", LoraOptions()) or ""
+    assert f"{name} rounds its inputs" in words
+    assert "activations: none" in words

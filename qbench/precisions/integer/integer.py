@@ -92,7 +92,7 @@ class Integer(LibraryWeights, Precision):
             return None
         if options.activations != "none":
             return rounded_inputs()
-        return dequantized_first() if options.bits == STORED_BITS else held_wider(options.bits)
+        return dequantized_first() if options.bits == STORED_BITS else held_wider()
 
     def untrainable(self, options: IntegerOptions, method: str, training: Frozen) -> str | None:
         """No gradient passes inputs that are rounded."""
