@@ -219,6 +219,8 @@ def damaged(contents: bytes, how: str) -> bytes:
         "old": contents[:4] + struct.pack("<I", 1) + contents[8:],
         "big-endian": contents[:4] + struct.pack(">I", 3) + contents[8:],
         "counts": contents[:8] + struct.pack("<Q", 2**60) + contents[16:],
+        # The number of settings is kept; the first one becomes a list of lists.
+        "lists of lists": contents[:24] + struct.pack("<Q1sIIQ", 1, b"x", 9, 9, 1) + contents[24:],
         "unknown type": contents[:at] + struct.pack("<I", 99) + contents[at + 4 :],
     }[how]
 
@@ -232,6 +234,7 @@ def damaged(contents: bytes, how: str) -> bytes:
         ("old", "found a GGUF file that is of version 1"),
         ("big-endian", "found a GGUF file that is big-endian"),
         ("counts", "corrupt: found 1152921504606846976 tensors"),
+        ("lists of lists", "corrupt: found a list of 1 entries of type 9"),
         ("unknown type", "token_embd.weight is of type 99, which qbench does not know"),
     ],
 )

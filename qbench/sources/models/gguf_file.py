@@ -179,8 +179,8 @@ class _Header:
 
     def _list(self) -> Any:
         kind, count = self._number("I"), self._number("Q")
-        if count > len(self._held):
-            raise self._corrupt(f"a list of {count} entries")
+        if kind == _LIST or count > len(self._held):  # no writer makes lists of lists
+            raise self._corrupt(f"a list of {count} entries of type {kind}")
         if count <= _KEPT:
             return [self._value(kind) for _ in range(count)]
         if kind in _NUMBERS:
