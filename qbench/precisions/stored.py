@@ -210,9 +210,14 @@ def _by_files(model: PreTrainedModel, folder: Path, method: str, rest: str) -> V
         details["unlike_served"] = f"computed in {rest}, with the numbers that the codes stand for"
         said.append(
             f"transformers loads this checkpoint as {rest} numbers: the bytes that are held and the"
-            f" times are those of {rest}; its codes take {packed} bytes in the files, and its"
-            " quality is real"
+            f" times are those of {rest}; its codes take {packed} bytes in the files, and the"
+            " quality is that of its weights"
         )
+        if files.quantization.get("activation_scheme"):
+            said.append(
+                "inputs of its layers are rounded to 8 bits where this checkpoint is served, and"
+                " are not here: its quality there may be lower"
+            )
     elif computed_bytes > codes_bytes:
         said.append(
             f"the kernels of {method} keep the codes in an order of their own: from the first"

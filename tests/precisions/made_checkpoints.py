@@ -132,6 +132,36 @@ def make_fp8(original: Path, folder: Path) -> Path:
     )
 
 
+def make_fp8_of_tensors(original: Path, folder: Path) -> Path:
+    """E4m3 codes, a scale for each tensor and one for its inputs."""
+    made = {}
+    for name, weight in load_file(original / "model.safetensors").items():
+        if not _is_matrix_of_layer(name):
+            made[name] = weight
+            continue
+        scale = weight.float().abs().max() / 448
+        made[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+        made[f"{name}_scale_inv"] = scale.to(weight.dtype)
+        made[name.removesuffix("weight") + "activation_scale"] = torch.tensor(0.02).to(weight.dtype)
+    static = {"activation_scheme": "static", "weight_block_size": None}
+    return write_checkpoint(original, folder, made, quant_method="fp8", **static)
+
+
+def make_mxfp8(original: Path, folder: Path) -> Path:
+    """E4m3 codes, a power of two for each 32 of a row."""
+    made = {}
+    for name, weight in load_file(original / "model.safetensors").items():
+        if not _is_matrix_of_layer(name):
+            made[name] = weight
+            continue
+        blocks = weight.float().unflatten(1, (-1, 32))
+        powers = torch.floor(torch.log2(blocks.abs().amax(-1))) - 8
+        made[name] = (blocks / torch.exp2(powers)[..., None]).flatten(1).to(torch.float8_e4m3fn)
+        made[f"{name}_scale_inv"] = (powers + 127).to(torch.uint8)
+    dynamic = {"activation_scheme": "dynamic", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"}
+    return write_checkpoint(original, folder, made, quant_method="mxfp8", **dynamic)
+
+
 def make_bitnet(original: Path, folder: Path) -> Path:
     """As microsoft/bitnet has it: -1, 0 and 1, four a byte, and what their sums are divided by."""
     made = {}

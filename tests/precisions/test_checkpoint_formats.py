@@ -36,7 +36,9 @@ from tests.precisions.made_checkpoints import (
     make_bitnet,
     make_compressed,
     make_fp8,
+    make_fp8_of_tensors,
     make_mxfp4,
+    make_mxfp8,
     make_torchao,
     write_checkpoint,
 )
@@ -63,6 +65,8 @@ KINDS: dict[str, tuple[str, Make]] = {
     },
     "bitnet": ("llama", make_bitnet),
     "fp8": ("llama", make_fp8),
+    "fp8 of tensors": ("llama", make_fp8_of_tensors),
+    "mxfp8": ("llama", make_mxfp8),
     "fp8-qwen3_moe": ("qwen3_moe", make_fp8),
     "fp8-mixtral": ("mixtral", make_fp8),
     "mxfp4": ("gpt_oss", make_mxfp4),
@@ -152,7 +156,9 @@ def test_where_numbers_are_loaded_the_bytes_of_the_codes_are_told(
     values = {metric.name: metric.value for metric in outcome.metrics}
     nominal = values["bits_per_weight.nominal"]
     assert nominal == pytest.approx(8 * packed / shape.weights)
-    assert "are those of bf16" in loaded.verification.warnings[-1]
+    said = " ".join(loaded.verification.warnings)
+    assert "are those of bf16" in said
+    assert ("inputs of its layers are rounded" in said) == kind.startswith("fp8")
 
 
 def test_4_bit_codes_of_torchao_count_as_such(originals: dict[str, Path], tmp_path: Path) -> None:
