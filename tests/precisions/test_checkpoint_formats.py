@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,25 @@ def test_a_corrupt_checkpoint_is_told_as_such(
         metadata = opened.metadata()
     save_file(held, path, metadata=metadata)
     with pytest.raises(QbenchError, match=re.escape(words)):
+        load_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("fp8-mixtral", {"weight_block_size": "128"}),
+        ("fp8-mixtral", {"weight_block_size": [128, "x"]}),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_told_as_such(
+    kind: str, changed: dict[str, Any], originals: dict[str, Path], tmp_path: Path
+) -> None:
+    architecture, make = KINDS[kind]
+    path = make(originals[architecture], tmp_path / "quantized") / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] |= changed
+    path.write_text(json.dumps(config))
+    with pytest.raises(QbenchError, match=r"w1: corrupt: found a weight_block_size of"):
         load_checkpoint(path.parent)
 
 

@@ -120,7 +120,9 @@ def _fp8_blocks(held: ModuleFiles, quantization: Mapping[str, Any]) -> Definitio
         return None
     shape, constants = matrix(held, "weight"), scales(held.read("weight_scale_inv"))
     size = quantization.get("weight_block_size")
-    block = (int(size[0]), int(size[1])) if size else None
+    if size and (not isinstance(size, list) or [type(each) for each in size] != [int, int]):
+        raise MalformedError(f"a weight_block_size of {size!r}")
+    block = (size[0], size[1]) if size else None
     spread(constants, slice(0, 1), shape, block)
 
     def rows(part: slice) -> torch.Tensor:

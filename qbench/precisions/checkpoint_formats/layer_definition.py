@@ -35,7 +35,7 @@ def telling_of(held: ModuleFiles) -> Iterator[None]:
     """Names the module whose tensors are malformed, or lack one, as a `ModelError`."""
     try:
         yield
-    except (MalformedError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         said = f"no {error.args[0]}" if isinstance(error, KeyError) else error
         raise ModelError(
             f"{held.file}: {held.name}: corrupt: found {said}; expected codes with the scales that"

@@ -168,7 +168,9 @@ def packed_layer_bytes(held: Mapping[str, StoredTensor], quantized: Mapping[str,
     parts = {name: tensor for name, tensor in held.items() if name != "bias"}
     if bits is None:
         return sum(tensor.end - tensor.start for tensor in parts.values())
-    zero = 0 if _torchao(quantized).get("mapping_type", {}).get("_data") == "SYMMETRIC" else bits
+    mapping = _torchao(quantized).get("mapping_type")
+    is_symmetric = isinstance(mapping, dict) and mapping.get("_data") == "SYMMETRIC"
+    zero = 0 if is_symmetric else bits
     widths = {"_weight_qdata": bits, "_weight_zero_point": zero}
     return round(
         sum(
