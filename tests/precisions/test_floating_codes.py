@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tests.workplace import Workplace
+
 VARIANTS = [
     Variant("llama-nested", "llama", {"hidden": 128, "intermediate": 320, "layers": 1}),
     Variant("gpt2-tied", "gpt2", {"tied": True}),
@@ -292,3 +294,11 @@ def test_nothing_is_trained_through_rounded_inputs(name: str) -> None:
     words = held.untrainable(held.options(), "lora", LoraOptions()) or ""
     assert f"{name} rounds its inputs" in words
     assert "activations: none" in words
+
+
+@pytest.mark.parametrize("name", ["fp8", "mxfp8", "mxfp4", "nvfp4", "nvfp4-w4a4"])
+def test_what_a_format_is_stands_in_its_explanation(name: str, workplace: Workplace) -> None:
+    text = workplace.call_here("explain", name, "--format", "markdown").output
+    assert "## How it holds a number" in text
+    assert ("E4M3" if name.endswith("fp8") else "E2M1") in text
+    assert "## Where its speed is real" in text

@@ -25,6 +25,8 @@ class Coding(ABC):
     """What records call it."""
     code_bits: int
     """Width of a code."""
+    told: tuple[str, ...]
+    """What it is, in sentences for whoever asks how it holds a number."""
     block: int | None = None
     """Weights of a row that share a scale; None where whole rows do, or more. A layer whose width
     it does not divide stays in the type of the rest."""

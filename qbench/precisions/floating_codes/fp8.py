@@ -35,6 +35,11 @@ class Fp8(Coding):
 
     quant_type = "fp8 (E4M3)"
     code_bits = 8
+    told = (
+        "code: E4M3, a sign, 4 bits of exponent (bias 7), 3 of mantissa: 0, 2^-9 … 448",
+        "scale: largest |w| / 448 of a row, or of the whole weight, in 32 bits",
+        "a weight is code · scale; the code is the nearest of w / scale, ties to the even one",
+    )
     capability = (8, 9)
     dequantizes = True
 

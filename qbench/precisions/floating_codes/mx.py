@@ -48,6 +48,17 @@ class Mx(Coding):
         """`code_bits` are those of E2M1 or E4M3."""
         self.code_bits = code_bits
         self.quant_type = "mxfp8 (E4M3)" if code_bits == 8 else "mxfp4 (E2M1)"
+        kinds = {
+            8: "E4M3, a sign, 4 bits of exponent (bias 7), 3 of mantissa: 0, 2^-9 … 448",
+            4: "E2M1, a sign, 2 bits of exponent, 1 of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6",
+        }
+        self.told = (
+            f"code: {kinds[code_bits]}",
+            f"scale: a power of two for each {BLOCK} weights of a row, in 8 bits (E8M0)",
+            "scaling ceil: the next above largest |w| / largest code, which cuts off nothing",
+            "scaling floor: that of the largest |w|, less the exponent of the largest code",
+            "a weight is code · scale; the code is the nearest of w / scale, ties to the even one",
+        )
         self._values = e4m3_values() if code_bits == 8 else e2m1_values()
         self._largest = E4M3_LARGEST if code_bits == 8 else E2M1_LARGEST
 

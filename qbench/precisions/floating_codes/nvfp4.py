@@ -42,6 +42,12 @@ class Nvfp4(Coding):
 
     quant_type = "nvfp4 (E2M1)"
     code_bits = 4
+    told = (
+        "code: E2M1, a sign, 2 bits of exponent, 1 of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6",
+        "scale of the weight: its largest |w| / (448 · 6), in 32 bits",
+        f"scale of {BLOCK} weights of a row: their largest |w| / 6 / scale of the weight, as E4M3",
+        "a weight is code · scale of its block · scale of the weight",
+    )
     block = BLOCK
     capability = (10, 0)
 

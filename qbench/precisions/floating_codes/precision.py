@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
+    from qbench.core.page import Page
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
+    from qbench.precisions.explain.weights import Weight
     from qbench.precisions.floating_codes.coding import Coding
 
 _ROUNDED_INPUTS_TOLERANCE = 0.01
@@ -231,6 +233,16 @@ class FloatingCodes(LibraryWeights, Precision):
         if found != expected:
             return f"holds {found} scales where {expected} were expected"
         return None
+
+    def explain(self, weight: Weight, options: FloatingCodesOptions) -> Page | None:
+        """What codes and scales are, then what they make of a weight."""
+        from qbench.precisions.explain.sections import joined, section
+
+        made = super().explain(weight, options)
+        if made is None:
+            return None
+        held = section("How it holds a number", self.coding.told)
+        return replace(made, parts=joined(held, made.parts))
 
     def rounded(self, values: torch.Tensor, options: FloatingCodesOptions) -> torch.Tensor | None:
         """As torchao quantizes and dequantizes it; None where its width does not fit."""
