@@ -174,8 +174,9 @@ class Precision(ABC):
         return group
 
     def rounded(self, values: torch.Tensor, options: Any) -> torch.Tensor | None:
-        """A matrix (out, in) in fp32 as a layer would hold it: what `explain` shows; None: nothing.
+        """A matrix (out, in) in fp32 as a layer would hold it: what `explain` shows.
 
+        None where a layer of that size is not quantized.
         The values are rounded to the type of the rest already, where `products` tells it. Of no use
         where `explain` itself is written.
         """

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from tests.workplace import Workplace
 
 
+OF_ZEROS = {"quanto-fp8": "32,768 weights become infinite or not a number"}
+"""optimum-quanto 0.2.7 divides a row by its scale, which is 0, for this format alone."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("explained") / "model", random_weight())
+    return save(tmp_path_factory.mktemp("explained") / "model", random_weight(width=256))
 
 
 def test_the_bundled_model_is_explained_on_the_terminal(workplace: Workplace) -> None:
@@ -89,7 +93,7 @@ def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str)
     made = explain(name, str(folder), None, base=folder)
     figures = json.loads(as_json(made))
     assert figures["bits_per_weight"]["stored"] > 0
-    assert sum(figures["histogram"]["counts"]) == 128 * 192
+    assert sum(figures["histogram"]["counts"]) == 128 * 256
     page = markdown(made)
     assert page.startswith(f"# {name}: ")
     assert page.count("```") == 2
@@ -98,16 +102,23 @@ def test_every_explanation_can_be_shown_in_every_format(folder: Path, name: str)
 
 @pytest.mark.parametrize("width", [40, 120])
 def test_a_tensor_of_zeros_and_a_norm_are_shown(tmp_path: Path, width: int) -> None:
-    zeros = save(tmp_path / "zeros", random_weight() * 0)
-    norm = save(tmp_path / "norm", random_weight()[0], "model.norm.weight")
+    zeros = save(tmp_path / "zeros", random_weight(width=256) * 0)
+    norm = save(tmp_path / "norm", random_weight(width=256)[0], "model.norm.weight")
     for name in explained():
         flat = explain(name, str(zeros), None, base=tmp_path)
-        assert flat.data["error"]["reason"] == "all weights are 0"
+        assert flat.data["error"]["reason"] == OF_ZEROS.get(name, "all weights are 0")
         row = explain(name, str(norm), "model.norm.weight", base=tmp_path)
         assert row.data["linear"] is False
         for made in (flat, row):
             json.loads(as_json(made))
             assert all(len(line) <= width for line in on_terminal(made, width).splitlines())
+
+
+def test_a_tensor_that_a_format_leaves_as_it_is_is_told_as_such(tmp_path: Path) -> None:
+    narrow = save(tmp_path / "narrow", random_weight(rows=1, width=72))
+    for name in ("nvfp4", "mxfp8", "hqq4", "int4-g32"):
+        with pytest.raises(UsageError, match=r"--tensor: .*such a layer stays in"):
+            explain(name, str(narrow), None, base=tmp_path)
 
 
 def test_an_outlier_spoils_the_others_unless_it_is_left_out() -> None:

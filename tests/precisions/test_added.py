@@ -17,7 +17,7 @@ from qbench.core.spec import Cell, Frozen, Item, PrecisionRef, TuningRef
 from qbench.finetune import methods
 from qbench.finetune.serve.deployment import served_precision
 from qbench.plan.items import caveats, why_not_taken
-from qbench.precisions import is_quantized, precisions, products_of
+from qbench.precisions import is_quantized, names, precisions, products_of
 from qbench.precisions.explain.explain import explain, explained
 from qbench.precisions.plain_layers import replace_linear
 from qbench.precisions.precision import NoOptions, Precision
@@ -97,9 +97,11 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return {one.name: one for one in (*own, Bare(), Rows())}
 
     monkeypatch.setattr(qbench.precisions, "with_plugins", with_two)
-    precisions.cache_clear()
+    for known in (precisions, names._own_names):
+        known.cache_clear()
     yield
-    precisions.cache_clear()
+    for known in (precisions, names._own_names):
+        known.cache_clear()
 
 
 @pytest.fixture

@@ -69,7 +69,12 @@ def explain(
     weight = read_weight(model, tensor, base=base, group=held.row_multiple(options))
     made = held.explain(weight, options)
     if made is None:
-        raise UsageError(f"PRECISION: {precision} has no explanation with these options")
+        rows, width = weight.values.shape
+        raise UsageError(
+            f"--tensor: {weight.name} of {weight.model} has {rows} rows of {width} weights, which"
+            f" do not fall into what shares a scale in {precision}: such a layer stays in the type"
+            " of the rest; choose another tensor, or other options with --set"
+        )
     subject = {
         "precision": precision,
         "options": options.model_dump(),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BYTES_A_LINE = 24
 
 
-def explain(mix: str, summary: str, weight: Weight, options: GgufOptions) -> Page:
+def explain(name: str, mix: str, summary: str, weight: Weight, options: GgufOptions) -> Page:
     """Explains a file type of llama.cpp's by a weight that is made into blocks."""
     from qbench.precisions.gguf.layouts import decode
     from qbench.precisions.gguf.quantize import to_blocks
@@ -33,7 +33,7 @@ def explain(mix: str, summary: str, weight: Weight, options: GgufOptions) -> Pag
     asked = MIXES[mix]
     kind = fallback(asked, taken.shape[1])
     if kind is None:
-        return _unfit(mix, summary, weight)
+        return _unfit(f"{name}: {summary}", weight)
     blocks = to_blocks(taken, kind)
     held = decode(blocks, kind)
     error = error_figures(weight.values, held)
@@ -45,7 +45,7 @@ def explain(mix: str, summary: str, weight: Weight, options: GgufOptions) -> Pag
     picture = picture_of(weight.values, -limit, limit)
     different = len(set(held[row, block * size.weights : (block + 1) * size.weights].tolist()))
     return Page(
-        title=f"GGUF {mix.upper()}: {summary}",
+        title=f"{name}: {summary}",
         parts=joined(
             _bits(mix, asked, kind, taken.shape[1]),
             _one_weight(weight, taken, held, own, kind),
@@ -71,14 +71,14 @@ def explain(mix: str, summary: str, weight: Weight, options: GgufOptions) -> Pag
     )
 
 
-def _unfit(mix: str, summary: str, weight: Weight) -> Page:
+def _unfit(title: str, weight: Weight) -> Page:
     width = weight.values.shape[1]
     words = (
         f"{weight.name} has rows of {width} weights, and no block of GGUF's is shorter than"
         f" {BLOCK}: it stays in the type that it is loaded in."
     )
     return Page(
-        title=f"GGUF {mix.upper()}: {summary}",
+        title=title,
         parts=section("Bits a weight", (words,)),
         data={"bits_per_weight": {"stored": None}, "reason": words},
     )

@@ -100,6 +100,10 @@ class FloatingCodes(LibraryWeights, Precision):
             return f"CUDA's kernels for {self.name} give bf16, not {options.dtype}: set dtype: bf16"
         return None
 
+    def row_multiple(self, options: FloatingCodesOptions) -> int | None:
+        """The block, where there is one."""
+        return self.coding.block
+
     def pools_batch(self, options: FloatingCodesOptions) -> bool:
         """Where rows of rounded inputs share a scale."""
         return options.activations == "dynamic" and self.coding.pools_batch(options)

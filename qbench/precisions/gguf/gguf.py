@@ -184,7 +184,7 @@ class Gguf(Precision):
         """A block of a weight, taken apart."""
         from qbench.precisions.explain import gguf
 
-        return gguf.explain(self.mix, self.summary, weight, options)
+        return gguf.explain(self.name, self.mix, self.summary, weight, options)
 
 
 def block_products(dtype: FloatType) -> Products:

@@ -121,7 +121,7 @@ class TestTables:
         first = table.locator("thead th").first.get_by_role("button")
         first.focus()
         shown.page.keyboard.press("Enter")
-        expected = ["bf16", "fp4", "fp16", "fp32", "int8", "nf4", "nf4-dq"]
+        expected = ["bf16", "FP4", "fp16", "fp32", "int8", "nf4", "nf4-dq"]
         assert self.column(table, 1) == expected
         shown.page.keyboard.press("Enter")
         shown.page.keyboard.press("Enter")
