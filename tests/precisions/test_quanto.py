@@ -48,6 +48,19 @@ def test_it_multiplies_as_a_layer_that_quanto_made(name: str, inputs: int) -> No
     torch.testing.assert_close(naive_weight(ours, slice(0, 48)), ours.dequantize())
 
 
+@pytest.mark.parametrize("inputs", [40, 152])
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_that_are_no_multiple_of_16_are_not_read_past_their_end(
+    name: str, inputs: int
+) -> None:
+    layer = plain(inputs, 16).bfloat16()
+    ours = quantized_layer(layer, _typed(name).codes)
+    given = torch.randn(3, inputs, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = given.float() @ naive_weight(ours, slice(0, 16)).T + layer.bias.float()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(given).float(), expected, rtol=0.02, atol=0.01)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_codes_are_the_nearest_of_the_grid(name: str) -> None:
     """By the definition: scales of the extremes, so that no error is above half a step."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from qbench.precisions.inventory import Kind
     from qbench.precisions.quanto.format import Codes
 
+_AT_ONCE = 16
+"""Codes of a row that `torch._weight_int8pack_mm`, which quanto calls on a CPU, reads at once, the
+last ones too: of another width it makes infinities, or ends the process."""
+
 
 @cache
 def layer_class() -> type[Any]:
@@ -75,9 +79,10 @@ def layer_class() -> type[Any]:
         def forward(self, given: torch.Tensor) -> torch.Tensor:
             """Quanto's product of 8-bit codes; of others that of the dequantized weights.
 
-            Nothing but codes and inputs is kept for the way back.
+            Of those too whose rows torch's kernel for CPUs would read past their end. Nothing but
+            codes and inputs is kept for the way back.
             """
-            if self.shift is not None:
+            if self.shift is not None or self.in_features % _AT_ONCE:
                 made: torch.Tensor = _product()(given, self)
                 return made
             with _outside_inference_mode():
