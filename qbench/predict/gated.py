@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.predict.mixture import mix
+from qbench.predict.mixture_forward import mix
 
 if TYPE_CHECKING:
     from qbench.predict.decoder import Decoder

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.precisions.floating_codes.small_floats import E4M3_LARGEST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
     Product = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
-
-_LARGEST_E4M3 = 448.0
 
 
 def rounds_inputs(layer: Any) -> bool:
@@ -67,7 +67,7 @@ def _rounded(layer: Any, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Te
 
     scheme, values = _scheme(layer), inputs
     is_integer = scheme.type == "int"
-    largest = 127.5 if is_integer else _LARGEST_E4M3  # half of the 255 steps from -128 to 127
+    largest = 127.5 if is_integer else E4M3_LARGEST  # half of the 255 steps from -128 to 127
     if scheme.dynamic:
         scale = (_LIMITS[scheme.strategy](values, scheme.group_size) / largest).clamp_min(1e-12)
     else:

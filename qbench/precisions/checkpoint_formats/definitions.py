@@ -26,6 +26,12 @@ from qbench.precisions.checkpoint_formats.layer_definition import (
     telling_of,
 )
 from qbench.precisions.checkpoint_formats.words import gptq_or_awq, pack_quantized
+from qbench.precisions.floating_codes.small_floats import (
+    decoded,
+    e2m1_values,
+    e8m0_values,
+    unpacked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +40,6 @@ if TYPE_CHECKING:
 
     from qbench.precisions.checkpoint_formats.files import ModuleFiles
 
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""The magnitudes that the lower three bits of a 4-bit float stand for; the fourth is the sign."""
 MX_BLOCK = 32
 
 
@@ -68,18 +72,12 @@ def _definition(held: ModuleFiles, quantization: Mapping[str, Any]) -> Definitio
 
 def e2m1(packed: torch.Tensor) -> torch.Tensor:
     """The values of pairs of 4-bit floats in bytes, the lower half first: twice as many."""
-    import torch
-
-    levels = torch.tensor([*E2M1, *(-level for level in E2M1)])
-    both = torch.stack([packed & 15, packed >> 4], dim=-1)
-    return levels[both.int()].flatten(-2)
+    return decoded(unpacked(packed), e2m1_values())
 
 
 def powers_of_two(exponents: torch.Tensor) -> torch.Tensor:
-    """E8M0: 2 to the power of a byte less 127."""
-    import torch
-
-    return torch.exp2(exponents.view(torch.uint8).float() - 127)
+    """What bytes of E8M0 stand for."""
+    return decoded(exponents, e8m0_values())
 
 
 def scales(stored: torch.Tensor) -> torch.Tensor:

@@ -63,10 +63,10 @@ def decoded(codes: torch.Tensor, values: tuple[float, ...]) -> torch.Tensor:
 
 
 def unpacked(packed: torch.Tensor) -> torch.Tensor:
-    """Codes of 4 bits, (rows, width): of the two in a byte the first is its lower half."""
+    """Codes of 4 bits, (…, width): of the two in a byte the first is its lower half."""
     import torch
 
-    return torch.stack([packed & 0xF, packed >> 4], dim=-1).reshape(len(packed), -1)
+    return torch.stack([packed & 0xF, packed >> 4], dim=-1).flatten(-2)
 
 
 def rounded_to(values: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
