@@ -9,7 +9,7 @@ from qbench.core.unchecked import as_mapping
 from qbench.precisions import unlike_served
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.core.record import Metric, Record
 
@@ -20,8 +20,10 @@ _OF_SPEED = frozenset({"s", "tokens/s", "J"})
 limits of the machine."""
 KEY = "unlike_served"
 """In what a record tells of the loaded model: the sentence, or None."""
-LEGEND = "not the speed, or the peak, of the format as it is served"
+LEGEND = "not the speed, or the peak memory, that the format has where it is served"
 """What the mark ≠ means."""
+_PEAK = "memory.peak"
+"""Of measured memory, what is marked: the bytes of a KV cache are those of any cell."""
 _HELD_WIDER = "a peak is of codes that are held in more bits than they have; packed ones take less"
 
 
@@ -33,7 +35,7 @@ def why_not_served(records: Sequence[Record], metric: str) -> str | None:
     """
     for record in records:
         found = record.metric(metric)
-        if found is not None and record.item.measurement == "memory" and holds_wider(record):
+        if found is not None and metric.startswith(_PEAK) and holds_wider(record):
             return _HELD_WIDER
         if found is None or not _is_speed(record, found):
             continue
@@ -45,6 +47,14 @@ def why_not_served(records: Sequence[Record], metric: str) -> str | None:
             device = record.environment.device_type
             return unlike_served(record.cell.precision, device, record.cell.kv_cache)
     return None
+
+
+def marked_lines(labels: Mapping[str, Iterable[str]]) -> list[str]:
+    """What the mark ≠ means, and then who has it for which reason; `labels` are by the reason."""
+    if not labels:
+        return []
+    why = [f"≠ {', '.join(each)}: {reason}" for reason, each in labels.items()]
+    return [f"≠: {LEGEND}; why:", *why]
 
 
 def _is_speed(record: Record, metric: Metric) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from qbench.precisions.precision import Precision
 
+ONE_OF_THE_LIST = "one that `qbench list` shows"
+"""What a message expects for a name of none: they are too many to be named in it."""
 _MOST_NEAR = 3
 """Precisions that are named as the nearest."""
 
@@ -76,7 +78,7 @@ KINDS = (
     Kind("(mx-?)?(fp|float)-?6(?![0-9]).*|e2m3|e3m2", "6-bit floats", ("mxfp8", *_FP8)),
     Kind("(.*-)?(nv|mx)-?(fp|float)-?4.*|e2m1.*", "4-bit floats with scales a block", _FP4),
     Kind("(fp|float)-?4.*", "4-bit floats", ("nvfp4", "mxfp4", "fp4", "nf4")),
-    Kind("mx-?(fp|float)-?8.*|mx", "8-bit floats with scales a block", ("mxfp8", *_FP8)),
+    Kind("(mx|nv)-?(fp|float)-?8.*|mx", "8-bit floats with scales a block", ("mxfp8", *_FP8)),
     Kind("(.*-)?(fp|float|f|bf)-?8.*|e4m3.*|e5m2.*", "8-bit floats", _FP8),
     Kind(
         "(gguf-)?i?q(?P<bits>[1-8])(-.*)?|(gguf-)?tq[12].*|gguf|ggml|llama[.]?cpp",

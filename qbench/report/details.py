@@ -46,8 +46,8 @@ TABLED = frozenset(
 _LIST_SHOWN = 3
 _RAN = "attention_ran"
 """Of the records of quality and latency: the attention kernels that were called."""
-_APART = frozenset({"calibration", "nominal_linear_bytes", "nominal_other_bytes"})
-"""What was loaded that has its place in another table."""
+_APART = frozenset({"calibration", "nominal_linear_bytes", "nominal_other_bytes", "unlike_served"})
+"""What was loaded that stands elsewhere: in another table, or below one."""
 _TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED})
 """Columns of which a 0 in every row is what a reader wants to see."""
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.speed import LEGEND
+from qbench.compare.speed import LEGEND, marked_lines
 from qbench.core.page import Fold, Heading, Mono, Strong, Words, bullets
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 
@@ -62,18 +62,29 @@ def short_legend(table: Table, spread: str = "standard deviation over seeds") ->
     return "   ".join(marks)
 
 
-def unlike_served_lines(table: Table, *, by_column: bool = False) -> list[str]:
+def unlike_served_lines(
+    table: Table, *, by_column: bool = False, told: set[str] | None = None
+) -> list[str]:
     """Whose times are not those of their format as it is served, and why: each reason once.
 
-    They are named by their rows, or by their columns.
+    They are named by their rows, or by their columns. Reasons among `told` are left out, and those
+    that are given are added to it: what stands on one page is told once.
     """
+    told = set() if told is None else told
     rows: dict[str, dict[str, None]] = {}
     for row in table.rows:
         for column, figure in zip(table.columns, row.figures, strict=True):
-            if figure.unlike_served:
+            if figure.unlike_served and figure.unlike_served not in told:
                 name = column.title if by_column else row.label
                 rows.setdefault(figure.unlike_served, {})[name] = None
-    return [f"≠: {LEGEND}: {', '.join(labels)}: {reason}" for reason, labels in rows.items()]
+    told.update(rows)
+    return marked_lines(rows)
+
+
+def unlike_served_in_short(table: Table) -> list[str]:
+    """The same without the reasons, which the report has."""
+    marked = any(figure.unlike_served for row in table.rows for figure in row.figures)
+    return [f"≠: {LEGEND}; the report says why"] if marked else []
 
 
 def definitions(table: Table) -> list[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.compare.speed import LEGEND
+from qbench.compare.speed import marked_lines
 from qbench.core.environment import missing_packages
 from qbench.core.page import (
     Column,
@@ -154,7 +154,7 @@ def _unlike_lines(unlike: Mapping[str, str | None]) -> list[str]:
     for name, reason in unlike.items():
         if reason is not None:
             names.setdefault(reason, []).append(name)
-    return [f"≠: {LEGEND}: {', '.join(one)}: {reason}" for reason, one in names.items()]
+    return marked_lines(names)
 
 
 def _row(entry: Entry, reason: str | None, *, real: bool) -> Row:

@@ -10,7 +10,7 @@ from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
 from qbench.report.decision import decision_table
 from qbench.report.finetune.overview_table import arms_overview
 from qbench.report.finetune.results import results_of
-from qbench.report.legend import short_legend, unlike_served_lines
+from qbench.report.legend import short_legend, unlike_served_in_short
 from qbench.report.overview_lines import overview_lines
 from qbench.report.overview_table import overview_table, what_it_shows
 from qbench.report.recommendation import terminal_lines, tuned_line
@@ -53,7 +53,7 @@ def _decision_parts(records: TableRecords, what_to_run: Recommendation | None) -
     decision = decision_table(records)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
-    legend = [short_legend(table, "95 % interval"), *unlike_served_lines(table), *told]
+    legend = [short_legend(table, "95 % interval"), *unlike_served_in_short(table), *told]
     told_first = [bullets(terminal_lines(what_to_run))] if what_to_run else []
     return [*told_first, *_with_legend(table, legend)]
 
@@ -63,7 +63,7 @@ def _arms_parts(records: TableRecords, what_to_train: Recommendation | None) -> 
         return []
     table = arms_overview(results_of(records))
     told = [bullets([tuned_line(what_to_train)])] if what_to_train else []
-    legend = [short_legend(table), *unlike_served_lines(table)]
+    legend = [short_legend(table), *unlike_served_in_short(table)]
     return [Heading("Fine-tuning"), *told, *_with_legend(table, legend)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.speed import LEGEND, TIMED
+from qbench.compare.speed import TIMED, marked_lines
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
@@ -89,10 +89,8 @@ def _unlike_served_lines(plan: Plan) -> list[str]:
         reason = unlike_served(held, device, cell.cell.kv_cache)
         if reason is not None and timed and cell.skip is None and not cell.cell.is_training:
             found.setdefault(reason, {})[cell.cell.label] = None
-    return [
-        f"{', '.join(labels)}: times will be ≠, {LEGEND}: {reason}"
-        for reason, labels in found.items()
-    ]
+    marked = marked_lines(found)
+    return [f"reports will mark times by {line}" for line in marked[:1]] + marked[1:]
 
 
 def _skips(plan: Plan) -> list[str]:

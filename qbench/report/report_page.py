@@ -215,10 +215,11 @@ def _detail_parts(selection: Selection) -> list[Part]:
     parts: list[Part] = [Heading("Details"), bullets(_HOW_TO_READ_DETAILS)]
     several = len(selection.tables) > 1
     level = 4 if several else 3
+    why: set[str] = set()
     for table in selection.tables:
         parts += [Heading(table.title, 3)] if several else []
         for detail in detail_tables(table):
-            served = unlike_served_lines(detail)
+            served = unlike_served_lines(detail, told=why)
             told = [*served, *definitions(detail), *lacking_intervals(detail)]
             parts += [Heading(detail.title, level), detail, bullets(told)]
         parts += finetune_details(table, level)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _CELLS_TO_COMPARE = 2
 _PROCESSES_FOR_SPREAD = 2
+_NAMED = 3
+"""Cells that a sentence leaves out by name; more are counted."""
 
 
 def summarise(records: TableRecords, decision: Decision) -> str:
@@ -132,7 +134,9 @@ def _fastest(records: TableRecords, decision: Decision, metric: str, name: str) 
         if label != first and highest is not None and (pooled[label].lowest or 0) <= highest
     ]
     text += " (it carries a warning)" if pooled[first].figure.warned else ""
-    text += f" ({_and(emulated)} left out: not as served)" if emulated else ""
+    if emulated:
+        out = _and(emulated) if len(emulated) <= _NAMED else f"{len(emulated)} cells"
+        text += f" ({out} left out: not as served)"
     if min(pooled[label].succeeded for label in known) < _PROCESSES_FOR_SPREAD:
         return text + "; with one process a cell, the spread between processes is unknown."
     if level:

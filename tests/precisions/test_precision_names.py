@@ -98,6 +98,7 @@ def test_a_pattern_is_of_own_names_alone() -> None:
         ("uint16", ("bf16",)),
         ("e5m2", ("fp8", "int8-wo")),
         ("fp6_llm", ("mxfp8", "fp8")),
+        ("nvfp8", ("mxfp8",)),
         ("4-bit", ("nf4",)),
         ("IQ4_XS", ("gguf", "int4")),
     ],
@@ -109,8 +110,9 @@ def test_what_is_nearest_in_kind_is_named(name: str, first: tuple[str, ...]) -> 
     _, _, named = words.partition("nearest in kind: ")
     assert any(one in named.split(", ")[0] for one in first), words
     assert set(named.split(", ")) <= set(precisions())
-    with pytest.raises(SuiteError, match="nearest in kind"):
+    with pytest.raises(SuiteError, match="nearest in kind") as told:
         suite_of(f"precisions: [{name}]")
+    assert "expected one that `qbench list` shows" in str(told.value)  # not 53 names
 
 
 def test_asking_for_a_format_never_gives_another_by_its_letters() -> None:

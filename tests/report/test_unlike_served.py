@@ -10,6 +10,7 @@ from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
+from qbench.compare.speed import marked_lines, why_not_served
 from qbench.core.spec import PrecisionRef
 from qbench.precisions import precisions, unlike_served
 from qbench.report.html.render import render as as_html
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 EMULATED = PrecisionRef(label="int4-g32", name="int4-g32", options={})
 REASON = unlike_served(EMULATED, "cpu") or "none was given"
-MEANING = "not the speed, or the peak, of the format as it is served"
+MEANING = "not the speed, or the peak memory, that the format has where it is served"
 
 
 def held(record: Record, **loaded: Any) -> Record:
@@ -55,8 +56,30 @@ def test_the_report_marks_the_times_alone_and_says_why_once_a_table() -> None:
     text = as_markdown(report_page(records_of()))
     row = line_of(text, EMULATED.label, "| precision ")
     assert row.count("≠") == 2  # prefill and decode, not bytes and not quality
-    assert f"≠: {MEANING}: {EMULATED.label}: {REASON}" in text
+    assert f"- ≠: {MEANING}; why:\n- ≠ {EMULATED.label}: {REASON}\n" in text
+    before, _, details = text.partition("## Details")
+    assert details.count(REASON) == 1  # for all its tables, and not in each row of what was loaded
+    assert MEANING in before
     assert "≠" not in line_of(text, "bf16", "| precision ")
+
+
+def test_what_the_mark_means_is_said_once_whatever_the_reasons() -> None:
+    labels = {"codes are dequantized": ["fp8", "hqq4"], "a cache is": ["nf4--kv-int4"]}
+    assert marked_lines(labels) == [
+        f"≠: {MEANING}; why:",
+        "≠ fp8, hqq4: codes are dequantized",
+        "≠ nf4--kv-int4: a cache is",
+    ]
+    assert marked_lines({}) == []
+
+
+def test_of_measured_memory_a_peak_alone_is_marked() -> None:
+    wider = {"code_bits_nominal": 4, "code_bits_stored": 8}
+    record = next(one for one in records_of(**wider)[::-1] if one.item.measurement == "memory")
+    cache = record.metrics[0].model_copy(update={"name": "memory.kv_cache", "unit": "B"})
+    record = record.model_copy(update={"metrics": (*record.metrics, cache)})
+    assert why_not_served([record], "memory.peak")
+    assert why_not_served([record], "memory.kv_cache") is None
 
 
 def test_such_a_time_is_no_best_and_not_the_lowest() -> None:
@@ -72,7 +95,8 @@ def test_such_a_time_is_no_best_and_not_the_lowest() -> None:
 def test_the_terminal_and_the_html_page_mark_them_too() -> None:
     shown = as_text(overview_page(records_of()))
     assert line_of(shown, EMULATED.label).count("≠") == 2
-    assert MEANING in " ".join(shown.split())
+    assert f"≠: {MEANING}; the report says why" in " ".join(shown.split())
+    assert REASON not in " ".join(shown.split())
     page = as_html(report_page(records_of()))
     assert "≠ not as served" in page
     assert REASON in page
@@ -125,7 +149,8 @@ def test_the_plan_and_the_explanation_say_it(workplace: Workplace) -> None:
         "models: bundled:tiny-mistral\nprecisions: [bf16, nf4, int4-g32]\nmeasure: [latency]\n",
     )
     planned = " ".join(workplace.call_here("plan", "suite.yaml").output.split())
-    assert f"int4-g32: times will be ≠, {MEANING}: {REASON}" in planned
+    assert f"reports will mark times by ≠: {MEANING}; why: ≠ int4-g32: {REASON}" in planned
+    assert planned.count(MEANING) == 1
     workplace.write(
         "suite.yaml",
         "models: bundled:tiny-mistral\nprecisions: [bf16, int4-g32]\nmeasure: [footprint]\n",

@@ -12,6 +12,7 @@ from qbench.core.aliases import OTHER_VALUES
 from qbench.core.names import did_you_mean, nearest_name, shortened
 from qbench.core.spec import slugify
 from qbench.plan.suite.node import Node
+from qbench.precisions.names import ONE_OF_THE_LIST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,8 @@ class Problems:
         """
         names = tuple(known)
         expected = f"one of {', '.join(names)}" if names else f"nothing: there is no {kind}"
+        if kind == "precision":
+            expected = ONE_OF_THE_LIST
         found = f"the unknown {kind} '{shortened(name)}'"
         nearest = nearest_name(name, (*names, *(other or ())))
         if nearest is not None and hint is None:
