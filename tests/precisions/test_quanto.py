@@ -79,6 +79,16 @@ def test_codes_are_the_nearest_of_the_grid(name: str) -> None:
     assert bool((error.reshape(groups.shape) <= step[:, None] / 2 * 1.001).all())
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_of_zeros_stays_zeros(name: str) -> None:
+    layer = plain(256, 16)
+    layer.weight.data[3] = 0.0
+    made = naive_weight(quantized_layer(layer, _typed(name).codes), slice(0, 16))
+    assert made[3].tolist() == [0.0] * 256
+    assert bool(made[4].any())
+    assert bool(made.isfinite().all())
+
+
 @pytest.mark.parametrize(
     ("inputs", "group"), [(64, None), (128, None), (256, 128), (160, 32), (96 * 3, 96), (200, None)]
 )

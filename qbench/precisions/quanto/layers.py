@@ -143,13 +143,17 @@ def quantized_layer(layer: nn.Linear, codes: Codes) -> Any:
 def _quantized(
     weights: torch.Tensor, codes: Codes
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes, scales and shifts of a matrix (out, in), scales by the extremes as quanto's are."""
+    """Codes, scales and shifts of a matrix (out, in), scales by the extremes as quanto's are.
+
+    Rows of zeros have the scale 1 instead of quanto's 0, which makes no numbers of them in E4M3.
+    """
     from optimum.quanto import AbsmaxOptimizer, MaxOptimizer, qtypes, quantize_weight
 
     # quanto has no public names for what its tensors hold.
     kind = qtypes[codes.qtype]
     if not codes.shifted:
         scale = AbsmaxOptimizer()(weights, kind, 0)
+        scale = scale.where(scale != 0, 1.0)
         held = quantize_weight(weights, kind, 0, scale, optimized=False)
         return held._data.clone(), held._scale.clone(), None  # noqa: SLF001
     group = group_of(weights.shape[1])
