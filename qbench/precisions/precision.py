@@ -55,8 +55,9 @@ class Precision(ABC):
     title: str | None = None
     """What words about training call it, such as `NF4`; its name unless given."""
     order: int = 45
-    """Its place in lists and tables: floating types are 10 to 12, LLM.int8 20, 4-bit formats 30 to
-    32, integers 40, checkpoints as stored 50; those with the same as a suite has them."""
+    """Its place in lists and tables: floating types are 10 to 12, LLM.int8 20, 8-bit floats 22 to
+    25, 4-bit formats 30 to 38, integers 40, GGUF 42, checkpoints as stored 50; those with the same
+    as a suite has them."""
     by_default: bool = True
     """Whether it is taken where a suite or a command names no precision."""
     takes_quantized: bool = False

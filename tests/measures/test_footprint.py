@@ -14,7 +14,7 @@ from qbench.core.spec import StaticBytes
 from qbench.measures.footprint import FOOTPRINT, FootprintOptions
 from qbench.precisions import precisions
 from qbench.predict.bits import LogicalWeights, bits_per_weight, weights_of
-from tests.precisions.tiny_cells import TinyCells, Variant
+from tests.precisions.tiny_cells import TinyCells, Variant, quick_options
 
 if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel, Outcome
@@ -52,7 +52,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 def test_kinds_add_up_and_equal_the_arithmetic(
     name: str, variant: Variant, cells: TinyCells
 ) -> None:
-    loaded = cells.load(variant, name)
+    loaded = cells.load(variant, name, **quick_options(name))
     outcome = measure(loaded)
     found = values(outcome)
     assert "memory.static.adapters" not in found  # of tuned cells only
@@ -101,7 +101,7 @@ def test_bits_per_weight(name: str, bits: int, variant: Variant, cells: TinyCell
 def test_bits_of_the_parts_are_those_of_a_count_by_layers_and_of_the_plan(
     name: str, variant: Variant, cells: TinyCells
 ) -> None:
-    loaded = cells.load(variant, name)
+    loaded = cells.load(variant, name, **quick_options(name))
     found = values(measure(loaded))
     # Counted from the checkpoint's own tensors, and the bytes of torch's modules.
     files = cells.folder(variant).glob("*.safetensors")

@@ -9,7 +9,7 @@ import pytest
 from qbench.core.spec import StaticBytes
 from qbench.precisions import is_quantized, precisions, products_of
 from qbench.precisions.inventory import inventory, logical_weights
-from tests.precisions.tiny_cells import TinyCells, Variant, resolve, typed_options_of
+from tests.precisions.tiny_cells import TinyCells, Variant, quick_options, resolve, typed_options_of
 from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
@@ -64,16 +64,6 @@ OWN_WORDS: dict[str, dict[str, Any]] = {
     "nf4-dq": {"quant_type": "nf4", "double_quant": True},
 }
 """What the details of some precisions say beside their options."""
-
-
-def quick_options(name: str) -> dict[str, Any]:
-    """None; those that calibrate read a short text, and tune little."""
-    options: Any = typed_options_of(name)
-    quick: dict[str, Any] = {}
-    if getattr(options, "calibrates", False):
-        quick |= {"calibration_text": "bundled:stdlib-excerpt"}
-        quick |= {"rounding_steps": 2} if options.weights == "autoround" else {}
-    return quick
 
 
 def chosen_cases() -> Iterator[tuple[Variant, tuple[str, dict[str, Any]]]]:

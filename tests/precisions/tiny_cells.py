@@ -46,6 +46,16 @@ def typed_options_of(precision: str, **changes: Any) -> Frozen:
     return precisions()[precision].options(**changes)
 
 
+def quick_options(name: str) -> dict[str, Any]:
+    """None; those that calibrate read a short text, and tune little."""
+    options: Any = typed_options_of(name)
+    quick: dict[str, Any] = {}
+    if getattr(options, "calibrates", False):
+        quick |= {"calibration_text": "bundled:stdlib-excerpt"}
+        quick |= {"rounding_steps": 2} if options.weights == "autoround" else {}
+    return quick
+
+
 def make_job(model: ResolvedModel, precision: str, **options: Any) -> Job:
     """A job without tasks, on the CPU."""
     resolved = all_options(precision, **options)
