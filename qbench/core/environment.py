@@ -138,9 +138,16 @@ def detect_environment(device: str) -> Environment:
     )
 
 
-def missing_packages(needs: tuple[str, ...], environment: Environment) -> str | None:
-    """Which of the packages are not installed, with the remedy; None if all are."""
-    missing = [package for package in needs if version_in(package, environment) is None]
+def missing_packages(needs: tuple[str, ...], environment: Environment | None = None) -> str | None:
+    """Which of the packages are not installed, with the remedy; None if all are.
+
+    They are looked up where no environment is given.
+    """
+    missing = [
+        package
+        for package in needs
+        if (version_in(package, environment) if environment else _version(package)) is None
+    ]
     if not missing:
         return None
     return f"needs {', '.join(missing)}: {install_command(missing)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,11 @@ def _said_of_conversions() -> Iterator[None]:
         tensor, text = next(iter(failures.items()))
         lines = [line for line in text.splitlines() if line and not line.startswith(("Error", " "))]
         said = f"{tensor}: {lines[-1] if lines else text}"
+        if lines and re.fullmatch(r"(KeyError: )?'[^']*'", lines[-1]):
+            raise MeasurementError(
+                f"{tensor}: the files lack its {lines[-1].removeprefix('KeyError: ')}, of the"
+                " quantization state; download the checkpoint again, or quantize it again"
+            ) from error
         if names_no_memory(text):
             raise OutOfMemoryError(
                 f"{said}; use a smaller precision, or a device with more memory"

@@ -9,6 +9,7 @@ from qbench.core.page import Words
 from qbench.core.units import choose_scale
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
 from qbench.precisions import is_quantized, unlike_served
+from qbench.precisions.computing import rest_type
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.mixtures import mixture_of
@@ -185,14 +186,15 @@ def _cache_lines(plan: Plan) -> list[Words]:
     """Bytes of the KV cache at a point of the grid, of suites that quantize it: a line a point."""
     if all(cell.cell.kv_cache is None for cell in plan.cells):
         return []
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[tuple[str, str], None]] = {}
     for cell in plan.cells:
         need = None if cell.skip else cache_need(cell)
         if need is not None:
+            kind = cell.cell.kv_cache or rest_type(cell.cell.precision)
             place = f"{cell.model.ref.name} at {need[0]}"
-            found.setdefault(place, {})[cell.cell.label] = _size(need[1])
+            found.setdefault(place, {})[kind, _size(need[1])] = None
     return [
-        Words(f"KV cache of {place}: {', '.join(map(' '.join, sizes.items()))}", "quiet")
+        Words(f"KV cache of {place}: {', '.join(map(' '.join, sizes))}", "quiet")
         for place, sizes in found.items()
     ]
 
@@ -228,7 +230,7 @@ def _items_not_taken(cell: PlannedCell) -> list[str]:
 def _kind(cell: PlannedCell) -> str:
     """Which of the cells are asked for the same."""
     if cell.cell.tuning is None:
-        return "each cell"
+        return "each cell" if cell.cell.kv_cache is None else "each with a quantized KV cache"
     if cell.cell.is_training:
         return "each training"
     return f"each model tuned by {cell.cell.tuning.method}, {cell.cell.deploy}:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,17 @@ def test_the_bundled_model_is_explained_on_the_terminal(workplace: Workplace) ->
     assert "4 + 8 / 64 + 32 / (64 · 256) = 4.127" in done.output
     assert all(len(line) <= 90 for line in done.output.splitlines())
     assert any(line.count("▲") > 9 for line in done.output.splitlines())
+
+
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("qbench.core.environment.version", absent)
+    with pytest.raises(UsageError, match=r"hqq4 needs hqq: pip install 'qbench\[hqq\]'"):
+        explain("hqq4", "bundled:tiny-mistral", None, base=tmp_path)
 
 
 def test_json_is_for_programs(workplace: Workplace) -> None:

@@ -154,6 +154,9 @@ def test_what_is_missing_is_installed_by_its_extra() -> None:
     said = missing_packages(tuple(absent), environment)
     assert said == "needs gptqmodel, optimum, peft: pip install 'qbench[gptq]' peft"
     assert missing_packages(("accelerate",), make_environment(versions={"accelerate": "1"})) is None
+    assert missing_packages(("pytest", "no-such-package")) == (
+        "needs no-such-package: pip install no-such-package"
+    )
 
 
 def test_each_extra_is_one_of_the_projects() -> None:

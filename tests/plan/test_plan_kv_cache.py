@@ -104,7 +104,9 @@ def test_the_plan_tells_each_cells_cache(base: Path) -> None:
     assert sizes["nf4--kv-int4"] == ("b1-p8-n4", elements * 8 * 3 // 4 + elements * 4 * 2)
     text = " ".join(str(part) for part in plan_page(made, base / "r").parts)
     assert "transformers dequantizes a quantized KV cache at each step" not in text  # no times
-    assert "KV cache of model at b1-p8-n4: bf16 3.00 KiB, bf16--kv-int4 1.75 KiB" in text
+    # By the kind, however many precisions have it.
+    assert "KV cache of model at b1-p8-n4: bf16 3.00 KiB, int4 1.75 KiB, fp8 1.52 KiB" in text
+    assert "model: each with a quantized KV cache memory" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qbench.core.errors import ModelError
+from qbench.core.errors import MeasurementError, ModelError
 from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, StaticBytes, TuningRef
 from qbench.plan.items import why_not_taken, why_skipped
 from qbench.precisions import precisions
@@ -132,6 +132,17 @@ def test_a_layer_that_was_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert stored.verification.details["quantized_modules"] == 2 * 6
     assert len(stored.verification.details["left_out"]) == 2 + 1
     assert "left unquantized" in stored.verification.warnings[0]
+
+
+def test_a_quantization_state_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    loaded = load_fresh(make_tiny_model(tmp_path / "original", "llama", hidden=128), "nf4")
+    loaded.model.save_pretrained(tmp_path / "quantized")
+    file = tmp_path / "quantized" / "model.safetensors"
+    name = "model.layers.0.mlp.down_proj.weight"
+    kept = {key: one for key, one in load_file(file).items() if key != f"{name}.absmax"}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(MeasurementError, match=f"{name}: the files lack its 'absmax'.*download"):
+        load_stored(tmp_path / "quantized")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.precisions import precisions
 from qbench.precisions.explain.sections import joined, section
@@ -58,11 +59,14 @@ def explain(
 
     `model` is written as in a suite, relative to `base`; `tensor` is a name in its weight files,
     the first weight of an MLP unless given; `options` are the precision's, its defaults
-    unless given. Raises `UsageError` for an unknown precision or tensor, and `ModelError`
-    for a model that cannot be read.
+    unless given. Raises `UsageError` for an unknown precision or tensor, and for a precision
+    whose packages are not installed, and `ModelError` for a model that cannot be read.
     """
     precision = check_precision(precision)
     held = precisions()[precision]
+    missing = missing_packages(held.needs)
+    if missing is not None:
+        raise UsageError(f"PRECISION: {precision} {missing}")
     if options is None:
         options = held.options()
     weight = read_weight(model, tensor, base=base, group=held.row_multiple(options))
