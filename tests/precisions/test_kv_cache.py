@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_cache import FLOATING, OWN, KvName, kv_caches
 from qbench.precisions.kv_layers import held_bytes, make_cache
 from qbench.predict.cache_bytes import cache_bytes, cache_misfit
 
@@ -150,3 +150,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
     assert cache_misfit(model.config.to_dict(), kv_caches()["fp8"]) is None
     with pytest.raises(MeasurementError, match="cannot be packed into 4 bits"):
         filled(model, "int4", 1, 4, 1)
+
+
+def test_a_suite_can_name_every_kind_and_no_other() -> None:
+    assert sorted(get_args(KvName)) == sorted((OWN, *FLOATING, *kv_caches()))
