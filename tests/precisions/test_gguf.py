@@ -307,3 +307,19 @@ def test_every_mixture_has_its_names() -> None:
     assert names == {f"gguf-{mix}" for mix in MIXES}
     assert own_name("Q4_K_M") == own_name("q4_k") == "gguf-q4_k_m"
     assert not any(precisions()[name].by_default for name in names)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q4_1", "MXFP4", "Q2_K", "Q3_K", "Q4_K", "Q6_K"])
+def test_weights_that_are_no_numbers_are_not_hidden(kind: str, broken: float) -> None:
+    import torch
+
+    from qbench.precisions.gguf.layouts import decode
+    from qbench.precisions.gguf.quantize import to_blocks
+
+    weights = torch.randn(2, 512, generator=torch.Generator().manual_seed(0))
+    weights[1, 70] = broken
+    made = decode(to_blocks(weights, kind), kind)
+    assert bool(made[0].isfinite().all())
+    assert not bool(made[1, 70].isfinite())
+    assert bool(made[1, 256:].isfinite().all())

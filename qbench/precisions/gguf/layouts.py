@@ -23,6 +23,8 @@ AT_ONCE = 2**19
 """Weights that a layer makes at once: never all of a head, which may take a gigabyte."""
 _FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """Twice the values of e2m1 (OCP MX 1.0); the scale is half of e8m0's for it."""
+_NO_NUMBER = 0xFF
+"""An exponent that is none (OCP MX 1.0, E8M0)."""
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -290,7 +292,8 @@ def _scale(blocks: torch.Tensor, at: int | None) -> torch.Tensor:
     if at is not None:
         return _half(blocks, at)
     exponent = blocks[:, :1].int() - 128  # of half the scale that e8m0 says
-    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    made = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    return made.where(blocks[:, :1] != _NO_NUMBER, torch.nan)
 
 
 @cache

@@ -25,11 +25,15 @@ def to_blocks(weight: torch.Tensor, kind: str) -> torch.Tensor:
     made = torch.empty(outputs, row_bytes, dtype=torch.uint8, device=weight.device)
     step = max(1, AT_ONCE // width)
     for start in range(0, outputs, step):
-        rows = weight[start : start + step].detach().float()
+        given = weight[start : start + step].detach().float()
+        rows = given.where(given.isfinite(), 0.0)
         if kind in BY_QBENCH:
             blocks = quantize_k(rows.reshape(-1, BY_NAME[kind].weights), kind)
         else:
             blocks = _by_package(rows, kind)
+        blocks = blocks.view(-1, BY_NAME[kind].bytes)
+        # No scale is a number then. Some searches would make finite weights of NaN and infinity.
+        blocks[~given.reshape(len(blocks), -1).isfinite().all(dim=1)] = 0xFF
         made[start : start + step] = blocks.view(-1, row_bytes)
     return made
 
