@@ -63,14 +63,14 @@ def layer_class() -> type[Any]:
         def dequantize(self) -> torch.Tensor:
             """Its weights, (out, in), as quanto makes them of the codes.
 
-            Those with a shift by the same operations, without the tensor between, which quanto
+            Those with a shift by operations of torch, without the tensor between, which quanto
             leaves to the collector of cycles: many would be there at once.
             """
             if self.shift is None:
                 with _outside_inference_mode():
                     whole: torch.Tensor = self.of_rows().dequantize()
                 return whole
-            made = torch.ops.quanto.unpack(self.weight.data, self.codes.bits)[: len(self.scale)]
+            made = _unpacked(self.weight.data, self.codes.bits)[: len(self.scale)]
             made = self.scale * made
             made -= self.shift
             weights: torch.Tensor = made.reshape(self.out_features, self.in_features)
@@ -98,6 +98,17 @@ def layer_class() -> type[Any]:
                 yield "biases", self.bias, self.bias.numel()
 
     return QuantoLayer
+
+
+def _unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes in bytes: those in the lowest bits of all rows first, as quanto packs them.
+
+    Its own operation compiles C++ when a CPU first asks for it, and fails without a compiler.
+    """
+    import torch
+
+    mask = 2**bits - 1
+    return torch.cat([(packed >> place) & mask for place in range(0, 8, bits)])
 
 
 @cache
