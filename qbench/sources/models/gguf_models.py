@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.cache import cache_folder
 from qbench.core.errors import ModelError
-from qbench.core.files import write_atomically
 from qbench.sources.models.gguf_file import SUFFIX, GgufFile, GgufTensor
 from qbench.sources.models.gguf_types import DEQUANTIZED, FLOATING
 from qbench.sources.models.headers import StoredTensor
+from qbench.sources.models.stand_ins import standing_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -222,22 +221,11 @@ def types_by_count(file: GgufFile) -> dict[str, int]:
 
 def make_folder(file: GgufFile, config: dict[str, Any], fingerprint: str) -> Path:
     """The folder that stands for the file, in the cache; `ModelError` where it cannot be made."""
-    folder = cache_folder() / "gguf" / f"{fingerprint[:16]}-{_FORM}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, contents in (
-            ("config.json", json.dumps(config, indent=2) + "\n"),
-            (_MARK, f"{file.path.resolve()}\n"),
-        ):
-            kept = folder / name
-            if not kept.is_file() or kept.read_text(encoding="utf-8") != contents:
-                write_atomically(kept, contents)
-    except OSError as error:
-        raise ModelError(
-            f"{folder}: cannot be written ({error.strerror or error}); free space, or name another"
-            " cache folder with the environment variable QBENCH_CACHE"
-        ) from error
-    return folder
+    files = (
+        ("config.json", f"{json.dumps(config, indent=2)}\n".encode()),
+        (_MARK, f"{file.path.resolve()}\n".encode()),
+    )
+    return standing_for("gguf", f"{fingerprint[:16]}-{_FORM}", files)
 
 
 def gguf_of(folder: str | Path) -> Path | None:

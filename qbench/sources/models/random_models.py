@@ -8,13 +8,12 @@ of the weights: whoever loads it makes the weights (`qbench.precisions.random_we
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.core.cache import cache_folder
-from qbench.core.errors import ModelError
-from qbench.core.files import write_atomically
 from qbench.sources.models.known_configs import known_configs
+from qbench.sources.models.stand_ins import standing_for
 
 if TYPE_CHECKING:
     from qbench.core.spec import ModelRef, ResolvedModel
@@ -60,21 +59,10 @@ def make_folder(model: ResolvedModel) -> Path:
 
     Raises `ModelError` when the cache cannot be written.
     """
-    folder = cache_folder() / "random" / model.fingerprint[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        source = Path(model.folder or "")
-        for path in _copied(source, with_code=model.ref.trust_remote_code):
-            contents, kept = path.read_bytes(), folder / path.name
-            if not kept.is_file() or kept.read_bytes() != contents:
-                write_atomically(kept, contents)
-        write_atomically(folder / _MARK, "The weights of this model are made when it is loaded.\n")
-    except OSError as error:
-        raise ModelError(
-            f"{folder}: cannot be written ({error.strerror or error}); free space, or name another"
-            " cache folder with the environment variable QBENCH_CACHE"
-        ) from error
-    return folder
+    copied = _copied(Path(model.folder or ""), with_code=model.ref.trust_remote_code)
+    files = ((path.name, path.read_bytes()) for path in copied)
+    mark = (_MARK, b"The weights of this model are made when it is loaded.\n")
+    return standing_for("random", model.fingerprint[:16], chain(files, [mark]))
 
 
 def is_random(folder: str | Path) -> bool:
