@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
-from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_cache import kv_cache_named
 from qbench.precisions.kv_layers import held_bytes
 from qbench.predict.cache_bytes import cache_bytes
 from qbench.predict.model_config import config_of
@@ -43,10 +43,9 @@ def cache_metrics(loaded: LoadedModel, point: GridPoint, cache: Any) -> tuple[Me
     config, reason = config_of(loaded.resolved)
     size = None
     if config is not None:
-        kind = loaded.cell.kv_cache
         size, reason = cache_bytes(
             config,
-            None if kind is None else kv_caches()[kind],
+            kv_cache_named(loaded.cell.kv_cache),
             batch=point.batch,
             prompt_tokens=point.prompt_tokens,
             new_tokens=point.new_tokens,

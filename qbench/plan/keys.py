@@ -24,7 +24,7 @@ from qbench.core.store import record_path
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import precisions
-from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_cache import kv_cache_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +136,7 @@ def _identity(
 ) -> dict[str, Any]:
     timed = item.measurement in {"latency", "memory", "training", "adapters"}
     gpus = len(environment.gpus_memory_bytes)
-    cache = None if cell.kv_cache is None else kv_caches()[cell.kv_cache]
+    cache = kv_cache_named(cell.kv_cache)
     packages = precisions()[cell.precision.name].needs_of(model)
     return {
         **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),

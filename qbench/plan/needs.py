@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qbench.core.cache import cache_folder
 from qbench.core.number_types import ITEM_BYTES
 from qbench.precisions.computing import rest_type
-from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_cache import kv_cache_named
 from qbench.predict.cache_bytes import cache_bytes
 from qbench.predict.devices import Fit, fits, memory_of
 from qbench.predict.model_config import config_of
@@ -99,10 +99,9 @@ def cache_need(planned: PlannedCell) -> tuple[str, int] | None:
     if not works or config is None:
         return None
     least = min(works, key=lambda work: work.batch * (work.prompt_tokens + work.new_tokens))
-    kind = planned.cell.kv_cache
     size, _ = cache_bytes(
         config,
-        None if kind is None else kv_caches()[kind],
+        kv_cache_named(planned.cell.kv_cache),
         batch=least.batch,
         prompt_tokens=least.prompt_tokens,
         new_tokens=least.new_tokens,

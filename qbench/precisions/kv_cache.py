@@ -135,6 +135,11 @@ def kv_caches() -> dict[str, KvCache]:
     return {one.name: one for one in _KINDS}
 
 
+def kv_cache_named(name: str | None) -> KvCache | None:
+    """The kind of quantized cache that a cell names; None for a cell with its own."""
+    return None if name is None else kv_caches()[name]
+
+
 def not_taken(kinds: Sequence[str]) -> str:
     """Why a model with layers of these kinds, as they cache, is not held in a quantized cache."""
     return (

@@ -13,7 +13,7 @@ from qbench.finetune.options import sequence_tokens
 from qbench.finetune.targets import target_names
 from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
-from qbench.precisions.kv_cache import kv_caches
+from qbench.precisions.kv_cache import kv_cache_named
 from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
@@ -114,7 +114,7 @@ def work_peak(
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
     if isinstance(work, Scoring) and work.attention == "eager":
         return Peak(phase, reason="eager attention is not predicted", device=kind)
-    cache = None if cell.kv_cache is None else kv_caches()[cell.kv_cache]
+    cache = kv_cache_named(cell.kv_cache)
     unknown = unknown_cache(cache, config or {})
     if unknown is not None:
         return Peak(phase, reason=unknown, device=kind)
