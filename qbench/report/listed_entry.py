@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.speed import LEGEND
@@ -17,10 +18,11 @@ from qbench.precisions.names import nearest_words, other_names, own_name
 from qbench.report.listing import entry_data, why_not
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from qbench.core.page import Line, Part
     from qbench.core.record import Environment
     from qbench.core.spec import Frozen
-    from qbench.precisions.precision import Precision
     from qbench.report.listing import Entry
 
 
@@ -31,12 +33,15 @@ def entry_page(name: str, environment: Environment, note: str | None = None) -> 
     """
     held = precisions().get(own_name(name) or name)
     if held is not None:
-        facts = _of_precision(held, environment.device_type)
-        return _page(held, why_not(held, environment), environment, facts, note)
+        told = {
+            "also_called": other_names(held),
+            "unlike_served": held.unlike_served(held.options(), environment.device_type),
+        }
+        return _page(held, why_not(held, environment), environment, note, told)
     for table in (methods(), measures()):
         if name in table:
             entry: Entry = table[name]
-            return _page(entry, missing_packages(entry.needs, environment), environment, [], note)
+            return _page(entry, missing_packages(entry.needs, environment), environment, note)
     raise UsageError(_unknown(name))
 
 
@@ -62,8 +67,8 @@ def _page(
     entry: Entry,
     reason: str | None,
     environment: Environment,
-    facts: list[Line],
     note: str | None,
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> Page:
     rows = option_rows(entry.options)
     runs = f"does not run: {reason}" if reason else "runs"
@@ -71,7 +76,7 @@ def _page(
         Words(entry.summary),
         bullets(
             [
-                *facts,
+                *_facts(**told),
                 f"Needs: {', '.join(entry.needs)}." if entry.needs else "Needs no other package.",
                 f"On {environment.device}: {runs}.",
             ]
@@ -92,17 +97,13 @@ def _page(
             for option, default, text, also in rows
         ],
     }
-    if entry is precisions().get(entry.name):
-        held = precisions()[entry.name]
-        data["also_called"] = other_names(held)
-        data["unlike_served"] = held.unlike_served(held.options(), environment.device_type)
-    return Page(entry.name, tuple(parts), data)
+    return Page(entry.name, tuple(parts), data | dict(told))
 
 
-def _of_precision(held: Precision, device: str) -> list[Line]:
-    others, unlike = other_names(held), held.unlike_served(held.options(), device)
-    told: list[Line] = [f"Also called {', '.join(others)}."] if others else []
-    return [*told, f"Its times here are ≠, {LEGEND}: {unlike}."] if unlike else told
+def _facts(also_called: Sequence[str] = (), unlike_served: str | None = None) -> list[Line]:
+    """What is told of a precision alone, in sentences."""
+    told: list[Line] = [f"Also called {', '.join(also_called)}."] if also_called else []
+    return [*told, f"Its times here are ≠, {LEGEND}: {unlike_served}."] if unlike_served else told
 
 
 def _unknown(name: str) -> str:
