@@ -22,7 +22,7 @@ from qbench.precisions.inventory import (
 from qbench.precisions.layer_probe import probe_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from transformers import PreTrainedModel
@@ -195,14 +195,29 @@ def _nothing_quantized(left_out: list[tuple[str, Any]]) -> tuple[str, str]:
     return f"{words}: {OWN_CLASSES} {', '.join(sorted(own))}", NO_MACHINE
 
 
+def first_few(names: Sequence[str]) -> str:
+    """The first of the names, for a sentence; ` …` where there are more."""
+    return ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
+
+
+def too_narrow(model: PreTrainedModel, fits: Callable[[int], bool]) -> dict[str, int]:
+    """Widths of the linear layers, by name, that a format's groups of weights do not divide."""
+    widths = {name: layer.in_features for name, layer in linear_layers(model)}
+    return {name: width for name, width in widths.items() if not fits(width)}
+
+
+def with_widths(widths: Mapping[str, int]) -> str:
+    """The first few of such layers with their widths, for a sentence."""
+    return first_few([f"{name} ({width} wide)" for name, width in widths.items()])
+
+
 def left_out_warnings(left_out: list[str]) -> tuple[str, ...]:
     """What a reader must know of weights that stayed unquantized."""
     if not left_out:
         return ()
-    named = ", ".join(left_out[:MOST_NAMED]) + (" …" if len(left_out) > MOST_NAMED else "")
     words = (
-        f"{len(left_out)} weights beside embeddings and head were left unquantized ({named});"
-        " bits per weight and quality are those of the mixture"
+        f"{len(left_out)} weights beside embeddings and head were left unquantized"
+        f" ({first_few(left_out)}); bits per weight and quality are those of the mixture"
     )
     return (words,)
 

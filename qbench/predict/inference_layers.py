@@ -67,11 +67,16 @@ class InferenceAttention(Attention):
             return self._math(query, key, value, mask)
         return super().attend(query, key, value, mask)
 
+    def _rows_and_seen(self, query: Bytes, key: Bytes) -> tuple[int, int]:
+        """Vectors of all heads' queries, and tokens that each of them may see."""
+        shape = self.shape
+        seen = key.elements // (self.setup.batch * shape.kv_heads * shape.head_dim)
+        return query.elements // shape.head_dim, seen
+
     def _with_sinks(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
         """All scores, the mask added, a sink a row joined to them, and their softmax."""
         tape, own = self.tape, query.item_bytes
-        rows = query.elements // self.shape.head_dim
-        seen = key.elements // (self.setup.batch * self.shape.kv_heads * self.shape.head_dim)
+        rows, seen = self._rows_and_seen(query, key)
         if self._groups > 1:
             key, value = self._repeated(key), self._repeated(value)
         scores = tape.op(rows * seen, own, [query, key])
@@ -90,8 +95,7 @@ class InferenceAttention(Attention):
     def _capped(self, query: Bytes, key: Bytes, value: Bytes) -> Bytes:
         """All scores: scaled, capped, the mask added, and their softmax in fp32."""
         tape, own = self.tape, query.item_bytes
-        rows = query.elements // self.shape.head_dim
-        seen = key.elements // (self.setup.batch * self.shape.kv_heads * self.shape.head_dim)
+        rows, seen = self._rows_and_seen(query, key)
         if self._groups > 1:
             key, value = self._repeated(key), self._repeated(value)
         scores = tape.op(rows * seen, own, [query, key])
@@ -109,9 +113,8 @@ class InferenceAttention(Attention):
 
     def _math(self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None) -> Bytes:
         """In fp32: keys and values for each query head, all scores, and their softmax."""
-        tape, shape, own = self.tape, self.shape, query.item_bytes
-        rows = query.elements // shape.head_dim
-        seen = key.elements // (self.setup.batch * shape.kv_heads * shape.head_dim)
+        tape, own = self.tape, query.item_bytes
+        rows, seen = self._rows_and_seen(query, key)
         if mask is not None:
             if self._groups > 1:
                 key, value = self._repeated(key), self._repeated(value)

@@ -16,12 +16,12 @@ from qbench.precisions.checkpoint_formats.experts import check_blocks, experts_o
 from qbench.precisions.inventory import inventory, logical_weights
 from qbench.precisions.layer_probe import Distance, LayerFormat, device_of, probe_layer
 from qbench.precisions.verification import (
-    MOST_NAMED,
     NOT_AS_ASKED,
     WRONG_CHECKPOINT,
     WRONG_KERNEL,
     Verification,
     attention_backend,
+    first_few,
     head_name,
     left_out_warnings,
     linear_layers,
@@ -229,8 +229,7 @@ def _said(names: list[str], of_what: str, words: str) -> tuple[str, ...]:
     """What a reader must know of some layers, if there are any."""
     if not names:
         return ()
-    named = ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
-    return (f"{len(names)} {of_what} ({named}) are {words}",)
+    return (f"{len(names)} {of_what} ({first_few(names)}) are {words}",)
 
 
 def _format(layer: Any, defined: Definition, product: Any) -> LayerFormat:

@@ -31,11 +31,17 @@ from qbench.precisions.products import Products
 if TYPE_CHECKING:
     import torch
 
+    from qbench.core.number_types import FloatType
     from qbench.precisions.floating_codes.options import MxOptions
 
 BLOCK = 32
-APART_BYTES = 30
+_APART_BYTES = 30
 """Bytes a weight that torchao holds at once while it takes codes of 4 bits apart."""
+
+
+def taken_apart(dtype: FloatType, block: int) -> Products:
+    """Products of codes of 4 bits with a scale a block, which torchao takes apart first."""
+    return Products("dequantized", dtype, dtype, group=block, copies=0, wide_bytes=_APART_BYTES)
 
 
 class Mx(Coding):
@@ -105,14 +111,7 @@ class Mx(Coding):
         """Codes and scales in the type, then their product; those of 4 bits are taken apart."""
         if self.code_bits == 8:
             return Products("dequantized", options.dtype, options.dtype, group=BLOCK, constants=1)
-        return Products(
-            "dequantized",
-            options.dtype,
-            options.dtype,
-            group=BLOCK,
-            copies=0,
-            wide_bytes=APART_BYTES,
-        )
+        return taken_apart(options.dtype, BLOCK)
 
     def round_inputs(self, inputs: torch.Tensor, options: MxOptions) -> torch.Tensor:
         """By torchao's `MXTensor`, which takes no fp16."""

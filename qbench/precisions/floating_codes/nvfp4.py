@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.floating_codes.coding import Coding
-from qbench.precisions.floating_codes.mx import APART_BYTES
+from qbench.precisions.floating_codes.mx import taken_apart
 from qbench.precisions.floating_codes.small_floats import (
     E2M1_LARGEST,
     E4M3_LARGEST,
@@ -22,12 +22,12 @@ from qbench.precisions.floating_codes.small_floats import (
     rounded_to,
     unpacked,
 )
-from qbench.precisions.products import Products
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.floating_codes.options import FloatingCodesOptions
+    from qbench.precisions.products import Products
 
 BLOCK = 16
 LEAST_SCALE = 2.0**-6
@@ -86,14 +86,7 @@ class Nvfp4(Coding):
 
     def products(self, options: FloatingCodesOptions) -> Products:
         """Codes are taken apart, and multiplied by both scales."""
-        return Products(
-            "dequantized",
-            options.dtype,
-            options.dtype,
-            group=BLOCK,
-            copies=0,
-            wide_bytes=APART_BYTES,
-        )
+        return taken_apart(options.dtype, BLOCK)
 
     def round_inputs(self, inputs: torch.Tensor, options: FloatingCodesOptions) -> torch.Tensor:
         """By torchao's `NVFP4Tensor`, which takes no fp16."""

@@ -28,7 +28,7 @@ from qbench.precisions.layer_weights import LibraryWeights
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
-from qbench.precisions.verification import MOST_NAMED, Verification, linear_layers, verify_quantized
+from qbench.precisions.verification import Verification, too_narrow, verify_quantized, with_widths
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -215,15 +215,12 @@ class FloatingCodes(LibraryWeights, Precision):
         self, model: PreTrainedModel, options: FloatingCodesOptions
     ) -> tuple[str, ...]:
         """Which layers the block left unquantized."""
-        widths = {name: layer.in_features for name, layer in linear_layers(model)}
-        left = [name for name, width in widths.items() if not self.coding.fits(width)]
+        left = too_narrow(model, self.coding.fits)
         if not left:
             return ()
-        named = ", ".join(f"{name} ({widths[name]} wide)" for name in left[:MOST_NAMED])
-        more = " …" if len(left) > MOST_NAMED else ""
         words = (
             f"the {self.coding.block} weights that share a scale do not divide the width of"
-            f" {len(left)} linear layers ({named}{more}), which stay in {options.dtype}"
+            f" {len(left)} linear layers ({with_widths(left)}), which stay in {options.dtype}"
         )
         return (words,)
 

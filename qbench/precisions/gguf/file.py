@@ -10,9 +10,9 @@ from qbench.core.number_types import float_type
 from qbench.precisions.gguf.gguf import NOT_SERVED
 from qbench.precisions.placement import EVERY_GPU
 from qbench.precisions.verification import (
-    MOST_NAMED,
     Verification,
     attention_backend,
+    first_few,
     linear_layers,
 )
 from qbench.sources.models.gguf_file import read_gguf
@@ -107,9 +107,8 @@ def verify_file(model: PreTrainedModel) -> Verification:
     types = ", ".join(sorted({stored[name] for name in made}))
     words = (
         f"{len(made)} matrices of {types} are held as weights in {dtype}, since no layer here"
-        f" computes with such blocks ({', '.join(made[:MOST_NAMED])}"
-        f"{' …' if len(made) > MOST_NAMED else ''}): quality is the file's, static bytes are not;"
-        " `disk_bytes` is"
+        f" computes with such blocks ({first_few(made)}): quality is the file's, static bytes are"
+        " not; `disk_bytes` is"
     )
     return Verification(
         found.details, found.faults, (words, *found.warnings), found.remedy, found.nonfinite

@@ -19,7 +19,7 @@ from qbench.precisions.gguf.mixes import BLOCK, MIXES, fallback, types_of
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import fixed_bytes, static_bytes
-from qbench.precisions.verification import MOST_NAMED
+from qbench.precisions.verification import first_few
 from qbench.sources.models.gguf_types import BY_NAME
 
 if TYPE_CHECKING:
@@ -157,16 +157,17 @@ class Gguf(Precision):
         ]
         if not narrow:
             return ()
-        named = ", ".join(
-            f"{one.name.removesuffix('.weight')}: {one.in_features} wide,"
-            f" {fallback(kind, one.in_features) or options.dtype}"
-            for one in narrow[:MOST_NAMED]
+        named = first_few(
+            [
+                f"{one.name.removesuffix('.weight')}: {one.in_features} wide,"
+                f" {fallback(kind, one.in_features) or options.dtype}"
+                for one in narrow
+            ]
         )
-        more = " …" if len(narrow) > MOST_NAMED else ""
         words = (
             f"{kind} holds rows that are multiples of {BY_NAME[kind].weights} weights, and"
             f" {len(narrow)} linear layers have others, which have the type that llama.cpp takes"
-            f" instead, or stay as they are ({named}{more})"
+            f" instead, or stay as they are ({named})"
         )
         return (words,)
 

@@ -20,10 +20,11 @@ from qbench.precisions.inventory import state_tensors
 from qbench.precisions.layer_probe import OUTPUT_TOLERANCE, WEIGHT_TOLERANCE, LayerFormat
 from qbench.precisions.products import MOST_ROWS_IN_FP32
 from qbench.precisions.verification import (
-    MOST_NAMED,
     Verification,
     linear_layers,
+    too_narrow,
     verify_quantized,
+    with_widths,
 )
 
 if TYPE_CHECKING:
@@ -171,14 +172,12 @@ def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float | N
 
 def _group_warnings(model: PreTrainedModel, options: IntegerOptions) -> tuple[str, ...]:
     """Which layers the group left unquantized, and which groups would divide them all."""
-    widths = {name: layer.in_features for name, layer in linear_layers(model)}
-    left = [name for name, width in widths.items() if not group_fits(options, width)]
+    left = too_narrow(model, lambda width: group_fits(options, width))
     if not left:
         return ()
-    named = ", ".join(f"{name} ({widths[name]} wide)" for name in left[:MOST_NAMED])
-    more = " …" if len(left) > MOST_NAMED else ""
+    widths = {layer.in_features for _, layer in linear_layers(model)}
     words = (
         f"group {options.group} does not divide the width of {len(left)} linear layers"
-        f" ({named}{more}), which stay in {options.dtype}; {fitting_group(set(widths.values()))}"
+        f" ({with_widths(left)}), which stay in {options.dtype}; {fitting_group(widths)}"
     )
     return (words,)
