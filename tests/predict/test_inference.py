@@ -31,6 +31,7 @@ from qbench.predict.inference import (
 from qbench.predict.inference_layers import Kernels
 from qbench.predict.shapes import DecoderShape, LayerSort
 from qbench.predict.stated_shapes import decoder_shape
+from tests.live_peaks import prefill_and_decode
 from tests.precisions.tiny_cells import TinyCells, Variant, all_options, typed_options_of
 from tests.tiny_models import make_tiny_model
 
@@ -130,17 +131,9 @@ def _above(found: InferenceBytes) -> int:
 def test_prefill_and_decode(case: _Case, loaded: Callable[[_Case], Any]) -> None:
     model = loaded(case)
     ids = torch.randint(200, (case.batch, case.tokens), generator=torch.Generator().manual_seed(0))
-    more = ids[:, :1].clone()
     with torch.inference_mode():
-        model(input_ids=more)  # int8 moves its scales the first time
-        held = [one.tensor for one in inventory(model)]
-        with LivePeak("cpu", held) as prefill:
-            cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        model(input_ids=more, past_key_values=cache, use_cache=True)
-        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        with LivePeak("cpu", [*held, *kept]) as decode:
-            del kept
-            model(input_ids=more, past_key_values=cache, use_cache=True)
+        model(input_ids=ids[:, :1])  # int8 moves its scales the first time
+        _, prefill, decode = prefill_and_decode(model, ids)
     predicted = _held(case, model)
     static = predicted.static
     first = _above(predict_prefill(predicted, batch=case.batch, tokens=case.tokens))
@@ -149,8 +142,8 @@ def test_prefill_and_decode(case: _Case, loaded: Callable[[_Case], Any]) -> None
     slack = 3 * 8 * case.batch * case.tokens if case.architecture == "opt" else 0
     # Codes of 3 bits come out in tens of groups of 64, which are more than there are.
     slack += 9 * 64 * 2 if case.precision == "hqq3" else 0
-    assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE, abs=slack)
-    assert decode.peak_bytes - static == pytest.approx(last, rel=TOLERANCE, abs=slack)
+    assert prefill - static == pytest.approx(first, rel=TOLERANCE, abs=slack)
+    assert decode - static == pytest.approx(last, rel=TOLERANCE, abs=slack)
 
 
 @pytest.mark.parametrize(
@@ -174,29 +167,21 @@ def test_attention_in_bf16_before_ampere(
     case = _Case(architecture, "bf16", batch, tokens, config)
     model = loaded(case)
     ids = torch.randint(200, (batch, tokens), generator=torch.Generator().manual_seed(0))
-    more = ids[:, :1].clone()
     # Within inference mode, the kernel's parts would not be seen.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(input_ids=more)
-        held = [one.tensor for one in inventory(model)]
-        with LivePeak("cpu", held) as prefill:
-            cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        model(input_ids=more, past_key_values=cache, use_cache=True)
-        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        with LivePeak("cpu", [*held, *kept]) as decode:
-            del kept
-            model(input_ids=more, past_key_values=cache, use_cache=True)
+        model(input_ids=ids[:, :1])
+        _, prefill, decode = prefill_and_decode(model, ids)
     old = Kernels(device="cuda", flash=False, unseen=False)
     predicted = replace(_held(case, model), kernels=old)
     static = predicted.static
     first = _above(predict_prefill(predicted, batch=batch, tokens=tokens))
-    assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE)
+    assert prefill - static == pytest.approx(first, rel=TOLERANCE)
     last = _above(predict_decode(predicted, batch=batch, tokens=tokens + 2))
     if "sliding_window" in config:
         # With a mask, heads that share keys are rows of one query there, and nothing is copied.
-        assert decode.peak_bytes - static < last
+        assert decode - static < last
     else:
-        assert decode.peak_bytes - static == pytest.approx(last, rel=0.015)
+        assert decode - static == pytest.approx(last, rel=0.015)
     newer = replace(predicted, kernels=Kernels(device="cuda", unseen=False))
     assert first > 1.5 * _above(predict_prefill(newer, batch=batch, tokens=tokens))
 

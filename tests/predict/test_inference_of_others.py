@@ -14,6 +14,7 @@ from qbench.predict.inference import HeldModel, predict_decode, predict_prefill,
 from qbench.predict.inference_layers import Kernels
 from qbench.predict.shapes import GATED_TYPES
 from qbench.predict.stated_shapes import decoder_shape
+from tests.live_peaks import prefill_and_decode
 from tests.tiny_configs import tiny_config
 
 if TYPE_CHECKING:
@@ -75,23 +76,14 @@ def test_prefill_and_decode(
 ) -> None:
     model = _made(architecture, changes, dtype)
     ids = torch.randint(2, 200, (batch, tokens), generator=torch.Generator().manual_seed(0))
-    more = ids[:, :1].clone()
     # Within inference mode, the parts of an attention's kernel would not be seen.
     with torch.no_grad():
-        held = [one.tensor for one in inventory(model)]
-        with LivePeak("cpu", held) as prefill:
-            cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        model(input_ids=more, past_key_values=cache, use_cache=True)
-        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        with LivePeak("cpu", [*held, *kept]) as decode:
-            del kept
-            model(input_ids=more, past_key_values=cache, use_cache=True)
-    static = sum(tensor.untyped_storage().nbytes() for tensor in held)
+        static, prefill, decode = prefill_and_decode(model, ids)
     predicted = _held(model, "bf16" if dtype == "bfloat16" else "fp32")
     first = _above(predict_prefill(predicted, batch=batch, tokens=tokens))
     last = _above(predict_decode(predicted, batch=batch, tokens=tokens + 2))
-    assert prefill.peak_bytes - static == pytest.approx(first, rel=TOLERANCE, abs=256)
-    assert decode.peak_bytes - static == pytest.approx(last, rel=TOLERANCE, abs=1024)
+    assert prefill - static == pytest.approx(first, rel=TOLERANCE, abs=256)
+    assert decode - static == pytest.approx(last, rel=TOLERANCE, abs=1024)
 
 
 @pytest.mark.parametrize("architecture", GATED_TYPES)
