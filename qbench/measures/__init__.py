@@ -19,6 +19,11 @@ OF_CACHES = ("decoded",)
 """Measurements that a suite which names none takes only where it names a quantized KV cache."""
 
 
+def of_machine(name: str) -> bool:
+    """Whether a measurement's numbers are of the machine as it runs; not of one that is unknown."""
+    return name in measures() and measures()[name].of_machine
+
+
 def asked_for() -> dict[str, Measurement]:
     """The measurements that a suite may name under `measure`."""
     return {name: one for name, one in measures().items() if name not in AUTOMATIC}

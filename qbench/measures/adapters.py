@@ -21,6 +21,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.finetune.artifact import artifact_folder
 from qbench.finetune.serve.adapter_storage import WEIGHTS_FILE, code_name, store_adapter
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.timing import Clock
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class AdaptersParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Adapters:
+class Adapters(Measurement):
     """What several adapters on one base cost."""
 
     name: str = "adapters"
@@ -106,7 +107,7 @@ class Adapters:
     needs: tuple[str, ...] = ("peft", "bitsandbytes")
     options: type[Frozen] = AdaptersOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
+    of_machine: bool = True
 
     def misfit(self, options: AdaptersOptions, model: ResolvedModel) -> None:
         """Any base can hold several adapters."""

@@ -19,6 +19,7 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen
 from qbench.finetune.train.examples import altered_warning, encode_all
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.quality.head import find_head
 from qbench.measures.quality.scoring import LARGEST_MEAN_LOSS, score_windows
 from qbench.measures.quality.windows import Window
@@ -76,7 +77,7 @@ class CompletionParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Completion:
+class Completion(Measurement):
     """How well the model predicts what it is, or could be, tuned to write."""
 
     name: str = "completion"
@@ -84,7 +85,6 @@ class Completion:
     needs: tuple[str, ...] = ("datasets",)
     options: type[Frozen] = CompletionOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: CompletionOptions, model: ResolvedModel) -> Problem | None:
         """Nothing: a batch suits any model."""

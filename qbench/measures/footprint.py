@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item, StaticBytes
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.predict.bits import LogicalWeights, bits_per_weight
 
 if TYPE_CHECKING:
@@ -139,12 +140,11 @@ class FootprintOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class Footprint:
+class Footprint(Measurement):
     """What the model takes at rest."""
 
     name: str = "footprint"
     summary: str = "static bytes by kind, bits per weight, disk bytes, cold load time"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = FootprintOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
     trusts_kernels: bool = False

@@ -22,6 +22,7 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline import latency as roofline_latency
@@ -154,15 +155,14 @@ class LatencyPoint(GridPoint):
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(Measurement):
     """How long the model takes."""
 
     name: str = "latency"
     summary: str = "prefill and decode latency over a grid, in several processes"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = LatencyOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
+    of_machine: bool = True
 
     def misfit(self, options: LatencyOptions, model: ResolvedModel) -> Problem | None:
         """Lengths beyond the model's context, or a grid without end."""

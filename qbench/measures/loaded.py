@@ -121,6 +121,20 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
+class UnbuiltCell:
+    """A cell whose model a measurement has built in processes of its own."""
+
+    cell: Cell
+    resolved: ResolvedModel
+    checkpoint: Checkpoint
+    """What was fetched: of a tuned model, its base."""
+    device: str
+    job: dict[str, Any]
+    """All that a process needs to build the model, as JSON: `qbench.running.alone.build` reads
+    it."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one item's measurement found."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qbench.core.errors import MeasurementError
 from qbench.precisions.precision import NoOptions
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from qbench.core.errors import Problem
     from qbench.core.record import MetricDefinition
     from qbench.core.spec import Frozen, Item, ResolvedModel
-    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.measures.loaded import LoadedModel, Outcome, UnbuiltCell
 
 
 class Measurement(Protocol):
@@ -53,6 +54,28 @@ class Measurement(Protocol):
         """Whether its numbers are worthless when a layer's kernel is found wrong."""
         return True
 
+    @property
+    def by_default(self) -> bool:
+        """Whether a suite that names no measurement takes it."""
+        return True
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether its numbers are of the machine as it runs: times, rates, resident memory.
+
+        The key of its records then names the CPU's threads.
+        """
+        return False
+
+    @property
+    def apart(self) -> bool:
+        """Whether it starts processes of its own that build the model.
+
+        Each of its items then has a worker for itself, which builds none: `measure_apart` takes the
+        item. The others have `measure`.
+        """
+        return False
+
     def misfit(self, options: Any, model: ResolvedModel) -> Problem | None:
         """What of the options cannot be done with the model; the place is the option."""
         return None
@@ -61,6 +84,10 @@ class Measurement(Protocol):
     def items(self, options: Any, model: ResolvedModel, base: Path) -> list[Item]:
         """The items to record, every parameter resolved; relative paths start at `base`."""
 
-    @abstractmethod
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Takes one item; raises `MeasurementError` when it cannot."""
+        raise MeasurementError(f"{self.name} takes no item of a model that is loaded")
+
+    def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
+        """Takes one item of a measurement that is `apart`; raises `MeasurementError` as above."""
+        raise MeasurementError(f"{self.name} takes no item apart from a loaded model")

@@ -22,6 +22,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures import kv_cache
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.workload import make_workload, misfit, too_many
 from qbench.precisions.inventory import inventory
@@ -131,15 +132,14 @@ class MemoryPoint(GridPoint):
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Measurement):
     """What the model takes at most, phase by phase."""
 
     name: str = "memory"
     summary: str = "peak memory of load, idle, prefill and decode"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = MemoryOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
+    of_machine: bool = True
 
     def misfit(self, options: MemoryOptions, model: ResolvedModel) -> Problem | None:
         """Lengths beyond the model's context, or a grid without end."""

@@ -14,6 +14,7 @@ from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.sources.models.gguf_models import METHOD
 from qbench.sources.models.headers import weight_files
 
@@ -60,15 +61,13 @@ class WeightErrorOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class WeightError:
+class WeightError(Measurement):
     """How far each layer's weights are from the checkpoint's."""
 
     name: str = "weight_error"
     summary: str = "error of each linear layer's weights, worst first; needs no text"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = WeightErrorOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: Frozen, model: ResolvedModel) -> None:
         """Any checkpoint can be compared with."""

@@ -21,6 +21,7 @@ from qbench.core.cpu import compute_threads
 from qbench.core.environment import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
+from qbench.measures import of_machine
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import precisions
@@ -134,7 +135,7 @@ class Keys:
 def _identity(
     cell: Cell, model: ResolvedModel, item: Item, environment: Environment
 ) -> dict[str, Any]:
-    timed = item.measurement in {"latency", "memory", "training", "adapters"}
+    timed = of_machine(item.measurement)
     gpus = len(environment.gpus_memory_bytes)
     cache = kv_cache_named(cell.kv_cache)
     packages = precisions()[cell.precision.name].needs_of(model)

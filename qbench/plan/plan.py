@@ -27,7 +27,7 @@ from qbench.sources.data.tuning import resolve_tuning_data
 from qbench.sources.models.resolve import resolve_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from qbench.core.errors import StoreError
@@ -94,23 +94,21 @@ class Plan:
         """The jobs that take the wanted tasks of the cells that can run, in order.
 
         One round a repeat, each over all cells, so that the repeats of a timing are interleaved
-        and a slow drift of the machine meets every cell alike.
+        and a slow drift of the machine meets every cell alike. What is measured apart from a model
+        that the worker builds has a job of its own.
         """
         rounds = sorted({task.item.repeat for task in self.tasks})
-        jobs = (
-            self._job(
-                cell,
-                tuple(
-                    task
-                    for task in cell.tasks
-                    if task.skip is None and task.item.repeat == turn and wanted(task)
-                ),
-            )
+        return [
+            self._job(cell, tasks)
             for turn in rounds
             for cell in self.every
             if cell.skip is None and (cell.cell.slug in self.selected or cell.is_needed_by_others)
-        )
-        return [job for job in jobs if job.tasks]
+            for tasks in _by_process(
+                task
+                for task in cell.tasks
+                if task.skip is None and task.item.repeat == turn and wanted(task)
+            )
+        ]
 
     def skipped(self) -> list[tuple[Job, str]]:
         """What cannot be taken here, cells or items of them, as jobs not run, with the reason."""
@@ -136,6 +134,15 @@ class Plan:
             rehearsal=self.suite.rehearsal,
             trust_code=self.suite.trust_code,
         )
+
+
+def _by_process(tasks: Iterable[Task]) -> list[tuple[Task, ...]]:
+    """The tasks that share a process: all that are taken of one model, and each other by itself."""
+    shared: list[Task] = []
+    alone: list[Task] = []
+    for task in tasks:
+        (alone if measures()[task.item.measurement].apart else shared).append(task)
+    return [*([tuple(shared)] if shared else []), *((task,) for task in alone)]
 
 
 def check_suite(source: Written) -> Suite:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from qbench.core.spec import Cell, PrecisionRef
     from qbench.predict.devices import DeviceMemory
 
-OF_DEVICE = frozenset({"latency", "memory", "training", "adapters"})
-"""Measurements of what the device makes of a cell."""
 _TYPES = ("dtype", "compute_dtype")
 """Options of a precision that name a floating type."""
 

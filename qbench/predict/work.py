@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict
 
 from qbench.core.options import typed_options
-from qbench.core.spec import Frozen
+from qbench.core.spec import Frozen, slugify
 
 if TYPE_CHECKING:
     from qbench.core.spec import Item
+
+
+Forward = Literal["eager", "static", "compile", "cuda-graphs"]
+"""How a forward pass runs.
+
+    eager        operation by operation, with a cache that grows
+    static       operation by operation, with a cache of a fixed size
+    compile      compiled by torch, with a cache of a fixed size
+    cuda-graphs  a decoding step recorded once as a CUDA graph and replayed
+"""
 
 
 class _Part(Frozen):
@@ -27,11 +37,22 @@ class GridPoint(_Part):
     prompt_tokens: int
     new_tokens: int
     """Tokens decoded after the prompt."""
+    prefill_chunk: int | None = None
+    """Tokens of the prompt that one forward reads; all at once unless given."""
+    forward: Forward = "eager"
+    attention: str | None = None
+    """The attention kernel; the model's own choice unless given."""
 
     @property
     def slug(self) -> str:
-        """Readable name: `b1-p128-n32`."""
-        return f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"
+        """Readable name: `b1-p128-n32`, `b1-p4096-n32-c512-compile-sdpa`."""
+        others = [
+            "" if self.prefill_chunk is None else f"c{self.prefill_chunk}",
+            "" if self.forward == "eager" else self.forward,
+            "" if self.attention is None else slugify(self.attention),
+        ]
+        size = f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"
+        return "-".join(filter(None, (size, *others)))
 
 
 class Scoring(_Part):

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.checkpoint import checkpoint_of
 from qbench.core.errors import (
     MeasurementError,
     NonFiniteError,
@@ -29,15 +30,17 @@ from qbench.core.errors import (
     is_out_of_memory,
 )
 from qbench.core.store import write_record
-from qbench.measures import measures
+from qbench.measures import measures, of_machine
+from qbench.measures.loaded import UnbuiltCell
 from qbench.measures.peaks import release_cached
 from qbench.plan.items import caveats
 from qbench.plan.job import Job, Task, now
 from qbench.precisions.first_pass import changed_layers
 from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED
-from qbench.predict.bf16 import OF_DEVICE, bf16_warning
+from qbench.predict.bf16 import bf16_warning
 from qbench.running.loading import load
+from qbench.sources.models.resolve import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,9 +109,9 @@ def run_job(job: Job, emit: Emit) -> None:
 def _run_job(job: Job, emit: Emit) -> None:
     started_at = now()
     phase = _Phase(emit)
-    _compute_in_full()
+    compute_in_full()
     try:
-        loaded = load(job, phase)
+        loaded = _prepare(job, phase)
     except Exception as error:  # noqa: BLE001 - whatever fails while loading becomes records
         status, reason = classify(error)
         for index, task in enumerate(job.tasks):
@@ -128,23 +131,73 @@ def _run_job(job: Job, emit: Emit) -> None:
         phase("measure")
         record, failure = _take(job, task, loaded, environment)
         _write(task, record, index, emit)
-        if failure is not None and _has_lost_device(failure, loaded.device):
+        apart = isinstance(loaded, UnbuiltCell)  # of which this process has nothing on a device
+        if failure is not None and not apart and _has_lost_device(failure, loaded.device):
             emit({"event": "device_lost"})
             return
 
 
+def _prepare(job: Job, phase: _Phase) -> LoadedModel | UnbuiltCell:
+    """The job's model; where its items are measured apart, what other processes build it from."""
+    if not any(measures()[task.item.measurement].apart for task in job.tasks):
+        return load(job, phase)
+    phase("fetch")
+    checkpoint = checkpoint_of(job.cell.model, fetch_model(job.model), job.device)
+    return UnbuiltCell(job.cell, job.model, checkpoint, job.device, job.model_dump(mode="json"))
+
+
+def _take_apart(
+    job: Job, task: Task, cell: UnbuiltCell, environment: Environment
+) -> tuple[Record, Exception | None]:
+    """Takes an item whose measurement has the model built elsewhere, and makes its record."""
+    started_at, started = now(), time.perf_counter()
+    common: dict[str, Any] = {"started_at": started_at, "environment": environment}
+    try:
+        outcome = measures()[task.item.measurement].measure_apart(cell, task.item)
+        _check_finite(outcome)
+    except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
+        status, reason = classify(error)
+        failed = job.record(
+            task,
+            status,
+            reason=reason,
+            phase="verify" if isinstance(error, _OF_LAYERS) else "measure",
+            log_tail=getattr(error, "log_tail", None) or _traceback_tail(error),
+            duration_s=time.perf_counter() - started,
+            **common,
+        )
+        return failed, error
+    taken = job.record(
+        task,
+        "ok",
+        metrics=outcome.metrics,
+        series=outcome.series,
+        details=outcome.details,
+        warnings=(
+            *outcome.warnings,
+            *caveats(job.cell, task.item),
+            *_type_warnings(job, task),
+        ),
+        duration_s=time.perf_counter() - started,
+        **common,
+    )
+    return taken, None
+
+
 def _take(
-    job: Job, task: Task, loaded: LoadedModel, environment: Environment
+    job: Job, task: Task, loaded: LoadedModel | UnbuiltCell, environment: Environment
 ) -> tuple[Record, Exception | None]:
     """Takes one item and makes its record, whatever happens; with what was raised."""
+    if isinstance(loaded, UnbuiltCell):
+        return _take_apart(job, task, loaded, environment)
     started_at, started = now(), time.perf_counter()
     measurement = measures()[task.item.measurement]
     faults = loaded.verification.faults
     common: dict[str, Any] = {"started_at": started_at, "environment": environment}
     details = {"loaded": {**loaded.verification.details, "faults": list(faults)}}
     try:
-        if faults and measurement.trusts_kernels:
-            raise _refusal(loaded.verification)  # noqa: TRY301 - one way to fail
+        if measurement.trusts_kernels:
+            check_layers(loaded.verification)
         outcome = measurement.measure(loaded, task.item)
         _synchronize(loaded.device)  # an error of its last kernels is its own, not the next one's
         _check_finite(outcome)
@@ -162,9 +215,7 @@ def _take(
             task,
             status,
             reason=reason,
-            phase="verify"
-            if isinstance(error, WrongKernelError | _NonFiniteLayersError)
-            else "measure",
+            phase="verify" if isinstance(error, _OF_LAYERS) else "measure",
             log_tail=_traceback_tail(error),
             details=details,
             duration_s=time.perf_counter() - started,
@@ -193,7 +244,7 @@ def _take(
 
 def _type_warnings(job: Job, task: Task) -> tuple[str, ...]:
     """That the device does not multiply the type that it was given."""
-    if task.item.measurement not in OF_DEVICE:
+    if not of_machine(task.item.measurement):
         return ()
     warning = bf16_warning(job.cell, job.environment)
     return () if warning is None else (warning,)
@@ -273,10 +324,14 @@ class _NonFiniteLayersError(NonFiniteError):
     """Verified layers hold values that are infinite or not numbers."""
 
 
-def _refusal(found: Verification) -> Exception:
-    """Why nothing is measured that trusts the layers."""
-    error = _NonFiniteLayersError if found.nonfinite else WrongKernelError
-    return error(_describe(found))
+_OF_LAYERS = (WrongKernelError, _NonFiniteLayersError)
+
+
+def check_layers(found: Verification) -> None:
+    """Raises where layers are not what was asked for, so that nothing is measured on them."""
+    if found.faults:
+        error = _NonFiniteLayersError if found.nonfinite else WrongKernelError
+        raise error(_describe(found))
 
 
 def _describe(found: Verification) -> str:
@@ -299,7 +354,7 @@ def _write(task: Task, record: Record, index: int, emit: Emit) -> None:
     emit({"event": "record", "index": index, "status": record.status})
 
 
-def _compute_in_full() -> None:
+def compute_in_full() -> None:
     """fp32 is fp32: no TF32, which some images switch on by `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE`."""
     import torch
 

@@ -25,6 +25,7 @@ from qbench.measures.generation.continuation import continue_greedily, encode, f
 from qbench.measures.generation.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.generation.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.sources.data.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
@@ -99,15 +100,13 @@ class GenerationParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Measurement):
     """What the model writes, token by token the likeliest."""
 
     name: str = "generation"
     summary: str = "greedy continuations of fixed prompts, scored against references"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = GenerationOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: GenerationOptions, model: ResolvedModel) -> Problem | None:
         """More new tokens than the context has room for beside a prompt of one token."""

@@ -20,6 +20,7 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.quality.divergence import (
     divergence_histogram,
@@ -92,15 +93,13 @@ class DecodedParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Decoded:
+class Decoded(Measurement):
     """How well the model predicts a text that it reads through its KV cache."""
 
     name: str = "decoded"
     summary: str = "quality of positions decoded through the KV cache, on a text"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = DecodedOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: DecodedOptions, model: ResolvedModel) -> Problem | None:
         """Windows beyond the model's context."""

@@ -18,6 +18,7 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.quality.divergence import (
     DIVERGENCE_METRICS,
@@ -144,15 +145,13 @@ class QualityParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Measurement):
     """How well the model predicts a text."""
 
     name: str = "quality"
     summary: str = "perplexity, bits per byte, and divergence from the reference, on a text"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = QualityOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: QualityOptions, model: ResolvedModel) -> Problem | None:
         """A window beyond the model's context, or another than the protocol's own."""

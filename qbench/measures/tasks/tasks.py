@@ -15,6 +15,7 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.paths import written_path
 from qbench.core.reading import InvalidValueError
 from qbench.core.spec import Frozen, Item, slugify
+from qbench.measures.measurement import Measurement
 from qbench.measures.options import OneOrMoreText
 from qbench.measures.tasks.index import (
     bundled_tasks,
@@ -97,7 +98,7 @@ class TaskParams(Frozen):
 
 
 @dataclass(frozen=True)
-class Tasks:
+class Tasks(Measurement):
     """How well the model does what tasks ask."""
 
     name: str = "tasks"
@@ -105,7 +106,6 @@ class Tasks:
     needs: tuple[str, ...] = ("lm-eval",)
     options: type[Frozen] = TasksOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
 
     def misfit(self, options: TasksOptions, model: ResolvedModel) -> None:
         """Any task can be put to any model."""

@@ -17,6 +17,7 @@ from qbench.core.spec import Frozen, PrecisionRef
 from qbench.finetune import methods
 from qbench.finetune.train.make import make_artifact, prepare_curriculum
 from qbench.measures.loaded import Outcome, make_metric
+from qbench.measures.measurement import Measurement
 from qbench.measures.roofline import training as roofline_training
 from qbench.measures.roofline.energy import open_energy_meter
 from qbench.measures.roofline.training import StepWatch, training_limits
@@ -174,15 +175,14 @@ class TrainingParams(Frozen):
 
 
 @dataclass(frozen=True)
-class TrainingMeasurement:
+class TrainingMeasurement(Measurement):
     """What a training cost and gained."""
 
     name: str = "training"
     summary: str = "loss, time and memory by kind of each fine-tuning; planned by `finetune`"
-    needs: tuple[str, ...] = ()
     options: type[Frozen] = TrainingItemOptions
     metrics: tuple[MetricDefinition, ...] = METRICS
-    trusts_kernels: bool = True
+    of_machine: bool = True
 
     def misfit(self, options: TrainingItemOptions, model: ResolvedModel) -> Problem | None:
         """Nothing to misfit."""

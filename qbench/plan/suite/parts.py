@@ -187,7 +187,11 @@ def make_measures(
             problems.add(at, "each measurement once", found=found, remedy="remove one")
     table = asked_for().items()
     if given is None:
-        return {name: one.options() for name, one in table if caches or name not in OF_CACHES}
+        return {
+            name: one.options()
+            for name, one in table
+            if one.by_default and (caches or name not in OF_CACHES)
+        }
     return {name: entry.options() for name, entry in table if name in given}
 
 
