@@ -19,8 +19,10 @@ from qbench.core.environment import (
     why_not_the_gpu,
 )
 from qbench.core.errors import DeviceError
+from qbench.core.gpu import gpu_probes
 from qbench.core.nvml import nvml_refusals, visible_ids
 from qbench.core.processes import python_environment
+from qbench.measures.roofline.energy import open_energy_meter
 from qbench.precisions import precisions
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Finding:
 
 
 def examine(device: str | None = None) -> Iterator[Finding]:
-    """Looks at Python, packages, device, bitsandbytes' back end, the hub and the cache."""
+    """Looks at Python, packages, device, energy, bitsandbytes' back end, the hub and the cache."""
     yield _python()
     yield from _packages()
     try:
@@ -68,6 +70,7 @@ def examine(device: str | None = None) -> Iterator[Finding]:
     yield _device(chosen, device, environment)
     for refusal in nvml_refusals():
         yield Finding("warning", "gpu", refusal)
+    yield _energy(chosen)
     yield _backend()
     yield from _precisions(environment)
     yield _hub()
@@ -106,6 +109,14 @@ def _device(chosen: str, wanted: str | None, environment: Environment) -> Findin
         follows = f"all precisions run here; {' and '.join(slow)} are slow"
         return Finding("ok", "device", fact, follows)
     return Finding("ok", "device", f"{fact}; a product there is right")
+
+
+def _energy(device: str) -> Finding:
+    """What tells the energy of the device, or why nothing does."""
+    with gpu_probes([device]) as probes, open_energy_meter(device, probes.values()) as meter:
+        if meter.method is not None:
+            return Finding("ok", "energy", f"told by {meter.method}")
+    return Finding("warning", "energy", f"not told: {meter.reason}", "joules have no value here")
 
 
 def _backend() -> Finding:

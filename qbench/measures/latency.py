@@ -8,7 +8,6 @@ more than the iterations within one.
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Annotated
@@ -26,9 +25,10 @@ from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline import latency as roofline_latency
+from qbench.measures.roofline import latency_energy
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
-from qbench.measures.roofline.energy import open_energy_meter
 from qbench.measures.roofline.latency import latency_limits
+from qbench.measures.roofline.latency_energy import open_latency_energy
 from qbench.measures.timing import (
     UNSTABLE_SPREAD,
     WARMUP_MOST,
@@ -105,14 +105,7 @@ METRICS = (
     *_definitions("prefill"),
     *_definitions("decode"),
     *roofline_latency.METRICS,
-    MetricDefinition(
-        name="latency.energy",
-        unit="J",
-        better="lower",
-        title="energy a new token",
-        formula="NVML: energy of the whole GPU over the timed iterations, prefill and decode, / new"
-        " tokens of all sequences made in them",
-    ),
+    *latency_energy.METRICS,
 )
 
 
@@ -204,27 +197,27 @@ class Latency(Measurement):
         samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
         cache_bytes = 0
-        with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
+        with (
+            gpu_probes(loaded.devices) as probes,
+            open_latency_energy(loaded.device, probes.values()) as energy,
+        ):
             before = gpu_states(probes)
-            started_j, started = energy.read_j(), time.perf_counter()
+            energy.start()
             others = DeviceWatch(loaded.device, probes)
             while (
                 len(samples["decode"]) < point.min_iterations
                 or sum(map(sum, samples.values())) < point.min_seconds
             ):
-                times, device_times, cache_bytes = iterate(loaded, workload, clock)
+                times, device_times, cache_bytes = iterate(loaded, workload, clock, energy)
                 for step, seconds in times.items():
                     samples[step].append(seconds)
                 for step, seconds in device_times.items():
                     device_samples[step].append(seconds)
                 others.look()
             disturbed = others.found()
-            spent_s, ended_j = time.perf_counter() - started, energy.read_j()
+            drawn = energy.found(point, iterations=len(samples["decode"]))
             after = gpu_states(probes)
         new_tokens = point.new_tokens
-        made_tokens = point.batch * new_tokens * len(samples["decode"])
-        joules = None if started_j is None or ended_j is None else ended_j - started_j
-        energy_j, no_energy = energy.per(joules, made_tokens, spent_s)
         samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
         device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
         limits = latency_limits(
@@ -239,7 +232,7 @@ class Latency(Measurement):
                 *_step_metrics("prefill", samples, point.batch * point.prompt_tokens),
                 *_step_metrics("decode", samples, point.batch),
                 *limits.metrics,
-                make_metric(METRICS, "latency.energy", energy_j, reason=no_energy),
+                *drawn.metrics,
             ),
             series={
                 f"{step}_device_s": values for step, values in device_samples.items() if values
@@ -250,7 +243,7 @@ class Latency(Measurement):
                 "warmup_iterations": len(warmup),
                 "warmup_s": warmup,
                 **limits.details,
-                "energy_method": energy.method,
+                **drawn.details,
                 "gpu": clock_details(before, after),
                 "other_programs": disturbed.details,
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.quantile import quantile_of_sorted
 from qbench.precisions.kv_layers import held_bytes
@@ -59,17 +59,36 @@ class Clock:
             torch.cuda.synchronize(device)
 
 
+class BetweenSteps(Protocol):
+    """What is told where the steps of an iteration begin and end."""
+
+    def begin(self) -> None:
+        """Prefill begins."""
+
+    def end(self, step: str) -> None:
+        """`prefill` has ended and decode begins, or `decode` has ended."""
+
+
 def iterate(
-    loaded: LoadedModel, workload: Workload, clock: Clock
+    loaded: LoadedModel, workload: Workload, clock: Clock, between: BetweenSteps | None = None
 ) -> tuple[dict[str, float], dict[str, float], int]:
-    """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache."""
+    """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache.
+
+    What `between` does is in no time.
+    """
     import torch
 
     with torch.inference_mode():
+        if between is not None:
+            between.begin()
         cache, prefill_s, prefill_device_s = clock.time(
             lambda: workload.prefill(loaded.model, loaded.new_cache())
         )
+        if between is not None:
+            between.end("prefill")
         cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
+        if between is not None:
+            between.end("decode")
     on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
     return (
         {"prefill": prefill_s, "decode": decode_s},

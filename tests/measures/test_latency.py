@@ -10,6 +10,7 @@ import pytest
 
 from qbench.core.cpu import usable_cores
 from qbench.measures.latency import LATENCY, LatencyOptions
+from tests.powercap import RANGE_UJ, Drawing, Powercap
 from tests.precisions.tiny_cells import TinyCells, Variant
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def measure(loaded: LoadedModel, **options: Any) -> Outcome:
 def values(outcome: Outcome) -> dict[str, float]:
     found = {metric.name: metric.value for metric in outcome.metrics}
     missing = {name for name, value in found.items() if value is None}
-    assert missing <= {"latency.energy"}  # which only a GPU tells
+    assert all(name.startswith("latency.energy") for name in missing)  # not told everywhere
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -130,6 +131,27 @@ def test_the_floor_follows_from_bytes_and_bandwidth(cells: TinyCells) -> None:
 
 def test_a_cpu_has_no_device_times(cells: TinyCells) -> None:
     assert measure(cells.load(UNTIED, "bf16")).series == {}
+
+
+def test_a_cpu_has_the_energy_of_its_processors(
+    cells: TinyCells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a counter that a thread lets go on; what both steps draw is no more than the whole."""
+    powercap = Powercap(tmp_path / "powercap")
+    counter = powercap.add("intel-rapl:0", "package-0")
+    monkeypatch.setattr("qbench.measures.roofline.energy.POWERCAP", powercap.folder)
+    with Drawing(counter, 0, RANGE_UJ, step_uj=80_000) as drawing:
+        outcome = measure(cells.load(UNTIED, "fp32"), batch=64, prompt_tokens=64, new_tokens=40)
+    found = values(outcome)
+    iterations = outcome.details["iterations"]
+    whole = found["latency.energy"] * 64 * 40 * iterations
+    assert 0 < whole <= drawing.drawn_uj / 1e6
+    decode = found["latency.energy.decode"] * 64 * 40 * iterations
+    prefill = found.get("latency.energy.prefill", 0.0) * 64 * 64 * iterations
+    assert decode > 0
+    assert decode + prefill <= whole * (1 + 1e-9)
+    assert outcome.details["energy_method"] == "RAPL's counters of package-0"
+    assert "host_energy" not in outcome.details
 
 
 def test_a_grid_with_repeats() -> None:

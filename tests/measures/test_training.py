@@ -19,6 +19,7 @@ from qbench.measures.training.memory import MEMORY_KINDS
 from qbench.measures.training.training import TRAINING, TrainingItemOptions
 from qbench.precisions.inventory import logical_weights
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
+from tests.powercap import RANGE_UJ, Drawing, Powercap
 from tests.precisions.tiny_cells import load_fresh
 from tests.tiny_models import make_tiny_model
 
@@ -92,7 +93,7 @@ def test_every_arm_learns_and_is_recorded_in_full(
     assert [m.name for m in outcome.metrics] == [d.name for d in TRAINING.metrics]
     found = values(outcome)
     unknown = {name for name, value in found.items() if value is None}
-    assert unknown == {"energy"}  # which only a GPU tells
+    assert unknown <= {"energy", "energy.example"}  # not told everywhere
     assert number(outcome, "heldout_loss_after") < number(outcome, "heldout_loss_before") - 0.5
     losses = outcome.series["step_loss"]
     assert len(losses) == len(outcome.series["step_learning_rate"]) == 10
@@ -104,6 +105,25 @@ def test_every_arm_learns_and_is_recorded_in_full(
     ]
     assert has_artifact(KEY)
     json.dumps(outcome.details)
+
+
+def test_energy_is_by_tokens_and_by_the_examples_that_were_packed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powercap = Powercap(tmp_path / "powercap")
+    counter = powercap.add("intel-rapl:0", "package-0")
+    monkeypatch.setattr("qbench.measures.roofline.energy.POWERCAP", powercap.folder)
+    # All twelve examples in each step, in fewer blocks.
+    base = make_tiny_model(tmp_path / "base", "mistral", context=640)
+    options = {**LORA, "packing": True, "max_tokens": 640, "steps": 4}
+    blocks = measure(base, make_item(data, "lora", **options, batch=1))[1].details["sequences"]
+    assert 1 < blocks < 12
+    with Drawing(counter, 0, RANGE_UJ, step_uj=80_000):
+        _, outcome = measure(base, make_item(data, "lora", **options, batch=blocks))
+    tokens = outcome.details["tokens"] / 4
+    ratio = number(outcome, "energy.example") / number(outcome, "energy")
+    assert ratio == pytest.approx(tokens / 12)
+    assert outcome.details["energy_method"] == "RAPL's counters of package-0"
 
 
 def test_shares_are_of_the_logical_weights_and_the_checkpoint(base: Path, data: Path) -> None:

@@ -38,6 +38,11 @@ class Encoded:
     """Of the examples in a block, one behind the other; empty for a single one."""
 
     @property
+    def examples(self) -> int:
+        """How many it holds."""
+        return len(self.lengths) or 1
+
+    @property
     def scored(self) -> int:
         """Tokens whose loss counts."""
         return sum(label != NOT_SCORED for label in self.labels)

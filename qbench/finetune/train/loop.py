@@ -61,6 +61,10 @@ class Curriculum:
             for at in range(self.accumulate)
         ]
 
+    def step_examples(self, step: int) -> int:
+        """Examples of a step, each of a packed block counted."""
+        return sum(row.examples for batch in self.step_batches(step) for row in batch)
+
     def _at(self, position: int) -> Encoded:
         import numpy as np
 

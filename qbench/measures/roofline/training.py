@@ -12,6 +12,7 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
+from qbench.measures.roofline.energy import ENERGY_OF
 from qbench.measures.roofline.operations import sizes_of, step_operations
 from qbench.measures.roofline.rates import matrix_rate
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
@@ -19,7 +20,7 @@ from qbench.measures.training.memory import adapted_layers
 from qbench.precisions import products_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from qbench.core.gpu import GpuProbe, GpuState
     from qbench.core.number_types import FloatType
@@ -62,8 +63,16 @@ METRICS = (
         unit="J",
         better="lower",
         title="energy a token",
-        formula="NVML: energy of the whole GPU over the timed steps without an evaluation after"
-        " them / tokens that are no padding",
+        formula=f"{ENERGY_OF} over the timed steps without an evaluation after them / tokens that"
+        " are no padding",
+    ),
+    MetricDefinition(
+        name="training.energy.example",
+        unit="J",
+        better="lower",
+        title="energy a trained example",
+        formula="the same energy / examples trained on in those steps, each of a packed block"
+        " counted",
     ),
 )
 _LEAST_STEPS = 4
@@ -72,7 +81,7 @@ _NO_STEP = "no step was timed; train for more"
 
 
 class StepWatch:
-    """Notes after each step what the GPUs have drawn for it, how they run, and what disturbs it."""
+    """Notes after each step what the device drew for it, how GPUs run, and what disturbs it."""
 
     def __init__(
         self,
@@ -112,16 +121,18 @@ class StepWatch:
             self.others = self._others.found()
             self.after = gpu_states(self._probes)
 
-    def energy(self, progress: Progress) -> tuple[float | None, str | None]:
-        """Joules a token, or None and the reason."""
+    def energy(
+        self, progress: Progress, count: Callable[[int], int]
+    ) -> tuple[float | None, str | None]:
+        """Joules for each of what a step, from 0, has a `count` of; or None and the reason."""
         # What was measured or evaluated in a step's time is not the step's.
         apart = {*progress.untimed, *(steps - 1 for steps in progress.validation)}
         spent = {step: one for step, one in self.spent.items() if step not in apart}
         if self._last is not None and not spent:
             return None, _NO_STEP
         joules = sum(one for one, _ in spent.values()) if self._last is not None else None
-        tokens = sum(progress.tokens[step] for step in spent)
-        return self._energy.per(joules, tokens, sum(seconds for _, seconds in spent.values()))
+        things = sum(count(step) for step in spent)
+        return self._energy.per(joules, things, sum(seconds for _, seconds in spent.values()))
 
     @property
     def details(self) -> dict[str, Any]:
@@ -157,12 +168,13 @@ def training_limits(
     share = None
     if operations is not None and rate.per_s is not None and steps_s:
         share = operations / median(steps_s) / rate.per_s
-    energy_j, no_energy = watch.energy(training.progress)
+    progress = training.progress
     found = {
         "operations": (operations, unknown),
         "matrix_rate": (rate.per_s, rate.reason),
         "matrix_share": (share, unknown or rate.reason or _NO_STEP),
-        "energy": (energy_j, no_energy),
+        "energy": watch.energy(progress, progress.tokens.__getitem__),
+        "energy.example": watch.energy(progress, training.curriculum.step_examples),
     }
     return Outcome(
         metrics=tuple(

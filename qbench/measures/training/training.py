@@ -211,7 +211,10 @@ class TrainingMeasurement(Measurement):
             fold_ids=loaded.has_random_weights,
         )
         base_weights = logical_weights(loaded.model)
-        with gpu_probes(loaded.devices) as probes, open_energy_meter(probes.values()) as energy:
+        with (
+            gpu_probes(loaded.devices) as probes,
+            open_energy_meter(loaded.device, probes.values()) as energy,
+        ):
             watch = StepWatch(curriculum.steps, probes, energy, loaded.device)
             training = make_artifact(
                 loaded.model,
