@@ -48,6 +48,13 @@ def _libraries_aside() -> None:
         _seen = len(sys.modules)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _kept_aside() -> None:
+    """As `_libraries_aside`, of what other files of tests left that stays: caches and models."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small llama and its tokenizer; tests must not change it."""
