@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _METRICS = {"kl": "kl.mean", "decoded.kl": DECODED_KL}
 """What a column is of whose key is no metric's name."""
+ENERGY = "latency.energy"
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
 _BYTES = (
     Column(
@@ -103,10 +104,12 @@ def decision_table(records: TableRecords) -> Decision:
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
     peaks = _peaks(records, memory_point)
     byte_columns = _byte_columns(records)
+    energy = _is_told(records, latency_point, ENERGY)
     columns = [
         *byte_columns,
         *(_peak_column(name, memory_point) for name in peaks),
         *_latency_columns(latency_point),
+        *([_energy_column(latency_point)] if energy else []),
         *_quality_columns(records, texts, held_against, diverged),
         *cache_columns(records, decoded, held_against),
     ]
@@ -117,6 +120,7 @@ def decision_table(records: TableRecords) -> Decision:
             *(_figure(cell, "memory", memory_point, name) for name in peaks),
             _figure(cell, "latency", latency_point, "latency.prefill"),
             _figure(cell, "latency", latency_point, "latency.decode"),
+            *([_figure(cell, "latency", latency_point, ENERGY)] if energy else []),
         ]
         for text in texts.values():
             figures.append(_figure(cell, "quality", text, "perplexity"))
@@ -279,6 +283,21 @@ def _latency_columns(point: Record | None) -> list[Column]:
             "time for each new token of the whole batch, with a key-value cache" + pooled,
         ),
     ]
+
+
+def _energy_column(point: Record | None) -> Column:
+    text = (
+        "joules for each new token over prefill and decode, of the whole GPU or of all processors;"
+        " the median over processes"
+    )
+    return Column(ENERGY, "J/token", "number", "lower", text + _at(point))
+
+
+def _is_told(records: TableRecords, point: Record | None, metric: str) -> bool:
+    """Whether any cell has a value of it at a point of latency's grid."""
+    slug = point.item.slug if point else None
+    found = (record for cell in records.cells for record in cell.of("latency", slug))
+    return any(record.value(metric) is not None for record in found)
 
 
 def _quality_columns(

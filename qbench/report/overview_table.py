@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import describe_point, items, text_titles
 from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
+from qbench.report.decision import ENERGY
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _KEPT: Mapping[str, tuple[str, int]] = {
     "memory.peak": ("", 1),
     "latency.prefill": ("prefill", 4),
     "latency.decode": ("decode/token", 2),
+    ENERGY: ("", 8),
     "change": ("perplexity change", 0),
     "perplexity": ("perplexity", 3),
     "kl": ("KL", 5),
@@ -36,9 +38,9 @@ _KEPT: Mapping[str, tuple[str, int]] = {
 }
 """Titles (the decision table's own where none is given), and which column is left out first; those
 of further texts stand behind."""
-_HELD_HERE = 8
-_FURTHER_TEXT = 10
-_TASK = 9
+_HELD_HERE = 9
+_FURTHER_TEXT = 11
+_TASK = 10
 _TOLD_WITH_INTERVAL = frozenset({"change", "task"})
 
 

@@ -13,6 +13,7 @@ from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import differences_of, how_decided, table_of
+from qbench.report.energy import energy_parts
 from qbench.report.failures import failures, valueless, warnings
 from qbench.report.field_names import called_elsewhere
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
@@ -82,6 +83,7 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
         parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)
         parts += picture_parts(table)
+        parts += energy_parts(table, None)
         parts += finetune_parts(table, recommended.tuned, several=several)
         parts += predicted_parts(table, several=several)
         parts += generation_parts(table, several=several)

@@ -24,8 +24,7 @@ HOW_TO_READ = (
     " block of the size of what is read, so that caches count alike. Where a record of an earlier"
     " qbench has the copy bandwidth instead, its floor is none for reading: a model can pass it."
     " Operations are what the model needs: activations computed again under checkpointing do not"
-    " count. Energy is that of the whole GPU, or of all processors of the machine, with all else"
-    " that runs there and what they draw idle; J a new token is of prefill and decode together."
+    " count."
 )
 _GIGA = 1e9
 _DIVISORS = {
@@ -49,9 +48,6 @@ _LATENCY = (
     Column("latency.prefill.operations", "prefill (GFLOP)", "number"),
     Column("latency.matrix_rate", "matrix rate (GFLOP/s)", "number", decimals=0),
     Column("latency.prefill.matrix_share", "rate reached", "percent"),
-    Column("latency.energy", "J a new token", "number"),
-    Column("latency.energy.prefill", "J a prompt token", "number"),
-    Column("latency.energy.decode", "J a new token, decode alone", "number"),
 )
 _FLOORS = ("latency.decode.read_floor", "latency.decode.floor")
 _TRAINING = (
@@ -59,8 +55,6 @@ _TRAINING = (
     Column("training.step_time", "step", "seconds"),
     Column("training.matrix_rate", "matrix rate (GFLOP/s)", "number", decimals=0),
     Column("training.matrix_share", "rate reached", "percent"),
-    Column("training.energy", "J a token", "number"),
-    Column("training.energy.example", "J an example", "number"),
 )
 
 
@@ -86,7 +80,7 @@ def training_roofline_table(arms: Sequence[Arm]) -> Table:
         figures = tuple(
             _scaled(one, over_seeds(arm.trainings, "training", None, one.key)) for one in _TRAINING
         )
-        if any(figures[at].value is not None for at in (0, 2, 4)):
+        if figures[0].value is not None or figures[2].value is not None:
             rows.append(Row(arm.name, reference=False, figures=figures))
     told = [
         at for at in range(len(_TRAINING)) if any(row.figures[at].value is not None for row in rows)

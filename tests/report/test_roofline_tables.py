@@ -27,9 +27,8 @@ LIMITS = {
 }
 
 
-def with_limits(precision: str, energy_j: float | None = None, batch: int = 1) -> Record:
+def with_limits(precision: str, batch: int = 1) -> Record:
     metrics = [make_metric(name, value) for name, value in LIMITS.items()]
-    metrics.append(make_metric("latency.energy", energy_j, reason="NVML tells GPUs only"))
     record = latency_record(precision, batch=batch)
     return record.model_copy(update={"metrics": (*record.metrics, *metrics)})
 
@@ -54,7 +53,7 @@ def tables(records: list[Record]) -> list[Table]:
 
 
 def test_a_table_for_each_point_in_readable_units() -> None:
-    records = [with_limits("fp32", 0.5), with_limits("nf4", 0.75), with_limits("nf4", batch=8)]
+    records = [with_limits("fp32"), with_limits("nf4"), with_limits("nf4", batch=8)]
     small, large = tables(records)
     assert small.title == f"{TITLE}: batch 1, 128 prompt tokens, 32 new tokens"
     assert [row.label for row in small.rows] == ["fp32", "nf4"]
@@ -66,11 +65,10 @@ def test_a_table_for_each_point_in_readable_units() -> None:
     assert shown["latency.decode.read_bytes"] == LIMITS["latency.decode.read_bytes"]
     assert shown["latency.prefill.matrix_share"] == 0.42
     assert small.column("latency.decode.read_share")[1].value == 0.21
-    assert [figure.value for figure in small.column("latency.energy")] == [0.5, 0.75]
 
 
 def test_what_no_record_holds_has_no_column() -> None:
-    """Records of an earlier qbench hold other floors; those of a CPU no energy."""
+    """Records of an earlier qbench hold other floors."""
 
     def columns(record: Record) -> set[str]:
         (selected,) = select([footprint_record("fp32"), record]).tables
@@ -87,7 +85,6 @@ def test_what_no_record_holds_has_no_column() -> None:
         "latency.decode.floor_share",
     }
     assert columns(with_limits("fp32")) == floor | set(LIMITS)
-    assert columns(with_limits("fp32", 0.5)) == floor | set(LIMITS) | {"latency.energy"}
 
 
 def test_trainings_have_a_table_of_their_own() -> None:
@@ -99,9 +96,8 @@ def test_trainings_have_a_table_of_their_own() -> None:
         "training.matrix_share": 0.31,
     }
     made = (*record.metrics, *(make_metric(name, value) for name, value in limits.items()))
-    silent = make_metric("training.energy", None, reason="NVML tells GPUs only")
     others = [one for one in finetune_records() if one.item.measurement != "training"]
-    records = [*others, record.model_copy(update={"metrics": (*made, silent)})]
+    records = [*others, record.model_copy(update={"metrics": made})]
     (selected,) = select(records).tables
     table = training_roofline_table(arms_of(selected))
     (row,) = table.rows

@@ -95,7 +95,7 @@ class EnergyMeter:
         if not source.tells_steps:
             return f"{source.method}, does not tell one step from the next"
         return (
-            f"a {step} takes {seconds:.2g} s, and {source.method} tells what lasts"
+            f"a {step} is too short to be told apart: {source.method} tells what lasts"
             f" {source.shortest_s:g} s and more; {remedy}"
         )
 

@@ -74,6 +74,13 @@ METRICS = (
         formula="the same energy / examples trained on in those steps, each of a packed block"
         " counted",
     ),
+    MetricDefinition(
+        name="training.energy.total",
+        unit="J",
+        better="lower",
+        title="energy of a training",
+        formula="training.energy x tokens of all steps; evaluation, checkpoints and loading apart",
+    ),
 )
 _LEAST_STEPS = 4
 """With fewer timed steps their spread says nothing."""
@@ -169,12 +176,14 @@ def training_limits(
     if operations is not None and rate.per_s is not None and steps_s:
         share = operations / median(steps_s) / rate.per_s
     progress = training.progress
+    a_token, no_energy = watch.energy(progress, progress.tokens.__getitem__)
     found = {
         "operations": (operations, unknown),
         "matrix_rate": (rate.per_s, rate.reason),
         "matrix_share": (share, unknown or rate.reason or _NO_STEP),
-        "energy": watch.energy(progress, progress.tokens.__getitem__),
+        "energy": (a_token, no_energy),
         "energy.example": watch.energy(progress, training.curriculum.step_examples),
+        "energy.total": (None if a_token is None else a_token * sum(progress.tokens), no_energy),
     }
     return Outcome(
         metrics=tuple(

@@ -1,0 +1,125 @@
+"""What tokens and trainings draw, and emit at the factor that the user states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qbench.compare.items import describe_point, items
+from qbench.compare.tuned.arms import arms_of
+from qbench.core.page import Column, Heading, Row, Table, Words, bullets
+from qbench.report.cell_row import cell_row
+from qbench.report.figures import over_seeds, with_interval
+from qbench.report.legend import lacking_intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qbench.compare.co2 import Co2
+    from qbench.compare.selection import TableRecords
+    from qbench.core.page import Figure, Part
+
+_MILLION = 1e6
+_LATENCY = (
+    Column("latency.energy", "J a new token", "number", "lower", intervals=True),
+    Column("latency.energy.prefill", "J a prompt token", "number", "lower"),
+    Column("latency.energy.decode", "J a new token, decode alone", "number", "lower"),
+)
+_CO2_TOKENS = Column("co2.tokens", "g CO₂ a million new tokens", "number", "lower", intervals=True)
+_TRAINING = (
+    Column("training.energy", "J a token", "number", "lower"),
+    Column("training.energy.example", "J an example", "number", "lower"),
+    Column("training.energy.total", "J a training", "number", "lower", decimals=0),
+)
+_CO2_TRAINING = Column("co2.training", "g CO₂ a training", "number", "lower")
+_HOW = (
+    "Energy is that of the whole GPU, or of all processors of the machine, with all else that ran"
+    " there and what they draw idle. J a new token is of prefill and decode together. A training is"
+    " its steps: evaluation, checkpoints and loading are apart."
+)
+_EMITTED = (
+    "CO₂ is the energy in the table at {factor:g} g a kWh, which the user states ({source}). Fans,"
+    " losses of power supplies, cooling of a building (PUE) and the making of the hardware are in"
+    " none of it."
+)
+_NO_SOURCE = "without a source"
+_NONE = "There is a factor for CO₂, but no energy: {reason}."
+_NOT_MEASURED = "neither latency nor a training was measured"
+
+
+def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
+    """Parts of the page; none where no energy is known and no factor is stated."""
+    tables = [*_latency_tables(records, co2), *_training_tables(records, co2)]
+    if not tables and co2 is None:
+        return []
+    parts: list[Part] = [Heading("Energy" if co2 is None else "Energy and CO₂", 3)]
+    if not tables:
+        return [*parts, Words(_NONE.format(reason=_why_none(records)))]
+    for table in tables:
+        told = lacking_intervals(table)
+        parts += [Words(f"{table.title}:"), replace(table, title=""), bullets(told)]
+    words = _HOW
+    if co2 is not None:
+        source = co2.source or _NO_SOURCE
+        words = f"{_HOW} {_EMITTED.format(factor=co2.grams_per_kwh, source=source)}"
+    return [*parts, Words(words)]
+
+
+def _latency_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
+    """One for each point of the grid at which energy is known."""
+    tables = []
+    for point in items(records, "latency").values():
+        rows = []
+        for cell in records.cells:
+            found = cell.of("latency", point.item.slug)
+            figures = [with_interval(found, one.key) for one in _LATENCY]
+            if co2 is not None:
+                figures.append(_times(figures[0], co2.grams(_MILLION)))
+            rows.append(cell_row(cell, figures))
+        columns = (*_LATENCY, *([_CO2_TOKENS] if co2 is not None else []))
+        table = Table(describe_point(point), "precision", columns, tuple(rows))
+        tables += _told(table)
+    return tables
+
+
+def _training_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
+    rows = []
+    for arm in arms_of(records):
+        figures = [over_seeds(arm.trainings, "training", None, one.key) for one in _TRAINING]
+        if co2 is not None:
+            figures.append(_times(figures[-1], co2.grams(1)))
+        rows.append(Row(arm.name, reference=False, figures=tuple(figures)))
+    columns = (*_TRAINING, *([_CO2_TRAINING] if co2 is not None else []))
+    return _told(Table("Fine-tuning", "arm", columns, tuple(rows)))
+
+
+def _told(table: Table) -> list[Table]:
+    """The columns and rows that have a number; no table where there is none."""
+    rows = [row for row in table.rows if any(one.value is not None for one in row.figures)]
+    kept = [
+        at
+        for at in range(len(table.columns))
+        if any(row.figures[at].value is not None for row in rows)
+    ]
+    return [replace(table, rows=tuple(rows)).with_columns(kept)] if kept else []
+
+
+def _times(figure: Figure, factor: float) -> Figure:
+    """The same in another unit, with its interval and spread."""
+    of = figure.value, figure.low, figure.high, figure.spread
+    value, low, high, spread = (None if one is None else one * factor for one in of)
+    return replace(figure, value=value, low=low, high=high, spread=spread)
+
+
+def _why_none(records: TableRecords) -> str:
+    """The first reason that a record gives."""
+    return next(iter(_reasons(records)), _NOT_MEASURED)
+
+
+def _reasons(records: TableRecords) -> Iterable[str]:
+    for cell in records.every:
+        for record in cell.records:
+            for name in (_LATENCY[0].key, _TRAINING[0].key):
+                metric = record.metric(name)
+                if metric is not None and metric.reason:
+                    yield metric.reason
