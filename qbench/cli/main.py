@@ -258,9 +258,9 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     from qbench.report.formats import TEXT, report_subject, written_formats
 
     suite = result.plan.suite
-    budgets = {suite.name: suite.recommend} if suite.recommend else {}
+    stated = {suite.name: suite.stated}
     if result.records:
-        show(report_subject(result.records, budgets), TEXT)
+        show(report_subject(result.records, stated), TEXT)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(
@@ -272,7 +272,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
     if result.records:
         # The file is the suite's: all its cells, whichever were selected now.
-        write_reports([[*result.records, *result.others]], written_formats(), reports, budgets)
+        write_reports([[*result.records, *result.others]], written_formats(), reports, stated)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qbench.cli.price_options import (
+    Currency,
+    GpuHour,
+    MachineHour,
+    price_given,
+    price_over,
+)
 from qbench.cli.shared import FormatName, Output, Results, show
 
 if TYPE_CHECKING:
@@ -15,6 +22,7 @@ if TYPE_CHECKING:
     from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.choices import Choices
     from qbench.compare.recommend.tables import Recommended
+    from qbench.compare.stated import Stated
     from qbench.core.record import Record
 
 EXAMPLE = (
@@ -45,6 +53,9 @@ def recommend(
     max_decode: Annotated[
         str | None, _limit("Time for each new token of the batch, such as 40ms.", "TIME")
     ] = None,
+    max_price: Annotated[
+        float | None, _limit("A million generated tokens, where an hour has a price.", "AMOUNT")
+    ] = None,
     max_perplexity_increase: Annotated[
         str | None, _limit("Over the reference's, such as 1%.", "SHARE")
     ] = None,
@@ -65,8 +76,12 @@ def recommend(
     minimize: Annotated[
         str | None, typer.Option(help="bytes, peak, prefill, decode, energy or price.")
     ] = None,
+    gpu_hour: GpuHour = None,
+    machine_hour: MachineHour = None,
+    currency: Currency = None,
     price: Annotated[
-        float | None, typer.Option(help="Of an hour of the device, in your currency.")
+        float | None,
+        typer.Option(help="Of an hour of any device.", rich_help_panel="Price"),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="The batch at which times and peaks are read.")
@@ -80,6 +95,7 @@ def recommend(
     """
     from qbench.compare.recommend.tables import recommendations
     from qbench.compare.selection import select
+    from qbench.compare.stated import Stated
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
     from qbench.report.recommendation import recommendation_page
@@ -91,6 +107,7 @@ def recommend(
         "max_peak": max_peak,
         "gpu": gpu,
         "max_prefill": max_prefill,
+        "max_price": max_price,
         "max_decode": max_decode,
         "max_perplexity_increase": max_perplexity_increase,
         "max_kl": max_kl,
@@ -103,12 +120,15 @@ def recommend(
         "batch": batch,
     }
     stated = _read({key: value for key, value in given.items() if value is not None})
+    hours = price_given(gpu_hour, machine_hour, currency)
     records, own = _load(where, results)
-    budget = stated if own is None else stated.over(own)
+    budget = stated if own.budget is None else stated.over(own.budget)
+    holds = Stated(budget=budget, price=price_over(hours, own.price))
+    _check_price(holds)
     selection = select(records)
-    made = [(table, recommendations(table, budget)) for table in selection.tables]
+    made = [(table, recommendations(table, holds)) for table in selection.tables]
     found = [(table, one) for table, recommended in made for one in recommended.every]
-    _check(budget, [one.choices for _, one in found], records)
+    _check(holds, [one.choices for _, one in found], records)
     page = recommendation_page(found, passed_over(selection))
     show(Subject(lambda: page), form, output)
     if not all(_answers(recommended, budget) for _, recommended in made):
@@ -171,9 +191,10 @@ def _read(given: dict[str, Any]) -> Budget:
         raise UsageError("\n".join(map(str, problems))) from None
 
 
-def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
-    """The records of a folder, or of a suite with its own budget."""
+def _load(where: str, results: Path) -> tuple[Sequence[Record], Stated]:
+    """The records of a folder, or of a suite with what it states."""
     from qbench.cli.sides import folder_of, of_model, without_rehearsals
+    from qbench.compare.stated import NOTHING
     from qbench.core.errors import StoreError
     from qbench.core.store import read_folder, tell_unreadable
     from qbench.core.untrusted import as_message
@@ -186,28 +207,39 @@ def _load(where: str, results: Path) -> tuple[Sequence[Record], Budget | None]:
     if not records:
         raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
     real = without_rehearsals(of_model(records, where, folder), str(folder))
-    return real, suite.recommend if suite else None
+    return real, suite.stated if suite else NOTHING
 
 
-def _check(budget: Budget, made: Sequence[Choices], records: Sequence[Record]) -> None:
+def _check_price(stated: Stated) -> None:
+    """Raises `UsageError` where a budget asks for what has no price."""
+    from qbench.core.errors import UsageError
+
+    budget = stated.budget
+    if budget and budget.needs_price and not (budget.price or stated.price):
+        asked = "--minimize price" if budget.minimize == "price" else "--max-price"
+        raise UsageError(
+            f"{asked}: found no price; expected what an hour of the device costs, such as"
+            " --gpu-hour 2.49 or --machine-hour 0.2, or `price` in the suite"
+        )
+
+
+def _check(stated: Stated, made: Sequence[Choices], records: Sequence[Record]) -> None:
     """Raises `UsageError` for what was measured nowhere, with what was."""
-    from qbench.compare.recommend.budget import MINIMIZED
+    from qbench.compare.recommend.budget import MINIMIZED, Budget
     from qbench.compare.recommend.limits import tasks_of
-    from qbench.compare.recommend.section import NEEDS_PRICE
     from qbench.core.errors import UsageError
     from qbench.core.names import what_there_is
 
+    budget = Budget() if stated.budget is None else stated.budget
     if not made:
         raise UsageError(
             "found no record of what a model costs to run; expected some of footprint, memory or"
             " latency: `qbench run SUITE` takes them"
         )
-    stated = _limits_of_training(budget)
-    if stated and all(one.kind != "tuned" for one in made):
-        option = f"--{stated[0].replace('_', '-')}"
+    limited = _limits_of_training(budget)
+    if limited and all(one.kind != "tuned" for one in made):
+        option = f"--{limited[0].replace('_', '-')}"
         raise UsageError(f"{option}: no tuned model was served; expected arms to choose from")
-    if budget.minimize == "price" and budget.price is None:
-        raise UsageError(f"--minimize price: expected {NEEDS_PRICE}, such as --price 2.50")
     axes = [axis for one in made for axis in one.axes]
     for pattern in budget.min_task:
         if not tasks_of(pattern, axes):

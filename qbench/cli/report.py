@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli.price_options import Currency, GpuHour, MachineHour, price_given, priced
 from qbench.cli.shared import TERMINAL, Device, FormatName, Output, Reports, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
+    from qbench.compare.stated import Stated
     from qbench.core.record import Record
     from qbench.core.store import UnreadableFile
     from qbench.report.format import Format
 
 EXAMPLES = (
     "Examples: qbench report | qbench report results/quickstart --format csv --output -"
-    " | qbench report results/a results/b"
+    " | qbench report results/a results/b | qbench report suite.yaml --gpu-hour 2.49"
 )
 
 
@@ -44,6 +45,9 @@ def report(
     ] = None,
     reports: Reports = Path("reports"),
     output: Output = None,
+    gpu_hour: GpuHour = None,
+    machine_hour: MachineHour = None,
+    currency: Currency = None,
 ) -> None:
     """Render records as a table on the terminal and as a file."""
     from qbench.core.errors import StoreError
@@ -52,6 +56,7 @@ def report(
     from qbench.report.files import by_suite, together
     from qbench.report.formats import TEXT, find_format, formats, report_subject, written_formats
 
+    price = price_given(gpu_hour, machine_hour, currency)
     chosen = written_formats()
     if format_name is not None:
         chosen = [find_format(format_name, "page", "records")]
@@ -59,30 +64,30 @@ def report(
         alike = [one for one in formats().values() if one.suffix == output.suffix]
         chosen = [one for one in alike if one.takes("page") or one.takes("records")] or chosen
     named = folders or [Path("results")]
-    places, budgets = _places(named)
+    places, stated = _places(named)
     records, unreadable = _read(places, named)
+    stated = priced(stated, price, records)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
         for at, part in enumerate(by_suite(records)):
             if at:
                 say("")
-            show(report_subject(part, budgets), TEXT)
+            show(report_subject(part, stated), TEXT)
     if output is not None and (records or output == TERMINAL):
-        show(report_subject(records, budgets), chosen[0], output)
+        show(report_subject(records, stated), chosen[0], output)
     elif output is None:
-        write_reports(parts, [form for form in chosen if form is not TEXT], reports, budgets)
+        write_reports(parts, [form for form in chosen if form is not TEXT], reports, stated)
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
 
 
-def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Budget]]:
-    """The folders that are meant, and the budgets of those that were named by their suite."""
+def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Stated]]:
+    """The folders that are meant, and what the suites state that were named."""
     from qbench.cli.sides import folder_of
 
     found = [folder_of(one) for one in named]
     suites = [suite for _, suite in found if suite is not None]
-    budgets = {suite.name: suite.recommend for suite in suites if suite.recommend is not None}
-    return [folder for folder, _ in found], budgets
+    return [folder for folder, _ in found], {suite.name: suite.stated for suite in suites}
 
 
 def _read(
@@ -149,14 +154,14 @@ def write_reports(
     parts: Iterable[Sequence[Record]],
     chosen: Sequence[Format],
     reports: Path,
-    budgets: Mapping[str, Budget] | None = None,
+    stated: Mapping[str, Stated] | None = None,
 ) -> None:
-    """Writes a file of each part in each format; `budgets` are what each suite allows, by name."""
+    """Writes a file of each part in each format; `stated` is by the suite's name."""
     from qbench.report.console import say_where
     from qbench.report.files import write_report
     from qbench.report.formats import report_subject
 
     for part in parts:
-        report = report_subject(part, budgets)
+        report = report_subject(part, stated)
         for form in chosen:
             say_where(write_report(report, reports, form))

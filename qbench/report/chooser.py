@@ -12,7 +12,7 @@ from qbench.report.recommendation_words import warning_words
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qbench.compare.recommend.axes import Axis
+    from qbench.compare.recommend.axis import Axis
     from qbench.compare.recommend.choices import Choice, Choices
     from qbench.compare.recommend.recommend import Recommendation
     from qbench.core.page import Table

@@ -21,7 +21,7 @@ from qbench.report.report_page import report_page
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
+    from qbench.compare.stated import Stated
     from qbench.core.page import Page
     from qbench.core.record import Record
     from qbench.report.format import Source
@@ -87,14 +87,14 @@ def find_format(name: str, *sources: Source) -> Format:
 
 
 def report_subject(
-    records: Sequence[Record], budgets: Mapping[str, Budget] | None = None
+    records: Sequence[Record], stated: Mapping[str, Stated] | None = None
 ) -> Subject:
-    """The report on records of any suites, with what each suite allows, by its name.
+    """The report on records of any suites, with what each of them states, by its name.
 
     Its page is made once, for however many formats.
     """
     return Subject(
-        cache(lambda: report_page(records, budgets)),
-        lambda: overview_page(records, budgets),
+        cache(lambda: report_page(records, stated)),
+        lambda: overview_page(records, stated),
         records=records,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
+from qbench.compare.stated import NOTHING
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
 from qbench.report.decision import decision_table
 from qbench.report.finetune.overview_table import arms_overview
@@ -21,14 +22,14 @@ from qbench.report.summary import passed_over
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
+    from qbench.compare.stated import Stated
     from qbench.core.page import Part, Table
     from qbench.core.record import Record
 
 
-def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None = None) -> Page:
+def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> Page:
     """What to run of each model, what that is decided by, and what failed and is warned of."""
     selection = select(records)
     if not selection.tables:
@@ -37,7 +38,7 @@ def overview_page(records: Sequence[Record], budgets: Mapping[str, Budget] | Non
     parts: list[Part] = []
     for at, table in enumerate(selection.tables):
         parts += [Heading(table.title)] if at or rehearsed else []
-        recommended = recommendations(table, (budgets or {}).get(table.suite))
+        recommended = recommendations(table, (stated or {}).get(table.suite, NOTHING))
         parts += _decision_parts(table, recommended.untuned)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))

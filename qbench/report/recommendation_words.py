@@ -13,7 +13,7 @@ from qbench.core.names import shortened
 from qbench.core.units import choose_scale
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.axes import Axis
+    from qbench.compare.recommend.axis import Axis
     from qbench.compare.recommend.choices import Choice
     from qbench.compare.recommend.limits import Limit
     from qbench.compare.recommend.ranges import Range

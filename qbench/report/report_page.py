@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.items import items
 from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
+from qbench.compare.stated import NOTHING
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.charts.forest import difference_charts
 from qbench.report.conditions import conditions, parameters
@@ -32,9 +33,9 @@ from qbench.report.together import together_parts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.tables import Recommended
     from qbench.compare.selection import Selection, TableRecords
+    from qbench.compare.stated import Stated
     from qbench.core.page import Line, Part
     from qbench.core.record import Record
     from qbench.report.decision import Decision
@@ -61,8 +62,8 @@ _UNITS = (
 )
 
 
-def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None = None) -> Page:
-    """The page, from records and, by suite, what it allows a model to cost and to lose."""
+def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> Page:
+    """The page, from records and, by suite, what it states about their reading."""
     selection = select(records)
     suites = list(dict.fromkeys(table.suite for table in selection.tables))
     kind = "Rehearsal" if is_rehearsal(records) else "Quantization report"
@@ -74,11 +75,11 @@ def report_page(records: Sequence[Record], budgets: Mapping[str, Budget] | None 
         return Page(title, (*parts, Words(NO_RECORDS)))
     several = len(selection.tables) > 1
     found = [
-        (table, recommendations(table, (budgets or {}).get(table.suite)))
+        (table, recommendations(table, (stated or {}).get(table.suite, NOTHING)))
         for table in selection.tables
     ]
     parts += what_to_run(found) if several else []
-    parts += together_parts(selection.tables, budgets)
+    parts += together_parts(selection.tables, stated)
     for table, recommended in found:
         parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)

@@ -13,10 +13,11 @@ from qbench.report.recommendation import recommendation_parts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
-    from qbench.compare.recommend.choices import Axis, Range
+    from qbench.compare.recommend.axis import Axis
+    from qbench.compare.recommend.choices import Range
     from qbench.compare.recommend.joint import Joint
     from qbench.compare.selection import TableRecords
+    from qbench.compare.stated import Stated
     from qbench.core.page import Part
 
 _OWN_DEVICE = (
@@ -26,10 +27,10 @@ _OWN_DEVICE = (
 
 
 def together_parts(
-    tables: Sequence[TableRecords], budgets: Mapping[str, Budget] | None = None
+    tables: Sequence[TableRecords], stated: Mapping[str, Stated] | None = None
 ) -> Iterator[Part]:
     """What can be chosen from at once, by model; nothing where no two tables have a quantity."""
-    for joint in join(tables, budgets):
+    for joint in join(tables, stated):
         yield Heading(f"Together: {joint.choices.title}")
         yield from recommendation_parts(recommend(joint.choices))
         yield _table(joint)

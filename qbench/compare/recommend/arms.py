@@ -14,11 +14,13 @@ from qbench.compare.comparable import Gap
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.items import items_of
-from qbench.compare.recommend.axes import Axis, cost_axes_of, cost_axis
+from qbench.compare.recommend.axes import cost_axes_of
+from qbench.compare.recommend.axis import Axis, cost_axis
 from qbench.compare.recommend.budget import Budget
-from qbench.compare.recommend.choices import Choice, Choices, warnings_of
+from qbench.compare.recommend.choices import Choice, Choices, price_of, warnings_of
 from qbench.compare.recommend.limits import BY_DEFAULT, Limit, cost_limits, minimized_of
-from qbench.compare.recommend.ranges import Range, estimated, why_not
+from qbench.compare.recommend.prices import training_price
+from qbench.compare.recommend.ranges import Range, estimated, factor_of, why_not
 from qbench.compare.tuned.arms import arms_of, deployment_words
 from qbench.compare.tuned.changes import LOSS_MARGIN, loss_change
 from qbench.compare.variation import variation
@@ -26,6 +28,7 @@ from qbench.compare.variation import variation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.compare.tuned.arms import Arm
     from qbench.core.record import Record
@@ -55,7 +58,9 @@ class _Served:
         return self.arm.of_deployment(self.deployment)
 
 
-def arm_choices(records: TableRecords, budget: Budget | None = None) -> Choices | None:
+def arm_choices(
+    records: TableRecords, budget: Budget | None = None, price: Price | None = None
+) -> Choices | None:
     """The tuned models of a table with their ranges; None where none was served.
 
     Limits on costs of serving hold for them as far as these were measured of any.
@@ -72,11 +77,17 @@ def arm_choices(records: TableRecords, budget: Budget | None = None) -> Choices 
     cells = [cell for one in served for cell in one.cells]
     slug = next(iter(items_of(cells, "completion")), "test")
     best = _best(served, slug)
-    costs = [*cost_axes_of(cells, price=budget.price, batch=budget.batch), *_TRAINING]
+    hour = price_of(budget, price)
+    trained = [cell for one in served for cell in one.arm.trainings]
+    costs = [
+        *cost_axes_of(cells, price=hour, batch=budget.batch),
+        *_TRAINING,
+        training_price(hour, trained),
+    ]
     loss = _loss_axis(slug, best)
     ranges = {
         one.label: {
-            **{axis.key: _cost(axis, one) for axis in costs},
+            **{axis.key: _cost(axis, one.arm, one.cells) for axis in costs},
             LOSS: _loss(one, best, slug),
         }
         for one in served
@@ -192,9 +203,17 @@ def _loss(one: _Served, best: _Served | None, slug: str) -> Range:
     return estimated(found, None)
 
 
-def _cost(axis: Axis, one: _Served) -> Range:
+def _cost(axis: Axis, arm: Arm, cells: Sequence[CellRecords]) -> Range:
     """The mean over the seeds; what varies by nothing else lies between their extremes."""
-    cells = one.arm.trainings if axis.measurement == "training" else one.cells
+    cells = arm.trainings if axis.measurement == "training" else cells
+    return over_seeds(axis, cells)
+
+
+def over_seeds(axis: Axis, cells: Sequence[CellRecords]) -> Range:
+    """A cost of cells that are one but for the seed: its mean.
+
+    What varies by nothing else lies between their extremes.
+    """
     groups = [cell.of(axis.measurement, axis.item) for cell in cells]
     lacking = [why for group in groups if (why := why_not(group, axis.metric))]
     good = [
@@ -206,16 +225,19 @@ def _cost(axis: Axis, one: _Served) -> Range:
     if not good:
         return Range(None, None, None, next(iter(lacking), "not measured"))
     values = [value for record in good if (value := record.value(axis.metric)) is not None]
-    mean = axis.factor * statistics.fmean(values)
+    factor, unknown = factor_of(axis, good)
+    if unknown:
+        return Range(None, None, None, unknown)
+    mean = factor * statistics.fmean(values)
     if lacking:
         return Range(mean, None, None, f"not of every seed: {lacking[0]}")
     if _is_exact(good[0], axis.metric):
-        return Range(mean, axis.factor * min(values), axis.factor * max(values))
+        return Range(mean, factor * min(values), factor * max(values))
     found = level(good, axis.metric, sampling=Sampling())
     if found.estimate is None and axis.measurement == "training" and found.short_by:
         reason = f"one process a seed: {found.short_by} more seeds are needed for an interval"
         return Range(mean, None, None, reason)
-    return estimated(found, statistics.median(values), axis.factor)
+    return estimated(found, statistics.median(values), factor)
 
 
 def _is_exact(record: Record, name: str) -> bool:

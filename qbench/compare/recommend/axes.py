@@ -1,54 +1,29 @@
-"""The quantities that a cell is chosen by: what each is, and which metric it is read from."""
+"""The quantities that a cell is chosen by, each with the metric that it is read from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point, first_point, items, text_titles
+from qbench.compare.recommend.axis import Axis, cost_axis
+from qbench.compare.recommend.prices import token_prices
 from qbench.compare.served import SERVED, STATIC, stored_wider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
-    from qbench.core.units import Display
 
-_MILLION, _HOUR_S = 1e6, 3600.0
 _NOWHERE = ""
 """No item has this slug."""
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A quantity to choose by."""
-
-    key: str
-    """Such as `bytes`, `decode`, `perplexity:<text>`, `kl:<text>`, `tasks.<task>.<metric>`."""
-    title: str
-    """With the point of the grid, the text or the task that it is of."""
-    short: str
-    """A few words: without what is alike for all, the point or the only text."""
-    display: Display
-    unit: str
-    """`B`, `s`, `J`, `1` for a share or a score, `nat`, `per 1M tokens` for a price."""
-    better: Literal["lower", "higher"]
-    kind: Literal["quality", "cost"]
-    measurement: str
-    item: str | None
-    """Slug of the item that it is read from; None where the measurement has only one, or none."""
-    metric: str
-    of_change: bool = False
-    """Whether it is the change from the reference."""
-    factor: float = 1.0
-    """What the metric is multiplied by."""
-
-
 def cost_axes_of(
-    cells: Sequence[CellRecords], *, price: float | None = None, batch: int | None = None
+    cells: Sequence[CellRecords], *, price: Price | None = None, batch: int | None = None
 ) -> list[Axis]:
-    """Bytes, peak, times, energy and, where an hour has a price, that of a million tokens.
+    """Bytes, peak, times, energy, and prices of a million tokens.
 
     Times and peaks are read at one point of their grids: of `batch` where it is given, else that of
     the decision table.
@@ -89,26 +64,7 @@ def cost_axes_of(
             "latency.energy",
         )
     )
-    if price is not None:
-        size = latency.item.params.get("batch") if latency else None
-        made = size if isinstance(size, int) and size > 0 else 1
-        factor = price * _MILLION / _HOUR_S / made
-        title = f"price of a million generated tokens{here}"
-        unit = "per 1M tokens"
-        found.append(
-            cost_axis(
-                "price",
-                title,
-                "price/1M tokens",
-                "number",
-                unit,
-                "latency",
-                slug,
-                "latency.decode",
-                factor,
-            )
-        )
-    return found
+    return [*found, *token_prices(price, cells, latency)]
 
 
 def quality_axes(records: TableRecords) -> list[Axis]:
@@ -150,33 +106,6 @@ def quality_axes(records: TableRecords) -> list[Axis]:
 
 def _at(point: Record | None) -> str:
     return f" at {describe_point(point)}" if point else ""
-
-
-def cost_axis(
-    key: str,
-    title: str,
-    short: str,
-    display: Display,
-    unit: str,
-    measurement: str,
-    item: str | None,
-    metric: str,
-    factor: float = 1.0,
-) -> Axis:
-    """A cost of which less is better; `item` is the slug of the point that it is read at."""
-    return Axis(
-        key,
-        title,
-        short,
-        display,
-        unit,
-        better="lower",
-        kind="cost",
-        measurement=measurement,
-        item=item,
-        metric=metric,
-        factor=factor,
-    )
 
 
 def _task_axes(records: TableRecords) -> list[Axis]:

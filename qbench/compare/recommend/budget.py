@@ -39,9 +39,11 @@ class Budget(Frozen):
     """Seconds of a training step; of fine-tuning arms."""
     max_loss_increase: float | None = None
     """Over the test loss of the best arm, in nats a token; of fine-tuning arms."""
+    max_price: float | None = None
+    """Of a million generated tokens, in the currency that an hour is priced in."""
     minimize: Minimized = "bytes"
     price: float | None = None
-    """Of an hour of the device, in the user's currency."""
+    """Of an hour of whatever device: what holds before the price of the suite."""
     batch: int | None = None
     """At which batch times and peaks are read; unless given, at that of the decision table."""
 
@@ -53,6 +55,11 @@ class Budget(Frozen):
             or self.max_kl is not None
             or bool(self.min_task)
         )
+
+    @property
+    def needs_price(self) -> bool:
+        """Whether it says something that is known only where an hour has a price."""
+        return self.minimize == "price" or self.max_price is not None
 
     def over(self, other: Budget) -> Budget:
         """This one's limits, and the other's where this one states none."""

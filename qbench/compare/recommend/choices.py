@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.recommend.axes import Axis, cost_axes_of, quality_axes
+from qbench.compare.price import of_any_device
+from qbench.compare.recommend.axes import cost_axes_of, quality_axes
 from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.limits import Limit, limits_of, minimized_of
 from qbench.compare.recommend.ranges import Range, range_of
@@ -18,9 +19,11 @@ from qbench.compare.recommend.ranges import Range, range_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.compare.price import Price
+    from qbench.compare.recommend.axis import Axis
     from qbench.compare.selection import CellRecords, TableRecords
 
-__all__ = ["Axis", "Choice", "Choices", "Limit", "Range", "choices"]
+__all__ = ["Choice", "Choices", "Limit", "Range", "choices"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,16 @@ class Choices:
         return next(axis for axis in self.axes if axis.key == key)
 
 
-def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
+def choices(
+    records: TableRecords, budget: Budget | None = None, price: Price | None = None
+) -> Choices:
     """The untuned cells of a table with their ranges; without a budget the default one holds.
 
     What a budget limits or minimizes and no cell has measured is an axis of unknown ranges.
     """
     budget = budget or Budget()
     every = [
-        *cost_axes_of(records.cells, price=budget.price, batch=budget.batch),
+        *cost_axes_of(records.cells, price=price_of(budget, price), batch=budget.batch),
         *quality_axes(records),
     ]
     ranges = {
@@ -108,6 +113,11 @@ def choices(records: TableRecords, budget: Budget | None = None) -> Choices:
         limits=limits,
         minimize=minimize,
     )
+
+
+def price_of(budget: Budget, price: Price | None) -> Price | None:
+    """The price that holds: a budget's own goes before that of the suite."""
+    return price if budget.price is None else of_any_device(budget.price).over(price)
 
 
 def warnings_of(*cells: CellRecords) -> tuple[str, ...]:

@@ -19,13 +19,15 @@ from qbench.compare.comparable import (
     parameter_changes,
 )
 from qbench.compare.recommend.choices import Choice, Choices, Range, choices
+from qbench.compare.stated import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qbench.compare.recommend.budget import Budget
-    from qbench.compare.recommend.choices import Axis, Limit
+    from qbench.compare.recommend.axis import Axis
+    from qbench.compare.recommend.choices import Limit
     from qbench.compare.selection import CellRecords, TableRecords
+    from qbench.compare.stated import Stated
     from qbench.core.record import Record
 
 _COUNTED = "perplexity"
@@ -48,12 +50,10 @@ class Joint:
     """What is not put together, with the reason."""
 
 
-def join(
-    tables: Sequence[TableRecords], budgets: Mapping[str, Budget] | None = None
-) -> list[Joint]:
+def join(tables: Sequence[TableRecords], stated: Mapping[str, Stated] | None = None) -> list[Joint]:
     """The tables that have a quantity in common, by model and reference; none for one alone.
 
-    A suite's budget holds where all that are joined have the same.
+    A suite's budget holds where all that are joined have the same, its price for its own cells.
     """
     groups: dict[tuple[str, ...], list[TableRecords]] = {}
     for table in tables:
@@ -62,7 +62,7 @@ def join(
             precision = first.cell.precision
             held = precision.name, json.dumps(precision.options, sort_keys=True, default=str)
             groups.setdefault((table.model, str(fingerprint(first)), *held), []).append(table)
-    found = (_joined(group, budgets or {}) for group in groups.values() if len(group) > 1)
+    found = (_joined(group, stated or {}) for group in groups.values() if len(group) > 1)
     return [one for one in found if one is not None]
 
 
@@ -74,10 +74,11 @@ class _Shared(NamedTuple):
     """Which of them."""
 
 
-def _joined(tables: Sequence[TableRecords], budgets: Mapping[str, Budget]) -> Joint | None:
-    stated = {budgets.get(table.suite) for table in tables}
-    budget = stated.pop() if len(stated) == 1 else None
-    own = [choices(table, budget) for table in tables]
+def _joined(tables: Sequence[TableRecords], stated: Mapping[str, Stated]) -> Joint | None:
+    each = [stated.get(table.suite, NOTHING) for table in tables]
+    budgets = [one.budget for one in each]
+    budget = budgets[0] if all(one == budgets[0] for one in budgets) else None
+    own = [choices(table, budget, one.price) for table, one in zip(tables, each, strict=True)]
     shared, apart = _shared(tables, own)
     axes = [one.axis for one in shared]
     costs = [axis.key for axis in axes if axis.kind == "cost"]
@@ -136,8 +137,10 @@ def _shared(
 
 def _why_apart(axis: Axis, table: TableRecords, other: Axis, its: TableRecords) -> str | None:
     """Why a quantity of another table is not that of the first; None where it is."""
-    if (axis.metric, axis.factor) != (other.metric, other.factor):
+    if axis.metric != other.metric:
         return f"{other.metric} there, {axis.metric} here"
+    if axis.unit != other.unit:
+        return f"{other.unit} there, {axis.unit} here"
     if axis.kind == "quality":
         mine, theirs = (
             (one.reference.of(axis.measurement, each.item) if one.reference else [])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.recommend.axes import Axis
+from qbench.compare.recommend.axis import Axis
 from qbench.compare.recommend.budget import MINIMIZED
 from qbench.predict.devices import memory_of, parse_memory
 
@@ -65,9 +65,9 @@ def limits_of(
 
 
 def cost_limits(records: TableRecords, budget: Budget) -> dict[str, Limit]:
-    """Those on bytes, peak and times."""
+    """Those on bytes, peak, times and the price of generated tokens."""
     limits: dict[str, Limit] = {}
-    for key in ("bytes", "peak", "prefill", "decode"):
+    for key in ("bytes", "peak", "prefill", "decode", "price"):
         bound = getattr(budget, f"max_{key}")
         if bound is not None:
             limits[key] = Limit(bound, "max", f"max_{key}")

@@ -13,13 +13,14 @@ from qbench.compare.comparable import Gap, missing_value
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.marks import one_change
+from qbench.compare.price import devices_of
 from qbench.compare.speed import why_not_served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.differences import Difference
-    from qbench.compare.recommend.axes import Axis
+    from qbench.compare.recommend.axis import Axis
     from qbench.compare.selection import CellRecords
     from qbench.core.record import Record
 
@@ -53,7 +54,11 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
     if lacking:
         return Range(None, _outgrown(axis, mine), None, lacking)
     if not axis.of_change:
-        return replace(_of_level(axis, mine), unlike_served=why_not_served(mine, axis.metric))
+        factor, unknown = factor_of(axis, mine)
+        if unknown:
+            return Range(None, None, None, unknown)
+        known = _of_level(axis, mine, factor)
+        return replace(known, unlike_served=why_not_served(mine, axis.metric))
     found = _paired(axis, mine, reference)
     if isinstance(found, Gap):
         return Range(None, None, None, found.reason)
@@ -77,7 +82,17 @@ def _paired(axis: Axis, mine: Sequence[Record], reference: CellRecords | None) -
     return one_change(mine, theirs, axis.metric, Sampling(), same_run=True)
 
 
-def _of_level(axis: Axis, mine: Sequence[Record]) -> Range:
+def factor_of(axis: Axis, records: Sequence[Record]) -> tuple[float, str | None]:
+    """What the metric of these records is multiplied by, or why that is not known."""
+    if axis.unknown is not None:
+        return 0.0, axis.unknown
+    if not axis.by_devices:
+        return axis.factor, None
+    devices, reason = devices_of(records)
+    return axis.factor * (devices or 0), reason or None
+
+
+def _of_level(axis: Axis, mine: Sequence[Record], factor: float) -> Range:
     found = level(mine, axis.metric, sampling=Sampling())
     value = found.new
     if found.unit == "processes":  # as the tables have it
@@ -86,7 +101,7 @@ def _of_level(axis: Axis, mine: Sequence[Record]) -> Range:
             for one in mine
             if one.status == "ok" and (value := one.value(axis.metric)) is not None
         )
-    return estimated(found, value, axis.factor)
+    return estimated(found, value, factor)
 
 
 def estimated(found: Difference, value: float | None, factor: float = 1.0) -> Range:

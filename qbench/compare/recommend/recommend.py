@@ -20,7 +20,7 @@ from qbench.compare.estimates.power import units_needed
 from qbench.compare.recommend.ranges import ALPHA
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.axes import Axis
+    from qbench.compare.recommend.axis import Axis
     from qbench.compare.recommend.choices import Choice, Choices
     from qbench.compare.recommend.limits import Limit
     from qbench.compare.recommend.ranges import Range

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import (
     AfterValidator,
@@ -11,13 +11,13 @@ from pydantic import (
     ConfigDict,
     Field,
     WithJsonSchema,
-    model_validator,
 )
 
+from qbench.compare.price import AMOUNT, MOST
 from qbench.compare.recommend.budget import MINIMIZED, Budget, Minimized
 from qbench.core.errors import DeviceError
 from qbench.core.quantities import bytes_of, is_number, seconds_of, share_of
-from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects, invalid_below
+from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects
 from qbench.core.spec import Frozen
 from qbench.predict.devices import parse_memory
 
@@ -29,7 +29,9 @@ _TIME = "a time such as 40ms"
 _SHARE = "a share of at least 0 such as 1%"
 _GPU = "a size such as 24GB, or the name of a GPU such as h100"
 _TASKS = "a mapping of tasks to the least change of their scores, such as {hellaswag: -0.01}"
-NEEDS_PRICE = "a `price` beside it: what an hour of the device costs"
+NEEDS_PRICE = (
+    "a `price` beside `recommend`: what an hour of the device costs, such as {gpu_hour: 2.49}"
+)
 _LEAST = "a number such as -0.01, in the task's own unit"
 
 
@@ -116,6 +118,10 @@ class BudgetSection(Frozen):
     """The longest forward pass over the prompt."""
     max_decode: Time = None
     """The longest time for each new token of the whole batch, such as `40ms`."""
+    max_price: Annotated[
+        float | None, NotNull(), expects(f"{AMOUNT}: of a million tokens", gt=0, le=MOST)
+    ] = None
+    """The most that a million generated tokens may cost; for this an hour needs a price."""
     max_perplexity_increase: Share = None
     """The most that the perplexity of each text may rise over the reference's, such as `1%`."""
     max_kl: Nats = None
@@ -142,17 +148,11 @@ class BudgetSection(Frozen):
     price: Annotated[
         float | None,
         NotNull(),
-        expects("a positive number up to 1e12: of an hour, in your currency", gt=0, le=1e12),
+        expects(f"{AMOUNT}: of an hour, in your currency", gt=0, le=MOST),
     ] = None
-    """What an hour of the device costs, for `minimize: price`."""
+    """What an hour of any device costs; the suite's own `price` tells GPUs and machines apart."""
     batch: Annotated[int | None, NotNull(), expects("a batch of at least 1", ge=1)] = None
     """The batch at which times and peaks are read; that of the decision table unless given."""
-
-    @model_validator(mode="after")
-    def _check_price(self) -> Self:
-        if self.minimize == "price" and self.price is None:
-            raise invalid_below(("minimize",), InvalidValueError(NEEDS_PRICE))
-        return self
 
     @property
     def budget(self) -> Budget:

@@ -8,9 +8,9 @@ from qbench.compare.recommend.arms import arm_choices
 from qbench.compare.recommend.budget import MINIMIZED
 from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import Recommendation, recommend
+from qbench.compare.stated import NOTHING, Stated
 
 if TYPE_CHECKING:
-    from qbench.compare.recommend.budget import Budget
     from qbench.compare.recommend.choices import Choices
     from qbench.compare.selection import TableRecords
 
@@ -29,13 +29,17 @@ class Recommended(NamedTuple):
         return tuple(one for one in self if one is not None)
 
 
-def recommendations(records: TableRecords, budget: Budget | None = None) -> Recommended:
+def recommendations(records: TableRecords, stated: Stated = NOTHING) -> Recommended:
     """What to run of the untuned model, and what to train.
 
     Nothing where no cost was measured, or where there is one cell alone and no budget.
     """
+    budget, price = stated.budget, stated.price
     several = len(records.cells) > 1 or (records.cells and budget is not None)
-    made = (choices(records, budget) if several else None, arm_choices(records, budget))
+    made = (
+        choices(records, budget, price) if several else None,
+        arm_choices(records, budget, price),
+    )
     return Recommended(
         *(recommend(one) if one is not None and _has_costs(one) else None for one in made)
     )

@@ -36,6 +36,7 @@ _CALLED = {
     "include": "key of a selector",
     "exclude": "key of a selector",
     "recommend": "key of recommend",
+    "price": "key of price",
 }
 """What the keys of a mapping are called, by the key that it stands under."""
 

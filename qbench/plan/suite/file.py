@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, cre
 from typing_extensions import TypeAliasType
 
 from qbench.compare.gate.rules import RuleSection
+from qbench.compare.price import Price
 from qbench.compare.recommend.section import BudgetSection
 from qbench.core.aliases import ALIASES, OTHER_VALUES, Also
 from qbench.core.number_types import BF16, FP16, FP32
@@ -376,6 +377,9 @@ class SuiteFile(Frozen):
     """Margins that `qbench gate` compares the results with, by metric."""
     recommend: Annotated[BudgetSection | None, NotNull()] = None
     """What a model may cost and lose: what `qbench recommend` and the report choose by."""
+    price: Annotated[Price | None, NotNull()] = None
+    """What an hour of a device costs: reports and `qbench recommend` then say what a million tokens
+    and a training cost. There is no price unless one is given."""
     timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, SerializeAsAny, ValidationError
 
 from qbench.compare.gate.rules import GateRule, rules_of
+from qbench.compare.price import Price
 from qbench.compare.recommend.budget import Budget
+from qbench.compare.recommend.section import NEEDS_PRICE
+from qbench.compare.stated import Stated
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.measures.field_names import metric_called
@@ -69,10 +72,17 @@ class Suite(Frozen):
     """Margins that `qbench gate` compares the results with."""
     recommend: Budget | None = None
     """What a model may cost and lose; None for the default."""
+    price: Price | None = None
+    """What an hour of a device costs; nothing is priced where it is None."""
     rehearsal: tuple[str, ...] = ()
     """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int | str] = Field(default_factory=dict, exclude=True, repr=False)
     """Line of each key and list entry of the file, by its dotted path; or where else it is from."""
+
+    @property
+    def stated(self) -> Stated:
+        """What it says about the reading of its records."""
+        return Stated(budget=self.recommend, price=self.price)
 
     def problem(
         self, path: str, found: str, expected: str | None = None, remedy: str | None = None
@@ -182,6 +192,8 @@ def _make_suite(
         cells = _every_cell(models, precisions, reference, caches, finetune)
         check_selection(problems, cells, read.include, read.exclude, reference)
     _check_metrics(problems, read.gate)
+    if read.recommend and not (read.price or read.recommend.price or problems.has("price")):
+        _check_price(problems, read.recommend.budget)
     return Suite(
         name=read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME]),
         file=file,
@@ -198,6 +210,7 @@ def _make_suite(
         trust_code=read.trust_code,
         gate=rules_of(read.gate),
         recommend=read.recommend.budget if read.recommend else None,
+        price=read.price,
         lines=lines,
     )
 
@@ -214,6 +227,13 @@ def _check_metrics(problems: Problems, rules: Iterable[str]) -> None:
                 remedy=f"write {metric}, which is the time that {name} is the rate of",
                 at_key=True,
             )
+
+
+def _check_price(problems: Problems, budget: Budget) -> None:
+    """Notes what of a budget is about a price, where none is given."""
+    for key, asked in (("minimize", budget.minimize == "price"), ("max_price", budget.max_price)):
+        if asked:
+            problems.add(("recommend", key), NEEDS_PRICE)
 
 
 def _every_cell(

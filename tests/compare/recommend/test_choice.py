@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.compare.recommend.choices import Axis, Choice, Choices, Limit, Range
+from qbench.compare.recommend.axis import Axis
+from qbench.compare.recommend.choices import Choice, Choices, Limit, Range
 from qbench.compare.recommend.recommend import Recommendation, recommend, relaxed_to
 
 if TYPE_CHECKING:

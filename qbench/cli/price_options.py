@@ -1,0 +1,115 @@
+"""The options that state what an hour of a device costs. Part of the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.compare.price import Price
+    from qbench.compare.stated import Stated
+    from qbench.core.record import Record
+
+_PANEL = "Price"
+
+
+def _hour(of: str, like: str) -> Any:
+    return typer.Option(
+        metavar="AMOUNT|KIND=AMOUNT",
+        help=f"What an hour of {of} costs: {like}. May be given once for each kind of device.",
+        rich_help_panel=_PANEL,
+    )
+
+
+GpuHour = Annotated[
+    list[str] | None, _hour("one GPU", "2.49, or nvidia-h100=2.49; several count each")
+]
+MachineHour = Annotated[list[str] | None, _hour("a machine, for what runs on its CPU", "0.2")]
+Currency = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the amounts are in, such as USD.", rich_help_panel=_PANEL
+    ),
+]
+
+
+def price_given(
+    gpu_hour: Sequence[str] | None, machine_hour: Sequence[str] | None, currency: str | None
+) -> dict[str, Any]:
+    """What was given of a price, as a suite would write it."""
+    given = {
+        "gpu_hour": _amounts(gpu_hour, "--gpu-hour"),
+        "machine_hour": _amounts(machine_hour, "--machine-hour"),
+        "currency": currency,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def price_over(given: Mapping[str, Any], own: Price | None) -> Price | None:
+    """The price that holds: what was given, and of the suite's own what was not.
+
+    Raises `UsageError` with all that is wrong with what was given.
+    """
+    from pydantic import ValidationError
+
+    from qbench.compare.price import Price
+    from qbench.core.errors import Problem, UsageError
+
+    if not given:
+        return own
+    kept = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
+    try:
+        return Price.model_validate({**kept, **given})
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors(include_url=False):
+            reason = detail.get("ctx", {}).get("error")
+            key = str(detail["loc"][0]) if detail["loc"] else "currency"
+            place = f"--{key.replace('_', '-')}"
+            expected = str(reason) if reason is not None else str(detail["msg"])
+            remedy = getattr(reason, "remedy", None)
+            problems.append(Problem(place, repr(given.get(key)), expected, remedy))
+        raise UsageError("\n".join(map(str, problems))) from None
+
+
+def priced(
+    stated: Mapping[str, Stated], given: Mapping[str, Any], records: Sequence[Record]
+) -> dict[str, Stated]:
+    """What holds for the suites of the records, with the price that was given for all of them."""
+    from qbench.compare.stated import NOTHING
+
+    suites = dict.fromkeys(record.suite for record in records)
+    every = {suite: stated.get(suite, NOTHING) for suite in (*stated, *suites)}
+    return {
+        suite: one.model_copy(update={"price": price_over(given, one.price)})
+        for suite, one in every.items()
+    }
+
+
+def _amounts(texts: Sequence[str] | None, option: str) -> float | str | dict[str, Any] | None:
+    """`2.49` or `nvidia-h100=2.49`; what is no number stays as it is, for the message."""
+    from qbench.core.errors import UsageError
+
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return _number(texts[0])
+    found: dict[str, Any] = {}
+    for text in texts:
+        kind, sign, amount = text.partition("=")
+        if not sign or not kind.strip() or kind.strip() in found:
+            raise UsageError(
+                f"{option}: found {text!r} among {len(texts)}; expected one amount for each kind"
+                " of device, such as nvidia-h100=2.49"
+            )
+        found[kind.strip()] = _number(amount)
+    return found
+
+
+def _number(text: str) -> float | str:
+    from qbench.core.quantities import is_number
+
+    return float(text) if is_number(text) else text
