@@ -48,6 +48,14 @@ def report(
     gpu_hour: GpuHour = None,
     machine_hour: MachineHour = None,
     currency: Currency = None,
+    co2_per_kwh: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GRAMS",
+            help="Grams of CO₂ that a kilowatt hour emits where this was run: pages then tell those"
+            " of tokens and trainings. There is no default.",
+        ),
+    ] = None,
 ) -> None:
     """Render records as a table on the terminal and as a file."""
     from qbench.core.errors import StoreError
@@ -66,7 +74,7 @@ def report(
     named = folders or [Path("results")]
     places, stated = _places(named)
     records, unreadable = _read(places, named)
-    stated = priced(stated, price, records)
+    stated = emitting(priced(stated, price, records), co2_per_kwh)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
         for at, part in enumerate(by_suite(records)):
@@ -79,6 +87,22 @@ def report(
         write_reports(parts, [form for form in chosen if form is not TEXT], reports, stated)
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
+
+
+def emitting(stated: Mapping[str, Stated], co2_per_kwh: float | None) -> dict[str, Stated]:
+    """What holds for each suite, with the factor that was given for all of them."""
+    from pydantic import ValidationError
+
+    from qbench.compare.co2 import EXPECTED, Co2
+    from qbench.core.errors import UsageError
+
+    if co2_per_kwh is None:
+        return dict(stated)
+    try:
+        given = Co2(grams_per_kwh=co2_per_kwh, source="--co2-per-kwh")
+    except ValidationError:
+        raise UsageError(f"--co2-per-kwh: found {co2_per_kwh:g}; expected {EXPECTED}") from None
+    return {suite: one.model_copy(update={"co2": given}) for suite, one in stated.items()}
 
 
 def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Stated]]:

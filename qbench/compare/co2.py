@@ -14,6 +14,7 @@ from qbench.core.reading import STRICT, NotNull, expects
 from qbench.core.spec import Frozen
 
 JOULES_A_KWH = 3.6e6
+EXPECTED = "grams from 0 to 1e5"
 
 
 class Co2(Frozen):
@@ -25,7 +26,7 @@ class Co2(Frozen):
 
     grams_per_kwh: Annotated[
         float,
-        expects("grams from 0 to 1e5", ge=0, le=1e5, allow_inf_nan=False, examples=[380]),
+        expects(EXPECTED, ge=0, le=1e5, allow_inf_nan=False, examples=[380]),
     ]
     """Grams of CO₂ that a kilowatt hour stands for where and when this was run."""
     source: Annotated[

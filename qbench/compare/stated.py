@@ -1,10 +1,11 @@
 """What a suite, or the command line, states about the reading of records.
 
-Records hold nothing of it: they are read anew under another budget or price.
+Records hold nothing of it: they are read anew under another budget, price or factor.
 """
 
 from __future__ import annotations
 
+from qbench.compare.co2 import Co2
 from qbench.compare.price import Price
 from qbench.compare.recommend.budget import Budget
 from qbench.core.spec import Frozen
@@ -17,6 +18,8 @@ class Stated(Frozen):
     """What a model may cost and lose, and what is to be lowest."""
     price: Price | None = None
     """What an hour of a device costs."""
+    co2: Co2 | None = None
+    """What a kilowatt hour emits."""
 
 
 NOTHING = Stated()

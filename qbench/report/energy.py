@@ -32,6 +32,7 @@ _TRAINING = (
     Column("training.energy.total", "J a training", "number", "lower", decimals=0),
 )
 _CO2_TRAINING = Column("co2.training", "g CO₂ a training", "number", "lower")
+_EMITS = frozenset({_CO2_TOKENS.key, _CO2_TRAINING.key})
 _HOW = (
     "Energy is that of the whole GPU, or of all processors of the machine, with all else that ran"
     " there and what they draw idle. J a new token is of prefill and decode together. A training is"
@@ -42,6 +43,7 @@ _EMITTED = (
     " losses of power supplies, cooling of a building (PUE) and the making of the hardware are in"
     " none of it."
 )
+_AT = "CO₂ is the measured energy at {factor:g} g a kWh, which the user states ({source})."
 _NO_SOURCE = "without a source"
 _NONE = "There is a factor for CO₂, but no energy: {reason}."
 _NOT_MEASURED = "neither latency nor a training was measured"
@@ -63,6 +65,23 @@ def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
         source = co2.source or _NO_SOURCE
         words = f"{_HOW} {_EMITTED.format(factor=co2.grams_per_kwh, source=source)}"
     return [*parts, Words(words)]
+
+
+def emitted_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
+    """The grams for a terminal, at the first point of the grid; none without a factor."""
+    if co2 is None:
+        return []
+    tables = []
+    for table in (*_latency_tables(records, co2)[:1], *_training_tables(records, co2)):
+        kept = [at for at, column in enumerate(table.columns) if column.key in _EMITS]
+        if kept:
+            tables.append(table.with_columns(kept))
+    if not tables:
+        return [Words(_NONE.format(reason=_why_none(records)))]
+    return [
+        *tables,
+        Words(_AT.format(factor=co2.grams_per_kwh, source=co2.source or _NO_SOURCE), "quiet"),
+    ]
 
 
 def _latency_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:

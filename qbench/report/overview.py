@@ -9,6 +9,7 @@ from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
 from qbench.report.decision import decision_table
+from qbench.report.energy import emitted_parts
 from qbench.report.finetune.overview_table import arms_overview
 from qbench.report.finetune.results import results_of
 from qbench.report.legend import short_legend, unlike_served_in_short
@@ -38,8 +39,10 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
     parts: list[Part] = []
     for at, table in enumerate(selection.tables):
         parts += [Heading(table.title)] if at or rehearsed else []
-        recommended = recommendations(table, (stated or {}).get(table.suite, NOTHING))
+        own = (stated or {}).get(table.suite, NOTHING)
+        recommended = recommendations(table, own)
         parts += _decision_parts(table, recommended.untuned)
+        parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))
     parts.append(bullets(passed_over(selection), "quiet"))

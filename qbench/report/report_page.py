@@ -84,7 +84,7 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += _decision_parts(table, recommended)
         parts += _difference_parts(table)
         parts += picture_parts(table)
-        parts += energy_parts(table, None)
+        parts += energy_parts(table, (stated or {}).get(table.suite, NOTHING).co2)
         parts += finetune_parts(table, recommended.tuned, several=several)
         parts += predicted_parts(table, several=several)
         parts += generation_parts(table, several=several)

@@ -8,11 +8,15 @@ import pytest
 
 from qbench.compare.co2 import Co2
 from qbench.compare.selection import select
+from qbench.compare.stated import Stated
 from qbench.core.page import Heading, Table, Words
 from qbench.core.record import Metric
+from qbench.report import markdown
 from qbench.report.decision import decision_table
 from qbench.report.energy import energy_parts
-from tests.pages import short_report, whole_report
+from qbench.report.overview import overview_page
+from qbench.report.report_page import report_page
+from tests.pages import on_terminal, short_report, whole_report
 from tests.record_factory import footprint_record, latency_record
 from tests.tuned_records import finetune_records, make_tuning, training_record
 
@@ -63,6 +67,18 @@ def test_grams_are_joules_in_kilowatt_hours_times_the_factor() -> None:
     assert [row.label for row in large.rows] == ["nf4"]
     assert large.column("co2.tokens")[0].value == pytest.approx(0.3 / 3.6 * 380)
     assert "380 g a kWh, which the user states (a grid, 2025)" in words(parts)
+
+
+def test_a_terminal_has_the_grams_and_what_they_rest_on() -> None:
+    records = [footprint_record("fp32"), drawing("fp32", 0.5)]
+    stated = {records[0].suite: Stated(co2=FACTOR)}
+    page = on_terminal(overview_page(records, stated), 100)
+    assert "52.78" in page
+    assert "380 g a kWh, which the user states (a grid, 2025)" in " ".join(page.split())
+    assert "CO₂" not in on_terminal(overview_page(records), 100)
+    silent = on_terminal(overview_page([drawing("fp32", None)], stated), 100)
+    assert REASON in silent
+    assert "Energy and CO₂" in markdown.render(report_page(records, stated))
 
 
 def test_without_a_factor_there_are_joules_and_no_gram() -> None:

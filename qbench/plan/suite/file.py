@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 from typing_extensions import TypeAliasType
 
+from qbench.compare.co2 import Co2
 from qbench.compare.gate.rules import RuleSection
 from qbench.compare.price import Price
 from qbench.compare.recommend.section import BudgetSection
@@ -380,6 +381,9 @@ class SuiteFile(Frozen):
     price: Annotated[Price | None, NotNull()] = None
     """What an hour of a device costs: reports and `qbench recommend` then say what a million tokens
     and a training cost. There is no price unless one is given."""
+    co2: Annotated[Co2 | None, NotNull()] = None
+    """Grams of CO₂ for each kilowatt hour: reports then say what a million tokens and a training
+    emit. There is no factor unless one is given."""
     timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False

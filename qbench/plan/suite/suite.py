@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, ValidationError
 
+from qbench.compare.co2 import Co2
 from qbench.compare.gate.rules import GateRule, rules_of
 from qbench.compare.price import Price
 from qbench.compare.recommend.budget import Budget
@@ -74,6 +75,8 @@ class Suite(Frozen):
     """What a model may cost and lose; None for the default."""
     price: Price | None = None
     """What an hour of a device costs; nothing is priced where it is None."""
+    co2: Co2 | None = None
+    """Grams for each kilowatt hour; none are told where it is None."""
     rehearsal: tuple[str, ...] = ()
     """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int | str] = Field(default_factory=dict, exclude=True, repr=False)
@@ -82,7 +85,7 @@ class Suite(Frozen):
     @property
     def stated(self) -> Stated:
         """What it says about the reading of its records."""
-        return Stated(budget=self.recommend, price=self.price)
+        return Stated(budget=self.recommend, price=self.price, co2=self.co2)
 
     def problem(
         self, path: str, found: str, expected: str | None = None, remedy: str | None = None
@@ -211,6 +214,7 @@ def _make_suite(
         gate=rules_of(read.gate),
         recommend=read.recommend.budget if read.recommend else None,
         price=read.price,
+        co2=read.co2,
         lines=lines,
     )
 
