@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Metric, Record
 
-TIMED = frozenset({"latency", "training"})
+TIMED = frozenset({"latency", "training", "cold_start"})
 """Measurements with times, rates and energy of products."""
 _OF_SPEED = frozenset({"s", "tokens/s", "J"})
 """Units of their figures that tell how fast something is; those without a better direction are
@@ -22,6 +22,8 @@ KEY = "unlike_served"
 """In what a record tells of the loaded model: the sentence, or None."""
 LEGEND = "not the speed, or the peak memory, that the format has where it is served"
 """What the mark ≠ means."""
+_STARTING = ("cold_start.first_token", "cold_start.weights", "cold_start.forward")
+"""Of a cold start, what depends on the format: its other phases are those of any cell."""
 _PEAK = "memory.peak"
 """Of measured memory, what is marked: the bytes of a KV cache are those of any cell."""
 _HELD_WIDER = "a peak is of codes that are held in more bits than they have; packed ones take less"
@@ -59,4 +61,6 @@ def marked_lines(labels: Mapping[str, Iterable[str]]) -> list[str]:
 
 def _is_speed(record: Record, metric: Metric) -> bool:
     timed = record.item.measurement in TIMED and metric.unit in _OF_SPEED
+    if record.item.measurement == "cold_start" and metric.name not in _STARTING:
+        return False
     return timed and metric.better != "neither"

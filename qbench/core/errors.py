@@ -12,7 +12,8 @@
         ├── OutOfMemoryError    status `oom`
         ├── NonFiniteError      status `nan`
         ├── WrongKernelError    status `error`: a loaded layer does not hold what its codes say
-        └── NotKeptError        status `error`: what others need cannot be written to the cache
+        ├── NotKeptError        status `error`: what others need cannot be written to the cache
+        └── ProcessFailedError  a process that a measurement started failed: its own status
 
 A message names the place, what was found, what was expected and what to do.
 """
@@ -97,7 +98,11 @@ class SuiteError(UsageError):
 class MeasurementError(QbenchError):
     """A measurement failed for a reason that is known by name."""
 
-    status: Literal["error", "nan", "oom"] = "error"
+    status: Literal["error", "nan", "oom", "crash"] = "error"
+    log_tail: str | None = None
+    """The last lines of the log of a process that failed; None where it was this one."""
+    phase: str | None = None
+    """What that process was at; None where it was this one."""
 
 
 class OutOfMemoryError(MeasurementError):
@@ -118,6 +123,23 @@ class WrongKernelError(MeasurementError):
 
 class NotKeptError(MeasurementError):
     """Something that other cells need, or a rerun, cannot be written to the cache."""
+
+
+class ProcessFailedError(MeasurementError):
+    """A process that a measurement started failed, or ended before its time."""
+
+    def __init__(
+        self,
+        status: Literal["error", "nan", "oom", "crash"],
+        reason: str,
+        *,
+        log_tail: str | None,
+        phase: str | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.log_tail = log_tail
+        self.phase = phase
 
 
 LITTLE_BYTES = 2**29

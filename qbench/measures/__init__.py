@@ -32,6 +32,7 @@ def asked_for() -> dict[str, Measurement]:
 def own_measures() -> tuple[Measurement, ...]:
     """The table: qbench's own, in the order they are taken on a loaded model."""
     from qbench.measures import adapters, completion, footprint, latency, memory, weight_error
+    from qbench.measures.cold_start.cold_start import COLD_START
     from qbench.measures.generation.generation import GENERATION
     from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
@@ -42,6 +43,7 @@ def own_measures() -> tuple[Measurement, ...]:
         footprint.FOOTPRINT,
         memory.MEMORY,
         latency.LATENCY,
+        COLD_START,
         weight_error.WEIGHT_ERROR,
         QUALITY,
         DECODED,

@@ -38,6 +38,8 @@ _OF_UNTUNED = ("weight_error",)
 """Measurements that say nothing of a tuned model: its weights are meant to differ."""
 _OF_TRAINED = frozenset({"weight_error", "quality", "decoded", "tasks", "generation", "completion"})
 """Measurements of what a model has learned; of random weights they say nothing."""
+_OF_FILES = frozenset({"cold_start"})
+"""Measurements of how a model's files are read."""
 _READ_CACHE = frozenset({"memory", "latency", "decoded", "generation", "tasks"})
 """Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
 _WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
@@ -150,6 +152,11 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
         return (
             "the model's weights are random, and this tells what a model has learned; give the"
             " model itself (a hub id or a folder) to measure it"
+        )
+    if cell.model.kind == "random" and item.measurement in _OF_FILES:
+        return (
+            "the model's weights are random: they are made, not read from files; give the model"
+            " itself (a hub id or a folder) to measure it"
         )
     held = precisions()[cell.precision.name]
     if item.measurement == "weight_error" and held.takes_quantized:

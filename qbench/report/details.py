@@ -11,6 +11,7 @@ from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.cell_row import cell_row
+from qbench.report.cold_start import cold_start_tables
 from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
@@ -32,6 +33,7 @@ TABLED = frozenset(
         "footprint",
         "memory",
         "latency",
+        "cold_start",
         "quality",
         "decoded",
         "weight_error",
@@ -100,6 +102,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
             for kind in TIMED
         ),
         *roofline_tables(records),
+        *cold_start_tables(records),
         *(
             quality_table(records, slug)
             for slug, record in items(records, "quality").items()

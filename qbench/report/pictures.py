@@ -13,6 +13,8 @@ from qbench.report.charts.memory import peak_charts, static_chart
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.tasks import task_charts
 from qbench.report.charts.weight_error import weight_error_charts
+from qbench.report.cold_start import TITLE as COLD_START
+from qbench.report.cold_start import cold_start_charts
 from qbench.report.decoded import DECODED
 from qbench.report.latency import TIMED
 from qbench.report.predicted import predicted_table
@@ -50,6 +52,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
             "Latency of each process",
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
+        *_group(COLD_START, cold_start_charts(records)),
         *_group(ROOFLINE, map(roofline_chart, roofline_tables(records))),
         *_group(
             "Memory by kind, and as it was predicted",

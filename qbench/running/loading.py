@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.checkpoint import checkpoint_of
 from qbench.core.gpu import used_bytes_by_device
+from qbench.core.page_cache import drop_from_page_cache
 from qbench.finetune import methods, training_options
 from qbench.measures.loaded import LoadedModel
 from qbench.measures.peaks import PeakMeter, release_cached
@@ -21,6 +22,7 @@ from qbench.precisions.first_pass import constants_of
 from qbench.precisions.kv_cache import also_of_cache
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
+from qbench.sources.models.model_files import stored_weights
 from qbench.sources.models.resolve import fetch_model
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from qbench.core.checkpoint import Checkpoint
     from qbench.core.spec import PrecisionRef
+    from qbench.finetune.serve.deployment import ServedModel
     from qbench.plan.job import Job
+    from qbench.precisions.verification import Verification
 
 
 def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
@@ -52,11 +56,11 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
         torch.cuda.set_device(job.device)  # for kernels that ask which one is current
     if job.artifact_key is not None and job.cell.deploy is not None:
         phase("prepare")
-    source = _source(job, checkpoint)
+    source = source_of(job, checkpoint, make_source(job, checkpoint))
     if is_cuda:
         make_workspaces(devices)
     torch.manual_seed(0)
-    _drop_from_page_cache(source.checkpoint.folder)
+    drop_from_page_cache(source.weight_files)
     meter = PeakMeter(*devices)
     meter.boundary()
     level_before_bytes = meter.level_bytes()
@@ -68,14 +72,7 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
     load_time_s = time.perf_counter() - started
     load_peak = meter.read()
     phase("verify")
-    verification = precisions()[source.held.name].verify(model, options_of(source.held))
-    served = {"unlike_served": unlike_served(source.held, job.device)}
-    details = {**served, **verification.details}
-    details["unlike_served"] = also_of_cache(details["unlike_served"], job.cell.kv_cache)
-    verification = replace(verification, details=details)
-    if job.cell.model.device_map is not None:
-        placement = {"placement": describe_placement(model)}
-        verification = replace(verification, details={**verification.details, **placement})
+    verification = verify(job, source, model)
     release_cached(job.device)
     return LoadedModel(
         model=model,
@@ -97,38 +94,72 @@ def load(job: Job, phase: Callable[[str], None]) -> LoadedModel:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Where a model comes from, before it is built."""
 
     held: PrecisionRef
     """What it is held in once it is built."""
-    checkpoint: Checkpoint
+    folder: Path
+    """What its weights are read from: of random weights, one without any."""
+    adapter: Path | None
+    """Folder of what is attached to them, if anything is."""
     build: Callable[[], PreTrainedModel]
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold weights."""
+        of_adapter = [] if self.adapter is None else stored_weights(self.adapter)
+        return [*stored_weights(self.folder), *of_adapter]
 
-def _source(job: Job, base: Checkpoint) -> _Source:
-    """The source of the job's model; merged weights are made here, before anything is measured."""
+
+def make_source(job: Job, base: Checkpoint) -> Checkpoint:
+    """The checkpoint that the job's model is loaded from, whose base was fetched.
+
+    Of a tuned model its files are compared with what was written, and merged weights are made where
+    they are not there: both read what is loaded afterwards. Raises `MeasurementError`.
+    """
+    if job.cell.tuning is None or job.cell.deploy is None:
+        return base
+    from qbench.finetune.artifact import read_artifact
+    from qbench.finetune.serve.deployment import deployed_checkpoint
+
+    read_artifact(job.artifact_key or "", base_fingerprint=job.model.fingerprint)
+    return deployed_checkpoint(_served(job, base))
+
+
+def source_of(job: Job, base: Checkpoint, loaded_from: Checkpoint) -> Source:
+    """The source of the job's model, from what `make_source` gave; no file is read."""
     tuning, held = job.cell.tuning, job.cell.precision
     if tuning is not None and job.cell.deploy is not None:
-        from qbench.finetune.artifact import artifact_folder, read_artifact
-        from qbench.finetune.serve.deployment import ServedModel, deployed_checkpoint, load_deployed
+        from qbench.finetune.serve.deployment import load_deployed
 
-        key = job.artifact_key or ""
-        read_artifact(key, base_fingerprint=job.model.fingerprint)
-        served = ServedModel(base, tuning, job.cell.deploy, held, artifact_folder(key))
-        source = deployed_checkpoint(served)
-        return _Source(held, source, partial(load_deployed, served, source))
+        served = _served(job, base)
+        adapter = served.artifact if loaded_from == base else None
+        build = partial(load_deployed, served, loaded_from)
+        return Source(held, loaded_from.folder, adapter, build)
     if tuning is not None:
         held = methods()[tuning.method].load_precision(held, training_options(tuning))
-    return _Source(held, base, partial(precisions()[held.name].load, base, options_of(held)))
+    build = partial(precisions()[held.name].load, base, options_of(held))
+    return Source(held, base.folder, None, build)
 
 
-def _drop_from_page_cache(folder: Path) -> None:
-    """Asks the operating system to forget the model's files, so that loading is a cold one."""
-    import os
+def _served(job: Job, base: Checkpoint) -> ServedModel:
+    from qbench.finetune.artifact import artifact_folder
+    from qbench.finetune.serve.deployment import ServedModel
 
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    cell = job.cell
+    if cell.tuning is None or cell.deploy is None:
+        raise ValueError(f"{cell.slug}: no tuned model as it is served")
+    folder = artifact_folder(job.artifact_key or "")
+    return ServedModel(base, cell.tuning, cell.deploy, cell.precision, folder)
+
+
+def verify(job: Job, source: Source, model: PreTrainedModel) -> Verification:
+    """What was really loaded, compared with what was asked for, as records tell it."""
+    found = precisions()[source.held.name].verify(model, options_of(source.held))
+    served = {"unlike_served": unlike_served(source.held, job.device)}
+    details = {**served, **found.details}
+    details["unlike_served"] = also_of_cache(details["unlike_served"], job.cell.kv_cache)
+    if job.cell.model.device_map is not None:
+        details["placement"] = describe_placement(model)
+    return replace(found, details=details)

@@ -161,7 +161,7 @@ def _take_apart(
             task,
             status,
             reason=reason,
-            phase="verify" if isinstance(error, _OF_LAYERS) else "measure",
+            phase=getattr(error, "phase", None) or "measure",
             log_tail=getattr(error, "log_tail", None) or _traceback_tail(error),
             duration_s=time.perf_counter() - started,
             **common,

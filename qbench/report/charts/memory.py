@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import CellRecords
     from qbench.core.page import Table
+    from qbench.core.units import Display
 
 STATIC_KINDS = {
     "memory.static.linear": "linear",
@@ -92,10 +93,11 @@ def stacked(
     marks: Sequence[tuple[str, float]] = (),
     order: Sequence[str] = (),
     marked: str = "what was predicted",
+    display: Display = "bytes",
 ) -> Chart | None:
-    """Bars of bytes: of each cell its kinds one behind the other, some with a mark.
+    """Bars of bytes, or seconds: of each cell its kinds one behind the other, some with a mark.
 
-    `parts` are cells, kinds and bytes; kinds are fixed words, in the given order or as they come.
+    `parts` are cells, kinds and values; kinds are fixed words, in the given order or as they come.
     """
     if not parts:
         return None
@@ -103,7 +105,7 @@ def stacked(
     for label, _, value in parts:
         totals[label] = totals.get(label, 0.0) + value
     places = dict(marks)
-    unit, divisor = unit_of([*totals.values(), *places.values()], "bytes")
+    unit, divisor = unit_of([*totals.values(), *places.values()], display)
     found = list(dict.fromkeys(kind for _, kind, _ in parts))
     kinds = [kind for kind in order if kind in found] if order else found
     rows = [

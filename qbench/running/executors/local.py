@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -13,9 +12,9 @@ import time
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from qbench.core.errors import names_no_memory
 from qbench.core.files import scratch_folder
 from qbench.core.nvml import visible_ids
+from qbench.core.process_ends import memory_kills, why_ended
 from qbench.core.processes import python_command, python_environment
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job
     from qbench.running.executors.executor import OnEvent
 
-
-_NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
-"""How bitsandbytes' library, and C++, begin their last line."""
 
 _PATIENCE_S = 5.0
 """For the server to end what a worker left running."""
@@ -80,7 +76,7 @@ class LocalExecutor:
             self._start()
         if self.stopped:
             raise RunStoppedError
-        killed_before = _oom_kills()
+        killed_before = memory_kills()
         log_begins = log.stat().st_size if log.exists() else 0
         self._send({"job": job.model_dump(mode="json"), "log": str(log)})
         # The clock of a job's timeout starts with its worker, not with the server's imports.
@@ -97,14 +93,11 @@ class LocalExecutor:
                 deadline = time.monotonic() + timeout_s
             elif event["event"] == "ended":
                 self._worker_pid = None
-                complaint = _memory_complaint(log, log_begins) if event["exit_code"] else None
-                if complaint is not None:
-                    return JobEnd("oom", f"a library ended the worker: {complaint}")
-                return _end(event["exit_code"], killed_before)
+                return _end(event["exit_code"], killed_before, _since(log, log_begins))
             elif event["event"] == "server_ended":
                 said = self._last_words()
                 self._stop()
-                end = _end(event["exit_code"], killed_before)
+                end = _end(event["exit_code"], killed_before, "")
                 return JobEnd(end.how, f"{end.reason}; the fork server itself ended: {said}")
             else:
                 on_event(event)
@@ -185,43 +178,15 @@ class LocalExecutor:
         return event
 
 
-def _memory_complaint(log: Path, begins: int) -> str | None:
-    """What native code last wrote to a worker's log, if it says that memory was lacking.
-
-    bitsandbytes ends the process where CUDA has no memory for paged states; so does C++ for an
-    exception that nobody catches.
-    """
+def _since(log: Path, begins: int) -> str:
+    """What was written to a log from there on."""
     try:
-        text = log.read_bytes()[begins:].decode(errors="replace")
+        return log.read_bytes()[begins:].decode(errors="replace")
     except OSError:
-        return None
-    said = [line.strip() for line in text.splitlines() if _NATIVE_END.match(line)]
-    return next((line for line in reversed(said) if names_no_memory(line)), None)
+        return ""
 
 
-def _end(exit_code: int, killed_before: int | None) -> JobEnd:
+def _end(exit_code: int, killed_before: int | None, log: str) -> JobEnd:
     if exit_code == 0:
         return JobEnd("finished")
-    if exit_code > 0:
-        return JobEnd("crash", f"the worker ended with exit code {exit_code}; its log says more")
-    name = signal.Signals(-exit_code).name
-    if -exit_code == signal.SIGKILL:
-        kills = _oom_kills()
-        if killed_before is not None and kills is not None and kills > killed_before:
-            return JobEnd("oom", "the system killed the worker: the machine had no memory left")
-        return JobEnd(
-            "crash",
-            "the worker was killed (SIGKILL): by a person or program, or by a limit of the"
-            " machine or its container",
-        )
-    return JobEnd("crash", f"the worker was ended by {name}; its log has the place in the code")
-
-
-def _oom_kills() -> int | None:
-    """Processes that Linux has killed for memory since it started; None where it is not told."""
-    try:
-        with open("/proc/vmstat", encoding="ascii") as file:  # noqa: PTH123 - no path arithmetic
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+    return JobEnd(*why_ended(exit_code, killed_before, log))
