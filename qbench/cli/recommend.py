@@ -53,6 +53,7 @@ def recommend(
     max_decode: Annotated[
         str | None, _limit("Time for each new token of the batch, such as 40ms.", "TIME")
     ] = None,
+    max_energy: Annotated[str | None, _limit("Energy of each new token.", "ENERGY")] = None,
     max_price: Annotated[
         float | None, _limit("A million generated tokens, where an hour has a price.", "AMOUNT")
     ] = None,
@@ -109,6 +110,7 @@ def recommend(
         "max_prefill": max_prefill,
         "max_price": max_price,
         "max_decode": max_decode,
+        "max_energy": max_energy,
         "max_perplexity_increase": max_perplexity_increase,
         "max_kl": max_kl,
         "min_task": _tasks(min_task or ()) or None,

@@ -1,4 +1,4 @@
-"""Sizes, times and shares as a person writes them: `6GiB`, `40ms`, `1%`."""
+"""Sizes, times, energies and shares as a person writes them: `6GiB`, `40ms`, `2J`, `1%`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ BYTE_UNITS = {
 """Bytes of each unit, by its name in small letters: GB are 10⁹ bytes, GiB 2³⁰."""
 SECOND_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 """Seconds of each unit."""
+JOULE_UNITS = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3}
+"""Joules of each unit."""
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _WITH_UNIT = re.compile(_NUMBER + r"\s*([^\d\s.]+)")
 _PLAIN = re.compile(_NUMBER)
@@ -40,6 +42,11 @@ def bytes_of(text: str) -> float | None:
 def seconds_of(text: str) -> float | None:
     """The seconds that `40ms` or `1.5 s` means; None for what is no time with a unit."""
     return _read(text.strip(), SECOND_UNITS)
+
+
+def joules_of(text: str) -> float | None:
+    """The joules that `500mJ` or `2 J` means; None for what is no energy with a unit."""
+    return _read(text.strip(), JOULE_UNITS)
 
 
 def share_of(text: str) -> float | None:

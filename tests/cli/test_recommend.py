@@ -111,6 +111,7 @@ def test_the_last_limit_of_a_score_holds_and_the_command_lines_are_last() -> Non
         (["--max-bytes", "-6GiB"], ["--max-bytes: found '-6GiB'"]),
         (["--max-peak", "6 apples"], ["--max-peak", "a size such as 6GiB"]),
         (["--max-decode", "40"], ["--max-decode", "write 40ms"]),
+        (["--max-energy", "2"], ["--max-energy", "write 2J"]),
         (["--max-decode", "0ms"], ["--max-decode", "a time such as 40ms"]),
         (["--max-perplexity-increase", "0.01"], ["a share of at least 0 such as 1%", "write 1%"]),
         (["--max-perplexity-increase", "-1%"], ["a share of at least 0"]),

@@ -26,6 +26,8 @@ class Budget(Frozen):
     """Seconds of one forward pass over the prompt."""
     max_decode: float | None = None
     """Seconds for each new token of the whole batch."""
+    max_energy: float | None = None
+    """Joules for each new token, over prefill and decode."""
     max_perplexity_increase: float | None = None
     """Over the reference's, 0.01 for 1 %; of each text."""
     max_kl: float | None = None

@@ -65,9 +65,9 @@ def limits_of(
 
 
 def cost_limits(records: TableRecords, budget: Budget) -> dict[str, Limit]:
-    """Those on bytes, peak, times and the price of generated tokens."""
+    """Those on bytes, peak, times, energy and the price of generated tokens."""
     limits: dict[str, Limit] = {}
-    for key in ("bytes", "peak", "prefill", "decode", "price"):
+    for key in ("bytes", "peak", "prefill", "decode", "energy", "price"):
         bound = getattr(budget, f"max_{key}")
         if bound is not None:
             limits[key] = Limit(bound, "max", f"max_{key}")

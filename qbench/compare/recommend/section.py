@@ -16,7 +16,7 @@ from pydantic import (
 from qbench.compare.price import AMOUNT, MOST
 from qbench.compare.recommend.budget import MINIMIZED, Budget, Minimized
 from qbench.core.errors import DeviceError
-from qbench.core.quantities import bytes_of, is_number, seconds_of, share_of
+from qbench.core.quantities import bytes_of, is_number, joules_of, seconds_of, share_of
 from qbench.core.reading import STRICT, InvalidValueError, NotNull, expects
 from qbench.core.spec import Frozen
 from qbench.predict.devices import parse_memory
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SIZE = "a size such as 6GiB"
 _TIME = "a time such as 40ms"
+_ENERGY = "an energy such as 2J"
 _SHARE = "a share of at least 0 such as 1%"
 _GPU = "a size such as 24GB, or the name of a GPU such as h100"
 _TASKS = "a mapping of tasks to the least change of their scores, such as {hellaswag: -0.01}"
@@ -86,6 +87,7 @@ def _finite(value: float) -> float:
 
 Size = Annotated[float | None, *_with_unit(bytes_of, _SIZE, "([kKmMgGtT][iI]?)?[bB]")]
 Time = Annotated[float | None, *_with_unit(seconds_of, _TIME, "([nuµμm]?s|min)")]
+Energy = Annotated[float | None, *_with_unit(joules_of, _ENERGY, "[mk]?J")]
 Share = Annotated[float | None, *_with_unit(share_of, _SHARE, "%", zero=True)]
 Nats = Annotated[
     float | None,
@@ -118,6 +120,8 @@ class BudgetSection(Frozen):
     """The longest forward pass over the prompt."""
     max_decode: Time = None
     """The longest time for each new token of the whole batch, such as `40ms`."""
+    max_energy: Energy = None
+    """The most energy for each new token, such as `2J`."""
     max_price: Annotated[
         float | None, NotNull(), expects(f"{AMOUNT}: of a million tokens", gt=0, le=MOST)
     ] = None

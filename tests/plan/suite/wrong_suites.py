@@ -63,6 +63,7 @@ WRONG_LINES = [
     ("recommend: {max_bytes: -6GiB}", "recommend.max_bytes", ["the text '-6GiB'", "a size such as 6GiB"]),
     ("recommend: {max_byte: 6GiB}", "recommend.max_byte", ["unknown key of recommend", "'max_bytes'"]),
     ("recommend: {max_decode: 40 apples}", "recommend.max_decode", ["a time such as 40ms"]),
+    ("recommend: {max_energy: 2 apples}", "recommend.max_energy", ["an energy such as 2J"]),
     ("recommend: {max_perplexity_increase: 0.01}", "recommend.max_perplexity_increase", ["write 1%"]),
     ("recommend: {gpu: h10}", "recommend.gpu", ["the name of a GPU such as h100", "'h100'"]),
     ("recommend: {max_kl: -1}", "recommend.max_kl", ["the number -1", "at least 0"]),
