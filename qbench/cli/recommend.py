@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 EXAMPLE = (
-    "Example: qbench recommend results/published/quickstart --max-perplexity-increase 1%"
-    " --minimize decode"
+    "Examples: qbench recommend results/published/quickstart --max-perplexity-increase 1%"
+    " --minimize decode | qbench recommend results/published/full --machine-hour 0.2"
+    " --minimize price"
 )
 NOTHING_MEETS = 1
 """Exit code where no cell of a table is shown to meet the budget."""

@@ -124,12 +124,12 @@ def hour_of(price: Price, on: Environment) -> tuple[float | None, str]:
     stated: float | dict[str, float] | None = getattr(price, key)
     kind = on.device_kind
     if stated is None:
-        return None, f"no price of an hour of {kind} was given: `{key}` states it"
+        return None, f"no price of an hour of {kind} was given: {key} states it"
     if not isinstance(stated, dict):
         return stated, ""
     found = _named(stated, kind)
     if found is None:
-        return None, f"no price of an hour of {kind} was given: `{key}` has {', '.join(stated)}"
+        return None, f"no price of an hour of {kind} was given: {key} has {', '.join(stated)}"
     return stated[found], ""
 
 

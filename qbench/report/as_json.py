@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
+from qbench.compare.stated import NOTHING
+from qbench.compare.tuned.arms import arms_of
 from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.measures.field_names import definitions
+from qbench.report.costs import cost_tables, training_cost_table
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
@@ -21,23 +24,30 @@ from qbench.report.finetune.table import arms_table
 from qbench.report.recommendation_data import recommendation_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.selection import TableRecords
+    from qbench.compare.stated import Stated
     from qbench.core.page import Page, Table
     from qbench.core.record import Record
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> str:
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
 
     Each decision table has its `differences` from the reference, and the `details` behind it.
-    `recommendations` are those under the default budget: see `qbench.report.recommendation_data`.
+    `recommendations` are those under the budget that the suite states, else the default one: see
+    `qbench.report.recommendation_data`. Where an hour has a price, there are `costs`.
     `metrics` says what each metric of the records is, and what else it is called.
 
     Numbers stand in the metrics' own units; what is missing is null.
     """
     selection = select(records)
+
+    def holds(table: TableRecords) -> Stated:
+        return (stated or {}).get(table.suite, NOTHING)
+
     document = {
         "schema_version": SCHEMA_VERSION,
         "protocol": selection.protocol,
@@ -47,9 +57,12 @@ def render(records: Sequence[Record]) -> str:
         "recommendations": [
             finite(recommendation_data(table, found))
             for table in selection.tables
-            for found in recommendations(table).every
+            for found in recommendations(table, holds(table)).every
         ],
-        "decision_tables": [finite(_decision(table)) for table in selection.tables],
+        "decision_tables": [
+            finite(_decision(table, holds(table).price)) for table in selection.tables
+        ],
+        "costs": [finite(one) for table in selection.tables for one in _costs(table, holds(table))],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
         "metrics": _metrics(records),
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN
@@ -74,8 +87,18 @@ def page_json(page: Page) -> str:
     return json.dumps(finite(page.data), indent=2, allow_nan=False) + "\n"
 
 
-def _decision(records: TableRecords) -> dict[str, Any]:
-    decision, differences = decision_table(records), difference_table(records)
+def _costs(records: TableRecords, stated: Stated) -> list[dict[str, Any]]:
+    """What a table's cells and trainings cost at each point; nothing without a price."""
+    price = stated.price
+    tables = cost_tables(records, price)
+    if price is not None and records.tuned:
+        tables.append(training_cost_table(arms_of(records), price))
+    where = {"suite": records.suite, "device": records.device, "model": records.model}
+    return [{**where, **one} for one in _titled(tables)]
+
+
+def _decision(records: TableRecords, price: Price | None) -> dict[str, Any]:
+    decision, differences = decision_table(records, price), difference_table(records)
     latency, memory = decision.latency_point, decision.memory_point
     return {
         "suite": records.suite,

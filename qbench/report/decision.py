@@ -13,6 +13,7 @@ from qbench.compare.served import LINEAR_BITS, MODEL_BITS, SERVED, STATIC, headl
 from qbench.core.page import Column, Figure, Table
 from qbench.report.best import RecordSignificance
 from qbench.report.cell_row import cell_row
+from qbench.report.costs import GENERATED, price_column, price_figure
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import (
     NOT_MEASURED,
@@ -32,11 +33,12 @@ from qbench.report.kv_cache import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qbench.compare.price import Price
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
     from qbench.report.best import Source
 
-_METRICS = {"kl": "kl.mean", "decoded.kl": DECODED_KL}
+_METRICS = {"kl": "kl.mean", "decoded.kl": DECODED_KL, GENERATED: "latency.decode"}
 """What a column is of whose key is no metric's name."""
 ENERGY = "latency.energy"
 _PEAK, _COUNTED = "memory.peak", "memory.peak.inference"
@@ -93,8 +95,8 @@ class Decision:
     """Key of the column that says how large a cell is."""
 
 
-def decision_table(records: TableRecords) -> Decision:
-    """The decision table of one model's cells."""
+def decision_table(records: TableRecords, price: Price | None = None) -> Decision:
+    """The decision table of one model's cells; with `price` there is a column of that."""
     reference = records.reference
     held_against = reference.label if reference else _original_of(records)
     latency_point = first_point(records.cells, "latency")
@@ -105,11 +107,13 @@ def decision_table(records: TableRecords) -> Decision:
     peaks = _peaks(records, memory_point)
     byte_columns = _byte_columns(records)
     energy = _is_told(records, latency_point, ENERGY)
+    priced = price_column(records, price, latency_point)
     columns = [
         *byte_columns,
         *(_peak_column(name, memory_point) for name in peaks),
         *_latency_columns(latency_point),
         *([_energy_column(latency_point)] if energy else []),
+        *([priced] if priced else []),
         *_quality_columns(records, texts, held_against, diverged),
         *cache_columns(records, decoded, held_against),
     ]
@@ -121,6 +125,7 @@ def decision_table(records: TableRecords) -> Decision:
             _figure(cell, "latency", latency_point, "latency.prefill"),
             _figure(cell, "latency", latency_point, "latency.decode"),
             *([_figure(cell, "latency", latency_point, ENERGY)] if energy else []),
+            *([price_figure(records, cell, price, latency_point)] if priced else []),
         ]
         for text in texts.values():
             figures.append(_figure(cell, "quality", text, "perplexity"))
@@ -172,12 +177,14 @@ def _significance(
     sources: dict[str, Source] = {}
     for column in table.columns:
         key, _, text = column.key.partition(":")
-        measurement = "quality" if text else key.partition(".")[0]
+        key = _METRICS.get(key, key)
+        measurement = "quality" if text else column.key.partition(".")[0]
+        measurement = "latency" if column.key == GENERATED else measurement
         if key in _SIZES or measurement not in {"quality", *points}:
             measurement = "footprint"
         point = points.get(measurement)
         slug = text or (point.item.slug if point else None)
-        sources[column.key] = (measurement, slug, _METRICS.get(key, key))
+        sources[column.key] = (measurement, slug, key)
 
     def change(cell: CellRecords, slug: str) -> Figure:
         return change_figure(cell, records.reference, slug)

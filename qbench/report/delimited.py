@@ -14,6 +14,7 @@ from qbench.report.rows import COLUMNS, metric_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from qbench.compare.stated import Stated
     from qbench.core.record import Record
 
 _FORMULA = frozenset("=+-@\t\r\n＝＋－＠")
@@ -21,13 +22,13 @@ _FORMULA = frozenset("=+-@\t\r\n＝＋－＠")
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> str:
     """All records, also those that a page passes over: `tabled` tells them apart.
 
     What is missing is an empty field; `reason` says why. A text that a spreadsheet would take for a
     formula has a `'` before it; numbers stay numbers.
     """
-    return _written(COLUMNS, metric_rows(records))
+    return _written(COLUMNS, metric_rows(records, stated))
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.flips import CHANGED, FLIPS, SCORED, flip_metrics
+from qbench.compare.recommend.prices import TRAINING
+from qbench.compare.tuned.arms import arms_of
 from qbench.compare.variation import variation
 from qbench.core.page import INTERVAL_LEVEL
 from qbench.core.record import Metric
+from qbench.report.costs import token_costs, training_cost_table
 from qbench.report.decision import change_figure
 from qbench.report.differences import differences_of
 from qbench.report.figures import change_with_interval, pool, with_interval
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.compare.marks import Mark
+    from qbench.compare.price import Price
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.page import Figure
     from qbench.core.record import Better, Record
@@ -136,6 +140,33 @@ def derived(table: TableRecords) -> Iterator[Derived]:
         reason = "no seed has a figure of it" if known is None else None
         metric = metric.model_copy(update={"value": known, "reason": reason, "samples": None})
         yield Derived(records[0], len(one.cells) > 1, metric, told)
+
+
+def priced(table: TableRecords, price: Price | None) -> Iterator[Derived]:
+    """What a million tokens of each cell and each training cost; nothing without a price."""
+    if price is None:
+        return
+    for cell in table.cells:
+        for cost in token_costs(table, cell, price):
+            records = cell.of("latency", cost.point.item.slug)
+            yield _price(records, cost.name, cost.axis.unit, cost.figure)
+    arms = arms_of(table)
+    costs = training_cost_table(arms, price)
+    for row, figure in zip(costs.rows, costs.column(TRAINING), strict=True):
+        arm = next(one for one in arms if one.name == row.label)
+        records = [record for cell in arm.trainings for record in cell.of("training")]
+        several = len(arm.trainings) > 1
+        yield _price(records, TRAINING, price.currency or "", figure, pooled=several)
+
+
+def _price(
+    records: Sequence[Record], name: str, unit: str, figure: Figure, *, pooled: bool = False
+) -> Derived:
+    """A price as a row; of its interval as of any other figure."""
+    reason = (figure.reason or "not known") if figure.value is None else None
+    metric = Metric(name=name, unit=unit, better="lower", value=figure.value, reason=reason)
+    told = {} if figure.value is None else {"interval_reason": figure.reason}
+    return Derived(records[0], pooled, metric, told | _interval(figure))
 
 
 def _items(cell: CellRecords) -> dict[ItemName, list[Record]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from qbench.compare.gate.gate import GateOutcome
+    from qbench.compare.stated import Stated
     from qbench.core.page import Page
     from qbench.core.record import Record
 
@@ -36,6 +37,8 @@ class Subject:
     """Makes the page that a screen has room for, where that is another one."""
     records: Sequence[Record] | None = None
     """Of a report."""
+    stated: Mapping[str, Stated] = field(default_factory=dict)
+    """What suites state about the reading of the records, by name."""
     rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None
     """Of a comparison or a gate: one for each difference or check, as its JSON has them."""
     gated: Gated | None = None
@@ -57,6 +60,8 @@ class Format:
     """One line on what it is."""
     page: Callable[[Page], str | bytes] | None = None
     records: Callable[[Sequence[Record]], str | bytes] | None = None
+    stated: Callable[[Sequence[Record], Mapping[str, Stated]], str | bytes] | None = None
+    """Of a report's records with what each suite states of their reading; goes before `records`."""
     rows: Callable[[Sequence[Mapping[str, Any]]], str | bytes] | None = None
     gate: Callable[[Gated], str | bytes] | None = None
     on_screen: bool = False
@@ -74,6 +79,8 @@ class Format:
         """The subject in this format; raises `ValueError` for one that it does not take."""
         if self.gate is not None and subject.gated is not None:
             return self.gate(subject.gated)
+        if self.stated is not None and subject.records is not None:
+            return self.stated(subject.records, subject.stated)
         if self.records is not None and subject.records is not None:
             return self.records(subject.records)
         if self.rows is not None and subject.rows is not None:

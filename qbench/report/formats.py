@@ -38,8 +38,22 @@ OWN = (
     Format("text", ".txt", "as a terminal shows it", page=terminal.as_text, on_screen=True),
     Format("markdown", ".md", "the whole page", page=markdown.render, written=True),
     Format("html", ".html", "the whole page, for a browser", page=html, written=True),
-    Format("json", ".json", "for programs", page=as_json.page_json, records=as_json.render),
-    Format("csv", ".csv", "one row a metric", records=delimited.render, rows=delimited.rows_csv),
+    Format(
+        "json",
+        ".json",
+        "for programs",
+        page=as_json.page_json,
+        records=as_json.render,
+        stated=as_json.render,
+    ),
+    Format(
+        "csv",
+        ".csv",
+        "one row a metric",
+        records=delimited.render,
+        stated=delimited.render,
+        rows=delimited.rows_csv,
+    ),
     Format(
         "benchmark-json",
         ".benchmark.json",
@@ -97,4 +111,5 @@ def report_subject(
         cache(lambda: report_page(records, stated)),
         lambda: overview_page(records, stated),
         records=records,
+        stated=stated or {},
     )

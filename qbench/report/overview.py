@@ -23,6 +23,7 @@ from qbench.report.summary import passed_over
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
     from qbench.compare.stated import Stated
@@ -41,7 +42,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         parts += [Heading(table.title)] if at or rehearsed else []
         own = (stated or {}).get(table.suite, NOTHING)
         recommended = recommendations(table, own)
-        parts += _decision_parts(table, recommended.untuned)
+        parts += _decision_parts(table, recommended.untuned, own.price)
         parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))
@@ -51,10 +52,12 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
     return Page(selection.tables[0].title, tuple(parts))
 
 
-def _decision_parts(records: TableRecords, what_to_run: Recommendation | None) -> list[Part]:
+def _decision_parts(
+    records: TableRecords, what_to_run: Recommendation | None, price: Price | None
+) -> list[Part]:
     if not records.cells:
         return []
-    decision = decision_table(records)
+    decision = decision_table(records, price)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
     legend = [short_legend(table, "95 % interval"), *unlike_served_in_short(table), *told]

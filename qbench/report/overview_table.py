@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import describe_point, items, text_titles
 from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
+from qbench.report.costs import GENERATED
 from qbench.report.decision import ENERGY
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
 
@@ -30,6 +31,7 @@ _KEPT: Mapping[str, tuple[str, int]] = {
     "latency.prefill": ("prefill", 4),
     "latency.decode": ("decode/token", 2),
     ENERGY: ("", 8),
+    GENERATED: ("", 2),
     "change": ("perplexity change", 0),
     "perplexity": ("perplexity", 3),
     "kl": ("KL", 5),

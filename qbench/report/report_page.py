@@ -11,6 +11,7 @@ from qbench.compare.stated import NOTHING
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.charts.forest import difference_charts
 from qbench.report.conditions import conditions, parameters
+from qbench.report.costs import cost_parts, cost_tables
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import differences_of, how_decided, table_of
@@ -33,6 +34,7 @@ from qbench.report.together import together_parts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.recommend.tables import Recommended
     from qbench.compare.selection import Selection, TableRecords
     from qbench.compare.stated import Stated
@@ -74,18 +76,20 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
     if not selection.tables:
         return Page(title, (*parts, Words(NO_RECORDS)))
     several = len(selection.tables) > 1
+    holds = [(stated or {}).get(table.suite, NOTHING) for table in selection.tables]
     found = [
-        (table, recommendations(table, (stated or {}).get(table.suite, NOTHING)))
-        for table in selection.tables
+        (table, recommendations(table, one))
+        for table, one in zip(selection.tables, holds, strict=True)
     ]
     parts += what_to_run(found) if several else []
     parts += together_parts(selection.tables, stated)
-    for table, recommended in found:
-        parts += _decision_parts(table, recommended)
+    for (table, recommended), own in zip(found, holds, strict=True):
+        parts += _decision_parts(table, recommended, own.price)
         parts += _difference_parts(table)
         parts += picture_parts(table)
-        parts += energy_parts(table, (stated or {}).get(table.suite, NOTHING).co2)
-        parts += finetune_parts(table, recommended.tuned, several=several)
+        parts += energy_parts(table, own.co2)
+        parts += cost_parts(table, own.price)
+        parts += finetune_parts(table, recommended.tuned, own.price, several=several)
         parts += predicted_parts(table, several=several)
         parts += generation_parts(table, several=several)
     parts.append(bullets(passed_over(selection)))
@@ -93,15 +97,17 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
     parts += _failure_parts(failed)
     parts += _warning_parts(selection)
     parts += _condition_parts(selection)
-    parts += _detail_parts(selection)
+    parts += _detail_parts(selection, [one.price for one in holds])
     parts += _log_parts(failed)
     return Page(title, tuple(parts))
 
 
-def _decision_parts(records: TableRecords, recommended: Recommended) -> list[Part]:
+def _decision_parts(
+    records: TableRecords, recommended: Recommended, price: Price | None
+) -> list[Part]:
     if not records.cells:
         return [Heading(records.title), Words("There is no record of the untuned model.")]
-    decision = decision_table(records)
+    decision = decision_table(records, price)
     return [
         Heading(records.title),
         *recommended_parts(recommended),
@@ -214,14 +220,14 @@ def _condition_parts(selection: Selection) -> list[Part]:
     ]
 
 
-def _detail_parts(selection: Selection) -> list[Part]:
+def _detail_parts(selection: Selection, prices: Sequence[Price | None]) -> list[Part]:
     parts: list[Part] = [Heading("Details"), bullets(_HOW_TO_READ_DETAILS)]
     several = len(selection.tables) > 1
     level = 4 if several else 3
     why: set[str] = set()
-    for table in selection.tables:
+    for table, price in zip(selection.tables, prices, strict=True):
         parts += [Heading(table.title, 3)] if several else []
-        for detail in detail_tables(table):
+        for detail in (*detail_tables(table), *cost_tables(table, price)):
             served = unlike_served_lines(detail, told=why)
             told = [*served, *definitions(detail), *lacking_intervals(detail)]
             parts += [Heading(detail.title, level), detail, bullets(told)]

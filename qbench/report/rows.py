@@ -7,12 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
+from qbench.compare.stated import NOTHING
 from qbench.report.field_names import names_in_words
-from qbench.report.findings import FINDINGS, Which, derived, findings, which
+from qbench.report.findings import FINDINGS, Which, derived, findings, priced, which
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from qbench.compare.stated import Stated
     from qbench.core.record import Metric, Record
     from qbench.core.spec import Cell, Item
 
@@ -73,8 +75,8 @@ record or passes it over for a newer one.
 `tuning`, `arm` (what the seeds of one tuning share), `method`, `training_precision` and `seed` are
 empty for an untuned model, `deploy` for a training too.
 Of what a report tables there are its findings too: see `qbench.report.findings.FINDINGS`. `derived`
-are rows of what no record holds by itself: flips, and the changes of fine-tuning, of several seeds
-as one.
+are rows of what no record holds by itself: flips, the changes of fine-tuning, of several seeds
+as one, and prices, where an hour has one.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.
 """
 
@@ -85,7 +87,9 @@ _OF_RECORD = ("key", "started_at", "duration_s", "repeat")
 _TUNING = ("tuning", "arm", "method", "training_precision", "seed", "deploy")
 
 
-def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def metric_rows(
+    records: Sequence[Record], stated: Mapping[str, Stated] | None = None
+) -> Iterator[dict[str, Any]]:
     """One row a metric, then those that are derived.
 
     A record without metrics gives one row whose metric is None.
@@ -102,7 +106,8 @@ def metric_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
             told = {} if metric is None else found.get((which(record), metric.name), {})
             yield _row(shared | _of_metric(metric, record.item, record.reason) | told)
     for table in selection.tables:
-        for one in derived(table):
+        price = (stated or {}).get(table.suite, NOTHING).price
+        for one in (*derived(table), *priced(table, price)):
             shared = {**_shared(one.record, tabled=True), **dict.fromkeys(_OF_RECORD)}
             if one.pooled:
                 shared |= dict.fromkeys(("seed", "cell", "label", "tuning"))

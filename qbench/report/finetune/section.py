@@ -13,6 +13,7 @@ from qbench.report.charts.tuning import (
     deployment_charts,
     step_memory_charts,
 )
+from qbench.report.costs import training_cost_parts
 from qbench.report.details import detail_tables
 from qbench.report.finetune.curves import curves_table
 from qbench.report.finetune.deployments import deployments_table
@@ -32,6 +33,7 @@ from qbench.report.roofline import HOW_TO_READ, training_roofline_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.price import Price
     from qbench.compare.recommend.recommend import Recommendation
     from qbench.compare.selection import TableRecords
     from qbench.compare.tuned.arms import Arm
@@ -51,7 +53,11 @@ _ADAPTERS = (
 
 
 def finetune_parts(
-    records: TableRecords, what_to_train: Recommendation | None = None, *, several: bool
+    records: TableRecords,
+    what_to_train: Recommendation | None = None,
+    price: Price | None = None,
+    *,
+    several: bool,
 ) -> list[Part]:
     """Parts of the page; none where nothing was tuned. `several`: of more than one table."""
     if not records.tuned:
@@ -76,6 +82,7 @@ def finetune_parts(
         parts += _explained(won_back_table(compared, results.test_slug))
     parts += titled(memory, _MEMORY, pictures=step_memory_charts(memory))
     parts += titled(training_roofline_table(arms), HOW_TO_READ)
+    parts += training_cost_parts(arms, price)
     parts += titled(curves_table(arms, results.test_slug), pictures=curve_charts(arms))
     deployments = deployments_table(records, results)
     if deployments.rows:
