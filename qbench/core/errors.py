@@ -98,7 +98,7 @@ class SuiteError(UsageError):
 class MeasurementError(QbenchError):
     """A measurement failed for a reason that is known by name."""
 
-    status: Literal["error", "nan", "oom", "crash"] = "error"
+    status: Literal["error", "nan", "oom", "crash", "timeout"] = "error"
     log_tail: str | None = None
     """The last lines of the log of a process that failed; None where it was this one."""
     phase: str | None = None
@@ -126,11 +126,14 @@ class NotKeptError(MeasurementError):
 
 
 class ProcessFailedError(MeasurementError):
-    """A process that a measurement started failed, or ended before its time."""
+    """A process that a measurement started failed, or ended before its time, or gave no answer.
+
+    Or a server that runs elsewhere did.
+    """
 
     def __init__(
         self,
-        status: Literal["error", "nan", "oom", "crash"],
+        status: Literal["error", "nan", "oom", "crash", "timeout"],
         reason: str,
         *,
         log_tail: str | None,

@@ -114,7 +114,7 @@ LIFELINE = """
 import os, subprocess, sys, time
 child = subprocess.Popen(
     [sys.executable, "-c",
-     "import time; from qbench.running.executors.orphans import die_with_parent as die;"
+     "import time; from qbench.core.orphans import die_with_parent as die;"
      f"die({{os.getpid()}}); print('alive', flush=True); time.sleep(600)"],
     stdout=subprocess.PIPE, start_new_session=True,
 )
@@ -150,7 +150,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_process_whose_parent_is_already_gone_ends_at_once() -> None:
-    code = "import qbench.running.executors.orphans as own; own.die_with_parent(1); print('alive')"
+    code = "import qbench.core.orphans as own; own.die_with_parent(1); print('alive')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )

@@ -20,7 +20,7 @@ import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qbench.running.executors.orphans import adopt_orphans, die_with_parent, end_children
+from qbench.core.orphans import adopt_orphans, die_with_parent, end_children
 from qbench.running.executors.preload import preload
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ def die_with_parent(parent_pid: int, with_signal: signal.Signals = signal.SIGKIL
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal)
     else:
-        threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
+        threading.Thread(target=_watch, args=(parent_pid, with_signal), daemon=True).start()
     if os.getppid() != parent_pid:  # it died before the request stood
         os._exit(1)
 
@@ -52,7 +52,7 @@ def _children() -> list[int]:
     return found
 
 
-def _watch(parent_pid: int) -> None:
+def _watch(parent_pid: int, with_signal: signal.Signals) -> None:
     while os.getppid() == parent_pid:
         time.sleep(_POLL_S)
-    os._exit(1)
+    os.kill(os.getpid(), with_signal)

@@ -1,0 +1,101 @@
+"""A server that is open: where it is, what it is, whether it still runs, and what it holds."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.errors import ProcessFailedError, names_no_memory
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from qbench.measures.serving.watching import MemoryWatch, ServerMemory
+
+TAIL_LINES = 20
+"""Last lines of a server's log that a record keeps."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server that has answered that it is healthy."""
+
+    url: str
+    """Without the path: `http://127.0.0.1:PORT`."""
+    model: str
+    """What requests are to name."""
+    version: str | None
+    """Of the engine, in its own words; None where it does not tell."""
+    flags: tuple[str, ...]
+    """The command line that started it; empty for an address."""
+    pid: int | None
+    """Of the process that keeps it; None for an address."""
+    log: Path | None
+    """Where its output goes; None for an address."""
+    start_s: float | None = None
+    """From its start until it was healthy; None for an address."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else is known of it, for the record: what was loaded, what is not known."""
+    process: subprocess.Popen[bytes] | None = None
+    watch: MemoryWatch | None = None
+
+    def alive(self) -> bool:
+        """Whether its process still runs; true for an address, of which no process is known."""
+        return self.process is None or self.process.poll() is None
+
+    def check(self) -> None:
+        """Raises `ProcessFailedError` when its process has ended."""
+        if not self.alive():
+            raise self.fault("")
+
+    def fault(self, words: str, *, hangs: bool = False) -> ProcessFailedError:
+        """What is to be raised for something that it did wrong under load, with its log's tail.
+
+        The reason is its end, where its process has ended meanwhile; `hangs` says that no answer
+        came in time.
+        """
+        tail = self.log_tail()
+        if self.process is not None and (code := self.process.poll()) is not None:
+            ended = f"the server ended under load: {end_in_words(code)}"
+            return ended_error(f"{ended} ({words})" if words else ended, tail)
+        return ProcessFailedError("timeout" if hangs else "error", words, log_tail=tail)
+
+    def log_tail(self) -> str | None:
+        """The last lines of its log; None if there are none."""
+        return None if self.log is None else tail_of(self.log)
+
+    def memory(self) -> ServerMemory | None:
+        """The highest memory of its processes so far; None for an address."""
+        return None if self.watch is None else self.watch.read()
+
+
+def ended_error(words: str, tail: str | None) -> ProcessFailedError:
+    """A server's end: for lack of memory where its log says so, else a crash."""
+    lacking = next(
+        (line for line in reversed((tail or "").splitlines()) if names_no_memory(line)), ""
+    )
+    if lacking:
+        return ProcessFailedError("oom", f"{words}; its log says: {lacking.strip()}", log_tail=tail)
+    return ProcessFailedError("crash", f"{words}; its log says more", log_tail=tail)
+
+
+def end_in_words(code: int) -> str:
+    """How a kept program ended, by its keeper's exit code."""
+    number = code - 128 if code > 128 else -code
+    if number in {one.value for one in signal.Signals}:
+        return f"by {signal.Signals(number).name}"
+    return f"with exit code {code}"
+
+
+def tail_of(log: Path) -> str | None:
+    """The last lines of a log; None where there are none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 65536))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    return "\n".join(lines[-TAIL_LINES:]).strip() or None

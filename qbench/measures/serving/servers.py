@@ -1,0 +1,147 @@
+"""The servers that a suite names for its cells.
+
+Each is one of three: qbench's own start of `transformers serve` with the very model whose quality
+is measured, a command that starts another engine, or an address where something serves already.
+"""
+
+from __future__ import annotations
+
+import shlex
+import string
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from qbench.core.names import what_there_is
+from qbench.core.reading import InvalidValueError, NotNull, expects, invalid_below
+from qbench.core.spec import Frozen, slugify
+
+TRANSFORMERS = "transformers"
+LOOPBACK = "127.0.0.1"
+
+PLACEHOLDERS = {
+    "model": "the folder of the model's files, or the .gguf file",
+    "host": "the address to listen on, which is 127.0.0.1",
+    "port": "the port to listen on, a free one",
+    "dtype": "the cell's floating type by torch's name, such as bfloat16",
+    "context": "tokens of the longest prompt and answer of the load together",
+    "flags": "where the precision's `flags` go; the end of the command unless written",
+}
+"""What a command may name in braces, each with what it stands for."""
+_KINDS = ("engine", "command", "address")
+_OF_KIND = {
+    "continuous_batching": ("engine",),
+    "arguments": ("engine",),
+    "flags": ("command",),
+    "version": ("command",),
+}
+"""Keys that go with some kinds of server alone."""
+
+Command = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+    expects("a command line, or a list of its words"),
+]
+"""Never given to a shell."""
+
+
+class ServerOptions(Frozen):
+    """One server: `engine`, `command` or `address` says which kind it is."""
+
+    engine: Annotated[Literal["transformers"] | None, NotNull()] = None
+    """`transformers`: the server of `transformers serve`, with the cell's own model, in whatever
+    precision qbench can build."""
+    continuous_batching: bool = False
+    """Of `engine`: requests join and leave the running batch (paged attention)."""
+    arguments: Annotated[Command, NotNull()] = ()
+    """Of `engine`: more flags of `transformers serve`, such as `--cb-num-blocks 64`."""
+    command: Annotated[Command | None, NotNull()] = Field(
+        None, examples=["vllm serve {model} --host {host} --port {port} --dtype {dtype}"]
+    )
+    """Starts a server; names in braces are filled in. It needs `trust_code: true`."""
+    flags: dict[str, Command] = Field(default_factory=dict)
+    """Of `command`: what to add for a precision, by its label or name; a quantized one without
+    flags is skipped, unless its files are quantized already."""
+    version: Annotated[Command | None, NotNull()] = Field(None, examples=["vllm --version"])
+    """Of `command`: prints the engine's version."""
+    address: Annotated[
+        str | None, NotNull(), expects("http:// or https:// with a host", pattern=r"^https?://[^/]")
+    ] = Field(None, examples=["http://127.0.0.1:8000"])
+    """Where something serves already, whatever it holds."""
+    model: Annotated[str | None, NotNull()] = None
+    """What requests name; the model's folder unless given, of an address its first model."""
+    health: Annotated[str, expects("a path such as /health", pattern=r"^/")] = "/health"
+    """Answers with status 200 once requests are taken."""
+    name: Annotated[str | None, NotNull(), expects("a short name", pattern=r"\S")] = None
+    """In tables; unless given the engine, the command's program, or the address."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """From its start until it is healthy."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            found = f"{' and '.join(kinds)} together" if kinds else "none of them"
+            one = "exactly one of `engine`, `command` and `address`"
+            raise invalid_below((), InvalidValueError(one, found, "write one server for each"))
+        for key, of in _OF_KIND.items():
+            if key in self.model_fields_set and kinds[0] not in of:
+                found = f"`{key}` beside `{kinds[0]}`"
+                reason = InvalidValueError(f"`{key}` beside `{of[0]}` alone", found, "remove it")
+                raise invalid_below((key,), reason)
+        for at, words in self._templates():
+            _check_template(at, words)
+        if self.command is not None and "{port}" not in " ".join(words_of(self.command)):
+            expected = "a command with {port} in it"
+            remedy = "add the engine's flag for the port, such as `--port {port}`"
+            raise invalid_below(("command",), InvalidValueError(expected, remedy=remedy))
+        return self
+
+    def _templates(self) -> list[tuple[tuple[str, ...], Any]]:
+        given: list[tuple[tuple[str, ...], Any]] = [
+            (("arguments",), self.arguments),
+            (("command",), self.command),
+            (("version",), self.version),
+        ]
+        given += [(("flags", name), words) for name, words in self.flags.items()]
+        return [(at, words) for at, words in given if words is not None]
+
+    @property
+    def label(self) -> str:
+        """Names the server in tables, file names and slugs."""
+        if self.name is not None:
+            return slugify(self.name)
+        if self.engine is not None:
+            return f"{self.engine}-cb" if self.continuous_batching else self.engine
+        if self.command is not None:
+            return slugify(words_of(self.command)[0].rpartition("/")[2])
+        return slugify(str(self.address).partition("://")[2])
+
+
+def words_of(command: str | tuple[str, ...]) -> list[str]:
+    """A command's words, split as a shell would; raises ValueError for quotes that do not end."""
+    return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+def _check_template(at: tuple[str, ...], command: str | tuple[str, ...]) -> None:
+    """Raises pydantic's `ValidationError` for what cannot be filled in."""
+    try:
+        words = words_of(command)
+        names = [
+            name
+            for word in words
+            for _, name, *_ in string.Formatter().parse(word)
+            if name is not None
+        ]
+    except ValueError as error:
+        remedy = "close each quote; write {{ and }} for braces"
+        expected = "words with names in braces"
+        raise invalid_below(at, InvalidValueError(expected, str(error), remedy)) from error
+    if not words and at in {("command",), ("version",)}:
+        raise invalid_below(at, InvalidValueError("a command", "no words"))
+    for name in names:
+        if name not in PLACEHOLDERS:
+            expected = f"placeholders {', '.join(f'{{{one}}}' for one in PLACEHOLDERS)}"
+            remedy = f"{what_there_is(name, PLACEHOLDERS)}; write {{{{ and }}}} for braces"
+            reason = InvalidValueError(expected, f"the placeholder {{{name}}}", remedy)
+            raise invalid_below(at, reason)
