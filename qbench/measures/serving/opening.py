@@ -58,7 +58,8 @@ def open_server(
 ) -> Iterator[Server]:
     """The server once it is healthy; what was started is ended when this is left, however.
 
-    `context_tokens` are those of the longest prompt and answer together. Raises `ProcessFailedError`.
+    `context_tokens` are those of the longest prompt and answer together.
+    Raises `ProcessFailedError`, and `MeasurementError` for a program that is not there.
     """
     if options.address is not None:
         yield _address(options)
@@ -73,7 +74,9 @@ def open_server(
         else:
             command = _filled(options, cell, model, port, context_tokens)
             if shutil.which(command[0]) is None:
-                raise MeasurementError(f"{command[0]}: no such program; install it, or give its path")
+                raise MeasurementError(
+                    f"{command[0]}: no such program; install it, or give its path"
+                )
         log = _log_file(cell)
         level = device_used_bytes(cell.device)
         with log.open("ab") as output:

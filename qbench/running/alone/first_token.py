@@ -30,7 +30,7 @@ def main() -> None:
     """Makes the token; a failure is told with the status that its record is to have."""
     import os
 
-    from qbench.running.executors.orphans import die_with_parent
+    from qbench.core.orphans import die_with_parent
 
     die_with_parent(int(sys.argv[1]))
     import faulthandler

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.core.marks import Marks
-from qbench.running.executors.orphans import die_with_parent
+from qbench.core.orphans import die_with_parent
 
 
 def main() -> None:
