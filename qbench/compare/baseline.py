@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from qbench.compare.comparable import ENERGY_METHOD
 from qbench.compare.flips import ANSWERS
 from qbench.compare.series import CLUSTERS, ITEM_IDS, WEIGHTS
 from qbench.core.errors import StoreError
@@ -38,7 +39,7 @@ LARGEST_PLAIN_BYTES = 256 * 1024
 LARGEST_BYTES = 2**30
 """What a baseline may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _SERIES_PREFIXES = ("window_", "item_")
-_DETAILS = ("ids_sha256", "task_hash", "task_version", "clustered_by")
+_DETAILS = ("ids_sha256", "task_hash", "task_version", "clustered_by", ENERGY_METHOD)
 _TEXT_KEYS = ("name", "source", "fingerprint")
 _REMEDY = "`qbench baseline SUITE` makes one"
 
@@ -161,7 +162,7 @@ def _pack(record: Record, pools: _Pools) -> dict[str, Any]:
     cell = record.cell.model_copy(
         update={"model": model.model_copy(update={"location": model.source})}
     )
-    details = {key: record.details[key] for key in _DETAILS if key in record.details}
+    details = {key: record.details[key] for key in _DETAILS if record.details.get(key) is not None}
     packed: dict[str, Any] = {
         "key": record.key,
         "protocol": record.protocol,

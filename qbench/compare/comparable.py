@@ -28,6 +28,8 @@ _DETAILS = {
     "task_hash": "the task's definition or data",
     "task_version": "the task's version",
 }
+ENERGY_METHOD = "energy_method"
+"""In the details of what was timed: what told its energy."""
 _TOKENS = "tokens"
 """Metric that counts what was scored."""
 _ABSENT = "-"
@@ -75,7 +77,9 @@ def find_gap(
     made_of_it = mine.cell.model.original == theirs.cell.model.name
     if same_run and not made_of_it and fingerprint(mine) != fingerprint(theirs):
         return _other("weights", _short(fingerprint(mine)), _short(fingerprint(theirs)))
-    return _other_device(mine, theirs) if bound else _other_data(mine, theirs, metric)
+    if not bound:
+        return _other_data(mine, theirs, metric)
+    return _other_device(mine, theirs) or _other_counter(mine, theirs, metric)
 
 
 def missing_value(records: Sequence[Record], metric: str, side: str) -> Gap | None:
@@ -183,6 +187,15 @@ def _other_device(new: Record, old: Record) -> Gap | None:
         reason = f"another number of threads: {mine.threads} here, {theirs.threads} there"
         return Gap("not applicable", reason)
     return None
+
+
+def _other_counter(new: Record, old: Record, metric: str) -> Gap | None:
+    """Energy by one counter says nothing of another's: RAPL may count memory, or not."""
+    found = new.metric(metric)
+    mine, theirs = (record.details.get(ENERGY_METHOD) for record in (new, old))
+    if found is None or found.unit != "J" or mine == theirs or None in (mine, theirs):
+        return None
+    return Gap("not applicable", f"energy is told by {mine} here, by {theirs} there")
 
 
 def _other_data(new: Record, old: Record, metric: str) -> Gap | None:

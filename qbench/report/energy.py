@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qbench.compare.comparable import ENERGY_METHOD
 from qbench.compare.items import describe_point, items
 from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Column, Heading, Row, Table, Words, bullets
@@ -46,6 +47,7 @@ _EMITTED = (
 _AT = "CO₂ is the measured energy at {factor:g} g a kWh, which the user states ({source})."
 _NO_SOURCE = "without a source"
 _NONE = "There is a factor for CO₂, but no energy: {reason}."
+_NOT_SAID = "what the records do not name"
 _NOT_MEASURED = "neither latency nor a training was measured"
 
 
@@ -60,10 +62,10 @@ def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
     for table in tables:
         told = lacking_intervals(table)
         parts += [Words(f"{table.title}:"), replace(table, title=""), bullets(told)]
-    words = _HOW
+    words = f"Told by {'; '.join(_methods(records))}. {_HOW}"
     if co2 is not None:
         source = co2.source or _NO_SOURCE
-        words = f"{_HOW} {_EMITTED.format(factor=co2.grams_per_kwh, source=source)}"
+        words += f" {_EMITTED.format(factor=co2.grams_per_kwh, source=source)}"
     return [*parts, Words(words)]
 
 
@@ -128,6 +130,17 @@ def _times(figure: Figure, factor: float) -> Figure:
     of = figure.value, figure.low, figure.high, figure.spread
     value, low, high, spread = (None if one is None else one * factor for one in of)
     return replace(figure, value=value, low=low, high=high, spread=spread)
+
+
+def _methods(records: TableRecords) -> list[str]:
+    """What told the energy, each once."""
+    found = (
+        str(record.details[ENERGY_METHOD])
+        for cell in records.every
+        for record in cell.records
+        if record.details.get(ENERGY_METHOD) is not None
+    )
+    return sorted(set(found)) or [_NOT_SAID]
 
 
 def _why_none(records: TableRecords) -> str:

@@ -38,7 +38,8 @@ def drawing(precision: str, energy_j: float | None, repeat: int = 0, batch: int 
     record = latency_record(precision, repeat=repeat, batch=batch)
     decode_j = None if energy_j is None else 0.8 * energy_j
     more = joules("latency.energy", energy_j), joules("latency.energy.decode", decode_j)
-    return record.model_copy(update={"metrics": (*record.metrics, *more)})
+    details = {**record.details, "energy_method": "RAPL's counters of package-0"}
+    return record.model_copy(update={"metrics": (*record.metrics, *more), "details": details})
 
 
 def table_of(records: list[Record]) -> TableRecords:
@@ -87,6 +88,7 @@ def test_without_a_factor_there_are_joules_and_no_gram() -> None:
     (table,) = tables(parts)
     assert [column.key for column in table.columns] == ["latency.energy", "latency.energy.decode"]
     assert "CO₂" not in words(parts)
+    assert words(parts).startswith("batch 1, 128 prompt tokens, 32 new tokens: Told by RAPL's")
 
 
 def test_without_energy_there_is_nothing_but_the_reason_where_a_factor_asks() -> None:
