@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import items
-from qbench.core.page import Chart, Column, Figure, Table
+from qbench.compare.items import items_of
+from qbench.core.page import Chart, Column, Figure, Heading, Table
 from qbench.measures.cold_start.definitions import METRICS, PHASES, TOTAL
 from qbench.report.cell_row import cell_row
 from qbench.report.charts.memory import stacked
@@ -15,7 +15,8 @@ from qbench.report.figures import NOT_MEASURED, pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.compare.selection import TableRecords
+    from qbench.compare.selection import CellRecords, TableRecords
+    from qbench.core.page import Part
     from qbench.core.record import Record
 
 COLD_START = "cold_start"
@@ -24,21 +25,36 @@ FROM = {"disk": "disk", "page-cache": "page cache"}
 """Where the model's files were, as pages say it."""
 _DEFINED = {one.name: one for one in METRICS}
 _HOW = "how_weights_came"
+_OVERVIEW = (
+    "cold_start.from",
+    TOTAL,
+    *(f"cold_start.{one}" for one in ("imports", "cuda", "weights")),
+)
 
 
 def cold_start_tables(records: TableRecords) -> list[Table]:
     """A table for each length of the prompt, with a row for each cell and place of its files."""
-    return [_table(records, slugs, title) for title, slugs in _by_prompt(records).items()]
+    found = _by_prompt(records.cells)
+    return [_table(records, slugs, title) for title, slugs in found.items()]
+
+
+def cold_start_overview(records: TableRecords) -> list[Part]:
+    """The same for a terminal: the whole, and what of it depends on the model and the machine."""
+    parts: list[Part] = []
+    for table in cold_start_tables(records):
+        at = [index for index, each in enumerate(table.columns) if each.key in _OVERVIEW]
+        parts += [Heading(table.title), table.with_columns(at)]
+    return parts
 
 
 def cold_start_charts(records: TableRecords) -> list[Chart]:
     """The phases of each cell one behind the other, a picture for each place of its files."""
     charts = []
-    for slugs in _by_prompt(records).values():
+    for slugs in _by_prompt(records.every).values():
         for slug, point in slugs.items():
             parts = [
                 (cell.label, title, value)
-                for cell in records.cells
+                for cell in records.every
                 for phase, title in PHASES.items()
                 if (value := pool(cell.of(COLD_START, slug), f"cold_start.{phase}").figure.value)
             ]
@@ -55,10 +71,10 @@ _CAPTION = (
 )
 
 
-def _by_prompt(records: TableRecords) -> dict[str, dict[str, Record]]:
+def _by_prompt(cells: Sequence[CellRecords]) -> dict[str, dict[str, Record]]:
     """The items by the title of their table; within one those from disk first."""
     found: dict[str, dict[str, Record]] = {}
-    for slug, record in items(records, COLD_START).items():
+    for slug, record in items_of(cells, COLD_START).items():
         found.setdefault(f"{TITLE}, {_prompt(record)}", {})[slug] = record
     return found
 

@@ -8,6 +8,7 @@ from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
+from qbench.report.cold_start import cold_start_overview
 from qbench.report.decision import decision_table
 from qbench.report.energy import emitted_parts
 from qbench.report.finetune.overview_table import arms_overview
@@ -43,6 +44,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         own = (stated or {}).get(table.suite, NOTHING)
         recommended = recommendations(table, own)
         parts += _decision_parts(table, recommended.untuned, own.price)
+        parts += cold_start_overview(table)
         parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))
