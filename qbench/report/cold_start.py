@@ -42,7 +42,12 @@ def cold_start_overview(records: TableRecords) -> list[Part]:
     """The same for a terminal: the whole, and what of it depends on the model and the machine."""
     parts: list[Part] = []
     for table in cold_start_tables(records):
-        at = [index for index, each in enumerate(table.columns) if each.key in _OVERVIEW]
+        at = [
+            index
+            for index, each in enumerate(table.columns)
+            if each.key in _OVERVIEW
+            and any(row.figures[index].value or each.display == "text" for row in table.rows)
+        ]
         parts += [Heading(table.title), table.with_columns(at)]
     return parts
 
@@ -86,7 +91,7 @@ def _table(records: TableRecords, slugs: dict[str, Record], title: str) -> Table
         for slug, point in slugs.items()
         if (taken := cell.of(COLD_START, slug))
     ]
-    times = {TOTAL: "to the first token"}
+    times = {TOTAL: "first token"}
     times |= {f"cold_start.{phase}": shown for phase, shown in PHASES.items()}
     columns = (
         Column("cold_start.from", "files in", "text"),

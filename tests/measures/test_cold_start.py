@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.compare.comparable import find_gap
 from qbench.compare.selection import select
+from qbench.compare.speed import why_not_served
 from qbench.core.errors import NonFiniteError, WrongKernelError
 from qbench.core.marks import Marks, read_marks
 from qbench.core.page_cache import file_system_of
 from qbench.measures import measures
 from qbench.measures.cold_start.definitions import METRICS, PHASES, TOTAL
 from qbench.measures.cold_start.files import Prepared, model_files
+from qbench.measures.loaded import make_metric
 from qbench.plan.items import why_not_taken
 from qbench.precisions.floating import Floating
 from qbench.precisions.verification import Verification
 from qbench.report.cold_start import cold_start_charts, cold_start_tables
+from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
+from qbench.report.terminal import as_text
 from qbench.running.alone.first_token import _start
 from qbench.sources.models.model_files import read_files, stored_weights
 from tests.inline_runs import run_inline
 from tests.precisions.tiny_cells import make_job, resolve
+from tests.record_factory import make_environment, make_record
 from tests.report.charts.specs import charts_of
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace
@@ -129,6 +135,9 @@ def test_the_report_has_both_below_one_another_and_a_picture_of_each(
     shown = {column.key: at for at, column in enumerate(table.columns)}
     for row, record in zip(table.rows, started.values(), strict=True):
         assert row.figures[shown[TOTAL]].value == record.value(TOTAL)
+    shown_in_terminal = as_text(overview_page(list(started.values())))
+    assert re.search(r"fp32 \(ref\) +disk .*\n.*fp32 \(ref\) +page cache ", shown_in_terminal)
+    assert "CUDA" not in shown_in_terminal
     drawn = [chart.title for chart in charts_of(page.parts)]
     for chart in cold_start_charts(records):
         assert chart.title in drawn
@@ -269,3 +278,24 @@ def test_random_weights_are_made_and_not_read(tiny: ResolvedModel, tmp_path: Pat
     assert why_not_taken(cell, item) is None
     random = cell.model_copy(update={"model": cell.model.model_copy(update={"kind": "random"})})
     assert "they are made, not read" in (why_not_taken(random, item) or "")
+
+
+def test_two_devices_do_not_compare_and_only_what_a_format_decides_is_marked() -> None:
+    names = (TOTAL, "cold_start.imports", "cold_start.weight_bytes")
+    metrics = tuple(make_metric(METRICS, name, 9.0) for name in names)
+    here = make_record("nf4", "cold_start", slug="disk-p8", more_metrics=metrics)
+    other = make_environment(device="another")
+    there = here.model_copy(update={"environment": other})
+    for name in names:
+        assert find_gap([here], [here], name) is None
+        gap = find_gap([here], [there], name)
+        assert gap is not None
+        assert "one device model only" in gap.reason
+    loaded = {"loaded": {"unlike_served": "emulated"}}
+    emulated = here.model_copy(update={"details": loaded})
+    marked = {name: why_not_served([emulated], name) for name in names}
+    assert marked == {
+        TOTAL: "emulated",
+        "cold_start.imports": None,
+        "cold_start.weight_bytes": None,
+    }
