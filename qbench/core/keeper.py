@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-NOT_FOUND = 127
+NOT_RUN = 127
 """Exit code where the command's program cannot be run, as shells have it."""
 _POLL_S = 0.02
 
@@ -72,7 +72,7 @@ def _become(command: list[str], keeper: int) -> NoReturn:
     except OSError as error:
         os.write(2, f"{command[0]}: {error.strerror}\n".encode())
     finally:
-        os._exit(NOT_FOUND)
+        os._exit(NOT_RUN)
 
 
 def _end(child: int, patience_s: float) -> NoReturn:

@@ -1,28 +1,41 @@
-"""Starts a server for a cell, waits until it is healthy, and ends it whatever happens."""
+"""Starts a server for a cell, waits until it answers, and ends it whatever happens."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as version_of_package
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from qbench.core.errors import MeasurementError, ProcessFailedError
+from qbench.core.files import scratch_folder
 from qbench.core.gpu import device_used_bytes
-from qbench.core.keeper import NOT_FOUND, kept
+from qbench.core.keeper import kept
+from qbench.core.marks import read_marks
+from qbench.core.process_ends import memory_kills
 from qbench.core.processes import python_command, python_environment
-from qbench.measures.serving.server import Server, end_in_words, ended_error, tail_of
+from qbench.measures.serving.asking import (
+    ANSWER_S,
+    COMPLETIONS,
+    MODELS,
+    AnswerError,
+    ask,
+    ask_for_a_token,
+    first_model,
+    told_version,
+)
+from qbench.measures.serving.commands import filled_command
+from qbench.measures.serving.server import Server, ended_error, tail_of
 from qbench.measures.serving.servers import LOOPBACK, words_of
 from qbench.measures.serving.watching import MemoryWatch
-from qbench.precisions.computing import rest_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +45,13 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 5.0
 """For a server to end when it is asked to, before it is killed."""
-ANSWER_S = 10.0
-"""For one answer of a server that is only asked whether it is healthy, or what it serves."""
 VERSION_S = 60.0
 """For a command that prints a version: some import torch for it."""
 _PAUSE_S = 0.1
-_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_CB_PAGE_TOKENS = 256
+"""Of transformers' paged cache (`ContinuousBatchingConfig.page_size`)."""
+_CB_MOST_BATCH_TOKENS = 8192
+"""That transformers batches unless told otherwise."""
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -54,60 +68,215 @@ QUIET = {
 
 @contextmanager
 def open_server(
-    options: ServerOptions, cell: UnbuiltCell, *, context_tokens: int
+    options: ServerOptions,
+    cell: UnbuiltCell,
+    *,
+    context_tokens: int,
+    streams: int = 1,
+    endpoint: str = COMPLETIONS,
 ) -> Iterator[Server]:
-    """The server once it is healthy; what was started is ended when this is left, however.
+    """The server once it has answered; what was started is ended when this is left, however.
 
-    `context_tokens` are those of the longest prompt and answer together.
-    Raises `ProcessFailedError`, and `MeasurementError` for a program that is not there.
+    `context_tokens` are those of the longest prompt and answer together, `streams` the requests
+    that are under way at most, `endpoint` the path that is loaded. Raises `ProcessFailedError` for
+    whatever the server does wrong, and `MeasurementError` for a program that is not there.
     """
     if options.address is not None:
-        yield _address(options)
+        yield _at_address(options, endpoint)
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch) / "job.json"
-        job.write_text(json.dumps(cell.job), encoding="utf-8")
-        port = _free_port()
-        model = str(cell.checkpoint.folder)
-        if options.command is None:
-            command = _own_command(options, job, port)
-        else:
-            command = _filled(options, cell, model, port, context_tokens)
-            if shutil.which(command[0]) is None:
-                raise MeasurementError(
-                    f"{command[0]}: no such program; install it, or give its path"
-                )
-        log = _log_file(cell)
-        level = device_used_bytes(cell.device)
-        with log.open("ab") as output:
+    with scratch_folder("qbench-serve") as scratch:
+        start = _start_of(options, cell, scratch, context_tokens, streams)
+        kills_before, level = memory_kills(), device_used_bytes(cell.device)
+        with start.log.open("ab") as output:
             started = time.monotonic()
             process = subprocess.Popen(
-                kept(command, PATIENCE_S),
+                kept(start.command, PATIENCE_S),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(cell, foreign=options.command is not None),
+                env=start.environment,
                 start_new_session=True,
             )
         try:
             with MemoryWatch(process.pid, cell.device, level) as watch:
-                url = f"http://{LOOPBACK}:{port}"
-                _wait(process, url + options.health, options.start_timeout_s, log)
+                waiting = _Waiting(process, start, options, kills_before)
+                waiting.until_healthy()
                 start_s = time.monotonic() - started
                 watch.healthy()
+                model = options.model or start.model
+                waiting.until_answered(model, endpoint)
                 yield Server(
-                    url=url,
-                    model=options.model or model,
-                    version=_version(options),
-                    flags=tuple(command),
+                    url=start.url,
+                    model=model,
+                    version=_version(options, start),
+                    flags=start.flags,
                     pid=process.pid,
-                    log=log,
+                    log=start.log,
                     start_s=start_s,
+                    details=waiting.told() or {},
                     process=process,
                     watch=watch,
+                    kills_before=kills_before,
                 )
         finally:
             _end(process)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a server is started."""
+
+    command: list[str]
+    flags: tuple[str, ...]
+    """The command for the record, without what is another in each start."""
+    environment: dict[str, str]
+    model: str
+    port: int
+    log: Path
+    marks: Path
+    """What qbench's own process tells; not there for others."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+def _start_of(
+    options: ServerOptions, cell: UnbuiltCell, scratch: Path, context: int, streams: int
+) -> _Start:
+    """Raises `MeasurementError` where the program is not there."""
+    port, model = _free_port(), str(cell.checkpoint.folder)
+    marks = scratch / "marks"
+    environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
+    if options.command is None:
+        job = scratch / "job.json"
+        job.write_text(json.dumps(cell.job), encoding="utf-8")
+        own = _own_flags(options, cell, context, streams)
+        listen = ["--host", LOOPBACK, "--port", str(port)]
+        command = python_command("qbench.running.alone.serve", str(job), str(marks), *listen, *own)
+        flags = ("transformers", "serve", *own)
+    else:
+        command = filled_command(
+            options, cell.cell, model=model, port=port, context=context, streams=streams
+        )
+        flags = tuple(command)
+        _check_program(command[0])
+        environment.pop("PYTHONPATH", None)  # of this Python, where another's program is started
+    record = Path(cell.job["tasks"][0]["path"])
+    record.parent.mkdir(parents=True, exist_ok=True)
+    log = record.with_suffix(".server.log")
+    log.write_bytes(b"")  # of this start alone
+    return _Start(command, flags, environment, model, port, log, marks)
+
+
+def _own_flags(options: ServerOptions, cell: UnbuiltCell, context: int, streams: int) -> list[str]:
+    """The flags of `transformers serve`.
+
+    On a CPU it would take 60 % of the machine's memory for its paged cache; it gets what the load
+    can fill, unless the suite says how much.
+    """
+    given = words_of(options.arguments)
+    if not options.continuous_batching:
+        return given
+    own = ["--continuous-batching"]
+    if cell.device == "cpu":
+        blocks = streams * (-(-context // _CB_PAGE_TOKENS) + 1)
+        tokens = min(_CB_MOST_BATCH_TOKENS, max(_CB_PAGE_TOKENS, streams * context))
+        bounds = {"--cb-num-blocks": blocks, "--cb-max-batch-tokens": tokens}
+        for flag, value in bounds.items():
+            if not any(word.partition("=")[0] == flag for word in given):
+                own += [flag, str(value)]
+    return [*own, *given]
+
+
+def _check_program(program: str) -> None:
+    if shutil.which(program) is None:
+        raise MeasurementError(
+            f"the server's command: there is no program {program} that can be run here; install it,"
+            " or write its path"
+        )
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Waits for a server that was started, and notices its end at once."""
+
+    process: subprocess.Popen[bytes]
+    start: _Start
+    options: ServerOptions
+    kills_before: int | None
+
+    def until_healthy(self) -> None:
+        """Returns once the health path answers, and it is this server that does."""
+        timeout_s, url = self.options.start_timeout_s, self.start.url + self.options.health
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._check_running("before it was healthy")
+            try:
+                ask(url, min(ANSWER_S, timeout_s))
+            except AnswerError as error:
+                said = str(error)
+            else:
+                self._check_listens()
+                return
+            if time.monotonic() > deadline:
+                words = (
+                    f"the server was not healthy after {timeout_s:g} s: {self.options.health} last"
+                    f" gave {said}; see its log, or set `start_timeout_s` or `health`"
+                )
+                raise ProcessFailedError("timeout", words, log_tail=tail_of(self.start.log))
+            time.sleep(_PAUSE_S)
+
+    def until_answered(self, model: str, endpoint: str) -> None:
+        """Returns once it has answered a request for one token."""
+        try:
+            ask_for_a_token(self.start.url, model, endpoint, self.options.answer_timeout_s)
+        except AnswerError as error:
+            time.sleep(_PAUSE_S)  # for an end to be noticed as what it is
+            self._check_running("at its first request")
+            words = f"the server is healthy, and {endpoint} gave {error}"
+            tail = tail_of(self.start.log)
+            raise _wrong_answer(words, tail, hangs=error.hangs) from error
+
+    def told(self) -> dict[str, Any] | None:
+        """What qbench's own process found of the model; None of others."""
+        return read_marks(self.start.marks).told
+
+    def _check_running(self, when: str) -> None:
+        code = self.process.poll()
+        if code is None:
+            return
+        told, tail = read_marks(self.start.marks), tail_of(self.start.log)
+        if told.failed is not None:
+            failed = told.failed
+            raise ProcessFailedError(
+                failed["status"], failed["reason"], log_tail=tail, phase=told.phase
+            )
+        raise ended_error(when, code, self.kills_before, tail)
+
+    def _check_listens(self) -> None:
+        """Raises `ProcessFailedError` where another program answers at the port."""
+        try:
+            tree = psutil.Process(self.process.pid).children(recursive=True)
+            ports = {
+                one.laddr.port
+                for each in tree
+                for one in each.net_connections(kind="tcp")
+                if one.status == psutil.CONN_LISTEN
+            }
+        except psutil.Error:
+            return  # not told here, or it is ending, which is noticed next
+        if tree and self.start.port not in ports:
+            words = (
+                f"another program than the server that was started answers at port"
+                f" {self.start.port}: it listens elsewhere, or hands its work to a process that is"
+                " none of its own, which could not be ended; start the engine itself, on {port}"
+            )
+            raise ProcessFailedError("error", words, log_tail=tail_of(self.start.log))
+
+
+def _wrong_answer(words: str, tail: str | None, *, hangs: bool) -> ProcessFailedError:
+    return ProcessFailedError("timeout" if hangs else "error", words, log_tail=tail)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -119,42 +288,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _own_command(options: ServerOptions, job: Path, port: int) -> list[str]:
-    cb = ["--continuous-batching"] if options.continuous_batching else []
-    own = ["--host", LOOPBACK, "--port", str(port), *cb, *words_of(options.arguments)]
-    return python_command("qbench.running.alone.serve", str(job), *own)
-
-
-def _filled(
-    options: ServerOptions, cell: UnbuiltCell, model: str, port: int, context_tokens: int
-) -> list[str]:
-    """The command's words with their placeholders filled in, and the precision's flags."""
-    precision = cell.cell.precision
-    values: dict[str, Any] = {
-        "model": model,
-        "host": LOOPBACK,
-        "port": port,
-        "dtype": _TORCH_NAMES[rest_type(precision)],
-        "context": context_tokens,
-    }
-    more = options.flags.get(precision.label, options.flags.get(precision.name, ()))
-    flags = [word.format_map(values) for word in words_of(more)]
-    words = words_of(options.command or ())
-    if "{flags}" not in words:
-        words.append("{flags}")
-    filled: list[str] = []
-    for word in words:
-        filled += flags if word == "{flags}" else [word.format_map(values)]
-    return filled
-
-
-def _environment(cell: UnbuiltCell, *, foreign: bool) -> dict[str, str]:
-    environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
-    if foreign:  # another Python's packages must not be shadowed by this one's
-        del environment["PYTHONPATH"]
-    return environment
-
-
 def _free_port() -> int:
     with socket.socket() as held:
         held.bind((LOOPBACK, 0))
@@ -162,52 +295,49 @@ def _free_port() -> int:
     return port
 
 
-def _log_file(cell: UnbuiltCell) -> Path:
-    """Beside the record that the server is started for."""
-    record = Path(cell.job["tasks"][0]["path"])
-    record.parent.mkdir(parents=True, exist_ok=True)
-    return record.with_suffix(".server.log")
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, timeout_s: float, log: Path) -> None:
-    deadline = time.monotonic() + timeout_s
-    said = "no answer"
-    while True:
-        code = process.poll()
-        if code is not None:
-            how = end_in_words(code)
-            if code == NOT_FOUND:
-                how += ", as a program that cannot be run"
-            raise ended_error(f"the server ended before it was healthy, {how}", tail_of(log))
-        if time.monotonic() > deadline:
-            words = f"the server was not healthy after {timeout_s:g} s ({url}: {said})"
-            remedy = "see its log's tail, or raise `start_timeout_s`"
-            raise ProcessFailedError("timeout", f"{words}; {remedy}", log_tail=tail_of(log))
-        try:
-            get(url, min(ANSWER_S, timeout_s))
-        except (OSError, http.client.HTTPException) as error:
-            said = str(error)
-        else:
-            return
-        time.sleep(_PAUSE_S)
-
-
-def get(url: str, timeout_s: float = ANSWER_S) -> bytes:
-    """What an address answers, with no proxy between; raises `OSError` where it does not."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=timeout_s) as answer:
-        contents: bytes = answer.read(2**20)
-    return contents
-
-
-def _version(options: ServerOptions) -> str | None:
+def _version(options: ServerOptions, start: _Start) -> str | None:
     if options.engine is not None:
-        from importlib.metadata import version
+        return f"transformers {version_of_package('transformers')}"
+    if options.version is None:
+        return told_version(start.url)
+    try:
+        done = subprocess.run(
+            kept(words_of(options.version), 0.0),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=start.environment,
+            start_new_session=True,
+            timeout=VERSION_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return told_version(start.url)
+    lines = (done.stdout or done.stderr).decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:200] if lines else None
 
-        return f"transformers {version('transformers')}"
-    return None
 
-
-def _address(options: ServerOptions) -> Server:
-    url = str(options.address).rstrip("/")
-    return Server(url=url, model=options.model or "", version=None, flags=(), pid=None, log=None)
+def _at_address(options: ServerOptions, endpoint: str) -> Server:
+    """A server that runs already; raises `ProcessFailedError` where it does not answer."""
+    url = str(options.address).rstrip("/").removesuffix("/v1")
+    path = options.health
+    try:
+        ask(url + path, ANSWER_S)
+        path = MODELS
+        model = options.model or first_model(url)
+        path = endpoint
+        ask_for_a_token(url, model, endpoint, options.answer_timeout_s)
+    except AnswerError as error:
+        words = f"{url}{path} gave {error}"
+        if path == MODELS:
+            words += "; name the model of the address in the suite: `model: …`"
+        raise _wrong_answer(words, None, hangs=error.hangs) from error
+    details = {"held": "whatever the address holds: qbench knows of it what the suite says"}
+    return Server(
+        url=url,
+        model=model,
+        version=told_version(url),
+        flags=(),
+        pid=None,
+        log=None,
+        details=details,
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ProcessFailedError, names_no_memory
+from qbench.core.keeper import NOT_RUN
+from qbench.core.process_ends import why_ended
 
 if TYPE_CHECKING:
     import subprocess
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from qbench.measures.serving.watching import MemoryWatch, ServerMemory
 
+_SIGNALLED = 128
+"""Exit codes above it are signals, as shells have them."""
 TAIL_LINES = 20
 """Last lines of a server's log that a record keeps."""
 
@@ -40,6 +43,8 @@ class Server:
     """What else is known of it, for the record: what was loaded, what is not known."""
     process: subprocess.Popen[bytes] | None = None
     watch: MemoryWatch | None = None
+    kills_before: int | None = None
+    """Processes that the system had killed for memory when it was started."""
 
     def alive(self) -> bool:
         """Whether its process still runs; true for an address, of which no process is known."""
@@ -58,8 +63,8 @@ class Server:
         """
         tail = self.log_tail()
         if self.process is not None and (code := self.process.poll()) is not None:
-            ended = f"the server ended under load: {end_in_words(code)}"
-            return ended_error(f"{ended} ({words})" if words else ended, tail)
+            when = f"under load ({words})" if words else "under load"
+            return ended_error(when, code, self.kills_before, tail)
         return ProcessFailedError("timeout" if hangs else "error", words, log_tail=tail)
 
     def log_tail(self) -> str | None:
@@ -71,22 +76,24 @@ class Server:
         return None if self.watch is None else self.watch.read()
 
 
-def ended_error(words: str, tail: str | None) -> ProcessFailedError:
-    """A server's end: for lack of memory where its log says so, else a crash."""
-    lacking = next(
-        (line for line in reversed((tail or "").splitlines()) if names_no_memory(line)), ""
-    )
-    if lacking:
-        return ProcessFailedError("oom", f"{words}; its log says: {lacking.strip()}", log_tail=tail)
-    return ProcessFailedError("crash", f"{words}; its log says more", log_tail=tail)
-
-
-def end_in_words(code: int) -> str:
-    """How a kept program ended, by its keeper's exit code."""
-    number = code - 128 if code > 128 else -code
-    if number in {one.value for one in signal.Signals}:
-        return f"by {signal.Signals(number).name}"
-    return f"with exit code {code}"
+def ended_error(
+    when: str, code: int, kills_before: int | None, tail: str | None
+) -> ProcessFailedError:
+    """The end of a server that should not have ended, by its keeper's exit code."""
+    if code > _SIGNALLED:
+        code = _SIGNALLED - code
+    who = f"the server, {when},"
+    if code == NOT_RUN:
+        return ProcessFailedError("error", f"{who} could not be run; see its log", log_tail=tail)
+    if code == 0:
+        reason = f"{who} ended with exit code 0; its log may say why"
+        return ProcessFailedError("crash", reason, log_tail=tail)
+    lines = (tail or "").splitlines()
+    lacking = next((line.strip() for line in reversed(lines) if names_no_memory(line)), None)
+    if lacking is not None:
+        return ProcessFailedError("oom", f"{who} ended; its log says: {lacking}", log_tail=tail)
+    status, reason = why_ended(code, kills_before, tail or "", who)
+    return ProcessFailedError(status, reason, log_tail=tail)
 
 
 def tail_of(log: Path) -> str | None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import shlex
 import string
-from typing import Annotated, Any, Literal, Self
+import urllib.parse
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from qbench.core.names import what_there_is
+from qbench.core.options import typed_options
 from qbench.core.reading import InvalidValueError, NotNull, expects, invalid_below
 from qbench.core.spec import Frozen, slugify
+from qbench.precisions.names import picks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.core.spec import Cell
 
 TRANSFORMERS = "transformers"
 LOOPBACK = "127.0.0.1"
@@ -25,6 +33,8 @@ PLACEHOLDERS = {
     "port": "the port to listen on, a free one",
     "dtype": "the cell's floating type by torch's name, such as bfloat16",
     "context": "tokens of the longest prompt and answer of the load together",
+    "streams": "requests that the load has under way at most",
+    "cache": "tokens of all these requests together",
     "flags": "where the precision's `flags` go; the end of the command unless written",
 }
 """What a command may name in braces, each with what it stands for."""
@@ -74,8 +84,17 @@ class ServerOptions(Frozen):
     """Answers with status 200 once requests are taken."""
     name: Annotated[str | None, NotNull(), expects("a short name", pattern=r"\S")] = None
     """In tables; unless given the engine, the command's program, or the address."""
+    cells: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+        expects("a name of cells, or a pattern such as nf4*; or a list of them"),
+    ] = Field((), examples=["nf4"])
+    """Which cells it serves, by precision, name or pattern; all unless given. An `address` must
+    say it, for nothing else tells what it holds."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """From its start until it is healthy."""
+    answer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """From its first request, of one token, to the answer: engines make their caches then."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -89,6 +108,10 @@ class ServerOptions(Frozen):
                 found = f"`{key}` beside `{kinds[0]}`"
                 reason = InvalidValueError(f"`{key}` beside `{of[0]}` alone", found, "remove it")
                 raise invalid_below((key,), reason)
+        if self.address is not None and not self.cells:
+            found = "an address without `cells`"
+            remedy = "add the precision that it holds, such as `cells: bf16`"
+            raise invalid_below((), InvalidValueError("the key `cells`", found, remedy))
         for at, words in self._templates():
             _check_template(at, words)
         if self.command is not None and "{port}" not in " ".join(words_of(self.command)):
@@ -116,6 +139,30 @@ class ServerOptions(Frozen):
         if self.command is not None:
             return slugify(words_of(self.command)[0].rpartition("/")[2])
         return slugify(str(self.address).partition("://")[2])
+
+    def serves(self, cell: Cell) -> bool:
+        """Whether it is meant for a cell."""
+        return not self.cells or any(picks(one, cell.names) for one in self.cells)
+
+    @property
+    def far_address(self) -> str | None:
+        """The address, where it is not on this machine."""
+        if self.address is None:
+            return None
+        host = urllib.parse.urlsplit(self.address).hostname or ""
+        near = host in {"localhost", "::1"} or host.startswith("127.")
+        return None if near else self.address
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What it runs that qbench did not bring, as written."""
+        given = (self.command, self.version)
+        return tuple(shlex.join(words_of(one)) for one in given if one is not None)
+
+
+def server_of(params: Mapping[str, Any]) -> ServerOptions:
+    """The server of an item's parameters, which have it under `server`."""
+    return typed_options(ServerOptions, params["server"])
 
 
 def words_of(command: str | tuple[str, ...]) -> list[str]:

@@ -1,0 +1,79 @@
+"""Which cells a server can have, and the words of the command that starts it for one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.core.number_types import BF16, FP16, FP32
+from qbench.measures.serving.servers import LOOPBACK, TRANSFORMERS, words_of
+from qbench.precisions import is_quantized, precisions
+from qbench.precisions.computing import rest_type
+
+if TYPE_CHECKING:
+    from qbench.core.spec import Cell
+    from qbench.measures.serving.servers import Command, ServerOptions
+
+_TORCH_NAMES = {FP32: "float32", BF16: "bfloat16", FP16: "float16"}
+
+
+def why_not_served(server: ServerOptions, cell: Cell) -> str | None:
+    """Why a server cannot have a cell's model; None if it can."""
+    if cell.model.kind == "random":
+        return (
+            "the model's weights are random, and it has no tokenizer: what it makes is no text that"
+            " a server could send; give the model itself (a hub id or a folder)"
+        )
+    return None if server.command is None else _why_not_by_command(server, server.command, cell)
+
+
+def _why_not_by_command(server: ServerOptions, command: Command, cell: Cell) -> str | None:
+    if cell.tuning is not None:
+        return (
+            f"{server.label} is started by a command, which is given the model's own folder, and"
+            f" this model is a tuned one; measure it with `engine: {TRANSFORMERS}`"
+        )
+    held = cell.precision
+    if flags_for(server, cell) is not None or precisions()[held.name].takes_quantized:
+        return None
+    if is_quantized(held):
+        return (
+            f"the command of {server.label} does not say how it is to hold the model in"
+            f" {held.label}; add `flags: {{{held.label}: …}}` to it, or measure it with"
+            f" `engine: {TRANSFORMERS}`"
+        )
+    if not any("{dtype}" in word for word in words_of(command)):
+        return (
+            f"the command of {server.label} does not say that it is to hold the model in"
+            f" {held.label}; write {{dtype}} in it, or add `flags: {{{held.label}: …}}`"
+        )
+    return None
+
+
+def flags_for(server: ServerOptions, cell: Cell) -> list[str] | None:
+    """What a command is to be given for the cell's precision; None where nothing is said of it."""
+    held = cell.precision
+    given = server.flags.get(held.label, server.flags.get(held.name))
+    return None if given is None else words_of(given)
+
+
+def filled_command(
+    server: ServerOptions, cell: Cell, *, model: str, port: int, context: int, streams: int
+) -> list[str]:
+    """The words of a server's command, its placeholders filled in and the cell's flags added."""
+    values = {
+        "model": model,
+        "host": LOOPBACK,
+        "port": port,
+        "dtype": _TORCH_NAMES[rest_type(cell.precision)],
+        "context": context,
+        "streams": streams,
+        "cache": context * streams,
+    }
+    words = words_of(server.command or ())
+    if "{flags}" not in words:
+        words.append("{flags}")
+    flags = flags_for(server, cell) or []
+    filled: list[str] = []
+    for word in words:
+        filled += flags if word == "{flags}" else [word]
+    return [word.format_map(values) for word in filled]
