@@ -16,6 +16,7 @@ from qbench.report.costs import cost_tables, training_cost_table
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
+from qbench.report.energy import energy_tables
 from qbench.report.finetune.deployments import deployments_table
 from qbench.report.finetune.qat import won_back, won_back_table
 from qbench.report.finetune.results import results_of
@@ -38,7 +39,8 @@ def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None
 
     Each decision table has its `differences` from the reference, and the `details` behind it.
     `recommendations` are those under the budget that the suite states, else the default one: see
-    `qbench.report.recommendation_data`. Where an hour has a price, there are `costs`.
+    `qbench.report.recommendation_data`. Where an hour has a price, there are `costs`;
+    where energy was told there is `energy`, in grams of CO₂ too where the suite has a factor.
     `metrics` says what each metric of the records is, and what else it is called.
 
     Numbers stand in the metrics' own units; what is missing is null.
@@ -63,6 +65,9 @@ def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None
             finite(_decision(table, holds(table).price)) for table in selection.tables
         ],
         "costs": [finite(one) for table in selection.tables for one in _costs(table, holds(table))],
+        "energy": [
+            finite(one) for table in selection.tables for one in _energy(table, holds(table))
+        ],
         "fine_tuning": [finite(_fine_tuning(table)) for table in selection.tables if table.tuned],
         "metrics": _metrics(records),
         # pydantic's own JSON writes what is not finite as null; json.dumps would write NaN
@@ -95,6 +100,12 @@ def _costs(records: TableRecords, stated: Stated) -> list[dict[str, Any]]:
         tables.append(training_cost_table(arms_of(records), price))
     where = {"suite": records.suite, "device": records.device, "model": records.model}
     return [{**where, **one} for one in _titled(tables)]
+
+
+def _energy(records: TableRecords, stated: Stated) -> list[dict[str, Any]]:
+    """What a table's cells and trainings draw, and emit."""
+    where = {"suite": records.suite, "device": records.device, "model": records.model}
+    return [{**where, **one} for one in _titled(energy_tables(records, stated.co2))]
 
 
 def _decision(records: TableRecords, price: Price | None) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from qbench.report.figures import over_seeds, with_interval
 from qbench.report.legend import lacking_intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from qbench.compare.co2 import Co2
     from qbench.compare.selection import TableRecords
+    from qbench.compare.tuned.arms import Arm
     from qbench.core.page import Figure, Part
+    from qbench.core.record import Record
 
 _MILLION = 1e6
 _LATENCY = (
@@ -26,13 +28,15 @@ _LATENCY = (
     Column("latency.energy.prefill", "J a prompt token", "number", "lower"),
     Column("latency.energy.decode", "J a new token, decode alone", "number", "lower"),
 )
-_CO2_TOKENS = Column("co2.tokens", "g CO₂ a million new tokens", "number", "lower", intervals=True)
+TOKENS, TRAINING = "co2.tokens", "co2.training"
+"""Of a million new tokens, and of a training: keys of columns and names in an export."""
+_CO2_TOKENS = Column(TOKENS, "g CO₂ a million new tokens", "number", "lower", intervals=True)
 _TRAINING = (
     Column("training.energy", "J a token", "number", "lower"),
     Column("training.energy.example", "J an example", "number", "lower"),
     Column("training.energy.total", "J a training", "number", "lower", decimals=0),
 )
-_CO2_TRAINING = Column("co2.training", "g CO₂ a training", "number", "lower")
+_CO2_TRAINING = Column(TRAINING, "g CO₂ a training", "number", "lower")
 _EMITS = frozenset({_CO2_TOKENS.key, _CO2_TRAINING.key})
 _HOW = (
     "Energy is that of the whole GPU, or of all processors of the machine, with all else that ran"
@@ -53,7 +57,7 @@ _NOT_MEASURED = "neither latency nor a training was measured"
 
 def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
     """Parts of the page; none where no energy is known and no factor is stated."""
-    tables = [*_latency_tables(records, co2), *_training_tables(records, co2)]
+    tables = energy_tables(records, co2)
     if not tables and co2 is None:
         return []
     parts: list[Part] = [Heading("Energy" if co2 is None else "Energy and CO₂", 3)]
@@ -67,6 +71,21 @@ def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
         source = co2.source or _NO_SOURCE
         words += f" {_EMITTED.format(factor=co2.grams_per_kwh, source=source)}"
     return [*parts, Words(words)]
+
+
+def energy_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
+    """One for each point of the latency grid, and one of trainings, as far as energy is known."""
+    return [*_latency_tables(records, co2), *_training_tables(records, co2)]
+
+
+def token_grams(found: Sequence[Record], co2: Co2) -> Figure:
+    """Of a million new tokens, by the records of a cell at one point."""
+    return _times(with_interval(found, _LATENCY[0].key), co2.grams(_MILLION))
+
+
+def training_grams(arm: Arm, co2: Co2) -> Figure:
+    """Of a training, the mean over its seeds."""
+    return _times(over_seeds(arm.trainings, "training", None, _TRAINING[-1].key), co2.grams(1))
 
 
 def emitted_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
@@ -95,7 +114,7 @@ def _latency_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
             found = cell.of("latency", point.item.slug)
             figures = [with_interval(found, one.key) for one in _LATENCY]
             if co2 is not None:
-                figures.append(_times(figures[0], co2.grams(_MILLION)))
+                figures.append(token_grams(found, co2))
             rows.append(cell_row(cell, figures))
         columns = (*_LATENCY, *([_CO2_TOKENS] if co2 is not None else []))
         table = Table(describe_point(point), "precision", columns, tuple(rows))
@@ -108,7 +127,7 @@ def _training_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
     for arm in arms_of(records):
         figures = [over_seeds(arm.trainings, "training", None, one.key) for one in _TRAINING]
         if co2 is not None:
-            figures.append(_times(figures[-1], co2.grams(1)))
+            figures.append(training_grams(arm, co2))
         rows.append(Row(arm.name, reference=False, figures=tuple(figures)))
     columns = (*_TRAINING, *([_CO2_TRAINING] if co2 is not None else []))
     return _told(Table("Fine-tuning", "arm", columns, tuple(rows)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.flips import CHANGED, FLIPS, SCORED, flip_metrics
+from qbench.compare.items import items
 from qbench.compare.recommend.prices import TRAINING
 from qbench.compare.tuned.arms import arms_of
 from qbench.compare.variation import variation
@@ -20,6 +21,8 @@ from qbench.core.record import Metric
 from qbench.report.costs import token_costs, training_cost_table
 from qbench.report.decision import change_figure
 from qbench.report.differences import differences_of
+from qbench.report.energy import TOKENS, token_grams, training_grams
+from qbench.report.energy import TRAINING as GRAMS
 from qbench.report.figures import change_with_interval, pool, with_interval
 from qbench.report.finetune.comparisons import tuned_comparisons
 from qbench.report.finetune.results import results_of
@@ -28,6 +31,7 @@ from qbench.report.tasks import GAINED, LOST, flip_figures
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qbench.compare.co2 import Co2
     from qbench.compare.marks import Mark
     from qbench.compare.price import Price
     from qbench.compare.selection import CellRecords, TableRecords
@@ -149,20 +153,36 @@ def priced(table: TableRecords, price: Price | None) -> Iterator[Derived]:
     for cell in table.cells:
         for cost in token_costs(table, cell, price):
             records = cell.of("latency", cost.point.item.slug)
-            yield _price(records, cost.name, cost.axis.unit, cost.figure)
+            yield _worked_out(records, cost.name, cost.axis.unit, cost.figure)
     arms = arms_of(table)
     costs = training_cost_table(arms, price)
     for row, figure in zip(costs.rows, costs.column(TRAINING), strict=True):
         arm = next(one for one in arms if one.name == row.label)
         records = [record for cell in arm.trainings for record in cell.of("training")]
         several = len(arm.trainings) > 1
-        yield _price(records, TRAINING, price.currency or "", figure, pooled=several)
+        yield _worked_out(records, TRAINING, price.currency or "", figure, pooled=several)
 
 
-def _price(
+def emitted(table: TableRecords, co2: Co2 | None) -> Iterator[Derived]:
+    """Grams of a million new tokens of each cell and of each training; nothing without a factor."""
+    if co2 is None:
+        return
+    for cell in table.cells:
+        for slug in items(table, "latency"):
+            records = cell.of("latency", slug)
+            if records:
+                yield _worked_out(records, TOKENS, "g", token_grams(records, co2))
+    for arm in arms_of(table):
+        records = [record for cell in arm.trainings for record in cell.of("training")]
+        if records:
+            several = len(arm.trainings) > 1
+            yield _worked_out(records, GRAMS, "g", training_grams(arm, co2), pooled=several)
+
+
+def _worked_out(
     records: Sequence[Record], name: str, unit: str, figure: Figure, *, pooled: bool = False
 ) -> Derived:
-    """A price as a row; of its interval as of any other figure."""
+    """A figure as a row; of its interval as of any other figure."""
     reason = (figure.reason or "not known") if figure.value is None else None
     metric = Metric(name=name, unit=unit, better="lower", value=figure.value, reason=reason)
     told = {} if figure.value is None else {"interval_reason": figure.reason}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.report.field_names import names_in_words
-from qbench.report.findings import FINDINGS, Which, derived, findings, priced, which
+from qbench.report.findings import FINDINGS, Which, derived, emitted, findings, priced, which
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +76,7 @@ record or passes it over for a newer one.
 empty for an untuned model, `deploy` for a training too.
 Of what a report tables there are its findings too: see `qbench.report.findings.FINDINGS`. `derived`
 are rows of what no record holds by itself: flips, the changes of fine-tuning, of several seeds
-as one, and prices, where an hour has one.
+as one, prices where an hour has one, and grams of CO₂ where a kilowatt hour has some.
 `options`, `params` and `versions` are JSON objects, `warnings` are separated by newlines.
 """
 
@@ -106,8 +106,9 @@ def metric_rows(
             told = {} if metric is None else found.get((which(record), metric.name), {})
             yield _row(shared | _of_metric(metric, record.item, record.reason) | told)
     for table in selection.tables:
-        price = (stated or {}).get(table.suite, NOTHING).price
-        for one in (*derived(table), *priced(table, price)):
+        own = (stated or {}).get(table.suite, NOTHING)
+        made = (*derived(table), *priced(table, own.price), *emitted(table, own.co2))
+        for one in made:
             shared = {**_shared(one.record, tabled=True), **dict.fromkeys(_OF_RECORD)}
             if one.pooled:
                 shared |= dict.fromkeys(("seed", "cell", "label", "tuning"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +17,7 @@ from qbench.core.record import Metric
 from qbench.report import markdown
 from qbench.report.decision import decision_table
 from qbench.report.energy import energy_parts
+from qbench.report.formats import formats, report_subject
 from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 from tests.pages import on_terminal, short_report, whole_report
@@ -121,6 +125,34 @@ def test_a_training_has_joules_an_example_and_in_all() -> None:
     (row,) = table.rows
     assert row.label == "qlora-nf4"
     assert [figure.value for figure in row.figures] == [0.002, 0.4, 7200.0, pytest.approx(0.76)]
+
+
+def test_exports_have_the_grams_of_each_cell_and_training() -> None:
+    training = training_record(make_tuning("qlora-nf4"))
+    total = joules("training.energy.total", 7200.0)
+    tuned = training.model_copy(update={"metrics": (*training.metrics, total)})
+    records = [drawing("fp32", 0.5), drawing("nf4", None), tuned]
+    stated = {tuned.suite: Stated(co2=FACTOR)}
+    rows = csv.DictReader(io.StringIO(written("csv", records, stated)))
+    grams = [row for row in rows if row["metric"].startswith("co2.")]
+    assert [(row["metric"], row["label"], row["unit"]) for row in grams] == [
+        ("co2.tokens", "fp32", "g"),
+        ("co2.tokens", "nf4", "g"),
+        ("co2.training", "qlora-nf4", "g"),
+    ]
+    assert float(grams[0]["value"]) == pytest.approx(0.5 / 3.6 * 380)
+    assert (grams[1]["value"], grams[1]["reason"]) == ("", REASON)
+    assert float(grams[2]["value"]) == pytest.approx(0.76)
+    document = json.loads(written("json", records, stated))
+    first, second = document["energy"]
+    assert first["rows"][0]["figures"]["co2.tokens"]["value"] == float(grams[0]["value"])
+    assert second["rows"][0]["figures"]["co2.training"]["value"] == float(grams[2]["value"])
+    assert "co2" not in written("csv", records, {})
+
+
+def written(name: str, records: list[Record], stated: dict[str, Stated]) -> str:
+    found = formats()[name].render(report_subject(records, stated))
+    return found if isinstance(found, str) else found.decode()
 
 
 def test_a_reader_finds_it_in_the_table_that_is_decided_by() -> None:
