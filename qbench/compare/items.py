@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MERGED = "merged"
 """Parameter `against` of items that are not compared with the suite's reference."""
 _POINT = ("batch", "prompt_tokens", "new_tokens")
+_ORDERED = (*_POINT, "rows")
+"""What the points of a grid are put in order by."""
 
 
 def items(table: TableRecords, measurement: str) -> dict[str, Record]:
@@ -52,7 +54,7 @@ def first_point(
 
 def _point_order(record: Record) -> list[float]:
     params = record.item.params
-    return [_number(params.get(name)) for name in _POINT]
+    return [_number(params.get(name)) for name in _ORDERED]
 
 
 def _number(value: Any) -> float:

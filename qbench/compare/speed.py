@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Metric, Record
 
-TIMED = frozenset({"latency", "training", "cold_start"})
+TIMED = frozenset({"latency", "training", "cold_start", "kernels"})
 """Measurements with times, rates and energy of products."""
 _OF_SPEED = frozenset({"s", "tokens/s", "J"})
 """Units of their figures that tell how fast something is; those without a better direction are
 limits of the machine."""
+_RATIOS = frozenset({"kernels.ratio", "kernels.ratio.fp32"})
+"""Figures of theirs that are times over other times."""
 KEY = "unlike_served"
 """In what a record tells of the loaded model: the sentence, or None."""
 LEGEND = "not the speed, or the peak memory, that the format has where it is served"
@@ -63,4 +65,4 @@ def _is_speed(record: Record, metric: Metric) -> bool:
     timed = record.item.measurement in TIMED and metric.unit in _OF_SPEED
     if record.item.measurement == "cold_start" and metric.name not in _STARTING:
         return False
-    return timed and metric.better != "neither"
+    return (timed and metric.better != "neither") or metric.name in _RATIOS

@@ -32,6 +32,8 @@ CPU_FEATURES = (
     "sve",
 )
 """Instruction sets that choose kernels, as Linux names them."""
+MULTIPLY_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Those of them that multiply bf16; the last is ARM's."""
 
 
 def cpu_device() -> str:

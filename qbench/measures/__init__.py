@@ -34,6 +34,7 @@ def own_measures() -> tuple[Measurement, ...]:
     from qbench.measures import adapters, completion, footprint, latency, memory, weight_error
     from qbench.measures.cold_start.cold_start import COLD_START
     from qbench.measures.generation.generation import GENERATION
+    from qbench.measures.kernels.kernels import KERNELS
     from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
     from qbench.measures.tasks.tasks import TASKS
@@ -44,6 +45,7 @@ def own_measures() -> tuple[Measurement, ...]:
         memory.MEMORY,
         latency.LATENCY,
         COLD_START,
+        KERNELS,
         weight_error.WEIGHT_ERROR,
         QUALITY,
         DECODED,

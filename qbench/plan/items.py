@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 
 MERGED = "merged"
 """What an item is compared with that is not compared with the suite's reference."""
-_OF_UNTUNED = ("weight_error",)
-"""Measurements that say nothing of a tuned model: its weights are meant to differ."""
+_OF_UNTUNED = ("weight_error", "kernels")
+"""Measurements that say nothing of a tuned model: its weights are meant to differ, and its layers
+multiply as those of the untuned one do."""
 _OF_TRAINED = frozenset({"weight_error", "quality", "decoded", "tasks", "generation", "completion"})
 """Measurements of what a model has learned; of random weights they say nothing."""
 _OF_FILES = frozenset({"cold_start"})
 """Measurements of how a model's files are read."""
 _READ_CACHE = frozenset({"memory", "latency", "decoded", "generation", "tasks"})
 """Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
-_WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
+_WITH_PRODUCTS = frozenset({"latency", "kernels", "memory", "training"})
 _COMPLETION_BATCH = 8
 _ADAPTERS = 4
 

@@ -26,6 +26,7 @@ _MOST: dict[str, float] = {
     "batch": 4,
     "prompt_tokens": 16,
     "new_tokens": 4,
+    "rows": 16,
     "repeats": 2,
     "min_iterations": 2,
     "min_seconds": 0.02,

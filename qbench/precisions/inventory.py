@@ -59,6 +59,19 @@ def logical_weights(model: PreTrainedModel) -> int:
     return sum(held.logical_weights for held in inventory(model))
 
 
+def module_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """Bytes that each module keeps by itself, by its name: weights or codes, state, bias.
+
+    What several modules share counts for each of them, since each reads it. Without adapters.
+    """
+    kept: dict[str, dict[int, int]] = {}
+    for held in _all_tensors(model):
+        if held.kind != "adapters":
+            size = held.tensor.numel() * held.tensor.element_size()
+            kept.setdefault(held.module, {})[held.tensor.data_ptr()] = size
+    return {module: sum(sizes.values()) for module, sizes in kept.items()}
+
+
 def state_tensors(weight: Any) -> list[torch.Tensor]:
     """What a tensor of torchao keeps beside its codes: scales, zero points, inputs' constants."""
     names = (*weight.tensor_data_names, *getattr(weight, "optional_tensor_data_names", ()))

@@ -144,7 +144,7 @@ def warnings(selection: Selection) -> list[Warned]:
     texts: dict[str, list[str]] = {}
     for cell in selection.cells:
         for record in cell.records:
-            timed = record.item.measurement == "latency"
+            timed = record.item.measurement in ("latency", "kernels")
             for text in record.warnings:
                 pattern = pattern_of(text) if timed else text
                 texts.setdefault(pattern, []).append(text)

@@ -16,6 +16,8 @@ FEW_PROCESSES = 3
 """Processes of a time below which their spread says next to nothing."""
 FEW_ITEMS = 100
 """Windows of a text, or items of a task, below which an interval is wide."""
+_IN_PROCESSES = ("latency", "kernels")
+"""Measurements of times that are taken in several processes."""
 _LIMITED = {"quality": "window", "tasks": "item"}
 
 
@@ -31,7 +33,7 @@ def little_measured(records: Iterable[Record]) -> str | None:
         limit = item.params.get("limit")
         if record.status != "ok":
             continue
-        if item.measurement == "latency":
+        if item.measurement in _IN_PROCESSES:
             processes[record.cell.slug, item.slug].add(item.repeat)
         elif item.measurement in _LIMITED and isinstance(limit, int) and limit < FEW_ITEMS:
             kind = _LIMITED[item.measurement]

@@ -66,6 +66,7 @@ VALUES: dict[str, Any] = {
     "prompt_tokens": 7,
     "new_tokens": 3,
     "min_seconds": 0.5,
+    "rows": 3,
     "window": 64,
     "attention": "eager",
     "divergence": False,

@@ -1,0 +1,1 @@
+"""The linear layers by themselves: how long each size takes, and by which kernel."""
