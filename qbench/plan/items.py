@@ -15,6 +15,8 @@ from qbench.finetune.lora_options import LoraOptions
 from qbench.finetune.targets import unknown_target
 from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
+from qbench.measures.serving.commands import why_not_served
+from qbench.measures.serving.servers import SERVING, server_of
 from qbench.measures.tasks.index import generates
 from qbench.measures.tasks.tasks import TaskParams
 from qbench.measures.training.training import TrainingParams
@@ -60,7 +62,7 @@ class CellItems:
 
     def __call__(self, cell: Cell) -> list[Item]:
         """Every item of one cell, in the order they are taken."""
-        measured = self.measured[cell.model.name]
+        measured = [item for item in self.measured[cell.model.name] if _is_for(item, cell)]
         if cell.kv_cache is not None:
             every = [*measured, *self._of_test_split()]
             return [item for item in every if _reads_cache(item)]
@@ -126,6 +128,11 @@ class CellItems:
         ]
 
 
+def _is_for(item: Item, cell: Cell) -> bool:
+    """Whether the suite means an item for a cell: a server may be for some alone."""
+    return item.measurement != SERVING or server_of(item.params).serves(cell)
+
+
 def _reads_cache(item: Item) -> bool:
     """Whether an item depends on the KV cache: of one that does not, the own cache's is enough."""
     if item.measurement == "tasks":
@@ -149,16 +156,9 @@ def _adapters(cell: Cell) -> list[Item]:
 
 def why_not_taken(cell: Cell, item: Item) -> str | None:
     """Why one item of a cell that can run is not taken; None if it is."""
-    if cell.model.kind == "random" and item.measurement in _OF_TRAINED:
-        return (
-            "the model's weights are random, and this tells what a model has learned; give the"
-            " model itself (a hub id or a folder) to measure it"
-        )
-    if cell.model.kind == "random" and item.measurement in _OF_FILES:
-        return (
-            "the model's weights are random: they are made, not read from files; give the model"
-            " itself (a hub id or a folder) to measure it"
-        )
+    of_random = _why_not_of_random(item) if cell.model.kind == "random" else None
+    if of_random is not None:
+        return of_random
     held = precisions()[cell.precision.name]
     if item.measurement == "weight_error" and held.takes_quantized:
         return (
@@ -170,10 +170,25 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
             f"{held.name} does not say which weights its codes stand for; upgrade the package that"
             " adds it, or leave the measurement out"
         )
+    if item.measurement == SERVING:
+        return why_not_served(server_of(item.params), cell)
     if item.measurement == "adapters" and cell.tuning is not None:
         options = training_options(cell.tuning)
         return why_one_alone(options) if isinstance(options, LoraOptions) else None
     return None
+
+
+def _why_not_of_random(item: Item) -> str | None:
+    """Why an item is not taken of a model whose weights are random; None if it is."""
+    remedy = "give the model itself (a hub id or a folder) to measure it"
+    reasons = {
+        "the model's weights are random, and this tells what a model has learned": _OF_TRAINED,
+        "the model's weights are random: they are made, not read from files": _OF_FILES,
+        "the model's weights are random, and it has no tokenizer: what it makes is no text that a"
+        " server could send": {SERVING},
+    }
+    why = next((why for why, names in reasons.items() if item.measurement in names), None)
+    return None if why is None else f"{why}; {remedy}"
 
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:

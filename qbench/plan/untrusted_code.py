@@ -1,4 +1,7 @@
-"""Python that a suite's tasks and metrics would run: refused before anything is planned with it."""
+"""What a suite would run of its own: Python of tasks and metrics, and commands of servers.
+
+It is refused before anything is planned with it, unless the suite says that it is trusted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.core.options import typed_options
 from qbench.core.untrusted import visible
 from qbench.measures.generation.generation import GENERATION, GenerationParams
+from qbench.measures.serving.servers import SERVING, server_of
 from qbench.measures.tasks.tasks import TASKS, TaskParams
 from qbench.measures.untrusted_code import code_of_task, script_of
 
@@ -17,22 +21,24 @@ if TYPE_CHECKING:
     from qbench.core.spec import Item
     from qbench.plan.suite.suite import Suite
 
-_EXPECTED = "no Python that did not come installed"
+_EXPECTED = "no Python that did not come installed, and no command"
 _REMEDY = "read it and add `trust_code: true` to the suite, which lets it run; or leave it out"
 
 
 def code_of(item: Item) -> tuple[str, ...]:
-    """What of an item would run as Python that did not come installed, each in words."""
+    """What an item would run that did not come installed, each in words."""
     if item.measurement == GENERATION.name:
         return tuple(script_of(typed_options(GenerationParams, item.params).scores))
     if item.measurement == TASKS.name:
         task = typed_options(TaskParams, item.params).task
         return code_of_task(task.name, task.location)
+    if item.measurement == SERVING:
+        return tuple(f"the command `{one}`" for one in server_of(item.params).programs)
     return ()
 
 
 def untrusted_code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:
-    """Each piece of untrusted Python that the suite does not allow, at the key that names it.
+    """Each program or piece of Python that the suite does not allow, at the key that names it.
 
     `items` are those that the suite's measurements ask for.
     """

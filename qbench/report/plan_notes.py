@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.speed import TIMED, marked_lines
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
+from qbench.measures.serving.servers import SERVING, server_of
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
 from qbench.precisions import is_quantized, unlike_served
 from qbench.precisions.computing import rest_type
@@ -41,6 +42,7 @@ def plan_notes(plan: Plan) -> list[Words]:
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
     skips += _bf16_lines(plan)
     skips += _unlike_served_lines(plan)
+    skips += _far_lines(plan)
     notes = [Words(f"rehearsal: {note}", "warned") for note in plan.suite.rehearsal]
     return [*notes, *map(Words, once), *(Words(line, "warned") for line in skips)]
 
@@ -92,6 +94,21 @@ def _unlike_served_lines(plan: Plan) -> list[str]:
             found.setdefault(reason, {})[cell.cell.label] = None
     marked = marked_lines(found)
     return [f"reports will mark times by {line}" for line in marked[:1]] + marked[1:]
+
+
+def _far_lines(plan: Plan) -> list[str]:
+    """Servers that are not on this machine."""
+    servers = [
+        server_of(task.item.params)
+        for cell in plan.cells
+        for task in cell.tasks
+        if task.item.measurement == SERVING
+    ]
+    far = dict.fromkeys(one.far_address for one in servers if one.far_address is not None)
+    return [
+        f"serving sends its requests to {address}, which the suite names: it is not this machine"
+        for address in far
+    ]
 
 
 def _skips(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from qbench.core.number_types import BF16, FP16, FP32
@@ -17,13 +18,20 @@ _TORCH_NAMES = {FP32: "float32", BF16: "bfloat16", FP16: "float16"}
 
 
 def why_not_served(server: ServerOptions, cell: Cell) -> str | None:
-    """Why a server cannot have a cell's model; None if it can."""
-    if cell.model.kind == "random":
-        return (
-            "the model's weights are random, and it has no tokenizer: what it makes is no text that"
-            " a server could send; give the model itself (a hub id or a folder)"
-        )
-    return None if server.command is None else _why_not_by_command(server, server.command, cell)
+    """Why a server cannot have a cell's model on this machine, or at all; None if it can."""
+    if server.command is None:
+        return None
+    gone = why_not_started(words_of(server.command)[0])
+    if gone is not None or server.holds_what_it_holds:
+        return gone
+    return _why_not_by_command(server, server.command, cell)
+
+
+def why_not_started(program: str) -> str | None:
+    """Why there is no such program; None where there is."""
+    if shutil.which(program) is not None:
+        return None
+    return f"there is no program {program} that can be run here; install it, or write its path"
 
 
 def _why_not_by_command(server: ServerOptions, command: Command, cell: Cell) -> str | None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as version_of_package
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from qbench.core.errors import MeasurementError, ProcessFailedError
+from qbench.core.errors import ProcessFailedError
 from qbench.core.files import scratch_folder
 from qbench.core.gpu import device_used_bytes
 from qbench.core.keeper import kept
 from qbench.core.marks import read_marks
 from qbench.core.process_ends import memory_kills
-from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.asking import (
     ANSWER_S,
     COMPLETIONS,
@@ -32,9 +27,9 @@ from qbench.measures.serving.asking import (
     first_model,
     told_version,
 )
-from qbench.measures.serving.commands import filled_command
 from qbench.measures.serving.server import Server, ended_error, tail_of
-from qbench.measures.serving.servers import LOOPBACK, words_of
+from qbench.measures.serving.servers import words_of
+from qbench.measures.serving.starting import Start, start_of
 from qbench.measures.serving.watching import MemoryWatch
 
 if TYPE_CHECKING:
@@ -48,22 +43,8 @@ PATIENCE_S = 5.0
 VERSION_S = 60.0
 """For a command that prints a version: some import torch for it."""
 _PAUSE_S = 0.1
-_CB_PAGE_TOKENS = 256
-"""Of transformers' paged cache (`ContinuousBatchingConfig.page_size`)."""
-_CB_MOST_BATCH_TOKENS = 8192
-"""That transformers batches unless told otherwise."""
-
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "no_proxy": "127.0.0.1,localhost",
-}
-"""Of servers and of what loads them: nothing is fetched or told, and loopback has no proxy."""
+_HELD = "what the suite says, of which qbench knows nothing more"
+"""Of a server that is not told which model to hold."""
 
 
 @contextmanager
@@ -85,7 +66,7 @@ def open_server(
         yield _at_address(options, endpoint)
         return
     with scratch_folder("qbench-serve") as scratch:
-        start = _start_of(options, cell, scratch, context_tokens, streams)
+        start = start_of(options, cell, scratch, context_tokens, streams)
         kills_before, level = memory_kills(), device_used_bytes(cell.device)
         with start.log.open("ab") as output:
             started = time.monotonic()
@@ -113,7 +94,7 @@ def open_server(
                     pid=process.pid,
                     log=start.log,
                     start_s=start_s,
-                    details=waiting.told() or {},
+                    details=_told(options, start),
                     process=process,
                     watch=watch,
                     kills_before=kills_before,
@@ -123,86 +104,11 @@ def open_server(
 
 
 @dataclass(frozen=True)
-class _Start:
-    """How a server is started."""
-
-    command: list[str]
-    flags: tuple[str, ...]
-    """The command for the record, without what is another in each start."""
-    environment: dict[str, str]
-    model: str
-    port: int
-    log: Path
-    marks: Path
-    """What qbench's own process tells; not there for others."""
-
-    @property
-    def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
-
-
-def _start_of(
-    options: ServerOptions, cell: UnbuiltCell, scratch: Path, context: int, streams: int
-) -> _Start:
-    """Raises `MeasurementError` where the program is not there."""
-    port, model = _free_port(), str(cell.checkpoint.folder)
-    marks = scratch / "marks"
-    environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
-    if options.command is None:
-        job = scratch / "job.json"
-        job.write_text(json.dumps(cell.job), encoding="utf-8")
-        own = _own_flags(options, cell, context, streams)
-        listen = ["--host", LOOPBACK, "--port", str(port)]
-        command = python_command("qbench.running.alone.serve", str(job), str(marks), *listen, *own)
-        flags = ("transformers", "serve", *own)
-    else:
-        command = filled_command(
-            options, cell.cell, model=model, port=port, context=context, streams=streams
-        )
-        flags = tuple(command)
-        _check_program(command[0])
-        environment.pop("PYTHONPATH", None)  # of this Python, where another's program is started
-    record = Path(cell.job["tasks"][0]["path"])
-    record.parent.mkdir(parents=True, exist_ok=True)
-    log = record.with_suffix(".server.log")
-    log.write_bytes(b"")  # of this start alone
-    return _Start(command, flags, environment, model, port, log, marks)
-
-
-def _own_flags(options: ServerOptions, cell: UnbuiltCell, context: int, streams: int) -> list[str]:
-    """The flags of `transformers serve`.
-
-    On a CPU it would take 60 % of the machine's memory for its paged cache; it gets what the load
-    can fill, unless the suite says how much.
-    """
-    given = words_of(options.arguments)
-    if not options.continuous_batching:
-        return given
-    own = ["--continuous-batching"]
-    if cell.device == "cpu":
-        blocks = streams * (-(-context // _CB_PAGE_TOKENS) + 1)
-        tokens = min(_CB_MOST_BATCH_TOKENS, max(_CB_PAGE_TOKENS, streams * context))
-        bounds = {"--cb-num-blocks": blocks, "--cb-max-batch-tokens": tokens}
-        for flag, value in bounds.items():
-            if not any(word.partition("=")[0] == flag for word in given):
-                own += [flag, str(value)]
-    return [*own, *given]
-
-
-def _check_program(program: str) -> None:
-    if shutil.which(program) is None:
-        raise MeasurementError(
-            f"the server's command: there is no program {program} that can be run here; install it,"
-            " or write its path"
-        )
-
-
-@dataclass(frozen=True)
 class _Waiting:
     """Waits for a server that was started, and notices its end at once."""
 
     process: subprocess.Popen[bytes]
-    start: _Start
+    start: Start
     options: ServerOptions
     kills_before: int | None
 
@@ -238,10 +144,6 @@ class _Waiting:
             tail = tail_of(self.start.log)
             raise _wrong_answer(words, tail, hangs=error.hangs) from error
 
-    def told(self) -> dict[str, Any] | None:
-        """What qbench's own process found of the model; None of others."""
-        return read_marks(self.start.marks).told
-
     def _check_running(self, when: str) -> None:
         code = self.process.poll()
         if code is None:
@@ -275,6 +177,13 @@ class _Waiting:
             raise ProcessFailedError("error", words, log_tail=tail_of(self.start.log))
 
 
+def _told(options: ServerOptions, start: Start) -> dict[str, Any]:
+    """What is known of the model that it holds: of qbench's own process, what was loaded."""
+    if options.holds_what_it_holds:
+        return {"held": _HELD}
+    return read_marks(start.marks).told or {}
+
+
 def _wrong_answer(words: str, tail: str | None, *, hangs: bool) -> ProcessFailedError:
     return ProcessFailedError("timeout" if hangs else "error", words, log_tail=tail)
 
@@ -288,14 +197,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind((LOOPBACK, 0))
-        port: int = held.getsockname()[1]
-    return port
-
-
-def _version(options: ServerOptions, start: _Start) -> str | None:
+def _version(options: ServerOptions, start: Start) -> str | None:
     if options.engine is not None:
         return f"transformers {version_of_package('transformers')}"
     if options.version is None:
@@ -331,7 +233,6 @@ def _at_address(options: ServerOptions, endpoint: str) -> Server:
         if path == MODELS:
             words += "; name the model of the address in the suite: `model: …`"
         raise _wrong_answer(words, None, hangs=error.hangs) from error
-    details = {"held": "whatever the address holds: qbench knows of it what the suite says"}
     return Server(
         url=url,
         model=model,
@@ -339,5 +240,5 @@ def _at_address(options: ServerOptions, endpoint: str) -> Server:
         flags=(),
         pid=None,
         log=None,
-        details=details,
+        details={"held": _HELD},
     )

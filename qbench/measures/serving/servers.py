@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import Cell
 
+SERVING = "serving"
+"""The measurement, whose items have the server among their parameters: see `server_of`."""
 TRANSFORMERS = "transformers"
 LOOPBACK = "127.0.0.1"
 
@@ -46,6 +48,9 @@ _OF_KIND = {
     "version": ("command",),
 }
 """Keys that go with some kinds of server alone."""
+
+_TAKEN = ("--cb-", "--compile", "--default-seed", "--log-level", "--reasoning", "--chat-template-")
+"""Flags of `transformers serve` that mean something where the model is there already."""
 
 Command = Annotated[
     str | tuple[str, ...],
@@ -89,8 +94,8 @@ class ServerOptions(Frozen):
         BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
         expects("a name of cells, or a pattern such as nf4*; or a list of them"),
     ] = Field((), examples=["nf4"])
-    """Which cells it serves, by precision, name or pattern; all unless given. An `address` must
-    say it, for nothing else tells what it holds."""
+    """Which cells it serves, by precision, name or pattern; all unless given. An `address`, and a
+    command without {model}, must say it: nothing else tells what they hold."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """From its start until it is healthy."""
     answer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
@@ -108,17 +113,28 @@ class ServerOptions(Frozen):
                 found = f"`{key}` beside `{kinds[0]}`"
                 reason = InvalidValueError(f"`{key}` beside `{of[0]}` alone", found, "remove it")
                 raise invalid_below((key,), reason)
-        if self.address is not None and not self.cells:
-            found = "an address without `cells`"
-            remedy = "add the precision that it holds, such as `cells: bf16`"
-            raise invalid_below((), InvalidValueError("the key `cells`", found, remedy))
         for at, words in self._templates():
             _check_template(at, words)
+        self._check_arguments()
+        if self.holds_what_it_holds and not self.cells:
+            found = "an address" if self.command is None else "a command without {model}"
+            remedy = "say which cells it holds, such as `cells: bf16`"
+            raise invalid_below((), InvalidValueError("the key `cells`", found, remedy))
         if self.command is not None and "{port}" not in " ".join(words_of(self.command)):
             expected = "a command with {port} in it"
             remedy = "add the engine's flag for the port, such as `--port {port}`"
             raise invalid_below(("command",), InvalidValueError(expected, remedy=remedy))
         return self
+
+    def _check_arguments(self) -> None:
+        """What the server would not look at, or what qbench gives it, is refused."""
+        for at, word in enumerate(words := words_of(self.arguments)):
+            known = word.startswith(_TAKEN) if word.startswith("-") else at > 0
+            if not known:
+                expected = f"flags of transformers serve that begin with {', '.join(_TAKEN)}"
+                remedy = "the model, its type and its device are the cell's; leave it out"
+                reason = InvalidValueError(expected, f"'{words[at]}'", remedy)
+                raise invalid_below(("arguments",), reason)
 
     def _templates(self) -> list[tuple[tuple[str, ...], Any]]:
         given: list[tuple[tuple[str, ...], Any]] = [
@@ -139,6 +155,14 @@ class ServerOptions(Frozen):
         if self.command is not None:
             return slugify(words_of(self.command)[0].rpartition("/")[2])
         return slugify(str(self.address).partition("://")[2])
+
+    @property
+    def holds_what_it_holds(self) -> bool:
+        """Whether nothing but the suite tells which model it has, and in which precision."""
+        if self.command is None:
+            return self.address is not None
+        templates = [self.command, *self.flags.values()]
+        return not any("{model" in word for one in templates for word in words_of(one))
 
     def serves(self, cell: Cell) -> bool:
         """Whether it is meant for a cell."""

@@ -1,0 +1,112 @@
+"""How a server is started for a cell: its command, its port, its environment, its log."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.core.errors import MeasurementError
+from qbench.core.processes import python_command, python_environment
+from qbench.measures.serving.commands import filled_command, why_not_started
+from qbench.measures.serving.servers import LOOPBACK, words_of
+
+if TYPE_CHECKING:
+    from qbench.measures.loaded import UnbuiltCell
+    from qbench.measures.serving.servers import ServerOptions
+
+_CB_PAGE_TOKENS = 256
+"""Of transformers' paged cache (`ContinuousBatchingConfig.page_size`)."""
+_CB_MOST_BATCH_TOKENS = 8192
+"""That transformers batches unless told otherwise."""
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+"""Of servers and of what loads them: nothing is fetched or told, and loopback has no proxy."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a server is started."""
+
+    command: list[str]
+    flags: tuple[str, ...]
+    """The command for the record, without what is another in each start."""
+    environment: dict[str, str]
+    model: str
+    port: int
+    log: Path
+    marks: Path
+    """What qbench's own process tells; not there for others."""
+
+    @property
+    def url(self) -> str:
+        """Where it is to answer."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+def start_of(
+    options: ServerOptions, cell: UnbuiltCell, scratch: Path, context: int, streams: int
+) -> Start:
+    """Raises `MeasurementError` where the program is not there."""
+    port, model = _free_port(), str(cell.checkpoint.folder)
+    marks = scratch / "marks"
+    environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
+    if options.command is None:
+        job = scratch / "job.json"
+        job.write_text(json.dumps(cell.job), encoding="utf-8")
+        own = _own_flags(options, cell, context, streams)
+        listen = ["--host", LOOPBACK, "--port", str(port)]
+        command = python_command("qbench.running.alone.serve", str(job), str(marks), *listen, *own)
+        flags = ("transformers", "serve", *own)
+    else:
+        command = filled_command(
+            options, cell.cell, model=model, port=port, context=context, streams=streams
+        )
+        flags = tuple(command)
+        gone = why_not_started(command[0])
+        if gone is not None:
+            raise MeasurementError(gone)
+        environment.pop("PYTHONPATH", None)  # of this Python, where another's program is started
+    record = Path(cell.job["tasks"][0]["path"])
+    record.parent.mkdir(parents=True, exist_ok=True)
+    log = record.with_suffix(".server.log")
+    log.write_bytes(b"")  # of this start alone
+    return Start(command, flags, environment, model, port, log, marks)
+
+
+def _own_flags(options: ServerOptions, cell: UnbuiltCell, context: int, streams: int) -> list[str]:
+    """The flags of `transformers serve`.
+
+    On a CPU it would take 60 % of the machine's memory for its paged cache; it gets what the load
+    can fill, unless the suite says how much.
+    """
+    given = words_of(options.arguments)
+    if not options.continuous_batching:
+        return given
+    own = ["--continuous-batching"]
+    if cell.device == "cpu":
+        blocks = streams * (-(-context // _CB_PAGE_TOKENS) + 1)
+        tokens = min(_CB_MOST_BATCH_TOKENS, max(_CB_PAGE_TOKENS, streams * context))
+        bounds = {"--cb-num-blocks": blocks, "--cb-max-batch-tokens": tokens}
+        for flag, value in bounds.items():
+            if not any(word.partition("=")[0] == flag for word in given):
+                own += [flag, str(value)]
+    return [*own, *given]
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind((LOOPBACK, 0))
+        port: int = held.getsockname()[1]
+    return port
