@@ -166,6 +166,10 @@ class Workplace:
             for path in (self.folder / "results").rglob("worker.log")
         }
 
+    def running(self) -> list[str]:
+        """Processes that were started here and run now."""
+        return _marked(str(self.folder))
+
     def survivors(self) -> list[str]:
         """Processes that were started here and live on, after a little patience."""
         deadline = time.monotonic() + _DIES_WITHIN_S

@@ -75,19 +75,20 @@ def _start(request: dict[str, Any], marks: Marks) -> dict[str, Any]:
 def _imported(request: dict[str, Any], marks: Marks) -> tuple[Job, Checkpoint, Source]:
     """Imports all that is known to be needed, makes the CUDA context, and finds the model.
 
-    torch and transformers come first, then the context, which some other packages ask for as they
-    are imported.
+    The context comes right after torch: other packages ask for the GPU as they are imported, which
+    would make it then.
     """
     from qbench.running.executors.preload import prepare_process
 
     prepare_process()
     marks("imports")
-    _import(("torch", "transformers", "transformers.modeling_utils", "safetensors.torch"))
+    _import(("torch",))
     device = request["job"]["device"]
     if device.startswith("cuda"):
         marks("cuda")
         _make_contexts(device, spread=request["job"]["cell"]["model"]["device_map"] is not None)
         marks("imports")
+    _import(("transformers", "transformers.modeling_utils", "safetensors.torch"))
     _import(request["modules"])
     marks("qbench")
     from pathlib import Path

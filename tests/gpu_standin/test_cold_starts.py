@@ -1,0 +1,41 @@
+"""Cold starts on a GPU: the context is a phase of its own, and of the started process alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qbench.measures.cold_start.definitions import PHASES, TOTAL
+from tests.gpu_standin.machines import with_gpus
+
+if TYPE_CHECKING:
+    from tests.workplace import Workplace
+
+pytestmark = pytest.mark.slow
+
+SUITE = """\
+models: [{model}]
+precisions: [nf4]
+measure:
+  cold_start: {{prompt_tokens: 8, repeats: 1, read_from: page-cache}}
+"""
+
+
+def test_the_started_process_alone_makes_a_context(workplace: Workplace) -> None:
+    log = workplace.folder / "initialised"
+    place = with_gpus(workplace, "h100", GPU_STANDIN_LOG=str(log))
+    place.write("suite.yaml", SUITE.format(model=place.model))
+    done = place.call("run", "suite.yaml", "--device", "cuda")
+    (record,) = place.records().values()
+    assert record.status == "ok", (record.reason, done.output)
+    total, phases = record.value(TOTAL), [record.value(f"cold_start.{one}") for one in PHASES]
+    assert total is not None
+    assert None not in phases
+    assert math.isclose(total, sum(filter(None, phases)), rel_tol=1e-12)
+    assert record.details["loaded"]["quantized_modules"] == 14
+    initialised = log.read_text(encoding="utf-8").splitlines()
+    (start,) = (line for line in initialised if "first_token.py" in line)
+    assert "transformers" not in start, "an import made it, before its phase"
+    assert not [line for line in initialised if "fork_server.py" in line or "worker.py" in line]
