@@ -172,7 +172,7 @@ app.command("list", epilog="Examples: qbench list | qbench list nf4")(cli_report
 
 @app.command()
 def doctor(*, device: Device = None) -> None:
-    """Check Python, versions, device, back ends, hub and cache, and say what to do."""
+    """Check Python, versions, device, energy, back ends, hub and cache, and say what to do."""
     from rich.text import Text
 
     from qbench.cli.doctor import examine

@@ -43,12 +43,15 @@ def rapl_zones(powercap: Path = POWERCAP) -> tuple[Zone, ...]:
     Raises `RaplError` where there is none, or where one cannot be read: a sum without it would be
     that of another machine.
     """
-    if not powercap.is_dir():
+    try:
+        folders = sorted(powercap.iterdir())
+    except FileNotFoundError:
         raise RaplError(
             f"there is no {powercap}: a virtual machine, a container or a kernel without RAPL tells"
             " no energy; run on the machine itself, under Linux"
-        )
-    folders = sorted(powercap.iterdir())
+        ) from None
+    except OSError as error:
+        raise RaplError(f"{powercap} cannot be read ({error.strerror}); run as root") from error
     names = {
         folder.name: _text(folder / "name")
         for folder in folders

@@ -129,6 +129,19 @@ def test_what_only_root_may_read_names_the_file_and_the_remedy(user: None) -> No
     assert told.startswith(f"{energy} can only be read by root; `sudo chmod a+r {powercap.folder}")
 
 
+def test_a_folder_that_is_closed_or_none_is_told(user: None) -> None:
+    with TemporaryDirectory() as folder:
+        powercap = Powercap(Path(folder) / "powercap")
+        (powercap.folder / "a file").write_text("", encoding="ascii")
+        with pytest.raises(RaplError, match="cannot be read"):
+            rapl_zones(powercap.folder / "a file")
+        powercap.folder.chmod(0)
+        assert (
+            reason(powercap) == f"{powercap.folder} cannot be read (Permission denied); run as root"
+        )
+        powercap.folder.chmod(0o700)
+
+
 @pytest.mark.parametrize("text", ["", "-3", "many", "1.5"])
 def test_what_is_no_number_is_no_energy(text: str, powercap: Powercap) -> None:
     powercap.add("intel-rapl:0", "package-0").write_text(text, encoding="ascii")

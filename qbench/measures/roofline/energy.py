@@ -70,7 +70,7 @@ class EnergyMeter:
         return self._source.read_j() if self._source else None
 
     def per(
-        self, joules: float | None, count: int, spent_s: float
+        self, joules: float | None, count: float, spent_s: float
     ) -> tuple[float | None, str | None]:
         """Joules for each of `count` things done in `spent_s`; None and the reason if unknown."""
         source = self._source
