@@ -58,7 +58,7 @@ def ask(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) -> by
             return _read(answer, deadline, late)
     except urllib.error.HTTPError as error:
         said = ""
-        with suppress(OSError, http.client.HTTPException, AnswerError):
+        with error, suppress(OSError, http.client.HTTPException, AnswerError):
             said = _read(error, deadline, late).decode(errors="replace")
         raise AnswerError(f"status {error.code}: {shortened(said or error.reason, 300)}") from error
     except TimeoutError as error:

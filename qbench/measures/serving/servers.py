@@ -6,6 +6,7 @@ is measured, a command that starts another engine, or an address where something
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import string
 import urllib.parse
@@ -174,7 +175,10 @@ class ServerOptions(Frozen):
         if self.address is None:
             return None
         host = urllib.parse.urlsplit(self.address).hostname or ""
-        near = host in {"localhost", "::1"} or host.startswith("127.")
+        try:
+            near = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            near = host == "localhost"
         return None if near else self.address
 
     @property
