@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import items, text_titles
-from qbench.core.page import Charts
+from qbench.core.page import Charts, Heading, Words
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
@@ -18,8 +18,8 @@ from qbench.report.cold_start import cold_start_charts
 from qbench.report.decoded import DECODED
 from qbench.report.latency import TIMED
 from qbench.report.predicted import predicted_table
+from qbench.report.reached import roofline
 from qbench.report.roofline import TITLE as ROOFLINE
-from qbench.report.roofline import roofline_tables
 from qbench.report.tasks import task_tables
 
 if TYPE_CHECKING:
@@ -53,13 +53,22 @@ def picture_parts(records: TableRecords) -> list[Part]:
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
         *_group(COLD_START, cold_start_charts(records)),
-        *_group(ROOFLINE, map(roofline_chart, roofline_tables(records))),
+        *_roofline(records),
         *_group(
             "Memory by kind, and as it was predicted",
             (static_chart(records.cells), *peak_charts(records.every, predicted_table(records))),
         ),
         *weight_error_charts(records),
     ]
+
+
+def _roofline(records: TableRecords) -> list[Part]:
+    """The picture, or why there is none where limits were measured."""
+    found = roofline(records)
+    drawn = _group(ROOFLINE, [roofline_chart(found)])
+    if drawn or not found.lacking:
+        return drawn
+    return [Heading(ROOFLINE, 3), Words(f"There is no picture: {'; '.join(found.lacking)}.")]
 
 
 def _group(title: str, charts: Iterable[Chart | None]) -> list[Part]:

@@ -31,6 +31,7 @@ _DIVISORS = {
     "latency.copy_bandwidth": _GIGA,
     "latency.read_bandwidth": _GIGA,
     "latency.prefill.operations": _GIGA,
+    "latency.decode.operations": _GIGA,
     "latency.matrix_rate": _GIGA,
     "training.operations": _GIGA,
     "training.matrix_rate": _GIGA,
@@ -46,6 +47,7 @@ _LATENCY = (
     Column("latency.decode.read_share", "floor reached", "percent"),
     Column("latency.decode.floor_share", "copy bandwidth reached", "percent"),
     Column("latency.prefill.operations", "prefill (GFLOP)", "number"),
+    Column("latency.decode.operations", "decode step (GFLOP)", "number"),
     Column("latency.matrix_rate", "matrix rate (GFLOP/s)", "number", decimals=0),
     Column("latency.prefill.matrix_share", "rate reached", "percent"),
 )

@@ -15,7 +15,12 @@ from transformers import AutoModelForCausalLM
 from qbench.core.options import typed_options
 from qbench.measures.latency import LATENCY, LatencyOptions, LatencyPoint
 from qbench.measures.roofline.latency import latency_limits, multiplied_in, weight_bytes_read
-from qbench.measures.roofline.operations import forward_operations, sizes_of, step_operations
+from qbench.measures.roofline.operations import (
+    decode_operations,
+    forward_operations,
+    sizes_of,
+    step_operations,
+)
 from qbench.measures.roofline.rates import READ_BYTES, matrix_rate, read_bandwidth
 from qbench.predict.mixtures import mixture_of
 from qbench.predict.shapes import DecoderShape, LayerSort
@@ -91,6 +96,22 @@ def test_a_forward_pass_as_torch_counts_it(
     assert found.blocks + found.head == plain
     assert found.attention == pytest.approx(batched * visible_share())
     assert found.total == found.blocks + found.head + found.attention
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decode_steps_as_torch_counts_them(architecture: str, cells: TinyCells) -> None:
+    model = eager(cells, architecture)
+    new, plain, batched = 5, 0, 0
+    with torch.no_grad():
+        cache = model(input_ids=ids(model), use_cache=True).past_key_values
+        for _ in range(new):
+            with FlopCounterMode(display=False) as counter:
+                model(input_ids=ids(model)[:, :1], past_key_values=cache, use_cache=True)
+            for_linear, for_attention = counted(counter)
+            plain, batched = plain + for_linear, batched + for_attention
+    found = decode_operations(known(model), batch=BATCH, prompt=TOKENS, new=new)
+    assert new * (found.blocks + found.head) == plain
+    assert new * found.attention == pytest.approx(batched)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

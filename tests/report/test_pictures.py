@@ -22,6 +22,15 @@ def test_a_group_for_each_thing_that_was_measured() -> None:
     ]
     records += [task("fp32", [1.0, 0.0] * 50), task("nf4", [1.0, 1.0] * 50)]
     records.append(make_record("nf4", "weight_error", {"a": 1}, details={"layers": layers}))
+    limits = {"latency.read_bandwidth": 1e9, "latency.decode.read_bytes": 1e6}
+    records = [
+        record
+        if record.item.measurement != "latency"
+        else record.model_copy(
+            update={"metrics": (*record.metrics, *(make_metric(*one) for one in limits.items()))}
+        )
+        for record in records
+    ]
     (table,) = select(records).tables
     parts = picture_parts(table)
     assert [part.title for part in parts if isinstance(part, Charts)] == [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.number_types import FP32, INT8, float_type
 from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import make_metric
-from qbench.measures.roofline.operations import forward_operations, sizes_of
+from qbench.measures.roofline.operations import decode_operations, forward_operations, sizes_of
 from qbench.measures.roofline.rates import Rate, matrix_rate, read_bandwidth
 from qbench.measures.workload import keeps_logits
 from qbench.precisions import products_of
@@ -89,6 +89,14 @@ METRICS = (
         " attached adapter's apart",
     ),
     MetricDefinition(
+        name="latency.decode.operations",
+        unit="FLOP",
+        better="neither",
+        title="operations of a decode step",
+        formula="as latency.prefill.operations, of one new token of the whole batch: the mean over"
+        " the new tokens",
+    ),
+    MetricDefinition(
         name="latency.prefill.matrix_share",
         unit="1",
         varies_by="process",
@@ -134,7 +142,7 @@ def latency_limits(
         read_bytes = weight_bytes + cache_bytes * (prompt + new / 2) / (prompt + new)
         bandwidth = read_bandwidth(loaded.device, read_bytes)
         floor_s = None if bandwidth.per_s is None else read_bytes / bandwidth.per_s
-    operations, unknown = _prefill_operations(loaded, point.batch, prompt)
+    operations, decoding, unknown = _operations(loaded, point)
     share = None
     if operations is not None and rate.per_s is not None:
         share = operations / prefill_s / rate.per_s
@@ -145,6 +153,7 @@ def latency_limits(
         "decode.read_floor": (floor_s, bandwidth.reason),
         "decode.read_share": (None if floor_s is None else floor_s / decode_s, bandwidth.reason),
         "prefill.operations": (operations, unknown),
+        "decode.operations": (decoding, unknown),
         "prefill.matrix_share": (share, unknown or rate.reason),
     }
     return Limits(
@@ -188,15 +197,16 @@ def _products(loaded: LoadedModel) -> Products | None:
     return products_of(loaded.cell.precision, loaded.model.config.to_dict())
 
 
-def _prefill_operations(
-    loaded: LoadedModel, batch: int, tokens: int
-) -> tuple[int | None, str | None]:
+def _operations(loaded: LoadedModel, point: GridPoint) -> tuple[int | None, int | None, str | None]:
+    """Of prefill and of a decode step; or None and the reason."""
     shape, unknown = sizes_of(loaded.model.config.to_dict())
     if shape is None:
-        return None, unknown
-    head_tokens = 1 if keeps_logits(loaded.model) else tokens
-    done = forward_operations(shape, batch=batch, tokens=tokens, head_tokens=head_tokens)
-    return done.total, None
+        return None, None, unknown
+    batch, prompt = point.batch, point.prompt_tokens
+    head_tokens = 1 if keeps_logits(loaded.model) else prompt
+    done = forward_operations(shape, batch=batch, tokens=prompt, head_tokens=head_tokens)
+    step = decode_operations(shape, batch=batch, prompt=prompt, new=point.new_tokens)
+    return done.total, step.total, None
 
 
 def weight_bytes_read(model: PreTrainedModel) -> tuple[int | None, str | None]:

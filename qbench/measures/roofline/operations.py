@@ -55,6 +55,18 @@ def forward_operations(
     )
 
 
+def decode_operations(shape: DecoderShape, *, batch: int, prompt: int, new: int) -> Operations:
+    """One token of each of `batch` sequences, on average over `new` ones after a prompt."""
+    sorts = [shape.sort(layer) for layer in range(shape.layers)]
+    width = shape.heads * shape.head_dim
+    pairs = sum(_pairs(prompt + new, one) - _pairs(prompt, one) for one in sorts)
+    return Operations(
+        blocks=2 * batch * sum(_weights(shape, sort) for sort in sorts),
+        attention=round(2 * _TWO_PRODUCTS * batch * width * pairs / new),
+        head=2 * batch * shape.hidden * shape.vocabulary,
+    )
+
+
 def step_operations(
     shape: DecoderShape,
     *,

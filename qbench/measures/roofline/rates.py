@@ -51,17 +51,22 @@ def read_bandwidth(device: str, size_bytes: float) -> Rate:
     best round of sums and of products with a vector: nothing is written, which a copy does, and
     which takes half of a memory's bandwidth.
     """
+    return _read_bandwidth(device, block_bytes(size_bytes))
+
+
+def block_bytes(size_bytes: float) -> int:
+    """The size of the block by which the bandwidth of reading so much is measured."""
     least, most = READ_BYTES
-    return _read_bandwidth(device, min(max(least, 1 << (int(size_bytes).bit_length() - 1)), most))
+    return min(max(least, 1 << max(0, int(size_bytes).bit_length() - 1)), most)
 
 
 @cache
-def _read_bandwidth(device: str, block_bytes: int) -> Rate:
+def _read_bandwidth(device: str, size: int) -> Rate:
     import torch
 
     def block() -> torch.Tensor:
         # What is zero everywhere would be one page that all addresses stand for.
-        return torch.ones(block_bytes // 4 // _ROW, _ROW, device=device)
+        return torch.ones(size // 4 // _ROW, _ROW, device=device)
 
     def sums() -> Callable[[], Any]:
         return block().view(torch.int64).sum
@@ -71,8 +76,8 @@ def _read_bandwidth(device: str, block_bytes: int) -> Rate:
         vector = torch.ones(_ROW, device=device)
         return lambda: torch.mv(matrix, vector)
 
-    calls = max(_CALLS_A_ROUND[_kind(device)], _READ_A_ROUND // block_bytes)
-    rates = [_rate(block_bytes, start, device, calls) for start in (sums, products)]
+    calls = max(_CALLS_A_ROUND[_kind(device)], _READ_A_ROUND // size)
+    rates = [_rate(size, start, device, calls) for start in (sums, products)]
     return max(rates, key=lambda rate: rate.per_s or 0.0)
 
 

@@ -43,11 +43,20 @@ def _cell(cell: str, shift: float) -> list[Record]:
         "slug": "b1-p128-n32",
         "params": {"batch": 1, "prompt_tokens": 128, "new_tokens": 32},
     }
+    limits: dict[str, float | None] = {
+        "latency.read_bandwidth": 1e9,
+        "latency.matrix_rate": 1e11,
+        "latency.decode.read_bytes": 4e6,
+        "latency.prefill.operations": 1e8,
+        "latency.decode.operations": 1e6,
+    }
     times = [
         make_record(
             cell,
             "latency",
+            limits,
             repeat=repeat,
+            details={"multiplied_in": "fp32", "cache_bytes": 1e4},
             more_metrics=tuple(
                 make_metric(
                     f"latency.{kind}",
