@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.names import shortened
@@ -31,10 +32,12 @@ MODELS = "/v1/models"
 class AnswerError(Exception):
     """An answer that does not come, or is none; the text says which."""
 
-    def __init__(self, words: str, *, hangs: bool = False) -> None:
+    def __init__(self, words: str, *, hangs: bool = False, broken: bool = False) -> None:
         super().__init__(words)
         self.hangs = hangs
         """Whether it was waited for too long."""
+        self.broken = broken
+        """Whether the server says that the fault is its own: its log may tell it."""
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
@@ -60,7 +63,8 @@ def ask(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) -> by
         said = ""
         with error, suppress(OSError, http.client.HTTPException, AnswerError):
             said = _read(error, deadline, late).decode(errors="replace")
-        raise AnswerError(f"status {error.code}: {shortened(said or error.reason, 300)}") from error
+        words = f"status {error.code}: {shortened(said or error.reason, 300)}"
+        raise AnswerError(words, broken=error.code >= HTTPStatus.INTERNAL_SERVER_ERROR) from error
     except TimeoutError as error:
         raise AnswerError(late, hangs=True) from error
     except urllib.error.URLError as error:

@@ -16,6 +16,7 @@ from qbench.core.files import scratch_folder
 from qbench.core.gpu import device_used_bytes
 from qbench.core.keeper import kept
 from qbench.core.marks import read_marks
+from qbench.core.names import shortened
 from qbench.core.process_ends import memory_kills
 from qbench.measures.serving.asking import (
     ANSWER_S,
@@ -142,6 +143,8 @@ class _Waiting:
             self._check_running("at its first request")
             words = f"the server is healthy, and {endpoint} gave {error}"
             tail = tail_of(self.start.log)
+            if error.broken and tail:
+                words += f"; its log ends with: {shortened(tail.splitlines()[-1], 200)}"
             raise _wrong_answer(words, tail, hangs=error.hangs) from error
 
     def _check_running(self, when: str) -> None:
