@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import describe_point, items
 from qbench.compare.price import hour_of
 from qbench.compare.recommend.prices import GENERATED as AXIS_GENERATED
-from qbench.compare.recommend.prices import PROMPT, TRAINING, token_prices, training_price
+from qbench.compare.recommend.prices import (
+    PROMPT,
+    SERVED,
+    TRAINING,
+    served_price,
+    token_prices,
+    training_price,
+)
 from qbench.compare.recommend.ranges import factor_of
 from qbench.core.page import Column, Figure, Heading, Row, Table, Words, bullets
 from qbench.report.cell_row import cell_row
@@ -20,7 +27,7 @@ from qbench.report.figures import NOT_MEASURED, over_seeds, with_interval
 from qbench.report.legend import legend_of_marks, missing_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qbench.compare.price import Price
     from qbench.compare.recommend.axis import Axis
@@ -32,9 +39,16 @@ if TYPE_CHECKING:
 TITLE = "What it costs"
 GENERATED = "price.generated"
 """Of a column and of an export; the axis that is chosen by has the shorter name."""
-_RATE = {PROMPT: "throughput.prefill", AXIS_GENERATED: "throughput.decode"}
-_NAME = {PROMPT: PROMPT, AXIS_GENERATED: GENERATED}
-_WHAT = {PROMPT: "1M prompt tokens", AXIS_GENERATED: "1M generated tokens"}
+_RATE = {
+    PROMPT: "throughput.prefill",
+    AXIS_GENERATED: "throughput.decode",
+    SERVED: "serving.output_throughput",
+}
+_WHAT = {
+    PROMPT: "1M prompt tokens",
+    AXIS_GENERATED: "1M generated tokens",
+    SERVED: "1M tokens behind a server",
+}
 
 
 @dataclass(frozen=True)
@@ -48,17 +62,29 @@ class Cost:
     @property
     def name(self) -> str:
         """As exports have it."""
-        return _NAME[self.axis.key]
+        return _name(self.axis)
 
 
 def token_costs(records: TableRecords, cell: CellRecords, price: Price) -> list[Cost]:
-    """Of each point of the latency grid that a cell has records of: prompt, then generated."""
+    """What tokens of a cell cost at each point of the latency grid, and behind each server."""
     return [
         Cost(axis, point, _priced(axis, found))
-        for slug, point in items(records, "latency").items()
-        if (found := cell.of("latency", slug))
-        for axis in token_prices(price, records.cells, point)
+        for point, axes in _points(records, price)
+        if (found := cell.of(point.item.measurement, point.item.slug))
+        for axis in axes
     ]
+
+
+def _points(records: TableRecords, price: Price) -> Iterator[tuple[Record, tuple[Axis, ...]]]:
+    """Each point at which tokens were timed, with what of them is priced there."""
+    for point in items(records, "latency").values():
+        yield point, token_prices(price, records.cells, point)
+    for point in items(records, "serving").values():
+        yield point, (served_price(price, records.cells, point),)
+
+
+def _name(axis: Axis) -> str:
+    return GENERATED if axis.key == AXIS_GENERATED else axis.key
 
 
 def price_column(records: TableRecords, price: Price | None, point: Record | None) -> Column | None:
@@ -118,36 +144,28 @@ def training_cost_parts(arms: Sequence[Arm], price: Price | None) -> list[Part]:
 
 def cheapest_table(records: TableRecords, price: Price) -> Table:
     """Of each cell the point at which it is cheapest, of those that were measured."""
-    points = items(records, "latency")
+    axes = {axis.key: axis for _, several in _points(records, price) for axis in several}
     rows = []
-    axes = token_prices(price, records.cells, next(iter(points.values()), None))
     for cell in records.cells:
         costs = token_costs(records, cell, price)
         if costs:
-            figures = [_cheapest(costs, axis.key) for axis in axes]
+            figures = [_cheapest(costs, key) for key in axes]
             rows.append(cell_row(cell, tuple(one for pair in figures for one in pair)))
-    columns = [column for axis in axes for column in _cheapest_columns(axis, price)]
+    columns = [column for axis in axes.values() for column in _cheapest_columns(axis, price)]
     columns = _fine(columns, [row.figures for row in rows])
-    table = Table(TITLE, "precision", tuple(columns), tuple(rows))
-    if len(points) > 1:
-        return table
-    return table.with_columns([at for at, one in enumerate(columns) if one.display == "number"])
+    return Table(TITLE, "precision", tuple(columns), tuple(rows))
 
 
 def cost_tables(records: TableRecords, price: Price | None) -> list[Table]:
-    """One for each point of the latency grid, beside the throughput; none without a price."""
+    """One for each point, beside the throughput; none without a price."""
     if price is None:
         return []
     tables = []
-    for slug, point in items(records, "latency").items():
-        axes = token_prices(price, records.cells, point)
+    for point, axes in _points(records, price):
         columns = [
             column
             for axis in axes
-            for column in (
-                _column(axis, price),
-                Column(_RATE[axis.key], "tokens/s", "number"),
-            )
+            for column in (_column(axis, price), Column(_RATE[axis.key], "tokens/s", "number"))
         ]
         rows = [
             cell_row(
@@ -159,7 +177,7 @@ def cost_tables(records: TableRecords, price: Price | None) -> list[Table]:
                 ),
             )
             for cell in records.cells
-            if (found := cell.of("latency", slug))
+            if (found := cell.of(point.item.measurement, point.item.slug))
         ]
         columns = _fine(columns, [row.figures for row in rows])
         title = f"{TITLE}: {describe_point(point)}"
@@ -197,13 +215,16 @@ def _times(axis: Axis, figure: Figure, found: Sequence[Record]) -> Figure:
         return Figure(word=NOT_MEASURED, reason=unknown)
 
     def scaled(value: float | None) -> float | None:
+        if axis.inverse:
+            return factor / value if value else None
         return None if value is None else factor * value
 
+    ends = (figure.high, figure.low) if axis.inverse else (figure.low, figure.high)
     return replace(
         figure,
         value=scaled(figure.value),
-        low=scaled(figure.low),
-        high=scaled(figure.high),
+        low=scaled(ends[0]),
+        high=scaled(ends[1]),
         spread=scaled(figure.spread),
     )
 
@@ -215,7 +236,7 @@ def _cheapest(costs: Sequence[Cost], key: str) -> tuple[Figure, Figure]:
         (cost.figure.value, at) for at, cost in enumerate(mine) if cost.figure.value is not None
     ]
     if not known:
-        return mine[0].figure, Figure(word="")
+        return (mine[0].figure if mine else Figure(word=NOT_MEASURED)), Figure(word="")
     _, at = min(known)
     return mine[at].figure, Figure(word=_briefly(mine[at].point))
 
@@ -232,13 +253,13 @@ def _briefly(point: Record) -> str:
 def _cheapest_columns(axis: Axis, price: Price) -> tuple[Column, Column]:
     return (
         _column(axis, price),
-        Column(f"{_NAME[axis.key]}.point", "cheapest at", "text"),
+        Column(f"{_name(axis)}.point", "cheapest at", "text"),
     )
 
 
 def _column(axis: Axis, price: Price) -> Column:
     title = _in_currency(_WHAT[axis.key], price)
-    return Column(_NAME[axis.key], title, "number", "lower", axis.title, intervals=True)
+    return Column(_name(axis), title, "number", "lower", axis.title, intervals=True)
 
 
 def _fine(columns: Sequence[Column], rows: Sequence[Sequence[Figure]]) -> list[Column]:
@@ -248,7 +269,7 @@ def _fine(columns: Sequence[Column], rows: Sequence[Sequence[Figure]]) -> list[C
         known = [row[at].value for row in rows]
         least = min((value for value in known if value), default=1.0)
         digits = 2 - math.floor(math.log10(least))
-        is_price = column.key in (PROMPT, GENERATED, TRAINING)
+        is_price = column.key in (PROMPT, GENERATED, SERVED, TRAINING)
         made.append(replace(column, decimals=min(max(2, digits), 9)) if is_price else column)
     return made
 
@@ -259,19 +280,20 @@ def _in_currency(text: str, price: Price) -> str:
 
 def _rests_on(records: TableRecords, price: Price) -> str:
     """What was paid for, and what a price leaves out."""
-    hour = hour_words(records.every, price)
-    points = list(items(records, "latency").values())
-    at = (
-        f"at {describe_point(points[0])}"
-        if len(points) == 1
-        else "at the cheapest of the points that were measured; the details have each"
+    text = (
+        f"{hour_words(records.every, price)} A million tokens cost the price of the hour over the"
+        " tokens that were made in it by the measured throughput, at the cheapest of the points"
+        " that were measured; the details have each. This takes the device as full all the time,"
+        " with as many requests at once as the batch says, and none that waits: idle hours come on"
+        " top."
+        " Intervals are those of the times."
     )
-    return (
-        f"{hour} A million tokens cost the price of the hour over the tokens that were made in it"
-        f" by the measured throughput, {at}. This takes the device as full all the time, with as"
-        " many requests at once as the batch says, and none that waits: idle hours come on top."
-        " The loop is this library's, not that of a server. Intervals are those of the times."
-    )
+    if items(records, "serving"):
+        return (
+            f"{text} Behind a server the tokens are those that it generated under the load that is"
+            " named, prompts and all; the other columns are of this library's own loop."
+        )
+    return f"{text} The loop is this library's, not that of a server."
 
 
 def hour_words(cells: Sequence[CellRecords], price: Price) -> str:

@@ -152,7 +152,8 @@ def priced(table: TableRecords, price: Price | None) -> Iterator[Derived]:
         return
     for cell in table.cells:
         for cost in token_costs(table, cell, price):
-            records = cell.of("latency", cost.point.item.slug)
+            item = cost.point.item
+            records = cell.of(item.measurement, item.slug)
             yield _worked_out(records, cost.name, cost.axis.unit, cost.figure)
     arms = arms_of(table)
     costs = training_cost_table(arms, price)

@@ -6,15 +6,16 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qbench.compare.price import Price
+from qbench.compare.price import Price, devices_of
 from qbench.compare.recommend.joint import join
 from qbench.compare.selection import select
 from qbench.compare.stated import Stated
 from qbench.compare.tuned.arms import arms_of
+from qbench.core.record import Metric
 from qbench.core.store import read_folder
 from qbench.report.costs import TITLE, cheapest_table, cost_tables, training_cost_table
 from qbench.report.decision import decision_table
@@ -22,13 +23,14 @@ from qbench.report.formats import formats, report_subject
 from qbench.report.overview import overview_page
 from tests.command import call
 from tests.pages import REPORT_FORMATS, on_terminal
-from tests.record_factory import latency_record, make_environment
+from tests.record_factory import latency_record, make_environment, make_record
 
 if TYPE_CHECKING:
     from qbench.compare.selection import TableRecords
     from qbench.core.record import Record
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+SERVED = ("price.served", "price.served.point")
 HOUR = Price(machine_hour=0.36, currency="EUR")
 """0.0001 a second."""
 
@@ -71,6 +73,67 @@ def test_the_cheapest_batch_stands_there_and_each_in_the_details() -> None:
         assert detail.figures[2].value == pytest.approx(1e6 * 1e-4 / rate)
         low, value, high = (getattr(row.figures[2], end) for end in ("low", "value", "high"))
         assert low < value < high
+
+
+def behind_a_server(slug: str, rate: float, **server: Any) -> list[Record]:
+    return [
+        make_record(
+            "fp32",
+            "serving",
+            slug=slug,
+            params={"server": server},
+            repeat=repeat,
+            more_metrics=(
+                Metric(
+                    name="serving.output_throughput",
+                    unit="tokens/s",
+                    better="higher",
+                    value=rate * (1 + 0.01 * repeat),
+                    varies_by="process",
+                ),
+            ),
+        )
+        for repeat in range(5)
+    ]
+
+
+def test_behind_a_server_it_is_what_was_generated_under_the_load() -> None:
+    few = behind_a_server("transformers-c1", 100.0, engine="transformers")
+    many = behind_a_server("transformers-c8", 400.0, engine="transformers")
+    records = [*taken(), *few, *many]
+    table = cheapest_table(table_of(records), HOUR)
+    (figure, other), (place, nothing) = (table.column(key) for key in SERVED)
+    assert figure.value == pytest.approx(1e6 * 1e-4 / (400 * 1.02))
+    assert figure.low is not None
+    assert figure.high is not None
+    # the interval is that of the rate, whose ends change places
+    assert 1e6 * 1e-4 / (400 * 1.04) < figure.low < figure.value < figure.high < 1e2 / 400
+    assert place.word == "transformers-c8"
+    assert (other.value, nothing.word) == (None, "")
+    text = shown("markdown", records, HOUR)
+    assert "1M tokens behind a server (EUR)" in text
+    assert "prompts and all" in text
+    rows = csv.DictReader(io.StringIO(shown("csv", records, HOUR)))
+    assert [row["item"] for row in rows if row["metric"] == "price.served"] == [
+        "transformers-c1",
+        "transformers-c8",
+    ]
+
+
+def test_of_a_server_whose_devices_are_not_known_there_is_no_price() -> None:
+    there = behind_a_server("there", 100.0, address="http://127.0.0.1:8000")
+    assert devices_of(there) == (None, "what the server at this address runs on is not known")
+    gpus = make_environment(device_type="cuda", gpus_memory_bytes=(1, 1))
+    command = behind_a_server("vllm", 100.0, command=["vllm", "serve"])
+    assert devices_of(command)[0] == 1
+    several = [one.model_copy(update={"environment": gpus}) for one in command]
+    count, reason = devices_of(several)
+    assert count is None
+    assert "how many of the GPUs" in reason
+    table = cheapest_table(table_of([*taken(), *there]), HOUR)
+    figure, _ = table.column(SERVED[0])
+    assert figure.value is None
+    assert figure.reason == devices_of(there)[1]
 
 
 def test_a_training_is_the_mean_over_its_seeds() -> None:

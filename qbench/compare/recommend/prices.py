@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 PROMPT, GENERATED, TRAINING = "price.prompt", "price", "price.training"
+SERVED = "price.served"
 """Keys of the axes."""
 _MILLION, _HOUR_S = 1e6, 3600.0
 _STEPS = (
@@ -35,6 +36,31 @@ def token_prices(
     """Prices of a million prompt tokens and of a million generated ones at a point of the grid."""
     prompt, generated = (_of_step(price, cells, point, *step) for step in _STEPS)
     return prompt, generated
+
+
+def served_price(price: Price | None, cells: Sequence[CellRecords], point: Record) -> Axis:
+    """The price of a million tokens that a server generated under a load, prompts and all."""
+    hour, unknown = _hour(price, cells)
+    return Axis(
+        SERVED,
+        _with_currency(
+            f"price of a million tokens that were generated behind a server: {point.item.slug}; the"
+            " reading of the prompts is in it",
+            price,
+        ),
+        _with_currency("price/1M served", price),
+        "number",
+        f"{_currency(price)} per 1M tokens".strip(),
+        better="lower",
+        kind="cost",
+        measurement="serving",
+        item=point.item.slug,
+        metric="serving.output_throughput",
+        factor=(hour or 0.0) * _MILLION / _HOUR_S,
+        inverse=True,
+        by_devices=True,
+        unknown=unknown,
+    )
 
 
 def training_price(price: Price | None, cells: Sequence[CellRecords]) -> Axis:

@@ -57,7 +57,8 @@ def range_of(axis: Axis, cell: CellRecords, reference: CellRecords | None) -> Ra
         factor, unknown = factor_of(axis, mine)
         if unknown:
             return Range(None, None, None, unknown)
-        known = _of_level(axis, mine, factor)
+        known = _of_level(axis, mine, 1.0 if axis.inverse else factor)
+        known = _inverted(known, factor) if axis.inverse else known
         return replace(known, unlike_served=why_not_served(mine, axis.metric))
     found = _paired(axis, mine, reference)
     if isinstance(found, Gap):
@@ -80,6 +81,15 @@ def _paired(axis: Axis, mine: Sequence[Record], reference: CellRecords | None) -
     if lacking:
         return Gap("missing", f"the reference {reference.label}: {lacking}")
     return one_change(mine, theirs, axis.metric, Sampling(), same_run=True)
+
+
+def _inverted(known: Range, factor: float) -> Range:
+    """The factor over a rate: what took more of it a second cost less."""
+
+    def over(value: float | None) -> float | None:
+        return factor / value if value else None
+
+    return replace(known, value=over(known.value), low=over(known.high), high=over(known.low))
 
 
 def factor_of(axis: Axis, records: Sequence[Record]) -> tuple[float, str | None]:
