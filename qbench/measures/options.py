@@ -12,14 +12,14 @@ from qbench.core.aliases import Also
 T = TypeVar("T")
 
 
-def _as_tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
     """A single value as a list of one; one that is listed twice is taken once."""
     if not isinstance(value, list | tuple):
         return (value,)
     return tuple(entry for at, entry in enumerate(value) if entry not in value[:at])
 
 
-def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     """Refuses an empty list; a `min_length` would count what is wrong in a list as not there."""
     if not value:
         raise PydanticCustomError("too_short", "an empty list")
@@ -34,9 +34,9 @@ Repeats = Annotated[PositiveInt, Field(le=MOST_REPEATS)]
 
 OneOrMorePositive = Annotated[
     tuple[PositiveInt, ...],
-    AfterValidator(_not_empty),
+    AfterValidator(not_empty),
     BeforeValidator(
-        _as_tuple,
+        as_tuple,
         json_schema_input_type=PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)],
     ),
 ]
@@ -57,9 +57,9 @@ GridRepeats = Annotated[
 
 OneOrMoreText = Annotated[
     tuple[str, ...],
-    AfterValidator(_not_empty),
+    AfterValidator(not_empty),
     BeforeValidator(
-        _as_tuple, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
+        as_tuple, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
     ),
 ]
 """A name, or a list of them."""

@@ -1,0 +1,175 @@
+"""What a suite says of a load, and the points that follow from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from qbench.core.aliases import Also
+from qbench.core.spec import Frozen
+from qbench.measures.options import GridRepeats, OneOrMorePositive, as_tuple, not_empty
+
+Endpoint = Literal["completions", "chat"]
+Arrival = Literal["poisson", "constant"]
+
+REQUESTS_A_STREAM = 10
+"""Requests of a load, for each that is under way at once, unless a suite says how many."""
+SECONDS_OF_ARRIVALS = 20
+FEWEST_REQUESTS = 20
+"""Of a rate: as many as arrive in that time, and no fewer."""
+
+OneOrMoreRates = Annotated[
+    tuple[PositiveFloat, ...],
+    AfterValidator(not_empty),
+    BeforeValidator(
+        as_tuple,
+        json_schema_input_type=PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)],
+    ),
+]
+
+
+class Objectives(Frozen):
+    """What a request must keep to, to count as served well; those left out do not matter."""
+
+    ttft: PositiveFloat | None = None
+    """Seconds until the first token, at most."""
+    itl: Annotated[PositiveFloat | None, Also("tpot")] = None
+    """Seconds between two tokens after it, at most: what vLLM's bench calls TPOT."""
+    e2e: Annotated[PositiveFloat | None, Also("e2el")] = None
+    """Seconds of the whole request, at most."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.ttft is self.itl is self.e2e is None:
+            raise PydanticCustomError("no_objective", "no objective: give ttft, itl or e2e")
+        return self
+
+
+class LoadOptions(Frozen):
+    """How servers are loaded."""
+
+    concurrency: Annotated[OneOrMorePositive | None, Also("max_concurrency", "streams")] = None
+    """Requests that are under way at once: as one is answered the next is sent. A list makes a
+    point of each. 1 and 8 where neither this nor `rate` is given."""
+    rate: Annotated[OneOrMoreRates | None, Also("request_rate")] = None
+    """Requests a second, sent whether or not earlier ones are answered; a list makes a point of
+    each."""
+    arrival: Arrival = "poisson"
+    """How the requests of a `rate` come: at random moments, or at even ones."""
+    prompt_tokens: Annotated[OneOrMorePositive, Also("input_len", "random_input_len")] = (128,)
+    """Tokens of each prompt, made with the model's tokenizer; a list makes a grid."""
+    output_tokens: Annotated[
+        OneOrMorePositive, Also("output_len", "random_output_len", "max_new_tokens", "new_tokens")
+    ] = (32,)
+    """Tokens that each request asks for; a list makes a grid."""
+    requests: Annotated[PositiveInt | None, Also("num_prompts", "max_requests")] = None
+    """Requests of a point, those of the warm-up with them. Unless it or `seconds` is given: 10 for
+    each that is under way at once, or as many as arrive in 20 s."""
+    seconds: Annotated[PositiveFloat | None, Also("max_seconds", "max_duration")] = None
+    """Seconds of a point; with `requests` too, what is reached first ends it."""
+    warmup: NonNegativeFloat = 0.1
+    """What is left out at the beginning: a share of the requests (of the time, where `requests` is
+    not given) if less than 1, else a number of requests."""
+    endpoint: Endpoint = "completions"
+    """`/v1/completions` takes the prompt as it is; `/v1/chat/completions` puts it into the model's
+    chat template, whose tokens come on top."""
+    slo: Objectives | None = None
+    """Objectives of a request, in seconds: the goodput is then recorded."""
+    extra_body: dict[str, Any] | None = None
+    """Further fields of each request, for servers that take them."""
+    seed: int = Field(default=0, ge=0)
+    """Chooses the prompts, and the moments of random arrivals."""
+    repeats: GridRepeats = 1
+    """Servers of their own that each point is taken on, interleaved over the cells. Compare and gate
+    need several to tell a difference from noise."""
+    timeout: PositiveFloat = 600.0
+    """Seconds that a load may take, and any one answer: then it has failed."""
+
+    def points(self) -> list[LoadPoint]:
+        """A point of each load and lengths, with every number resolved."""
+        loads: list[dict[str, Any]] = []
+        concurrency = self.concurrency
+        if concurrency is None and self.rate is None:
+            concurrency = (1, 8)
+        loads += [{"concurrency": streams} for streams in concurrency or ()]
+        loads += [{"rate": rate, "arrival": self.arrival} for rate in self.rate or ()]
+        return [
+            self._point(load, prompt, output)
+            for load in loads
+            for prompt in self.prompt_tokens
+            for output in self.output_tokens
+        ]
+
+    def _point(self, load: dict[str, Any], prompt: int, output: int) -> LoadPoint:
+        requests = self.requests
+        if requests is None and self.seconds is None:
+            requests = (
+                REQUESTS_A_STREAM * load["concurrency"]
+                if "concurrency" in load
+                else max(FEWEST_REQUESTS, math.ceil(SECONDS_OF_ARRIVALS * load["rate"]))
+            )
+        warmup = self.warmup
+        if requests is not None and 0 < warmup < 1:
+            warmup = max(1, round(warmup * requests))
+        given: dict[str, Any] = {
+            **load,
+            "prompt_tokens": prompt,
+            "output_tokens": output,
+            "requests": requests,
+            "seconds": self.seconds,
+            "warmup": warmup,
+            "endpoint": self.endpoint,
+            "slo": self.slo,
+            "extra_body": self.extra_body,
+            "seed": self.seed,
+        }
+        return LoadPoint(**{name: value for name, value in given.items() if value is not None})
+
+
+class LoadPoint(Frozen):
+    """One load, as a server gets it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    concurrency: int | None = None
+    """Requests under way at once; None of a `rate`."""
+    rate: float | None = None
+    """Requests a second; None of a `concurrency`."""
+    arrival: Arrival = "poisson"
+    prompt_tokens: int
+    output_tokens: int
+    requests: int | None = None
+    seconds: float | None = None
+    warmup: float
+    """Requests that are left out; a share of the time where it is below 1."""
+    endpoint: Endpoint
+    slo: Objectives | None = None
+    extra_body: dict[str, Any] | None = None
+    seed: int
+
+    @property
+    def load_slug(self) -> str:
+        """The load alone: `c8`, `r2.5`."""
+        return f"c{self.concurrency}" if self.rate is None else f"r{self.rate:g}"
+
+    @property
+    def slug(self) -> str:
+        """Readable name: `c8-p128-n32`, of 2.5 requests a second `r2.5-p128-n32`."""
+        return f"{self.load_slug}-p{self.prompt_tokens}-n{self.output_tokens}"
+
+    @property
+    def words(self) -> str:
+        """The load in words: `8 at once`, `2.5 a second`."""
+        return f"{self.concurrency} at once" if self.rate is None else f"{self.rate:g} a second"
