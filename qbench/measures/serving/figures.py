@@ -201,8 +201,9 @@ def load_metrics(load: Benchmark, *, with_slo: bool) -> list[Metric]:
     found.append(make_metric(METRICS, "serving.errors", error_share(load)))
     if with_slo:
         reason = "guidellm could decide it of no request"
+        goodput = figures.request_goodput
         found += [
-            make_metric(METRICS, "serving.goodput", figures.request_goodput, reason=reason),
+            make_metric(METRICS, "serving.goodput", goodput and goodput.successful.mean, reason=reason),
             make_metric(METRICS, "serving.slo_attainment", figures.slo_attainment, reason=reason),
         ]
     return found

@@ -65,7 +65,7 @@ class Figures(_Part):
     inter_token_latency_ms: OfStatus
     output_tokens_per_second: OfStatus
     tokens_per_second: OfStatus
-    request_goodput: float | None = None
+    request_goodput: OfStatus | None = None
     slo_attainment: float | None = None
 
 

@@ -20,7 +20,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.errors import MeasurementError
+from qbench.core.errors import ProcessFailedError
 from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.guidellm_report import Report, read_report
 
@@ -96,7 +96,8 @@ def apply_load(point: LoadPoint, target: Target, folder: Path, timeout_s: float)
         try:
             code = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            raise LoadError(
+            raise ProcessFailedError(
+                "timeout",
                 f"the load did not end within {timeout_s:g} s: the server answers too slowly or not"
                 " at all; ask for fewer requests or tokens, or raise `timeout`",
                 log_tail=tail_of(log),
@@ -105,16 +106,10 @@ def apply_load(point: LoadPoint, target: Target, folder: Path, timeout_s: float)
             _end_group(process)
     cpu_s = _children_cpu_s() - before
     if code != 0:
-        raise LoadError(f"guidellm ended with exit code {code}", log_tail=tail_of(log))
+        raise ProcessFailedError(
+            "error", f"guidellm ended with exit code {code}", log_tail=tail_of(log)
+        )
     return Loaded(read_report(report), cpu_s)
-
-
-class LoadError(MeasurementError):
-    """The load could not be applied; with the last lines of a log."""
-
-    def __init__(self, text: str, *, log_tail: str) -> None:
-        super().__init__(text)
-        self.log_tail = log_tail
 
 
 def scenario_of(

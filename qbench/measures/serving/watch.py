@@ -1,52 +1,35 @@
-"""What a server takes while it is loaded: resident memory, a GPU's memory, and who disturbs it."""
+"""What of the processors a server takes while it is loaded, and who disturbs it."""
 
 from __future__ import annotations
 
+import os
 import threading
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
 from qbench.core.cpu import compute_threads, usable_cpus
-from qbench.measures.other_programs import Look, OthersWatch, look_now
+from qbench.measures.other_programs import SLICE_S, Look, OthersWatch, look_now
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from types import TracebackType
 
-    from qbench.core.gpu import GpuProbe
     from qbench.measures.other_programs import OtherPrograms
 
-INTERVAL_S = 0.05
 
+class LoadWatch:
+    """Looks from entering until leaving, in a thread of its own.
 
-@dataclass(frozen=True)
-class Taken:
-    """What a server took under a load."""
+    Of a server that is not started here nothing is known: it may run on this machine, and what it
+    takes could not be told from what others take.
+    """
 
-    resident_bytes: int | None
-    """The highest resident size of its processes together; None where none of them was seen."""
-    device_bytes: int | None
-    """The highest memory in use of the GPUs together; None without a GPU that NVML tells of."""
-    cpu_s: float | None
-    """Processor time of its processes."""
-
-
-class ServerWatch:
-    """Looks at a server's processes from entering until leaving, in a thread of its own."""
-
-    def __init__(self, pid: int | None, probes: Collection[GpuProbe], *, on_gpu: bool) -> None:
-        """`pid` of the server's first process; None of one that runs elsewhere."""
+    def __init__(self, pid: int | None, *, on_gpu: bool) -> None:
+        """`pid` of the process that the server's are below; None of one that was not started."""
         self._pid = pid
-        self._probes = probes
         threads = 1 if on_gpu else compute_threads()
-        # What runs elsewhere may run on this machine: its time could not be told from others'.
-        self._others = None if pid is None else OthersWatch(threads, usable_cpus(), _look)
-        self._resident: list[int] = []
-        self._device: list[int] = []
-        self._cpu: list[float] = []
+        self._others = None if pid is None else OthersWatch(threads, usable_cpus(), look_with_own)
+        self._server_cpu: list[float] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -63,64 +46,48 @@ class ServerWatch:
     ) -> None:
         self._over.set()
         self._thread.join()
+        self._look()
 
     @property
-    def taken(self) -> Taken:
-        """What was seen."""
-        return Taken(
-            max(self._resident, default=None),
-            max(self._device, default=None),
-            self._cpu[-1] - self._cpu[0] if self._cpu else None,
-        )
+    def server_cpu_s(self) -> float | None:
+        """Processor time of the server's processes; None of one that was not started here."""
+        taken = self._server_cpu
+        return taken[-1] - taken[0] if taken else None
 
     @property
     def others(self) -> OtherPrograms | None:
-        """What other programs took; None of a server that runs elsewhere."""
+        """What other programs took; None of a server that was not started here."""
         return None if self._others is None else self._others.found()
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL_S):
+        while not self._over.wait(SLICE_S):
             self._look()
 
     def _look(self) -> None:
-        if self._pid is not None:
-            found = [_memory_and_cpu(process) for process in _tree(self._pid)]
-            resident = sum(memory for memory, _ in found)
-            if resident:
-                self._resident.append(resident)
-                self._cpu.append(sum(cpu for _, cpu in found))
-        used = [probe.used_bytes() for probe in self._probes]
-        if used and None not in used:
-            self._device.append(sum(filter(None, used)))
-        if self._others is not None:
-            self._others.look()
+        if self._pid is None or self._others is None:
+            return
+        self._server_cpu.append(cpu_s(self._pid))
+        self._others.look()
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def look_with_own(cpus: frozenset[int]) -> Look:
+    """As `look_now`; one's own time is this process's and that of all that it started."""
+    return look_now(cpus)._replace(own=cpu_s(os.getpid()))
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process and all below it, with what of those has ended."""
     try:
         first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
+        return sum(map(_cpu_s, (first, *first.children(recursive=True))))
     except psutil.Error:
-        return []
+        return 0.0
 
 
-def _memory_and_cpu(process: psutil.Process) -> tuple[int, float]:
+def _cpu_s(process: psutil.Process) -> float:
     try:
-        with process.oneshot():
-            times = process.cpu_times()
-            ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-            return process.memory_info().rss, times.user + times.system + ended
+        times = process.cpu_times()
     except psutil.Error:
-        return 0, 0.0
-
-
-def _look(cpus: frozenset[int]) -> Look:
-    """As `look_now`; one's own time is this process's and that of all that it started."""
-    now = look_now(cpus)
-    own = sum(_memory_and_cpu(process)[1] for process in _tree(psutil.Process().pid))
-    return Look(time.perf_counter(), now.busy, own)
-
-
-def server_details(taken: Taken, guidellm_cpu_s: float) -> dict[str, Any]:
-    """For the record: who took how much of the processors."""
-    return {"server_cpu_s": taken.cpu_s, "guidellm_cpu_s": guidellm_cpu_s}
+        return 0.0
+    ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return float(times.user + times.system + ended)
