@@ -6,7 +6,8 @@ The key of a record is the hash of its identity: everything that decides the num
     precision    name and all options
     measurement  name and all parameters (of a text: the hash of its contents), the repeat
     protocol     version of how numbers are obtained
-    versions     of the packages that decide the numbers
+    versions     of the packages that decide the numbers; of a measurement that starts other
+                 programs, those that it needs too
     kv_cache     of a cell with a quantized cache: its kind, bits, groups and package
     device       its name; for latency and memory on a CPU, the number of threads too
     reference    key of the record it is compared with, for what is
@@ -21,7 +22,7 @@ from qbench.core.cpu import compute_threads
 from qbench.core.environment import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
-from qbench.measures import of_machine
+from qbench.measures import measures, of_machine
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import precisions
@@ -139,6 +140,8 @@ def _identity(
     gpus = len(environment.gpus_memory_bytes)
     cache = kv_cache_named(cell.kv_cache)
     packages = precisions()[cell.precision.name].needs_of(model)
+    measurement = measures()[item.measurement]
+    others = measurement.needs if measurement.apart else ()
     return {
         **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
         "model": {
@@ -158,7 +161,7 @@ def _identity(
         "protocol": PROTOCOL_VERSION,
         "versions": {
             name: version_in(name, environment)
-            for name in (*IDENTITY_PACKAGES, *packages, *(cache.needs if cache else ()))
+            for name in (*IDENTITY_PACKAGES, *packages, *others, *(cache.needs if cache else ()))
         },
         "device": environment.device,
     }

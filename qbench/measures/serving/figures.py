@@ -1,9 +1,10 @@
 """The figures of a load: guidellm's own, in seconds, with the values of each request.
 
 guidellm tells them over a window: from the end of the warm-up until the last request ended. A
-request belongs to it that was under way in it; a time to the first token, whose first token came in
-it; a time between tokens, that had tokens after the first in it. A quantile is the smallest value up
-to which lies that share of the weight; tokens weigh in TPOT and ITL, requests in all else.
+request belongs to it that was under way in it; to the times of first tokens, one whose first token
+came in it; to the times between tokens, one that was past its first token in it. A quantile is the
+smallest value up to which lies that share of the weight; tokens weigh in TPOT and ITL, requests in
+all else.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ _TIMES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "tpot": (
         "time_per_output_token_ms",
         "time per output token",
-        "from the sending of a request until its last token, divided by its tokens: that to the"
-        " first is in it",
+        "from the sending of a request until its last token, divided by its tokens",
         ("TPOT with the first token", "time_per_output_token of guidellm"),
     ),
     "itl": (
@@ -202,8 +202,9 @@ def load_metrics(load: Benchmark, *, with_slo: bool) -> list[Metric]:
     if with_slo:
         reason = "guidellm could decide it of no request"
         goodput = figures.request_goodput
+        kept = None if goodput is None else goodput.successful.mean
         found += [
-            make_metric(METRICS, "serving.goodput", goodput and goodput.successful.mean, reason=reason),
+            make_metric(METRICS, "serving.goodput", kept, reason=reason),
             make_metric(METRICS, "serving.slo_attainment", figures.slo_attainment, reason=reason),
         ]
     return found
@@ -336,15 +337,16 @@ def load_warnings(load: Benchmark, asked_tokens: int) -> list[str]:
         named = "; ".join(
             f"{count} times: {text[:200]}" for text, count in [*errors.items()][:MOST_ERRORS_NAMED]
         )
+        failed = len(load.requests.errored)
         found.append(
-            f"{len(load.requests.errored)} of {len(load.requests.errored) + len(load.requests.successful)}"
-            f" requests failed; the figures are of those that were answered ({named})"
+            f"{failed} of {failed + len(load.requests.successful)} requests failed; the figures are"
+            f" of those that were answered ({named})"
         )
     got = token_details(load)["output_tokens"]
     if got is not None and got["min"] < asked_tokens:
         found.append(
             f"answers had {got['min']:g} to {got['max']:g} tokens (median {got['median']:g}) where"
-            f" {asked_tokens} were asked for: the server stops at stop tokens; per-token times are of"
-            " the tokens that came; tell it by `extra_body` to go on (vLLM: ignore_eos: true)"
+            f" {asked_tokens} were asked for: the server stops at stop tokens; times of a token are"
+            " of those that came; have it go on by `extra_body`, if it can be told to"
         )
     return found

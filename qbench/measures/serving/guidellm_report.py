@@ -164,7 +164,9 @@ def read_report(path: Path) -> Report:
     try:
         report = Report.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise MeasurementError(f"guidellm left no report ({error.strerror}: {path.name})") from error
+        raise MeasurementError(
+            f"guidellm left no report ({error.strerror}: {path.name})"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

@@ -13,32 +13,27 @@ tell: see `Server.body`.
 from __future__ import annotations
 
 import json
-import os
 import resource
-import signal
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ProcessFailedError
+from qbench.core.keeper import kept
 from qbench.core.processes import python_command, python_environment
+from qbench.measures.serving.asking import CHAT, COMPLETIONS
 from qbench.measures.serving.guidellm_report import Report, read_report
+from qbench.measures.serving.opening import QUIET
+from qbench.measures.serving.server import tail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.measures.serving.options import LoadPoint
 
-ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
-LOG_TAIL_LINES = 20
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-}
-"""Nothing but the server is asked for anything, and no thread is taken but those that send."""
+ENDPOINTS = {"completions": COMPLETIONS, "chat": CHAT}
+_ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+"""No thread is taken from the server but those that send."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +59,27 @@ class Target:
     """Further fields of each request."""
 
 
-def apply_load(point: LoadPoint, target: Target, folder: Path, timeout_s: float) -> Loaded:
-    """Loads the server as the point says; guidellm's files and log are left in the folder.
+def apply_load(
+    point: LoadPoint, target: Target, folder: Path, timeout_s: float, log: Path
+) -> Loaded:
+    """Loads the server as the point says; guidellm's report is left in the folder.
 
-    Raises `MeasurementError`, with the log's last lines, where guidellm fails or does not end.
+    Raises `ProcessFailedError`, with its log's last lines, where guidellm fails or does not end,
+    and `MeasurementError` where its report is not one.
     """
     report = folder / "guidellm.json"
     scenario = folder / "load.json"
-    scenario.write_text(
-        json.dumps(scenario_of(point, target, report, timeout_s), indent=1), encoding="utf-8"
+    told = scenario_of(point, target, report, timeout_s)
+    scenario.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    command = python_command(
+        "guidellm", "run", "--config", str(scenario), "--disable-console-interactive"
     )
-    environment = python_environment(gpu=False) | _OFFLINE
-    # Settings of guidellm that the user may have would be told beside the file.
-    environment = {
-        name: value for name, value in environment.items() if not name.startswith("GUIDELLM__")
-    }
-    log = folder / "guidellm.log"
     before = _children_cpu_s()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            python_command(
-                "guidellm", "run", "--config", str(scenario), "--disable-console-interactive"
-            ),
-            cwd=folder,  # where it would look for a file of settings
-            env=environment,
+            kept(command, 0.0),
+            cwd=folder,  # where guidellm would look for a file of settings
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -103,20 +95,25 @@ def apply_load(point: LoadPoint, target: Target, folder: Path, timeout_s: float)
                 log_tail=tail_of(log),
             ) from None
         finally:
-            _end_group(process)
-    cpu_s = _children_cpu_s() - before
+            process.terminate()  # the keeper kills all of it
+            process.wait()
     if code != 0:
         raise ProcessFailedError(
             "error", f"guidellm ended with exit code {code}", log_tail=tail_of(log)
         )
-    return Loaded(read_report(report), cpu_s)
+    return Loaded(read_report(report), _children_cpu_s() - before)
 
 
-def scenario_of(
-    point: LoadPoint, target: Target, report: Path, timeout_s: float
-) -> dict[str, Any]:
+def _environment() -> dict[str, str]:
+    """Nothing but the server is asked for anything, and no settings of the user's are taken."""
+    given = python_environment(gpu=False) | QUIET | _ONE_THREAD
+    return {name: value for name, value in given.items() if not name.startswith("GUIDELLM__")}
+
+
+def scenario_of(point: LoadPoint, target: Target, report: Path, timeout_s: float) -> dict[str, Any]:
     """What guidellm is told, as the JSON of its `--config`."""
-    body = {"temperature": 0.0, **target.body, **(point.extra_body or {})}
+    given = {"temperature": 0.0, **target.body, **(point.extra_body or {})}
+    body = {name: value for name, value in given.items() if value is not None}
     constraints: list[dict[str, Any]] = []
     if point.requests is not None:
         constraints.append({"kind": "max_requests", "count": point.requests})
@@ -161,25 +158,7 @@ def _objectives(point: LoadPoint) -> dict[str, float] | None:
     return {name: 1000 * value for name, value in seconds.items() if value is not None}
 
 
-def tail_of(log: Path) -> str:
-    """The last lines of a log; empty where there is none."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(lines[-LOG_TAIL_LINES:])
-
-
 def _children_cpu_s() -> float:
     """Processor time of the processes that were started here and have ended, with their own."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends what guidellm left running: its senders are processes of its own."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()

@@ -29,6 +29,8 @@ REQUESTS_A_STREAM = 10
 SECONDS_OF_ARRIVALS = 20
 FEWEST_REQUESTS = 20
 """Of a rate: as many as arrive in that time, and no fewer."""
+MOST_PILED_UP = 64
+"""Requests of a rate for which a server that must be told has room."""
 
 OneOrMoreRates = Annotated[
     tuple[PositiveFloat, ...],
@@ -88,12 +90,13 @@ class LoadOptions(Frozen):
     slo: Objectives | None = None
     """Objectives of a request, in seconds: the goodput is then recorded."""
     extra_body: dict[str, Any] | None = None
-    """Further fields of each request, for servers that take them."""
+    """Further fields of each request, for servers that take them; null leaves out one that qbench
+    sends (`temperature: 0`, `ignore_eos: true`)."""
     seed: int = Field(default=0, ge=0)
     """Chooses the prompts, and the moments of random arrivals."""
     repeats: GridRepeats = 1
-    """Servers of their own that each point is taken on, interleaved over the cells. Compare and gate
-    need several to tell a difference from noise."""
+    """Servers of their own that each point is taken on, interleaved over the cells. To compare and
+    to gate needs several, which tell a difference from noise."""
     timeout: PositiveFloat = 600.0
     """Seconds that a load may take, and any one answer: then it has failed."""
 
@@ -158,6 +161,11 @@ class LoadPoint(Frozen):
     slo: Objectives | None = None
     extra_body: dict[str, Any] | None = None
     seed: int
+
+    @property
+    def streams(self) -> int:
+        """Requests that may be under way at once; of a rate a guess, as it knows no limit."""
+        return self.concurrency or min(self.requests or MOST_PILED_UP, MOST_PILED_UP)
 
     @property
     def load_slug(self) -> str:

@@ -13,7 +13,7 @@ load itself takes processor time from the server; the record tells how much.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +33,7 @@ from qbench.measures.serving.figures import (
     load_warnings,
     token_details,
 )
-from qbench.measures.serving.load import Target, apply_load
+from qbench.measures.serving.load import ENDPOINTS, Target, apply_load
 from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.options import LoadOptions, LoadPoint
 from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from qbench.measures.serving.server import Server
 
 NOT_OF_AN_ADDRESS = "the server was not started here"
-NO_STOP = {
+NO_STOP: dict[str | None, dict[str, Any]] = {
     TRANSFORMERS: {"generation_config": json.dumps({"eos_token_id": -1})},
     None: {"ignore_eos": True},
 }
-"""What has a server go on after a stop token: of transformers, which knows no field for it, no token
-to stop at; of others the field that vLLM, SGLang and llama.cpp share."""
+"""What has a server go on after a stop token: of transformers, which knows no field for it, no
+token to stop at; of others the field that vLLM, SGLang and llama.cpp share."""
 
 
 class ServingOptions(LoadOptions):
@@ -62,8 +62,7 @@ class ServingOptions(LoadOptions):
     servers: Annotated[tuple[ServerOptions, ...], Field(min_length=1)] = (
         ServerOptions(engine="transformers", continuous_batching=True),
     )
-    """The servers that each cell is put behind; `transformers serve` with continuous batching unless
-    given."""
+    """What each cell is put behind; `transformers serve` with continuous batching unless given."""
 
 
 class ServingParams(LoadPoint):
@@ -98,11 +97,8 @@ class Serving(Measurement):
             if labels.count(label) > 1:
                 found = f"two servers that are called '{label}'"
                 return Problem("servers", found, "a name for each", "give them a `name`")
-        return (
-            _warmup_misfit(points)
-            or _renamed(misfit(
-                options.prompt_tokens, options.output_tokens, model.context_tokens, model.ref.name
-            ))
+        return _warmup_misfit(points) or misfit(
+            options.prompt_tokens, options.output_tokens, model.context_tokens, model.ref.name
         )
 
     def items(self, options: ServingOptions, model: ResolvedModel, base: Path) -> list[Item]:
@@ -129,7 +125,13 @@ class Serving(Measurement):
         context = params.prompt_tokens + params.output_tokens
         with (
             scratch_folder("qbench-load") as folder,
-            open_server(params.server, cell, context_tokens=context) as server,
+            open_server(
+                params.server,
+                cell,
+                context_tokens=context,
+                streams=params.streams,
+                endpoint=ENDPOINTS[params.endpoint],
+            ) as server,
         ):
             target = Target(
                 server.url,
@@ -161,8 +163,8 @@ def _outcome(params: ServingParams, server: Server, loaded: Loaded, watch: LoadW
                 "version": server.version,
                 "flags": list(server.flags),
                 "log": None if server.log is None else server.log.name,
-                **server.details,
             },
+            **server.details,
             "tokens": token_details(load),
             "requests": {
                 "window": load.metrics.request_totals.model_dump(),
@@ -191,8 +193,8 @@ def _outcome(params: ServingParams, server: Server, loaded: Loaded, watch: LoadW
 def _of_server(server: Server) -> list[Metric]:
     memory = server.memory()
     values = {
-        "memory.peak": memory and memory.serve_bytes,
-        "memory.device": memory and memory.device_bytes,
+        "memory.peak": None if memory is None else memory.serve_bytes,
+        "memory.device": None if memory is None else memory.device_bytes,
         "start": server.start_s,
     }
     reasons = {
@@ -224,11 +226,6 @@ def _warmup_misfit(points: list[LoadPoint]) -> Problem | None:
             found = f"{point.warmup:g} of {point.requests} requests"
             return Problem("warmup", found, "fewer than are sent", "send more `requests`")
     return None
-
-
-def _renamed(problem: Problem | None) -> Problem | None:
-    """The same of `output_tokens`."""
-    return problem
 
 
 SERVING = Serving()
