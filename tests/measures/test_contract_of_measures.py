@@ -67,6 +67,7 @@ def test_the_order_they_are_taken_in() -> None:
         "latency",
         "cold_start",
         "kernels",
+        "serving",
         "weight_error",
         "quality",
         "decoded",
@@ -87,7 +88,7 @@ def test_every_metric_is_defined_once_over_all_measurements() -> None:
             assert definition.formula
             assert definition.unit in {
                 *("B", "s", "tokens/s", "bit", "1", "nat", "dB"),
-                *("B/s", "FLOP", "FLOP/s", "J"),
+                *("B/s", "FLOP", "FLOP/s", "J", "requests/s"),
             }
 
 
@@ -120,6 +121,7 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
         "latency": 2,
         "cold_start": 6,
         "kernels": 4,
+        "serving": 2,
         "weight_error": 1,
         "quality": 2,
         "decoded": 2,

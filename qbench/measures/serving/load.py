@@ -23,8 +23,8 @@ from qbench.core.keeper import kept
 from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.asking import CHAT, COMPLETIONS
 from qbench.measures.serving.guidellm_report import Report, read_report
-from qbench.measures.serving.opening import QUIET
 from qbench.measures.serving.server import tail_of
+from qbench.measures.serving.starting import QUIET
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,13 @@ import string
 import urllib.parse
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from qbench.core.names import what_there_is
 from qbench.core.options import typed_options
@@ -101,6 +107,12 @@ class ServerOptions(Frozen):
     """From its start until it is healthy."""
     answer_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """From its first request, of one token, to the answer: engines make their caches then."""
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was given: a key that goes with other kinds is not there, and would be refused."""
+        dumped: dict[str, Any] = dump(self)
+        return {name: value for name, value in dumped.items() if name in self.model_fields_set}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
