@@ -6,6 +6,7 @@ import dataclasses
 import math
 import mmap
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +14,15 @@ import pytest
 from qbench.compare.comparable import find_gap
 from qbench.compare.selection import select
 from qbench.compare.speed import why_not_served
+from qbench.core.checkpoint import Checkpoint
 from qbench.core.errors import NonFiniteError, WrongKernelError
 from qbench.core.marks import Marks, read_marks
 from qbench.core.page_cache import file_system_of
 from qbench.measures import measures
+from qbench.measures.cold_start.cold_start import modules_of
 from qbench.measures.cold_start.definitions import METRICS, PHASES, TOTAL
 from qbench.measures.cold_start.files import Prepared, model_files
-from qbench.measures.loaded import make_metric
+from qbench.measures.loaded import UnbuiltCell, make_metric
 from qbench.plan.items import why_not_taken
 from qbench.precisions.floating import Floating
 from qbench.precisions.verification import Verification
@@ -27,7 +30,7 @@ from qbench.report.cold_start import cold_start_charts, cold_start_tables
 from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 from qbench.report.terminal import as_text
-from qbench.running.alone.first_token import _start
+from qbench.running.alone.first_token import start
 from qbench.sources.models.model_files import read_files, stored_weights
 from tests.inline_runs import run_inline
 from tests.precisions.tiny_cells import make_job, resolve
@@ -37,8 +40,6 @@ from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qbench.core.record import Record
     from qbench.core.spec import ResolvedModel
     from qbench.plan.job import Job
@@ -157,7 +158,7 @@ def start_here(job: Job, folder: Path) -> tuple[list[str], dict[str, Any]]:
     place = str(job.model.folder)
     request = {"job": job.model_dump(mode="json"), "base": place, "loaded_from": place}
     marks = folder / "marks"
-    told = _start({**request, "modules": [], "prompt_tokens": 4, "seed": 0}, Marks(str(marks)))
+    told = start({**request, "modules": [], "prompt_tokens": 4, "seed": 0}, Marks(str(marks)))
     return [mark.phase for mark in read_marks(marks).marks], told
 
 
@@ -278,6 +279,21 @@ def test_random_weights_are_made_and_not_read(tiny: ResolvedModel, tmp_path: Pat
     assert why_not_taken(cell, item) is None
     random = cell.model_copy(update={"model": cell.model.model_copy(update={"kind": "random"})})
     assert "they are made, not read" in (why_not_taken(random, item) or "")
+
+
+def test_packages_are_imported_in_a_phase_of_their_own_whoever_needs_them(
+    tiny: ResolvedModel,
+) -> None:
+    def of(model: ResolvedModel, precision: str) -> list[str]:
+        job = make_job(model, precision)
+        checkpoint = Checkpoint(Path(str(model.folder)), "cpu")
+        return modules_of(UnbuiltCell(job.cell, model, checkpoint, "cpu", {}))
+
+    assert of(tiny, "fp32") == []
+    assert "bitsandbytes" in of(tiny, "nf4")
+    assert "optimum.quanto" in of(tiny, "quanto-int8")
+    quantized = tiny.model_copy(update={"quantization": "bitsandbytes"})
+    assert "bitsandbytes" in of(quantized, "stored")
 
 
 def test_two_devices_do_not_compare_and_only_what_a_format_decides_is_marked() -> None:

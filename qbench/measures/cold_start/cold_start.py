@@ -124,7 +124,7 @@ class ColdStart(Measurement):
             "job": cell.job,
             "base": str(base),
             "loaded_from": str(base),
-            "modules": _modules_of(cell.cell),
+            "modules": modules_of(cell),
             **plain_options(params),
         }
         with scratch_folder("qbench-start") as folder:
@@ -149,9 +149,10 @@ def _run(folder: Path, module: str, request: dict[str, Any], device: str) -> End
     return run_module(f"qbench.running.alone.{module}", told, marks, gpu=gpu)
 
 
-def _modules_of(cell: Cell) -> list[str]:
-    """What the packages that the cell needs may be called as modules; it need not be there."""
-    packages = [*precisions()[cell.precision.name].needs, *(["peft"] if cell.tuning else [])]
+def modules_of(cell: UnbuiltCell) -> list[str]:
+    """What the packages that the cell needs may be called as modules, which need not be there."""
+    packages = list(precisions()[cell.cell.precision.name].needs_of(cell.resolved))
+    packages += ["peft"] if cell.cell.tuning is not None else []
     return [name.replace("-", mark) for name in packages for mark in ("_", ".")]
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     marks = Marks(sys.argv[3])
     marks("qbench", RUNNING_NS)
     try:
-        marks.tell(_start(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), marks))
+        marks.tell(start(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), marks))
     except Exception as error:  # noqa: BLE001 - whatever it is becomes the record
         from qbench.running.worker import classify
 
@@ -53,7 +53,7 @@ def main() -> None:
     os._exit(0)  # to free a large model takes time, and is of no use
 
 
-def _start(request: dict[str, Any], marks: Marks) -> dict[str, Any]:
+def start(request: dict[str, Any], marks: Marks) -> dict[str, Any]:
     """From the first import to the token, and then what is qbench's own: the layers verified."""
     job, base, source = _imported(request, marks)
     import torch
