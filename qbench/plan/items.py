@@ -193,6 +193,9 @@ def _why_not_of_random(item: Item) -> str | None:
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     """What is not real in a record that is taken, beside what was measured; each a sentence."""
+    if item.measurement == SERVING and server_of(item.params).holds_what_it_holds:
+        said = f"that it is {cell.model.name} in {cell.label} is what the suite says"
+        return (f"qbench knows nothing of what this server holds: {said}",)
     if cell.model.kind != "random":
         return ()
     words = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from qbench.measures.serving.asking import CHAT, ask_json
 from qbench.measures.serving.commands import filled_command, why_not_served
 from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.servers import ServerOptions
-from qbench.plan.items import why_not_taken
+from qbench.plan.items import caveats, why_not_taken
 from qbench.plan.job import Task
 from tests.precisions.tiny_cells import make_job, resolve
 from tests.tiny_models import make_tiny_model
@@ -56,7 +57,7 @@ def cell_of(place: Workplace, precision: str = "fp32", **options: Any) -> Unbuil
     job = make_job(resolve(place.model), precision, **options)
     path = str(place.folder / "results" / "serving-one-0123.json")
     task = Task(item=Item(measurement="serving", slug="one"), key="0123", identity={}, path=path)
-    job = job.model_copy(update={"tasks": (task,)})
+    job = job.model_copy(update={"tasks": (task,), "trust_code": True})
     checkpoint = checkpoint_of(job.cell.model, place.model, "cpu")
     return UnbuiltCell(job.cell, job.model, checkpoint, "cpu", job.model_dump(mode="json"))
 
@@ -261,6 +262,13 @@ def test_a_program_that_is_not_there(place: Workplace) -> None:
     assert words in (why_not_taken(cell.cell, item) or "")
 
 
+def test_a_command_that_the_suite_does_not_trust_is_not_run(place: Workplace) -> None:
+    cell = cell_of(place)
+    cell = replace(cell, job={**cell.job, "trust_code": False})
+    with pytest.raises(MeasurementError, match="runs only where the suite says `trust_code: true`"):
+        open_server(options_of("serves"), cell, context_tokens=24).__enter__()
+
+
 class TestCommands:
     """What a command becomes for a cell, and which cells it can have."""
 
@@ -347,6 +355,20 @@ def test_what_is_wrong_with_a_server_is_told_at_its_key(
 def test_names_and_places(given: dict[str, Any], label: str, far: str | None) -> None:
     server = ServerOptions.model_validate(given)
     assert (server.label, server.far_address) == (label, far)
+
+
+def test_a_record_of_an_address_says_whose_word_its_cell_is(place: Workplace) -> None:
+    def said(**options: Any) -> tuple[str, ...]:
+        server = ServerOptions.model_validate(options)
+        params = {"server": plain_options(server)}
+        item = Item(measurement="serving", slug="x", params=params)
+        return caveats(cell_of(place, "nf4").cell, item)
+
+    assert said(engine="transformers") == ()
+    assert said(command="sh {model} {port}") == ()
+    for options in ({"address": "http://127.0.0.1:1"}, {"command": "sh {port}"}):
+        (words,) = said(**options, cells="nf4")
+        assert "nf4 is what the suite says" in words
 
 
 def test_a_server_may_be_for_some_cells(place: Workplace) -> None:

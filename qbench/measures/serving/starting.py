@@ -58,7 +58,7 @@ class Start:
 def start_of(
     options: ServerOptions, cell: UnbuiltCell, scratch: Path, context: int, streams: int
 ) -> Start:
-    """Raises `MeasurementError` where the program is not there."""
+    """Raises `MeasurementError` for a program that is not there, or is not trusted."""
     port, model = _free_port(), str(cell.checkpoint.folder)
     marks = scratch / "marks"
     environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
@@ -74,6 +74,10 @@ def start_of(
             options, cell.cell, model=model, port=port, context=context, streams=streams
         )
         flags = tuple(command)
+        if not cell.job["trust_code"]:
+            raise MeasurementError(
+                f"{command[0]} runs only where the suite says `trust_code: true`"
+            )
         gone = why_not_started(command[0])
         if gone is not None:
             raise MeasurementError(gone)

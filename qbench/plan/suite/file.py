@@ -387,4 +387,5 @@ class SuiteFile(Frozen):
     timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False
-    """Run the Python that tasks of your own name, and scripts of metrics. Read it first."""
+    """Run the Python that tasks of your own name, scripts of metrics, and commands of servers. Read
+    them first."""
