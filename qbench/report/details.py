@@ -16,6 +16,7 @@ from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
+from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
@@ -33,6 +34,7 @@ TABLED = frozenset(
         "footprint",
         "memory",
         "latency",
+        "kernels",
         "cold_start",
         "quality",
         "decoded",
@@ -102,6 +104,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
             for kind in TIMED
         ),
         *roofline_tables(records),
+        *kernel_tables(records),
         *cold_start_tables(records),
         *(
             quality_table(records, slug)
