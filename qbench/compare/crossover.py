@@ -29,6 +29,9 @@ class Crossover:
     """Where the ratio is 1 between these two, by a straight line on logarithmic axes."""
     earlier: tuple[int, ...] = ()
     """Fewer rows at which it is slower all the same."""
+    up_to: int | None = None
+    """Of `never`: the most rows up to which it is slower at every number, if there are any such
+    and it is not slower at any other."""
 
     @property
     def reason(self) -> str | None:
@@ -60,7 +63,9 @@ def crossover(ratios: Mapping[int, float]) -> Crossover | None:
     last = max(at for at, one in enumerate(slower) if not one)
     earlier = tuple(each for each, one in zip(rows[:last], slower, strict=False) if one)
     if last == len(rows) - 1:
-        return Crossover("never", fewest, most, earlier=earlier)
+        first = earlier != () and all(slower[: len(earlier)])
+        up_to = rows[len(earlier) - 1] if first else None
+        return Crossover("never", fewest, most, earlier=earlier, up_to=up_to)
     before, after = rows[last], rows[last + 1]
     low, high = math.log(ratios[before]), math.log(ratios[after])
     share = -low / (high - low)

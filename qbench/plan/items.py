@@ -45,7 +45,7 @@ _OF_FILES = frozenset({"cold_start"})
 """Measurements of how a model's files are read."""
 _READ_CACHE = frozenset({"memory", "latency", "decoded", "generation", "tasks"})
 """Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
-_WITH_PRODUCTS = frozenset({"latency", "kernels", "memory", "training"})
+_WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
 _COMPLETION_BATCH = 8
 _ADAPTERS = 4
 

@@ -37,7 +37,6 @@ _HEADLINES = {
     "footprint": ("memory.static",),
     "memory": ("memory.peak", "memory.peak.inference", "memory.kv_cache"),
     "latency": ("latency.prefill", "latency.decode"),
-    "kernels": ("kernels.time",),
     "cold_start": ("cold_start.first_token",),
     "quality": ("perplexity", "kl.mean", "top1_agreement"),
     "decoded": ("decoded.perplexity", "decoded.kl.mean", "decoded.top1_agreement"),

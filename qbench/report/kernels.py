@@ -74,10 +74,11 @@ def kernel_overview(records: TableRecords) -> list[Part]:
     if not table.rows:
         return []
     told = [short_legend(table), *unlike_served_in_short(table)]
+    narrow = table.with_columns(range(len(table.columns) - 1))  # the lines name the kernel
     return [
         Heading(TITLE),
         bullets(crossover_lines(records)),
-        table,
+        narrow,
         bullets(filter(None, [f"{table.title}; {_ABOVE}", *told]), "quiet"),
     ]
 
@@ -137,14 +138,14 @@ def ratio_table(records: TableRecords) -> Table:
     columns = (
         *(Column(f"{ratio}:{rows}", str(rows), "number", decimals=2) for rows in every),
         Column("kernels.slower_from", "slower from", "text", right=True),
-        Column("kernels.kernel", "kernel", "text", spare=1),
+        Column("kernels.kernel", "kernel", "text"),
     )
     made = []
     for cell in records.cells:
         taken = timed[cell.label]
         if not taken:
             continue
-        figures = [pool(taken.get(rows, []), ratio).figure for rows in every]
+        figures = [with_interval(taken.get(rows, []), ratio) for rows in every]
         found = None if is_bf16(cell.records[0].cell.precision) else crossover_of(cell)
         made.append(
             cell_row(
@@ -178,8 +179,11 @@ def _in_words(found: Crossover, beside: str) -> str:
     if found.kind == "always":
         return f"slower than {beside} at all of {found.measured} rows"
     if found.kind == "never":
-        except_at = f", but at {_listed(found.earlier)}" if found.earlier else ""
-        return f"not slower than {beside} at any of {found.measured} rows{except_at}"
+        if found.up_to is not None:
+            return f"slower than {beside} up to {_listed((found.up_to,))}, not at more"
+        if found.earlier:
+            return f"slower than {beside} at {_listed(found.earlier)}, not at more"
+        return f"not slower than {beside} at any of {found.measured} rows"
     text = f"slower than {beside} from {found.rows} rows on"
     if found.about is not None:
         about = f"{found.about:.{0 if found.about >= _WHOLE else 1}f}"

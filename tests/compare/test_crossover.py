@@ -65,4 +65,11 @@ def test_examples() -> None:
     assert never is not None
     assert always.reason == "slower at every number of rows that was measured (1 to 8)"
     assert never.reason == "not slower at the most rows that were measured (1 to 8)"
+    few = crossover({1: 2.0, 2: 1.5, 4: 0.9, 8: 0.8})
+    mixed = crossover({1: 0.9, 2: 1.5, 4: 0.9})
+    assert few is not None
+    assert mixed is not None
+    assert (few.kind, few.up_to, few.earlier) == ("never", 2, (1, 2))
+    assert (mixed.kind, mixed.up_to, mixed.earlier) == ("never", None, (2,))
+    assert never.up_to is None
     assert crossover({}) is None

@@ -118,7 +118,7 @@ def _times(cells: Sequence[CellRecords]) -> Chart | None:
             ]
         },
         "mark": {"type": "line", "color": _GREY, "strokeWidth": 3, "opacity": 0.6},
-        "encoding": {"x": x, "y": y, "tooltip": tooltip({"rows": "rows", "value": "bf16"})},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip({"rows": "rows", "value": BF16})},
     }
     layers = [*([plain] if beside else []), _lines(cells, x, y, told)]
     spec = {
