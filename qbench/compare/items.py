@@ -67,7 +67,9 @@ def describe_point(record: Record) -> str:
     if not all(name in params for name in _POINT):
         return record.item.slug
     batch, prompt_tokens, new_tokens = (params[name] for name in _POINT)
-    return f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
+    words = f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
+    chunk = params.get("prefill_chunk")
+    return words if chunk is None else f"{words}, prefill {chunk} tokens at once"
 
 
 def against_merged(record: Record) -> bool:

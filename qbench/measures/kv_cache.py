@@ -50,6 +50,7 @@ def cache_metrics(loaded: LoadedModel, point: GridPoint, cache: Any) -> tuple[Me
             prompt_tokens=point.prompt_tokens,
             new_tokens=point.new_tokens,
             item=loaded.model.dtype.itemsize,
+            prefill_chunk=point.prefill_chunk,
         )
     return (
         make_metric(METRICS, "memory.kv_cache", held, reason=_NO_CACHE),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
@@ -20,9 +19,16 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import watching_attention
+from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
+from qbench.measures.options import (
+    GridBatch,
+    GridOutput,
+    GridPrompt,
+    GridRepeats,
+    PrefillChunk,
+)
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline import latency as roofline_latency
 from qbench.measures.roofline import latency_energy
@@ -38,7 +44,7 @@ from qbench.measures.timing import (
     quantile,
     warm_up,
 )
-from qbench.measures.workload import make_workload, misfit, too_many
+from qbench.measures.workload import make_workload
 from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
@@ -58,7 +64,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
     title = _STEP_TITLE[step]
     in_serving, by_llama_bench = _ALSO_CALLED[step]
     timed = (
-        "one forward over the prompt, logits of the last position"
+        "one forward over the prompt, or one a chunk of it, logits of the last position of each"
         if step == "prefill"
         else "all new tokens one by one with a cache, divided by their number"
     )
@@ -115,7 +121,10 @@ class LatencyOptions(Frozen):
     batch: GridBatch = (1,)
     """Sequences at once; a list makes a grid."""
     prompt_tokens: GridPrompt = (128,)
-    """Tokens of the prompt; a list makes a grid."""
+    """Tokens of the prompt, `context` for as many as the model's own context leaves beside the new
+    ones; a list makes a grid, whose points beyond a model's context are skipped."""
+    prefill_chunk: PrefillChunk = None
+    """Tokens of each sequence that one forward of prefill reads; the whole prompt unless given."""
     new_tokens: GridOutput = (32,)
     """Tokens decoded after it; a list makes a grid."""
     repeats: GridRepeats = 5
@@ -158,27 +167,19 @@ class Latency(Measurement):
     of_machine: bool = True
 
     def misfit(self, options: LatencyOptions, model: ResolvedModel) -> Problem | None:
-        """Lengths beyond the model's context, or a grid without end."""
-        return too_many(options) or misfit(
-            options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
-        )
+        """Lengths that are all beyond the model's context, or a grid without end."""
+        return grid_misfit(options, model)
 
     def items(self, options: LatencyOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a grid point and repeat; none for a grid that is refused."""
-        if too_many(options) is not None:
-            return []
         points = [
             LatencyPoint(
-                batch=batch,
-                prompt_tokens=prompt,
-                new_tokens=new,
+                **plain_options(point),
                 min_iterations=options.min_iterations,
                 min_seconds=options.min_seconds,
                 seed=options.seed,
             )
-            for batch, prompt, new in product(
-                options.batch, options.prompt_tokens, options.new_tokens
-            )
+            for point in grid_points(options, model)
         ]
         return [
             Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)

@@ -10,7 +10,6 @@ are sums over them; the details have each GPU's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
@@ -21,10 +20,17 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures import kv_cache
+from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.measures.options import GridBatch, GridOutput, GridPrompt, GridRepeats
-from qbench.measures.workload import make_workload, misfit, too_many
+from qbench.measures.options import (
+    GridBatch,
+    GridOutput,
+    GridPrompt,
+    GridRepeats,
+    PrefillChunk,
+)
+from qbench.measures.workload import make_workload
 from qbench.precisions.inventory import inventory
 from qbench.precisions.workspaces import workspace_bytes
 from qbench.predict.peaks import predicted_peak
@@ -115,7 +121,10 @@ class MemoryOptions(Frozen):
     batch: GridBatch = (1,)
     """Sequences at once; a list makes a grid."""
     prompt_tokens: GridPrompt = (128,)
-    """Tokens of the prompt; a list makes a grid."""
+    """Tokens of the prompt, `context` for as many as the model's own context leaves beside the new
+    ones; a list makes a grid, whose points beyond a model's context are skipped."""
+    prefill_chunk: PrefillChunk = None
+    """Tokens of each sequence that one forward of prefill reads; the whole prompt unless given."""
     new_tokens: GridOutput = (32,)
     """Tokens decoded after it; a list makes a grid."""
     repeats: GridRepeats = 1
@@ -142,20 +151,13 @@ class Memory(Measurement):
     of_machine: bool = True
 
     def misfit(self, options: MemoryOptions, model: ResolvedModel) -> Problem | None:
-        """Lengths beyond the model's context, or a grid without end."""
-        return too_many(options) or misfit(
-            options.prompt_tokens, options.new_tokens, model.context_tokens, model.ref.name
-        )
+        """Lengths that are all beyond the model's context, or a grid without end."""
+        return grid_misfit(options, model)
 
     def items(self, options: MemoryOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a grid point and repeat; none for a grid that is refused."""
-        if too_many(options) is not None:
-            return []
         points = [
-            MemoryPoint(batch=batch, prompt_tokens=prompt, new_tokens=new, seed=0)
-            for batch, prompt, new in product(
-                options.batch, options.prompt_tokens, options.new_tokens
-            )
+            MemoryPoint(**plain_options(point), seed=0) for point in grid_points(options, model)
         ]
         return [
             Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)

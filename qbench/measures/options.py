@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_core import PydanticCustomError
@@ -41,8 +41,31 @@ OneOrMorePositive = Annotated[
     ),
 ]
 """A positive whole number, or a list of them: one point of the grid for each."""
+CONTEXT: Literal["context"] = "context"
+"""In the place of a length: as many tokens as the model's own context leaves."""
+_Length = PositiveInt | Literal["context"]
+OneOrMoreLengths = Annotated[
+    tuple[_Length, ...],
+    AfterValidator(_not_empty),
+    BeforeValidator(
+        _as_tuple, json_schema_input_type=_Length | Annotated[list[_Length], Field(min_length=1)]
+    ),
+]
+"""A number of tokens, or the model's own context; or a list of them."""
 GridBatch = Annotated[OneOrMorePositive, Also("batch_size")]
-GridPrompt = Annotated[OneOrMorePositive, Also("input_len", "n_prompt")]
+GridPrompt = Annotated[OneOrMoreLengths, Also("input_len", "n_prompt")]
+PrefillChunk = Annotated[
+    PositiveInt | None,
+    Also(
+        "prefill_chunk_size",
+        unlike=dict.fromkeys(
+            ("max_num_batched_tokens", "chunked_prefill_size", "ubatch_size", "n_ubatch"),
+            "`prefill_chunk` counts the tokens of each sequence; this counts those of all sequences"
+            " of a batch",
+        ),
+    ),
+]
+"""Other names are those of transformers."""
 GridOutput = Annotated[OneOrMorePositive, Also("max_new_tokens", "output_len", "n_gen")]
 """Of a grid; other names are those of transformers, vLLM's and llama.cpp's benchmarks."""
 GridRepeats = Annotated[

@@ -10,8 +10,6 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.errors import Problem
-
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -27,16 +25,24 @@ class Workload:
     """(batch, prompt_tokens) ids."""
     continuation: torch.Tensor
     """(batch, new_tokens) ids."""
+    prefill_chunk: int | None = None
+    """Tokens of each sequence that one forward of prefill reads; all at once unless given."""
 
     def prefill(self, model: PreTrainedModel, cache: Any = None) -> Any:
-        """One forward over the prompt, logits of its last position only; returns the cache.
+        """Forwards over the prompt, logits of their last position only; returns the cache.
 
-        It is the one given, which must be empty, or one that the model makes.
+        One forward, or one a chunk, each on the cache that those before it left. It is the one
+        given, which must be empty, or one that the model makes.
         """
         arguments = {"logits_to_keep": 1} if keeps_logits(model) else {}
-        return model(
-            input_ids=self.prompt, past_key_values=cache, use_cache=True, **arguments
-        ).past_key_values
+        tokens = self.prompt.shape[1]
+        chunk = self.prefill_chunk or tokens
+        for start in range(0, tokens, chunk):
+            ids = self.prompt[:, start : start + chunk]
+            cache = model(
+                input_ids=ids, past_key_values=cache, use_cache=True, **arguments
+            ).past_key_values
+        return cache
 
     def decode(self, model: PreTrainedModel, cache: Any) -> Any:
         """One forward a new token, each on the grown cache; returns the cache."""
@@ -54,35 +60,8 @@ def make_workload(model: PreTrainedModel, point: GridPoint, seed: int) -> Worklo
     vocabulary = model.get_input_embeddings().weight.shape[0]
     size = (point.batch, point.prompt_tokens + point.new_tokens)
     ids = torch.randint(vocabulary, size, generator=generator).to(model.device)
-    return Workload(ids[:, : point.prompt_tokens], ids[:, point.prompt_tokens :])
-
-
-MOST_POINTS = 10_000
-"""Points of a grid, their repeats counted, for one cell."""
-
-
-def too_many(options: Any) -> Problem | None:
-    """What is wrong with a grid of too many points; None with any other."""
-    points = len(options.batch) * len(options.prompt_tokens) * len(options.new_tokens)
-    if points * options.repeats <= MOST_POINTS:
-        return None
-    found = f"a grid of {points} points, {options.repeats} times each"
-    return Problem("batch", found, f"at most {MOST_POINTS} together", "shorten the lists")
-
-
-def misfit(
-    prompt_tokens: tuple[int, ...], new_tokens: tuple[int, ...], context: int | None, model: str
-) -> Problem | None:
-    """Which length does not fit into the model's context; None if all do."""
-    longest = max(prompt_tokens) + max(new_tokens)
-    if context is None or longest <= context:
-        return None
-    return Problem(
-        "prompt_tokens",
-        f"{max(prompt_tokens)} with {max(new_tokens)} new tokens",
-        f"at most {context} together, the context of {model}",
-        f"set prompt_tokens to at most {max(1, context - max(new_tokens))}",
-    )
+    prompt, continuation = ids[:, : point.prompt_tokens], ids[:, point.prompt_tokens :]
+    return Workload(prompt, continuation, point.prefill_chunk)
 
 
 def keeps_logits(model: PreTrainedModel) -> bool:

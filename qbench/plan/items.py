@@ -26,6 +26,7 @@ from qbench.precisions.kv_cache import kv_caches
 from qbench.predict.bf16 import has_bf16
 from qbench.predict.cache_bytes import cache_misfit
 from qbench.predict.model_config import config_of
+from qbench.predict.work import GridPoint, work_of
 from qbench.sources.models.random_models import TOKENIZER_MODEL
 
 if TYPE_CHECKING:
@@ -189,6 +190,19 @@ def _why_not_of_random(item: Item) -> str | None:
     }
     why = next((why for why, names in reasons.items() if item.measurement in names), None)
     return None if why is None else f"{why}; {remedy}"
+
+
+def why_beyond_context(model: ResolvedModel, item: Item) -> str | None:
+    """Why an item's tokens are more than the model was made for; None if they are not."""
+    work, context = work_of(item), model.context_tokens
+    if work is None or context is None:
+        return None
+    words, tokens = f"a window of {work.tokens} tokens", work.tokens
+    if isinstance(work, GridPoint):
+        words = f"a prompt of {work.prompt_tokens} tokens with {work.new_tokens} new ones"
+    if tokens <= context:
+        return None
+    return f"{words} is longer than the context of {model.ref.name}, which is {context}"
 
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:

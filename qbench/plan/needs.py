@@ -106,6 +106,7 @@ def cache_need(planned: PlannedCell) -> tuple[str, int] | None:
         prompt_tokens=least.prompt_tokens,
         new_tokens=least.new_tokens,
         item=ITEM_BYTES[rest_type(planned.cell.precision)],
+        prefill_chunk=least.prefill_chunk,
     )
     return None if size is None else (least.slug, size)
 

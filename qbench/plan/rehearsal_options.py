@@ -6,9 +6,11 @@ sizes becomes three small ones.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from qbench.measures.generation.references import SCORES
+from qbench.measures.options import CONTEXT
 from qbench.measures.quality.windows import FIXED_WINDOW
 from qbench.precisions import options_of
 from qbench.precisions.integer.options import CALIBRATION_TEXT, IntegerOptions
@@ -25,6 +27,7 @@ CONTEXT_TOKENS = 512
 _MOST: dict[str, float] = {
     "batch": 4,
     "prompt_tokens": 16,
+    "prefill_chunk": 4,
     "new_tokens": 4,
     "rows": 16,
     "repeats": 2,
@@ -144,15 +147,20 @@ def _shortened(
 
 def _small_grid(values: list[Any] | tuple[Any, ...], most: float) -> tuple[Any, ...]:
     """As many points, in the same order, none above `most` where that leaves them apart."""
-    ordered = sorted(set(values))
-    if ordered[-1] <= most:
+    # A model's own context is longer than any number.
+    ordered = sorted(set(values), key=lambda value: inf if value == CONTEXT else value)
+    if ordered[-1] != CONTEXT and ordered[-1] <= most:
         return tuple(values)
     highest = max(int(most), len(ordered))
     small = {
-        value: min(value, highest * (rank + 1) // len(ordered))
+        value: _smaller(value, highest * (rank + 1) // len(ordered))
         for rank, value in enumerate(ordered)
     }
     return tuple(small[value] for value in values)
+
+
+def _smaller(value: Any, most: int) -> int:
+    return most if value == CONTEXT else min(value, most)
 
 
 def _in_words(place: str, given: dict[str, Any], made: dict[str, Any]) -> list[str]:

@@ -79,9 +79,16 @@ class KvCache:
             **grouped,
         }
 
-    def residual(self, new_tokens: int) -> int:
-        """Of the tokens decoded after a prompt those that are still in the model's own type."""
-        return new_tokens % self.residual_tokens
+    def residual(self, new_tokens: int, later_parts: Sequence[int] = ()) -> int:
+        """Of the tokens that came after a prompt those that are still in the model's own type.
+
+        `later_parts` are the tokens of each forward that read the prompt after the first, in whose
+        place a new token is one forward.
+        """
+        newest = 0
+        for part in later_parts:
+            newest = newest + part if newest + part < self.residual_tokens else 0
+        return (newest + new_tokens) % self.residual_tokens
 
     def group(self, heads: int, widths: Sequence[int]) -> int | None:
         """Elements that share a scale: the most that go into a head's vectors; None if none do.

@@ -80,7 +80,7 @@ class Attention:
         rows = query.elements // self.shape.head_dim
         kept = [query, key, value, tape.op(rows, FP32)]
         if mask is not None:
-            kept.append(tape.op(self.setup.batch * self.setup.tokens**2, item))
+            kept.append(tape.op(self._masked(mask), item))
         sums = 0
         if self.setup.device == "cuda":
             sums = FP32 * (query.elements + rows)
@@ -93,6 +93,10 @@ class Attention:
             saves_output=True,
             scratch_bytes=sums,
         )
+
+    def _masked(self, mask: Bytes) -> int:
+        """Pairs of a query and a key, of all sequences, that a mask speaks of: batch × tokens²."""
+        return mask.elements
 
     def _eager(
         self, query: Bytes, key: Bytes, value: Bytes, mask: Bytes | None, own_bytes: int

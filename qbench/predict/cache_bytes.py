@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.kv_cache import not_taken
 from qbench.predict.kv_cache import cache_layers
+from qbench.predict.work import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,13 @@ def cache_bytes(
     prompt_tokens: int,
     new_tokens: int,
     item: int,
+    prefill_chunk: int | None = None,
 ) -> tuple[int | None, str | None]:
     """What the cache keeps after a prompt and tokens decoded one by one; None and the reason.
 
     `kind` None: in the model's own type, of which an element takes `item` bytes. As quantized
-    caches are filled, the prompt is codes, and of the tokens after it all but the last ones.
+    caches are filled, the prompt is codes, and of the tokens after it all but the last ones; of a
+    prompt that is read in chunks, the first chunk is.
     """
     layers, reason = cache_layers(config)
     if layers is None:
@@ -38,7 +41,7 @@ def cache_bytes(
     reason = cache_misfit(config, kind)
     if reason is not None:
         return None, reason
-    residual = kind.residual(new_tokens)
+    residual = kind.residual(new_tokens, parts_of(prompt_tokens, prefill_chunk)[1:])
     total = 0
     for layer in layers:
         size = kind.layer_bytes(

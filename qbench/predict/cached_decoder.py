@@ -154,25 +154,29 @@ class CachedDecoder(Decoder):
         return made
 
     def _masks(self, item_bytes: int) -> dict[bool, Bytes | None]:
-        """As in training, but flags are (1, 1, tokens, tokens): nothing is padded.
+        """As in training, but flags are (1, 1, tokens, tokens seen): nothing is padded.
 
-        Only a window that hides some token needs flags.
+        Only a window that hides some token needs flags, and tokens that come together behind
+        others. A layer with a window is given its last tokens, and all that come.
         """
         tape, tokens = self.tape, self.setup.tokens
+        seen, count = max(self._seen, tokens), self.shape.layers
         windows = [sort.window for sort in self.shape.sorts if sort.window is not None]
-        hides = any(self._seen >= window for window in windows)
+        within = min([seen, *(window - 1 + tokens for window in windows)])
         if self.setup.attention != "eager":
-            hides = hides and tokens > 1
-            return {False: None, True: tape.op(tokens**2, 1) if hides else None}
+            behind = 1 < tokens < seen
+            hides = tokens > 1 and any(seen >= window for window in windows)
+            every = tape.op(tokens * seen, 1) if behind and len(windows) < count else None
+            flags = windows and (behind or hides)
+            return {False: every, True: tape.op(tokens * within, 1) if flags else None}
 
         def numbers(keys: int) -> Bytes:
             return tape.op(self.tokens * keys, item_bytes)
 
-        seen = max(self._seen, tokens)
-        every = numbers(seen)
-        if len(windows) in {0, self.shape.layers}:
+        if len(windows) in {0, count}:
+            every = numbers(within)
             return {False: every, True: every}
-        return {False: every, True: numbers(min(seen, *windows) if tokens == 1 else seen)}
+        return {False: numbers(seen), True: numbers(within)}
 
     def _joined(self, key: Bytes, value: Bytes) -> tuple[Bytes, Bytes]:
         """Behind those of the tokens before, where there is a cache."""

@@ -7,6 +7,7 @@ allocation to 512 bytes, what the allocator cannot use of its blocks, and the CU
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.number_types import FP32
@@ -14,6 +15,7 @@ from qbench.predict.cached_decoder import KV_CACHE, LOGITS, Cache, CachedDecoder
 from qbench.predict.inference_layers import ACTIVATIONS, DEQUANTIZED, Kernels
 from qbench.predict.quantized_cache import QuantizedCache
 from qbench.predict.tape import BATCH, Ledger, Storage
+from qbench.predict.work import parts_of
 
 if TYPE_CHECKING:
     from qbench.precisions.kv_cache import KvCache
@@ -71,13 +73,20 @@ class InferenceBytes:
         )
 
 
-def predict_prefill(model: HeldModel, *, batch: int, tokens: int) -> InferenceBytes:
-    """The peak of one forward pass over a prompt that fills a cache, with the last logits.
+def predict_prefill(
+    model: HeldModel, *, batch: int, tokens: int, chunk: int | None = None
+) -> InferenceBytes:
+    """The peak of the forward passes over a prompt that fill a cache, with the last logits of each.
 
-    The windows of a cache hold views of the whole prompt until the next token.
+    One pass, or one over each `chunk` tokens on the cache that those before left. The windows of a
+    cache hold views of all that was joined for a pass until the next.
     """
+    parts = parts_of(tokens, chunk)
+    if len(parts) > 1:
+        passes = (_on_cache(model, batch, parts, at) for at in _highest_parts(model, parts))
+        return max(passes, key=_total)
     if model.cache is not None:
-        return _quantized(model, model.cache, batch=batch, tokens=tokens)
+        return _quantized(model, model.cache, batch=batch, seen=tokens, here=tokens)
     part, others = _last_layers(model)
     ledger = Ledger()
     decoder = _decoder(ledger, part, batch=batch, tokens=tokens, seen=tokens)
@@ -88,26 +97,70 @@ def predict_prefill(model: HeldModel, *, batch: int, tokens: int) -> InferenceBy
 
 
 def predict_decode(
-    model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 1
+    model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 1, chunk: int | None = None
 ) -> InferenceBytes:
     """The peak of decoding the last of `tokens` tokens, the others in the cache.
 
-    `new_tokens` of them come one by one after a prompt: a quantized cache has the newest of these
-    in the model's own type.
+    `new_tokens` of them come one by one after a prompt, which was read `chunk` tokens at once: a
+    quantized cache has the newest of these in the model's own type. Where a step quantizes them
+    anew the last step counts as such a one: it has a few tokens more than the last that is.
     """
-    if model.cache is not None:
-        return _quantized(model, model.cache, batch=batch, tokens=tokens, new_tokens=new_tokens)
+    kind = model.cache
+    if kind is None:
+        return _own(model, batch=batch, seen=tokens, here=1, here_before=1)
+    later = parts_of(max(1, tokens - new_tokens), chunk)[1:]
+    flushes = kind.is_grouped and kind.residual(0, later) + new_tokens >= kind.residual_tokens
+    newest = kind.residual_tokens - 1 if flushes else kind.residual(max(0, new_tokens - 1), later)
+    return _quantized(model, kind, batch=batch, seen=tokens, here=1, newest=newest, flushes=flushes)
+
+
+def _highest_parts(model: HeldModel, parts: tuple[int, ...]) -> set[int]:
+    """Places of the forwards among which the highest is: after each there is more in the cache.
+
+    The last, the last that is as long as all before, and the last that quantizes all anew.
+    """
+    last, kind = len(parts) - 1, model.cache
+    found = {last, max(1, last - 1)}
+    if kind is not None:
+        anew = (at for at in range(last, 0, -1) if _flushes(kind, parts[: at + 1]))
+        found |= set(islice(anew, 1))
+    return found
+
+
+def _on_cache(model: HeldModel, batch: int, parts: tuple[int, ...], at: int) -> InferenceBytes:
+    """Of a forward over one part of a prompt, after those before it."""
+    seen, here, kind = sum(parts[: at + 1]), parts[at], model.cache
+    if kind is None:
+        own = _own(model, batch=batch, seen=seen, here=here, here_before=parts[at - 1])
+        return replace(own, phase="prefill")
+    newest = kind.residual(0, parts[1:at])
+    flushes = _flushes(kind, parts[: at + 1])
+    found = _quantized(
+        model, kind, batch=batch, seen=seen, here=here, newest=newest, flushes=flushes
+    )
+    return replace(found, phase="prefill")
+
+
+def _flushes(kind: KvCache, parts: tuple[int, ...]) -> bool:
+    """Whether the last of these forwards quantizes all that is in the model's own type."""
+    if not kind.is_grouped or len(parts) == 1:
+        return False
+    return kind.residual(0, parts[1:-1]) + parts[-1] >= kind.residual_tokens
+
+
+def _own(model: HeldModel, *, batch: int, seen: int, here: int, here_before: int) -> InferenceBytes:
+    """Of a forward over `here` tokens on a cache in the model's own type, after one over others."""
     part, others = _last_layers(model)
     ledger, shape = Ledger(), part.shape
     row = batch * shape.kv_heads * shape.head_dim
     windows = [shape.sort(layer).window for layer in range(shape.layers)]
     cache = Cache([None if window is None else (window - 1) * row for window in windows])
-    decoder = _decoder(ledger, part, batch=batch, tokens=1, seen=tokens)
+    decoder = _decoder(ledger, part, batch=batch, tokens=here, seen=seen)
     item = decoder.setup.rest_bytes
-    joined = sum(min(tokens, sort.window or tokens) for sort in others)
+    joined = sum(_within(seen, sort.window, here) for sort in others)
     _held = Storage(ledger, KV_CACHE, 2 * joined * row * item)
     for layer, window in enumerate(windows):
-        before = (tokens - 1 if window is None else min(tokens - 1, window)) * row
+        before = _within(seen - here, window, here_before) * row
         empty = decoder.tape.op(before, item)
         cache.join(decoder.tape, layer, empty, empty)
         del empty
@@ -116,49 +169,71 @@ def predict_decode(
     return _by_part("decode", part, ledger)
 
 
-def _quantized(
-    model: HeldModel, kind: KvCache, *, batch: int, tokens: int, new_tokens: int = 0
-) -> InferenceBytes:
-    """Of a prompt, or of the last token, with a quantized cache, whose layers see all tokens.
+def _within(tokens: int, window: int | None, last: int) -> int:
+    """Tokens whose keys a layer holds after a forward over `last` of them."""
+    return tokens if window is None else min(tokens, window - 1 + last)
 
-    Where a step quantizes the newest tokens anew the last step counts as such a one: it has a few
-    tokens more than the last that is.
+
+def _quantized(
+    model: HeldModel,
+    kind: KvCache,
+    *,
+    batch: int,
+    seen: int,
+    here: int,
+    newest: int = 0,
+    flushes: bool = False,
+) -> InferenceBytes:
+    """Of a forward over the last `here` of `seen` tokens, with a quantized cache of those before.
+
+    Its layers see all tokens; `newest` of those before are in the model's own type.
     """
     part, others = _last_layers(model)
     ledger, shape = Ledger(), part.shape
     row = batch * shape.kv_heads * shape.head_dim
-    flushes = kind.is_grouped and new_tokens >= kind.residual_tokens
     on_cuda = model.kernels.device == "cuda"
     cache = QuantizedCache(shape, kind, on_cuda=on_cuda, flushes=flushes)
-    here = 1 if new_tokens else tokens
-    decoder = _decoder(ledger, part, batch=batch, tokens=here, seen=tokens)
-    item = decoder.setup.rest_bytes
-    newest = kind.residual_tokens - 1 if flushes else kind.residual(max(0, new_tokens - 1))
-    # The highest moment is in the last layer, which all before have left with the new token; where
-    # the newest tokens are quantized, in the first, before all others have done it.
-    left, seen = (newest, tokens - 1) if flushes else (kind.residual(new_tokens), tokens)
-    widths = (shape.head_dim, shape.head_dim)
-    size = kind.layer_bytes(
-        shape.kv_heads, widths, batch=batch, coded=seen - left, residual=left, item=item
+    decoder = _decoder(ledger, part, batch=batch, tokens=here, seen=seen)
+    item, before = decoder.setup.rest_bytes, seen - here
+
+    def held_by(tokens: int, residual: int) -> int:
+        heads, widths = shape.kv_heads, (shape.head_dim, shape.head_dim)
+        coded = tokens - residual
+        size = kind.layer_bytes(
+            heads, widths, batch=batch, coded=coded, residual=residual, item=item
+        )
+        return len(others) * (size or 0)
+
+    # The highest moment is in the last layer, which all before have left with the new tokens; where
+    # few tokens have the newest quantized, in the first, before all others have done it.
+    left = newest + here if kind.is_grouped and before and not flushes else 0
+    of_others = held_by(seen, left)
+    _held = Storage(
+        ledger, KV_CACHE, max(of_others, held_by(before, newest)) if flushes else of_others
     )
-    _held = Storage(ledger, KV_CACHE, len(others) * (size or 0))
-    if new_tokens:
+    if before:
         for layer in range(shape.layers):
-            cache.fill(decoder.tape, layer, (tokens - 1 - newest) * row, newest * row, item)
+            cache.fill(decoder.tape, layer, (before - newest) * row, newest * row, item)
     ledger.peak_bytes = 0
     decoder.run(cache, 1)
-    return _by_part("decode" if new_tokens else "prefill", part, ledger)
+    return _by_part("decode" if before else "prefill", part, ledger)
 
 
 def predict_inference(
-    model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 0
+    model: HeldModel, *, batch: int, tokens: int, new_tokens: int = 0, chunk: int | None = None
 ) -> InferenceBytes:
-    """The higher peak of prefill over `tokens` and of decoding `new_tokens` after it."""
-    prefill = predict_prefill(model, batch=batch, tokens=tokens)
+    """The higher peak of prefill over `tokens`, and of decoding `new_tokens` after it."""
+    prefill = predict_prefill(model, batch=batch, tokens=tokens, chunk=chunk)
     if not new_tokens:
         return prefill
-    decode = predict_decode(model, batch=batch, tokens=tokens + new_tokens, new_tokens=new_tokens)
-    return max(prefill, decode, key=lambda phase: phase.total)
+    decode = predict_decode(
+        model, batch=batch, tokens=tokens + new_tokens, new_tokens=new_tokens, chunk=chunk
+    )
+    return max(prefill, decode, key=_total)
+
+
+def _total(found: InferenceBytes) -> int:
+    return found.total
 
 
 def block_rows(vocabulary: int, device: str) -> int:

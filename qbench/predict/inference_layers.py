@@ -34,6 +34,9 @@ class Kernels:
     unseen: bool = True
     """Whether to count what a kernel takes and gives back within one operation. The counting of
     live tensors on a CPU cannot see it; an allocator does."""
+    masks: bool = True
+    """Whether to count the numbers that attention makes of a mask's flags. In inference mode a
+    counting of live tensors cannot see them either."""
 
 
 class InferenceAttention(Attention):
@@ -66,6 +69,10 @@ class InferenceAttention(Attention):
         if sdpa and not flash and (shares or bf16):
             return self._math(query, key, value, mask)
         return super().attend(query, key, value, mask)
+
+    def _masked(self, mask: Bytes) -> int:
+        """All sequences have the same flags, as nothing is padded."""
+        return self.setup.batch * mask.elements if self._kernels.masks else 0
 
     def _rows_and_seen(self, query: Bytes, key: Bytes) -> tuple[int, int]:
         """Vectors of all heads' queries, and tokens that each of them may see."""

@@ -124,7 +124,7 @@ def work_peak(
         0,
         cache=cache,
         adapter=_adapter(cell, model),
-        kernels=Kernels(device=kind, flash=flash, unseen=not counted),
+        kernels=Kernels(device=kind, flash=flash, unseen=not counted, masks=not counted),
     )
     found = _inference(held, work)
     kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
@@ -235,5 +235,9 @@ def _inference(model: HeldModel, work: GridPoint | Scoring) -> InferenceBytes:
             model, batch=work.batch, tokens=work.window, compared=work.divergence
         )
     return predict_inference(
-        model, batch=work.batch, tokens=work.prompt_tokens, new_tokens=work.new_tokens
+        model,
+        batch=work.batch,
+        tokens=work.prompt_tokens,
+        new_tokens=work.new_tokens,
+        chunk=work.prefill_chunk,
     )

@@ -112,7 +112,8 @@ class QuantizedCache(Cache):
     def _appended(
         self, tape: Tape, layer: int, held: tuple[_Layer, _Layer], key: Bytes, value: Bytes
     ) -> tuple[Bytes, Bytes]:
-        """The old codes stand beside the new ones until all is read."""
+        """The old codes, and those that are put behind them, stand beside all until it is read."""
+        _behind = [self._quantized(tape, new, copied=False) for new in (key, value)]
         made = tuple(
             self._made(tape, one.elements + new.elements, 0, new.item_bytes)
             for one, new in zip(held, (key, value), strict=True)

@@ -11,13 +11,19 @@ from qbench.predict.fitting import largest
 from qbench.predict.peaks import training_peak, training_tokens, work_peak
 from qbench.predict.shapes import INFERRED, TRAINED
 from qbench.predict.static import stored_bytes
-from qbench.predict.work import work_of
+from qbench.predict.work import GridPoint, work_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qbench.core.spec import Cell, Item, PrecisionRef, ResolvedModel, TuningRef
     from qbench.precisions.products import ProductKind
     from qbench.predict.devices import DeviceMemory
     from qbench.predict.peaks import Peak
+    from qbench.predict.work import Scoring
+
+LEAST_CHUNK_POWER = 6
+"""A prefill in chunks of fewer than 64 tokens is slow for what it saves."""
 
 
 def remedy(cell: Cell, model: ResolvedModel, item: Item | None, device: DeviceMemory) -> str | None:
@@ -37,11 +43,17 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
     if work is None:
         return None
 
-    def needed(batch: int) -> int:
-        smaller = work.model_copy(update={"batch": batch})
-        peak = work_peak(cell, model, smaller, device=device.kind, flash=device.flash)
+    def needed_of(tried: GridPoint | Scoring) -> int:
+        peak = work_peak(cell, model, tried, device=device.kind, flash=device.flash)
         return _needed_bytes(peak, device)
 
+    def needed(batch: int) -> int:
+        return needed_of(work.model_copy(update={"batch": batch}))
+
+    if isinstance(work, GridPoint):
+        for chunk in _smaller_chunks(work):
+            if needed_of(work.model_copy(update={"prefill_chunk": chunk})) <= device.bytes:
+                return f"fits with prefill_chunk: {chunk}"
     batch = largest(needed, device.bytes, max(1, work.batch))
     if batch:
         return f"fits with batch: {batch}"
@@ -54,6 +66,13 @@ def _of_item(cell: Cell, model: ResolvedModel, item: Item, device: DeviceMemory)
     peak = work_peak(smaller, model, work, device=device.kind, flash=device.flash)
     fitting = _needed_bytes(peak, device) <= device.bytes
     return f"fits in {smallest.label}" if fitting else None
+
+
+def _smaller_chunks(work: GridPoint) -> Iterator[int]:
+    """Powers of two below what one forward of prefill reads, the largest first."""
+    size: int = work.prefill_parts[0]
+    for power in range((size - 1).bit_length() - 1, LEAST_CHUNK_POWER - 1, -1):
+        yield 2**power
 
 
 def _of_training(tuning: TuningRef, model: ResolvedModel, device: DeviceMemory) -> str | None:

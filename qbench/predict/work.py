@@ -44,6 +44,16 @@ class GridPoint(_Part):
     """The attention kernel; the model's own choice unless given."""
 
     @property
+    def tokens(self) -> int:
+        """Of each sequence, in the end."""
+        return self.prompt_tokens + self.new_tokens
+
+    @property
+    def prefill_parts(self) -> tuple[int, ...]:
+        """Tokens of the prompt that each forward of prefill reads."""
+        return parts_of(self.prompt_tokens, self.prefill_chunk)
+
+    @property
     def slug(self) -> str:
         """Readable name: `b1-p128-n32`, `b1-p4096-n32-c512-compile-sdpa`."""
         others = [
@@ -53,6 +63,14 @@ class GridPoint(_Part):
         ]
         size = f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"
         return "-".join(filter(None, (size, *others)))
+
+
+def parts_of(tokens: int, chunk: int | None) -> tuple[int, ...]:
+    """Tokens that each forward reads of so many, at most `chunk` at once; the last may be fewer."""
+    if chunk is None or chunk >= tokens:
+        return (tokens,)
+    whole, rest = divmod(tokens, chunk)
+    return (chunk,) * whole + ((rest,) if rest else ())
 
 
 class Scoring(_Part):
@@ -66,6 +84,11 @@ class Scoring(_Part):
     """Whether the reference's predictions are there beside the cell's."""
     attention: str | None = None
     """The attention kernel; the model's own choice unless given."""
+
+    @property
+    def tokens(self) -> int:
+        """Of each window."""
+        return self.window
 
 
 _OF: dict[str, type[GridPoint | Scoring]] = {

@@ -25,12 +25,12 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Frozen, Item
 from qbench.measures.cold_start.definitions import METRICS, PHASES, TOTAL
 from qbench.measures.cold_start.files import ReadFrom, model_files
+from qbench.measures.grid import misfit
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridRepeats
 from qbench.measures.other_programs import Look, OthersWatch, look_now
 from qbench.measures.own_process import run_module
-from qbench.measures.workload import misfit
 from qbench.precisions import is_quantized, options_of, precisions
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ColdStart(Measurement):
 
     def misfit(self, options: ColdStartOptions, model: ResolvedModel) -> Problem | None:
         """A prompt beyond the model's context."""
-        return misfit((options.prompt_tokens,), (1,), model.context_tokens, model.ref.name)
+        return misfit((options.prompt_tokens,), (1,), model)
 
     def items(self, options: ColdStartOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a start."""

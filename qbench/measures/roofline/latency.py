@@ -132,7 +132,7 @@ def latency_limits(
     Measures the rates, so it must not run while anything is timed.
     """
     prompt, new = point.prompt_tokens, point.new_tokens
-    dtype = multiplied_in(loaded, point.batch * prompt)
+    dtype = multiplied_in(loaded, point.batch * point.prefill_parts[0])
     decoded = multiplied_in(loaded, point.batch)
     rate = matrix_rate(loaded.device, dtype)
     weight_bytes, not_known = weight_bytes_read(loaded.model)
@@ -203,7 +203,7 @@ def _operations(loaded: LoadedModel, point: GridPoint) -> tuple[int | None, int 
     if shape is None:
         return None, None, unknown
     batch, prompt = point.batch, point.prompt_tokens
-    head_tokens = 1 if keeps_logits(loaded.model) else prompt
+    head_tokens = len(point.prefill_parts) if keeps_logits(loaded.model) else prompt
     done = forward_operations(shape, batch=batch, tokens=prompt, head_tokens=head_tokens)
     step = decode_operations(shape, batch=batch, prompt=prompt, new=point.new_tokens)
     return done.total, step.total, None

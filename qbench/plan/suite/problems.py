@@ -154,7 +154,13 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
     parts = (schema, *schema.get("anyOf", ()))
     kinds = {part.get("type") for part in parts}
     names = [
-        str(name) for part in parts for name in (*part.get("enum", ()), *part.get(OTHER_VALUES, ()))
+        str(name)
+        for part in parts
+        for name in (
+            *part.get("enum", ()),
+            *part.get(OTHER_VALUES, ()),
+            *([part["const"]] if "const" in part and part is not schema else ()),
+        )
     ]
     if value in (None, ()):
         return "give it a value, or remove the line"
@@ -197,7 +203,8 @@ def expectation(schema: Mapping[str, Any]) -> str:
         words = [expectation(first)]
         for part in others:
             listed = part.get("type") == "array" and first in _of_each(part)
-            words.append("a list of them" if listed else expectation(part))
+            word = str(part["const"]) if "const" in part else expectation(part)
+            words.append("a list of them" if listed else word)
         return ", or ".join(words)
     kind = schema.get("type")
     if kind in {"integer", "number"}:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BASE = Path(__file__).parent
 VALUES: dict[str, Any] = {
+    "prefill_chunk": 64,
     "source": "bundled:tiny-mistral",
     "dtype": "fp32",
     "compute_dtype": "fp16",
