@@ -88,10 +88,10 @@ def test_nothing_is_reserved_on_a_cpu(cells: TinyCells) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "fits"), [(96, True), (97, False)])
-def test_lengths_beyond_the_context(prompt: int, cells: TinyCells, *, fits: bool) -> None:
+def test_a_length_beyond_the_context(prompt: int, cells: TinyCells, *, fits: bool) -> None:
     model = load_fresh(cells.folder(LONG), "fp32").resolved
     model = model.model_copy(update={"context_tokens": 128})
-    found = MEMORY.misfit(MemoryOptions(prompt_tokens=(8, prompt), new_tokens=(1, 32)), model)
+    found = MEMORY.misfit(MemoryOptions(prompt_tokens=(prompt,), new_tokens=(32,)), model)
     if fits:
         assert found is None
         return
@@ -100,3 +100,26 @@ def test_lengths_beyond_the_context(prompt: int, cells: TinyCells, *, fits: bool
     assert "97 with 32 new tokens" in found.found
     assert "at most 128" in (found.expected or "")
     assert "at most 96" in (found.remedy or "")
+
+
+LENGTHS = (128, 512, 1024)
+
+
+@pytest.mark.parametrize("chunk", [None, 48, 128])
+def test_over_lengths_the_cache_grows_by_the_token_and_peaks_are_as_predicted(
+    chunk: int | None, cells: TinyCells
+) -> None:
+    found = {}
+    for tokens in LENGTHS:
+        chosen = {} if chunk is None else {"prefill_chunk": chunk}
+        metrics, _ = measure(cells, prompt_tokens=tokens, new_tokens=2, **chosen)
+        cache = value(metrics, "memory.kv_cache")
+        # Keys and values of one layer, 2 heads of 16 numbers in fp32.
+        assert cache == value(metrics, "memory.kv_cache.predicted") == 2 * 2 * 16 * 4 * (tokens + 2)
+        peak = value(metrics, "memory.peak.inference")
+        ids = 8 * (tokens + 2)  # the tensor that each forward's ids are a view of
+        assert peak == pytest.approx(value(metrics, "memory.peak.predicted"), rel=0.002, abs=ids)
+        found[tokens] = peak
+    if chunk is not None:
+        whole, _ = measure(cells, prompt_tokens=LENGTHS[-1], new_tokens=2)
+        assert found[LENGTHS[-1]] < 0.9 * value(whole, "memory.peak.inference")
