@@ -46,9 +46,9 @@ CONTEXT: Literal["context"] = "context"
 _Length = PositiveInt | Literal["context"]
 OneOrMoreLengths = Annotated[
     tuple[_Length, ...],
-    AfterValidator(_not_empty),
+    AfterValidator(not_empty),
     BeforeValidator(
-        _as_tuple, json_schema_input_type=_Length | Annotated[list[_Length], Field(min_length=1)]
+        as_tuple, json_schema_input_type=_Length | Annotated[list[_Length], Field(min_length=1)]
     ),
 ]
 """A number of tokens, or the model's own context; or a list of them."""

@@ -23,6 +23,7 @@ from qbench.core.errors import MeasurementError, Problem
 from qbench.core.files import scratch_folder
 from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Frozen, Item
+from qbench.measures.grid import MOST_POINTS, misfit
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.serving.figures import (
@@ -38,7 +39,6 @@ from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.options import LoadOptions, LoadPoint
 from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
 from qbench.measures.serving.watch import LoadWatch
-from qbench.measures.workload import MOST_POINTS, misfit
 
 if TYPE_CHECKING:
     from qbench.core.record import Metric, MetricDefinition
@@ -98,7 +98,7 @@ class Serving(Measurement):
                 found = f"two servers that are called '{label}'"
                 return Problem("servers", found, "a name for each", "give them a `name`")
         return _warmup_misfit(points) or misfit(
-            options.prompt_tokens, options.output_tokens, model.context_tokens, model.ref.name
+            (max(options.prompt_tokens),), (max(options.output_tokens),), model
         )
 
     def items(self, options: ServingOptions, model: ResolvedModel, base: Path) -> list[Item]:
