@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
+from qbench.core.nvml import visible_gpus
 from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.commands import filled_command, why_not_started
 from qbench.measures.serving.servers import LOOPBACK, words_of
@@ -61,7 +62,7 @@ def start_of(
     """Raises `MeasurementError` for a program that is not there, or is not trusted."""
     port, model = _free_port(), str(cell.checkpoint.folder)
     marks = scratch / "marks"
-    environment = python_environment(gpu=cell.device.startswith("cuda")) | QUIET
+    environment = environment_for(cell, foreign=options.command is not None)
     if options.command is None:
         job = scratch / "job.json"
         job.write_text(json.dumps(cell.job), encoding="utf-8")
@@ -81,12 +82,27 @@ def start_of(
         gone = why_not_started(command[0])
         if gone is not None:
             raise MeasurementError(gone)
-        environment.pop("PYTHONPATH", None)  # of this Python, where another's program is started
     record = Path(cell.job["tasks"][0]["path"])
     record.parent.mkdir(parents=True, exist_ok=True)
     log = record.with_suffix(".server.log")
     log.write_bytes(b"")  # of this start alone
     return Start(command, flags, environment, model, port, log, marks)
+
+
+def environment_for(cell: UnbuiltCell, *, foreign: bool) -> dict[str, str]:
+    """The variables of a server's process; `foreign` for one that qbench did not bring.
+
+    Such a program may be of another Python, which must not find this one's packages; and it takes
+    the first GPU that it sees, so it sees the cell's alone, or all where the model is spread.
+    """
+    gpu, visible = cell.device.startswith("cuda"), None
+    if foreign and gpu and cell.cell.model.device_map is None:
+        index, gpus = int(cell.device.partition(":")[2] or 0), visible_gpus()
+        visible = gpus[index].uuid if index < len(gpus) else None
+    environment = python_environment(gpu=gpu, visible=visible) | QUIET
+    if foreign:
+        environment.pop("PYTHONPATH", None)
+    return environment
 
 
 def _own_flags(options: ServerOptions, cell: UnbuiltCell, context: int, streams: int) -> list[str]:
