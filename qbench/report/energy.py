@@ -31,17 +31,21 @@ _LATENCY = (
 TOKENS, TRAINING = "co2.tokens", "co2.training"
 """Of a million new tokens, and of a training: keys of columns and names in an export."""
 _CO2_TOKENS = Column(TOKENS, "g CO₂ a million new tokens", "number", "lower", intervals=True)
+_SERVED = (Column("serving.energy", "J a new token", "number", "lower", intervals=True),)
 _TRAINING = (
     Column("training.energy", "J a token", "number", "lower"),
     Column("training.energy.example", "J an example", "number", "lower"),
     Column("training.energy.total", "J a training", "number", "lower", decimals=0),
 )
+_OF_TOKENS = {"latency": _LATENCY, "serving": _SERVED}
+"""By the measurement: what it tells of tokens, the generated ones first."""
 _CO2_TRAINING = Column(TRAINING, "g CO₂ a training", "number", "lower")
 _EMITS = frozenset({_CO2_TOKENS.key, _CO2_TRAINING.key})
 _HOW = (
     "Energy is that of the whole GPU, or of all processors of the machine, with all else that ran"
-    " there and what they draw idle. J a new token is of prefill and decode together. A training is"
-    " its steps: evaluation, checkpoints and loading are apart."
+    " there and what they draw idle. J a new token is of prefill and decode together, under load of"
+    " all that was done in its time. A training is its steps: evaluation, checkpoints and loading"
+    " are apart."
 )
 _EMITTED = (
     "CO₂ is the energy in the table at {factor:g} g a kWh, which the user states ({source}). Fans,"
@@ -52,7 +56,7 @@ _AT = "CO₂ is the measured energy at {factor:g} g a kWh, which the user states
 _NO_SOURCE = "without a source"
 _NONE = "There is a factor for CO₂, but no energy: {reason}."
 _NOT_SAID = "what the records do not name"
-_NOT_MEASURED = "neither latency nor a training was measured"
+_NOT_MEASURED = "neither latency, nor a server under load, nor a training was measured"
 
 
 def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
@@ -75,12 +79,16 @@ def energy_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
 
 def energy_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
     """One for each point of the latency grid, and one of trainings, as far as energy is known."""
-    return [*_latency_tables(records, co2), *_training_tables(records, co2)]
+    return [
+        *_token_tables(records, "latency", co2),
+        *_token_tables(records, "serving", co2),
+        *_training_tables(records, co2),
+    ]
 
 
-def token_grams(found: Sequence[Record], co2: Co2) -> Figure:
-    """Of a million new tokens, by the records of a cell at one point."""
-    return _times(with_interval(found, _LATENCY[0].key), co2.grams(_MILLION))
+def token_grams(found: Sequence[Record], measurement: str, co2: Co2) -> Figure:
+    """Of a million new tokens, by the records of a cell at one point or under one load."""
+    return _times(with_interval(found, _OF_TOKENS[measurement][0].key), co2.grams(_MILLION))
 
 
 def training_grams(arm: Arm, co2: Co2) -> Figure:
@@ -93,7 +101,7 @@ def emitted_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
     if co2 is None:
         return []
     tables = []
-    for table in (*_latency_tables(records, co2)[:1], *_training_tables(records, co2)):
+    for table in (*_token_tables(records, "latency", co2)[:1], *_training_tables(records, co2)):
         kept = [at for at, column in enumerate(table.columns) if column.key in _EMITS]
         if kept:
             tables.append(table.with_columns(kept))
@@ -105,20 +113,21 @@ def emitted_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
     ]
 
 
-def _latency_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
-    """One for each point of the grid at which energy is known."""
+def _token_tables(records: TableRecords, measurement: str, co2: Co2 | None) -> list[Table]:
+    """One for each point of the grid, or load, at which energy is known."""
+    columns = _OF_TOKENS[measurement]
     tables = []
-    for point in items(records, "latency").values():
+    for point in items(records, measurement).values():
         rows = []
         for cell in records.cells:
-            found = cell.of("latency", point.item.slug)
-            figures = [with_interval(found, one.key) for one in _LATENCY]
+            found = cell.of(measurement, point.item.slug)
+            figures = [with_interval(found, one.key) for one in columns]
             if co2 is not None:
-                figures.append(token_grams(found, co2))
+                figures.append(token_grams(found, measurement, co2))
             rows.append(cell_row(cell, figures))
-        columns = (*_LATENCY, *([_CO2_TOKENS] if co2 is not None else []))
-        table = Table(describe_point(point), "precision", columns, tuple(rows))
-        tables += _told(table)
+        title = describe_point(point) if measurement == "latency" else f"Served, {point.item.slug}"
+        every = (*columns, *([_CO2_TOKENS] if co2 is not None else []))
+        tables += _told(Table(title, "precision", every, tuple(rows)))
     return tables
 
 
@@ -170,7 +179,7 @@ def _why_none(records: TableRecords) -> str:
 def _reasons(records: TableRecords) -> Iterable[str]:
     for cell in records.every:
         for record in cell.records:
-            for name in (_LATENCY[0].key, _TRAINING[0].key):
+            for name in (_LATENCY[0].key, _SERVED[0].key, _TRAINING[0].key):
                 metric = record.metric(name)
                 if metric is not None and metric.reason:
                     yield metric.reason

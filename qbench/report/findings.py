@@ -169,10 +169,12 @@ def emitted(table: TableRecords, co2: Co2 | None) -> Iterator[Derived]:
     if co2 is None:
         return
     for cell in table.cells:
-        for slug in items(table, "latency"):
-            records = cell.of("latency", slug)
-            if records:
-                yield _worked_out(records, TOKENS, "g", token_grams(records, co2))
+        for measurement in ("latency", "serving"):
+            for slug in items(table, measurement):
+                records = cell.of(measurement, slug)
+                if records:
+                    grams = token_grams(records, measurement, co2)
+                    yield _worked_out(records, TOKENS, "g", grams)
     for arm in arms_of(table):
         records = [record for cell in arm.trainings for record in cell.of("training")]
         if records:

@@ -21,7 +21,7 @@ from qbench.report.formats import formats, report_subject
 from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 from tests.pages import on_terminal, short_report, whole_report
-from tests.record_factory import footprint_record, latency_record
+from tests.record_factory import footprint_record, latency_record, make_record
 from tests.tuned_records import finetune_records, make_tuning, training_record
 
 if TYPE_CHECKING:
@@ -112,6 +112,19 @@ def test_the_grams_have_the_interval_of_the_joules() -> None:
     assert energy.low < 0.525 < (energy.high or 0)
     assert grams.low == pytest.approx(energy.low / 3.6 * 380)
     assert grams.high == pytest.approx((energy.high or 0) / 3.6 * 380)
+
+
+def test_tokens_under_load_have_a_table_of_their_own() -> None:
+    served = make_record(
+        "fp32",
+        "serving",
+        slug="transformers-c8-p128-n32",
+        more_metrics=(joules("serving.energy", 0.9),),
+    )
+    latency, load = tables(energy_parts(table_of([drawing("fp32", 0.5), served]), FACTOR))
+    assert latency.column("latency.energy")[0].value == 0.5
+    assert load.column("serving.energy")[0].value == 0.9
+    assert load.column("co2.tokens")[0].value == pytest.approx(0.9 / 3.6 * 380)
 
 
 def test_a_training_has_joules_an_example_and_in_all() -> None:

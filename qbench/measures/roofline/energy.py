@@ -95,8 +95,8 @@ class EnergyMeter:
         if not source.tells_steps:
             return f"{source.method}, does not tell one step from the next"
         return (
-            f"a {step} is too short to be told apart: {source.method} tells what lasts"
-            f" {source.shortest_s:g} s and more; {remedy}"
+            f"a {step} is too short for {source.method}, by which {source.shortest_s:g} s and more"
+            f" can be told apart; {remedy}"
         )
 
 

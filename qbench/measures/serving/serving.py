@@ -26,6 +26,9 @@ from qbench.core.spec import Frozen, Item
 from qbench.measures.grid import MOST_POINTS, misfit
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
+from qbench.measures.roofline.energy_trace import open_energy_trace
+from qbench.measures.serving.energy import METRICS as ENERGY
+from qbench.measures.serving.energy import devices_of, load_energy
 from qbench.measures.serving.figures import (
     METRICS,
     check_answered,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Metric, MetricDefinition
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import UnbuiltCell
+    from qbench.measures.roofline.energy_trace import EnergyTrace
     from qbench.measures.serving.load import Loaded
     from qbench.measures.serving.server import Server
 
@@ -80,7 +84,7 @@ class Serving(Measurement):
     summary: str = "a server of the model under load: first token, tokens, throughput, errors"
     needs: tuple[str, ...] = ("guidellm",)
     options: type[Frozen] = ServingOptions
-    metrics: tuple[MetricDefinition, ...] = METRICS
+    metrics: tuple[MetricDefinition, ...] = (*METRICS, *ENERGY)
     by_default: bool = False
     of_machine: bool = True
     apart: bool = True
@@ -139,22 +143,29 @@ class Serving(Measurement):
                 cell.checkpoint.folder,
                 NO_STOP[params.server.engine],
             )
-            with LoadWatch(server.pid, on_gpu=cell.device.startswith("cuda")) as watch:
+            with (
+                LoadWatch(server.pid, on_gpu=cell.device.startswith("cuda")) as watch,
+                open_energy_trace(devices_of(cell)) as energy,
+            ):
                 loaded = apply_load(params, target, folder, params.timeout, _log_file(cell))
             server.check()
             try:
                 check_answered(loaded.report.load)
             except MeasurementError as error:
                 raise server.fault(str(error)) from error
-            return _outcome(params, server, loaded, watch)
+            return _outcome(params, server, loaded, watch, energy)
 
 
-def _outcome(params: ServingParams, server: Server, loaded: Loaded, watch: LoadWatch) -> Outcome:
+def _outcome(
+    params: ServingParams, server: Server, loaded: Loaded, watch: LoadWatch, energy: EnergyTrace
+) -> Outcome:
     load = loaded.report.load
+    elsewhere = NOT_OF_AN_ADDRESS if server.pid is None else None
     others = watch.others
     return Outcome(
         metrics=(
             *load_metrics(load, with_slo=params.slo is not None),
+            load_energy(energy, load, elsewhere),
             *_of_server(server),
         ),
         details={
@@ -180,6 +191,7 @@ def _outcome(params: ServingParams, server: Server, loaded: Loaded, watch: LoadW
                 "figures": load.metrics.model_dump(),
                 "warnings": [one.message for one in load.warnings],
             },
+            "energy_method": energy.method if elsewhere is None else None,
             "server_cpu_s": watch.server_cpu_s,
             "other_programs": None if others is None else others.details,
         },
