@@ -226,19 +226,23 @@ def _read_bytes(marks: tuple[Mark, ...]) -> tuple[int | None, int | None]:
 
 def _how_weights_came(cell: Cell) -> str:
     """What of loading a checkpoint in the cell's format would not have to do."""
-    if cell.deploy == "merged-in-place" or (cell.deploy or "").startswith(("attached", "adapter")):
-        way = "an adapter put on them"
-    else:
-        way = ""
+    deploy = cell.deploy or ""
+    way = ""
+    if deploy.startswith(("attached", "adapter")):
+        way = ", an adapter put on them"
+    elif deploy == "merged-in-place":
+        way = ", an adapter merged into them"
     held = precisions()[cell.precision.name]
     options = options_of(cell.precision)
-    if held.takes_quantized or not is_quantized(cell.precision):
+    if held.takes_quantized:
         first = "read as they are stored"
+    elif not is_quantized(cell.precision):
+        first = "read, and converted where they are stored in another type"
     elif getattr(options, "calibrates", False):
         first = "calibrated and quantized as they are loaded"
     else:
         first = "quantized as they are loaded"
-    return f"{first}, {way}" if way else first
+    return first + way
 
 
 def _without_times(prepared: Prepared, reason: str) -> tuple[Metric, ...]:
