@@ -60,7 +60,9 @@ def test_a_load_draws_what_was_counted_in_its_time_and_nothing_before(tmp_path: 
         set_counter(counter, 900_000_000)  # after it
         trace.look()
     assert trace.method == "RAPL's counters of package-0"
-    assert trace.per(begun, ended, 10.0) == (pytest.approx(drawing.drawn_uj / 1e7), None)
+    value, reason = trace.per(begun, ended, 10.0)
+    assert reason is None
+    assert value == pytest.approx(drawing.drawn_uj / 1e7)
     value, reason = trace.per(begun - 60, ended, 10.0)
     assert (value, reason) == (None, "the energy was not told over the whole of that time")
 
