@@ -96,7 +96,9 @@ def test_what_transformers_cannot_do_ends_with_the_line_that_says_so(
     model = make_tiny_model(tmp_path / "mamba", "mamba")
     cell = cell_of(Workplace(place.folder, model))
     batching = ServerOptions(engine="transformers", continuous_batching=True)
-    with pytest.raises(ProcessFailedError, match=r"status 500.*ValueError: Invalid layer type"):
+    with pytest.raises(
+        ProcessFailedError, match=r"status 500.*its log says: ValueError: Invalid layer type"
+    ):
         open_server(batching, cell, context_tokens=40).__enter__()
     plain = ServerOptions(engine="transformers")
     with pytest.raises(ProcessFailedError, match=f"{CHAT} gave status 500"):

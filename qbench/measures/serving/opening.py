@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ PATIENCE_S = 5.0
 VERSION_S = 60.0
 """For a command that prints a version: some import torch for it."""
 _PAUSE_S = 0.1
+_ENDS_TRACEBACK = re.compile(r"[\w.]*(Error|Exception)\b")
 _HELD = "what the suite says, of which qbench knows nothing more"
 """Of a server that is not told which model to hold."""
 
@@ -143,8 +145,8 @@ class _Waiting:
             self._check_running("at its first request")
             words = f"the server is healthy, and {endpoint} gave {error}"
             tail = tail_of(self.start.log)
-            if error.broken and tail:
-                words += f"; its log ends with: {shortened(tail.splitlines()[-1], 200)}"
+            if error.broken and (said := _last_error(tail or "")) is not None:
+                words += f"; its log says: {shortened(said, 200)}"
             raise _wrong_answer(words, tail, hangs=error.hangs) from error
 
     def _check_running(self, when: str) -> None:
@@ -189,6 +191,12 @@ def _told(options: ServerOptions, start: Start) -> dict[str, Any]:
 
 def _wrong_answer(words: str, tail: str | None, *, hangs: bool) -> ProcessFailedError:
     return ProcessFailedError("timeout" if hangs else "error", words, log_tail=tail)
+
+
+def _last_error(log: str) -> str | None:
+    """The last line of a log that ends a traceback of Python's; None where there is none."""
+    found = (line for line in reversed(log.splitlines()) if _ENDS_TRACEBACK.match(line))
+    return next(found, None)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
