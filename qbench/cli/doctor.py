@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.cache import cache_folder, cache_size_bytes
+from qbench.core.compilers import why_not_compiled_for_cpu, why_not_compiled_for_gpu
 from qbench.core.environment import (
     detect_environment,
     device_fault,
@@ -58,7 +59,7 @@ class Finding:
 
 
 def examine(device: str | None = None) -> Iterator[Finding]:
-    """Looks at Python, packages, device, energy, bitsandbytes' back end, the hub and the cache."""
+    """Looks at Python, packages, device, energy, compiler, bitsandbytes, the hub and the cache."""
     yield _python()
     yield from _packages()
     try:
@@ -71,6 +72,7 @@ def examine(device: str | None = None) -> Iterator[Finding]:
     for refusal in nvml_refusals():
         yield Finding("warning", "gpu", refusal)
     yield _energy(chosen)
+    yield _compiler(chosen)
     yield _backend()
     yield from _precisions(environment)
     yield _hub()
@@ -117,6 +119,14 @@ def _energy(device: str) -> Finding:
         if meter.method is not None:
             return Finding("ok", "energy", f"told by {meter.method}")
     return Finding("warning", "energy", f"not told: {meter.reason}", "joules have no value here")
+
+
+def _compiler(device: str) -> Finding:
+    """Whether torch.compile has the compiler that it starts."""
+    why_not = why_not_compiled_for_cpu() if device == "cpu" else why_not_compiled_for_gpu()
+    if why_not is None:
+        return Finding("ok", "compiler", "there is one for torch.compile")
+    return Finding("warning", "compiler", why_not, "`forward: compile` is skipped")
 
 
 def _backend() -> Finding:

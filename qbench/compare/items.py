@@ -18,6 +18,13 @@ MERGED = "merged"
 _POINT = ("batch", "prompt_tokens", "new_tokens")
 _ORDERED = (*_POINT, "rows")
 """What the points of a grid are put in order by."""
+_FORWARDS = {
+    "eager": "eager",
+    "static": "static cache",
+    "compile": "compiled",
+    "cuda-graphs": "CUDA graphs",
+}
+"""How a forward runs, in words and in the order of tables."""
 
 
 def items(table: TableRecords, measurement: str) -> dict[str, Record]:
@@ -54,7 +61,14 @@ def first_point(
 
 def _point_order(record: Record) -> list[float]:
     params = record.item.params
-    return [_number(params.get(name)) for name in _ORDERED]
+    ways = list(_FORWARDS)
+    forward = params.get("forward", "eager")
+    return [
+        *(_number(params.get(name)) for name in _ORDERED),
+        # What a suite that names no way gets comes first.
+        ways.index(forward) if forward in ways else len(ways),
+        *(params.get(name) is not None for name in ("compile_mode", "attention")),
+    ]
 
 
 def _number(value: Any) -> float:
@@ -67,9 +81,24 @@ def describe_point(record: Record) -> str:
     if not all(name in params for name in _POINT):
         return record.item.slug
     batch, prompt_tokens, new_tokens = (params[name] for name in _POINT)
-    words = f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
     chunk = params.get("prefill_chunk")
-    return words if chunk is None else f"{words}, prefill {chunk} tokens at once"
+    words = [f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"]
+    words += [] if chunk is None else [f"prefill {chunk} tokens at once"]
+    words += [] if params.get("forward") is None else [describe_forward(record)]
+    return ", ".join((*words, *_kernel_words(record)))
+
+
+def describe_forward(record: Record) -> str:
+    """How the forward of a latency ran, in words: `eager`, `compiled (max-autotune)`."""
+    params = record.item.params
+    forward = str(params.get("forward", "eager"))
+    mode = params.get("compile_mode")
+    return _FORWARDS.get(forward, forward) + (f" ({mode})" if mode else "")
+
+
+def _kernel_words(record: Record) -> list[str]:
+    kernel = record.item.params.get("attention")
+    return [] if kernel is None else [f"attention {kernel}"]
 
 
 def against_merged(record: Record) -> bool:

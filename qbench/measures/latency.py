@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -18,7 +19,10 @@ from qbench.core.gpu import gpu_probes
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
-from qbench.measures.attention import watching_attention
+from qbench.measures.attention import attention_kernel
+from qbench.measures.forward import compiled
+from qbench.measures.forward.preparation import prepare
+from qbench.measures.forward.ways import open_way
 from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
@@ -27,6 +31,8 @@ from qbench.measures.options import (
     GridOutput,
     GridPrompt,
     GridRepeats,
+    OneOrMoreForwards,
+    OneOrMoreKernels,
     PrefillChunk,
 )
 from qbench.measures.other_programs import DeviceWatch
@@ -45,7 +51,7 @@ from qbench.measures.timing import (
     warm_up,
 )
 from qbench.measures.workload import make_workload
-from qbench.predict.work import GridPoint
+from qbench.predict.work import CompileMode, GridPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +59,9 @@ if TYPE_CHECKING:
     from qbench.core.errors import Problem
     from qbench.core.record import Metric
     from qbench.core.spec import ResolvedModel
+    from qbench.measures.forward.ways import Way
     from qbench.measures.loaded import LoadedModel
+    from qbench.measures.workload import Workload
 
 _STEP_TITLE = {"prefill": "prefill", "decode": "decode, a token"}
 _ALSO_CALLED = {"prefill": ("TTFT", "pp{prompt_tokens}"), "decode": ("TPOT", "tg{new_tokens}")}
@@ -110,6 +118,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
 METRICS = (
     *_definitions("prefill"),
     *_definitions("decode"),
+    *compiled.METRICS,
     *roofline_latency.METRICS,
     *latency_energy.METRICS,
 )
@@ -144,6 +153,12 @@ class LatencyOptions(Frozen):
     """The fewest seconds of timed iterations."""
     seed: int = Field(default=0, ge=0)
     """Chooses the token ids."""
+    forward: OneOrMoreForwards = ("eager",)
+    """How the forward runs: eager, with a static cache, compiled, or as a CUDA graph of a step."""
+    compile_mode: CompileMode = "default"
+    """What torch.compile is asked for, where `forward` has `compile`."""
+    attention: Annotated[OneOrMoreKernels | None, Also("attn_implementation")] = None
+    """Attention kernels; the one the model chooses by itself unless given."""
 
 
 class LatencyPoint(GridPoint):
@@ -178,8 +193,9 @@ class Latency(Measurement):
                 min_iterations=options.min_iterations,
                 min_seconds=options.min_seconds,
                 seed=options.seed,
+                **way,
             )
-            for point in grid_points(options, model)
+            for point, way in product(grid_points(options, model), _ways(options))
         ]
         return [
             Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)
@@ -191,70 +207,94 @@ class Latency(Measurement):
         """Warms up until stable, then times iterations of one prefill and one decode."""
         point = typed_options(LatencyPoint, item.params)
         workload = make_workload(loaded.model, point, point.seed)
-        clock = Clock(*loaded.devices)
-        with watching_attention() as attention:
-            iterate(loaded, workload, clock)
-        warmup = warm_up(loaded, workload, clock)
-        samples: dict[str, list[float]] = {"prefill": [], "decode": []}
-        device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
-        cache_bytes = 0
         with (
-            gpu_probes(loaded.devices) as probes,
-            open_latency_energy(loaded.device, probes.values()) as energy,
+            attention_kernel(loaded.model, point.attention),
+            open_way(loaded, workload, point) as way,
         ):
-            before = gpu_states(probes)
-            energy.start()
-            others = DeviceWatch(loaded.device, probes)
-            while (
-                len(samples["decode"]) < point.min_iterations
-                or sum(map(sum, samples.values())) < point.min_seconds
-            ):
-                times, device_times, cache_bytes = iterate(loaded, workload, clock, energy)
-                for step, seconds in times.items():
-                    samples[step].append(seconds)
-                for step, seconds in device_times.items():
-                    device_samples[step].append(seconds)
-                others.look()
-            disturbed = others.found()
-            drawn = energy.found(point, iterations=len(samples["decode"]))
-            after = gpu_states(probes)
-        new_tokens = point.new_tokens
-        samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
-        device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
-        limits = latency_limits(
-            loaded,
-            point,
-            prefill_s=statistics.median(samples["prefill"]),
-            decode_s=statistics.median(samples["decode"]),
-            cache_bytes=cache_bytes,
-        )
-        return Outcome(
-            metrics=(
-                *_step_metrics("prefill", samples, point.batch * point.prompt_tokens),
-                *_step_metrics("decode", samples, point.batch),
-                *limits.metrics,
-                *drawn.metrics,
+            return _timed(loaded, point, workload, way)
+
+
+def _ways(options: LatencyOptions) -> list[dict[str, Any]]:
+    """Parameters of a point by how its forward runs; none for what is the default."""
+    return [
+        {
+            **({} if forward == "eager" else {"forward": forward}),
+            **(
+                {"compile_mode": options.compile_mode}
+                if forward == "compile" and options.compile_mode != "default"
+                else {}
             ),
-            series={
-                f"{step}_device_s": values for step, values in device_samples.items() if values
-            },
-            details={
-                "attention_ran": sorted(attention),
-                "iterations": len(samples["decode"]),
-                "warmup_iterations": len(warmup),
-                "warmup_s": warmup,
-                **limits.details,
-                **drawn.details,
-                "gpu": clock_details(before, after),
-                "other_programs": disturbed.details,
-            },
-            warnings=(
-                *limits.warnings,
-                *disturbed.warnings("the samples"),
-                *_instability(samples, len(warmup)),
-                *clock_warnings(before, after),
-            ),
-        )
+            **({} if kernel is None else {"attention": kernel}),
+        }
+        for forward, kernel in product(options.forward, options.attention or (None,))
+    ]
+
+
+def _timed(loaded: LoadedModel, point: LatencyPoint, workload: Workload, way: Way) -> Outcome:
+    clock = Clock(*loaded.devices)
+    prepared = prepare(loaded, workload, point, way, clock)
+    warmup = warm_up(way, workload, clock)
+    samples: dict[str, list[float]] = {"prefill": [], "decode": []}
+    device_samples: dict[str, list[float]] = {"prefill": [], "decode": []}
+    cache_bytes = 0
+    with (
+        gpu_probes(loaded.devices) as probes,
+        open_latency_energy(loaded.device, probes.values()) as energy,
+    ):
+        before = gpu_states(probes)
+        energy.start()
+        others = DeviceWatch(loaded.device, probes)
+        while (
+            len(samples["decode"]) < point.min_iterations
+            or sum(map(sum, samples.values())) < point.min_seconds
+        ):
+            times, device_times, cache_bytes = iterate(way, workload, clock, energy)
+            for step, seconds in times.items():
+                samples[step].append(seconds)
+            for step, seconds in device_times.items():
+                device_samples[step].append(seconds)
+            others.look()
+        disturbed = others.found()
+        drawn = energy.found(point, iterations=len(samples["decode"]))
+        after = gpu_states(probes)
+    run = prepared.found(way, statistics.median(samples["decode"]))
+    new_tokens = point.new_tokens
+    samples["decode"] = [seconds / new_tokens for seconds in samples["decode"]]
+    device_samples["decode"] = [seconds / new_tokens for seconds in device_samples["decode"]]
+    limits = latency_limits(
+        loaded,
+        point,
+        prefill_s=statistics.median(samples["prefill"]),
+        decode_s=statistics.median(samples["decode"]),
+        cache_bytes=cache_bytes,
+    )
+    return Outcome(
+        metrics=(
+            *_step_metrics("prefill", samples, point.batch * point.prompt_tokens),
+            *_step_metrics("decode", samples, point.batch),
+            *run.metrics,
+            *limits.metrics,
+            *drawn.metrics,
+        ),
+        series={f"{step}_device_s": values for step, values in device_samples.items() if values},
+        details={
+            "iterations": len(samples["decode"]),
+            "warmup_iterations": len(warmup),
+            "warmup_s": warmup,
+            **run.details,
+            **limits.details,
+            **drawn.details,
+            "gpu": clock_details(before, after),
+            "other_programs": disturbed.details,
+        },
+        warnings=(
+            *run.warnings,
+            *limits.warnings,
+            *disturbed.warnings("the samples"),
+            *_instability(samples, len(warmup)),
+            *clock_warnings(before, after),
+        ),
+    )
 
 
 def _step_metrics(step: str, samples: dict[str, list[float]], tokens: int) -> list[Metric]:

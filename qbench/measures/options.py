@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_core import PydanticCustomError
 
 from qbench.core.aliases import Also
+from qbench.predict.work import Forward
 
 T = TypeVar("T")
 
@@ -77,6 +78,26 @@ GridRepeats = Annotated[
         }
     ),
 ]
+
+OneOrMoreForwards = Annotated[
+    tuple[Forward, ...],
+    AfterValidator(not_empty),
+    BeforeValidator(
+        as_tuple, json_schema_input_type=Forward | Annotated[list[Forward], Field(min_length=1)]
+    ),
+]
+"""How a forward runs, or a list of ways: one point of the grid for each."""
+
+Kernel = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""Attention kernels by transformers' names."""
+OneOrMoreKernels = Annotated[
+    tuple[Kernel, ...],
+    AfterValidator(not_empty),
+    BeforeValidator(
+        as_tuple, json_schema_input_type=Kernel | Annotated[list[Kernel], Field(min_length=1)]
+    ),
+]
+"""An attention kernel, or a list of them: one point of the grid for each."""
 
 OneOrMoreText = Annotated[
     tuple[str, ...],

@@ -11,7 +11,7 @@ from qbench.precisions.kv_layers import held_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbench.measures.loaded import LoadedModel
+    from qbench.measures.forward.ways import Way
     from qbench.measures.workload import Workload
 
 WARMUP_LEAST = 3
@@ -70,7 +70,7 @@ class BetweenSteps(Protocol):
 
 
 def iterate(
-    loaded: LoadedModel, workload: Workload, clock: Clock, between: BetweenSteps | None = None
+    way: Way, workload: Workload, clock: Clock, between: BetweenSteps | None = None
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """One prefill and one decode: wall seconds, CUDA seconds by step, bytes of the full cache.
 
@@ -82,11 +82,11 @@ def iterate(
         if between is not None:
             between.begin()
         cache, prefill_s, prefill_device_s = clock.time(
-            lambda: workload.prefill(loaded.model, loaded.new_cache())
+            lambda: workload.prefill(way.model, way.new_cache())
         )
         if between is not None:
             between.end("prefill")
-        cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(loaded.model, cache))
+        cache, decode_s, decode_device_s = clock.time(lambda: workload.decode(way.step, cache))
         if between is not None:
             between.end("decode")
     on_device = {"prefill": prefill_device_s, "decode": decode_device_s}
@@ -97,11 +97,11 @@ def iterate(
     )
 
 
-def warm_up(loaded: LoadedModel, workload: Workload, clock: Clock) -> list[float]:
+def warm_up(way: Way, workload: Workload, clock: Clock) -> list[float]:
     """Iterates until the last ones agree; returns the seconds of each iteration."""
     seconds: list[float] = []
     while len(seconds) < WARMUP_MOST:
-        times, _, _ = iterate(loaded, workload, clock)
+        times, _, _ = iterate(way, workload, clock)
         seconds.append(sum(times.values()))
         last = seconds[-WARMUP_LEAST:]
         if len(last) == WARMUP_LEAST and max(last) - min(last) <= STABLE_WITHIN * min(last):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from transformers import PreTrainedModel
 
@@ -44,8 +46,11 @@ class Workload:
             ).past_key_values
         return cache
 
-    def decode(self, model: PreTrainedModel, cache: Any) -> Any:
-        """One forward a new token, each on the grown cache; returns the cache."""
+    def decode(self, model: Callable[..., Any], cache: Any) -> Any:
+        """One forward a new token, each on the grown cache; returns the cache.
+
+        `model` may be whatever is called as one.
+        """
         for position in range(self.continuation.shape[1]):
             ids = self.continuation[:, position : position + 1]
             cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.finetune.artifact import has_artifact
+from qbench.plan.forward import why_not_run_so
 from qbench.plan.items import why_beyond_context, why_not_taken, why_skipped
 from qbench.plan.unfit import why_cell_does_not_fit, why_item_does_not_fit
 from qbench.predict.static import predicted_bytes
@@ -56,6 +57,7 @@ class CellPlanner:
                 update={
                     "skip": why_not_taken(cell, task.item)
                     or why_beyond_context(model, task.item)
+                    or why_not_run_so(cell, task.item, self._environment)
                     or self._why_item_unfit(cell, model, task.item)
                 }
             )

@@ -23,6 +23,11 @@ Forward = Literal["eager", "static", "compile", "cuda-graphs"]
 """
 
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+"""What torch.compile is asked for: `reduce-overhead` replays CUDA graphs, `max-autotune` tries
+kernels too."""
+
+
 class _Part(Frozen):
     """A part of an item's parameters: what else stands there is left out."""
 
@@ -40,6 +45,8 @@ class GridPoint(_Part):
     prefill_chunk: int | None = None
     """Tokens of the prompt that one forward reads; all at once unless given."""
     forward: Forward = "eager"
+    compile_mode: CompileMode = "default"
+    """Of `compile`."""
     attention: str | None = None
     """The attention kernel; the model's own choice unless given."""
 
@@ -59,6 +66,7 @@ class GridPoint(_Part):
         others = [
             "" if self.prefill_chunk is None else f"c{self.prefill_chunk}",
             "" if self.forward == "eager" else self.forward,
+            "" if self.compile_mode == "default" else self.compile_mode,
             "" if self.attention is None else slugify(self.attention),
         ]
         size = f"b{self.batch}-p{self.prompt_tokens}-n{self.new_tokens}"

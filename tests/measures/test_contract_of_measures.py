@@ -23,6 +23,9 @@ OF_OTHER_CELLS = {
     # Of codes that are stored wider than they are.
     "bits_per_weight.linear.nominal",
     "bits_per_weight.nominal",
+    # Of compiled forwards.
+    "latency.compile",
+    "latency.compile.memory",
 }
 OF_A_LOADED_MODEL = [name for name, one in asked_for().items() if not one.apart]
 """The others start processes of their own, and have tests of their own."""
