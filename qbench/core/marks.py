@@ -3,7 +3,7 @@
 The clock is `CLOCK_MONOTONIC`, which is one for all processes of a machine: the times of both can
 be taken from each other. What is written stays when the process is killed.
 
-    {"phase": "weights", "at_ns": 51230, "read_bytes": 4096}   begun then; bytes as of then
+    {"phase": "weights", "at_ns": 51230, "cpu_ns": 40210, "read_bytes": 4096}   begun then
     {"told": {…}}                                              what it found, last of all
     {"failed": {"status": "oom", "reason": "…"}}               or what went wrong
 """
@@ -32,7 +32,8 @@ class Marks:
     def __call__(self, phase: str, at_ns: int | None = None) -> None:
         """A phase begins, now or at a time that was taken before."""
         now_ns = time.monotonic_ns() if at_ns is None else at_ns
-        self._write({"phase": phase, "at_ns": now_ns, "read_bytes": _read_bytes()})
+        counts = {"cpu_ns": time.process_time_ns(), "read_bytes": _read_bytes()}
+        self._write({"phase": phase, "at_ns": now_ns, **counts})
 
     def tell(self, found: dict[str, Any]) -> None:
         """What was found, as JSON."""
@@ -52,6 +53,8 @@ class Mark:
 
     phase: str
     at_ns: int
+    cpu_ns: int
+    """CPU time that all threads of the process had taken by then."""
     read_bytes: int | None
     """Bytes that the process had read from storage by then; None where the system tells none."""
 

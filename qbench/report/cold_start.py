@@ -25,6 +25,7 @@ FROM = {"disk": "disk", "page-cache": "page cache"}
 """Where the model's files were, as pages say it."""
 _DEFINED = {one.name: one for one in METRICS}
 _HOW = "how_weights_came"
+_CPU = "cold_start.weights.cpu"
 _OVERVIEW = (
     "cold_start.from",
     TOTAL,
@@ -100,6 +101,7 @@ def _table(records: TableRecords, slugs: dict[str, Record], title: str) -> Table
             Column(name, shown, "seconds", definition=_meaning(name), shares_unit=True)
             for name, shown in times.items()
         ),
+        Column(_CPU, "CPU time of weights", "seconds", definition=_meaning(_CPU), shares_unit=True),
         _bytes("cold_start.read_bytes", "read for the model"),
         _bytes("cold_start.read_bytes.libraries", "read before"),
         _bytes("cold_start.weight_bytes", "weights' files"),
@@ -113,6 +115,7 @@ def _figures(found: Sequence[Record], point: Record) -> tuple[Figure, ...]:
     told = next((one.details[_HOW] for one in found if _HOW in one.details), NOT_MEASURED)
     names = (
         *(f"cold_start.{phase}" for phase in PHASES),
+        _CPU,
         "cold_start.read_bytes",
         "cold_start.read_bytes.libraries",
         "cold_start.weight_bytes",

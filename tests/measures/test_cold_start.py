@@ -87,6 +87,7 @@ def test_the_phases_add_up_to_the_whole(started: dict[str, Record], read_from: s
     assert None not in phases.values()
     assert all(value > 0 for value in phases.values() if value is not None)
     assert math.isclose(total, sum(filter(None, phases.values())), rel_tol=1e-12)
+    assert (record.value("cold_start.weights.cpu") or 0) > 0
     # The measurement lasts longer: it looks at the files before, and verifies the layers after.
     assert total < (record.duration_s or 0)
     assert record.value("cold_start.cuda") is None

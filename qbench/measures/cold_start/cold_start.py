@@ -183,6 +183,7 @@ def _outcome(cell: Cell, prepared: Prepared, ended: Ended, others: OtherPrograms
             f"cold_start.{name}": None if name not in spans else spans[name] / 1e9
             for name in PHASES
         },
+        "cold_start.weights.cpu": _cpu_s(marks),
         "cold_start.read_bytes": read,
         "cold_start.read_bytes.libraries": before,
     }
@@ -215,6 +216,12 @@ def _spans_ns(spawned_ns: int, marks: tuple[Mark, ...]) -> dict[str, int]:
     for begun, ended in itertools.pairwise(marks):
         spans[begun.phase] = spans.get(begun.phase, 0) + ended.at_ns - begun.at_ns
     return spans
+
+
+def _cpu_s(marks: tuple[Mark, ...]) -> float:
+    """CPU time in which the weights were read, converted and moved, of all threads."""
+    at = {mark.phase: mark.cpu_ns for mark in marks}
+    return (at["forward"] - at["weights"]) / 1e9
 
 
 def _read_bytes(marks: tuple[Mark, ...]) -> tuple[int | None, int | None]:

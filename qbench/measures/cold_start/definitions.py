@@ -51,6 +51,15 @@ METRICS = (
         for phase, title in PHASES.items()
     ),
     MetricDefinition(
+        name="cold_start.weights.cpu",
+        unit="s",
+        better="neither",
+        title="cold start: CPU time of weights",
+        formula="CPU time of all threads of the process in cold_start.weights: converting and"
+        " quantizing on a CPU, and copying; what the phase takes beyond it is waiting, for the disk"
+        " or for a GPU",
+    ),
+    MetricDefinition(
         name="cold_start.read_bytes",
         unit="B",
         varies_by="process",
