@@ -19,19 +19,19 @@ _PANEL = "Price"
 def _hour(of: str, like: str) -> Any:
     return typer.Option(
         metavar="AMOUNT|KIND=AMOUNT",
-        help=f"What an hour of {of} costs: {like}. May be given once for each kind of device.",
+        help=f"What an hour of {of} costs, such as {like}; once for each kind of device.",
         rich_help_panel=_PANEL,
     )
 
 
-GpuHour = Annotated[
-    list[str] | None, _hour("one GPU", "2.49, or nvidia-h100=2.49; several count each")
-]
-MachineHour = Annotated[list[str] | None, _hour("a machine, for what runs on its CPU", "0.2")]
+GpuHour = Annotated[list[str] | None, _hour("one GPU", "2.49 or nvidia-h100=2.49")]
+MachineHour = Annotated[list[str] | None, _hour("a machine, for what ran on its CPU,", "0.2")]
 Currency = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="What the amounts are in, such as USD.", rich_help_panel=_PANEL
+        metavar="NAME",
+        help="What the amounts are in, such as USD; only shown.",
+        rich_help_panel=_PANEL,
     ),
 ]
 

@@ -41,7 +41,11 @@ def _limit(text: str, metavar: str) -> Any:
 
 def recommend(
     where: Annotated[
-        str, typer.Argument(metavar="[RESULTS|SUITE]", help="A folder of records, or a suite.")
+        str,
+        typer.Argument(
+            metavar="[RESULTS|SUITE]",
+            help="A folder of records, or a suite, whose `recommend` and `price` then hold.",
+        ),
     ] = "results",
     *,
     results: Results = Path("results"),
@@ -76,7 +80,12 @@ def recommend(
         float | None, _limit("Test loss over the best arm's, in nats a token.", "NATS")
     ] = None,
     minimize: Annotated[
-        str | None, typer.Option(help="bytes, peak, prefill, decode, energy or price.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the recommended one has the least of: bytes, peak, prefill, decode, energy"
+            " or price. \\[default: bytes, or the first that was measured]",
+        ),
     ] = None,
     gpu_hour: GpuHour = None,
     machine_hour: MachineHour = None,
@@ -86,7 +95,8 @@ def recommend(
         typer.Option(help="Of an hour of any device.", rich_help_panel="Price"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="The batch at which times and peaks are read.")
+        int | None,
+        typer.Option(help="The batch at which times and peaks are read. \\[default: the smallest]"),
     ] = None,
     format_name: FormatName = "text",
     output: Output = None,

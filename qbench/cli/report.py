@@ -29,8 +29,8 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[FOLDER|SUITE]...",
-            help="Folders of records, or suites, whose `recommend` then holds; several make one"
-            " report, what compares in one table."
+            help="Folders of records, or suites, whose `recommend`, `price` and `co2` then hold;"
+            " several make one report, what compares in one table."
             " \\[default: results]",
         ),
     ] = None,

@@ -162,7 +162,8 @@ def _what(found: Recommendation, *, figures: bool = True) -> list[Line]:
         lines.append(f"{by}, {_and(level)} {told} not told apart from it: the intervals overlap.")
     if unknown:
         lines.append(
-            f"{by}, whether {_and(unknown)} differ from it by more than chance is not known."
+            f"{by}, whether {_and(unknown)} differ{'s' if len(unknown) == 1 else ''} from it by"
+            " more than chance is not known."
         )
     before = [
         one.cell.label
@@ -190,6 +191,7 @@ def _is_same(found: Recommendation, one: Candidate) -> bool:
         best is not None
         and one.standing == "meets"
         and known.value is not None
+        and known.low is not None
         and best.minimized.low == best.minimized.high == known.low == known.high
     )
 

@@ -28,8 +28,15 @@ from qbench.compare.selection import select
 from qbench.core.store import read_folder
 from qbench.report.as_json import render
 from qbench.report.markdown import render as as_markdown
+from qbench.report.recommendation import recommendation_lines
 from qbench.report.report_page import report_page
-from tests.record_factory import make_environment, make_failure, make_record, quickstart_records
+from tests.record_factory import (
+    latency_record,
+    make_environment,
+    make_failure,
+    make_record,
+    quickstart_records,
+)
 
 if TYPE_CHECKING:
     from qbench.compare.recommend.choices import Choices
@@ -268,6 +275,13 @@ def test_the_price_of_a_million_tokens_is_of_the_whole_batch() -> None:
             )
             price = seconds / batch * 1e6 / 3600 * 2.5
             assert choice.ranges["price"].value == pytest.approx(price)
+
+
+def test_times_without_an_interval_are_not_called_the_same() -> None:
+    (table,) = select([latency_record(one) for one in ("fp32", "nf4")]).tables
+    told = str(recommendation_lines(recommend(choices(table, Budget(minimize="decode")))))
+    assert "has the same" not in told
+    assert "whether fp32 differs from it by more than chance is not known" in told
 
 
 def test_the_order_of_records_does_not_matter() -> None:
