@@ -143,16 +143,13 @@ def _named(stated: Mapping[str, float], kind: str) -> str | None:
 def devices_of(records: Sequence[Record]) -> tuple[int | None, str]:
     """How many devices a cell was paid for; None and the reason where its records do not say.
 
-    A model with `device_map` lies over several GPUs, any other on one; a server that a command
-    started may take all that it sees.
+    A model with `device_map` lies over several GPUs, any other on one, behind a server too.
     """
     for record in records:
         if record.item.measurement == "serving":
             server = as_mapping(record.item.params.get("server"))
             if server.get("address") is not None:
                 return None, "what the server at this address runs on is not known"
-            if server.get("command") is not None and len(record.environment.gpus_memory_bytes) > 1:
-                return None, "how many of the GPUs the server's command takes is not known"
         spread = record.cell.model.device_map is not None
         if not spread or record.environment.device_type != "cuda":
             return 1, ""

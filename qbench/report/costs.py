@@ -247,7 +247,8 @@ def _briefly(point: Record) -> str:
     sizes = [params.get(name) for name in ("batch", "prompt_tokens", "new_tokens")]
     if not all(isinstance(size, int) for size in sizes):
         return point.item.slug
-    return "batch {}, {} + {} tokens".format(*sizes)
+    _, _, more = describe_point(point).partition("new tokens")  # how it was run
+    return "batch {}, {} + {} tokens{}".format(*sizes, more)
 
 
 def _cheapest_columns(axis: Axis, price: Price) -> tuple[Column, Column]:

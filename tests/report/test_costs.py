@@ -124,12 +124,16 @@ def test_of_a_server_whose_devices_are_not_known_there_is_no_price() -> None:
     there = behind_a_server("there", 100.0, address="http://127.0.0.1:8000")
     assert devices_of(there) == (None, "what the server at this address runs on is not known")
     gpus = make_environment(device_type="cuda", gpus_memory_bytes=(1, 1))
-    command = behind_a_server("vllm", 100.0, command=["vllm", "serve"])
-    assert devices_of(command)[0] == 1
-    several = [one.model_copy(update={"environment": gpus}) for one in command]
-    count, reason = devices_of(several)
+    command = [
+        one.model_copy(update={"environment": gpus})
+        for one in behind_a_server("vllm", 100.0, command=["vllm", "serve"])
+    ]
+    assert devices_of(command)[0] == 1  # it sees the cell's own alone
+    model = command[0].cell.model.model_copy(update={"device_map": "auto"})
+    cell = command[0].cell.model_copy(update={"model": model})
+    count, reason = devices_of([command[0].model_copy(update={"cell": cell})])
     assert count is None
-    assert "how many of the GPUs" in reason
+    assert "over how many GPUs" in reason
     table = cheapest_table(table_of([*taken(), *there]), HOUR)
     figure, _ = table.column(SERVED[0])
     assert figure.value is None

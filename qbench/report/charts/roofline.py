@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.items import describe_point
@@ -52,7 +53,9 @@ def roofline_chart(found: Roofline) -> Chart | None:
     """The picture of one table; None where no point is known."""
     if not found.reached:
         return None
-    points = [_row(one) for one in found.reached]
+    points = [
+        _row(one, line) for one, line in zip(found.reached, _lines(found.reached), strict=True)
+    ]
     roofs = _roofs(found)
     xs = [row["x"] for row in (*points, *roofs)]
     ys = [row["y"] for row in (*points, *roofs)]
@@ -80,7 +83,9 @@ def roofline_chart(found: Roofline) -> Chart | None:
                 "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.6},
                 "encoding": {
                     **coloured,
-                    "detail": [{"field": name, "type": "nominal"} for name in ("cell", "step")],
+                    "detail": [
+                        {"field": name, "type": "nominal"} for name in ("cell", "step", "line")
+                    ],
                     "order": {"field": "order", "type": "quantitative"},
                 },
             },
@@ -99,11 +104,23 @@ def roofline_chart(found: Roofline) -> Chart | None:
     )
 
 
-def _row(one: Reached) -> dict[str, Any]:
+def _lines(reached: Sequence[Reached]) -> list[str]:
+    """Which line each point is of: batches alike but for their size; lengths where there is one."""
+    several = len({str(one.point.item.params.get("batch")) for one in reached}) > 1
+    joined = {"batch"} if several else {"prompt_tokens", "new_tokens"}
+    keys = [
+        {name: value for name, value in one.point.item.params.items() if name not in joined}
+        for one in reached
+    ]
+    return [json.dumps(key, sort_keys=True, default=str) for key in keys]
+
+
+def _row(one: Reached, line: str) -> dict[str, Any]:
     return {
         "cell": one.cell,
         "step": one.step,
         "at": describe_point(one.point),
+        "line": line,
         "order": rounded(one.intensity),
         "x": rounded(one.intensity),
         "y": rounded(one.rate),

@@ -83,6 +83,32 @@ def test_a_prompt_in_chunks_reads_the_weights_for_each() -> None:
     assert chunked["fp32", "prefill"]["x"] == pytest.approx(8e8 / (3 * WEIGHTS), rel=1e-4)
 
 
+def test_a_line_joins_what_differs_by_the_batch_alone() -> None:
+    def taken(**params: Any) -> Record:
+        slug = "-".join(f"{name}{value}" for name, value in params.items()) or "plain"
+        record = measured("fp32", params=params)
+        item = record.item.model_copy(update={"slug": slug})
+        return record.model_copy(update={"item": item, "key": slug})
+
+    def lines(*records: Record) -> list[set[str]]:
+        chart = roofline_chart(roofline(table_of(*records)))
+        assert chart is not None
+        found: dict[str, set[str]] = {}
+        for row in values(chart):
+            if row["step"] == "decode":
+                found.setdefault(row["line"], set()).add(row["at"])
+        return sorted(found.values(), key=lambda ats: (len(ats), sorted(ats)))
+
+    ways = [taken(), taken(batch=4), taken(forward="compile"), taken(batch=4, forward="compile")]
+    longer = taken(prompt_tokens=192)
+    alone, compiled, eager = lines(*ways, longer)
+    assert len(alone) == 1
+    assert len(compiled) == len(eager) == 2
+    assert all("compiled" in at for at in compiled) != all("compiled" in at for at in eager)
+    # of one batch the lengths are joined
+    assert [len(ats) for ats in lines(taken(), longer)] == [2]
+
+
 def test_names_stand_in_the_data_alone() -> None:
     chart = roofline_chart(roofline(table_of(measured("fp32"), measured(NAME))))
     assert chart is not None
