@@ -1,5 +1,7 @@
 """A server that tests start: one that serves, or does one thing wrong, as its first word says.
 
+What ends in `under load` it does only where it is to stream.
+
 `python misbehaving_server.py ACT --port PORT [FILE]`, of the standard library alone.
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ACT = sys.argv[1]
+UNDER_LOAD = " under load"
 CHUNK = {"object": "text_completion", "model": "any", "choices": [{"index": 0, "text": " word"}]}
 USAGE = {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
 
@@ -41,8 +44,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """A completion."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        misdeed = getattr(self, "_" + ACT.replace(" ", "_"), None)
-        if misdeed is not None:
+        misdeed = getattr(self, "_" + ACT.removesuffix(UNDER_LOAD).replace(" ", "_"), None)
+        if misdeed is not None and (body.get("stream") or not ACT.endswith(UNDER_LOAD)):
             misdeed()
         elif body.get("stream"):
             parts = [json.dumps(CHUNK), json.dumps(CHUNK | {"usage": USAGE}), "[DONE]"]

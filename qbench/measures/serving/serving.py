@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from qbench.core.errors import MeasurementError, Problem
+from qbench.core.errors import MeasurementError, Problem, ProcessFailedError
 from qbench.core.files import scratch_folder
 from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Frozen, Item
@@ -147,13 +147,26 @@ class Serving(Measurement):
                 LoadWatch(server.pid, on_gpu=cell.device.startswith("cuda")) as watch,
                 open_energy_trace(devices_of(cell)) as energy,
             ):
-                loaded = apply_load(params, target, folder, params.timeout, _log_file(cell))
+                loaded = _loaded(params, target, folder, server, _log_file(cell))
             server.check()
             try:
                 check_answered(loaded.report.load)
             except MeasurementError as error:
                 raise server.fault(str(error)) from error
             return _outcome(params, server, loaded, watch, energy)
+
+
+def _loaded(
+    params: ServingParams, target: Target, folder: Path, server: Server, log: Path
+) -> Loaded:
+    """Applies the load; where that fails because of the server, its end or its log tells why."""
+    try:
+        return apply_load(params, target, folder, params.timeout, log)
+    except ProcessFailedError as error:
+        server.check()
+        if error.status == "timeout":
+            raise server.fault(str(error), hangs=True) from error
+        raise
 
 
 def _outcome(
