@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Record
 
-DEVICE_BOUND = ("latency", "memory", "cold_start", "kernels")
+DEVICE_BOUND = ("latency", "memory", "cold_start", "kernels", "serving")
 """Measurements whose numbers mean something on one device model only; so do all times."""
 FREE_PARAMS = ("batch", "batch_size", "attention", "divergence", "cluster")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""

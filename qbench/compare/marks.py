@@ -98,9 +98,9 @@ _BY_METRIC = {
 
 def default_allowance(metric: Metric, measurement: str) -> Allowance:
     """What is small enough to be called the same, unless someone says otherwise."""
-    if metric.unit in {"s", "tokens/s"}:
+    if metric.unit in {"s", "tokens/s", "requests/s"}:
         return Allowance(0.05, relative=True)
-    if measurement == "memory":
+    if measurement == "memory" or metric.name.startswith("serving.memory."):
         return Allowance(0.02, relative=True)
     if metric.unit == "B" or measurement == "footprint":
         return Allowance(0.0, relative=True)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Metric, Record
 
-TIMED = frozenset({"latency", "training", "cold_start", "kernels"})
+TIMED = frozenset({"latency", "training", "cold_start", "kernels", "serving"})
 """Measurements with times, rates and energy of products."""
-_OF_SPEED = frozenset({"s", "tokens/s", "J"})
+_OF_SPEED = frozenset({"s", "tokens/s", "requests/s", "J"})
 """Units of their figures that tell how fast something is; those without a better direction are
 limits of the machine."""
 _RATIOS = frozenset({"kernels.ratio", "kernels.ratio.fp32"})
@@ -26,7 +26,7 @@ LEGEND = "not the speed, or the peak memory, that the format has where it is ser
 """What the mark ≠ means."""
 _STARTING = ("cold_start.first_token", "cold_start.weights", "cold_start.forward")
 """Of a cold start, what depends on the format: its other phases are those of any cell."""
-_PEAK = "memory.peak"
+_PEAK = ("memory.peak", "serving.memory.")
 """Of measured memory, what is marked: the bytes of a KV cache are those of any cell."""
 _HELD_WIDER = "a peak is of codes that are held in more bits than they have; packed ones take less"
 
@@ -47,7 +47,8 @@ def why_not_served(records: Sequence[Record], metric: str) -> str | None:
         if KEY in loaded:
             told = loaded[KEY]
             return told if isinstance(told, str) else None
-        if record.item.measurement != "training":  # which may load another precision
+        # A training may load another precision, and an engine has kernels of its own.
+        if record.item.measurement not in ("training", "serving"):
             device = record.environment.device_type
             return unlike_served(record.cell.precision, device, record.cell.kv_cache)
     return None

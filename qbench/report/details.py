@@ -20,6 +20,7 @@ from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
+from qbench.report.serving import serving_tables
 from qbench.report.tasks import GAINED, LOST, task_tables
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ TABLED = frozenset(
         "latency",
         "kernels",
         "cold_start",
+        "serving",
         "quality",
         "decoded",
         "weight_error",
@@ -52,7 +54,7 @@ _RAN = "attention_ran"
 """Of the records of quality and latency: the attention kernels that were called."""
 _APART = frozenset({"calibration", "nominal_linear_bytes", "nominal_other_bytes", "unlike_served"})
 """What was loaded that stands elsewhere: in another table, or below one."""
-_TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED})
+_TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED, "serving.errors"})
 """Columns of which a 0 in every row is what a reader wants to see."""
 _DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 
@@ -106,6 +108,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *roofline_tables(records),
         *kernel_tables(records),
         *cold_start_tables(records),
+        *serving_tables(records),
         *(
             quality_table(records, slug)
             for slug, record in items(records, "quality").items()

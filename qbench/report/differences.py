@@ -38,6 +38,13 @@ _HEADLINES = {
     "memory": ("memory.peak", "memory.peak.inference", "memory.kv_cache"),
     "latency": ("latency.prefill", "latency.decode"),
     "cold_start": ("cold_start.first_token",),
+    "serving": (
+        "serving.ttft",
+        "serving.itl",
+        "serving.output_throughput",
+        "serving.errors",
+        "serving.memory.peak",
+    ),
     "quality": ("perplexity", "kl.mean", "top1_agreement"),
     "decoded": ("decoded.perplexity", "decoded.kl.mean", "decoded.top1_agreement"),
     "completion": ("completion.loss",),

@@ -16,7 +16,7 @@ FEW_PROCESSES = 3
 """Processes of a time below which their spread says next to nothing."""
 FEW_ITEMS = 100
 """Windows of a text, or items of a task, below which an interval is wide."""
-_IN_PROCESSES = ("latency", "kernels")
+_IN_PROCESSES = ("latency", "kernels", "serving")
 """Measurements of times that are taken in several processes."""
 _LIMITED = {"quality": "window", "tasks": "item"}
 

@@ -11,6 +11,7 @@ from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
 from qbench.report.charts.roofline import roofline_chart
+from qbench.report.charts.serving import serving_charts
 from qbench.report.charts.tasks import task_charts
 from qbench.report.charts.weight_error import weight_error_charts
 from qbench.report.cold_start import TITLE as COLD_START
@@ -20,6 +21,7 @@ from qbench.report.latency import TIMED
 from qbench.report.predicted import predicted_table
 from qbench.report.reached import roofline
 from qbench.report.roofline import TITLE as ROOFLINE
+from qbench.report.serving import TITLE as SERVING
 from qbench.report.tasks import task_tables
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
         *_group(COLD_START, cold_start_charts(records)),
+        *_group(SERVING, serving_charts(records)),
         *_roofline(records),
         *_group(
             "Memory by kind, and as it was predicted",
