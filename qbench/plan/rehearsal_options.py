@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.measures.generation.references import SCORES
 from qbench.measures.options import CONTEXT
 from qbench.measures.quality.windows import FIXED_WINDOW
+from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
 from qbench.precisions import options_of
 from qbench.precisions.integer.options import CALIBRATION_TEXT, IntegerOptions
 from qbench.sources.bundled import PREFIX, bundled_models
@@ -37,6 +38,10 @@ _MOST: dict[str, float] = {
     "limit": 4,
     "few_shot": 1,
     "count": 2,
+    "output_tokens": 4,
+    "concurrency": 4,
+    "requests": 6,
+    "seconds": 30,
 }
 """The most of what a measurement of any name may be told."""
 _SET = ("limit", "window")
@@ -67,6 +72,8 @@ _CALIBRATION_MOST: dict[str, float] = {
 }
 _CALIBRATION_SET = ("calibration_windows",)
 _CALIBRATED_ON = "calibration_text"
+_SLOWEST_RATE = 4.0
+"""Requests a second."""
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
     "decoded": {"text": ("bundled:stdlib-excerpt",)},
@@ -92,9 +99,47 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
         made["window"] = None
         if fixed > CONTEXT_TOKENS:
             made |= {"protocol": "default", "window": _MOST["window"]}
+    if name == "serving":
+        made |= _small_load(given)
     if made.get("chat_template"):
         made["chat_template"] = False
-    return type(options).model_validate(made), _in_words(name, given, made)
+    words = _in_words(name, *map(_with_servers_named, (given, made)))
+    return type(options).model_validate(made), words
+
+
+def _small_load(given: dict[str, Any]) -> dict[str, Any]:
+    """Of a load: few requests, and qbench's own server in place of engines and addresses."""
+    servers = [ServerOptions.model_validate(one) for one in given["servers"]]
+    own = all(server.engine is not None for server in servers)
+    return {
+        "requests": _MOST["requests"],
+        "warmup": min(given["warmup"], 1),
+        "rate": None if given["rate"] is None else _fast(given["rate"]),
+        "extra_body": given["extra_body"] if own else None,
+        "servers": tuple(map(_own_server, servers)),
+    }
+
+
+def _own_server(server: ServerOptions) -> dict[str, Any]:
+    if server.engine is not None:
+        return server.model_dump()
+    cells = {"cells": server.cells} if server.cells else {}
+    return {"engine": TRANSFORMERS, "name": server.label, **cells}
+
+
+def _with_servers_named(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with what each server is, for words."""
+    if "servers" not in options:
+        return options
+    kinds = ("engine", "command", "address")
+    named = [next(one[kind] for kind in kinds if kind in one) for one in options["servers"]]
+    return options | {"servers": named}
+
+
+def _fast(rates: tuple[float, ...]) -> tuple[float, ...]:
+    """As many rates, in the same order, with which few requests have soon come."""
+    places = sorted(set(rates))
+    return tuple(_SLOWEST_RATE + places.index(rate) for rate in rates)
 
 
 def shorten_training(options: TrainingOptions) -> tuple[TrainingOptions, list[str]]:
