@@ -21,7 +21,8 @@ Kernel = Literal["fused", "dequantize and multiply", "fall-back", "plain"]
 
     fused                    a kernel multiplied the codes as they are
     dequantize and multiply  floating weights were made of the codes, then multiplied
-    fall-back                the same, in a format that is meant to be multiplied as codes
+    fall-back                the same, in a format that is meant to be multiplied as codes; or
+                             the codes were made wider integers first
     plain                    the weights are floating ones and were multiplied as they are
 """
 OF_CODES = frozenset(
@@ -64,9 +65,9 @@ FLOATING = frozenset(
         "mkldnn::_linear_pointwise",
     }
 )
-"""Operators that multiply floating numbers."""
+"""Operators that multiply floating numbers, or integers that are wider than codes."""
 _MEANT_AS_CODES: frozenset[ProductKind] = frozenset({"packed", "outliers", "codes", "rounded"})
-_FLOATING_KIND = "floating"
+_FLOATING_KIND, _WITH_OUTLIERS = "floating", "outliers"
 _LABEL = "qbench: "
 _MOST_NAMED = 8
 
@@ -119,12 +120,20 @@ def what_ran(operators: Iterable[Operator], *, coded: bool, kind: ProductKind | 
     """
     every = [one for outer in operators for one in outer.all()]
     shown = tuple(dict.fromkeys(one.name for one in every if _tells(one.name)))
-    if any(one.name in OF_CODES and not _multiplies_floating(one) for one in every):
+    of_codes = [
+        at for at, one in enumerate(every) if one.name in OF_CODES and not _multiplies_floating(one)
+    ]
+    floating = [at for at, one in enumerate(every) if one.name in FLOATING]
+    # A product that was refused is called all the same: what is taken in its place follows it.
+    # LLM.int8 multiplies outlier columns apart.
+    refused = of_codes and floating and floating[-1] > of_codes[-1] and kind != _WITH_OUTLIERS
+    if of_codes and not refused:
         return Ran("fused", shown)
-    if any(one.name in FLOATING for one in every):
+    if floating:
         if not coded or kind == _FLOATING_KIND:
             return Ran("plain", shown)
-        return Ran("fall-back" if kind in _MEANT_AS_CODES else "dequantize and multiply", shown)
+        fell_back = refused or kind in _MEANT_AS_CODES
+        return Ran("fall-back" if fell_back else "dequantize and multiply", shown)
     named = list(dict.fromkeys(one.name for one in every))
     cut = ", ".join(named[:_MOST_NAMED]) + (" …" if len(named) > _MOST_NAMED else "")
     return Ran(None, shown, f"none of the operators that it called is a product known: {cut}")
