@@ -31,7 +31,7 @@ def grid_points(options: Any, model: ResolvedModel) -> list[GridPoint]:
         return []
     found = {}
     for batch, written, new in product(options.batch, options.prompt_tokens, options.new_tokens):
-        prompt = _prompt(written, new, model.context_tokens)
+        prompt = prompt_of(written, new, model.context_tokens)
         if prompt is None:
             continue
         point: dict[str, Any] = {"batch": batch, "prompt_tokens": prompt, "new_tokens": new}
@@ -57,9 +57,15 @@ def too_many(options: Any) -> Problem | None:
 
 
 def misfit(
-    prompt_tokens: Sequence[Length], new_tokens: Sequence[int], model: ResolvedModel
+    prompt_tokens: Sequence[Length],
+    new_tokens: Sequence[int],
+    model: ResolvedModel,
+    after: str | None = None,
 ) -> Problem | None:
-    """Why no length fits into the model's context, or it is not known; None if one does."""
+    """Why no length fits into the model's context, or it is not known; None if one does.
+
+    `after` says what comes after a prompt, where it is not new tokens alone.
+    """
     context, name = model.context_tokens, model.ref.name
     if context is None:
         if CONTEXT not in prompt_tokens:
@@ -67,13 +73,13 @@ def misfit(
         expected = f"a number of tokens, as the context of {name} is not known"
         return Problem("prompt_tokens", CONTEXT, expected, "write how long a prompt it takes")
     new = min(new_tokens)
-    prompts = [_prompt(written, new, context) for written in prompt_tokens]
+    prompts = [prompt_of(written, new, context) for written in prompt_tokens]
     if any(prompt is not None and prompt + new <= context for prompt in prompts):
         return None
     shortest = min((one for one in prompt_tokens if one != CONTEXT), default=CONTEXT)
     return Problem(
         "prompt_tokens",
-        f"{shortest} with {new} new tokens",
+        f"{shortest} with {after or f'{new} new tokens'}",
         f"at most {context} together, the context of {name}",
         f"set prompt_tokens to at most {context - new}"
         if new < context
@@ -81,7 +87,7 @@ def misfit(
     )
 
 
-def _prompt(written: Length, new_tokens: int, context: int | None) -> int | None:
+def prompt_of(written: Length, new_tokens: int, context: int | None) -> int | None:
     """Tokens of a prompt; None where the context leaves none, or is not known."""
     if written != CONTEXT:
         return int(written)

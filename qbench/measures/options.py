@@ -53,6 +53,15 @@ OneOrMoreLengths = Annotated[
     ),
 ]
 """A number of tokens, or the model's own context; or a list of them."""
+_Window = Annotated[int, Field(ge=2)] | Literal["context"]
+OneOrMoreWindows = Annotated[
+    tuple[_Window, ...],
+    AfterValidator(not_empty),
+    BeforeValidator(
+        as_tuple, json_schema_input_type=_Window | Annotated[list[_Window], Field(min_length=1)]
+    ),
+]
+"""Tokens of a window, of which the first is not scored; or a list of them."""
 GridBatch = Annotated[OneOrMorePositive, Also("batch_size")]
 GridPrompt = Annotated[OneOrMoreLengths, Also("input_len", "n_prompt")]
 PrefillChunk = Annotated[

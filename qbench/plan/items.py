@@ -195,13 +195,15 @@ def _why_not_of_random(item: Item) -> str | None:
 def why_beyond_context(model: ResolvedModel, item: Item) -> str | None:
     """Why an item's tokens are more than the model was made for; None if they are not."""
     work, context = work_of(item), model.context_tokens
-    if work is None or context is None:
+    decoded = item.measurement == "decoded"
+    if decoded:
+        work = typed_options(GridPoint, item.params)
+    if work is None or context is None or work.tokens + decoded <= context:
         return None
-    words, tokens = f"a window of {work.tokens} tokens", work.tokens
+    words = f"a window of {work.tokens} tokens"
     if isinstance(work, GridPoint):
         words = f"a prompt of {work.prompt_tokens} tokens with {work.new_tokens} new ones"
-    if tokens <= context:
-        return None
+        words += " and the one after them" if decoded else ""
     return f"{words} is longer than the context of {model.ref.name}, which is {context}"
 
 

@@ -267,6 +267,7 @@ def predict_scoring(
     _head = Storage(ledger, LOGITS, reference)
     again = states("eager") if compared else None
     _ids = Storage(ledger, BATCH, batch * tokens * 8)
+    _losses = Storage(ledger, BATCH, batch * (tokens - 1) * _FP64)  # kept of each token
     positions = min(tokens - 1, CHUNK_TOKENS)
     own = 0 if part.products.rest == FP32 else first.item_bytes
     narrow = Storage(ledger, LOGITS, positions * vocabulary * own)

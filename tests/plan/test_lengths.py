@@ -161,3 +161,54 @@ def test_a_prompt_that_is_too_long_at_once_is_told_the_chunk_that_fits(tmp_path:
     larger = skips(f", prefill_chunk: {2 * int(chunk)}")[1]
     assert larger is not None
     assert larger.endswith(f"fits with prefill_chunk: {chunk}")
+
+
+class TestOfTexts:
+    """Windows of `quality`, and prompts of `decoded`."""
+
+    @pytest.fixture(autouse=True)
+    def text(self, base: Path) -> None:
+        (base / "text.txt").write_text("def add(first, second):\n    return first\n" * 40)
+
+    def test_windows_of_a_list_are_items(self, base: Path) -> None:
+        found = points(plan(base, "quality", "text: text.txt, window: [32, 96, 128, context]"))
+        assert found["short"] == [
+            ("text-w32-default", None),
+            ("text-w96-default", None),
+            (
+                "text-w128-default",
+                "a window of 128 tokens is longer than the context of short, which is 96",
+            ),
+        ]
+        windows = [32, 96, 128, 256]
+        assert found["long"] == [(f"text-w{window}-default", None) for window in windows]
+
+    def test_one_window_is_what_it_was(self, base: Path) -> None:
+        one, listed, left_out, own = (
+            plan(base, "quality", f"text: text.txt{window}").cells[0].tasks
+            for window in (", window: 96", ", window: [96]", "", ", window: context")
+        )
+        (first,) = one
+        assert first.item.params["window"] == 96
+        assert [task.key for task in (*listed, *left_out, *own)] == [first.key] * 3
+
+    def test_a_window_beyond_every_context_is_refused(self, base: Path) -> None:
+        with pytest.raises(SuiteError) as caught:
+            plan(base, "quality", "text: text.txt, window: [128, 200]")
+        (problem,) = caught.value.problems
+        assert problem.place == "measure.quality.window"
+        assert (problem.found, problem.remedy) == ("128", "set window to at most 96")
+
+    def test_prompts_of_a_list_are_decoded_after(self, base: Path) -> None:
+        options = "text: text.txt, prompt_tokens: [16, 95, context], new_tokens: 8"
+        longer = (
+            "a prompt of 95 tokens with 8 new ones and the one after them is longer than the"
+            " context of short, which is 96"
+        )
+        found = points(plan(base, "decoded", options))
+        assert found["short"] == [
+            ("text-p16-n8-first32", None),
+            ("text-p95-n8-first32", longer),
+            ("text-p87-n8-first32", None),
+        ]
+        assert [slug for slug, _ in found["long"]][-1] == "text-p247-n8-first32"

@@ -102,7 +102,7 @@ def test_what_is_read_is_what_ships_with_qbench(tmp_path: Path) -> None:
     quality = plain(measure["quality"])
     # The protocol's window of 2048 is beyond the bundled model's context.
     assert (quality["text"], quality["protocol"]) == (["bundled:stdlib-excerpt"], "default")
-    assert quality["window"] == 64
+    assert quality["window"] == [64]
     tasks = plain(measure["tasks"])
     assert (tasks["names"], tasks["limit"]) == (["stdlib-choice"], 4)
     assert (tasks["few_shot"], tasks["chat_template"]) == (1, False)

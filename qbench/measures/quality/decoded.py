@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import PositiveInt
 
 from qbench.core.aliases import Also
-from qbench.core.errors import MeasurementError, Problem
+from qbench.core.errors import MeasurementError
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
+from qbench.measures.grid import misfit, prompt_of
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.measures.options import OneOrMoreText
+from qbench.measures.options import GridPrompt, OneOrMoreText
 from qbench.measures.quality.divergence import (
     divergence_histogram,
     divergence_metrics,
@@ -30,6 +31,7 @@ from qbench.measures.quality.divergence import (
 )
 from qbench.measures.quality.head import DecodingHead, find_head
 from qbench.measures.quality.held_against import find_reference, keep_states, rounding_of_both
+from qbench.measures.quality.positions import by_position
 from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.measures.quality.scoring import check_losses, rounding_kl, score_windows
 from qbench.measures.quality.windows import cut_windows, ids_hash, tokenize
@@ -40,6 +42,7 @@ from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qbench.core.errors import Problem
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import LoadedModel
     from qbench.measures.quality.windows import Window
@@ -73,8 +76,9 @@ class DecodedOptions(Frozen):
     """`bundled:<name>`, a local file, or the name of a known data set (`wikitext-2`)."""
     limit: PositiveInt = 32
     """The first so many windows of each text, or all if there are fewer."""
-    prompt_tokens: Annotated[PositiveInt, Also("input_len", "n_prompt")] = 128
-    """Tokens of each window that are read at once, `<s>` included."""
+    prompt_tokens: GridPrompt = (128,)
+    """Tokens of each window that are read at once, `<s>` included; `context` for as many as the
+    model's own context leaves. Of a list, those beyond a model's context are skipped."""
     new_tokens: Annotated[PositiveInt, Also("max_new_tokens", "output_len", "n_gen")] = 64
     """Tokens read one by one after them; the prediction after each is scored."""
     batch: Annotated[PositiveInt, Also("batch_size")] = 8
@@ -102,28 +106,25 @@ class Decoded(Measurement):
     metrics: tuple[MetricDefinition, ...] = METRICS
 
     def misfit(self, options: DecodedOptions, model: ResolvedModel) -> Problem | None:
-        """Windows beyond the model's context."""
-        context, length = model.context_tokens, options.prompt_tokens + options.new_tokens + 1
-        if context is None or length <= context:
-            return None
-        return Problem(
-            "prompt_tokens",
-            f"{options.prompt_tokens} with {options.new_tokens} new tokens and the one after them",
-            f"at most {context} together, the context of {model.ref.name}",
-            f"set prompt_tokens to at most {max(1, context - options.new_tokens - 1)}",
-        )
+        """Windows that are all beyond the model's context."""
+        after = f"{options.new_tokens} new tokens and the one after them"
+        return misfit(options.prompt_tokens, (options.new_tokens + 1,), model, after)
 
     def items(self, options: DecodedOptions, model: ResolvedModel, base: Path) -> list[Item]:
-        """One item a text. Raises `TextError` for one that cannot be found."""
+        """One item a text and prompt. Raises `TextError` for a text that cannot be found."""
+        context, after = model.context_tokens, options.new_tokens + 1
+        prompts = [prompt_of(one, after, context) for one in options.prompt_tokens]
         made = [
             DecodedParams(
                 text=resolve_text(source, base=base),
                 limit=options.limit,
-                prompt_tokens=options.prompt_tokens,
+                prompt_tokens=prompt,
                 new_tokens=options.new_tokens,
                 batch=options.batch,
             )
             for source in options.text
+            for prompt in dict.fromkeys(prompts)
+            if prompt is not None
         ]
         return [
             Item(
@@ -180,6 +181,7 @@ class Decoded(Measurement):
                 "head_route": route,
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
+                **by_position(scores, windows),
             },
             warnings=(
                 *([f"{share:.2%} of the logits are not finite"] if share else []),

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from qbench.core.aliases import Also
 from qbench.core.errors import MeasurementError, Problem
@@ -19,7 +19,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.measures.options import OneOrMoreText
+from qbench.measures.options import CONTEXT, OneOrMoreText, OneOrMoreWindows
 from qbench.measures.quality.divergence import (
     DIVERGENCE_METRICS,
     divergence_histogram,
@@ -28,6 +28,7 @@ from qbench.measures.quality.divergence import (
 )
 from qbench.measures.quality.head import find_head
 from qbench.measures.quality.held_against import find_reference, keep_states, rounding_of_both
+from qbench.measures.quality.positions import by_position
 from qbench.measures.quality.scoring import (
     check_losses,
     ids_of,
@@ -104,7 +105,7 @@ class QualityOptions(Frozen):
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
     """`bundled:<name>`, a local file, or the name of a known data set (`wikitext-2`)."""
     window: Annotated[
-        int | None,
+        OneOrMoreWindows | None,
         Also(
             "ctx_size",
             "n_ctx",
@@ -114,8 +115,9 @@ class QualityOptions(Frozen):
                 " stride is half a window"
             },
         ),
-    ] = Field(default=None, ge=2)
-    """Tokens a window, `<s>` included; the model's context unless given, at most 2048."""
+    ] = None
+    """Tokens a window, `<s>` included, or `context` for the model's own context; the context unless
+    given, at most 2048. Of a list, windows beyond a model's context are skipped."""
     protocol: Protocol = "default"
     """How the text is cut and which tokens are scored."""
     limit: PositiveInt | None = None
@@ -154,22 +156,26 @@ class Quality(Measurement):
     metrics: tuple[MetricDefinition, ...] = METRICS
 
     def misfit(self, options: QualityOptions, model: ResolvedModel) -> Problem | None:
-        """A window beyond the model's context, or another than the protocol's own."""
+        """Windows that are all beyond the model's context, or another than the protocol's own."""
         fixed = FIXED_WINDOW.get(options.protocol)
-        if fixed is not None and options.window not in {None, fixed}:
+        given = options.window or ()
+        if fixed is not None and not {*given} <= {fixed}:
             return Problem(
                 "window",
-                str(options.window),
+                next(str(one) for one in given if one != fixed),
                 f"{fixed}, the window of protocol {options.protocol}",
                 "leave window out, or choose another protocol",
             )
-        window = fixed or options.window
         context = model.context_tokens
-        if window is None or context is None or window <= context:
+        if context is None and CONTEXT in given:
+            expected = f"a number of tokens, as the context of {model.ref.name} is not known"
+            return Problem("window", CONTEXT, expected, "write how long the windows are")
+        windows = [fixed] if fixed is not None else [one for one in given if one != CONTEXT]
+        if context is None or CONTEXT in given or not windows or min(windows) <= context:
             return None
         return Problem(
             "window" if fixed is None else "protocol",
-            str(window) if fixed is None else options.protocol,
+            str(min(windows)) if fixed is None else options.protocol,
             f"a window of at most {context}, the context of {model.ref.name}",
             f"set window to at most {context}"
             if fixed is None
@@ -177,9 +183,7 @@ class Quality(Measurement):
         )
 
     def items(self, options: QualityOptions, model: ResolvedModel, base: Path) -> list[Item]:
-        """One item a text. Raises `TextError` for one that cannot be found."""
-        window = FIXED_WINDOW.get(options.protocol) or options.window
-        window = window or min(WINDOW_MOST, model.context_tokens or WINDOW_MOST)
+        """One item a text and window. Raises `TextError` for a text that cannot be found."""
         texts = [resolve_text(source, base=base) for source in options.text]
         given: dict[str, Any] = {"bos": "as encoded"} if options.protocol == LLAMACPP else {}
         given |= {
@@ -197,11 +201,12 @@ class Quality(Measurement):
                 **given,
             )
             for text in texts
+            for window in _windows(options, model.context_tokens)
         ]
         return [
             Item(
                 measurement=self.name,
-                slug=f"{params.text.name}-w{window}-{options.protocol}"
+                slug=f"{params.text.name}-w{params.window}-{options.protocol}"
                 + ("" if params.limit is None else f"-first{params.limit}"),
                 params=plain_options(params),
                 against_reference=options.divergence,
@@ -276,9 +281,18 @@ class Quality(Measurement):
                 "attention_ran": sorted(attention),
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
+                **by_position(scores, windows),
             },
             warnings=tuple(warnings),
         )
+
+
+def _windows(options: QualityOptions, context: int | None) -> list[int]:
+    """Tokens of the windows that a model's texts are cut into, each once."""
+    if options.window is None:
+        return [FIXED_WINDOW.get(options.protocol) or min(WINDOW_MOST, context or WINDOW_MOST)]
+    found = [context if one == CONTEXT else one for one in options.window]
+    return list(dict.fromkeys(one for one in found if one is not None))
 
 
 def _start(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> int | None:

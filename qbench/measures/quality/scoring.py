@@ -52,6 +52,8 @@ class Scores:
     """Summed squared change of the true token's probability of each window."""
     token_kl: torch.Tensor | None = None
     """KL of each token, (scored tokens,), in the text's order; None without a reference."""
+    token_nll: torch.Tensor | None = None
+    """Negative log-likelihood of each, in the same order; None where nothing was scored."""
     nonfinite: int = 0
     logits: int = 0
 
@@ -70,6 +72,7 @@ def score_windows(
     """
     sums: list[torch.Tensor] = []
     token_kl: list[torch.Tensor] = []
+    token_nll: list[torch.Tensor] = []
     logits = start = 0
     for group in in_groups(windows, batch):
         ids = ids_of(group, head.model.device)
@@ -83,9 +86,10 @@ def score_windows(
             )  # fmt: skip
             sums.append(found.sums)
             token_kl += found.token_kl
+            token_nll += found.token_nll
             logits += found.logits
             start += window.scored
-    return _gather(sums, token_kl, logits)
+    return _gather(sums, token_kl, token_nll, logits)
 
 
 def check_losses(scores: Scores, tokens: int) -> None:
@@ -146,6 +150,8 @@ class _Window:
     """(5,), fp64: nll, kl, same_top, squared_change and nonfinite, as in `Scores`."""
     token_kl: list[torch.Tensor]
     """KL of each position, a tensor a chunk; empty without a reference."""
+    token_nll: list[torch.Tensor]
+    """Loss of each position, a tensor a chunk."""
     logits: int
 
 
@@ -163,31 +169,41 @@ def _score_window(
 
     nll, kl, same, squared, nonfinite = torch.zeros(5, dtype=torch.float64, device=targets.device)
     token_kl: list[torch.Tensor] = []
+    token_nll: list[torch.Tensor] = []
     counted = 0
     for chunk in _slices(0, len(targets), CHUNK_TOKENS):
         logits = head.logits(states[chunk])
         nonfinite = nonfinite + _nonfinite(logits)
         counted += logits.numel()
         if reference is None:
-            nll = nll + _loss(logits, targets[chunk])
+            token_nll.append(_losses(logits, targets[chunk]))
+            nll = nll + token_nll[-1].sum()
             continue
         wanted = reference.logits(start + chunk.start, states[chunk])
         found = _compare(logits, wanted, targets[chunk], vocabulary)
         padded = logits.shape[1] > vocabulary
-        nll = nll + (_loss(logits, targets[chunk]) if padded else found.loss)
+        token_nll.append(_losses(logits, targets[chunk]) if padded else found.losses)
+        nll = nll + token_nll[-1].sum()
         token_kl.append(found.kl)
         kl = kl + found.kl.sum()
         same = same + found.same_top
         squared = squared + found.squared_change
-    return _Window(torch.stack([nll, kl, same, squared, nonfinite]), token_kl, counted)
+    sums = torch.stack([nll, kl, same, squared, nonfinite])
+    return _Window(sums, token_kl, token_nll, counted)
 
 
-def _gather(sums: list[torch.Tensor], token_kl: list[torch.Tensor], logits: int) -> Scores:
+def _gather(
+    sums: list[torch.Tensor],
+    token_kl: list[torch.Tensor],
+    token_nll: list[torch.Tensor],
+    logits: int,
+) -> Scores:
     """Asks the device for all that it has summed up, once."""
     import torch
 
     nll, kl, same, squared, nonfinite = torch.stack(sums, dim=1).tolist()
     scores = Scores(nll=nll, nonfinite=int(sum(nonfinite)), logits=logits)
+    scores.token_nll = torch.cat(token_nll).cpu()
     if token_kl:
         scores.kl, scores.same_top, scores.squared_change = kl, same, squared
         scores.token_kl = torch.cat(token_kl).cpu()
@@ -203,24 +219,24 @@ def _nonfinite(logits: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.count_nonzero(block - block) for block in blocks]).sum()
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Summed negative log-likelihood of targets (n,) under logits (n, columns), in nats."""
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood, (n,), of targets (n,) under logits (n, columns), in nats."""
     import torch
     from torch.nn.functional import cross_entropy
 
     losses = [
-        cross_entropy(logits[block].double(), targets[block], reduction="sum")
+        cross_entropy(logits[block].double(), targets[block], reduction="none")
         for block in _blocks(logits)
     ]
-    return torch.stack(losses).sum()
+    return torch.cat(losses)
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """What one chunk of positions gives against the reference; sums are fp64, of no dimension."""
+    """What one chunk of positions gives against the reference, in fp64."""
 
-    loss: torch.Tensor
-    """Summed negative log-likelihood of the true tokens, in nats."""
+    losses: torch.Tensor
+    """Negative log-likelihood of each true token, (n,), in nats."""
     kl: torch.Tensor
     """KL(reference ‖ cell) of each position, (n,), in fp64 nats."""
     same_top: torch.Tensor
@@ -237,19 +253,19 @@ def _compare(
 
     logits, wanted = logits[:, :vocabulary], wanted[:, :vocabulary]
     same = (logits.argmax(1) == wanted.argmax(1)).sum()
-    kl = []
-    loss, squared = torch.zeros(2, dtype=torch.float64, device=logits.device)
+    kl, losses = [], []
+    squared = torch.zeros((), dtype=torch.float64, device=logits.device)
     for block in _blocks(logits):
         own = logits[block].double().log_softmax(-1)
         expected = wanted[block].double().log_softmax(-1)
         true = targets[block, None]
         likelihood = own.gather(1, true)
-        loss = loss - likelihood.sum()
+        losses.append(-likelihood[:, 0])
         change = likelihood.exp() - expected.gather(1, true).exp()
         squared = squared + change.square().sum()
         own.sub_(expected).neg_()
         kl.append(_expectation(expected.exp_(), own))
-    return _Compared(loss, torch.cat(kl), same, squared)
+    return _Compared(torch.cat(losses), torch.cat(kl), same, squared)
 
 
 def _expectation(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
