@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 _PANEL = "Price"
+_EXPECTED = {"currency": "a few letters such as USD"}
 
 
 def _hour(of: str, like: str) -> Any:
@@ -55,7 +56,7 @@ def price_over(given: Mapping[str, Any], own: Price | None) -> Price | None:
     """
     from pydantic import ValidationError
 
-    from qbench.compare.price import Price
+    from qbench.compare.price import BY_KIND, Price
     from qbench.core.errors import Problem, UsageError
 
     if not given:
@@ -67,12 +68,25 @@ def price_over(given: Mapping[str, Any], own: Price | None) -> Price | None:
         problems = []
         for detail in error.errors(include_url=False):
             reason = detail.get("ctx", {}).get("error")
-            key = str(detail["loc"][0]) if detail["loc"] else "currency"
+            if not detail["loc"]:
+                beside = "--gpu-hour or --machine-hour beside it, such as --gpu-hour 2.49"
+                problems.append(Problem("--currency", "no price of an hour", beside))
+                continue
+            key = str(detail["loc"][0])
             place = f"--{key.replace('_', '-')}"
-            expected = str(reason) if reason is not None else str(detail["msg"])
+            expected = str(reason) if reason is not None else _EXPECTED[key]
+            expected = expected.replace(BY_KIND, "one for each kind of device: nvidia-h100=2.49")
             remedy = getattr(reason, "remedy", None)
-            problems.append(Problem(place, repr(given.get(key)), expected, remedy))
+            remedy = remedy and remedy.replace("under `currency`", "as --currency")
+            problems.append(Problem(place, _found(given.get(key)), expected, remedy))
         raise UsageError("\n".join(map(str, problems))) from None
+
+
+def _found(given: object) -> str:
+    """What was given of an option, as it was typed."""
+    if isinstance(given, dict):
+        return repr(" ".join(f"{kind}={amount}" for kind, amount in given.items()))
+    return repr(given)
 
 
 def priced(

@@ -7,6 +7,7 @@ was measured is priced when it is shown, so that another price needs no other ru
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 MOST = 1e12
 AMOUNT = f"a positive number up to {MOST:g}".replace("e+", "e")
-_HOUR = f"{AMOUNT}, or a mapping by kind of device such as {{nvidia-h100: 2.49}}"
+BY_KIND = "a mapping by kind of device such as {nvidia-h100: 2.49}"
+_HOUR = f"{AMOUNT}, or {BY_KIND}"
 _ANY = "`gpu_hour`, `machine_hour` or both"
 
 
@@ -38,8 +40,13 @@ def _is_amount(value: object) -> bool:
 
 def _without_sign(value: object) -> str | None:
     """What to do about an amount that is written as a text."""
-    digits = value.strip(" $€£¥") if isinstance(value, str) else ""
-    return f"write {digits} alone, the currency under `currency`" if is_number(digits) else None
+    text = value.strip() if isinstance(value, str) else ""
+    digits = re.sub(r"^[^-\d.]+|[^\d.]+$", "", text)
+    return f"write {digits} alone, the currency under `currency`" if _is_written(digits) else None
+
+
+def _is_written(digits: str) -> bool:
+    return is_number(digits) and _is_amount(float(digits))
 
 
 def _check_hour(value: object) -> object:

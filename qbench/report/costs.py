@@ -285,16 +285,16 @@ def _rests_on(records: TableRecords, price: Price) -> str:
         f"{hour_words(records.every, price)} A million tokens cost the price of the hour over the"
         " tokens that were made in it by the measured throughput, at the cheapest of the points"
         " that were measured; the details have each. This takes the device as full all the time,"
-        " with as many requests at once as the batch says, and none that waits: idle hours come on"
-        " top."
-        " Intervals are those of the times."
+        " with as many requests at once as the point says: idle hours come on top. Intervals are"
+        " those of the measured figures."
     )
-    if items(records, "serving"):
-        return (
-            f"{text} Behind a server the tokens are those that it generated under the load that is"
-            " named, prompts and all; the other columns are of this library's own loop."
-        )
-    return f"{text} The loop is this library's, not that of a server."
+    if not items(records, "serving"):
+        return f"{text} The loop is this library's, not that of a server."
+    own = "; the other columns are of this library's own loop" if items(records, "latency") else ""
+    return (
+        f"{text} Behind a server the tokens are those that it generated under the load, prompts and"
+        f" all{own}."
+    )
 
 
 def hour_words(cells: Sequence[CellRecords], price: Price) -> str:
