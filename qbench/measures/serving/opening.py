@@ -61,7 +61,7 @@ def open_server(
 ) -> Iterator[Server]:
     """The server once it has answered; what was started is ended when this is left, however.
 
-    `context_tokens` are those of the longest prompt and answer together, `streams` the requests
+    `context_tokens` are those that a request may take, `streams` the requests
     that are under way at most, `endpoint` the path that is loaded. Raises `ProcessFailedError` for
     whatever the server does wrong, and `MeasurementError` for a program that is not there.
     """

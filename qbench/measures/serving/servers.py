@@ -41,7 +41,7 @@ PLACEHOLDERS = {
     "host": "the address to listen on, which is 127.0.0.1",
     "port": "the port to listen on, a free one",
     "dtype": "the cell's floating type by torch's name, such as bfloat16",
-    "context": "tokens of the longest prompt and answer of the load together",
+    "context": "tokens of a prompt and its answer, with what a server puts around them",
     "streams": "requests that the load has under way at most",
     "cache": "tokens of all these requests together",
     "flags": "where the precision's `flags` go; the end of the command unless written",

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from qbench.measures.serving.load import Loaded
     from qbench.measures.serving.server import Server
 
+AROUND = {"completions": 8, "chat": 512}
+"""Tokens that a server may put around a prompt: its first token, a chat template."""
 NOT_OF_AN_ADDRESS = "the server was not started here"
 NO_STOP: dict[str | None, dict[str, Any]] = {
     TRANSFORMERS: {"generation_config": json.dumps({"eos_token_id": -1})},
@@ -126,13 +128,12 @@ class Serving(Measurement):
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Starts the server, loads it, reads guidellm's report, ends the server."""
         params = typed_options(ServingParams, item.params)
-        context = params.prompt_tokens + params.output_tokens
         with (
             scratch_folder("qbench-load") as folder,
             open_server(
                 params.server,
                 cell,
-                context_tokens=context,
+                context_tokens=_context(params, cell.resolved),
                 streams=params.streams,
                 endpoint=ENDPOINTS[params.endpoint],
             ) as server,
@@ -154,6 +155,12 @@ class Serving(Measurement):
             except MeasurementError as error:
                 raise server.fault(str(error)) from error
             return _outcome(params, server, loaded, watch, energy)
+
+
+def _context(params: ServingParams, model: ResolvedModel) -> int:
+    """Tokens that a server must have room for in a request; no more than the model has."""
+    needed = params.prompt_tokens + params.output_tokens + AROUND[params.endpoint]
+    return needed if model.context_tokens is None else min(needed, model.context_tokens)
 
 
 def _loaded(
