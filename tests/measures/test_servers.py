@@ -26,8 +26,11 @@ from qbench.measures.serving.asking import CHAT, ask_json
 from qbench.measures.serving.commands import filled_command, why_not_served
 from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.servers import ServerOptions
+from qbench.measures.serving.serving import tokenizer_folder
 from qbench.plan.items import caveats, why_not_taken
 from qbench.plan.job import Task
+from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
+from tests.gguf_files import write_gguf
 from tests.precisions.tiny_cells import make_job, resolve
 from tests.tiny_models import make_tiny_model
 from tests.workplace import MARK, Workplace
@@ -35,6 +38,7 @@ from tests.workplace import MARK, Workplace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qbench.core.spec import ResolvedModel
     from qbench.measures.serving.server import Server
 
 PROGRAM = Path(__file__).with_name("misbehaving_server.py")
@@ -53,12 +57,14 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Work
     return Workplace(tmp_path, folder)
 
 
-def cell_of(place: Workplace, precision: str = "fp32", **options: Any) -> UnbuiltCell:
-    job = make_job(resolve(place.model), precision, **options)
+def cell_of(
+    place: Workplace, precision: str = "fp32", model: ResolvedModel | None = None
+) -> UnbuiltCell:
+    job = make_job(resolve(place.model) if model is None else model, precision)
     path = str(place.folder / "results" / "serving-one-0123.json")
     task = Task(item=Item(measurement="serving", slug="one"), key="0123", identity={}, path=path)
     job = job.model_copy(update={"tasks": (task,), "trust_code": True})
-    checkpoint = checkpoint_of(job.cell.model, place.model, "cpu")
+    checkpoint = checkpoint_of(job.cell.model, fetch_model(job.model), "cpu")
     return UnbuiltCell(job.cell, job.model, checkpoint, "cpu", job.model_dump(mode="json"))
 
 
@@ -297,6 +303,22 @@ class TestCommands:
         cell = cell_of(place, "bf16").cell
         made = filled_command(server, cell, model="m", port=7, context=10, streams=3)
         assert made == ["sh", "7", "m", "bfloat16", "-x", "1 2"]
+
+    def test_of_a_gguf_file_it_gets_the_file(self, place: Workplace) -> None:
+        """And what makes the prompts gets a folder with its tokenizer."""
+        from transformers import AutoTokenizer
+
+        file = write_gguf(place.model, place.folder / "one.gguf", {"": "F32"})
+        model = resolve_model(parse_model(str(file), base=place.folder))
+        cell = cell_of(place, "stored", model=model)
+        assert cell.checkpoint.folder != file
+        with open_server(options_of("serves"), cell, context_tokens=24) as server:
+            assert (server.model, server.flags[5]) == (str(file), str(file))
+        folder = tokenizer_folder(cell.checkpoint, place.folder)
+        words = "def add(first, second):"
+        own, made = (AutoTokenizer.from_pretrained(one) for one in (place.model, folder))
+        assert made(words, add_special_tokens=False) == own(words, add_special_tokens=False)
+        assert tokenizer_folder(cell_of(place).checkpoint, place.folder) == place.model
 
     def test_no_shell_reads_it(self, place: Workplace) -> None:
         """What would be a redirection, a variable, a second command stays one word."""

@@ -42,8 +42,11 @@ from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.options import LoadOptions, LoadPoint
 from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
 from qbench.measures.serving.watch import LoadWatch
+from qbench.precisions.loading import load_tokenizer
+from qbench.sources.models.gguf_models import gguf_of
 
 if TYPE_CHECKING:
+    from qbench.core.checkpoint import Checkpoint
     from qbench.core.record import Metric, MetricDefinition
     from qbench.core.spec import ResolvedModel
     from qbench.measures.loaded import UnbuiltCell
@@ -141,7 +144,7 @@ class Serving(Measurement):
             target = Target(
                 server.url,
                 server.model,
-                cell.checkpoint.folder,
+                tokenizer_folder(cell.checkpoint, folder),
                 NO_STOP[params.server.engine],
             )
             with (
@@ -155,6 +158,15 @@ class Serving(Measurement):
             except MeasurementError as error:
                 raise server.fault(str(error)) from error
             return _outcome(params, server, loaded, watch, energy)
+
+
+def tokenizer_folder(checkpoint: Checkpoint, scratch: Path) -> Path:
+    """The folder that has the model's tokenizer: that of a .gguf file is written into `scratch`."""
+    if gguf_of(checkpoint.folder) is None:
+        return checkpoint.folder
+    folder = scratch / "tokenizer"
+    load_tokenizer(checkpoint, bundled=False).save_pretrained(folder)
+    return folder
 
 
 def _context(params: ServingParams, model: ResolvedModel) -> int:

@@ -13,6 +13,7 @@ from qbench.core.nvml import visible_gpus
 from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.commands import filled_command, why_not_started
 from qbench.measures.serving.servers import LOOPBACK, words_of
+from qbench.sources.models.gguf_models import gguf_of
 
 if TYPE_CHECKING:
     from qbench.measures.loaded import UnbuiltCell
@@ -60,7 +61,8 @@ def start_of(
     options: ServerOptions, cell: UnbuiltCell, scratch: Path, context: int, streams: int
 ) -> Start:
     """Raises `MeasurementError` for a program that is not there, or is not trusted."""
-    port, model = _free_port(), str(cell.checkpoint.folder)
+    folder = cell.checkpoint.folder
+    port, model = _free_port(), str(gguf_of(folder) or folder)
     marks = scratch / "marks"
     environment = environment_for(cell, foreign=options.command is not None)
     if options.command is None:
