@@ -17,6 +17,7 @@ import re
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from qbench.core.errors import (
 )
 from qbench.core.store import write_record
 from qbench.measures import measures, of_machine
-from qbench.measures.loaded import UnbuiltCell
+from qbench.measures.loaded import LoadedModel, UnbuiltCell
 from qbench.measures.peaks import release_cached
 from qbench.plan.items import caveats
 from qbench.plan.job import Job, Task, now
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qbench.core.record import Environment, Record, Status
-    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.core.spec import Item
+    from qbench.measures.loaded import Outcome
     from qbench.precisions.verification import Verification
 
     Emit = Callable[[dict[str, Any]], None]
@@ -111,7 +113,7 @@ def _run_job(job: Job, emit: Emit) -> None:
     phase = _Phase(emit)
     compute_in_full()
     try:
-        loaded = _prepare(job, phase)
+        cell = _prepare(job, phase)
     except Exception as error:  # noqa: BLE001 - whatever fails while loading becomes records
         status, reason = classify(error)
         for index, task in enumerate(job.tasks):
@@ -129,10 +131,11 @@ def _run_job(job: Job, emit: Emit) -> None:
     for index, task in enumerate(job.tasks):
         emit({"event": "task", "index": index})
         phase("measure")
-        record, failure = _take(job, task, loaded, environment)
+        record, failure = _take(job, task, cell, environment)
         _write(task, record, index, emit)
-        apart = isinstance(loaded, UnbuiltCell)  # of which this process has nothing on a device
-        if failure is not None and not apart and _has_lost_device(failure, loaded.device):
+        # Of what is measured apart this process has nothing on a device.
+        built = isinstance(cell, LoadedModel)
+        if failure is not None and built and _has_lost_device(failure, job.device):
             emit({"event": "device_lost"})
             return
 
@@ -146,77 +149,29 @@ def _prepare(job: Job, phase: _Phase) -> LoadedModel | UnbuiltCell:
     return UnbuiltCell(job.cell, job.model, checkpoint, job.device, job.model_dump(mode="json"))
 
 
-def _take_apart(
-    job: Job, task: Task, cell: UnbuiltCell, environment: Environment
-) -> tuple[Record, Exception | None]:
-    """Takes an item whose measurement has the model built elsewhere, and makes its record."""
-    started_at, started = now(), time.perf_counter()
-    common: dict[str, Any] = {"started_at": started_at, "environment": environment}
-    try:
-        outcome = measures()[task.item.measurement].measure_apart(cell, task.item)
-        _check_finite(outcome)
-    except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
-        status, reason = classify(error)
-        failed = job.record(
-            task,
-            status,
-            reason=reason,
-            phase=getattr(error, "phase", None) or "measure",
-            log_tail=getattr(error, "log_tail", None) or _traceback_tail(error),
-            duration_s=time.perf_counter() - started,
-            **common,
-        )
-        return failed, error
-    taken = job.record(
-        task,
-        "ok",
-        metrics=outcome.metrics,
-        series=outcome.series,
-        details=outcome.details,
-        warnings=(
-            *outcome.warnings,
-            *caveats(job.cell, task.item),
-            *_type_warnings(job, task),
-        ),
-        duration_s=time.perf_counter() - started,
-        **common,
-    )
-    return taken, None
-
-
 def _take(
-    job: Job, task: Task, loaded: LoadedModel | UnbuiltCell, environment: Environment
+    job: Job, task: Task, cell: LoadedModel | UnbuiltCell, environment: Environment
 ) -> tuple[Record, Exception | None]:
     """Takes one item and makes its record, whatever happens; with what was raised."""
-    if isinstance(loaded, UnbuiltCell):
-        return _take_apart(job, task, loaded, environment)
     started_at, started = now(), time.perf_counter()
-    measurement = measures()[task.item.measurement]
-    faults = loaded.verification.faults
     common: dict[str, Any] = {"started_at": started_at, "environment": environment}
-    details = {"loaded": {**loaded.verification.details, "faults": list(faults)}}
+    details: dict[str, Any] = {}
+    if isinstance(cell, LoadedModel):
+        found = cell.verification
+        details = {"loaded": {**found.details, "faults": list(found.faults)}}
     try:
-        if measurement.trusts_kernels:
-            check_layers(loaded.verification)
-        outcome = measurement.measure(loaded, task.item)
-        _synchronize(loaded.device)  # an error of its last kernels is its own, not the next one's
-        _check_finite(outcome)
-        changed = changed_layers(loaded.constants, loaded.model)
-        if changed and measurement.trusts_kernels:
-            raise WrongKernelError(_describe_changed(changed))  # noqa: TRY301 - as above
+        outcome = _measure(cell, task.item)
     except Exception as error:  # noqa: BLE001 - whatever a measurement raises becomes its record
         status, reason = classify(error)
-        if status == "nan" and loaded.nonfinite_tensors:
-            reason = f"{describe_nonfinite(loaded.nonfinite_tensors)} ({reason})"
-        if status == "oom":
-            with suppress(RuntimeError):  # of a GPU that is lost: recorded as what it is
-                release_cached(loaded.device)
+        if isinstance(cell, LoadedModel):
+            reason = _after_failure(cell, status, reason)
+        phase = "verify" if isinstance(error, _OF_LAYERS) else "measure"
         record = job.record(
             task,
             status,
             reason=reason,
-            phase="verify" if isinstance(error, _OF_LAYERS) else "measure",
-            log_tail=_traceback_tail(error),
+            phase=getattr(error, "phase", None) or phase,
+            log_tail=getattr(error, "log_tail", None) or _traceback_tail(error),
             details=details,
             duration_s=time.perf_counter() - started,
             **common,
@@ -228,18 +183,43 @@ def _take(
         metrics=outcome.metrics,
         series=outcome.series,
         details={**details, **outcome.details},
-        warnings=(
-            *outcome.warnings,
-            *loaded.verification.warnings,
-            *([f"not as asked for: {_describe(loaded.verification)}"] if faults else []),
-            *([f"not as asked for: {_describe_changed(changed)}"] if changed else []),
-            *caveats(job.cell, task.item),
-            *_type_warnings(job, task),
-        ),
+        warnings=(*outcome.warnings, *caveats(job.cell, task.item), *_type_warnings(job, task)),
         duration_s=time.perf_counter() - started,
         **common,
     )
     return record, None
+
+
+def _measure(cell: LoadedModel | UnbuiltCell, item: Item) -> Outcome:
+    """What a measurement finds, with what is to be known of the layers that it trusts."""
+    measurement = measures()[item.measurement]
+    if isinstance(cell, UnbuiltCell):
+        outcome = measurement.measure_apart(cell, item)
+        _check_finite(outcome)
+        return outcome
+    found = cell.verification
+    if measurement.trusts_kernels:
+        check_layers(found)
+    outcome = measurement.measure(cell, item)
+    _synchronize(cell.device)  # an error of its last kernels is its own, not the next one's
+    _check_finite(outcome)
+    changed = changed_layers(cell.constants, cell.model)
+    if changed and measurement.trusts_kernels:
+        raise WrongKernelError(_describe_changed(changed))
+    not_as_asked = [_describe(found)] if found.faults else []
+    not_as_asked += [_describe_changed(changed)] if changed else []
+    told = (f"not as asked for: {one}" for one in not_as_asked)
+    return replace(outcome, warnings=(*outcome.warnings, *found.warnings, *told))
+
+
+def _after_failure(loaded: LoadedModel, status: Status, reason: str) -> str:
+    """The reason with what the checkpoint has to do with it; memory is given back."""
+    if status == "oom":
+        with suppress(RuntimeError):  # of a GPU that is lost: recorded as what it is
+            release_cached(loaded.device)
+    if status == "nan" and loaded.nonfinite_tensors:
+        return f"{describe_nonfinite(loaded.nonfinite_tensors)} ({reason})"
+    return reason
 
 
 def _type_warnings(job: Job, task: Task) -> tuple[str, ...]:
