@@ -116,6 +116,23 @@ def text_name(record: Record) -> str:
     return f"{name}{suffix}"
 
 
+def first_windows(texts: dict[str, Record]) -> dict[str, Record]:
+    """For the main tables: of quality items that differ in their window alone, the smallest."""
+    smallest: dict[str, Record] = {}
+    for record in texts.values():
+        rest = {name: one for name, one in record.item.params.items() if name != "window"}
+        key = repr(sorted(rest.items()))
+        held = smallest.get(key)
+        if held is None or _window(record) < _window(held):
+            smallest[key] = record
+    kept = {record.item.slug for record in smallest.values()}
+    return {slug: record for slug, record in texts.items() if slug in kept}
+
+
+def _window(record: Record) -> float:
+    return _number(record.item.params.get("window"))
+
+
 def text_titles(texts: dict[str, Record]) -> dict[str, str]:
     """A title for each quality item: the text's name, or the slug where that is not unique."""
     names = {slug: text_name(record) for slug, record in texts.items()}

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.items import batch_told, describe_point, first_point, items, text_titles
+from qbench.compare.items import (
+    batch_told,
+    describe_point,
+    first_point,
+    first_windows,
+    items,
+    text_titles,
+)
 from qbench.compare.marks import one_change
 from qbench.compare.served import LINEAR_BITS, MODEL_BITS, SERVED, STATIC, headline, stored_wider
 from qbench.core.page import Column, Figure, Table
@@ -101,7 +108,7 @@ def decision_table(records: TableRecords, price: Price | None = None) -> Decisio
     held_against = reference.label if reference else _original_of(records)
     latency_point = first_point(records.cells, "latency")
     memory_point = first_point(records.cells, "memory")
-    texts = items(records, "quality")
+    texts = first_windows(items(records, "quality"))
     decoded = first_decoded(records)
     diverged = {slug for slug in texts if _is_diverged(records, slug)}
     peaks = _peaks(records, memory_point)

@@ -18,6 +18,7 @@ from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
+from qbench.report.over_length import over_length
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
 from qbench.report.serving import serving_tables
@@ -105,6 +106,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
             for point in items(records, "latency").values()
             for kind in TIMED
         ),
+        *(found.table for found in over_length(records)),
         *roofline_tables(records),
         *kernel_tables(records),
         *cold_start_tables(records),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import describe_point, items, text_titles
+from qbench.compare.items import describe_point, first_windows, items, text_titles
 from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
 from qbench.report.costs import GENERATED
@@ -91,7 +91,7 @@ def what_it_shows(records: TableRecords, decision: Decision, table: Table) -> li
         lines.append("; ".join([*timed, f"batch {point.item.params.get('batch', '?')}"]))
     elif decision.memory_point:
         lines.append(f"peak: {describe_point(decision.memory_point)}")
-    titles = text_titles(items(records, "quality"))
+    titles = text_titles(first_windows(items(records, "quality")))
     if titles:
         against = f" from {decision.reference}'s" if decision.reference else ""
         known = [f"perplexity of {', '.join(titles.values())}, change{against}"]

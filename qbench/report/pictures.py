@@ -10,6 +10,7 @@ from qbench.core.page import Charts, Heading, Words
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
+from qbench.report.charts.over_length import length_chart
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.serving import serving_charts
 from qbench.report.charts.tasks import task_charts
@@ -18,6 +19,8 @@ from qbench.report.cold_start import TITLE as COLD_START
 from qbench.report.cold_start import cold_start_charts
 from qbench.report.decoded import DECODED
 from qbench.report.latency import TIMED
+from qbench.report.over_length import TITLE as OVER_LENGTH
+from qbench.report.over_length import over_length
 from qbench.report.predicted import predicted_table
 from qbench.report.reached import roofline
 from qbench.report.roofline import TITLE as ROOFLINE
@@ -54,6 +57,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
             "Latency of each process",
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
+        *_group(OVER_LENGTH, map(length_chart, over_length(records))),
         *_group(COLD_START, cold_start_charts(records)),
         *_group(SERVING, serving_charts(records)),
         *_roofline(records),
