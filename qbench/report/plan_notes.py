@@ -15,10 +15,12 @@ from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.mixtures import mixture_of
 from qbench.predict.peaks import training_tokens
+from qbench.report.plan_serving import serving_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.core.spec import Item
     from qbench.plan.cells import PlannedCell
     from qbench.plan.needs import CellNeed, DiskNeed
     from qbench.plan.plan import Plan
@@ -37,6 +39,7 @@ def plan_notes(plan: Plan) -> list[Words]:
         if cell.predicted is None and cell.model.shape_unknown
     ]
     lines += _mixtures(plan)
+    lines += serving_lines(plan)
     once = dict.fromkeys(lines)
     skips = _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
@@ -87,13 +90,19 @@ def _unlike_served_lines(plan: Plan) -> list[str]:
     """Cells whose speed is measured and is not that of their format, by the reason."""
     found: dict[str, dict[str, None]] = {}
     for cell in plan.cells:
-        timed = any(task.skip is None and task.item.measurement in TIMED for task in cell.tasks)
+        timed = any(task.skip is None and _is_timed_here(task.item) for task in cell.tasks)
         held, device = cell.cell.precision, plan.environment.device_type
         reason = unlike_served(held, device, cell.cell.kv_cache)
         if reason is not None and timed and cell.skip is None and not cell.cell.is_training:
             found.setdefault(reason, {})[cell.cell.label] = None
     marked = marked_lines(found)
     return [f"reports will mark times by {line}" for line in marked[:1]] + marked[1:]
+
+
+def _is_timed_here(item: Item) -> bool:
+    """Whether it is timed with the kernels that the cell has here: an engine has its own."""
+    own = item.measurement != SERVING or server_of(item.params).engine is not None
+    return own and item.measurement in TIMED
 
 
 def _far_lines(plan: Plan) -> list[str]:

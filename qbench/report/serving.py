@@ -12,7 +12,8 @@ from qbench.core.page import Column, Figure, Heading, Table
 from qbench.core.unchecked import as_mapping, as_number
 from qbench.measures.serving.figures import METRICS
 from qbench.measures.serving.options import LoadPoint
-from qbench.measures.serving.servers import ServerOptions
+from qbench.measures.serving.servers import SERVING
+from qbench.measures.serving.servers import server_of as server_in
 from qbench.report.cell_row import cell_row
 from qbench.report.figures import NOT_MEASURED, pool
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.core.units import Display
 
-SERVING = "serving"
 TITLE = "Serving under load"
 _DEFINED = {one.name: one for one in METRICS}
 _SHOWN: tuple[tuple[str, str, Display], ...] = (
@@ -102,8 +102,8 @@ def point_of(record: Record) -> LoadPoint | None:
 def server_of(record: Record) -> str:
     """The server's name; the item's where its parameters do not say it."""
     try:
-        return typed_options(ServerOptions, as_mapping(record.item.params.get("server"))).label
-    except ValidationError:
+        return server_in(record.item.params).label
+    except (ValidationError, KeyError):
         return record.item.slug
 
 

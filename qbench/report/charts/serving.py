@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Chart
 from qbench.core.units import counted
+from qbench.measures.serving.servers import SERVING
 from qbench.report.charts.axes import quantity, rounded, tooltip, unit_of, with_unit
 from qbench.report.figures import pool
-from qbench.report.serving import SERVING, lengths, load_order, point_of, server_of
+from qbench.report.serving import lengths, load_order, point_of, server_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
