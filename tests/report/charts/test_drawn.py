@@ -78,6 +78,19 @@ def _cell(cell: str, shift: float) -> list[Record]:
         make_record(cell, "footprint", {"memory.static": 1e6, "memory.static.linear": 1e6}),
         make_record(cell, "memory", peaks, **point),
         *times,
+        *(
+            make_record(
+                cell,
+                "kernels",
+                slug=f"rows-{rows}",
+                params={"rows": rows},
+                more_metrics=tuple(
+                    make_metric(f"kernels.{name}", (0.5 + shift) * rows**0.5)
+                    for name in ("time", "time.bf16", "ratio", "floor")
+                ),
+            )
+            for rows in (1, 4, 16)
+        ),
     ]
 
 
