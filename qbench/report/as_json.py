@@ -13,6 +13,7 @@ from qbench.core.page_data import finite, table_data
 from qbench.core.record import SCHEMA_VERSION
 from qbench.measures.field_names import definitions
 from qbench.report.costs import cost_tables, training_cost_table
+from qbench.report.crossovers import crossover_data
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.differences import difference_table
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> str:
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
 
-    Each decision table has its `differences` from the reference, and the `details` behind it.
+    Each decision table has its `differences` from the reference, the `crossovers` (from how many
+    rows on linear layers are slower than bf16), and the `details` behind it.
     `recommendations` are those under the budget that the suite states, else the default one: see
     `qbench.report.recommendation_data`. Where an hour has a price, there are `costs`;
     where energy was told there is `energy`, in grams of CO₂ too where the suite has a factor.
@@ -120,6 +122,7 @@ def _decision(records: TableRecords, price: Price | None) -> dict[str, Any]:
         "memory_point": memory.item.slug if memory else None,
         **table_data(decision.table),
         "differences": None if differences is None else table_data(differences),
+        "crossovers": crossover_data(records),
         "details": _titled(detail_tables(records)),
     }
 

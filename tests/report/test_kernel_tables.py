@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from qbench.compare.selection import select
 from qbench.core.page import Bullets, Heading
 from qbench.measures.kernels.metrics import METRICS
 from qbench.measures.loaded import make_metric
+from qbench.report.as_json import render
 from qbench.report.charts.kernels import kernel_charts
+from qbench.report.crossovers import crossover_data, crossover_lines
 from qbench.report.details import detail_tables
-from qbench.report.kernels import crossover_lines, kernel_parts, kernel_tables, ratio_table
+from qbench.report.kernels import kernel_parts, kernel_tables, ratio_table
 from qbench.report.overview import overview_page
 from tests.command import call
 from tests.pages import whole_report
@@ -110,6 +113,20 @@ def test_a_sentence_for_each_cell_answers_the_question() -> None:
     assert int8.startswith("int8 is slower than bf16 at all of 1 to 128 rows; ")
     assert dq.startswith("nf4-dq is not slower than bf16 at any of 1 to 128 rows; ")
     assert "n/a (1), fused (2 to 128)" in dq
+
+
+def test_programs_are_told_the_same() -> None:
+    table = table_of(*four_cells())
+    found = {(one["cell"], one["beside"]): one for one in crossover_data(table)}
+    assert len(found) == 8
+    nf4, int8 = found["nf4", "bf16"], found["int8", "bf16"]
+    assert (nf4["kind"], nf4["rows"], nf4["before"], nf4["reason"]) == ("from", 16, 2, None)
+    assert (int8["kind"], int8["rows"]) == ("always", None)
+    assert int8["reason"] == "slower at every number of rows that was measured (1 to 128)"
+    document = json.loads(render(four_cells()))
+    assert document["decision_tables"][0]["crossovers"] == json.loads(
+        json.dumps(crossover_data(table))
+    )
 
 
 def test_what_is_within_chance_is_said() -> None:

@@ -23,6 +23,7 @@ from qbench.core.number_types import BF16, FP32, torch_type
 from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Frozen, Item
 from qbench.measures.kernels.layers import layer_sizes, total
+from qbench.measures.kernels.limits import Limits
 from qbench.measures.kernels.metrics import METRICS
 from qbench.measures.kernels.ran import called_operators, what_ran
 from qbench.measures.kernels.timing import in_turns, timed_rounds
@@ -31,8 +32,6 @@ from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridRepeats, OneOrMorePositive
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
-from qbench.measures.roofline.latency import multiplied_in
-from qbench.measures.roofline.rates import matrix_rate, read_bandwidth
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
 from qbench.precisions import products_of
 from qbench.precisions.layer_probe import device_of
@@ -150,7 +149,7 @@ class Kernels(Measurement):
         products = products_of(loaded.cell.precision, loaded.model.config.to_dict())
         kind = None if products is None else products.kind
         ran = [what_ran(called[size.label], coded=size.coded, kind=kind) for size in sizes]
-        limits = _Limits(loaded, sizes, point.rows)
+        limits = Limits(loaded, sizes, point.rows)
         sums = {name: _sums(sizes, rounds) for name, rounds in each.items()}
         return Outcome(
             metrics=(*_time_metrics(sums), *limits.metrics(statistics.median(sums[OWN]))),
@@ -180,54 +179,6 @@ class Kernels(Measurement):
                 *clock_warnings(before, after),
             ),
         )
-
-
-class _Limits:
-    """What the machine allows at one number of rows, by arithmetic and its measured rates."""
-
-    def __init__(self, loaded: LoadedModel, sizes: Sequence[LayerSize], rows: int) -> None:
-        """Measures the rates, so it must not run while anything is timed."""
-        self._sizes = sizes
-        self.dtype = multiplied_in(loaded, rows)
-        self._bytes = [size.traffic_bytes(rows, loaded.model.dtype.itemsize) for size in sizes]
-        self._operations = [size.operations(rows) for size in sizes]
-        held = total(sizes, [size.held_bytes for size in sizes])
-        self._bandwidth = read_bandwidth(loaded.device, held)
-        self._rate = matrix_rate(loaded.device, self.dtype)
-        self._reason = self._bandwidth.reason or self._rate.reason
-
-    def of(self, at: int) -> dict[str, Any]:
-        """Of one size of layer, for the record."""
-        size = self._sizes[at]
-        return {
-            "held_bytes": size.held_bytes,
-            "bytes": self._bytes[at],
-            "operations": self._operations[at],
-            "floor_s": self._floor_s(at),
-        }
-
-    def metrics(self, seconds: float) -> list[Metric]:
-        """Of all layers, which took so many seconds."""
-        floors = [self._floor_s(at) for at in range(len(self._sizes))]
-        known = [floor for floor in floors if floor is not None]
-        floor = total(self._sizes, known) if len(known) == len(floors) else None
-        found = {
-            "bytes": (total(self._sizes, self._bytes), None),
-            "operations": (total(self._sizes, self._operations), None),
-            "read_bandwidth": (self._bandwidth.per_s, self._bandwidth.reason),
-            "matrix_rate": (self._rate.per_s, self._rate.reason),
-            "floor": (floor, self._reason),
-            "floor_share": (None if floor is None else floor / seconds, self._reason),
-        }
-        return [
-            make_metric(METRICS, f"kernels.{name}", value, reason=reason)
-            for name, (value, reason) in found.items()
-        ]
-
-    def _floor_s(self, at: int) -> float | None:
-        if self._bandwidth.per_s is None or self._rate.per_s is None:
-            return None
-        return max(self._bytes[at] / self._bandwidth.per_s, self._operations[at] / self._rate.per_s)
 
 
 def _inputs(size: LayerSize, point: KernelsPoint, loaded: LoadedModel) -> torch.Tensor:

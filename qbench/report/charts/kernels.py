@@ -10,14 +10,8 @@ from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.predict.bf16 import is_bf16
 from qbench.report.charts.axes import quantity, rounded, tooltip, unit_of, with_unit
-from qbench.report.kernels import (
-    BF16_TIME,
-    FLOOR,
-    RATIOS,
-    TIME,
-    crossover_of,
-    values_by_rows,
-)
+from qbench.report.crossovers import RATIOS, crossover_of, values_by_rows
+from qbench.report.kernels import BF16_TIME, FLOOR, TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
