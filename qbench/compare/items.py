@@ -18,6 +18,8 @@ MERGED = "merged"
 _POINT = ("batch", "prompt_tokens", "new_tokens")
 _ORDERED = (*_POINT, "rows")
 """What the points of a grid are put in order by."""
+FORWARD_PARAMS = ("forward", "compile_mode", "attention")
+"""Parameters of a point that say how its forward runs."""
 _FORWARDS = {
     "eager": "eager",
     "static": "static cache",
@@ -75,8 +77,11 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def describe_point(record: Record) -> str:
-    """A point of a grid in words; its slug where the parameters do not say."""
+def describe_point(record: Record, *, way: bool = True) -> str:
+    """A point of a grid in words; its slug where the parameters do not say.
+
+    `way`: whether it says how the forward runs, where that is not the default.
+    """
     params = record.item.params
     if not all(name in params for name in _POINT):
         return record.item.slug
@@ -84,21 +89,19 @@ def describe_point(record: Record) -> str:
     chunk = params.get("prefill_chunk")
     words = [f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"]
     words += [] if chunk is None else [f"prefill {chunk} tokens at once"]
-    words += [] if params.get("forward") is None else [describe_forward(record)]
-    return ", ".join((*words, *_kernel_words(record)))
+    kernel_alone = params.get("forward") is None
+    if way and any(params.get(name) is not None for name in FORWARD_PARAMS):
+        words.append(describe_way(record).removeprefix("eager, " if kernel_alone else ""))
+    return ", ".join(words)
 
 
-def describe_forward(record: Record) -> str:
-    """How the forward of a latency ran, in words: `eager`, `compiled (max-autotune)`."""
+def describe_way(record: Record) -> str:
+    """How the forward ran, in words: `eager`, `compiled (max-autotune), attention sdpa`."""
     params = record.item.params
     forward = str(params.get("forward", "eager"))
-    mode = params.get("compile_mode")
-    return _FORWARDS.get(forward, forward) + (f" ({mode})" if mode else "")
-
-
-def _kernel_words(record: Record) -> list[str]:
-    kernel = record.item.params.get("attention")
-    return [] if kernel is None else [f"attention {kernel}"]
+    mode, kernel = params.get("compile_mode"), params.get("attention")
+    words = _FORWARDS.get(forward, forward) + (f" ({mode})" if mode else "")
+    return words + (f", attention {kernel}" if kernel else "")
 
 
 def against_merged(record: Record) -> bool:

@@ -20,7 +20,7 @@ from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.measures.attention import attention_kernel
-from qbench.measures.forward import compiled
+from qbench.measures.forward import definitions as forward_definitions
 from qbench.measures.forward.preparation import prepare
 from qbench.measures.forward.ways import open_way
 from qbench.measures.grid import grid_misfit, grid_points
@@ -118,7 +118,7 @@ def _definitions(step: str) -> tuple[MetricDefinition, ...]:
 METRICS = (
     *_definitions("prefill"),
     *_definitions("decode"),
-    *compiled.METRICS,
+    *forward_definitions.METRICS,
     *roofline_latency.METRICS,
     *latency_energy.METRICS,
 )

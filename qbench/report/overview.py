@@ -13,6 +13,7 @@ from qbench.report.decision import decision_table
 from qbench.report.energy import emitted_parts
 from qbench.report.finetune.overview_table import arms_overview
 from qbench.report.finetune.results import results_of
+from qbench.report.forward import forward_overview
 from qbench.report.kernels import kernel_overview
 from qbench.report.legend import short_legend, unlike_served_in_short
 from qbench.report.overview_lines import overview_lines
@@ -47,6 +48,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         recommended = recommendations(table, own)
         parts += _decision_parts(table, recommended.untuned, own.price)
         parts += kernel_overview(table)
+        parts += forward_overview(table)
         parts += cold_start_overview(table)
         parts += serving_overview(table)
         parts += emitted_parts(table, own.co2)

@@ -10,6 +10,7 @@ from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
 from qbench.report.charts.forest import difference_charts
+from qbench.report.charts.forward import forward_charts
 from qbench.report.charts.kernels import kernel_charts
 from qbench.report.conditions import conditions, parameters
 from qbench.report.costs import cost_parts, cost_tables
@@ -21,6 +22,7 @@ from qbench.report.failures import failures, valueless, warnings
 from qbench.report.field_names import called_elsewhere
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
+from qbench.report.forward import forward_parts
 from qbench.report.generations import generation_parts
 from qbench.report.kernels import kernel_parts
 from qbench.report.legend import definitions, explained, lacking_intervals, unlike_served_lines
@@ -89,6 +91,7 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += _decision_parts(table, recommended, own.price)
         parts += _difference_parts(table)
         parts += kernel_parts(table, kernel_charts(table))
+        parts += forward_parts(table, forward_charts(table))
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)

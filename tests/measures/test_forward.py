@@ -74,7 +74,7 @@ def check_same(loaded: LoadedModel, forward: str) -> None:
     expected = plain_loop(loaded, ids)
     assert logits.shape == expected.shape == (NEW, BATCH, expected.shape[-1])
     apart = torch.linalg.vector_norm(logits.float() - expected.float())
-    rounding = 1e-5 if loaded.model.dtype == torch.float32 else 0.02
+    rounding = 1e-5 if loaded.model.dtype == torch.float32 else 0.03
     assert float(apart / torch.linalg.vector_norm(expected.float())) <= rounding
     best = expected.float().topk(2, dim=-1).values
     clear = best[..., 0] - best[..., 1] > 2 * (logits.float() - expected.float()).abs().max()
@@ -92,6 +92,7 @@ def test_logits_are_those_of_a_plain_loop(
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:bf16 and fp16 are mixed")  # of Inductor, for LLM.int8
 @pytest.mark.parametrize(("variant", "precision"), CASES)
 def test_compiled_logits_are_those_of_a_plain_loop(
     variant: Variant, precision: str, cells: TinyCells

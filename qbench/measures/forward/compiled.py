@@ -1,7 +1,8 @@
 """A model's forward pass compiled by torch, with what compiling took.
 
 The compiler starts from nothing: graphs of an earlier item are forgotten, and what Inductor keeps
-on disk is put aside, so that each process pays for compiling what a first one pays.
+on disk of compiled models is put aside, so that each process pays what a first one pays. Only what
+it keeps of the machine (its processor, headers that are read before) it may find there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from qbench.core.errors import MeasurementError, is_out_of_memory
-from qbench.core.record import MetricDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
 
     from qbench.measures.peaks import PeakMeter
 
-METRICS = (
-    MetricDefinition(
-        name="latency.compile",
-        unit="s",
-        better="lower",
-        title="compiling",
-        formula="wall seconds of the decodes in which torch compiled, less as many steady ones;"
-        " nothing is taken from a cache of compiled code",
-    ),
-    MetricDefinition(
-        name="latency.compile.memory",
-        unit="B",
-        varies_by="process",
-        better="lower",
-        title="memory of compiling",
-        formula="peak of the iterations in which torch compiled, less that of the same work before"
-        " it was compiled, 0 where that was higher; CUDA: of the allocator, CPU: of the resident"
-        " size of the process, its compiler's own processes left out",
-    ),
-)
 PASSES_MOST = 8
 """Iterations within which torch has to have compiled all that it will."""
 _MOST_REASONS = 5
@@ -58,9 +38,12 @@ class Compiler:
 
     def __enter__(self) -> Self:
         import torch
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
         from torch._inductor.utils import fresh_cache
 
         self._forget()
+        if self.model.device.type == "cpu":
+            pick_vec_isa()  # what the machine's processor can do is found once, not for each model
         # Silently eager from then on: not what was asked for.
         self._open.enter_context(_dynamo().config.patch(fail_on_recompile_limit_hit=True))
         self._open.enter_context(fresh_cache())

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.measures.attention import watching_attention
-from qbench.measures.forward.compiled import METRICS, peak_of
+from qbench.measures.forward.compiled import peak_of
+from qbench.measures.forward.definitions import METRICS
 from qbench.measures.forward.same import compare_with_eager
 from qbench.measures.loaded import make_metric
 from qbench.measures.timing import iterate
