@@ -186,6 +186,19 @@ def test_what_the_compiler_cannot_do_is_a_reason_and_no_more(cells: TinyCells) -
     assert measure(loaded, forward="static").details["as_eager"]["same_tokens"] == BATCH * NEW
 
 
+def test_a_window_is_no_part_of_a_cuda_graph(cells: TinyCells) -> None:
+    """Told before anything is captured, on any device."""
+    with pytest.raises(MeasurementError, match="sliding window"):
+        measure(cells.load(WINDOWED, "fp32"), forward="cuda-graphs")
+
+
+def test_what_cannot_be_captured_is_a_reason(cells: TinyCells) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a graph can be captured")
+    with pytest.raises(MeasurementError, match="no CUDA graph can be captured"):
+        measure(cells.load(SMALL, "fp32"), forward="cuda-graphs")
+
+
 def test_points_name_how_they_run_and_keep_the_names_that_they_had(cells: TinyCells) -> None:
     options = LatencyOptions(
         forward=("eager", "static", "compile"),

@@ -45,7 +45,7 @@ class CapturedStep:
         try:
             with torch.inference_mode():
                 self._capture()
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             first = str(error).strip().splitlines() or ["no message"]
