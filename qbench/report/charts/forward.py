@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from qbench.report.forward import Ways
 
 _SHAPES = {"decode": "circle", "prefill": "square"}
+_GREY = "#888888"
+"""Of the legend of shapes, seen on light and dark."""
 _CAPTION = (
     "Left of the line a way is faster than the eager forward of the same cell. A bar is the 95 %"
     " interval over the processes, where there are enough of them."
@@ -76,7 +78,7 @@ def forward_chart(records: TableRecords, ways: Ways) -> Chart | None:
                 "field": "step",
                 "type": "nominal",
                 "scale": {"domain": list(_SHAPES), "range": list(_SHAPES.values())},
-                "legend": {"title": None},
+                "legend": {"title": None, "symbolFillColor": _GREY, "symbolStrokeColor": _GREY},
             },
             "tooltip": tooltip(told),
         },
