@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
-from pydantic_core import PydanticCustomError
 
 from qbench.core.files import scratch_folder
 from qbench.core.options import plain_options, typed_options
@@ -28,7 +27,7 @@ from qbench.measures.cold_start.files import ReadFrom, model_files
 from qbench.measures.grid import misfit
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.measures.options import GridRepeats
+from qbench.measures.options import GridRepeats, as_tuple, not_empty
 from qbench.measures.other_programs import Look, OthersWatch, look_now
 from qbench.measures.own_process import run_module
 from qbench.precisions import is_quantized, options_of, precisions
@@ -48,23 +47,16 @@ _MODEL, _END = "configuration", "verify"
 _NOT_COUNTED = "the system does not tell what a process reads from storage"
 
 
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _each_once(value: tuple[ReadFrom, ...]) -> tuple[ReadFrom, ...]:
-    if not value:
-        raise PydanticCustomError("too_short", "an empty list")
-    return tuple(dict.fromkeys(value))
-
-
 class ColdStartOptions(Frozen):
     """Options of `cold_start`."""
 
     read_from: Annotated[
         tuple[ReadFrom, ...],
-        AfterValidator(_each_once),
-        BeforeValidator(_listed, json_schema_input_type=ReadFrom | list[ReadFrom]),
+        AfterValidator(not_empty),
+        BeforeValidator(
+            as_tuple,
+            json_schema_input_type=ReadFrom | Annotated[list[ReadFrom], Field(min_length=1)],
+        ),
     ] = ("disk", "page-cache")
     """Where the model's files are before a start: `disk`, `page-cache`, or both."""
     repeats: GridRepeats = 3

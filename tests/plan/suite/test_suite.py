@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from qbench.core.errors import Problem, SuiteError, UsageError
+from qbench.core.options import plain_options
 from qbench.measures import asked_for, measures
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
 from qbench.precisions import precisions
@@ -123,6 +125,14 @@ class TestMeaning:
         options = suite.measure["latency"].model_dump()
         assert (options["batch"], options["min_seconds"], options["repeats"]) == ((1, 4), 0.1, 3)
         assert "batch" in suite.model_dump()["measure"]["latency"]
+
+    @pytest.mark.parametrize("name", asked_for())
+    def test_a_default_that_is_a_list_can_be_written_as_one(self, name: str) -> None:
+        options = asked_for()[name].options
+        for key, default in plain_options(options()).items():
+            if isinstance(default, list) and key != "servers":
+                suite = load_with(f"measure: {json.dumps({name: {key: default}})}")
+                assert suite.measure[name] == options(), key
 
     def test_cells_model_by_model_with_the_reference_first(self) -> None:
         suite = load("models: [./a, ./b]\nprecisions: [nf4, fp32, int8]\n")
