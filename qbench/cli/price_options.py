@@ -63,7 +63,7 @@ def price_over(given: Mapping[str, Any], own: Price | None) -> Price | None:
         return own
     kept = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
     try:
-        return Price.model_validate({**kept, **given})
+        return Price.model_validate({**kept, **{key: _read(key, given[key]) for key in given}})
     except ValidationError as error:
         problems = []
         for detail in error.errors(include_url=False):
@@ -78,7 +78,8 @@ def price_over(given: Mapping[str, Any], own: Price | None) -> Price | None:
             expected = expected.replace(BY_KIND, "one for each kind of device: nvidia-h100=2.49")
             remedy = getattr(reason, "remedy", None)
             remedy = remedy and remedy.replace("under `currency`", "as --currency")
-            problems.append(Problem(place, _found(given.get(key)), expected, remedy))
+            found = getattr(reason, "found", None) or _found(given.get(key))
+            problems.append(Problem(place, found, expected, remedy))
         raise UsageError("\n".join(map(str, problems))) from None
 
 
@@ -103,27 +104,31 @@ def priced(
     }
 
 
-def _amounts(texts: Sequence[str] | None, option: str) -> float | str | dict[str, Any] | None:
-    """`2.49` or `nvidia-h100=2.49`; what is no number stays as it is, for the message."""
+def _amounts(texts: Sequence[str] | None, option: str) -> str | dict[str, str] | None:
+    """`2.49` or `nvidia-h100=2.49`, as it was typed."""
     from qbench.core.errors import UsageError
 
     if not texts:
         return None
     if len(texts) == 1 and "=" not in texts[0]:
-        return _number(texts[0])
-    found: dict[str, Any] = {}
+        return texts[0]
+    found: dict[str, str] = {}
     for text in texts:
-        kind, sign, amount = text.partition("=")
-        if not sign or not kind.strip() or kind.strip() in found:
+        kind, sign, amount = (part.strip() for part in text.partition("="))
+        if not sign or not kind or kind in found:
+            of_several = f" among {len(texts)}" if len(texts) > 1 else ""
             raise UsageError(
-                f"{option}: found {text!r} among {len(texts)}; expected one amount for each kind"
+                f"{option}: found {text!r}{of_several}; expected one amount for each kind"
                 " of device, such as nvidia-h100=2.49"
             )
-        found[kind.strip()] = _number(amount)
+        found[kind] = amount
     return found
 
 
-def _number(text: str) -> float | str:
+def _read(key: str, given: str | dict[str, str]) -> object:
+    """What was typed, with its numbers as numbers; what is none stays, for the message."""
+    if isinstance(given, dict):
+        return {kind: _read(key, amount) for kind, amount in given.items()}
     from qbench.core.quantities import is_number
 
-    return float(text) if is_number(text) else text
+    return float(given) if key != "currency" and is_number(given) else given

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST = 1e12
 AMOUNT = f"a positive number up to {MOST:g}".replace("e+", "e")
 BY_KIND = "a mapping by kind of device such as {nvidia-h100: 2.49}"
+_DEVICE = re.compile(r"[A-Za-z0-9]")
 _HOUR = f"{AMOUNT}, or {BY_KIND}"
 _ANY = "`gpu_hour`, `machine_hour` or both"
 
@@ -52,10 +53,18 @@ def _is_written(digits: str) -> bool:
 def _check_hour(value: object) -> object:
     """An amount, or several by kind of device."""
     if isinstance(value, dict) and value:
+        words: dict[str, object] = {}
         for kind, amount in value.items():
             if not _is_amount(amount):
                 reason = InvalidValueError(AMOUNT, remedy=_without_sign(amount))
                 raise invalid_below((kind,), reason)
+            if not _DEVICE.search(str(kind)):
+                raise invalid_below((), InvalidValueError(BY_KIND, found=f"the kind {str(kind)!r}"))
+            other = words.setdefault(_words(str(kind)), kind)
+            if other != kind:
+                both = f"{other} and {kind}, which name the same devices"
+                reason = InvalidValueError("each kind of device once", both, f"remove {kind}")
+                raise invalid_below((), reason)
         return {str(kind): float(amount) for kind, amount in value.items()}
     if not _is_amount(value):
         raise InvalidValueError(_HOUR, remedy=_without_sign(value))
@@ -142,9 +151,13 @@ def hour_of(price: Price, on: Environment) -> tuple[float | None, str]:
 
 def _named(stated: Mapping[str, float], kind: str) -> str | None:
     """The longest of the names whose words stand in the kind of a device."""
-    words = f"-{slugify(kind.lower())}-"
-    fitting = [name for name in stated if f"-{slugify(name.lower())}-" in words]
+    fitting = [name for name in stated if f"-{_words(name)}-" in f"-{_words(kind)}-"]
     return max(fitting, key=len, default=None)
+
+
+def _words(kind: str) -> str:
+    """The words of a kind of device, as they stand in the name of its folder."""
+    return slugify(kind.lower())
 
 
 def devices_of(records: Sequence[Record]) -> tuple[int | None, str]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.cli.price_options import price_given, price_over
 from qbench.compare.price import Price, devices_of
 from qbench.compare.recommend.joint import join
 from qbench.compare.selection import select
 from qbench.compare.stated import Stated
 from qbench.compare.tuned.arms import arms_of
+from qbench.core.errors import UsageError
 from qbench.core.record import Metric
 from qbench.core.store import read_folder
 from qbench.report.costs import TITLE, cheapest_table, cost_tables, training_cost_table
@@ -237,6 +239,23 @@ def test_the_command_prices_a_folder_and_tells_what_is_wrong(tmp_path: Path) -> 
     finished = call(tmp_path, "report", folder, "--machine-hour", "cheap")
     assert finished.code == 2
     assert "--machine-hour: found 'cheap'" in " ".join(finished.errors.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("-1", "found '-1'; expected a positive number"),
+        ("1e13", "found '1e13'; expected a positive number"),
+        ("h100=1e400", "found 'h100=1e400'; expected a positive number"),
+        ("=2", "found '=2'; expected one amount"),
+        ("!=2", "found the kind '!'; expected one for each kind of device"),
+        ("h100=2 H100=3", "found h100 and H100, which name the same devices; expected each kind"),
+    ],
+)
+def test_an_amount_that_is_none_is_told_as_it_was_typed(typed: str, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        price_over(price_given(None, typed.split(), None), None)
+    assert str(caught.value).startswith(f"--machine-hour: {told}")
 
 
 def test_the_price_of_a_suite_holds_for_its_records(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ WRONG_LINES = [
     ("recommend: {max_price: 0}", "recommend.max_price", ["a positive number up to 1e12"]),
     ("price: 2.49", "price", ["the number 2.49", "a mapping such as {gpu_hour: 2.49}"]),
     ("price: {currency: USD}", "price", ["`gpu_hour`, `machine_hour` or both"]),
+    ("price: {gpu_hour: {'!': 2}}", "price.gpu_hour", ["the kind '!'", "a mapping by kind of device"]),
+    ("price: {gpu_hour: {h100: 2, H100: 3}}", "price.gpu_hour", ["h100 and H100", "once", "remove H100"]),
     ("price: {gpu_hour: 0}", "price.gpu_hour", ["the number 0", "a positive number up to 1e12"]),
     ("price: {gpu_hour: .nan}", "price.gpu_hour", [".nan", "finite"]),
     ("price: {gpu_hour: $2.49}", "price.gpu_hour", ["'$2.49'", "write 2.49 alone"]),
