@@ -55,9 +55,7 @@ class CellPlanner:
         tasks = tuple(
             task.model_copy(
                 update={
-                    "skip": why_not_taken(cell, task.item)
-                    or why_beyond_context(model, task.item)
-                    or why_not_run_so(cell, task.item, self._environment)
+                    "skip": why_left_out(cell, model, task.item, self._environment)
                     or self._why_item_unfit(cell, model, task.item)
                 }
             )
@@ -97,3 +95,14 @@ class CellPlanner:
         if place not in self._unfit_items:  # every repeat takes the same
             self._unfit_items[place] = why_item_does_not_fit(cell, model, item, self._environment)
         return self._unfit_items[place]
+
+
+def why_left_out(
+    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
+) -> str | None:
+    """Why an item of a cell is not taken, whatever memory there is; None if it is."""
+    return (
+        why_not_taken(cell, item)
+        or why_beyond_context(model, item)
+        or why_not_run_so(cell, item, environment)
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
 from qbench.core.number_types import ITEM_BYTES
+from qbench.plan.cells import why_left_out
 from qbench.precisions.computing import rest_type
 from qbench.precisions.kv_cache import kv_cache_named
 from qbench.predict.cache_bytes import cache_bytes
@@ -60,12 +61,14 @@ class DiskNeed:
 
 
 def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
-    """The highest peak of what is asked of a cell."""
+    """The highest peak of what is asked of a cell, and taken where it fits."""
     memory = memory_of(environment, spread=planned.cell.model.device_map is not None)
     highest, unknown = None, None
     # A repeat takes the same.
     items = {(task.item.measurement, task.item.slug): task.item for task in planned.tasks}
     for item in items.values():
+        if why_left_out(planned.cell, planned.model, item, environment) is not None:
+            continue
         peak = predicted_peak(
             planned.cell,
             planned.model,
@@ -93,12 +96,15 @@ def cache_need(planned: PlannedCell) -> tuple[str, int] | None:
     works = [
         work
         for task in planned.tasks
-        if isinstance(work := work_of(task.item), GridPoint) and work.new_tokens
+        if task.skip is None
+        and isinstance(work := work_of(task.item), GridPoint)
+        and work.new_tokens
     ]
     config, _ = config_of(planned.model)
     if not works or config is None:
         return None
-    least = min(works, key=lambda work: work.batch * (work.prompt_tokens + work.new_tokens))
+    # The eager one of a size is there for every cache.
+    least = min(works, key=lambda work: (work.batch * work.tokens, work.forward != "eager"))
     size, _ = cache_bytes(
         config,
         kv_cache_named(planned.cell.kv_cache),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import SuiteError
+from qbench.plan.needs import cache_need, cell_need
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite_text
@@ -84,6 +85,25 @@ def test_of_a_list_what_is_beyond_a_context_is_skipped_for_that_model(
     assert points(made)["long"] == [("b1-p32-n4", None), ("b1-p128-n4", None)]
     skipped = [job for job, _ in made.skipped()]
     assert [[task.item.slug for task in job.tasks] for job in skipped] == [["b1-p128-n4"] * 2]
+
+
+@MEASURED
+def test_what_is_beyond_a_context_is_no_need_of_its_cell(base: Path, measurement: str) -> None:
+    within, beyond = (
+        plan(base, measurement, f"prompt_tokens: {written}, new_tokens: 4, repeats: 1")
+        for written in ("[32]", "[32, 10000000]")
+    )
+    needs = [cell_need(made.cells[0], made.environment) for made in (within, beyond)]
+    assert [need.fit is not None and need.fit.fits for need in needs] == [True, True]
+    assert needs[0].bytes == needs[1].bytes
+
+
+def test_a_cache_is_told_of_a_point_that_is_taken(base: Path) -> None:
+    options = "prompt_tokens: 32, new_tokens: 4, forward: [static, eager]"
+    made = plan(base, "latency", options)
+    size = cache_need(made.cells[0])
+    assert size is not None
+    assert size[0] == "b1-p32-n4"
 
 
 @MEASURED
