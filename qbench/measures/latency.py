@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
 from qbench.core.aliases import Also
+from qbench.core.errors import Problem
 from qbench.core.gpu import gpu_probes
 from qbench.core.options import plain_options, typed_options
 from qbench.core.record import MetricDefinition
@@ -56,7 +57,6 @@ from qbench.predict.work import CompileMode, GridPoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qbench.core.errors import Problem
     from qbench.core.record import Metric
     from qbench.core.spec import ResolvedModel
     from qbench.measures.forward.ways import Way
@@ -182,8 +182,8 @@ class Latency(Measurement):
     of_machine: bool = True
 
     def misfit(self, options: LatencyOptions, model: ResolvedModel) -> Problem | None:
-        """Lengths that are all beyond the model's context, or a grid without end."""
-        return grid_misfit(options, model)
+        """Lengths that are all beyond the model's context, an endless grid, a mode of nothing."""
+        return grid_misfit(options, model) or _mode_of_nothing(options)
 
     def items(self, options: LatencyOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a grid point and repeat; none for a grid that is refused."""
@@ -212,6 +212,17 @@ class Latency(Measurement):
             open_way(loaded, workload, point) as way,
         ):
             return _timed(loaded, point, workload, way)
+
+
+def _mode_of_nothing(options: LatencyOptions) -> Problem | None:
+    if options.compile_mode == "default" or "compile" in options.forward:
+        return None
+    return Problem(
+        "compile_mode",
+        f"{options.compile_mode}, while `forward` is {', '.join(options.forward)}",
+        "a `forward` that has compile",
+        "add compile to forward, or leave compile_mode out",
+    )
 
 
 def _ways(options: LatencyOptions) -> list[dict[str, Any]]:

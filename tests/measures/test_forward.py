@@ -176,13 +176,19 @@ def test_a_compiled_forward_tells_what_compiling_took(cells: TinyCells) -> None:
     assert not torch._dynamo.utils.counters["frames"]
 
 
-def test_what_the_compiler_cannot_do_is_a_reason_and_no_more(cells: TinyCells) -> None:
-    """An item of the same model goes on after it."""
+NO_COMPILER = {"cpp.cxx": (None, "no-such-compiler")}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_what_the_compiler_cannot_do_is_a_reason_and_no_more(
+    *, silent: bool, cells: TinyCells
+) -> None:
+    """An item of the same model goes on after it. Torch may be told to go on eagerly in silence."""
     loaded = cells.load(SMALL, "fp32")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-        with pytest.raises(MeasurementError, match=r"torch\.compile \(mode default\) failed"):
-            measure(loaded, forward="compile")
+    told = pytest.raises(MeasurementError, match=r"torch\.compile \(mode default\) failed")
+    without = torch._inductor.config.patch(NO_COMPILER)
+    with without, torch._dynamo.config.patch(suppress_errors=silent), told:
+        measure(loaded, forward="compile")
     assert measure(loaded, forward="static").details["as_eager"]["same_tokens"] == BATCH * NEW
 
 
@@ -197,6 +203,13 @@ def test_what_cannot_be_captured_is_a_reason(cells: TinyCells) -> None:
         pytest.skip("a graph can be captured")
     with pytest.raises(MeasurementError, match="no CUDA graph can be captured"):
         measure(cells.load(SMALL, "fp32"), forward="cuda-graphs")
+
+
+def test_what_torch_compiled_nothing_of_is_no_compiled_forward(cells: TinyCells) -> None:
+    loaded = cells.load(SMALL, "fp32")
+    told = pytest.raises(MeasurementError, match=r"torch\.compile made no graph of the model")
+    with torch._dynamo.config.patch(disable=True), told:
+        measure(loaded, forward="compile")
 
 
 def test_points_name_how_they_run_and_keep_the_names_that_they_had(cells: TinyCells) -> None:

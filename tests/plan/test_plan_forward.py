@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,6 +82,42 @@ def test_compile_needs_a_compiler(base: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("CXX", "/no/such/compiler")
     reason = str(skips(plan(base, ", forward: compile"))["fp32", "b1-p8-n4-compile"])
     assert "no /no/such/compiler that the variable CXX names on the path" in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("CXX", "", "CXX is set to nothing; unset it"),
+        ("TORCH_COMPILE_DISABLE", "1", "TORCH_COMPILE_DISABLE=1 tells torch to compile nothing"),
+        ("TORCHDYNAMO_DISABLE", "1", "TORCHDYNAMO_DISABLE=1 tells torch to compile nothing"),
+        ("TORCHDYNAMO_DISABLE", "0", None),
+    ],
+)
+def test_variables_that_keep_torch_from_compiling(
+    name: str, value: str, reason: str | None, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = skips(plan(base, ", forward: compile"))["fp32", "b1-p8-n4-compile"]
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_compile_needs_the_headers_of_python(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"include": str(base / "include")}
+    (base / "include").mkdir()
+    monkeypatch.setattr(sysconfig, "get_path", headers.__getitem__)
+    reason = str(skips(plan(base, ", forward: compile"))["fp32", "b1-p8-n4-compile"])
+    assert f"there is no {base / 'include' / 'Python.h'}; install them" in reason
+    (base / "include" / "Python.h").touch()
+    assert skips(plan(base, ", forward: compile"))["fp32", "b1-p8-n4-compile"] is None
+
+
+def test_a_mode_of_what_is_not_compiled_is_refused(base: Path) -> None:
+    with pytest.raises(SuiteError) as caught:
+        plan(base, ", forward: [eager, static], compile_mode: max-autotune")
+    (problem,) = caught.value.problems
+    assert problem.place == "measure.latency.compile_mode"
+    assert problem.found == "max-autotune, while `forward` is eager, static"
+    assert problem.remedy == "add compile to forward, or leave compile_mode out"
 
 
 def test_a_quantized_cache_has_no_fixed_size(base: Path) -> None:

@@ -45,7 +45,9 @@ class Compiler:
         if self.model.device.type == "cpu":
             pick_vec_isa()  # what the machine's processor can do is found once, not for each model
         # Silently eager from then on: not what was asked for.
-        self._open.enter_context(_dynamo().config.patch(fail_on_recompile_limit_hit=True))
+        self._open.enter_context(
+            _dynamo().config.patch(fail_on_recompile_limit_hit=True, suppress_errors=False)
+        )
         self._open.enter_context(fresh_cache())
         self.step = torch.compile(self.model.__call__, mode=self.mode)
         return self
@@ -80,6 +82,11 @@ class Compiler:
                 if is_out_of_memory(error) or isinstance(error, MeasurementError):
                     raise
                 raise MeasurementError(_why_not_compiled(error, self.mode)) from error
+        if not _counters()["stats"]["unique_graphs"]:
+            raise MeasurementError(
+                "torch.compile made no graph of the model, so that all of it ran as the eager"
+                " forward does; leave `compile` out of `forward` for it"
+            )
         # The last one found all compiled.
         return Compiling(tuple(seconds[:-1]), self.compiled)
 
