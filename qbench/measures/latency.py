@@ -154,11 +154,14 @@ class LatencyOptions(Frozen):
     seed: int = Field(default=0, ge=0)
     """Chooses the token ids."""
     forward: OneOrMoreForwards = ("eager",)
-    """How the forward runs: eager, with a static cache, compiled, or as a CUDA graph of a step."""
+    """How the forward runs: `eager`, `static` (a cache of a fixed size), `compile`, or
+    `cuda-graphs`; a list makes a point of each."""
     compile_mode: CompileMode = "default"
-    """What torch.compile is asked for, where `forward` has `compile`."""
+    """What torch.compile is asked for, where `forward` has `compile`: `default`, `reduce-overhead`
+    or `max-autotune`."""
     attention: Annotated[OneOrMoreKernels | None, Also("attn_implementation")] = None
-    """Attention kernels; the one the model chooses by itself unless given."""
+    """Attention kernels, such as `sdpa`, `eager` or `flash_attention_2`; a list makes a point of
+    each. The one the model chooses by itself unless given."""
 
 
 class LatencyPoint(GridPoint):

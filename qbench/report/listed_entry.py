@@ -11,6 +11,7 @@ from qbench.core.docstrings import field_docs
 from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.core.page import Heading, Page, Words, bullets, words_table
+from qbench.core.spec import Frozen
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from qbench.core.page import Line, Part
     from qbench.core.record import Environment
-    from qbench.core.spec import Frozen
     from qbench.report.listing import Entry
 
 
@@ -118,4 +118,7 @@ def _default(value: Any) -> str:
         return ", ".join(_default(one) for one in value) or "none"
     if value is None:
         return "none"
+    if isinstance(value, Frozen):  # as a suite would say it
+        given = value.model_dump(exclude_defaults=True).items()
+        return f"{{{', '.join(f'{name}: {_default(one)}' for name, one in given)}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -201,6 +201,13 @@ class TestShowing:
             for name in entry.options.model_fields:
                 assert re.search(rf"\W{name}\W", finished.output), name
 
+    def test_list_shows_a_default_as_a_suite_would_say_it(self, workplace: Workplace) -> None:
+        listed = json.loads(workplace.call_here("list", "serving", "--format", "json").output)
+        [default] = [one["default"] for one in listed["options"] if one["name"] == "servers"]
+        assert measures()["serving"].options(servers=[yaml.safe_load(default)]) == (
+            measures()["serving"].options()
+        )
+
     def test_list_takes_any_name_of_a_precision(self, workplace: Workplace) -> None:
         by_own = workplace.call_here("list", "int8-wo", "--format", "json")
         assert by_own.code == 0

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tomllib
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -183,8 +184,7 @@ def readme_table(column: str) -> tuple[list[str], list[list[str]]]:
     start = next(at for at, line in enumerate(lines) if line.startswith("|") and column in line)
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in lines[start:]
-        if line.startswith("|")
+        for line in takewhile(lambda line: line.startswith("|"), lines[start:])
     ]
     return cells[0], cells[2:]
 

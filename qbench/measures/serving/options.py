@@ -88,7 +88,8 @@ class LoadOptions(Frozen):
     """`/v1/completions` takes the prompt as it is; `/v1/chat/completions` puts it into the model's
     chat template, whose tokens come on top."""
     slo: Objectives | None = None
-    """Objectives of a request, in seconds: the goodput is then recorded."""
+    """Objectives of a request, in seconds, such as {ttft: 0.5, itl: 0.05}: the goodput is then
+    recorded."""
     extra_body: dict[str, Any] | None = None
     """Further fields of each request, for servers that take them; null leaves out one that qbench
     sends (`temperature: 0`, `ignore_eos: true`)."""

@@ -71,7 +71,7 @@ class ServingOptions(LoadOptions):
     servers: Annotated[tuple[ServerOptions, ...], Field(min_length=1)] = (
         ServerOptions(engine="transformers", continuous_batching=True),
     )
-    """What each cell is put behind; `transformers serve` with continuous batching unless given."""
+    """What each cell is put behind: each has an `engine`, a `command` or an `address`."""
 
 
 class ServingParams(LoadPoint):
