@@ -23,7 +23,7 @@ from qbench.core.options import plain_options
 from qbench.core.spec import Item
 from qbench.measures.loaded import UnbuiltCell
 from qbench.measures.serving.asking import CHAT, ask_json
-from qbench.measures.serving.commands import filled_command, why_not_served
+from qbench.measures.serving.commands import filled_command, values_for, why_not_served
 from qbench.measures.serving.opening import open_server
 from qbench.measures.serving.servers import ServerOptions
 from qbench.measures.serving.serving import tokenizer_folder
@@ -286,7 +286,8 @@ class TestCommands:
             }
         )
         cell = cell_of(place, "nf4").cell
-        made = filled_command(server, cell, model="/a b/c", port=7, context=10, streams=3)
+        values = values_for(cell, model="/a b/c", port=7, context=10, streams=3)
+        made = filled_command(server, cell, values)
         assert made == [
             "sh", "/a b/c", "--port=7", "--quantization", "bitsandbytes", "--dtype", "bfloat16",
             "-c", "30", "-p", "3", "{a b}",
@@ -301,7 +302,8 @@ class TestCommands:
             {"command": "sh {port} {model} {dtype}", "flags": {"bf16": ["-x", "1 2"]}}
         )
         cell = cell_of(place, "bf16").cell
-        made = filled_command(server, cell, model="m", port=7, context=10, streams=3)
+        values = values_for(cell, model="m", port=7, context=10, streams=3)
+        made = filled_command(server, cell, values)
         assert made == ["sh", "7", "m", "bfloat16", "-x", "1 2"]
 
     def test_of_a_gguf_file_it_gets_the_file(self, place: Workplace) -> None:
@@ -341,7 +343,16 @@ class TestCommands:
         ({"command": "vllm {model} {port} {"}, ("command",), "words with names in braces"),
         ({"command": ""}, ("command",), "a command"),
         ({"command": "vllm serve {model}"}, ("command",), "a command with {port} in it"),
+        ({"command": "vllm {model} --port {{port}}"}, ("command",), "a command with {port} in it"),
+        ({"command": "vllm {model} --port {port:>5}"}, ("command",), "placeholders {model}"),
+        ({"command": "vllm {model!r} --port {port}"}, ("command",), "placeholders {model}"),
+        ({"command": "{model} --port {port}"}, ("command",), "begins with its program"),
+        ({"command": "'' {model} --port {port}"}, ("command",), "begins with its program"),
+        ({"command": "a {model} {port} x={flags}"}, ("command",), "a word of its own"),
+        ({"command": "a {model} {port}", "flags": {"a": "{flags}"}}, ("flags", "a"), "a word of i"),
+        ({"command": "a {model} {port}", "version": "{flags}"}, ("version",), "a word of its own"),
         ({"command": "vllm serve {port}"}, (), "the key `cells`"),
+        ({"command": "vllm serve {port} {{model}}"}, (), "the key `cells`"),
         ({"command": "a {model} {port}", "flags": {"nf4": "{x}"}}, ("flags", "nf4"), "placeholde"),
         ({"command": "a {model} {port}", "arguments": "--cb-x 1"}, ("arguments",), "beside `engi"),
         ({"engine": "transformers", "arguments": "--dtype bf16"}, ("arguments",), "flags of tran"),
@@ -349,6 +360,20 @@ class TestCommands:
         ({"engine": "transformers", "version": "x -v"}, ("version",), "beside `command` alone"),
         ({"address": "127.0.0.1:8000", "cells": "nf4"}, ("address",), "should match pattern"),
         ({"address": "http://127.0.0.1:8000"}, (), "the key `cells`"),
+        *(
+            ({"address": address, "cells": "nf4"}, ("address",), "http:// or https:// with a host")
+            for address in (
+                "http://[::1",
+                "http://:8000",
+                "http://a:b",
+                "http://a:99999",
+                "http://a b",
+                "http://user:secret@a:8000",
+                "http://user:secret",
+                "https://a/v1?key=secret",
+                "https://a/v1#secret",
+            )
+        ),
         ({"engine": "transformers", "start_timeout_s": 0}, ("start_timeout_s",), "greater than 0"),
     ],
 )
@@ -360,6 +385,7 @@ def test_what_is_wrong_with_a_server_is_told_at_its_key(
     (error,) = caught.value.errors()
     assert error["loc"] == place
     assert expected in str(error)
+    assert "secret" not in str(error.get("ctx", {}).get("error"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 
 from qbench.core.options import typed_options
 from qbench.measures.serving.options import LoadOptions
@@ -135,6 +136,10 @@ def test_how_long_a_load_is(given: dict[str, Any], requests: int | None, warmup:
     [
         ({"warmup": 5, "seconds": 9}, "warmup", "5 requests, where `seconds` ends the load"),
         ({"warmup": 5, "requests": 5}, "warmup", "5 of 5 requests"),
+        ({"warmup": 1.5}, "warmup", "1.5 requests"),
+        ({"concurrency": [1, 8], "requests": 5}, "requests", "which are never 8 at once"),
+        ({"rate": [1, 0.02]}, "timeout", "600 s for a load of some 1000 s (0.02 a second)"),
+        ({"seconds": 900}, "timeout", "600 s for a load of some 900 s (1 at once)"),
         ({"prompt_tokens": 10**6}, "prompt_tokens", "1000000 with 32 new tokens"),
         ({"servers": [{"engine": "transformers"}] * 2}, "servers", "two servers that are called"),
         ({"repeats": 100, "prompt_tokens": [*range(1, 60)]}, "concurrency", "11800 servers"),
@@ -147,6 +152,12 @@ def test_what_cannot_be_done_is_refused(
     assert problem is not None
     assert problem.place == place
     assert words in problem.found
+
+
+@pytest.mark.parametrize("name", ["model", "prompt", "messages", "max_tokens", "stream"])
+def test_a_load_stays_what_it_is_called(name: str) -> None:
+    with pytest.raises(ValidationError, match="fields that qbench does not set itself"):
+        LoadOptions.model_validate({"extra_body": {"top_k": 1, name: None}})
 
 
 def test_a_rehearsal_is_short_and_starts_no_engine_of_others() -> None:

@@ -6,11 +6,13 @@ import shutil
 from typing import TYPE_CHECKING
 
 from qbench.core.number_types import BF16, FP16, FP32
-from qbench.measures.serving.servers import LOOPBACK, TRANSFORMERS, words_of
+from qbench.measures.serving.servers import LOOPBACK, TRANSFORMERS, names_in, words_of
 from qbench.precisions import is_quantized, precisions
 from qbench.precisions.computing import rest_type
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.core.spec import Cell
     from qbench.measures.serving.servers import Command, ServerOptions
 
@@ -49,7 +51,7 @@ def _why_not_by_command(server: ServerOptions, command: Command, cell: Cell) -> 
             f" {held.label}; add `flags: {{{held.label}: …}}` to it, or measure it with"
             f" `engine: {TRANSFORMERS}`"
         )
-    if not any("{dtype}" in word for word in words_of(command)):
+    if "dtype" not in names_in(command):
         return (
             f"the command of {server.label} does not say that it is to hold the model in"
             f" {held.label}; write {{dtype}} in it, or add `flags: {{{held.label}: …}}`"
@@ -64,11 +66,11 @@ def flags_for(server: ServerOptions, cell: Cell) -> list[str] | None:
     return None if given is None else words_of(given)
 
 
-def filled_command(
-    server: ServerOptions, cell: Cell, *, model: str, port: int, context: int, streams: int
-) -> list[str]:
-    """The words of a server's command, its placeholders filled in and the cell's flags added."""
-    values = {
+def values_for(
+    cell: Cell, *, model: str, port: int, context: int, streams: int
+) -> dict[str, str | int]:
+    """What the names in braces stand for (`PLACEHOLDERS`), but for the flags."""
+    return {
         "model": model,
         "host": LOOPBACK,
         "port": port,
@@ -77,11 +79,16 @@ def filled_command(
         "streams": streams,
         "cache": context * streams,
     }
+
+
+def filled(command: Command, values: Mapping[str, str | int]) -> list[str]:
+    """The words of a command, its names in braces filled in."""
+    return [word.format_map(values) for word in words_of(command)]
+
+
+def filled_command(server: ServerOptions, cell: Cell, values: Mapping[str, str | int]) -> list[str]:
+    """The words of a server's command, filled in, with the cell's flags where they go."""
     words = words_of(server.command or ())
-    if "{flags}" not in words:
-        words.append("{flags}")
+    at = words.index("{flags}") if "{flags}" in words else len(words)
     flags = flags_for(server, cell) or []
-    filled: list[str] = []
-    for word in words:
-        filled += flags if word == "{flags}" else [word]
-    return [word.format_map(values) for word in filled]
+    return filled((*words[:at], *flags, *words[at + 1 :]), values)

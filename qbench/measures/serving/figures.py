@@ -158,7 +158,7 @@ METRICS = (
         "lower",
         "peak memory of the server",
         "highest resident size of the server's process and its children under the load, looked at"
-        " every 0.05 s; pages that they share count for each",
+        " every 0.1 s; pages that they share count for each",
         "RSS",
     ),
     _rate(

@@ -127,6 +127,7 @@ def scenario_of(point: LoadPoint, target: Target, report: Path, timeout_s: float
             "request_format": ENDPOINTS[point.endpoint],
             "max_tokens": point.output_tokens,
             "timeout": timeout_s,
+            "follow_redirects": False,  # nothing but the server is asked
             "validate_backend": False,  # the server was found healthy
             "extras": {"body": body},
         },

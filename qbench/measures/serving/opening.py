@@ -30,7 +30,6 @@ from qbench.measures.serving.asking import (
     told_version,
 )
 from qbench.measures.serving.server import Server, ended_error, tail_of
-from qbench.measures.serving.servers import words_of
 from qbench.measures.serving.starting import Start, start_of
 from qbench.measures.serving.watching import MemoryWatch
 
@@ -211,11 +210,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _version(options: ServerOptions, start: Start) -> str | None:
     if options.engine is not None:
         return f"transformers {version_of_package('transformers')}"
-    if options.version is None:
+    if not start.version:
         return told_version(start.url)
     try:
         done = subprocess.run(
-            kept(words_of(options.version), 0.0),
+            kept(start.version, 0.0),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=start.environment,

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from qbench.core.aliases import Also
+from qbench.core.reading import InvalidValueError
 from qbench.core.spec import Frozen
 from qbench.measures.options import GridRepeats, OneOrMorePositive, as_tuple, not_empty
 
@@ -40,6 +41,28 @@ OneOrMoreRates = Annotated[
         json_schema_input_type=PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)],
     ),
 ]
+
+
+QBENCH_SENDS = {
+    "model": "`model` of the server",
+    "prompt": "`prompt_tokens`",
+    "messages": "`prompt_tokens` and `endpoint: chat`",
+    "max_tokens": "`output_tokens`",
+    "max_completion_tokens": "`output_tokens`",
+    "stream": None,
+    "stream_options": None,
+}
+"""Fields of a request that make the load what it is called, each with the option that sets it."""
+
+
+def _adds_alone(body: dict[str, Any]) -> dict[str, Any]:
+    for name in body:
+        if name in QBENCH_SENDS:
+            option = QBENCH_SENDS[name]
+            remedy = "remove it" if option is None else f"use {option}"
+            expected = "fields that qbench does not set itself"
+            raise InvalidValueError(expected, f"the field `{name}`", remedy)
+    return body
 
 
 class Objectives(Frozen):
@@ -90,7 +113,7 @@ class LoadOptions(Frozen):
     slo: Objectives | None = None
     """Objectives of a request, in seconds, such as {ttft: 0.5, itl: 0.05}: the goodput is then
     recorded."""
-    extra_body: dict[str, Any] | None = None
+    extra_body: Annotated[dict[str, Any], AfterValidator(_adds_alone)] | None = None
     """Further fields of each request, for servers that take them; null leaves out one that qbench
     sends (`temperature: 0`, `ignore_eos: true`)."""
     seed: int = Field(default=0, ge=0)

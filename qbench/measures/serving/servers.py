@@ -24,6 +24,7 @@ from qbench.core.names import what_there_is
 from qbench.core.options import typed_options
 from qbench.core.reading import InvalidValueError, NotNull, expects, invalid_below
 from qbench.core.spec import Frozen, slugify
+from qbench.precisions import EXAMPLE
 from qbench.precisions.names import picks
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ class ServerOptions(Frozen):
     cells: Annotated[
         tuple[str, ...],
         BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
-        expects("a name of cells, or a pattern such as nf4*; or a list of them"),
-    ] = Field((), examples=["nf4"])
+        expects(f"a name of cells, or a pattern such as {EXAMPLE}*; or a list of them"),
+    ] = Field((), examples=[EXAMPLE])
     """Which cells it serves, by precision, name or pattern; all unless given. An `address`, and a
     command without {model}, must say it: nothing else tells what they hold."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
@@ -129,11 +130,16 @@ class ServerOptions(Frozen):
         for at, words in self._templates():
             _check_template(at, words)
         self._check_arguments()
+        if self.address is not None:
+            _check_address(self.address)
+        if self.command is not None and _program_is_open(words_of(self.command)):
+            expected = "a command that begins with its program's name or path"
+            raise invalid_below(("command",), InvalidValueError(expected))
         if self.holds_what_it_holds and not self.cells:
             found = "an address" if self.command is None else "a command without {model}"
             remedy = "say which cells it holds, such as `cells: bf16`"
             raise invalid_below((), InvalidValueError("the key `cells`", found, remedy))
-        if self.command is not None and "{port}" not in " ".join(words_of(self.command)):
+        if self.command is not None and "port" not in names_in(self.command):
             expected = "a command with {port} in it"
             remedy = "add the engine's flag for the port, such as `--port {port}`"
             raise invalid_below(("command",), InvalidValueError(expected, remedy=remedy))
@@ -174,8 +180,7 @@ class ServerOptions(Frozen):
         """Whether nothing but the suite tells which model it has, and in which precision."""
         if self.command is None:
             return self.address is not None
-        templates = [self.command, *self.flags.values()]
-        return not any("{model" in word for one in templates for word in words_of(one))
+        return not any("model" in names_in(one) for one in (self.command, *self.flags.values()))
 
     def serves(self, cell: Cell) -> bool:
         """Whether it is meant for a cell."""
@@ -210,25 +215,65 @@ def words_of(command: str | tuple[str, ...]) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else list(command)
 
 
+def names_in(command: str | tuple[str, ...]) -> set[str]:
+    """The names in braces of a command; raises ValueError for quotes or braces that do not end."""
+    return {name for word in words_of(command) for name in _names(word)}
+
+
+def _names(word: str) -> list[str]:
+    """The names in braces of a word; one that is to be changed, as `{port:5}`, stands as it is."""
+    return [
+        f"{name}{'!' + conversion if conversion else ''}{':' + form if form else ''}"
+        for _, name, form, conversion in string.Formatter().parse(word)
+        if name is not None
+    ]
+
+
+def _program_is_open(words: list[str]) -> bool:
+    """Whether a command's first word is nothing, or is to be filled in."""
+    return not words[0].strip() or bool(_names(words[0]))
+
+
 def _check_template(at: tuple[str, ...], command: str | tuple[str, ...]) -> None:
     """Raises pydantic's `ValidationError` for what cannot be filled in."""
     try:
         words = words_of(command)
-        names = [
-            name
-            for word in words
-            for _, name, *_ in string.Formatter().parse(word)
-            if name is not None
-        ]
+        names = [(name, word) for word in words for name in _names(word)]
     except ValueError as error:
         remedy = "close each quote; write {{ and }} for braces"
         expected = "words with names in braces"
         raise invalid_below(at, InvalidValueError(expected, str(error), remedy)) from error
     if not words and at in {("command",), ("version",)}:
         raise invalid_below(at, InvalidValueError("a command", "no words"))
-    for name in names:
+    for name, word in names:
         if name not in PLACEHOLDERS:
             expected = f"placeholders {', '.join(f'{{{one}}}' for one in PLACEHOLDERS)}"
             remedy = f"{what_there_is(name, PLACEHOLDERS)}; write {{{{ and }}}} for braces"
             reason = InvalidValueError(expected, f"the placeholder {{{name}}}", remedy)
             raise invalid_below(at, reason)
+        if name == "flags" and (at != ("command",) or word != "{flags}"):
+            expected = "{flags} as a word of its own in `command` alone"
+            raise invalid_below(at, InvalidValueError(expected, f"'{word}'"))
+
+
+def _check_address(address: str) -> None:
+    """Raises pydantic's `ValidationError` for no address, or one that tells more than a place.
+
+    What is refused is not repeated where it may be a password or a key.
+    """
+    expected = "http:// or https:// with a host, and a port and a path where they are needed"
+    found, remedy = None, None
+    try:
+        parts = urllib.parse.urlsplit(address)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        found = "a host or a port that cannot be read"
+    else:
+        if parts.username is not None or parts.password is not None:
+            found, remedy = "a user's name or a password in it", "records would keep it; remove it"
+        elif "?" in address or "#" in address:
+            found, remedy = "a query or a fragment in it", "records would keep it; remove it"
+        elif not host or port == 0 or any(sign.isspace() for sign in address):
+            found = "no host, a blank, or a port 0"
+    if found is not None:
+        raise invalid_below(("address",), InvalidValueError(expected, found, remedy))

@@ -106,8 +106,10 @@ class Serving(Measurement):
             if labels.count(label) > 1:
                 found = f"two servers that are called '{label}'"
                 return Problem("servers", found, "a name for each", "give them a `name`")
-        return _warmup_misfit(points) or misfit(
-            (max(options.prompt_tokens),), (max(options.output_tokens),), model
+        return (
+            _warmup_misfit(points)
+            or _load_misfit(points, options.timeout)
+            or misfit((max(options.prompt_tokens),), (max(options.output_tokens),), model)
         )
 
     def items(self, options: ServingOptions, model: ResolvedModel, base: Path) -> list[Item]:
@@ -261,8 +263,27 @@ def _log_file(cell: UnbuiltCell) -> Path:
     return Path(cell.job["tasks"][0]["path"]).with_suffix(".guidellm.log")
 
 
+def _load_misfit(points: list[LoadPoint], timeout_s: float) -> Problem | None:
+    """A load that is never what it is called, or that cannot end in time."""
+    for point in points:
+        requests, streams = point.requests, point.concurrency
+        if requests is not None and streams is not None and requests < streams:
+            found = f"{requests} requests, which are never {streams} at once"
+            return Problem("requests", found, f"{streams} or more", "send more, or lower the list")
+        ends = [] if point.seconds is None else [point.seconds]
+        if requests is not None and point.rate is not None:
+            ends.append(requests / point.rate)
+        if ends and min(ends) >= timeout_s:
+            found = f"{timeout_s:g} s for a load of some {min(ends):g} s ({point.words})"
+            return Problem("timeout", found, "more than the load takes", "raise it, or send less")
+    return None
+
+
 def _warmup_misfit(points: list[LoadPoint]) -> Problem | None:
     for point in points:
+        if point.warmup > 1 and point.warmup != int(point.warmup):
+            found = f"{point.warmup:g} requests"
+            return Problem("warmup", found, "a share below 1, or a whole number", "round it")
         if point.requests is None and point.warmup >= 1:
             found = f"{point.warmup:g} requests, where `seconds` ends the load"
             return Problem("warmup", found, "a share of the time, below 1", "or give `requests`")

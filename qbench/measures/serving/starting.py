@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from qbench.core.errors import MeasurementError
 from qbench.core.nvml import visible_gpus
 from qbench.core.processes import python_command, python_environment
-from qbench.measures.serving.commands import filled_command, why_not_started
-from qbench.measures.serving.servers import LOOPBACK, words_of
+from qbench.measures.serving.commands import filled, filled_command, values_for, why_not_started
+from qbench.measures.serving.servers import LOOPBACK
 from qbench.sources.models.gguf_models import gguf_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.measures.loaded import UnbuiltCell
     from qbench.measures.serving.servers import ServerOptions
 
@@ -47,6 +49,8 @@ class Start:
     environment: dict[str, str]
     model: str
     port: int
+    version: list[str]
+    """The command that prints the engine's version; no words where there is none."""
     log: Path
     marks: Path
     """What qbench's own process tells; not there for others."""
@@ -64,18 +68,17 @@ def start_of(
     folder = cell.checkpoint.folder
     port, model = _free_port(), str(gguf_of(folder) or folder)
     marks = scratch / "marks"
+    values = values_for(cell.cell, model=model, port=port, context=context, streams=streams)
     environment = environment_for(cell, foreign=options.command is not None)
     if options.command is None:
         job = scratch / "job.json"
         job.write_text(json.dumps(cell.job), encoding="utf-8")
-        own = _own_flags(options, cell, context, streams)
+        own = _own_flags(options, cell, values)
         listen = ["--host", LOOPBACK, "--port", str(port)]
         command = python_command("qbench.running.alone.serve", str(job), str(marks), *listen, *own)
         flags = ("transformers", "serve", *own)
     else:
-        command = filled_command(
-            options, cell.cell, model=model, port=port, context=context, streams=streams
-        )
+        command = filled_command(options, cell.cell, values)
         flags = tuple(command)
         if not cell.job["trust_code"]:
             raise MeasurementError(
@@ -88,7 +91,8 @@ def start_of(
     record.parent.mkdir(parents=True, exist_ok=True)
     log = record.with_suffix(".server.log")
     log.write_bytes(b"")  # of this start alone
-    return Start(command, flags, environment, model, port, log, marks)
+    version = filled(options.version or (), values)
+    return Start(command, flags, environment, model, port, version, log, marks)
 
 
 def environment_for(cell: UnbuiltCell, *, foreign: bool) -> dict[str, str]:
@@ -107,17 +111,20 @@ def environment_for(cell: UnbuiltCell, *, foreign: bool) -> dict[str, str]:
     return environment
 
 
-def _own_flags(options: ServerOptions, cell: UnbuiltCell, context: int, streams: int) -> list[str]:
+def _own_flags(
+    options: ServerOptions, cell: UnbuiltCell, values: Mapping[str, str | int]
+) -> list[str]:
     """The flags of `transformers serve`.
 
     On a CPU it would take 60 % of the machine's memory for its paged cache; it gets what the load
     can fill, unless the suite says how much.
     """
-    given = words_of(options.arguments)
+    given = filled(options.arguments, values)
     if not options.continuous_batching:
         return given
     own = ["--continuous-batching"]
     if cell.device == "cpu":
+        context, streams = int(values["context"]), int(values["streams"])
         blocks = streams * (-(-context // _CB_PAGE_TOKENS) + 1)
         tokens = min(_CB_MOST_BATCH_TOKENS, max(_CB_PAGE_TOKENS, streams * context))
         bounds = {"--cb-num-blocks": blocks, "--cb-max-batch-tokens": tokens}
