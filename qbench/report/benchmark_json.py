@@ -12,6 +12,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
+from qbench.core.page_data import finite
 from qbench.core.quantile import quantile_of_sorted
 from qbench.report.figures import finite_value
 
@@ -43,7 +44,7 @@ def render(records: Sequence[Record]) -> str:
         "datetime": newest,
         "version": FORMAT_VERSION,
     }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _of_cell(cell: CellRecords) -> list[dict[str, Any]]:

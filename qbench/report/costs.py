@@ -219,10 +219,13 @@ def _times(axis: Axis, figure: Figure, found: Sequence[Record]) -> Figure:
             return factor / value if value else None
         return None if value is None else factor * value
 
+    value = scaled(figure.value)
+    if value is None or not 0 < value < math.inf:
+        return Figure(word=NOT_MEASURED, reason="what its records hold is no amount")
     ends = (figure.high, figure.low) if axis.inverse else (figure.low, figure.high)
     return replace(
         figure,
-        value=scaled(figure.value),
+        value=value,
         low=scaled(ends[0]),
         high=scaled(ends[1]),
         spread=scaled(figure.spread),

@@ -189,8 +189,8 @@ def loaded_details(cell: CellRecords) -> dict[str, Any]:
     for record in cell.records:
         loaded = record.details.get("loaded")
         if isinstance(loaded, dict) and loaded:
-            ran = {name for one in cell.records for name in as_list(one.details.get(_RAN))}
-            return {**loaded, **({_RAN: sorted(map(str, ran))} if ran else {})}
+            ran = {str(name) for one in cell.records for name in as_list(one.details.get(_RAN))}
+            return {**loaded, **({_RAN: sorted(ran)} if ran else {})}
     return {}
 
 

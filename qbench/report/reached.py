@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from qbench.core.spec import ModelRef
     from qbench.predict.shapes import DecoderShape
 
+_LEAST = 1e-60
+"""No amount of anything that is measured is as small, nor as large as its inverse."""
 _NO_OPERATIONS = (
     "the record does not hold its operations, and the model's shape does not ship with qbench"
 )
@@ -149,10 +151,12 @@ def _reached(
         return "the record does not hold what it read and how long it took"
     own = pool(found, "latency.matrix_rate").figure.value
     limit = own if first.details.get("multiplied_in") == multiplied_in else rates.get(multiplied_in)
-    values = (operations / read, operations / seconds)
-    if not all(math.isfinite(value) and value > 0 for value in values):
+    made = Reached(
+        cell, step, point, operations / read, operations / seconds, multiplied_in, bandwidth, limit
+    )
+    if not all(map(_is_amount, (made.intensity, made.rate, bandwidth, made.roof))):
         return "what its record holds is no amount"
-    return Reached(cell, step, point, *values, multiplied_in, bandwidth, limit)
+    return made
 
 
 def _bytes(record: Record, step: str) -> Iterator[float]:
@@ -200,4 +204,9 @@ def _shape(model: ModelRef) -> DecoderShape | None:
 
 def _finite(record: Record, name: str) -> float | None:
     value = record.value(name)
-    return value if value is not None and math.isfinite(value) and value > 0 else None
+    return value if value is not None and _is_amount(value) else None
+
+
+def _is_amount(value: float) -> bool:
+    """Whether it can be drawn: it is positive, and nothing that follows from it overflows."""
+    return _LEAST < value < 1 / _LEAST

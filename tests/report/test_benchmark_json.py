@@ -12,7 +12,7 @@ import pytest
 
 from qbench.report import benchmark_json
 from tests.paired_records import latency
-from tests.record_factory import make_failure, quickstart_records
+from tests.record_factory import make_failure, make_record, quickstart_records
 
 COMMAND = Path(sys.executable).with_name("pytest-benchmark")
 
@@ -30,6 +30,12 @@ def test_a_round_is_a_process() -> None:
     assert stats["stddev"] == pytest.approx(statistics.stdev(seconds))
     q1, _, q3 = statistics.quantiles(seconds, method="inclusive")
     assert (stats["q1"], stats["q3"]) == pytest.approx((q1, q3))
+
+
+def test_what_json_has_no_number_for_is_left_out() -> None:
+    record = make_record("fp32", "latency", {"latency.decode": 5e-324})
+    (one,) = json.loads(benchmark_json.render([record]))["benchmarks"]
+    assert one["stats"]["ops"] is None
 
 
 def test_failures_and_no_records_give_no_benchmarks() -> None:

@@ -152,6 +152,15 @@ def test_a_training_is_the_mean_over_its_seeds() -> None:
         assert cost.spread == pytest.approx(1e-4 * (time.spread or 0.0))
 
 
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e308])
+def test_of_a_time_that_is_none_there_is_no_price(seconds: float) -> None:
+    record = make_record("fp32", "latency", {"latency.decode": seconds}, params={"batch": 1})
+    (made,) = cost_tables(table_of([record]), Price(machine_hour=1e12))
+    (figure,) = made.column("price.generated")
+    assert figure.value is None
+    assert "no amount" in str(figure.reason)
+
+
 def test_without_a_price_nothing_is_said_of_one() -> None:
     assert {key for key in shown("csv", taken(), None).split() if "price" in key} == set()
     assert json.loads(shown("json", taken(), None))["costs"] == []

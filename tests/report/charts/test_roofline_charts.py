@@ -222,6 +222,22 @@ def test_parameters_that_are_no_point_have_no_point(params: dict[str, Any]) -> N
     assert "prefill" not in steps
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"latency.read_bandwidth": 5e-324},
+        {"latency.read_bandwidth": 1e308, "latency.matrix_rate": 1e308},
+        {"latency.decode": 5e-324, "latency.prefill": 1e308},
+        {"latency.decode.operations": 1e308, "latency.prefill.operations": 5e-324},
+    ],
+)
+def test_numbers_that_cannot_be_drawn_are_told_instead(metrics: dict[str, float]) -> None:
+    found = roofline(table_of(measured("fp32", metrics=metrics)))
+    assert (found.reached, roofline_chart(found)) == ((), None)
+    assert all("no amount" in text for text in found.lacking)
+    assert found.lacking
+
+
 def test_the_published_7b_lies_below_its_roofs() -> None:
     (table,) = select(read_folder(PUBLISHED / "mistral-shape")[0]).tables
     found = roofline(table)
