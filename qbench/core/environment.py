@@ -48,6 +48,7 @@ EXTRAS = {
     "auto-round": "auto-round",
     "aqlm": "aqlm",
     "fbgemm-gpu-genai": "fbgemm",
+    "guidellm": "serving",
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 

@@ -165,8 +165,7 @@ def test_each_extra_is_one_of_the_projects() -> None:
     names = {extra: set(_names(needs)) for extra, needs in extras.items()}
     for package, extra in EXTRAS.items():
         assert package in names[extra]
-    of_precisions = set(names) - {"formats", "dev", "docs"}
-    assert set(EXTRAS.values()) == of_precisions
+    assert set(EXTRAS.values()) == set(names) - {"formats", "dev", "docs"}
 
 
 def _names(requirements: Iterable[str]) -> Iterable[str]:

@@ -32,7 +32,7 @@ _TIMES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         "time_to_first_token_ms",
         "time to the first token",
         "from the sending of a request until its first piece of text",
-        ("TTFT", "time to first token"),
+        ("time to first token",),
     ),
     "tpot": (
         "time_per_output_token_ms",
