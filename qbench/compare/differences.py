@@ -232,7 +232,8 @@ def _exact_change(new: float, old: float, *, relative: bool) -> float:
         return 0.0
     if new <= 0 or old <= 0:
         return math.inf if new > old else -math.inf
-    return math.log(new / old)
+    ratio = new / old
+    return math.log(ratio) if 0 < ratio < math.inf else math.log(new) - math.log(old)
 
 
 def _good(records: Sequence[Record], metric: str) -> list[Record]:

@@ -271,7 +271,7 @@ def _fine(columns: Sequence[Column], rows: Sequence[Sequence[Figure]]) -> list[C
     made = []
     for at, column in enumerate(columns):
         known = [row[at].value for row in rows]
-        least = min((value for value in known if value), default=1.0)
+        least = min((value for value in known if value and value > 0), default=1.0)
         digits = 2 - math.floor(math.log10(least))
         is_price = column.key in (PROMPT, GENERATED, SERVED, TRAINING)
         made.append(replace(column, decimals=min(max(2, digits), 9)) if is_price else column)

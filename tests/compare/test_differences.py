@@ -333,3 +333,12 @@ def mean_or_1(values: Sequence[float], tokens: Sequence[float], metric: str) -> 
         return math.exp(mean) if metric == "perplexity" else mean
     except (ArithmeticError, ValueError):
         return 1.0
+
+
+def test_a_change_beyond_the_range_of_numbers_is_known_by_its_logarithm() -> None:
+    old, new = (
+        [make_record("fp32", "footprint", {"memory.static": size})] for size in (1e-300, 1e300)
+    )
+    found = difference(new, old, "memory.static", relative=True, sampling=SAMPLING)
+    assert isinstance(found.estimate, Exact)
+    assert found.estimate.value == pytest.approx(600 * math.log(10))

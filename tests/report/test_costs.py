@@ -154,7 +154,12 @@ def test_a_training_is_the_mean_over_its_seeds() -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e308])
 def test_of_a_time_that_is_none_there_is_no_price(seconds: float) -> None:
-    record = make_record("fp32", "latency", {"latency.decode": seconds}, params={"batch": 1})
+    record = make_record(
+        "fp32",
+        "latency",
+        {"latency.decode": seconds, "throughput.decode": -1.0},
+        params={"batch": 1},
+    )
     (made,) = cost_tables(table_of([record]), Price(machine_hour=1e12))
     (figure,) = made.column("price.generated")
     assert figure.value is None

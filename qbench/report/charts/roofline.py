@@ -163,9 +163,13 @@ def _roof_layers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         },
     }
     layers: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    below = 0  # slopes end at the highest level: their names stand above those of levels
     for kind, dx in (("level", 0), ("slope", -10)):
-        for at, name in _names([row for row in rows if row["kind"] == kind]):
-            layers.setdefault((at, dx), []).append(name)
+        found = list(_names([row for row in rows if row["kind"] == kind]))
+        for at, name in found:
+            layers.setdefault((at + below, dx), []).append(name)
+        highest = max((name["y"] for _, name in found), default=0.0)
+        below = sum(name["y"] == highest for _, name in found)
     names = [
         {
             "data": {"values": found},

@@ -141,6 +141,15 @@ def test_each_type_and_each_block_has_a_roof() -> None:
         "fp32: 100 GFLOP/s",
         "int8: 400 GFLOP/s",
     }
+    offsets = {
+        (name["label"], layer["mark"]["dy"])
+        for layer in chart.spec["layer"]
+        if layer["mark"]["type"] == "text"
+        for name in layer["data"]["values"]
+    }
+    at = dict(offsets)
+    for slope in ("8 GB/s (1 MiB)", "2 GB/s (2 MiB)"):  # they end where the highest level begins
+        assert at[slope] < at["int8: 400 GFLOP/s"]
     for row in roofs:
         assert row["y"] <= 4e11
         if row["kind"] == "slope":
