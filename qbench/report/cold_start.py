@@ -39,8 +39,8 @@ def cold_start_tables(records: TableRecords) -> list[Table]:
     return [_table(records, slugs, title) for title, slugs in found.items()]
 
 
-def cold_start_overview(records: TableRecords) -> list[Part]:
-    """The same for a terminal: the whole, and what of it depends on the model and the machine."""
+def cold_start_overview(records: TableRecords, level: int = 2) -> list[Part]:
+    """The whole and the main phases: for a terminal, and before the details of a report."""
     parts: list[Part] = []
     for table in cold_start_tables(records):
         at = [
@@ -49,7 +49,7 @@ def cold_start_overview(records: TableRecords) -> list[Part]:
             if each.key in _OVERVIEW
             and any(row.figures[index].value or each.display == "text" for row in table.rows)
         ]
-        parts += [Heading(table.title), table.with_columns(at)]
+        parts += [Heading(table.title, level), table.with_columns(at)]
     return parts
 
 

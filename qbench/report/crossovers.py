@@ -113,13 +113,13 @@ def sizes_of(record: Record) -> list[Mapping[str, object]]:
 
 def _in_words(found: Crossover, beside: str) -> str:
     if found.kind == "always":
-        return f"slower than {beside} at all of {found.measured} rows"
+        return f"slower than {beside} at every number of rows, {found.measured}"
     if found.kind == "never":
         if found.up_to is not None:
             return f"slower than {beside} up to {_listed((found.up_to,))}, not at more"
         if found.earlier:
             return f"slower than {beside} at {_listed(found.earlier)}, not at more"
-        return f"not slower than {beside} at any of {found.measured} rows"
+        return f"not slower than {beside} at any number of rows, {found.measured}"
     text = f"slower than {beside} from {found.rows} rows on"
     if found.about is not None:
         about = f"{found.about:.{0 if found.about >= _WHOLE else 1}f}"

@@ -12,6 +12,7 @@ from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, b
 from qbench.report.charts.forest import difference_charts
 from qbench.report.charts.forward import forward_charts
 from qbench.report.charts.kernels import kernel_charts
+from qbench.report.cold_start import cold_start_overview
 from qbench.report.conditions import conditions, parameters
 from qbench.report.costs import cost_parts, cost_tables
 from qbench.report.decision import decision_table
@@ -32,6 +33,7 @@ from qbench.report.predicted import predicted_parts
 from qbench.report.recommendation import recommended_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
+from qbench.report.serving import serving_overview
 from qbench.report.summary import passed_over, summarise
 from qbench.report.together import together_parts
 
@@ -92,6 +94,8 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += _difference_parts(table)
         parts += kernel_parts(table, kernel_charts(table))
         parts += forward_parts(table, forward_charts(table))
+        parts += cold_start_overview(table, 3)
+        parts += serving_overview(table, 3)
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)
@@ -134,12 +138,15 @@ def _difference_parts(records: TableRecords) -> list[Part]:
     if differences is None:
         return []
     table = table_of(differences)
-    missing: dict[str, list[str]] = {}
+    cells: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         for column, figure in zip(table.columns, row.figures, strict=True):
             if figure.reason and figure.word != NOT_MEASURED:
-                missing.setdefault(f"{row.label}: {figure.reason}", []).append(column.title)
-    reasons = [f"{', '.join(cells)}: {reason}" for reason, cells in missing.items()]
+                cells.setdefault((row.label, figure.reason), []).append(column.title)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for (label, reason), found in cells.items():
+        lines.setdefault((", ".join(found), reason), []).append(label)
+    reasons = [f"{found}: {'; '.join(of)}: {reason}" for (found, reason), of in lines.items()]
     return [
         Heading(table.title, 3),
         *difference_charts(differences),

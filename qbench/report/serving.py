@@ -62,12 +62,12 @@ def serving_tables(records: TableRecords) -> list[Table]:
     return [_table(records, title, slugs) for title, slugs in loads(records.cells).items()]
 
 
-def serving_overview(records: TableRecords) -> list[Part]:
-    """The same for a terminal, with fewer columns."""
+def serving_overview(records: TableRecords, level: int = 2) -> list[Part]:
+    """The same with fewer columns: for a terminal, and before the details of a report."""
     parts: list[Part] = []
     for table in serving_tables(records):
         at = [index for index, column in enumerate(table.columns) if column.key in _OVERVIEW]
-        parts += [Heading(table.title), table.with_columns(at)]
+        parts += [Heading(table.title, level), table.with_columns(at)]
     return parts
 
 

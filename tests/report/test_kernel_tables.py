@@ -110,8 +110,8 @@ def test_a_sentence_for_each_cell_answers_the_question() -> None:
         " slower than fp32 from 128 rows on (not at 16; equal at about 16, interpolated). Kernel:"
         " fused (1 to 16), dequantize and multiply (128)."
     )
-    assert int8.startswith("int8 is slower than bf16 at all of 1 to 128 rows; ")
-    assert dq.startswith("nf4-dq is not slower than bf16 at any of 1 to 128 rows; ")
+    assert int8.startswith("int8 is slower than bf16 at every number of rows, 1 to 128; ")
+    assert dq.startswith("nf4-dq is not slower than bf16 at any number of rows, 1 to 128; ")
     assert "n/a (1), fused (2 to 128)" in dq
 
 

@@ -13,7 +13,9 @@ from qbench.measures.serving.figures import METRICS
 from qbench.report.charts.serving import serving_charts
 from qbench.report.details import detail_tables
 from qbench.report.differences import differences_of
+from qbench.report.markdown import render
 from qbench.report.overview import overview_page
+from qbench.report.report_page import report_page
 from qbench.report.serving import serving_tables
 from tests.record_factory import make_failure, make_record
 
@@ -139,6 +141,17 @@ def test_details_and_terminal_have_it_and_tell_of_no_errors() -> None:
     assert "serving.errors" in [column.key for column in table.columns]
     shown = [one for one in overview_page(records).parts if hasattr(one, "columns")]
     assert any("serving.itl" in [c.key for c in one.columns] for one in shown)
+
+
+def test_a_report_has_it_before_its_details_and_tells_a_reason_once() -> None:
+    page = render(report_page([served("fp32"), served("nf4")]))
+    first, _, details = page.partition("\n## Details")
+    heading = "### Serving under load: 1 at once, 8 prompt tokens, 4 new tokens"
+    assert heading in first
+    assert heading in details
+    [reason] = [line for line in first.splitlines() if "too few processes" in line]
+    for metric in ("serving.ttft", "serving.itl", "serving.output_throughput"):
+        assert f"{metric}, " in reason
 
 
 def test_the_picture_joins_the_loads_of_a_cell_and_server() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.page import Part
 
-_ROWS = "rows (batch in decode, batch x tokens in prefill)"
+_ROWS = "rows of the inputs"
 _GREY = "#888888"
 _COLOURS = 10
 """Cells that the page has colours for; of more the lines differ too."""
