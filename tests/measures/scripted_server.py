@@ -23,6 +23,7 @@ class Script:
     most_tokens: int | None = None
     """Of an answer, whatever is asked for."""
     tells_usage: bool = True
+    in_one_piece: bool = False
     refused: frozenset[int] = frozenset()
     """Requests that get status 500, by their order."""
     hangs: bool = False
@@ -54,9 +55,10 @@ def serving(script: Script) -> Iterator[Script]:
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             tokens = min(body["max_tokens"], script.most_tokens or body["max_tokens"])
-            for _ in range(tokens):
+            pieces = [" x" * tokens] if script.in_one_piece else [" x"] * tokens
+            for piece in pieces:
                 time.sleep(script.pause_s)
-                self._send({"choices": [{"text": " x", "index": 0}]})
+                self._send({"choices": [{"text": piece, "index": 0}]})
             if script.tells_usage:
                 usage = {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9}
                 self._send({"choices": [], "usage": usage})

@@ -22,8 +22,10 @@ from qbench.measures.serving.options import LoadOptions, LoadPoint
 from tests.measures.scripted_server import Script, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from qbench.measures.serving.guidellm_report import Benchmark
 
 PROMPT_TOKENS, OUTPUT_TOKENS, REQUESTS, WARMUP = 12, 5, 9, 3
 OPTIONS = LoadOptions(
@@ -190,7 +192,7 @@ def test_the_server_was_asked_for_what_the_suite_says(good: Kept, tiny_model: Pa
     assert len(starts) == REQUESTS  # nothing for a cache of prefixes to find
 
 
-def test_who_counted_the_tokens_is_told(good: Kept, poor: Kept) -> None:
+def test_who_counted_the_tokens_is_told(good: Kept) -> None:
     by_server = token_details(good.loaded.report.load)
     assert by_server["counted_by"] == "the server's usage"
     assert by_server["prompt_tokens"]["median"] == 9  # as the server says
@@ -199,11 +201,16 @@ def test_who_counted_the_tokens_is_told(good: Kept, poor: Kept) -> None:
         "sum": OUTPUT_TOKENS * len(good.window),
     }
     assert load_warnings(good.loaded.report.load, OUTPUT_TOKENS) == []
+
+
+@pytest.mark.slow
+def test_pieces_are_counted_where_no_one_counts_tokens(poor: Kept) -> None:
     by_pieces = token_details(poor.loaded.report.load)
     assert by_pieces["counted_by"] == "pieces of text that came"
     assert by_pieces["output_tokens"]["max"] == 3
 
 
+@pytest.mark.slow
 def test_some_failures_are_a_share_and_a_warning(poor: Kept) -> None:
     load = poor.loaded.report.load
     check_answered(load)
@@ -219,12 +226,57 @@ def test_the_generators_own_processor_time_is_told(good: Kept) -> None:
     assert good.loaded.cpu_s > 0
 
 
-def test_no_figure_is_made_of_failures_alone(poor: Kept) -> None:
-    raw = json.loads(json.dumps(poor.raw))
-    raw["benchmarks"][0]["requests"]["successful"] = []
+def changed(good: Kept, change: Callable[[dict[str, Any]], None]) -> Benchmark:
+    """The report of a load whose answered requests are changed."""
+    raw = json.loads(json.dumps(good.raw))
+    for request in raw["benchmarks"][0]["requests"]["successful"]:
+        change(request)
+    return Report.model_validate_json(json.dumps(raw)).load
+
+
+def test_more_tokens_than_were_asked_for_are_told(good: Kept) -> None:
+    load = changed(good, lambda request: request.update(output_tokens=2 * OUTPUT_TOKENS))
+    check_answered(load)
+    (words,) = load_warnings(load, OUTPUT_TOKENS)
+    assert words.startswith("answers had up to 10 tokens (median 10) where 5 were asked for")
+
+
+@pytest.mark.parametrize("count", [0, -5])
+def test_no_figure_is_made_of_tokens_that_are_none(good: Kept, count: int) -> None:
+    load = changed(good, lambda request: request.update(output_tokens=count))
+    with pytest.raises(MeasurementError, match=f"the server counts {count} tokens"):
+        check_answered(load)
+
+
+def test_between_the_tokens_of_one_piece_lies_no_time(good: Kept) -> None:
+    load = changed(good, lambda request: request["info"]["timings"].update(token_iterations=1))
+    found = {one.name: one for one in load_metrics(load, with_slo=False)}
+    for name in ("serving.itl", "serving.itl.p99"):
+        assert found[name].value is None
+        assert "does not stream" in (found[name].reason or "")
+    assert found["serving.ttft"].value == good.values["ttft"]
+    (words,) = load_warnings(load, OUTPUT_TOKENS)
+    assert "the server does not stream" in words
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_stream_is_seen(tmp_path: Path, tiny_model: Path) -> None:
+    whole = apply(tmp_path, tiny_model, Script(in_one_piece=True), warmup=0)
+    assert whole.values["itl"] is None
+    assert whole.values["e2e"] is not None
+    check_answered(whole.loaded.report.load)
+
+
+def test_no_figure_is_made_of_failures_alone(good: Kept) -> None:
+    raw = json.loads(json.dumps(good.raw))
+    requests = raw["benchmarks"][0]["requests"]
+    failed = requests["successful"][:2]
+    for request in failed:
+        request["info"]["error"] = "status 500"
+    requests.update(successful=[], errored=failed)
     with pytest.raises(MeasurementError, match=r"all 2 requests failed, 2 of them with: .*500"):
         check_answered(Report.model_validate_json(json.dumps(raw)).load)
-    raw["benchmarks"][0]["requests"]["errored"] = []
+    requests["errored"] = []
     with pytest.raises(MeasurementError, match="no request was answered in time"):
         check_answered(Report.model_validate_json(json.dumps(raw)).load)
 
@@ -280,6 +332,7 @@ def test_guidellm_takes_what_it_is_told(
     assert ("max_requests" in counts) is (point.requests is not None)
     path = "/v1/chat/completions" if point.endpoint == "chat" else "/v1/completions"
     assert read.backend.model_dump()["request_format"] == path
+    assert read.backend.model_dump()["follow_redirects"] is False
 
 
 def test_a_field_that_is_taken_away_is_not_sent(tmp_path: Path) -> None:

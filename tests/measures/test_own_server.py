@@ -46,7 +46,10 @@ def said_by_itself(model: Path, precision: str) -> str:
     return said
 
 
-@pytest.mark.parametrize(("precision", "batching"), [("fp32", True), ("nf4", False)])
+@pytest.mark.parametrize(
+    ("precision", "batching"),
+    [("fp32", True), pytest.param("nf4", False, marks=pytest.mark.slow)],
+)
 def test_it_says_what_the_cells_model_says(
     precision: str, *, batching: bool, place: Workplace
 ) -> None:
@@ -73,6 +76,7 @@ def test_it_says_what_the_cells_model_says(
     assert place.survivors() == []
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_built_says_why(place: Workplace, tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "broken", "llama")
     broken = Workplace(place.folder, model)

@@ -44,6 +44,7 @@ def resolved(tiny_model: Path) -> ResolvedModel:
     return resolve_model(parse_model(str(tiny_model), base=tiny_model))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_server_under_two_loads(workplace: Workplace) -> None:
     workplace.write("suite.yaml", SUITE.format(model=workplace.model))
     done = workplace.call("run", "suite.yaml")

@@ -187,7 +187,12 @@ def load_metrics(load: Benchmark, *, with_slo: bool) -> list[Metric]:
     found = [
         metric
         for name, (field, *_) in _TIMES.items()
-        for metric in _times(name, getattr(figures, field).successful, samples(load, name))
+        for metric in _times(
+            name,
+            getattr(figures, field).successful,
+            samples(load, name),
+            whole=not_streamed(load),
+        )
     ]
     rates = {
         "output_throughput": figures.output_tokens_per_second,
@@ -210,11 +215,13 @@ def load_metrics(load: Benchmark, *, with_slo: bool) -> list[Metric]:
     return found
 
 
-def _times(name: str, found: Distribution, values: list[float]) -> list[Metric]:
+def _times(name: str, found: Distribution, values: list[float], *, whole: bool) -> list[Metric]:
     of_ms = 1.0 if name == "e2e" else 1000.0
     reason = None
     if found.count == 0:
         reason = "no answer had a second token" if name == "itl" else "no answer lies in the window"
+    elif name == "itl" and whole:
+        reason = "each answer came in one piece: the server does not stream"
     told = {
         f"serving.{name}": found.percentiles.p50,
         **{f"serving.{name}.{one}": getattr(found.percentiles, one) for one in QUANTILES},
@@ -277,6 +284,12 @@ def in_window(
     ]
 
 
+def not_streamed(load: Benchmark) -> bool:
+    """Whether each answer of several tokens came in one piece: then nothing lies between tokens."""
+    long = [one for one in in_window(load) if (one.output_tokens or 0) > 1]
+    return bool(long) and all(one.info.timings.token_iterations <= 1 for one in long)
+
+
 def error_share(load: Benchmark) -> float:
     """Requests that failed, of those that ended."""
     failed, answered = len(load.requests.errored), len(load.requests.successful)
@@ -293,8 +306,18 @@ def error_texts(load: Benchmark) -> dict[str, int]:
 
 
 def check_answered(load: Benchmark) -> None:
-    """Raises `MeasurementError` where no request was answered: its figures are all 0.0."""
+    """Raises `MeasurementError` for what no figure can be made of.
+
+    Where no request was answered guidellm's figures are all 0.0; where the server counts no tokens
+    in an answer that has some, those of a token mean nothing.
+    """
     if load.requests.successful and load.metrics.request_totals.successful:
+        fewest = min((one.output_tokens or 0 for one in in_window(load)), default=1)
+        if fewest < 1:
+            raise MeasurementError(
+                f"the server counts {fewest} tokens (`usage.completion_tokens`) in an answer that"
+                " has text; no time of a token follows from that"
+            )
         return
     texts = error_texts(load)
     if texts:
@@ -348,5 +371,16 @@ def load_warnings(load: Benchmark, asked_tokens: int) -> list[str]:
             f"answers had {got['min']:g} to {got['max']:g} tokens (median {got['median']:g}) where"
             f" {asked_tokens} were asked for: the server stops at stop tokens; times of a token are"
             " of those that came; have it go on by `extra_body`, if it can be told to"
+        )
+    if got is not None and got["max"] > asked_tokens:
+        found.append(
+            f"answers had up to {got['max']:g} tokens (median {got['median']:g}) where"
+            f" {asked_tokens} were asked for: the server goes on beyond `max_tokens`, or counts"
+            " otherwise; the figures are of what it counted"
+        )
+    if not_streamed(load):
+        found.append(
+            "each answer came in one piece: the server does not stream, and the time to the first"
+            " token is that of the whole answer"
         )
     return found
