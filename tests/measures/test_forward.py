@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from qbench.core.compilers import why_not_compiled_for_cpu
 from qbench.core.errors import MeasurementError
+from qbench.measures.forward.compiled import Compiler
 from qbench.measures.forward.ways import open_way
 from qbench.measures.latency import LATENCY, LatencyOptions
 from qbench.measures.workload import make_workload
@@ -210,6 +211,16 @@ def test_what_torch_compiled_nothing_of_is_no_compiled_forward(cells: TinyCells)
     told = pytest.raises(MeasurementError, match=r"torch\.compile made no graph of the model")
     with torch._dynamo.config.patch(disable=True), told:
         measure(loaded, forward="compile")
+
+
+def test_graph_breaks_are_counted_by_their_reasons(cells: TinyCells) -> None:
+    """Torch keeps them apart by what it says below the first line."""
+    with Compiler(cells.load(SMALL, "fp32").model, "default") as compiler:
+        told = torch._dynamo.utils.counters["graph_break"]
+        told |= {"one\n  here": 2, "two\n  here": 3, "one\n  there": 2}
+        details = compiler.details()
+    assert details["graph_breaks"] == 7
+    assert details["graph_break_reasons"] == ["one", "two"]
 
 
 def test_points_name_how_they_run_and_keep_the_names_that_they_had(cells: TinyCells) -> None:

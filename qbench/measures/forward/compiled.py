@@ -7,6 +7,7 @@ it keeps of the machine (its processor, headers that are read before) it may fin
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -93,14 +94,15 @@ class Compiler:
     def details(self) -> dict[str, Any]:
         """What torch made of the model: its graphs, and where it fell back to Python."""
         counters = _counters()
-        breaks = dict(counters["graph_break"])
-        ranked = sorted(breaks, key=lambda reason: -breaks[reason])
+        breaks: Counter[str] = Counter()
+        for reason, times in counters["graph_break"].items():
+            breaks[_first_line(reason)] += times  # the lines after it tell where
         return {
             "compile_mode": self.mode,
             "compiled_frames": self.compiled,
             "graphs": int(counters["stats"]["unique_graphs"]),
             "graph_breaks": sum(breaks.values()),
-            "graph_break_reasons": [_first_line(reason) for reason in ranked[:_MOST_REASONS]],
+            "graph_break_reasons": [reason for reason, _ in breaks.most_common(_MOST_REASONS)],
         }
 
     def _forget(self) -> None:
