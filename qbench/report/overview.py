@@ -9,6 +9,7 @@ from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
 from qbench.report.cold_start import cold_start_overview
+from qbench.report.costs import hour_words
 from qbench.report.decision import decision_table
 from qbench.report.energy import emitted_parts
 from qbench.report.finetune.overview_table import arms_overview
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from qbench.compare.stated import Stated
     from qbench.core.page import Part, Table
     from qbench.core.record import Record
+
+
+_OF_A_PRICE = "It is taken as busy all the time; the report has the price of each load and server."
 
 
 def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None = None) -> Page:
@@ -68,7 +72,8 @@ def _decision_parts(
     decision = decision_table(records, price)
     table = overview_table(records, decision)
     told = what_it_shows(records, decision, table)
-    legend = [short_legend(table, "95 % interval"), *unlike_served_in_short(table), *told]
+    paid = [f"{hour_words(records.cells, price)} {_OF_A_PRICE}"] if price else []
+    legend = [short_legend(table, "95 % interval"), *unlike_served_in_short(table), *told, *paid]
     told_first = [bullets(terminal_lines(what_to_run))] if what_to_run else []
     return [*told_first, *_with_legend(table, legend)]
 

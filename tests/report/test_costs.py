@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from qbench.report.costs import TITLE, cheapest_table, cost_tables, training_cos
 from qbench.report.decision import decision_table
 from qbench.report.formats import formats, report_subject
 from qbench.report.overview import overview_page
+from qbench.report.terminal import as_text
 from tests.command import call
 from tests.pages import REPORT_FORMATS, on_terminal
 from tests.record_factory import latency_record, make_environment, make_record
@@ -164,6 +166,13 @@ def test_of_a_time_that_is_none_there_is_no_price(seconds: float) -> None:
     (figure,) = made.column("price.generated")
     assert figure.value is None
     assert "no amount" in str(figure.reason)
+
+
+def test_a_terminal_tells_what_its_price_rests_on() -> None:
+    stated = Stated(price=Price(machine_hour=0.2, currency="USD"))
+    said = as_text(overview_page(taken(), {record.suite: stated for record in taken()}))
+    assert re.search(r"An hour of one machine \(cpu-.*\) costs 0.2 USD", " ".join(said.split()))
+    assert "An hour of" not in as_text(overview_page(taken()))
 
 
 def test_without_a_price_nothing_is_said_of_one() -> None:
