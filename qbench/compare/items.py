@@ -86,13 +86,19 @@ def describe_point(record: Record, *, way: bool = True) -> str:
     if not all(name in params for name in _POINT):
         return record.item.slug
     batch, prompt_tokens, new_tokens = (params[name] for name in _POINT)
+    sizes = f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"
+    return ", ".join([sizes, *how_taken(record, way=way)])
+
+
+def how_taken(record: Record, *, way: bool = True) -> list[str]:
+    """What is not the default of how a point was taken, in words; `way` as in `describe_point`."""
+    params = record.item.params
     chunk = params.get("prefill_chunk")
-    words = [f"batch {batch}, {prompt_tokens} prompt tokens, {new_tokens} new tokens"]
-    words += [] if chunk is None else [f"prefill {chunk} tokens at once"]
+    words = [] if chunk is None else [f"prefill {chunk} tokens at once"]
     kernel_alone = params.get("forward") is None
     if way and any(params.get(name) is not None for name in FORWARD_PARAMS):
         words.append(describe_way(record).removeprefix("eager, " if kernel_alone else ""))
-    return ", ".join(words)
+    return words
 
 
 def describe_way(record: Record) -> str:

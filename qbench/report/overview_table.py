@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import describe_point, first_windows, items, text_titles
+from qbench.compare.items import describe_point, first_windows, how_taken, items, text_titles
 from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
 from qbench.report.costs import GENERATED
@@ -88,7 +88,8 @@ def what_it_shows(records: TableRecords, decision: Decision, table: Table) -> li
     lines = []
     timed = _called(table, ("latency.prefill", "latency.decode"))
     if point and timed:
-        lines.append("; ".join([*timed, f"batch {point.item.params.get('batch', '?')}"]))
+        taken = [f"batch {point.item.params.get('batch', '?')}", *how_taken(point)]
+        lines.append("; ".join([*timed, ", ".join(taken)]))
     elif decision.memory_point:
         lines.append(f"peak: {describe_point(decision.memory_point)}")
     titles = text_titles(first_windows(items(records, "quality")))

@@ -137,3 +137,11 @@ def test_the_picture_has_a_point_for_each_way_and_step() -> None:
     assert [one["cell"] for one in compiled] == ["fp32", "nf4"]
     for one in compiled:
         assert one["low"] < one["value"] < one["high"] < 1
+
+
+def test_a_terminal_says_how_its_times_were_taken() -> None:
+    """Where nothing was timed in another way, no table of ways says it."""
+    compiled = [way("fp32", "compile", repeat) for repeat in range(REPEATS)]
+    assert "batch 1, compiled" in short_report(compiled, 100)
+    eager = [latency_record("fp32", one) for one in range(REPEATS)]
+    assert "compiled" not in short_report(eager, 100)
