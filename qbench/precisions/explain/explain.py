@@ -14,7 +14,7 @@ from qbench.core.errors import UsageError
 from qbench.precisions import precisions
 from qbench.precisions.explain.sections import joined, section
 from qbench.precisions.explain.weights import read_weight
-from qbench.precisions.names import ONE_OF_THE_LIST, nearest_words, own_name
+from qbench.precisions.names import nearest_words, own_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,8 @@ def check_precision(precision: str) -> str:
     if known in names:
         return known
     message = (
-        f"PRECISION: found {precision!r}, which has no explanation; expected {ONE_OF_THE_LIST}"
+        f"PRECISION: found {precision!r}, which has no explanation; expected another precision"
+        " of `qbench list`"
     )
     near = None if known else nearest_words(precision, names)
     raise UsageError(f"{message}; {near}" if near else message)

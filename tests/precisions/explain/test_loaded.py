@@ -70,7 +70,7 @@ def test_a_precision_is_explained_or_said_to_have_no_explanation(name: str) -> N
     if name in explained():
         check_precision(name)
     else:
-        with pytest.raises(UsageError, match=f"{name}.*no explanation; expected one that `qbench"):
+        with pytest.raises(UsageError, match=f"{name}.*no explanation; expected another precision"):
             check_precision(name)
 
 
