@@ -161,6 +161,13 @@ def test_a_load_stays_what_it_is_called(name: str) -> None:
         LoadOptions.model_validate({"extra_body": {"top_k": 1, name: None}})
 
 
+def test_one_wrong_server_is_one_problem() -> None:
+    for servers, place in (([{"engine": "vllm"}], ("servers", 0, "engine")), ([], ("servers",))):
+        with pytest.raises(ValidationError) as caught:
+            options(servers=servers)
+        assert [one["loc"] for one in caught.value.errors()] == [place]
+
+
 def test_a_rehearsal_is_short_and_starts_no_engine_of_others() -> None:
     given = options(
         servers=[

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from qbench.core.errors import MeasurementError, Problem, ProcessFailedError
 from qbench.core.files import scratch_folder
@@ -26,6 +26,7 @@ from qbench.core.spec import Frozen, Item
 from qbench.measures.grid import MOST_POINTS, misfit
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
+from qbench.measures.options import not_empty
 from qbench.measures.roofline.energy_trace import open_energy_trace
 from qbench.measures.serving.energy import METRICS as ENERGY
 from qbench.measures.serving.energy import devices_of, load_energy
@@ -68,9 +69,11 @@ token to stop at; of others the field that vLLM, SGLang and llama.cpp share."""
 class ServingOptions(LoadOptions):
     """Options of `serving`."""
 
-    servers: Annotated[tuple[ServerOptions, ...], Field(min_length=1)] = (
-        ServerOptions(engine="transformers", continuous_batching=True),
-    )
+    servers: Annotated[
+        tuple[ServerOptions, ...],
+        AfterValidator(not_empty),  # `min_length` would count one that is wrong as not there
+        Field(json_schema_extra={"minItems": 1}),
+    ] = (ServerOptions(engine="transformers", continuous_batching=True),)
     """What each cell is put behind: each has an `engine`, a `command` or an `address`."""
 
 
