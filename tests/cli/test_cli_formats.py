@@ -140,6 +140,7 @@ def test_markdown_and_a_file(place: Workplace, command: str) -> None:
     assert (place.folder / "out/page.md").read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.slow
 def test_the_formats_of_a_gate_are_formats(place: Workplace) -> None:
     for name, begins in (("junit", "<?xml"), ("step-summary", "## "), ("annotations", "::error")):
         done = place.call("gate", "quickstart.yaml", "--format", name)
@@ -162,6 +163,7 @@ def test_a_format_that_there_is_not_is_told_with_the_nearest(
     assert done.output == ""
 
 
+@pytest.mark.slow
 def test_a_plugin_adds_formats(workplace: Workplace) -> None:
     place = workplace.with_plugins("formats")
     for record in quickstart_records():

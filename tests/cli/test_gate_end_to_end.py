@@ -78,6 +78,7 @@ def test_a_rerun_with_other_batches_threads_and_attention_passes(place: Workplac
     assert "holds" in output
 
 
+@pytest.mark.slow
 def test_one_layer_rounded_to_three_bits_is_caught(place: Workplace) -> None:
     path = place.folder / "model" / "model.safetensors"
     whole = path.read_bytes()

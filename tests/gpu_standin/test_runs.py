@@ -60,6 +60,7 @@ def device_of(place: Workplace) -> str:
     return device
 
 
+@pytest.mark.slow
 def test_capability_7_5(workplace: Workplace) -> None:
     image = {  # one that has fp32 computed in TF32
         "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",

@@ -65,6 +65,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return moved - np.log(np.exp(moved).sum(1, keepdims=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [LLAMA, GPT2], ids=lambda variant: variant.label)
 @pytest.mark.parametrize(
     ("kind", "new_tokens"), [("fp8", 9), ("int8", 9), ("int4", 9), ("int2", 9), ("int4", 134)]

@@ -236,6 +236,7 @@ def rounding_and_kl(loaded: LoadedModel, path: Path) -> tuple[float, float]:
     return found["kl.rounding"], found["kl.mean"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["fp32", "bf16"])
 def test_rounding_is_a_part_of_the_divergence(
     reference: str, trained: Callable[[str], LoadedModel], tmp_path: Path

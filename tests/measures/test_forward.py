@@ -155,6 +155,7 @@ def test_the_kernel_that_ran_is_told(kernel: str, ran: set[str], cells: TinyCell
     assert loaded.model.config._attn_implementation == own
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_forward_tells_what_compiling_took(cells: TinyCells) -> None:
     outcome = measure(cells.load(SMALL, "fp32"), forward="compile")

@@ -62,6 +62,7 @@ def test_a_point_can_be_taken_in_several_processes(cells: TinyCells) -> None:
     assert [item for item in several if item.repeat == 0] == once
 
 
+@pytest.mark.slow
 def test_a_long_prompt_shows_in_its_phase_alone(cells: TinyCells) -> None:
     # The kernel may take back pages meanwhile, which lowers a peak: it does not do so each time.
     grown = []

@@ -144,6 +144,7 @@ def test_a_group_with_a_score_of_its_own_is_one_item(own_folder: Path) -> None:
     assert item.params["task"]["location"] == str(own_folder)
 
 
+@pytest.mark.slow
 def test_lm_evals_own_tasks_are_known_without_it_being_imported() -> None:
     code = (
         "import sys; from qbench.measures.tasks.index import default_tasks, scored_names as s;"
@@ -262,6 +263,7 @@ def test_choices_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Path) -
     assert outcome.metrics[0].better == "higher"
 
 
+@pytest.mark.slow
 def test_completions_score_as_in_a_naive_loop(loaded: LoadedModel, tmp_path: Path) -> None:
     import re
 

@@ -44,6 +44,7 @@ def first_block(model: Any) -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
 def test_a_block_errs_less_than_at_nearest_levels_by_what_the_record_says(
     mapping: str, cells: TinyCells

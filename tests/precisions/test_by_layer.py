@@ -308,6 +308,7 @@ def test_what_is_calibrated_is_made_of_the_whole_model(name: str, *, whole: bool
     assert precisions()[name].loads_whole(typed_options_of(name)) is whole
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident peaks are Linux'")
 def test_the_resident_peak_is_the_quantized_model_and_a_layer(tmp_path: Path) -> None:
     from transformers import AutoConfig

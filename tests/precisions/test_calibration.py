@@ -92,6 +92,7 @@ def test_inputs_that_are_all_zero_have_a_range() -> None:
     assert extremes.range(0.0, 0).scale > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["percentile", "mse"])
 def test_what_was_seen_is_not_kept(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many windows there are, and in parts of any size, the limit is the same."""
@@ -256,6 +257,7 @@ def test_the_record_says_whose_code_it_was(
         assert found == {"paper": "arXiv 2210.17323", "damping": 0.01, "act_order": False}
 
 
+@pytest.mark.slow
 def test_the_default_is_128_windows_of_2048_tokens(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, "llama", context=4096, layers=1, hidden=16, kv_heads=4)
     about = calibration(load_fresh(folder, "w8a8-smooth"))

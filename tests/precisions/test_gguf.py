@@ -256,6 +256,7 @@ def test_the_model_computes_with_the_weights_that_the_package_makes(
         assert torch.allclose(held(ids).logits, plain(ids).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_bits_come_nearer(cells: TinyCells) -> None:
     """Of the bundled model, against its own weights: at equal bits K-quants beat plain blocks."""
     from qbench.sources.bundled import bundled_models

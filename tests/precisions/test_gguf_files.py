@@ -277,6 +277,7 @@ def test_a_foreign_file_is_refused_by_name(
         resolved(write_header(tmp_path / "x.gguf", architecture, settings))
 
 
+@pytest.mark.slow
 def test_a_file_without_some_tensor_is_refused(tmp_path: Path) -> None:
     file = made(tmp_path, "llama", {"": "Q8_0"}, layers=1)
     contents = file.read_bytes().replace(b"blk.0.ffn_down.weight", b"blk.7.ffn_down.weight")

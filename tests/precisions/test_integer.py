@@ -330,6 +330,7 @@ def test_lora_on_codes_learns_as_on_their_weights(name: str, cells: TinyCells) -
         torch.testing.assert_close(gradient, gradients[1][key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lora_on_rounded_inputs_is_a_conflict(cells: TinyCells) -> None:
     options = LoraOptions()
     for name in ("w8a8", "w8a8-static", "w8a8-smooth"):

@@ -28,6 +28,7 @@ def verify(loaded: LoadedModel) -> Verification:
     return precisions()[precision.name].verify(loaded.model, options_of(precision))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("variant", [SMALL, WIDTH_96], ids=lambda variant: variant.label)
 def test_slices_change_no_verdict(
@@ -50,6 +51,7 @@ def place_of(fault: str) -> str:
     return fault.partition(":")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_working_memory_is_that_of_a_slice(
     name: str, cells: TinyCells, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,7 @@ def test_each_code_comes_back_from_its_bits(kernel: Any) -> None:
     assert torch.equal(unpacked(held).long(), codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym", "int4-g32-gptq"])
 def test_the_weights_are_those_of_the_simulated_form(name: str, cells: TinyCells) -> None:
     calibration = {"calibration_windows": 2, "calibration_window": 32} if "gptq" in name else {}

@@ -239,6 +239,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     page.close()
 
 
+@pytest.mark.slow
 def test_paper_shows_what_is_folded_and_every_picture(browser: Browser, path: Path) -> None:
     shown = show(browser, path, dark=True)
     page = shown.page
