@@ -10,7 +10,7 @@ from qbench.core.page import Charts, Heading, Words
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
-from qbench.report.charts.over_length import length_chart
+from qbench.report.charts.over_length import length_charts
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.serving import serving_charts
 from qbench.report.charts.tasks import task_charts
@@ -57,7 +57,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
             "Latency of each process",
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
-        *_group(OVER_LENGTH, map(length_chart, over_length(records))),
+        *_group(OVER_LENGTH, length_charts(over_length(records))),
         *_group(COLD_START, cold_start_charts(records)),
         *_group(SERVING, serving_charts(records)),
         *_roofline(records),

@@ -11,6 +11,7 @@ from qbench.compare.items import first_point
 from qbench.compare.selection import select
 from qbench.core.page import Charts, Table
 from qbench.core.record import Metric, Record
+from qbench.report.charts.over_length import length_charts
 from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
 from qbench.report.over_length import over_length
@@ -139,3 +140,12 @@ def test_each_figure_has_a_picture_with_a_line_a_cell() -> None:
     values = group.charts[0].spec["data"]["values"]
     assert values[0] == {"cell": "fp32", "tokens": 64, "value": 64}
     assert {row["cell"] for row in values} == {"fp32", "nf4"}
+
+
+def test_a_cell_has_one_colour_in_all_of_them() -> None:
+    """The reference has no divergence: a picture without it would give its colour to another."""
+    records = [window(cell, tokens, 2.0) for cell in ("fp32", "nf4") for tokens in (64, 128)]
+    (found,) = select(records).tables
+    colours = [chart.spec["encoding"]["color"] for chart in length_charts(over_length(found))]
+    assert [colour["scale"]["domain"] for colour in colours] == [["fp32", "nf4"]] * len(colours)
+    assert ["nf4"] in [colour["legend"]["values"] for colour in colours]

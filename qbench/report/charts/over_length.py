@@ -9,7 +9,7 @@ from qbench.core.units import counted
 from qbench.report.charts.axes import quantity, rounded, tooltip, unit_of, with_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qbench.report.over_length import OverLength
 
@@ -22,8 +22,16 @@ _CAPTION = (
 )
 
 
-def length_chart(found: OverLength) -> Chart | None:
-    """The picture of one figure; None where no cell has it at two lengths."""
+def length_charts(every: Sequence[OverLength]) -> Iterator[Chart]:
+    """A picture of each figure that a cell has at two lengths; a cell has one colour in all."""
+    cells = list(dict.fromkeys(cell.label for found in every for cell, _ in found.rows))
+    for found in every:
+        chart = _length_chart(found, cells)
+        if chart is not None:
+            yield chart
+
+
+def _length_chart(found: OverLength, cells: Sequence[str]) -> Chart | None:
     drawn = {
         cell.label: [
             (length, figure.value)
@@ -47,16 +55,17 @@ def length_chart(found: OverLength) -> Chart | None:
         found.title,
         f"{found.what} of {counted(len(drawn), 'cell')} from {found.lengths[0]:,} to"
         f" {found.lengths[-1]:,}: {found.axis}.",
-        _spec(rows, found, title, len(drawn)),
+        _spec(rows, found, title, cells),
         _CAPTION,
     )
 
 
 def _spec(
-    rows: Sequence[dict[str, Any]], found: OverLength, title: str, cells: int
+    rows: Sequence[dict[str, Any]], found: OverLength, title: str, cells: Sequence[str]
 ) -> dict[str, Any]:
     cell: dict[str, Any] = {"field": "cell", "type": "nominal", "sort": None}
-    cell["legend"] = {"title": None}
+    cell["scale"] = {"domain": list(cells)}
+    cell["legend"] = {"title": None, "values": [*dict.fromkeys(row["cell"] for row in rows)]}
     # The first range of places begins at 0, which has no logarithm.
     kind = "symlog" if found.lengths[0] == 0 else "log"
     scale = {"type": kind, "nice": False, "zero": False}
@@ -73,7 +82,7 @@ def _spec(
         "color": cell,
         "tooltip": tooltip({"cell": "cell", "tokens": found.axis, "value": title}),
     }
-    if cells > _COLOURS:
+    if len(cells) > _COLOURS:
         encoding["strokeDash"] = cell
     return {
         "data": {"values": list(rows)},
