@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ACT = sys.argv[1]
+ACT = sys.argv[1] if __name__ == "__main__" else ""
 UNDER_LOAD = " under load"
 CHUNK = {"object": "text_completion", "model": "any", "choices": [{"index": 0, "text": " word"}]}
 USAGE = {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
@@ -27,6 +27,11 @@ class Handler(BaseHTTPRequestHandler):
     """Answers as OpenAI's API does, but for what the act says."""
 
     protocol_version = "HTTP/1.1"
+
+    def log_request(self, *words: Any) -> None:
+        """A line a request that is to be answered, none a question whether it is healthy."""
+        if self.command == "POST":
+            super().log_request(*words)
 
     def do_GET(self) -> None:
         """Health, the models, the version."""
@@ -74,7 +79,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "100000")
         self.end_headers()
         while True:
-            self.wfile.write(b" ")
+            try:
+                self.wfile.write(b" ")
+            except OSError:
+                return  # nobody waits for it any more
             time.sleep(0.05)
 
     def _drops(self) -> None:

@@ -12,6 +12,8 @@ from qbench.precisions.kv_layers import held_bytes, make_cache
 from qbench.predict.cache_bytes import cache_bytes, cache_misfit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -33,6 +35,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "gpt2, heads of 48": {"model_type": "gpt2", "n_embd": 96, "n_head": 2, "n_layer": 2},
 }
+
+
+def marked(kinds: Iterable[str]) -> list[Any]:
+    """The kinds; those of quanto are slow, since it compiles C++ when it is first used."""
+    slow = pytest.mark.slow
+    return [pytest.param(one, marks=slow) if one.startswith("quanto") else one for one in kinds]
 
 
 def make_model(shape: dict[str, Any], dtype: str) -> Any:
@@ -57,7 +65,7 @@ def filled(model: Any, kind: str | None, batch: int, prompt: int, new: int) -> A
     return cache
 
 
-@pytest.mark.parametrize("kind", [None, *kv_caches()])
+@pytest.mark.parametrize("kind", [None, *marked(kv_caches())])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_held_bytes_equal_the_arithmetic(kind: str | None, shape: str, dtype: str) -> None:
@@ -107,7 +115,7 @@ def test_fp8_keeps_the_nearest_e4m3_number_and_the_scale_of_the_prompt() -> None
         assert float(found.abs().max()) <= float(first.abs().max()) * 1.0001
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "int2", "quanto-int4", "quanto-int2"])
+@pytest.mark.parametrize("kind", marked(["int8", "int4", "int2", "quanto-int4", "quanto-int2"]))
 def test_integers_stay_within_a_step_of_their_own_group(kind: str) -> None:
     import torch
 
@@ -132,7 +140,7 @@ def test_integers_stay_within_a_step_of_their_own_group(kind: str) -> None:
 ONE_LAYER = {**SHAPES["one key head"], "num_hidden_layers": 1}
 
 
-@pytest.mark.parametrize("kind", list(kv_caches()))
+@pytest.mark.parametrize("kind", marked(kv_caches()))
 def test_a_sliding_window_is_refused_before_and_after_loading(kind: str) -> None:
     shape = {**SHAPES["one key head"], "model_type": "mistral", "sliding_window": 8}
     model = make_model(shape, "float32")

@@ -44,7 +44,10 @@ class Compiler:
 
         self._forget()
         if self.model.device.type == "cpu":
-            pick_vec_isa()  # what the machine's processor can do is found once, not for each model
+            try:  # what the machine's processor can do is found once, not for each model
+                pick_vec_isa()
+            except Exception as error:
+                raise MeasurementError(_why_not_compiled(error, self.mode)) from error
         # Silently eager from then on: not what was asked for.
         self._open.enter_context(
             _dynamo().config.patch(fail_on_recompile_limit_hit=True, suppress_errors=False)
