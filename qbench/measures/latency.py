@@ -26,7 +26,7 @@ from qbench.measures.forward.preparation import prepare
 from qbench.measures.forward.ways import open_way
 from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement
+from qbench.measures.measurement import Measurement, repeated
 from qbench.measures.options import (
     GridBatch,
     GridOutput,
@@ -200,11 +200,8 @@ class Latency(Measurement):
             )
             for point, way in product(grid_points(options, model), _ways(options))
         ]
-        return [
-            Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)
-            for point in points
-            for repeat in range(options.repeats)
-        ]
+        told = ((point.slug, plain_options(point)) for point in points)
+        return repeated(self.name, told, options.repeats)
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Warms up until stable, then times iterations of one prefill and one decode."""

@@ -6,14 +6,16 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.errors import MeasurementError
+from qbench.core.spec import Item
 from qbench.precisions.precision import NoOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from qbench.core.errors import Problem
     from qbench.core.record import MetricDefinition
-    from qbench.core.spec import Frozen, Item, ResolvedModel
+    from qbench.core.spec import Frozen, ResolvedModel
     from qbench.measures.loaded import LoadedModel, Outcome, UnbuiltCell
 
 
@@ -91,3 +93,14 @@ class Measurement(Protocol):
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Takes one item of a measurement that is `apart`; raises `MeasurementError` as above."""
         raise MeasurementError(f"{self.name} takes no item apart from a loaded model")
+
+
+def repeated(
+    measurement: str, points: Iterable[tuple[str, dict[str, Any]]], repeats: int
+) -> list[Item]:
+    """An item for each point, told by slug and parameters, in each of `repeats` processes."""
+    return [
+        Item(measurement=measurement, slug=slug, params=params, repeat=repeat)
+        for slug, params in points
+        for repeat in range(repeats)
+    ]

@@ -22,7 +22,7 @@ from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures import kv_cache
 from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement
+from qbench.measures.measurement import Measurement, repeated
 from qbench.measures.options import (
     GridBatch,
     GridOutput,
@@ -159,11 +159,8 @@ class Memory(Measurement):
         points = [
             MemoryPoint(**plain_options(point), seed=0) for point in grid_points(options, model)
         ]
-        return [
-            Item(measurement=self.name, slug=point.slug, params=plain_options(point), repeat=repeat)
-            for point in points
-            for repeat in range(options.repeats)
-        ]
+        told = ((point.slug, plain_options(point)) for point in points)
+        return repeated(self.name, told, options.repeats)
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Runs the phases with the peak reset before each."""

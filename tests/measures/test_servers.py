@@ -25,8 +25,8 @@ from qbench.measures.loaded import UnbuiltCell
 from qbench.measures.serving.asking import CHAT, ask_json
 from qbench.measures.serving.commands import filled_command, values_for, why_not_served
 from qbench.measures.serving.opening import open_server
+from qbench.measures.serving.run import tokenizer_folder
 from qbench.measures.serving.servers import ServerOptions
-from qbench.measures.serving.serving import tokenizer_folder
 from qbench.plan.items import caveats, why_not_taken
 from qbench.plan.job import Task
 from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model

@@ -26,7 +26,7 @@ from qbench.measures.cold_start.definitions import METRICS, PHASES, TOTAL
 from qbench.measures.cold_start.files import ReadFrom, model_files
 from qbench.measures.grid import misfit
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement
+from qbench.measures.measurement import Measurement, repeated
 from qbench.measures.options import GridRepeats, as_tuple, not_empty
 from qbench.measures.other_programs import Look, OthersWatch, look_now
 from qbench.measures.own_process import run_module
@@ -93,20 +93,13 @@ class ColdStart(Measurement):
 
     def items(self, options: ColdStartOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a start."""
-        return [
-            Item(
-                measurement=self.name,
-                slug=f"{source}-p{options.prompt_tokens}",
-                params=plain_options(
-                    ColdStartParams(
-                        read_from=source, prompt_tokens=options.prompt_tokens, seed=options.seed
-                    )
-                ),
-                repeat=repeat,
-            )
+        tokens, seed = options.prompt_tokens, options.seed
+        starts = (
+            ColdStartParams(read_from=source, prompt_tokens=tokens, seed=seed)
             for source in options.read_from
-            for repeat in range(options.repeats)
-        ]
+        )
+        told = ((f"{start.read_from}-p{tokens}", plain_options(start)) for start in starts)
+        return repeated(self.name, told, options.repeats)
 
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Prepares the page cache and starts the process."""

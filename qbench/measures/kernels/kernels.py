@@ -28,7 +28,7 @@ from qbench.measures.kernels.metrics import METRICS
 from qbench.measures.kernels.ran import called_operators, what_ran
 from qbench.measures.kernels.timing import in_turns, timed_rounds
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement
+from qbench.measures.measurement import Measurement, repeated
 from qbench.measures.options import GridRepeats, OneOrMorePositive
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
@@ -98,18 +98,12 @@ class Kernels(Measurement):
 
     def items(self, options: KernelsOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a number of rows and repeat: all sizes of layer."""
-        return [
-            Item(
-                measurement=self.name,
-                slug=f"rows-{rows}",
-                params=plain_options(
-                    KernelsPoint(rows=rows, min_seconds=options.min_seconds, seed=options.seed)
-                ),
-                repeat=repeat,
-            )
+        points = (
+            KernelsPoint(rows=rows, min_seconds=options.min_seconds, seed=options.seed)
             for rows in options.rows
-            for repeat in range(options.repeats)
-        ]
+        )
+        told = ((f"rows-{point.rows}", plain_options(point)) for point in points)
+        return repeated(self.name, told, options.repeats)
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Times each size of layer in turns with plain ones, then asks which kernel ran."""

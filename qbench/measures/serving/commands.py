@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from qbench.core.number_types import BF16, FP16, FP32
+from qbench.core.number_types import TORCH_NAMES
 from qbench.measures.serving.servers import LOOPBACK, TRANSFORMERS, names_in, words_of
 from qbench.precisions import is_quantized, precisions
 from qbench.precisions.computing import rest_type
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from qbench.core.spec import Cell
     from qbench.measures.serving.servers import Command, ServerOptions
-
-_TORCH_NAMES = {FP32: "float32", BF16: "bfloat16", FP16: "float16"}
 
 
 def why_not_served(server: ServerOptions, cell: Cell) -> str | None:
@@ -74,7 +72,7 @@ def values_for(
         "model": model,
         "host": LOOPBACK,
         "port": port,
-        "dtype": _TORCH_NAMES[rest_type(cell.precision)],
+        "dtype": TORCH_NAMES[rest_type(cell.precision)],
         "context": context,
         "streams": streams,
         "cache": context * streams,

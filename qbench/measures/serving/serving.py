@@ -12,58 +12,27 @@ load itself takes processor time from the server; the record tells how much.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from qbench.core.errors import MeasurementError, Problem, ProcessFailedError
-from qbench.core.files import scratch_folder
+from qbench.core.errors import Problem
 from qbench.core.options import plain_options, typed_options
-from qbench.core.spec import Frozen, Item
 from qbench.measures.grid import MOST_POINTS, misfit
-from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement
+from qbench.measures.measurement import Measurement, repeated
 from qbench.measures.options import not_empty
-from qbench.measures.roofline.energy_trace import open_energy_trace
 from qbench.measures.serving.energy import METRICS as ENERGY
-from qbench.measures.serving.energy import devices_of, load_energy
-from qbench.measures.serving.figures import (
-    METRICS,
-    check_answered,
-    error_texts,
-    load_metrics,
-    load_warnings,
-    token_details,
-)
-from qbench.measures.serving.load import ENDPOINTS, Target, apply_load
-from qbench.measures.serving.opening import open_server
+from qbench.measures.serving.figures import METRICS
 from qbench.measures.serving.options import LoadOptions, LoadPoint
-from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
-from qbench.measures.serving.watch import LoadWatch
-from qbench.precisions.loading import load_tokenizer
-from qbench.sources.models.gguf_models import gguf_of
+from qbench.measures.serving.servers import ServerOptions
 
 if TYPE_CHECKING:
-    from qbench.core.checkpoint import Checkpoint
-    from qbench.core.record import Metric, MetricDefinition
-    from qbench.core.spec import ResolvedModel
-    from qbench.measures.loaded import UnbuiltCell
-    from qbench.measures.roofline.energy_trace import EnergyTrace
-    from qbench.measures.serving.load import Loaded
-    from qbench.measures.serving.server import Server
+    from pathlib import Path
 
-AROUND = {"completions": 8, "chat": 512}
-"""Tokens that a server may put around a prompt: its first token, a chat template."""
-NOT_OF_AN_ADDRESS = "the server was not started here"
-NO_STOP: dict[str | None, dict[str, Any]] = {
-    TRANSFORMERS: {"generation_config": json.dumps({"eos_token_id": -1})},
-    None: {"ignore_eos": True},
-}
-"""What has a server go on after a stop token: of transformers, which knows no field for it, no
-token to stop at; of others the field that vLLM, SGLang and llama.cpp share."""
+    from qbench.core.record import MetricDefinition
+    from qbench.core.spec import Frozen, Item, ResolvedModel
+    from qbench.measures.loaded import Outcome, UnbuiltCell
 
 
 class ServingOptions(LoadOptions):
@@ -117,153 +86,22 @@ class Serving(Measurement):
 
     def items(self, options: ServingOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a server, load and repeat."""
-        return [
-            Item(
-                measurement=self.name,
-                slug=f"{server.label}-{point.slug}",
-                params={
-                    **plain_options(point),
-                    "server": plain_options(server),
-                    "timeout": options.timeout,
-                },
-                repeat=repeat,
+        more = {"timeout": options.timeout}
+        told = (
+            (
+                f"{server.label}-{point.slug}",
+                {**plain_options(point), "server": plain_options(server), **more},
             )
             for server in options.servers
             for point in options.points()
-            for repeat in range(options.repeats)
-        ]
+        )
+        return repeated(self.name, told, options.repeats)
 
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Starts the server, loads it, reads guidellm's report, ends the server."""
-        params = typed_options(ServingParams, item.params)
-        with (
-            scratch_folder("qbench-load") as folder,
-            open_server(
-                params.server,
-                cell,
-                context_tokens=_context(params, cell.resolved),
-                streams=params.streams,
-                endpoint=ENDPOINTS[params.endpoint],
-            ) as server,
-        ):
-            target = Target(
-                server.url,
-                server.model,
-                tokenizer_folder(cell.checkpoint, folder),
-                NO_STOP[params.server.engine],
-            )
-            with (
-                LoadWatch(server.pid, on_gpu=cell.device.startswith("cuda")) as watch,
-                open_energy_trace(devices_of(cell)) as energy,
-            ):
-                loaded = _loaded(params, target, folder, server, _log_file(cell))
-            server.check()
-            try:
-                check_answered(loaded.report.load)
-            except MeasurementError as error:
-                raise server.fault(str(error)) from error
-            return _outcome(params, server, loaded, watch, energy)
+        from qbench.measures.serving.run import take  # with what a plan has no use for
 
-
-def tokenizer_folder(checkpoint: Checkpoint, scratch: Path) -> Path:
-    """The folder that has the model's tokenizer: that of a .gguf file is written into `scratch`."""
-    if gguf_of(checkpoint.folder) is None:
-        return checkpoint.folder
-    folder = scratch / "tokenizer"
-    load_tokenizer(checkpoint, bundled=False).save_pretrained(folder)
-    return folder
-
-
-def _context(params: ServingParams, model: ResolvedModel) -> int:
-    """Tokens that a server must have room for in a request; no more than the model has."""
-    needed = params.prompt_tokens + params.output_tokens + AROUND[params.endpoint]
-    return needed if model.context_tokens is None else min(needed, model.context_tokens)
-
-
-def _loaded(
-    params: ServingParams, target: Target, folder: Path, server: Server, log: Path
-) -> Loaded:
-    """Applies the load; where that fails because of the server, its end or its log tells why."""
-    try:
-        return apply_load(params, target, folder, params.timeout, log)
-    except ProcessFailedError as error:
-        server.check()
-        if error.status == "timeout":
-            raise server.fault(str(error), hangs=True) from error
-        raise
-
-
-def _outcome(
-    params: ServingParams, server: Server, loaded: Loaded, watch: LoadWatch, energy: EnergyTrace
-) -> Outcome:
-    load = loaded.report.load
-    elsewhere = NOT_OF_AN_ADDRESS if server.pid is None else None
-    others = watch.others
-    return Outcome(
-        metrics=(
-            *load_metrics(load, with_slo=params.slo is not None),
-            load_energy(energy, load, elsewhere),
-            *_of_server(server),
-        ),
-        details={
-            "server": {
-                "name": params.server.label,
-                "version": server.version,
-                "flags": list(server.flags),
-                "log": None if server.log is None else server.log.name,
-            },
-            **server.details,
-            "tokens": token_details(load),
-            "requests": {
-                "window": load.metrics.request_totals.model_dump(),
-                "all": load.scheduler_metrics.requests_made.model_dump(),
-                "errors": error_texts(load),
-            },
-            "guidellm": {
-                "version": loaded.report.metadata.guidellm_version,
-                "cpu_s": loaded.cpu_s,
-                "window_s": load.duration,
-                "warmup_s": load.warmup_duration,
-                "cooldown_s": load.cooldown_duration,
-                "figures": load.metrics.model_dump(),
-                "warnings": [one.message for one in load.warnings],
-            },
-            "energy_method": energy.method if elsewhere is None else None,
-            "server_cpu_s": watch.server_cpu_s,
-            "other_programs": None if others is None else others.details,
-        },
-        warnings=(
-            *load_warnings(load, params.output_tokens),
-            *(() if others is None else others.warnings("the load")),
-        ),
-    )
-
-
-def _of_server(server: Server) -> list[Metric]:
-    memory = server.memory()
-    values = {
-        "memory.peak": None if memory is None else memory.serve_bytes,
-        "memory.device": None if memory is None else memory.device_bytes,
-        "start": server.start_s,
-    }
-    reasons = {
-        "memory.peak": "its processes could not be looked at",
-        "memory.device": "the server is on a CPU, or NVML does not tell of the GPU",
-    }
-    return [
-        make_metric(
-            METRICS,
-            f"serving.{name}",
-            value,
-            reason=NOT_OF_AN_ADDRESS if server.pid is None else reasons.get(name),
-        )
-        for name, value in values.items()
-    ]
-
-
-def _log_file(cell: UnbuiltCell) -> Path:
-    """Beside the record that is taken."""
-    return Path(cell.job["tasks"][0]["path"]).with_suffix(".guidellm.log")
+        return take(typed_options(ServingParams, item.params), cell)
 
 
 def _load_misfit(points: list[LoadPoint], timeout_s: float) -> Problem | None:
