@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -11,6 +12,9 @@ from qbench.core.errors import names_no_memory
 
 _NATIVE_END = re.compile(r"Error .+ at line \d+ in file |\s*what\(\):")
 """How bitsandbytes' library, and C++, begin their last line."""
+TAIL_LINES = 20
+"""Last lines of a log that a record keeps."""
+_TAIL_BYTES = 2**16
 
 
 def why_ended(
@@ -53,3 +57,15 @@ def memory_kills() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def tail_of_log(path: Path) -> str | None:
+    """The last lines of a log, blank ones at its ends left out; None where there are none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    return "\n".join(lines[-TAIL_LINES:]).strip() or None

@@ -18,6 +18,14 @@ long. This is the shortest spin that costs nothing on a quiet machine, where a s
 passive waiting the more, slows the decoding of single tokens. docs/running.md has the figures.
 """
 
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""Of a process whose model was fetched before: it asks no hub and tells none."""
+
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module; a file in the current folder cannot take its place."""

@@ -17,15 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qbench.core.errors import ProcessFailedError
 from qbench.core.marks import Told, read_marks
-from qbench.core.process_ends import memory_kills, why_ended
-from qbench.core.processes import python_command, python_environment
+from qbench.core.process_ends import TAIL_LINES, memory_kills, why_ended
+from qbench.core.processes import OFFLINE, python_command, python_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_TAIL_LINES = 20
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""What is loaded was fetched before."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def run_module(module: str, request: Path, marks: Path, *, gpu: bool) -> Ended:
     who = f"the process of {module.rpartition('.')[2]}"
     kills_before = memory_kills()
     command = python_command(module, str(os.getpid()), str(request), str(marks))
-    environment = python_environment(gpu=gpu) | _OFFLINE
+    environment = python_environment(gpu=gpu) | OFFLINE
     spawned_ns = time.monotonic_ns()
     with subprocess.Popen(
         command,
@@ -83,7 +79,7 @@ def run_module(module: str, request: Path, marks: Path, *, gpu: bool) -> Ended:
 
 def _pass_on(process: subprocess.Popen[bytes]) -> deque[str]:
     """Passes on what a process prints until it ends; returns the last lines."""
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
     if process.stdout is not None:
         for line in process.stdout:
             text = line.decode(errors="replace")

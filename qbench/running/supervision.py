@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.errors import StoreError
+from qbench.core.process_ends import tail_of_log
 from qbench.core.store import file_stamp, write_record
 from qbench.plan.job import now
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from qbench.plan.plan import Plan
     from qbench.plan.records import RecordsOnDisk
     from qbench.running.executors.executor import Executor, JobEnd
-
-LOG_TAIL_LINES = 20
 
 
 class Watcher(Protocol):
@@ -134,7 +133,7 @@ def _record_end(
             status,
             reason=reason,
             phase=progress.phase,
-            log_tail=log_tail(log),
+            log_tail=tail_of_log(log),
             started_at=progress.started_at,
         )
         write_record(Path(task.path), record)
@@ -206,15 +205,6 @@ class _Progress:
 def log_path(job: Job) -> Path:
     """The log of a job's cell: what its workers, and the libraries in them, printed."""
     return Path(job.tasks[0].path).parent / "worker.log"
-
-
-def log_tail(path: Path) -> str | None:
-    """The last lines of a log; None if there are none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-LOG_TAIL_LINES:]) or None
 
 
 def _open_log(path: Path, job: Job) -> None:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ProcessFailedError
 from qbench.core.keeper import kept
+from qbench.core.process_ends import tail_of_log
 from qbench.core.processes import python_command, python_environment
 from qbench.measures.serving.asking import CHAT, COMPLETIONS
 from qbench.measures.serving.guidellm_report import Report, read_report
-from qbench.measures.serving.server import tail_of
 from qbench.measures.serving.starting import QUIET
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def apply_load(
                 "timeout",
                 f"the load did not end within {timeout_s:g} s: the server answers too slowly or not"
                 " at all; ask for fewer requests or tokens, or raise `timeout`",
-                log_tail=tail_of(log),
+                log_tail=tail_of_log(log),
             ) from None
         finally:
             process.terminate()  # the keeper kills all of it
             process.wait()
     if code != 0:
         raise ProcessFailedError(
-            "error", f"guidellm ended with exit code {code}", log_tail=tail_of(log)
+            "error", f"guidellm ended with exit code {code}", log_tail=tail_of_log(log)
         )
     return Loaded(read_report(report), _children_cpu_s() - before)
 

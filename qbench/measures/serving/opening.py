@@ -18,7 +18,7 @@ from qbench.core.gpu import device_used_bytes
 from qbench.core.keeper import kept
 from qbench.core.marks import read_marks
 from qbench.core.names import shortened
-from qbench.core.process_ends import memory_kills
+from qbench.core.process_ends import memory_kills, tail_of_log
 from qbench.measures.serving.asking import (
     ANSWER_S,
     COMPLETIONS,
@@ -29,7 +29,7 @@ from qbench.measures.serving.asking import (
     first_model,
     told_version,
 )
-from qbench.measures.serving.server import Server, ended_error, tail_of
+from qbench.measures.serving.server import Server, ended_error
 from qbench.measures.serving.starting import Start, start_of
 from qbench.measures.serving.watching import MemoryWatch
 
@@ -132,7 +132,7 @@ class _Waiting:
                     f"the server was not healthy after {timeout_s:g} s: {self.options.health} last"
                     f" gave {said}; see its log, or set `start_timeout_s` or `health`"
                 )
-                raise ProcessFailedError("timeout", words, log_tail=tail_of(self.start.log))
+                raise ProcessFailedError("timeout", words, log_tail=tail_of_log(self.start.log))
             time.sleep(_PAUSE_S)
 
     def until_answered(self, model: str, endpoint: str) -> None:
@@ -143,7 +143,7 @@ class _Waiting:
             time.sleep(_PAUSE_S)  # for an end to be noticed as what it is
             self._check_running("at its first request")
             words = f"the server is healthy, and {endpoint} gave {error}"
-            tail = tail_of(self.start.log)
+            tail = tail_of_log(self.start.log)
             if error.broken and (said := _last_error(tail or "")) is not None:
                 words += f"; its log says: {shortened(said, 200)}"
             raise _wrong_answer(words, tail, hangs=error.hangs) from error
@@ -152,7 +152,7 @@ class _Waiting:
         code = self.process.poll()
         if code is None:
             return
-        told, tail = read_marks(self.start.marks), tail_of(self.start.log)
+        told, tail = read_marks(self.start.marks), tail_of_log(self.start.log)
         if told.failed is not None:
             failed = told.failed
             raise ProcessFailedError(
@@ -178,7 +178,7 @@ class _Waiting:
                 f" {self.start.port}: it listens elsewhere, or hands its work to a process that is"
                 " none of its own, which could not be ended; start the engine itself, on {port}"
             )
-            raise ProcessFailedError("error", words, log_tail=tail_of(self.start.log))
+            raise ProcessFailedError("error", words, log_tail=tail_of_log(self.start.log))
 
 
 def _told(options: ServerOptions, start: Start) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ProcessFailedError, names_no_memory
 from qbench.core.keeper import NOT_RUN
-from qbench.core.process_ends import why_ended
+from qbench.core.process_ends import tail_of_log, why_ended
 
 if TYPE_CHECKING:
     import subprocess
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _SIGNALLED = 128
 """Exit codes above it are signals, as shells have them."""
-TAIL_LINES = 20
-"""Last lines of a server's log that a record keeps."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Server:
 
     def log_tail(self) -> str | None:
         """The last lines of its log; None if there are none."""
-        return None if self.log is None else tail_of(self.log)
+        return None if self.log is None else tail_of_log(self.log)
 
     def memory(self) -> ServerMemory | None:
         """The highest memory of its processes so far; None for an address."""
@@ -94,15 +92,3 @@ def ended_error(
         return ProcessFailedError("oom", f"{who} ended; its log says: {lacking}", log_tail=tail)
     status, reason = why_ended(code, kills_before, tail or "", who)
     return ProcessFailedError(status, reason, log_tail=tail)
-
-
-def tail_of(log: Path) -> str | None:
-    """The last lines of a log; None where there are none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 65536))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-TAIL_LINES:]).strip() or None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
 from qbench.core.nvml import visible_gpus
-from qbench.core.processes import python_command, python_environment
+from qbench.core.processes import OFFLINE, python_command, python_environment
 from qbench.measures.serving.commands import filled, filled_command, values_for, why_not_started
 from qbench.measures.serving.servers import LOOPBACK
 from qbench.sources.models.gguf_models import gguf_of
@@ -27,10 +27,7 @@ _CB_MOST_BATCH_TOKENS = 8192
 """That transformers batches unless told otherwise."""
 
 QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
+    **OFFLINE,
     "DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
