@@ -134,6 +134,11 @@ def of_any_device(amount: float) -> Price:
     return Price(gpu_hour=amount, machine_hour=amount)
 
 
+def in_currency(text: str, price: Price | None) -> str:
+    """A title, with what the amounts are in behind it."""
+    return text if price is None or not price.currency else f"{text} ({price.currency})"
+
+
 def hour_of(price: Price, on: Environment) -> tuple[float | None, str]:
     """What an hour of one such device costs; None and the reason where it is not stated."""
     key = "gpu_hour" if on.device_type == "cuda" else "machine_hour"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point, items
-from qbench.compare.price import hour_of
+from qbench.compare.price import hour_of, in_currency
 from qbench.compare.recommend.prices import GENERATED as AXIS_GENERATED
 from qbench.compare.recommend.prices import (
     PROMPT,
@@ -92,7 +92,7 @@ def price_column(records: TableRecords, price: Price | None, point: Record | Non
     if price is None or point is None:
         return None
     _, axis = token_prices(price, records.cells, point)
-    title = _in_currency(f"price/1M at batch {point.item.params.get('batch', '?')}", price)
+    title = in_currency(f"price/1M at batch {point.item.params.get('batch', '?')}", price)
     column = Column(GENERATED, title, "number", "lower", axis.title)
     figures = [price_figure(records, cell, price, point) for cell in records.cells]
     return None if axis.unknown else _fine((column,), [figures])[0]
@@ -189,7 +189,7 @@ def training_cost_table(arms: Sequence[Arm], price: Price) -> Table:
     """One row an arm: the mean over its seeds."""
     axis = training_price(price, [cell for arm in arms for cell in arm.trainings])
     columns = [
-        Column(TRAINING, _in_currency("a training", price), "number", "lower", axis.title),
+        Column(TRAINING, in_currency("a training", price), "number", "lower", axis.title),
         Column(axis.metric, "time of its steps", "seconds"),
     ]
     rows = []
@@ -262,7 +262,7 @@ def _cheapest_columns(axis: Axis, price: Price) -> tuple[Column, Column]:
 
 
 def _column(axis: Axis, price: Price) -> Column:
-    title = _in_currency(_WHAT[axis.key], price)
+    title = in_currency(_WHAT[axis.key], price)
     return Column(_name(axis), title, "number", "lower", axis.title, intervals=True)
 
 
@@ -276,10 +276,6 @@ def _fine(columns: Sequence[Column], rows: Sequence[Sequence[Figure]]) -> list[C
         is_price = column.key in (PROMPT, GENERATED, SERVED, TRAINING)
         made.append(replace(column, decimals=min(max(2, digits), 9)) if is_price else column)
     return made
-
-
-def _in_currency(text: str, price: Price) -> str:
-    return f"{text} ({price.currency})" if price.currency else text
 
 
 def _rests_on(records: TableRecords, price: Price) -> str:

@@ -10,7 +10,7 @@ from qbench.compare.items import describe_point, items
 from qbench.compare.tuned.arms import arms_of
 from qbench.core.page import Column, Heading, Row, Table, Words, bullets
 from qbench.report.cell_row import cell_row
-from qbench.report.figures import over_seeds, with_interval
+from qbench.report.figures import in_other_unit, over_seeds, with_interval
 from qbench.report.legend import lacking_intervals
 
 if TYPE_CHECKING:
@@ -88,12 +88,14 @@ def energy_tables(records: TableRecords, co2: Co2 | None) -> list[Table]:
 
 def token_grams(found: Sequence[Record], measurement: str, co2: Co2) -> Figure:
     """Of a million new tokens, by the records of a cell at one point or under one load."""
-    return _times(with_interval(found, _OF_TOKENS[measurement][0].key), co2.grams(_MILLION))
+    return in_other_unit(with_interval(found, _OF_TOKENS[measurement][0].key), co2.grams(_MILLION))
 
 
 def training_grams(arm: Arm, co2: Co2) -> Figure:
     """Of a training, the mean over its seeds."""
-    return _times(over_seeds(arm.trainings, "training", None, _TRAINING[-1].key), co2.grams(1))
+    return in_other_unit(
+        over_seeds(arm.trainings, "training", None, _TRAINING[-1].key), co2.grams(1)
+    )
 
 
 def emitted_parts(records: TableRecords, co2: Co2 | None) -> list[Part]:
@@ -151,13 +153,6 @@ def _told(table: Table) -> list[Table]:
         if any(row.figures[at].value is not None for row in rows)
     ]
     return [replace(table, rows=tuple(rows)).with_columns(kept)] if kept else []
-
-
-def _times(figure: Figure, factor: float) -> Figure:
-    """The same in another unit, with its interval and spread."""
-    of = figure.value, figure.low, figure.high, figure.spread
-    value, low, high, spread = (None if one is None else one * factor for one in of)
-    return replace(figure, value=value, low=low, high=high, spread=spread)
 
 
 def _methods(records: TableRecords) -> list[str]:

@@ -169,6 +169,13 @@ class Significance(Protocol):
         """Whether a figure may be the best of its column."""
 
 
+def in_other_unit(figure: Figure, factor: float) -> Figure:
+    """The same figure times a factor, with its interval and spread."""
+    of = figure.value, figure.low, figure.high, figure.spread
+    value, low, high, spread = (None if one is None else one * factor for one in of)
+    return replace(figure, value=value, low=low, high=high, spread=spread)
+
+
 def interval_detail(low: float | None, high: float | None, *, relative: bool) -> str:
     """The 95 % interval of a change, in words; empty where there is none, or no chance in it."""
     text = interval_text(low, high, relative=relative)

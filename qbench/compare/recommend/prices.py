@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import describe_point
-from qbench.compare.price import hour_of
+from qbench.compare.price import hour_of, in_currency
 from qbench.compare.recommend.axis import Axis
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ PROMPT, GENERATED, TRAINING = "price.prompt", "price", "price.training"
 SERVED = "price.served"
 """Keys of the axes."""
 _MILLION, _HOUR_S = 1e6, 3600.0
+_A_MILLION = "per 1M tokens"
 _STEPS = (
     (PROMPT, "prompt tokens", "prefill", ("batch", "prompt_tokens")),
     (GENERATED, "generated tokens", "decode", ("batch",)),
@@ -40,46 +41,34 @@ def token_prices(
 
 def served_price(price: Price | None, cells: Sequence[CellRecords], point: Record) -> Axis:
     """The price of a million tokens that a server generated under a load, prompts and all."""
-    hour, unknown = _hour(price, cells)
-    return Axis(
+    return _axis(
+        price,
+        cells,
         SERVED,
-        _with_currency(
-            f"price of a million tokens that were generated behind a server: {point.item.slug}; the"
-            " reading of the prompts is in it",
-            price,
-        ),
-        _with_currency("price/1M served", price),
-        "number",
-        f"{_currency(price)} per 1M tokens".strip(),
-        better="lower",
-        kind="cost",
+        f"price of a million tokens that were generated behind a server: {point.item.slug}; the"
+        " reading of the prompts is in it",
+        "price/1M served",
         measurement="serving",
         item=point.item.slug,
         metric="serving.output_throughput",
-        factor=(hour or 0.0) * _MILLION / _HOUR_S,
+        hours=_MILLION / _HOUR_S,
         inverse=True,
-        by_devices=True,
-        unknown=unknown,
     )
 
 
 def training_price(price: Price | None, cells: Sequence[CellRecords]) -> Axis:
     """The price of a training: of the time of all its steps; evaluation and loading are apart."""
-    hour, unknown = _hour(price, cells)
-    return Axis(
+    return _axis(
+        price,
+        cells,
         TRAINING,
-        _with_currency("price of a training (all steps; evaluation and loading apart)", price),
-        _with_currency("price of a training", price),
-        "number",
-        _currency(price),
-        better="lower",
-        kind="cost",
+        "price of a training (all steps; evaluation and loading apart)",
+        "price of a training",
+        unit="",
         measurement="training",
         item=None,
         metric="training.total_time",
-        factor=(hour or 0.0) / _HOUR_S,
-        by_devices=True,
-        unknown=unknown,
+        hours=1 / _HOUR_S,
     )
 
 
@@ -92,7 +81,7 @@ def _of_step(
     step: str,
     counted: tuple[str, ...],
 ) -> Axis:
-    hour, unknown = _hour(price, cells)
+    unknown = None
     at_once = 1.0
     for name in counted if point else ():
         size = point.item.params.get(name) if point else None
@@ -101,20 +90,53 @@ def _of_step(
         else:
             unknown = f"the records do not say how many tokens were timed: no `{name}`"
     at = f" at {describe_point(point)}" if point else ""
-    return Axis(
+    return _axis(
+        price,
+        cells,
         key,
-        _with_currency(f"price of a million {tokens}{at}", price),
-        _with_currency(f"price/1M {tokens.partition(' ')[0]}", price),
-        "number",
-        f"{_currency(price)} per 1M tokens".strip(),
-        better="lower",
-        kind="cost",
+        f"price of a million {tokens}{at}",
+        f"price/1M {tokens.partition(' ')[0]}",
         measurement="latency",
         item=point.item.slug if point else "",
         metric=f"latency.{step}",
-        factor=(hour or 0.0) * _MILLION / _HOUR_S / at_once,
-        by_devices=True,
+        hours=_MILLION / _HOUR_S / at_once,
         unknown=unknown,
+    )
+
+
+def _axis(
+    price: Price | None,
+    cells: Sequence[CellRecords],
+    key: str,
+    title: str,
+    short: str,
+    *,
+    unit: str = _A_MILLION,
+    measurement: str,
+    item: str | None,
+    metric: str,
+    hours: float,
+    inverse: bool = False,
+    unknown: str | None = None,
+) -> Axis:
+    """A price as an axis: `hours` are those of a device for each unit of the metric."""
+    hour, no_hour = _hour(price, cells)
+    currency = "" if price is None or price.currency is None else price.currency
+    return Axis(
+        key,
+        in_currency(title, price),
+        in_currency(short, price),
+        "number",
+        f"{currency} {unit}".strip(),
+        better="lower",
+        kind="cost",
+        measurement=measurement,
+        item=item,
+        metric=metric,
+        factor=(hour or 0.0) * hours,
+        inverse=inverse,
+        by_devices=True,
+        unknown=unknown or no_hour,
     )
 
 
@@ -127,12 +149,3 @@ def _hour(price: Price | None, cells: Sequence[CellRecords]) -> tuple[float | No
         return None, "not measured"
     hour, reason = hour_of(price, on)
     return hour, reason or None
-
-
-def _currency(price: Price | None) -> str:
-    return "" if price is None or price.currency is None else price.currency
-
-
-def _with_currency(text: str, price: Price | None) -> str:
-    currency = _currency(price)
-    return f"{text} ({currency})" if currency else text
