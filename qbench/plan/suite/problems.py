@@ -6,6 +6,7 @@ and bounds, and under `errorMessage` where these say too little.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.aliases import OTHER_VALUES
@@ -175,7 +176,8 @@ def amendment(node: Node, schema: Mapping[str, Any]) -> str | None:
 def _meant(text: str, kinds: set[str | None], schema: Mapping[str, Any]) -> str | None:
     """What a text may have been meant as; None where nothing is near."""
     if "pattern" in schema and text.strip():
-        return f"write '{slugify(text)[: schema.get('maxLength')]}'"
+        name = slugify(text)[: schema.get("maxLength")]
+        return f"write '{name}'" if re.search(schema["pattern"], name) else None
     digits = text.replace("_", "").replace(",", "").strip()
     if kinds & {"integer", "number"} and digits.isdecimal():
         return f"write {shortened(digits)}, without quotes or separators"

@@ -202,6 +202,20 @@ class TestProblems:
         assert not any(jargon in message for jargon in ("pydantic", "Input should", "http", "loc="))
 
     @pytest.mark.parametrize(
+        ("written", "remedy"),
+        [
+            ("name: my suite", "write 'my-suite'"),
+            ("measure: {serving: {servers: [{address: 'ftp://x', cells: a}]}}", None),
+            ("measure: {serving: {servers: [{engine: transformers, health: up}]}}", None),
+        ],
+    )
+    def test_another_text_is_offered_only_if_it_would_be_taken(
+        self, written: str, remedy: str | None
+    ) -> None:
+        (problem,) = problems_of(f"models: [./model]\n{written}\n")
+        assert problem.remedy == remedy
+
+    @pytest.mark.parametrize(
         ("text", "path", "words"),
         [
             ("name: a\n", "", ["without models", "`models`"]),
