@@ -142,6 +142,15 @@ def test_each_figure_has_a_picture_with_a_line_a_cell() -> None:
     assert {row["cell"] for row in values} == {"fp32", "nf4"}
 
 
+def test_an_axis_is_asked_for_nothing_that_it_does_not_take() -> None:
+    """Vega warns of a logarithm that is to leave 0 out."""
+    records = [window(cell, tokens, 2.0) for cell in ("fp32", "nf4") for tokens in (64, 128)]
+    (found,) = select(records).tables
+    scales = [chart.spec["encoding"]["x"]["scale"] for chart in length_charts(over_length(found))]
+    assert {scale["type"] for scale in scales} == {"log", "symlog"}
+    assert all(("zero" in scale) == (scale["type"] == "symlog") for scale in scales)
+
+
 def test_a_cell_has_one_colour_in_all_of_them() -> None:
     """The reference has no divergence: a picture without it would give its colour to another."""
     records = [window(cell, tokens, 2.0) for cell in ("fp32", "nf4") for tokens in (64, 128)]

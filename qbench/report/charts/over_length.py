@@ -68,9 +68,7 @@ def _spec(
     cell["legend"] = {"title": None, "values": [*dict.fromkeys(row["cell"] for row in rows)]}
     # The first range of places begins at 0, which has no logarithm.
     kind = "symlog" if found.lengths[0] == 0 else "log"
-    scale = {"type": kind, "nice": False, "zero": False}
-    if kind == "log":
-        scale["base"] = 2
+    scale = {"type": kind, "nice": False, **({"base": 2} if kind == "log" else {"zero": False})}
     encoding: dict[str, Any] = {
         "x": quantity(
             "tokens",
