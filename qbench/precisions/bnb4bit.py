@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -149,6 +150,27 @@ class FourBit(LibraryWeights, Precision):
         keep_codes(model)
         return model
 
+    def hold_layer(self, name: str, layer: nn.Linear, options: FourBitOptions) -> nn.Module:
+        """As transformers has bitsandbytes make it."""
+        from bitsandbytes.nn import Linear4bit, Params4bit
+
+        made: Any = Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            compute_dtype=torch_type(options.compute_dtype),
+            compress_statistics=self.double_quant,
+            quant_type=self.quant_type,
+            device="meta",
+        )
+        weight = layer.weight
+        given = made.weight.__dict__
+        made.weight = Params4bit(weight.data, requires_grad=False, **given).to(weight.device)
+        made.bias = layer.bias
+        keep_codes_of(made)
+        held: nn.Module = made
+        return held
+
     def verify(self, model: PreTrainedModel, options: FourBitOptions) -> Verification:
         """Every linear layer holds codes and state of this format and computes what they say."""
         from bitsandbytes.nn import Linear4bit
@@ -200,7 +222,12 @@ def keep_codes(model: PreTrainedModel) -> None:
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+            keep_codes_of(module)
+
+
+def keep_codes_of(layer: Any) -> None:
+    """The same of one layer."""
+    layer.support_avx512bf16_for_cpu = False
 
 
 def naive_weight(layer: Any, rows: slice | None = None) -> torch.Tensor:

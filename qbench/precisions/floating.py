@@ -17,6 +17,7 @@ from qbench.precisions.verification import Verification, attention_backend, line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -67,6 +68,9 @@ class Floating(Precision):
     def load(self, checkpoint: Checkpoint, options: FloatingOptions) -> PreTrainedModel:
         """Loads the checkpoint rounded to the type."""
         return load_pretrained(checkpoint, dtype=self.name)
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: FloatingOptions) -> None:
+        """It stays as it is: the rest of the model is of the same type."""
 
     def verify(self, model: PreTrainedModel, options: FloatingOptions) -> Verification:
         """Every linear weight has the type that was asked for."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -111,6 +112,25 @@ class Int8(LibraryWeights, Precision):
                 load_in_8bit=True, llm_int8_threshold=options.threshold
             ),
         )
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: Int8Options) -> nn.Module:
+        """As transformers has bitsandbytes make it."""
+        from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+        made: Any = Linear8bitLt(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            has_fp16_weights=False,
+            threshold=options.threshold,
+            device="meta",
+        )
+        weight = layer.weight
+        held = Int8Params(weight.data.to("cpu"), requires_grad=False, has_fp16_weights=False)
+        made.weight = held.to(weight.device)
+        made.bias = layer.bias
+        quantized: nn.Module = made
+        return quantized
 
     def verify(self, model: PreTrainedModel, options: Int8Options) -> Verification:
         """Every linear layer holds int8 codes and scales, and computes what they say."""

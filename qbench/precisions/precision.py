@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -138,6 +139,31 @@ class Precision(ABC):
     @abstractmethod
     def load(self, checkpoint: Checkpoint, options: Any) -> PreTrainedModel:
         """Loads the model in this precision onto the checkpoint's device, in eval mode."""
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: Any) -> nn.Module | None:
+        """A plain linear layer as this precision holds it, in a model whose rest is of its type.
+
+        The layer's weight, (out, in), and bias are on their device in the type of the rest. It is
+        changed itself, or the layer that is to stand in its place is returned. One that does not
+        fall into the precision's groups of weights stays as it is. Only asked of options that
+        `in_mix` made, and where `unmixable` says nothing.
+        """
+        raise NotImplementedError(f"{self.name} does not hold single layers")
+
+    def in_mix(self, options: Any) -> Any:
+        """The options where only some layers of a model are held in it: of linear layers alone."""
+        return options
+
+    def unmixable(self, options: Any) -> str | None:
+        """Why no single layer can be held in it beside others in other precisions; None if one can.
+
+        What every layer is quantized with must be known from its own weights.
+        """
+        if type(self).hold_layer is not Precision.hold_layer:
+            return None
+        return (
+            f"{self.name} quantizes whole models: qbench knows no way to hold a single layer in it"
+        )
 
     @abstractmethod
     def verify(self, model: PreTrainedModel, options: Any) -> Verification:

@@ -144,9 +144,9 @@ class FloatingCodes(LibraryWeights, Precision):
         """
         widths: set[int] = set()
 
-        def quantize(_: str, layer: nn.Linear) -> nn.Linear:
+        def quantize(name: str, layer: nn.Linear) -> nn.Module:
             widths.add(layer.in_features)
-            made: nn.Linear = self._quantized(layer, options)
+            made: nn.Module = self.hold_layer(name, layer, options)
             return made
 
         model = load_layer_by_layer(
@@ -159,7 +159,7 @@ class FloatingCodes(LibraryWeights, Precision):
             raise ModelError(f"{checkpoint.folder}: {self._no_layer_fits(widths)}")
         return model
 
-    def _quantized(self, layer: Any, options: FloatingCodesOptions) -> Any:
+    def hold_layer(self, name: str, layer: Any, options: FloatingCodesOptions) -> Any:
         """The layer, if it fits with codes for its weight; codes are computed in fp32.
 
         Where no kernel of torchao's multiplies them, a layer that emulates it.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -131,6 +132,16 @@ class Gguf(Precision):
         )
         hold_tables(model, kinds)
         return model
+
+    def in_mix(self, options: GgufOptions) -> GgufOptions:
+        """Its type alone: what else a file type mixes in is for the mix to say."""
+        return options.model_copy(update={"pure": True, "embeddings": False})
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: GgufOptions) -> None:
+        """In blocks of its type, or of that which llama.cpp takes for rows of another width."""
+        from qbench.precisions.gguf.convert import hold
+
+        hold(layer, fallback(MIXES[self.mix], layer.in_features))
 
     def verify(self, model: PreTrainedModel, options: GgufOptions) -> Verification:
         """Every matrix holds blocks of the type that the mixture gives it."""

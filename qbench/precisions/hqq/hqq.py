@@ -119,21 +119,27 @@ class Hqq(Precision):
 
         Raises `ModelError` where no layer can be quantized.
         """
-        from qbench.precisions.hqq.layers import layer_class, quantized_layer
-
-        bits, dtype = self.width(options), torch_type(options.dtype)
-
-        def quantize(_: str, layer: nn.Linear) -> nn.Module | None:
-            sizes = layer.out_features, layer.in_features
-            fits = layer_bytes(options, bits, *sizes, ITEM_BYTES[options.dtype])
-            return None if fits is None else quantized_layer(layer, options, bits, dtype)
+        from qbench.precisions.hqq.layers import layer_class
 
         model = load_layer_by_layer(
-            checkpoint, dtype=options.dtype, quantize=quantize, weight_bytes=bits / 8
+            checkpoint,
+            dtype=options.dtype,
+            quantize=lambda name, layer: self.hold_layer(name, layer, options),
+            weight_bytes=self.width(options) / 8,
         )
         if not any(isinstance(module, layer_class()) for module in model.modules()):
             raise ModelError(f"{checkpoint.folder}: {_no_layer(options)}")
         return model
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: HqqOptions) -> nn.Module | None:
+        """As hqq quantizes it; one that does not fall into whole groups stays."""
+        from qbench.precisions.hqq.layers import quantized_layer
+
+        bits, sizes = self.width(options), (layer.out_features, layer.in_features)
+        if layer_bytes(options, bits, *sizes, ITEM_BYTES[options.dtype]) is None:
+            return None
+        made: nn.Module = quantized_layer(layer, options, bits, torch_type(options.dtype))
+        return made
 
     def verify(self, model: PreTrainedModel, options: HqqOptions) -> Verification:
         """Every layer that falls into groups holds codes, and computes what they say."""

@@ -166,21 +166,34 @@ class Integer(LibraryWeights, Precision):
         """
         if options.calibrates:
             return _load_calibrated(checkpoint, options)
-        from qbench.precisions.integer.layers import quantize_layer
-
         widths: set[int] = set()
 
-        def quantize(_: str, layer: nn.Linear) -> None:
+        def quantize(name: str, layer: nn.Linear) -> None:
             widths.add(layer.in_features)
-            if group_fits(options, layer.in_features):
-                quantize_layer(layer, options, torch_type(options.dtype))
-                if options.kernel == "packed":
-                    pack_layer(layer)
+            self.hold_layer(name, layer, options)
 
         model = load_layer_by_layer(checkpoint, dtype=options.dtype, quantize=quantize)
         if not any(group_fits(options, width) for width in widths):
             raise _nothing_fits(checkpoint, options, widths)
         return model
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: IntegerOptions) -> None:
+        """With codes for its weight, where the group divides its width."""
+        from qbench.precisions.integer.layers import quantize_layer
+
+        if group_fits(options, layer.in_features):
+            quantize_layer(layer, options, torch_type(options.dtype))
+            if options.kernel == "packed":
+                pack_layer(layer)
+
+    def unmixable(self, options: IntegerOptions) -> str | None:
+        """What is calibrated sees the inputs of a model that is floating as a whole."""
+        if not options.calibrates:
+            return None
+        return (
+            f"{self.name} is calibrated: its constants come from what the layers of a whole model"
+            " see of a text; choose a format that is made of the weights alone"
+        )
 
     def verify(self, model: PreTrainedModel, options: IntegerOptions) -> Verification:
         """Every layer that a group divides holds codes in range, and computes what they say."""

@@ -21,6 +21,7 @@ from qbench.precisions.verification import Verification, verify_quantized
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from qbench.core.checkpoint import Checkpoint
@@ -92,14 +93,19 @@ class Quanto(Precision):
 
     def load(self, checkpoint: Checkpoint, options: QuantoOptions) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while reading it."""
-        from qbench.precisions.quanto.layers import quantized_layer
-
         return load_layer_by_layer(
             checkpoint,
             dtype=options.dtype,
-            quantize=lambda _, layer: quantized_layer(layer, self.codes),
+            quantize=lambda name, layer: self.hold_layer(name, layer, options),
             weight_bytes=self.codes.bits / 8,
         )
+
+    def hold_layer(self, name: str, layer: nn.Linear, options: QuantoOptions) -> nn.Module:
+        """As quanto quantizes it."""
+        from qbench.precisions.quanto.layers import quantized_layer
+
+        made: nn.Module = quantized_layer(layer, self.codes)
+        return made
 
     def verify(self, model: PreTrainedModel, options: QuantoOptions) -> Verification:
         """Every linear layer holds codes of this format, and computes what they say."""
