@@ -20,8 +20,9 @@ DEVICE_BOUND = ("latency", "memory", "cold_start", "kernels", "serving")
 """Measurements whose numbers mean something on one device model only; so do all times."""
 FREE_PARAMS = ("batch", "batch_size", "attention", "divergence", "cluster")
 """Parameters of quality and tasks that may differ: they move the numbers by rounding at most."""
-_DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change")
-"""Metrics that say how far a cell is from the reference, whichever that was."""
+_DIVERGENCE = ("kl.", "top1_agreement", "rms_probability_change", "probability_change.")
+"""Metrics that say how far a cell is from the reference, whichever that was; the measurement's name
+may stand before them."""
 DEVICE_CONDITIONS = ("fp32 products", "driver", "CUDA", "cuDNN", "variables")
 _DETAILS = {
     "ids_sha256": "token ids (another tokenizer, or another way to cut the text)",
@@ -199,7 +200,7 @@ def _other_counter(new: Record, old: Record, metric: str) -> Gap | None:
 
 
 def _other_data(new: Record, old: Record, metric: str) -> Gap | None:
-    if metric.startswith(_DIVERGENCE):
+    if metric.removeprefix(f"{new.item.measurement}.").startswith(_DIVERGENCE):
         here, there = new.item.held_against, old.item.held_against
         if None not in (here, there) and here != there:
             return _other("reference of the divergence", str(here), str(there))

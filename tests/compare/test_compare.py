@@ -24,7 +24,7 @@ from tests.paired_records import (
     task,
     untouched,
 )
-from tests.record_factory import make_environment, make_failure
+from tests.record_factory import make_environment, make_failure, make_record
 
 if TYPE_CHECKING:
     from qbench.compare.compare import Comparison, Row
@@ -128,6 +128,20 @@ def test_divergences_from_different_references_do_not_compare() -> None:
     for old in ("stored", None):
         same = compare([held_against("stored", 0.0)], [held_against(old, 0.03)])
         assert row_of(same, "kl.mean").direction == "better"
+
+
+@pytest.mark.parametrize(
+    "metric", ["decoded.kl.mean", "decoded.top1_agreement", "decoded.probability_change.mean"]
+)
+def test_divergences_of_decoded_positions_are_of_their_reference_too(metric: str) -> None:
+    def held_against(label: str) -> Record:
+        weights = {"window_tokens": [256.0] * 30, "window_kl_sum": [1.0] * 30}
+        record = make_record("nf4", "decoded", {metric: 1 / 256}, slug="text", series=weights)
+        item = record.item.model_copy(update={"held_against": label})
+        return record.model_copy(update={"item": item})
+
+    row = row_of(compare([held_against("stored")], [held_against("bf16")]), metric)
+    assert row.mark.finding == "incomparable"
 
 
 def test_another_batch_does_not_bar_perplexity() -> None:

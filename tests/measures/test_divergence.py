@@ -6,11 +6,13 @@ import json
 import math
 import shutil
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 
+from qbench.compare.series import find_series
 from qbench.core.errors import MeasurementError
 from qbench.core.log_bins import EDGES, counts_of
 from qbench.measures.quality.quality import QUALITY, QualityOptions
@@ -19,6 +21,7 @@ from qbench.measures.quality.windows import cut_windows
 from qbench.sources.bundled import bundled_models
 from tests.measures.test_quality import STUBBED, make_text, write_text
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
+from tests.record_factory import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,17 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel, Outcome
 
 KEY = "0123456789abcdef"
+CHANGE_QUANTILES = {
+    "min": 0.0,
+    "p1": 0.01,
+    "p5": 0.05,
+    "p25": 0.25,
+    "median": 0.5,
+    "p75": 0.75,
+    "p95": 0.95,
+    "p99": 0.99,
+    "max": 1.0,
+}
 HELD_OUT = next(bundled_models()["tiny-mistral"].parent.glob("stdlib-heldout/*.txt"))
 WINDOW = 24
 ARCHITECTURES = [
@@ -53,15 +67,25 @@ def values(outcome: Outcome) -> dict[str, float | None]:
     return {metric.name: metric.value for metric in outcome.metrics}
 
 
-def naive_divergence(
-    reference: LoadedModel, cell: LoadedModel, text: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """KL, same top token and change of the true token's probability of every scored token."""
+class Naive(NamedTuple):
+    """What a naive loop finds of every scored token."""
+
+    kl: np.ndarray
+    same: np.ndarray
+    change: np.ndarray
+    """Of the true token's probability."""
+    reverse: np.ndarray
+    confidence: np.ndarray
+    """The reference's highest probability."""
+
+
+def naive_divergence(reference: LoadedModel, cell: LoadedModel, text: str) -> Naive:
+    """From both models' own logits, window by window, in fp64."""
     import torch
 
     tokens = reference.tokenizer(text, add_special_tokens=False)["input_ids"]
     size = max(reference.tokenizer.get_vocab().values()) + 1
-    kl, same, change = [], [], []
+    found: list[tuple[np.ndarray, ...]] = []
     for window in cut_windows(tokens, "default", WINDOW, reference.tokenizer.bos_token_id):
         ids = torch.tensor([window.ids])
         with torch.inference_mode():
@@ -73,10 +97,16 @@ def naive_divergence(
         p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
         true = np.array(window.ids[1:])
         rows = np.arange(len(true))
-        kl.append((p * (np.log(p) - np.log(q))).sum(1))
-        same.append(first.argmax(1) == second.argmax(1))
-        change.append(q[rows, true] - p[rows, true])
-    return np.concatenate(kl), np.concatenate(same), np.concatenate(change)
+        found.append(
+            (
+                (p * (np.log(p) - np.log(q))).sum(1),
+                first.argmax(1) == second.argmax(1),
+                q[rows, true] - p[rows, true],
+                (q * (np.log(q) - np.log(p))).sum(1),
+                p.max(1),
+            )
+        )
+    return Naive(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 @pytest.mark.parametrize("variant", ARCHITECTURES, ids=lambda variant: variant.label)
@@ -93,7 +123,7 @@ def test_divergence_equals_a_naive_one(
     item = make_item(cell, path, batch=1)
     outcome = QUALITY.measure(cell, item)
     found = values(outcome)
-    kl, same, change = naive_divergence(reference, cell, text)
+    kl, same, change, reverse, _ = naive_divergence(reference, cell, text)
     counts = counts_of(outcome.details["kl_histogram"])
     assert counts is not None
     assert sum(counts) == len(kl)
@@ -105,6 +135,11 @@ def test_divergence_equals_a_naive_one(
         assert found[f"kl.{name}"] == pytest.approx(np.quantile(kl, share), abs=1e-6)
     assert found["top1_agreement"] == pytest.approx(same.mean())
     assert found["rms_probability_change"] == pytest.approx(math.sqrt((change**2).mean()), abs=1e-7)
+    assert found["kl.reverse"] == pytest.approx(reverse.mean(), abs=1e-7)
+    assert found["probability_change.mean"] == pytest.approx(change.mean(), abs=1e-7)
+    for name, share in CHANGE_QUANTILES.items():
+        expected = np.quantile(change, share)
+        assert found[f"probability_change.{name}"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_token_ids_with_a_gap(cells: TinyCells, tmp_path: Path) -> None:
@@ -127,7 +162,7 @@ def test_token_ids_with_a_gap(cells: TinyCells, tmp_path: Path) -> None:
     assert max(ids) > len(reference.tokenizer)
     measure(reference, path, reference=True)
     outcome = QUALITY.measure(cell, make_item(cell, path, batch=1))
-    kl, _, _ = naive_divergence(reference, cell, text)
+    kl = naive_divergence(reference, cell, text).kl
     assert values(outcome)["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
     assert outcome.details["vocabulary"] == max(beyond.values()) + 1
 
@@ -158,7 +193,7 @@ def test_bodies_that_are_not_found_by_their_name(
     measure(reference, path, reference=True)
     outcome = QUALITY.measure(cell, make_item(cell, path, batch=1))
     assert outcome.details["head_route"] == route
-    kl, _, _ = naive_divergence(reference, cell, text)
+    kl = naive_divergence(reference, cell, text).kl
     assert values(outcome)["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
 
 
@@ -169,6 +204,7 @@ def test_the_reference_against_itself_is_exactly_zero(cells: TinyCells, tmp_path
     again = values(measure(reference, path))
     for found in (own, again):
         assert found["kl.mean"] == found["kl.max"] == found["rms_probability_change"] == 0.0
+        assert found["kl.reverse"] == found["probability_change.mean"] == 0.0
         assert found["top1_agreement"] == 1.0
 
 
@@ -180,6 +216,15 @@ def test_sums_by_window_add_up(cells: TinyCells, tmp_path: Path) -> None:
     tokens = sum(series["window_tokens"])
     assert found["kl.mean"] == pytest.approx(sum(series["window_kl_sum"]) / tokens)
     assert found["top1_agreement"] == pytest.approx(sum(series["window_same_top"]) / tokens)
+    record = make_record("nf4", "quality", {}, series=dict(series))
+    for metric, name in (
+        ("kl.reverse", "window_reverse_kl_sum"),
+        ("probability_change.mean", "window_change"),
+    ):
+        assert found[metric] == pytest.approx(sum(series[name]) / tokens)
+        series_of = find_series(record, metric, found[metric] or 0.0)
+        assert series_of is not None
+        assert series_of.sums == tuple(series[name])
     assert len(series["window_kl_sum"]) == len(series["window_nll"])
 
 
@@ -198,7 +243,7 @@ def test_columns_that_pad_the_vocabulary_are_left_out(tmp_path: Path) -> None:
     measure(reference, path, reference=True)
     found = values(QUALITY.measure(cell, make_item(cell, path, batch=1)))
     assert found["kl.mean"] == pytest.approx(
-        naive_divergence(reference, cell, text)[0].mean(), abs=1e-7
+        naive_divergence(reference, cell, text).kl.mean(), abs=1e-7
     )
 
 
@@ -227,6 +272,34 @@ def test_states_of_another_text_are_refused(cells: TinyCells, tmp_path: Path) ->
 def trained() -> Callable[[str], LoadedModel]:
     """The bundled model, loaded once a precision."""
     return cache(lambda precision: load_fresh(bundled_models()["tiny-mistral"], precision))
+
+
+def test_a_trained_model_is_unlike_the_reference_where_that_is_unsure(
+    trained: Callable[[str], LoadedModel], tmp_path: Path
+) -> None:
+    text = HELD_OUT.read_text()[:1500]
+    path = write_text(tmp_path, text)
+    reference, cell = trained("fp32"), trained("nf4")
+    asked = {"window": WINDOW, "batch": 1}
+    item = make_item(reference, path, **asked).model_copy(update={"makes_states": True})
+    QUALITY.measure(reference, item)
+    outcome = QUALITY.measure(cell, make_item(cell, path, **asked))
+    found = values(outcome)
+    kl, same, change, reverse, confidence = naive_divergence(reference, cell, text)
+    assert found["kl.reverse"] == pytest.approx(reverse.mean(), abs=1e-7)
+    assert found["kl.reverse"] != pytest.approx(kl.mean(), rel=1e-3)
+    told = outcome.details["by_confidence"]
+    starts = [0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.1]
+    expected_rows = [
+        (low, inside.sum(), kl[inside].sum(), change[inside].sum(), same[inside].sum())
+        for low, high in pairwise(starts)
+        if (inside := (confidence >= low) & (confidence < high)).any()
+    ]
+    columns = ("from", "tokens", "kl", "change", "same_top")
+    found_rows = list(zip(*(told[name] for name in columns), strict=True))
+    assert np.array(found_rows) == pytest.approx(np.array(expected_rows), abs=1e-5)
+    means = [kl_sum / tokens for _, tokens, kl_sum, _, _ in found_rows]
+    assert means[-1] < min(means[:4])
 
 
 def rounding_and_kl(loaded: LoadedModel, path: Path) -> tuple[float, float]:

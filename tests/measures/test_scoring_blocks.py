@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qbench.measures.quality.divergence import divergence_metrics, divergence_series
 from qbench.measures.quality.head import find_head
 from qbench.measures.quality.reference_states import CachedStates, OwnStates
 from qbench.measures.quality.scoring import Scores, rounding_kl, score_windows
@@ -124,7 +126,7 @@ def test_the_block_decides_nothing_but_rounding(
         monkeypatch.setitem(inference.BLOCK_LOGITS, "cpu", logits)
         found.append(score(head, WINDOWS, against=True))
     one, some, whole = found
-    for name in ("nll", "kl", "same_top", "squared_change"):
+    for name in ("nll", "kl", "reverse_kl", "same_top", "change", "squared_change"):
         assert getattr(one, name) == pytest.approx(getattr(whole, name), rel=1e-12)
         assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=1e-12)
     assert one.token_kl is not None
@@ -159,3 +161,27 @@ def test_a_token_that_the_reference_rules_out_counts_nothing(
         kept = [column for column in range(290) if column != 5]
         kl = (wanted.exp() * (wanted - q))[:, kept].sum(-1)
     assert sum(scores.kl) == pytest.approx(float(kl.sum()), rel=1e-9)
+    # The cell finds likely what the reference rules out: no number is large enough for that.
+    assert scores.reverse_kl == [math.inf] * 2
+    assert "window_reverse_kl_sum" not in divergence_series(scores)
+    tokens = sum(window.scored for window in WINDOWS[:2])
+    metrics = {one.name: one for one in divergence_metrics(scores, tokens, (0.0, None), None)}
+    assert metrics["kl.reverse"].value is None
+    assert "infinite at 2 of 2 windows" in str(metrics["kl.reverse"].reason)
+    assert metrics["kl.mean"].value == pytest.approx(float(kl.mean()))
+
+
+def test_logits_that_are_no_numbers_give_none(head: OutputHead, reference: OutputHead) -> None:
+    """One bad logit spoils its own position, whatever it is, and no other."""
+
+    class Spoilt:
+        def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
+            logits = reference.logits(own_states.float())
+            logits[3, 7], logits[5, 8] = torch.nan, torch.inf
+            return logits
+
+    with torch.inference_mode():
+        scores = score_windows(head, WINDOWS[:1], 1, 290, Spoilt())
+    for found in (scores.token_kl, scores.token_change, scores.token_confidence):
+        assert found is not None
+        assert found.isnan().nonzero().flatten().tolist() == [3, 5]

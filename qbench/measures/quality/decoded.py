@@ -23,6 +23,7 @@ from qbench.measures.grid import misfit, prompt_of
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridPrompt, OneOrMoreText
+from qbench.measures.quality.confidence import by_confidence
 from qbench.measures.quality.divergence import (
     divergence_histogram,
     divergence_metrics,
@@ -182,6 +183,7 @@ class Decoded(Measurement):
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
                 **by_position(scores, windows),
+                **by_confidence(scores),
             },
             warnings=(
                 *([f"{share:.2%} of the logits are not finite"] if share else []),

@@ -15,6 +15,24 @@ if TYPE_CHECKING:
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 _IN_LLAMA_CPP = {"median": "median", "p90": "90 %", "p99": "99 %", "p99_9": "99.9 %"}
+_CHANGE = "probability_change"
+_CHANGE_QUANTILES = {
+    "min": 0.0,
+    "p1": 0.01,
+    "p5": 0.05,
+    "p25": 0.25,
+    "median": 0.5,
+    "p75": 0.75,
+    "p95": 0.95,
+    "p99": 0.99,
+    "max": 1.0,
+}
+_CHANGE_WORDS = {"min": "largest fall", "max": "largest rise"}
+_CHANGE_IN_LLAMA_CPP = {"min": "minimum", "median": "median", "max": "maximum"}
+_INFINITE = (
+    "infinite at {count} of {windows} windows: there the reference gives no probability at all to a"
+    " token that the cell gives one"
+)
 
 DIVERGENCE_METRICS = (
     MetricDefinition(
@@ -72,6 +90,36 @@ DIVERGENCE_METRICS = (
         formula="square root of the mean over the scored tokens of (q(true) - p(true)) squared",
         also_called=("RMS Δp",),
     ),
+    MetricDefinition(
+        name="kl.reverse",
+        unit="nat",
+        better="lower",
+        title="KL divergence of the reference from the cell",
+        formula="mean over the scored tokens of sum q (log q - log p), p the reference's and q the"
+        " cell's distribution: large where the cell finds likely what the reference does not,"
+        " where kl.mean is large for what the cell has lost",
+        also_called=("reverse KLD",),
+    ),
+    MetricDefinition(
+        name=f"{_CHANGE}.mean",
+        unit="1",
+        better="higher",
+        title="change of the true token's probability",
+        formula="mean over the scored tokens of q(true) - p(true), with its sign: below 0 where the"
+        " cell finds the text less likely than the reference does",
+        also_called=("mean Δp",),
+    ),
+    *(
+        MetricDefinition(
+            name=f"{_CHANGE}.{name}",
+            unit="1",
+            better="neither",
+            title="change of the true token's probability, " + _CHANGE_WORDS.get(name, name),
+            formula="quantile over the scored tokens of q(true) - p(true), linear interpolation",
+            also_called=(f"{_CHANGE_IN_LLAMA_CPP.get(name, name[1:] + ' %')} Δp",),
+        )
+        for name in _CHANGE_QUANTILES
+    ),
 )
 
 
@@ -104,8 +152,10 @@ def divergence_metrics(
     values: dict[str, float | None] = dict.fromkeys(
         definition.name for definition in DIVERGENCE_METRICS
     )
-    if scores.token_kl is not None:
+    if scores.token_kl is not None and scores.token_change is not None:
         token_kl = scores.token_kl.sort().values
+        changes = scores.token_change.sort().values
+        reverse = math.fsum(scores.reverse_kl) / tokens
         values = {
             "kl.mean": math.fsum(scores.kl) / tokens,
             **{
@@ -116,15 +166,21 @@ def divergence_metrics(
             "kl.rounding": None,
             "top1_agreement": math.fsum(scores.same_top) / tokens,
             "rms_probability_change": math.sqrt(math.fsum(scores.squared_change) / tokens),
+            "kl.reverse": reverse if math.isfinite(reverse) else None,
+            f"{_CHANGE}.mean": math.fsum(scores.change) / tokens,
+            **{
+                f"{_CHANGE}.{name}": quantile_of_sorted(changes, share)
+                for name, share in _CHANGE_QUANTILES.items()
+            },
         }
     values["kl.rounding"] = rounding[0]
+    infinite = sum(not math.isfinite(one) for one in scores.reverse_kl)
+    reasons = {"kl.rounding": rounding[1]}
+    if infinite:
+        told = _INFINITE.format(count=infinite, windows=len(scores.reverse_kl))
+        reasons["kl.reverse"] = told
     return tuple(
-        make_metric(
-            definitions,
-            f"{prefix}{name}",
-            value,
-            reason=rounding[1] if name == "kl.rounding" else unknown,
-        )
+        make_metric(definitions, f"{prefix}{name}", value, reason=reasons.get(name, unknown))
         for name, value in values.items()
     )
 
@@ -145,8 +201,11 @@ def divergence_series(scores: Scores) -> dict[str, list[float]]:
     """Sums by window, for paired comparisons; nothing without a reference."""
     if not scores.kl:
         return {}
+    finite = all(map(math.isfinite, scores.reverse_kl))
     return {
         "window_kl_sum": scores.kl,
         "window_same_top": scores.same_top,
         "window_squared_change": scores.squared_change,
+        **({"window_reverse_kl_sum": scores.reverse_kl} if finite else {}),
+        "window_change": scores.change,
     }

@@ -20,6 +20,7 @@ from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.options import CONTEXT, OneOrMoreText, OneOrMoreWindows
+from qbench.measures.quality.confidence import by_confidence
 from qbench.measures.quality.divergence import (
     DIVERGENCE_METRICS,
     divergence_histogram,
@@ -282,6 +283,7 @@ class Quality(Measurement):
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
                 **by_position(scores, windows),
+                **by_confidence(scores),
             },
             warnings=tuple(warnings),
         )

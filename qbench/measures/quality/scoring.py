@@ -22,7 +22,8 @@ from qbench.measures.attention import (
     own_kernel,
     watching_attention,
 )
-from qbench.predict.inference import CHUNK_TOKENS, block_rows
+from qbench.measures.quality.comparing import compare_logits, losses_of, nonfinite_count, slices
+from qbench.predict.inference import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     import torch
@@ -50,10 +51,22 @@ class Scores:
     """Tokens of each window with the same most likely next token, the lowest id of tied ones."""
     squared_change: list[float] = field(default_factory=list)
     """Summed squared change of the true token's probability of each window."""
+    reverse_kl: list[float] = field(default_factory=list)
+    """Summed KL(cell ‖ reference) of each window, in nats; infinite where the reference gives no
+    probability to a token that the cell gives one."""
+    change: list[float] = field(default_factory=list)
+    """Summed change of the true token's probability of each window, the cell's less the
+    reference's."""
     token_kl: torch.Tensor | None = None
     """KL of each token, (scored tokens,), in the text's order; None without a reference."""
     token_nll: torch.Tensor | None = None
     """Negative log-likelihood of each, in the same order; None where nothing was scored."""
+    token_change: torch.Tensor | None = None
+    """Change of each true token's probability; None without a reference, as the next two."""
+    token_confidence: torch.Tensor | None = None
+    """The highest probability that the reference gives to any token in each place."""
+    token_same_top: torch.Tensor | None = None
+    """1 in each place where both put the same token first, else 0."""
     nonfinite: int = 0
     logits: int = 0
 
@@ -71,8 +84,7 @@ def score_windows(
     and are left out of the divergence.
     """
     sums: list[torch.Tensor] = []
-    token_kl: list[torch.Tensor] = []
-    token_nll: list[torch.Tensor] = []
+    tokens: list[torch.Tensor] = []
     logits = start = 0
     for group in in_groups(windows, batch):
         ids = ids_of(group, head.model.device)
@@ -85,11 +97,10 @@ def score_windows(
                 vocabulary=vocabulary, reference=reference, start=start,
             )  # fmt: skip
             sums.append(found.sums)
-            token_kl += found.token_kl
-            token_nll += found.token_nll
+            tokens += found.tokens
             logits += found.logits
             start += window.scored
-    return _gather(sums, token_kl, token_nll, logits)
+    return _gather(sums, tokens, logits)
 
 
 def check_losses(scores: Scores, tokens: int) -> None:
@@ -132,10 +143,10 @@ def rounding_kl(
             ran = ", ".join(sorted(own_ran)) or "none"
             return None, f"the attention kernel that runs is {ran}, whichever is asked for"
         for row, window in enumerate(group):
-            for chunk in _slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
+            for chunk in slices(window.first_scored - 1, len(window.ids) - 1, CHUNK_TOKENS):
                 targets = ids[row, chunk.start + 1 : chunk.stop + 1].to(head.device)
                 wanted, found = head.logits(states[row, chunk]), head.logits(changed[row, chunk])
-                total += _compare(found, wanted, targets, vocabulary).kl.sum()
+                total += compare_logits(found, wanted, targets, vocabulary).kl.sum()
                 tokens += len(targets)
         if tokens >= ROUNDING_TOKENS:
             break
@@ -147,11 +158,11 @@ class _Window:
     """What one window gives, still on the device."""
 
     sums: torch.Tensor
-    """(5,), fp64: nll, kl, same_top, squared_change and nonfinite, as in `Scores`."""
-    token_kl: list[torch.Tensor]
-    """KL of each position, a tensor a chunk; empty without a reference."""
-    token_nll: list[torch.Tensor]
-    """Loss of each position, a tensor a chunk."""
+    """(7,), fp64: nonfinite, nll, kl, reverse_kl, same_top, change and squared_change, as in
+    `Scores`."""
+    tokens: list[torch.Tensor]
+    """A tensor a chunk, (5, positions), fp64: nll, kl, change, confidence and same_top of each
+    position; (1, positions) with the first alone without a reference."""
     logits: int
 
 
@@ -167,124 +178,42 @@ def _score_window(
     """Scores states (n, hidden) that predict targets (n,), the first of them token `start`."""
     import torch
 
-    nll, kl, same, squared, nonfinite = torch.zeros(5, dtype=torch.float64, device=targets.device)
-    token_kl: list[torch.Tensor] = []
-    token_nll: list[torch.Tensor] = []
+    sums = torch.zeros(7, dtype=torch.float64, device=targets.device)
+    tokens: list[torch.Tensor] = []
     counted = 0
-    for chunk in _slices(0, len(targets), CHUNK_TOKENS):
+    for chunk in slices(0, len(targets), CHUNK_TOKENS):
         logits = head.logits(states[chunk])
-        nonfinite = nonfinite + _nonfinite(logits)
+        sums[0] += nonfinite_count(logits)
         counted += logits.numel()
         if reference is None:
-            token_nll.append(_losses(logits, targets[chunk]))
-            nll = nll + token_nll[-1].sum()
+            losses = losses_of(logits, targets[chunk])
+            sums[1] += losses.sum()
+            tokens.append(losses[None])
             continue
         wanted = reference.logits(start + chunk.start, states[chunk])
-        found = _compare(logits, wanted, targets[chunk], vocabulary)
+        found = compare_logits(logits, wanted, targets[chunk], vocabulary)
         padded = logits.shape[1] > vocabulary
-        token_nll.append(_losses(logits, targets[chunk]) if padded else found.losses)
-        nll = nll + token_nll[-1].sum()
-        token_kl.append(found.kl)
-        kl = kl + found.kl.sum()
-        same = same + found.same_top
-        squared = squared + found.squared_change
-    sums = torch.stack([nll, kl, same, squared, nonfinite])
-    return _Window(sums, token_kl, token_nll, counted)
+        losses = losses_of(logits, targets[chunk]) if padded else found.losses
+        summed = (losses, found.kl, found.reverse_kl, found.same_top, found.change)
+        sums[1:] += torch.stack([*(one.sum() for one in summed), found.change.square().sum()])
+        kept = (losses, found.kl, found.change, found.confidence, found.same_top)
+        tokens.append(torch.stack(kept))
+    return _Window(sums, tokens, counted)
 
 
-def _gather(
-    sums: list[torch.Tensor],
-    token_kl: list[torch.Tensor],
-    token_nll: list[torch.Tensor],
-    logits: int,
-) -> Scores:
+def _gather(sums: list[torch.Tensor], tokens: list[torch.Tensor], logits: int) -> Scores:
     """Asks the device for all that it has summed up, once."""
     import torch
 
-    nll, kl, same, squared, nonfinite = torch.stack(sums, dim=1).tolist()
+    nonfinite, nll, kl, reverse, same, change, squared = torch.stack(sums, dim=1).tolist()
     scores = Scores(nll=nll, nonfinite=int(sum(nonfinite)), logits=logits)
-    scores.token_nll = torch.cat(token_nll).cpu()
-    if token_kl:
-        scores.kl, scores.same_top, scores.squared_change = kl, same, squared
-        scores.token_kl = torch.cat(token_kl).cpu()
+    scores.token_nll, *compared = torch.cat(tokens, dim=1).cpu()
+    if compared:
+        scores.kl, scores.reverse_kl, scores.same_top = kl, reverse, same
+        scores.change, scores.squared_change = change, squared
+        scores.token_kl, scores.token_change = compared[:2]
+        scores.token_confidence, scores.token_same_top = compared[2:]
     return scores
-
-
-def _nonfinite(logits: torch.Tensor) -> torch.Tensor:
-    """How many of the logits are infinite or not a number."""
-    import torch
-
-    # What is finite less itself is zero, all else is no number, which is not zero.
-    blocks = (logits[block] for block in _blocks(logits))
-    return torch.stack([torch.count_nonzero(block - block) for block in blocks]).sum()
-
-
-def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood, (n,), of targets (n,) under logits (n, columns), in nats."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    losses = [
-        cross_entropy(logits[block].double(), targets[block], reduction="none")
-        for block in _blocks(logits)
-    ]
-    return torch.cat(losses)
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """What one chunk of positions gives against the reference, in fp64."""
-
-    losses: torch.Tensor
-    """Negative log-likelihood of each true token, (n,), in nats."""
-    kl: torch.Tensor
-    """KL(reference ‖ cell) of each position, (n,), in fp64 nats."""
-    same_top: torch.Tensor
-    """Positions with the same most likely token."""
-    squared_change: torch.Tensor
-    """Summed squared change of the true token's probability."""
-
-
-def _compare(
-    logits: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor, vocabulary: int
-) -> _Compared:
-    """Holds logits (n, columns) against the reference's, the first `vocabulary` columns of both."""
-    import torch
-
-    logits, wanted = logits[:, :vocabulary], wanted[:, :vocabulary]
-    same = (logits.argmax(1) == wanted.argmax(1)).sum()
-    kl, losses = [], []
-    squared = torch.zeros((), dtype=torch.float64, device=logits.device)
-    for block in _blocks(logits):
-        own = logits[block].double().log_softmax(-1)
-        expected = wanted[block].double().log_softmax(-1)
-        true = targets[block, None]
-        likelihood = own.gather(1, true)
-        losses.append(-likelihood[:, 0])
-        change = likelihood.exp() - expected.gather(1, true).exp()
-        squared = squared + change.square().sum()
-        own.sub_(expected).neg_()
-        kl.append(_expectation(expected.exp_(), own))
-    return _Compared(torch.cat(losses), torch.cat(kl), same, squared)
-
-
-def _expectation(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Mean of each row of values under its row of probabilities; what has none counts nothing.
-
-    Both are overwritten.
-    """
-    values.mul_(probabilities)
-    # Nothing times infinity is no number.
-    return values.masked_fill_(probabilities == 0, 0.0).sum(-1)
-
-
-def _blocks(logits: torch.Tensor) -> list[slice]:
-    """Rows of logits (n, vocabulary) that are taken to fp64 together."""
-    return _slices(0, len(logits), block_rows(logits.shape[1], logits.device.type))
-
-
-def _slices(first: int, end: int, length: int) -> list[slice]:
-    return [slice(at, min(at + length, end)) for at in range(first, end, length)]
 
 
 def ids_of(group: list[Window], device: torch.device) -> torch.Tensor:
