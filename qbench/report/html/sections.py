@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Line, Page, Part
 
 _LONGEST_ANCHOR = 60
+_CODE = re.compile(r"`(?=\S)([^`\n]+)(?<=\S)`")
 _FIRST_WORD = re.compile(r"\s*\S+")
 
 
@@ -223,13 +224,22 @@ def _parted(title: str, same: str, rest: str, mark: str = "") -> View:
     """A text as what is the same, the first word that is not (with the mark), and the rest."""
     word = _FIRST_WORD.match(rest)
     first = word[0] if word else ""
-    pieces = _pieces((same, Strong(f"{mark}{first}"), Mono(rest[len(first) :])))
-    return View("parted", visible(title), pieces=pieces)
+    pieces: Line = (same, Strong(f"{mark}{first}"), Mono(rest[len(first) :]))
+    # A model's text, in which a backtick is one.
+    return View("parted", visible(title), pieces=tuple(map(_piece, pieces)))
 
 
 def _pieces(line: Line) -> tuple[tuple[str, str, str], ...]:
     pieces: Sequence[str | Strong | Mono] = (line,) if isinstance(line, str) else line
-    return tuple(map(_piece, pieces))
+    return tuple(_piece(part) for piece in pieces for part in _marked(piece))
+
+
+def _marked(piece: str | Strong | Mono) -> list[str | Mono | Strong]:
+    """Words in which what stands between two backticks, such as an option's name, is code."""
+    if not isinstance(piece, str) or "`" not in piece:
+        return [piece]
+    parts = _CODE.split(piece)  # words and code by turns
+    return [Mono(part) if at % 2 else part for at, part in enumerate(parts) if part]
 
 
 def _piece(piece: str | Strong | Mono) -> tuple[str, str, str]:

@@ -160,6 +160,17 @@ def test_charts_of_one_kind_stand_below_their_heading_or_within_a_fold() -> None
     assert not folded.all("h3")
 
 
+def test_what_stands_between_backticks_is_code_but_in_a_model_s_text() -> None:
+    words = "choose a smaller `group`, or ` alone, or `<b>`"
+    beside = SideBySide("the `prompt`", "prompt", (Parted("nf4", "`same` ", "`rest`"),), "⟂")
+    found = Outline(render(Page("page", (bullets([words]), beside))))
+    assert found.text("code") == ["group", "<b>"]
+    assert "".join(data for name, data in found.texts if name in {"li", "code"}) == (
+        "choose a smaller group, or ` alone, or <b>"
+    )
+    assert "`same`" in found.text("span")
+
+
 def test_texts_side_by_side_stand_in_pairs_with_the_first_difference_marked() -> None:
     others = (
         Parted("nf4", "one ", "three  four"),
