@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from qbench.core.unchecked import as_list
+from qbench.core.unchecked import as_list, as_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,9 @@ CLUSTERS = "clusters"
 """Key of a record's details with the number of the cluster that each item belongs to, if any do."""
 ITEM_IDS = "item_ids"
 """Key of a record's details with the ids of its items, in the order of its `item_…` series."""
+ITEMS_OF = "items_of"
+"""Key of a record's details with the places of the items that a score's series is of, by the score,
+where not all items count under it."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,25 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
             tuple(sums), tuple(weights), paired.link, factor, unit, named, scores=paired.counts
         )
         return made if _agrees(made, mean, value) else None
+    return _of_items(record, metric, value, named)
+
+
+def _of_items(
+    record: Record, metric: str, value: float, named: tuple[str, ...] | None
+) -> Series | None:
+    """The same of a score by item, which may be of some of the named items alone."""
+    own = as_list(record.details.get(CLUSTERS))
+    places = _places(record, metric)
+    if places is not None and named is not None:
+        if not all(0 <= at < len(named) for at in places):
+            return None
+        own = [own[at] for at in places] if len(own) == len(named) else []
+        named = tuple(named[at] for at in places)
     for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
         scores = record.series.get(name)
         if not scores or _absurd(scores) or (named is not None and len(named) != len(scores)):
             continue
         ones = (1.0,) * len(scores)
-        own = as_list(record.details.get(CLUSTERS))
         known = len(own) == len(scores) and all(isinstance(one, int) for one in own)
         clusters = tuple(own) if known else None
         made = Series(
@@ -149,6 +165,13 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         if _agrees(made, math.fsum(scores) / len(scores), value):
             return made
     return None
+
+
+def _places(record: Record, metric: str) -> list[int] | None:
+    """The places of the items that count under a score; None where all do."""
+    of = as_mapping(record.details.get(ITEMS_OF))
+    places = as_list(of.get(metric.rpartition(".")[2])) or None
+    return places if places and all(isinstance(one, int) for one in places) else None
 
 
 def _absurd(*columns: Sequence[float]) -> bool:

@@ -49,6 +49,12 @@ EXTRAS = {
     "aqlm": "aqlm",
     "fbgemm-gpu-genai": "fbgemm",
     "guidellm": "serving",
+    "tenacity": "serving",
+    "wonderwords": "longcontext",
+    "nltk": "longcontext",
+    "jieba": "longcontext",
+    "fuzzywuzzy": "longcontext",
+    "rouge": "longcontext",
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 

@@ -41,6 +41,10 @@ class Measurement(Protocol):
         """Packages it needs beside torch and transformers."""
         return ()
 
+    def needs_of(self, item: Item) -> tuple[str, ...]:
+        """The same of one item, which may need more; as far as can be known without running it."""
+        return self.needs
+
     @property
     def options(self) -> type[Frozen]:
         """Its typed options; every one has a default."""

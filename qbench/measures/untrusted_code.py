@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from qbench.core.errors import MeasurementError
 from qbench.measures.generation.references import SCORES
+from qbench.measures.tasks.definitions import module_of, scalars
 from qbench.measures.tasks.index import (
     BUNDLED_TASKS_FOLDER,
     known_tasks,
@@ -49,17 +48,10 @@ def _of_tasks(paths: Sequence[Path]) -> Iterator[str]:
     for path in dict.fromkeys(one for file in paths for one in with_includes(file)):
         if any(path.is_relative_to(folder) for folder in installed):
             continue
-        for tag, value in _scalars(path):
+        for tag, value in scalars(path):
             if tag == "!function":
-                place = path.parent / f"{value.rpartition('.')[0].replace('.', '/')}.py"
+                place = module_of(path, value)
                 yield f"{path}, which names the Python function {value} ({place})"
-
-
-def _scalars(path: Path) -> Iterator[tuple[str | None, str]]:
-    contents = path.read_bytes()  # which `tasks.index` has read within bounds
-    for event in yaml.parse(contents, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.ScalarEvent):
-            yield event.tag, str(event.value)
 
 
 def _lm_eval_folders() -> list[Path]:

@@ -17,8 +17,9 @@ from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
 from qbench.measures.serving.commands import why_not_served
 from qbench.measures.serving.servers import SERVING, server_of
-from qbench.measures.tasks.index import generates
-from qbench.measures.tasks.tasks import TaskParams
+from qbench.measures.tasks.definitions import writes
+from qbench.measures.tasks.index import known_tasks
+from qbench.measures.tasks.options import TaskParams
 from qbench.measures.training.training import TrainingParams
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.checkpoints import checkpoint_misfit
@@ -138,7 +139,8 @@ def _reads_cache(item: Item) -> bool:
     """Whether an item depends on the KV cache: of one that does not, the own cache's is enough."""
     if item.measurement == "tasks":
         task = typed_options(TaskParams, item.params).task
-        return generates(task.name, None if task.location is None else Path(task.location))
+        folder = None if task.location is None else Path(task.location)
+        return writes(task.name, known_tasks([task.name], folder))
     return item.measurement in _READ_CACHE
 
 

@@ -77,7 +77,16 @@ _SLOWEST_RATE = 4.0
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
     "decoded": {"text": ("bundled:stdlib-excerpt",)},
-    "tasks": {"names": ("stdlib-choice", "stdlib-completion"), "include": None, "cluster": None},
+    "tasks": {
+        "names": ("stdlib-choice", "stdlib-completion"),
+        "include": None,
+        "cluster": None,
+        "metadata": {},
+        # The bundled model has no chat template.
+        "thinking": None,
+        "think_end_token": None,
+        "fewshot_as_multiturn": None,
+    },
     "generation": {"prompts": "bundled:stdlib-prompts"},
 }
 """What ships with qbench, for what a measurement reads."""
@@ -90,7 +99,7 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
     for key, value in _DATA.get(name, {}).items():
         made[key] = value
     if name == "tasks":
-        made["names"] = made["names"][: max(1, min(2, len(given["names"])))]
+        made |= _small_tasks(given, made)
     if name == "generation":
         made["scores"] = tuple(score for score in given["scores"] if score in SCORES) or SCORES
     if name == "quality":
@@ -105,6 +114,18 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
         made["chat_template"] = False
     words = _in_words(name, *map(_with_servers_named, (given, made)))
     return type(options).model_validate(made), words
+
+
+def _small_tasks(given: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """As many bundled tasks; where answers are generated in a way of its own, the one that does."""
+    generation, repeats = dict(given["gen_kwargs"]), made["repeats"]
+    if not generation and repeats == 1:
+        return {"names": made["names"][: max(1, min(2, len(given["names"])))]}
+    if "max_gen_toks" in generation:
+        generation["max_gen_toks"] = _MOST["new_tokens"]
+    if repeats > 1 or generation.get("temperature"):
+        generation = {"temperature": 1.0, **generation, "do_sample": True}
+    return {"names": ("stdlib-completion",), "gen_kwargs": generation}
 
 
 def _small_load(given: dict[str, Any]) -> dict[str, Any]:

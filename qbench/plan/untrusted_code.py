@@ -11,7 +11,8 @@ from qbench.core.options import typed_options
 from qbench.core.untrusted import visible
 from qbench.measures.generation.generation import GENERATION, GenerationParams
 from qbench.measures.serving.servers import SERVING, server_of
-from qbench.measures.tasks.tasks import TASKS, TaskParams
+from qbench.measures.tasks.options import TaskParams
+from qbench.measures.tasks.tasks import TASKS
 from qbench.measures.untrusted_code import code_of_task, script_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.flips import CHANGED, FLIPS, find_flips
 from qbench.compare.items import batch_told, items
-from qbench.compare.series import CLUSTERS
+from qbench.compare.series import CLUSTERS, ITEMS_OF
 from qbench.core.page import Column, Figure, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.report.cell_row import cell_row
@@ -31,6 +31,14 @@ LOST, GAINED = "right_to_wrong", "wrong_to_right"
 """Keys of the items that one side alone got right."""
 CHANCE = "chance"
 """Key of the score that guessing gives."""
+THOUGHTS = "thoughts"
+"""Key of a record's details with how many answers there are, and in how many no thought ended."""
+_UNENDED = Column(
+    "unended",
+    "unended thoughts",
+    "exact",
+    definition="answers without the end token: all that was written is scored as the answer",
+)
 FLIP_COLUMNS = (
     Column(
         LOST,
@@ -59,10 +67,35 @@ FLIP_COLUMNS = (
 def task_tables(records: TableRecords) -> list[Table]:
     """A table for each metric of each task: score, difference, flips and chance."""
     return [
-        _task_table(records, slug, metric.name, batch_told(records, record))
+        _task_table(records, slug, metric.name, conditions(record) + batch_told(records, record))
         for slug, record in items(records, "tasks").items()
         for metric in record.metrics
     ]
+
+
+def conditions(record: Record) -> str:
+    """How a task was put, where that is not the task's own way: `, thinking, 3 times`."""
+    params = record.item.params
+    words = []
+    if params.get("thinking") is not None:
+        words.append("thinking" if params["thinking"] else "without thinking")
+    if params.get("system_prompt"):
+        words.append("with a system prompt")
+    if params.get("fewshot_as_multiturn") is False:
+        words.append("examples in one turn")
+    given = {**as_mapping(params.get("gen_kwargs")), **as_mapping(params.get("metadata"))}
+    words += [f"{key} {_in_words(value)}" for key, value in given.items()]
+    takes = as_list(record.details.get("repeats"))
+    if takes:
+        seeds = [str(as_mapping(one).get("seed")) for one in takes]
+        words.append(f"mean of {len(takes)} times, seeds {', '.join(seeds)}")
+    return "".join(f", {one}" for one in words)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flip_figures(
@@ -91,6 +124,9 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
     base = records.reference.of("tasks", slug) if records.reference else []
     score = name.rpartition(".")[2]
     rows = []
+    thinks = any(
+        THOUGHTS in one.details for cell in records.cells for one in cell.of("tasks", slug)
+    )
     for cell in records.cells:
         found = cell.of("tasks", slug)
         if not found:
@@ -103,13 +139,14 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
                 **flip_figures(found, base, name),
             }
         chance = as_number(as_mapping(found[0].details.get("chance")).get(score))
-        items_scored = as_number(found[0].details.get("items"))
+        items_scored = _items_scored(found[0], score)
         figures = (
             with_interval(found, name),
             *compared.values(),
             Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
             _groups(found[0]),
             Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
+            *([_unended(found[0])] if thinks else []),
         )
         rows.append(cell_row(cell, figures))
     columns = (
@@ -126,8 +163,22 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
         Column("items", "items", "exact"),
         Column("groups", _group_title(records, slug), "exact", definition=_GROUPS),
         Column(CHANCE, "chance", "number"),
+        *([_UNENDED] if thinks else []),
     )
     return Table(f"Task: {slug}, {score}{told}", "precision", columns, tuple(rows))
+
+
+def _items_scored(record: Record, score: str) -> float | None:
+    """How many items count under a score: of scores by length, those of that length."""
+    places = as_mapping(record.details.get(ITEMS_OF)).get(score)
+    return float(len(as_list(places))) if places else as_number(record.details.get("items"))
+
+
+def _unended(record: Record) -> Figure:
+    """Answers in which the end of a thought does not stand."""
+    told = as_mapping(record.details.get(THOUGHTS))
+    count = as_number(told.get("unended"))
+    return Figure(count) if count is not None else Figure(word=NOT_MEASURED)
 
 
 def _groups(record: Record) -> Figure:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.tasks.clusters import item_clusters
-from qbench.measures.tasks.tasks import TasksOptions
+from qbench.measures.tasks.options import TasksOptions
 
 QUESTIONS = [
     {"passage": f"text {at // 3}", "question": f"q {at}", "book": at % 2} for at in range(9)

@@ -13,7 +13,8 @@ import pytest
 
 from qbench.core.errors import MeasurementError, NonFiniteError, TextError
 from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER
-from qbench.measures.tasks.tasks import TASKS, TasksOptions
+from qbench.measures.tasks.options import TasksOptions
+from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.bundled import bundled_models
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, resolve
 

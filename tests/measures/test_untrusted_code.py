@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.tasks.tasks import TASKS, TasksOptions
+from qbench.measures.tasks.options import TasksOptions
+from qbench.measures.tasks.tasks import TASKS
 from qbench.plan.untrusted_code import code_of
 from qbench.sources.bundled import bundled_models
 from tests.command import call

@@ -111,6 +111,26 @@ def test_what_is_read_is_what_ships_with_qbench(tmp_path: Path) -> None:
     assert generation["scores"] == ["rouge"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "chat_template: true, thinking: true, think_end_token: </think>",
+        "gen_kwargs: {temperature: 0.6, do_sample: true, max_gen_toks: 4096}, repeats: 5",
+        "system_prompt: Be brief., fewshot_as_multiturn: false, chat_template: true",
+    ],
+)
+def test_tasks_with_options_of_their_own_have_bundled_ones_that_take_them(
+    tmp_path: Path, asked: str
+) -> None:
+    (tmp_path / "own.yaml").write_text("task: own\ngeneration_kwargs: {max_gen_toks: 99}\n")
+    tasks = f"{{names: own, include: ., {asked}}}"
+    suite = load(f"models: [bundled:tiny-mistral]\nmeasure: {{tasks: {tasks}}}\n", tmp_path)
+    made = plain(rehearse(suite).measure["tasks"])
+    assert set(made["names"]) <= {"stdlib-choice", "stdlib-completion"}
+    assert made["repeats"] <= 2
+    assert make_plan(rehearse(suite), tmp_path, device="cpu").tasks
+
+
 def test_the_excerpt_is_the_beginning_of_the_held_out_text() -> None:
     texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_texts().items()}
     assert texts["stdlib-heldout"].startswith(texts["stdlib-excerpt"])

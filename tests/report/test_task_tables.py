@@ -96,3 +96,27 @@ def test_a_reader_gets_every_interval_and_why_there_is_none() -> None:
 def test_no_flips_are_shown_as_none() -> None:
     page = whole_report(of_two(RIGHT, RIGHT))
     assert f"| 0 (0 to {100 * (1 - 0.025 ** (1 / ITEMS)):.2f}) |" in page
+
+
+def test_how_a_task_was_put_stands_over_its_table() -> None:
+    params = {
+        "task": {"name": "mmlu"},
+        "thinking": True,
+        "gen_kwargs": {"temperature": 0.6, "do_sample": True},
+        "repeats": 2,
+    }
+    told = {
+        "repeats": [{"seed": 7, "scores": {}}, {"seed": 8, "scores": {}}],
+        "thoughts": {"answers": 600, "unended": 3, "stopped": 0},
+    }
+    records = []
+    for one in of_two(OTHER, RIGHT):
+        item = one.item.model_copy(update={"params": params})
+        details = {**one.details, **told}
+        records.append(one.model_copy(update={"item": item, "details": details}))
+    made = table(records)
+    assert made.title.endswith(
+        ", accuracy, thinking, temperature 0.6, do_sample true, mean of 2 times, seeds 7, 8"
+    )
+    assert [one.value for one in made.column("unended")] == [3.0, 3.0]
+    assert "unended" not in [one.key for one in table(of_two(OTHER, RIGHT)).columns]

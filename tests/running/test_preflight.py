@@ -66,6 +66,17 @@ def test_a_missing_package_is_named_with_what_needs_it(tmp_path: Path) -> None:
     assert "pip install bitsandbytes" in text["packages"]
 
 
+def test_a_package_that_a_tasks_python_begins_with_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("task: own\ndoc_to_text: !function code.text\n")
+    (tmp_path / "code.py").write_text("import no_such_package\n")
+    tasks = "{names: [own, stdlib-choice], include: ., limit: 4}"
+    suite = TINY.replace("{footprint: {}}", f"{{tasks: {tasks}}}") + "trust_code: true\n"
+    plan, jobs = planned(suite, tmp_path)
+    text = found(plan, jobs, tmp_path)["packages"]
+    assert "not installed: no_such_package for tasks own-first4" in text
+    assert "pip install no_such_package" in text
+
+
 def test_memory_that_others_hold_is_told_with_the_largest_cell(tmp_path: Path) -> None:
     plan, jobs = planned(TINY, tmp_path)
     # Of the model in fp32, 11,805,824 bytes, more than is free; in nf4 less.

@@ -12,7 +12,8 @@ from qbench.core.cache import cache_folder
 from qbench.core.errors import TextError, UsageError
 from qbench.core.paths import written_path
 from qbench.measures.generation.evaluate_metrics import resolve_name
-from qbench.measures.tasks.tasks import TASKS, TasksOptions
+from qbench.measures.tasks.options import TasksOptions
+from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.data.prompts import resolve_prompts
 from qbench.sources.data.texts import resolve_text
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data

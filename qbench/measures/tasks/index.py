@@ -28,7 +28,7 @@ _LARGEST_BYTES = 2**24
 """Of a task's YAML file."""
 _SHALLOW_BYTES = 2**12
 """What is no longer than this cannot nest so deep that a loader's stack overflows."""
-_GENERATED = "generate_until"
+GENERATED = "generate_until"
 """The `output_type` of tasks that have the model write, and that of a task which states none."""
 BUNDLED_TASKS_FOLDER = BUNDLED_FOLDER / "tasks"
 
@@ -86,7 +86,7 @@ def read_folder(folder: Path) -> Index:
     tags: dict[str, list[str]] = {}
     for path in _yaml_files(folder):
         try:
-            config = _read_yaml(path)
+            config = read_task(path)
         except (OSError, ValueError, yaml.YAMLError):
             continue  # `unreadable_files` tells why
         group, task = config.get("group"), config.get("task")
@@ -108,7 +108,7 @@ def unreadable_files(folder: Path) -> list[str]:
     reasons: list[str] = []
     for path in _yaml_files(folder):
         try:
-            _read_yaml(path)
+            read_task(path)
         except (OSError, ValueError, yaml.YAMLError) as error:
             reasons.append(f"{path.name} ({' '.join(str(error).split())})")
     return reasons
@@ -165,7 +165,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
         files.update(dict.fromkeys(chain))
         for folder in dict.fromkeys(one.parent for one in chain):
             files.update(dict.fromkeys(sorted(folder.glob("*.py"))))
-        files.update(dict.fromkeys(_local_data(_read_yaml(path), path.parent)))
+        files.update(dict.fromkeys(_local_data(read_task(path), path.parent)))
     return files_sha256(sorted(files))
 
 
@@ -200,14 +200,6 @@ def _members(listed: object) -> Iterator[str]:
             yield str(member.get("group") or member.get("task"))
 
 
-def generates(name: str, folder: Path | None) -> bool:
-    """Whether a task, or one of a group's, has the model write: others are scored in one pass."""
-    files = yaml_files_of(name, known_tasks([name], folder))
-    found = [_read_yaml(path) for path in files]
-    kinds = [one.get("output_type", _GENERATED) for one in found if "group" not in one]
-    return _GENERATED in kinds
-
-
 def with_includes(path: Path) -> list[Path]:
     """The file and those that it includes, each once."""
     found: dict[Path, None] = {}
@@ -233,7 +225,7 @@ def _names(config: dict[str, Any], key: str) -> list[str]:
     return names
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_task(path: Path) -> dict[str, Any]:
     """A file's keys over those of the files it includes; ValueError for one that has none."""
     return _merged(path, (), {})
 

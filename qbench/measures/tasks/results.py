@@ -13,6 +13,7 @@ from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.tasks.answers import item_answers
 from qbench.measures.tasks.clusters import item_clusters
+from qbench.measures.tasks.lengths import counts_under, has_lengths, lengths_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,12 @@ METRICS = (
     ),
 )
 """Stands for all: which metrics there are, and which way is better, each task says for itself."""
+_WHERE = ("config_source", "pretrained")
+"""Metadata that says where files lie, which is no part of what a task is."""
+_NONE_OF_IT = (
+    "none of the items that were taken is of this length: `limit` takes the first ones, which are"
+    " of the first lengths"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Score:
     filter: str
     value: float | None
     standard_error: float | None
+    reason: str = "lm-eval gave no finite number for it"
+    """Why it has no value, where it has none."""
 
     @property
     def name(self) -> str:
@@ -58,7 +67,7 @@ def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None)
     """
     samples: dict[str, Rows] = results["samples"]
     _check_likelihoods(name, samples)
-    scores = list(_scores(results["results"][name]))
+    scores = _told_scores(name, results)
     if not scores:
         raise MeasurementError(
             f"group {name} has no score of its own: give it an aggregate_metric_list, or name its"
@@ -69,6 +78,9 @@ def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None)
     details["stderr"] = {score.name: score.standard_error for score in scores}
     answers = {score.name: _answers(results, score) for score in scores}
     details["answers"] = {name: given for name, given in answers.items() if given is not None}
+    places = {score.name: _places(samples, score) for score in scores}
+    if any(given is not None for given in places.values()):
+        details["items_of"] = {name: given for name, given in places.items() if given is not None}
     documents = {task: [row["doc"] for row in _items(rows)] for task, rows in samples.items()}
     clusters = item_clusters(documents, cluster)
     if clusters is not None:
@@ -76,7 +88,9 @@ def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None)
     return Outcome(
         metrics=tuple(
             _make_metric(
-                f"tasks.{name}.{score.name}", score.value, _better(directions.get(score.metric))
+                f"tasks.{name}.{score.name}",
+                score,
+                _better(directions.get(score.metric)),
             )
             for score in scores
         ),
@@ -119,11 +133,36 @@ def _details(name: str, results: dict[str, Any]) -> dict[str, Any]:
         details["members"] = {
             task: {
                 "items": results["n-samples"][task]["effective"],
-                **{score.name: score.value for score in _scores(results["results"][task])},
+                **{score.name: score.value for score in _told_scores(task, results)},
             }
             for task in samples
         }
     return details
+
+
+def _told_scores(name: str, results: dict[str, Any]) -> list[Score]:
+    """The scores of a task or group; of one that scores lengths apart, those that it was asked for.
+
+    Without a value where no item is of that length.
+    """
+    scores = list(_scores(results["results"][name]))
+    samples: dict[str, Rows] = results["samples"]
+    own = {name: samples[name]} if name in samples else samples
+    if not all(has_lengths(rows) for rows in own.values()):
+        return scores
+    asked = dict.fromkeys(one for task in own for one in lengths_asked(results["configs"][task]))
+    found = {str(row["doc"]["max_length"]) for rows in own.values() for row in rows}
+    kept = [one for one in scores if one.metric in found or not one.metric.isdecimal()]
+    filters = {one.filter for one in scores}
+    missing = [one for one in asked if one not in found] if name in samples else []
+    return [*kept, *(Score(one, by, None, None, _NONE_OF_IT) for one in missing for by in filters)]
+
+
+def _places(samples: dict[str, Rows], score: Score) -> list[int] | None:
+    """Of a score that not all items count under, those that do, by their place; else None."""
+    rows = [row for each in samples.values() for row in each if row["filter"] == score.filter]
+    found = [at for at, row in enumerate(rows) if counts_under(row, score.metric)]
+    return None if len(found) == len(rows) else found
 
 
 def _scores(row: dict[str, Any]) -> Iterator[Score]:
@@ -142,34 +181,40 @@ def _better(higher_is_better: object) -> Better:
     return "higher" if higher_is_better else "lower"
 
 
-def _make_metric(name: str, value: float | None, better: Better) -> Metric:
+def _make_metric(name: str, score: Score, better: Better) -> Metric:
     definition = METRICS[0].model_copy(update={"name": name, "better": better})
-    return make_metric((definition,), name, value, reason="lm-eval gave no finite number for it")
+    return make_metric((definition,), name, score.value, reason=score.reason)
 
 
 def _item_values(samples: dict[str, Rows], score: Score) -> list[float] | None:
-    """The metric of every item; None where an item has none, or more than a number."""
+    """The metric of every item that counts; None where one has none, or more than a number."""
     values: list[float] = []
     for rows in samples.values():
         for row in rows:
-            if row["filter"] == score.filter:
+            if row["filter"] == score.filter and counts_under(row, score.metric):
                 value = _finite(row.get(score.metric))
                 if value is None:
                     return None
                 values.append(value)
-    return values if len(values) == len(_item_ids(samples)) else None
+    places = _places(samples, score)
+    count = len(_item_ids(samples)) if places is None else len(places)
+    return values if values and len(values) == count else None
 
 
 def _answers(results: dict[str, Any], score: Score) -> list[int | str] | None:
     """What was answered to every item; None where a task does not tell."""
     given: list[int | str] = []
     for task, rows in results["samples"].items():
-        chosen = [row for row in rows if row["filter"] == score.filter]
+        chosen = [
+            row for row in rows if row["filter"] == score.filter and counts_under(row, score.metric)
+        ]
         own = item_answers(results["configs"][task], chosen, score.metric)
         if own is None:
             return None
         given += own
-    return given if len(given) == len(_item_ids(results["samples"])) else None
+    places = _places(results["samples"], score)
+    count = len(_item_ids(results["samples"])) if places is None else len(places)
+    return given if given and len(given) == count else None
 
 
 def _item_ids(samples: dict[str, Rows]) -> list[str]:
@@ -219,9 +264,7 @@ def _numbers(nested: Any) -> Iterator[float]:
 def _definition(config: dict[str, Any]) -> dict[str, Any]:
     """A task's configuration less where its files lie; what its data holds is hashed by item."""
     metadata = {
-        key: value
-        for key, value in (config.get("metadata") or {}).items()
-        if key != "config_source"
+        key: value for key, value in (config.get("metadata") or {}).items() if key not in _WHERE
     }
     kept = {key: value for key, value in config.items() if key != "dataset_kwargs"}
     return dict(sorted({**kept, "metadata": metadata}.items()))

@@ -8,6 +8,8 @@ its scores for the same saved checkpoint are the same, under two conditions:
 - LLM.int8 finds its outlier columns over a whole batch, so that an item's score depends on those
   beside it. The command puts the items of all its `--tasks` into batches together, here a task is
   alone: the same scores need one task a command, and the same batch size and limit.
+
+Of several repeats each is one such command, with the next seed of torch's.
 """
 
 from __future__ import annotations
@@ -15,13 +17,18 @@ from __future__ import annotations
 import copy
 import os
 import random
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.generation.continuation import refuse_nonfinite
-from qbench.measures.tasks.clusters import check_field
-from qbench.measures.untrusted_code import nothing_fetched, templates_within_bounds
+from qbench.measures.tasks.conversation import check_conversation
+from qbench.measures.tasks.loading import load_tasks
+from qbench.measures.tasks.repeats import mean_outcome
+from qbench.measures.tasks.results import make_outcome
+from qbench.measures.tasks.thoughts import Thoughts
+from qbench.measures.untrusted_code import templates_within_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,192 +36,146 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from qbench.measures.loaded import LoadedModel
+    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.measures.tasks.options import TaskParams
 
-COMMAND_SEEDS = (0, 1234, 1234, 1234)
-"""What the `lm_eval` command seeds Python, numpy, torch and the choice of examples with."""
 BOOTSTRAP_RESAMPLES = 1000
 """For the standard error of a metric that has no formula of its own."""
 
 
-def run_task(
-    loaded: LoadedModel,
-    name: str,
-    yaml_files: Sequence[Path],
-    *,
-    seeds: Sequence[int],
-    batch: int,
-    limit: int | None,
-    few_shot: int | None,
-    chat_template: bool,
-    trust_code: bool = False,
-    cluster: str | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The results of `lm_eval.evaluate`, samples included, and how the prompts were put.
+def take(loaded: LoadedModel, params: TaskParams, yaml_files: Sequence[Path]) -> Outcome:
+    """Every item of a task, or of a group's tasks, put to a loaded model, as often as is asked.
 
-    `yaml_files` are those of the task, or of the group and its members. Raises `MeasurementError`
-    when the task or its data is not there, or is not of a kind that can be put to this model, and
-    `NonFiniteError` where the model's next token is not known for the lack of finite logits.
-    `cluster` is the field that the suite says items share. Unless `trust_code`, templates are
-    confined and no metric's script is loaded; none is fetched.
+    Raises `MeasurementError` when the task or its data is not there, or is not of a kind that can
+    be put to this model, and `NonFiniteError` where the model's next token is not known for the
+    lack of finite logits.
     """
+    outcomes = [
+        _once(loaded, params, yaml_files, params.seeds_of(repeat))
+        for repeat in range(params.repeats)
+    ]
+    return mean_outcome(outcomes, params)
+
+
+def seed_all(seeds: Sequence[int]) -> None:
+    """Seeds Python, numpy and torch as the command does before its model and tasks are made."""
     import numpy as np
     import torch
+
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])  # noqa: NPY002 - the generator that tasks use
+    torch.manual_seed(seeds[2])
+
+
+def evaluated(
+    lm: Any, tasks: dict[str, Any], params: TaskParams, *, trust_code: bool
+) -> dict[str, Any]:
+    """The results of `lm_eval.evaluate`, samples included; raises `NonFiniteError`."""
     from lm_eval.evaluator import evaluate
+
+    # Without this lm-eval would start a process for every core to resample in.
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        with templates_within_bounds(trusted=trust_code):
+            results: dict[str, Any] = evaluate(
+                lm=lm,
+                task_dict=tasks,
+                limit=params.limit,
+                bootstrap_iters=BOOTSTRAP_RESAMPLES,
+                log_samples=True,
+                cache_requests=False,
+                system_instruction=params.system_prompt,
+                apply_chat_template=params.chat_template,
+                fewshot_as_multiturn=params.multiturn,
+            )
+    except NonFiniteError as error:
+        raise NonFiniteError(f"task {params.task.name}: {error}") from error
+    return results
+
+
+def with_prompts(outcome: Outcome, params: TaskParams, prompts: dict[str, Any]) -> Outcome:
+    """The outcome with how its prompts were put, and what of that is not as it was asked for."""
+    name, warnings = params.task.name, list(outcome.warnings)
+    if prompts["truncated_items"]:
+        warnings.append(
+            f"{prompts['truncated_items']} of {outcome.details['items']} items of {name}"
+            f" are longer than the model's context of {prompts['context_tokens']} tokens and"
+            " were cut at their beginning: compare with care, or ask for fewer examples"
+        )
+    if params.few_shot not in {None, outcome.details["few_shot"]}:
+        warnings.append(
+            f"{name} was taken with {outcome.details['few_shot']} examples, as it says"
+            f" itself, not with few_shot: {params.few_shot}; leave few_shot out"
+        )
+    return replace(outcome, details={**outcome.details, **prompts}, warnings=tuple(warnings))
+
+
+def _once(
+    loaded: LoadedModel, params: TaskParams, yaml_files: Sequence[Path], seeds: Sequence[int]
+) -> Outcome:
     from lm_eval.models.huggingface import HFLM
 
     # lm-eval gives the tokenizer a padding token, which other measurements must not see.
     tokenizer = copy.deepcopy(loaded.tokenizer)
-    if chat_template and not tokenizer.chat_template:
-        raise MeasurementError(
-            f"task {name}: chat_template is asked for, but the tokenizer in"
-            f" {loaded.checkpoint.folder} has none; set chat_template: false, or use the"
-            " model's instruction-tuned sibling"
-        )
-    random.seed(seeds[0])
-    np.random.seed(seeds[1])  # noqa: NPY002 - the generator that tasks use
-    torch.manual_seed(seeds[2])
+    check_conversation(params, tokenizer, str(loaded.checkpoint.folder))
+    seed_all(seeds)
     special = _special_token_ids(tokenizer)
     lm = HFLM(
         pretrained=loaded.model,
         tokenizer=tokenizer,
         backend="causal",
-        batch_size=batch,
+        batch_size=params.batch,
         max_length=loaded.resolved.context_tokens,
         # Said outright: by default it would be what the tokenizer does, which is the same.
         add_bos_token=bool(special),
+        enable_thinking=params.thinking,
+        think_end_token=params.think_end_token,
     )
+    thoughts = Thoughts(lm.think_end_token, lm.tok_decode)
     # lm-eval takes the largest of numbers that are none for an answer.
-    lm._model_generate = _generating(lm, loaded)  # noqa: SLF001
-    with nothing_fetched(trusted=trust_code), templates_within_bounds(trusted=trust_code):
-        tasks = _load(name, yaml_files)
-    for task_name, task in tasks["tasks"].items():
-        _check_fit(task_name, task)
-        _check_tokens(task_name, task, lm, loaded.checkpoint.folder)
-        _check_metrics(task_name, task)
-        check_field(task_name, next(iter(task.eval_docs), {}), cluster)
-        _set_few_shot(task, few_shot)
-        task.set_fewshot_seed(seeds[3])
-    # Without this lm-eval would start a process for every core to resample in.
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        with templates_within_bounds(trusted=trust_code):
-            results = evaluate(
-                lm=lm,
-                task_dict=tasks,
-                limit=limit,
-                bootstrap_iters=BOOTSTRAP_RESAMPLES,
-                log_samples=True,
-                cache_requests=False,
-                apply_chat_template=chat_template,
-                fewshot_as_multiturn=chat_template,
-            )
-    except NonFiniteError as error:
-        raise NonFiniteError(f"task {name}: {error}") from error
+    lm._model_generate = _generating(lm, loaded, params, thoughts)  # noqa: SLF001
+    tasks = load_tasks(
+        params,
+        yaml_files,
+        lm,
+        loaded.tokenizer,
+        examples_seed=seeds[3],
+        trust_code=loaded.trust_code,
+    )
+    results = evaluated(lm, tasks, params, trust_code=loaded.trust_code)
     prompts = {
         "special_token_ids": special,
         "context_tokens": lm.max_length,
         "truncated_items": _count_truncated(results["samples"], lm),
+        **thoughts.details,
     }
-    return results, prompts
+    outcome = make_outcome(params.task.name, results, params.cluster)
+    told = with_prompts(outcome, params, prompts)
+    more = thoughts.warnings(params.task.name, expected=params.thinking is not False)
+    return replace(told, warnings=(*told.warnings, *more))
 
 
-def _generating(lm: Any, loaded: LoadedModel) -> Any:
+def _generating(lm: Any, loaded: LoadedModel, params: TaskParams, thoughts: Thoughts) -> Any:
     """How lm-eval's model has a batch continued: checked for numbers, with the cell's own cache."""
     own = partial(lm._model_generate, logits_processor=[refuse_nonfinite])  # noqa: SLF001
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def generate(context: Any, **options: Any) -> Any:
         cache = loaded.new_cache()
-        return own(*arguments, **options, **({} if cache is None else {"past_key_values": cache}))
+        try:
+            made = own(context, **options, **({} if cache is None else {"past_key_values": cache}))
+        except (TypeError, ValueError) as error:
+            # transformers refuses what it does not know, or what does not go together.
+            if not params.gen_kwargs:
+                raise
+            message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise MeasurementError(
+                f"task {params.task.name}: gen_kwargs: {params.gen_kwargs} as the model's"
+                f" generate() takes them: {message}; correct them, or leave them out"
+            ) from error
+        thoughts.count(made[:, context.shape[1] :].tolist(), options.get("stop") or ())
+        return made
 
     return generate
-
-
-def _load(name: str, yaml_files: Sequence[Path]) -> dict[str, Any]:
-    """The task, or the group's tasks, with their data.
-
-    lm-eval looks through the folders of these files alone, not through all its own.
-    """
-    from lm_eval.tasks import TaskManager
-
-    folders = list(dict.fromkeys(path.parent for path in yaml_files))
-    try:
-        manager = TaskManager(include_path=folders, include_defaults=False)
-        loaded: dict[str, Any] = manager.load([name])
-    except MemoryError:
-        raise
-    except Exception as error:
-        message = next(iter(str(error).strip().splitlines()), "no message")
-        raise MeasurementError(
-            f"task {name}: the task or its data cannot be loaded ({type(error).__name__}:"
-            f" {message}); {_remedy(error)}"
-        ) from error
-    return loaded
-
-
-def _remedy(error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return "install the package that it names"
-    # Most of the data library's own errors, and of the hub's, are an OSError of some kind.
-    if isinstance(error, OSError) or "cache" in str(error):
-        return (
-            "check the network, HF_HUB_OFFLINE and the dataset_path in the task's YAML; the bundled"
-            " tasks stdlib-choice and stdlib-completion need no network"
-        )
-    if "scripts are no longer supported" in str(error):
-        return (
-            "its data comes by a loading script, which the package datasets no longer runs; choose"
-            " another task"
-        )
-    return "check the task's YAML file and what it names"
-
-
-def _check_fit(name: str, task: Any) -> None:
-    """Raises `MeasurementError` for a task that runs code, or asks about more than text."""
-    if getattr(task, "UNSAFE_CODE", False):
-        raise MeasurementError(
-            f"task {name} runs code that the model writes; qbench does not: leave it out"
-        )
-    if getattr(task, "MULTIMODAL", False):
-        raise MeasurementError(
-            f"task {name} asks about images or sound; qbench measures text models: leave it out"
-        )
-
-
-def _check_metrics(name: str, task: Any) -> None:
-    """Raises `MeasurementError` for a metric that lm-eval found nowhere, and would call."""
-    if getattr(task.config, "process_results", None) is not None:
-        return  # the task's own function gives the figures
-    for metric, function in getattr(task, "_metric_fn_list", {}).items():
-        if function is None:
-            raise MeasurementError(
-                f"task {name}: the metric {metric} is none of lm-eval's, and a script of the"
-                " package evaluate is fetched by no run; with `trust_code: true` in the suite one"
-                " that evaluate has loaded on this machine before is used; or leave the task out"
-            )
-
-
-def _check_tokens(name: str, task: Any, lm: Any, folder: Path) -> None:
-    """Raises `MeasurementError` where the tokenizer lacks a token that the task cannot do without.
-
-    lm-eval ends what a model writes at the end token, and begins a text with `<s>` or with it.
-    """
-    kind = task.OUTPUT_TYPE
-    needed = {"generate_until": lm.eot_token_id, "loglikelihood_rolling": lm.prefix_token_id}
-    if kind in needed and needed[kind] is None:
-        raise MeasurementError(
-            f"task {name}: the tokenizer in {folder} has no end token, which lm-eval needs to put"
-            " it; add eos_token to its tokenizer_config.json, as the model's maker has it"
-        )
-
-
-def _set_few_shot(task: Any, few_shot: int | None) -> None:
-    """As the command does: a task that says 0 by itself stays at 0."""
-    own = task.get_config("num_fewshot")
-    if few_shot is not None and own != 0:
-        task.set_config(key="num_fewshot", value=few_shot)
-    elif own is None:
-        task.set_config(key="num_fewshot", value=0)
 
 
 def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

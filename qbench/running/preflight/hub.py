@@ -14,7 +14,8 @@ from qbench.measures.completion import COMPLETION, CompletionParams
 from qbench.measures.generation.generation import GENERATION, GenerationParams
 from qbench.measures.quality.decoded import text_of
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
-from qbench.measures.tasks.tasks import TASKS, TaskParams
+from qbench.measures.tasks.options import TaskParams
+from qbench.measures.tasks.tasks import TASKS
 from qbench.measures.training.training import TRAINING, TrainingParams
 from qbench.plan.needs import download_bytes
 from qbench.sources.data.texts import DATASETS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qbench.core.spec import Item, ResolvedModel
-    from qbench.measures.tasks.tasks import ResolvedTask
+    from qbench.measures.tasks.options import ResolvedTask
     from qbench.plan.job import Job
 
 _DATASET_PATH = re.compile(r"^dataset_path:\s*['\"]?([\w.-]+(?:/[\w.-]+)?)", re.MULTILINE)

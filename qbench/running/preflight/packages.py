@@ -37,9 +37,9 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
         for user, packages in _needs(cell, model):
             for package in packages if skip is None else _lacking(packages, skip):
                 wanted.setdefault(package, {})[user] = None
-    for name in dict.fromkeys(task.item.measurement for job in jobs for task in job.tasks):
-        for package in measures()[name].needs:
-            wanted.setdefault(package, {})[name] = None
+    for user, packages in _needs_of_items(jobs).items():
+        for package in packages:
+            wanted.setdefault(package, {})[user] = None
     missing = {
         package: users
         for package, users in wanted.items()
@@ -55,6 +55,18 @@ def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
             remedy=f"{install_command(missing)}, or leave out what needs them",
         )
     ]
+
+
+def _needs_of_items(jobs: Sequence[Job]) -> dict[str, tuple[str, ...]]:
+    """Measurements with the packages that they need, and items with those that they need beside."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in (task.item for job in jobs for task in job.tasks):
+        measurement, user = measures()[item.measurement], f"{item.measurement} {item.slug}"
+        found.setdefault(item.measurement, measurement.needs)
+        if user not in found:
+            more = measurement.needs_of(item)
+            found[user] = tuple(one for one in more if one not in measurement.needs)
+    return found
 
 
 def _lacking(packages: Iterable[str], skip: str) -> Iterator[str]:

@@ -80,6 +80,8 @@ VALUES: dict[str, Any] = {
     "include": "tasks",
     "few_shot": 1,
     "chat_template": True,
+    "system_prompt": "Be brief.",
+    "thinking": False,
     "count": 3,
     "seeds": [3],
     "dataset": "rows.jsonl",
@@ -125,7 +127,8 @@ class Case:
             more |= {"precision": "int4-g32"} if self.part == "qat" else {}
             suite["finetune"] = {"methods": [{"method": self.part} | more | keys]}
         elif self.part in asked_for():
-            suite["measure"] = {self.part: keys}
+            more = {"chat_template": True} if self.own == "thinking" else {}
+            suite["measure"] = {self.part: more | keys}
         elif self.part == "finetune":
             suite["finetune"] = {"methods": ["lora"]} | keys
         elif self.part == "data":
