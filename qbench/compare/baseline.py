@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from qbench.compare.comparable import ENERGY_METHOD
 from qbench.compare.flips import ANSWERS
 from qbench.compare.series import CLUSTERS, ITEM_IDS, ITEMS_OF, WEIGHTS
+from qbench.core.binned_windows import BY_METRIC
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.record import Environment, Metric, Record
@@ -39,7 +40,15 @@ LARGEST_PLAIN_BYTES = 256 * 1024
 LARGEST_BYTES = 2**30
 """What a baseline may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _SERIES_PREFIXES = ("window_", "item_")
-_DETAILS = ("ids_sha256", "task_hash", "task_version", "clustered_by", ITEMS_OF, ENERGY_METHOD)
+_DETAILS = (
+    "ids_sha256",
+    "task_hash",
+    "task_version",
+    "clustered_by",
+    ITEMS_OF,
+    ENERGY_METHOD,
+    *BY_METRIC.values(),
+)
 _TEXT_KEYS = ("name", "source", "fingerprint")
 _REMEDY = "`qbench baseline SUITE` makes one"
 

@@ -3,6 +3,7 @@
 | what is measured | unit of sampling | method |
 |---|---|---|
 | perplexity, divergence | the window of text, paired | block bootstrap of the ratio of sums |
+| their quantiles | the window of text, paired | block bootstrap of the quantile |
 | right or wrong | the item, paired by its id | exact limits, at 0 McNemar's test |
 | other scores | the item, paired by its id | bootstrap |
 | scores of items that belong together | the cluster | bootstrap |
@@ -19,6 +20,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.compare.estimates.estimates import FEWEST_PROCESSES, Exact, one_sample, welch
+from qbench.compare.quantiles import (
+    find_quantile,
+    is_quantile,
+    pair_quantiles,
+    quantile_change,
+    quantile_level,
+)
 from qbench.compare.series import find_series, grouped, pair_up
 from qbench.compare.series_estimates import of_change, of_level
 from qbench.compare.variation import variation
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Metric, Record
 
 
+_LARGEST = "kl.max"
 _NO_SPREAD = "no process differs from another, so that the chance in it is unknown"
 
 
@@ -110,17 +119,19 @@ def difference(
     if varies_by == "nothing":
         estimate = Exact(_exact_change(values[0], values[1], relative=relative))
         return Difference(values[0], values[1], relative, estimate, "exact")
+    if is_quantile(metric):
+        return _of_quantiles(mine[0], theirs[0], metric, relative=relative, sampling=sampling)
     own = find_series(mine[0], metric, values[0])
     base = find_series(theirs[0], metric, values[1])
     if own is None or base is None:
-        return _unknown(values[0], values[1], relative=relative)
+        return _unknown(values[0], values[1], metric, relative=relative)
     pair = pair_up(own, base)
     if pair is None:
         reason = f"the {own.unit} of the two sides are not the same ones"
         return Difference(*values, relative, None, "paired", own.unit, reason=reason)
     own, base = pair
     change = of_change(own, base, relative=relative, sampling=sampling)
-    return _made(change, values[0], values[1], own, relative=relative)
+    return _made(change, *values, own.unit, len(own.sums), relative=relative)
 
 
 def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Difference:
@@ -149,27 +160,57 @@ def level(records: Sequence[Record], metric: str, *, sampling: Sampling) -> Diff
         return _of_level(mean, one_sample(values), method, "processes", count)
     if varies_by == "nothing":
         return _of_level(value, Exact(value), "exact")
-    own = find_series(good[0], metric, value)
+    return _level_of_sample(good[0], metric, value, sampling)
+
+
+def _level_of_sample(record: Record, metric: str, value: float, sampling: Sampling) -> Difference:
+    if is_quantile(metric):
+        quantile = find_quantile(record, metric, value)
+        if quantile is None:
+            return _unknown(value, None, metric, relative=False)
+        found = quantile_level(quantile, sampling)
+        return _made(found, value, None, quantile.unit, quantile.units)
+    own = find_series(record, metric, value)
     if own is None:
-        return _unknown(value, None, relative=False)
+        return _unknown(value, None, metric, relative=False)
     return level_of(own, value, sampling)
 
 
 def level_of(series: Series, value: float, sampling: Sampling) -> Difference:
     """The figure `value` that comes from a series, by cluster where its items have any."""
     own = grouped(series)
-    return _made(of_level(own, value, sampling), value, None, own, relative=False)
+    return _made(of_level(own, value, sampling), value, None, own.unit, len(own.sums))
+
+
+def _of_quantiles(
+    new: Record, old: Record, metric: str, *, relative: bool, sampling: Sampling
+) -> Difference:
+    values = _value(new, metric), _value(old, metric)
+    own, base = (
+        find_quantile(one, metric, value) for one, value in zip((new, old), values, strict=True)
+    )
+    if own is None or base is None:
+        return _unknown(*values, metric, relative=relative)
+    pair = pair_quantiles(own, base)
+    if pair is None:
+        reason = "the windows of the two sides are not the same ones"
+        return Difference(*values, relative, None, "paired", own.unit, reason=reason)
+    change = quantile_change((pair,), relative=relative, sampling=sampling)
+    return _made(change, *values, pair[0].unit, pair[0].units, relative=relative)
 
 
 def _made(
-    found: Estimated, new: float, old: float | None, series: Series, *, relative: bool
+    found: Estimated,
+    new: float,
+    old: float | None,
+    unit: Unit,
+    units: int,
+    *,
+    relative: bool = False,
 ) -> Difference:
-    units = len(series.sums)
     if found.short_by is not None:
-        return _too_few(new, old, series.unit, units, found.short_by, relative=relative)
-    return Difference(
-        new, old, relative, found.estimate, found.method, series.unit, units, found.reason
-    )
+        return _too_few(new, old, unit, units, found.short_by, relative=relative)
+    return Difference(new, old, relative, found.estimate, found.method, unit, units, found.reason)
 
 
 def _of_level(
@@ -220,8 +261,11 @@ def _too_few(
     return Difference(new, old, relative, None, "none", unit, units, reason, lacking)
 
 
-def _unknown(new: float, old: float | None, *, relative: bool) -> Difference:
-    reason = "no values per window or item are kept of it, so its chance error is unknown"
+def _unknown(new: float, old: float | None, metric: str, *, relative: bool) -> Difference:
+    kept = "counts of tokens by window" if is_quantile(metric) else "values per window or item"
+    reason = f"no {kept} are kept of it, so its chance error is unknown"
+    if metric.endswith(_LARGEST):
+        reason = "of a largest value no interval is known: a longer text only raises it"
     return Difference(new, old, relative, None, "none", reason=reason)
 
 

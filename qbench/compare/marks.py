@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import difference
 from qbench.compare.estimates.estimates import equivalence, holm, two_sided
+from qbench.compare.quantiles import OF_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,8 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.0, relative=True)
     if metric.name.startswith(("kl.", "decoded.kl.")):
         return Allowance(0.001, relative=False)
+    if metric.name.startswith(OF_WINDOWS):
+        return _BY_METRIC["perplexity"]
     return _BY_METRIC.get(metric.name, Allowance(0.01, relative=False))
 
 

@@ -23,6 +23,13 @@ from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference, difference
 from qbench.compare.estimates.bootstrap import Bootstrap, sparse
 from qbench.compare.estimates.estimates import Exact, Student
+from qbench.compare.quantiles import (
+    change_of,
+    find_quantile,
+    is_quantile,
+    pair_quantiles,
+    quantile_change,
+)
 from qbench.compare.series import find_series, pair_up
 from qbench.compare.series_estimates import resample
 
@@ -47,8 +54,8 @@ def difference_over_seeds(
 ) -> Difference | Gap:
     """The mean change of a metric over the pairs, one a seed; what bars it where all are barred.
 
-    Pairs that are barred are left out. The metric is a mean over items or windows, or, for a
-    relative change, the exponential of one. Raises ValueError for no pairs.
+    Pairs that are barred are left out. The metric is a mean over items or windows, for a relative
+    change the exponential of one, or a quantile. Raises ValueError for no pairs.
     """
     if not pairs:
         raise ValueError("a change needs at least one pair of records")
@@ -59,12 +66,45 @@ def difference_over_seeds(
     first = difference(*free[0], metric, relative=relative, sampling=sampling)
     if len(free) == 1 or first.estimate is None:
         return first
+    if is_quantile(metric):
+        return _pooled_quantiles(free, metric, first, sampling)
     series = [_series(pair, metric, relative=relative) for pair in free]
     known = [one for one in series if one is not None]
     if len(known) < len(free) or len({(own.weights, own.ids) for own, _ in known}) > 1:
-        reason = f"the seeds do not all hold finite values of the same {first.unit}"
-        return replace(first, estimate=None, reason=reason)
+        return _not_pooled(first)
     return _pooled(known, first, sampling)
+
+
+def _not_pooled(first: Difference) -> Difference:
+    reason = f"the seeds do not all hold finite values of the same {first.unit}"
+    return replace(first, estimate=None, reason=reason)
+
+
+def _pooled_quantiles(
+    pairs: Sequence[Pair], metric: str, first: Difference, sampling: Sampling
+) -> Difference:
+    found = []
+    for pair in pairs:
+        records = [next(one for one in side if one.value(metric) is not None) for side in pair]
+        own, base = (find_quantile(one, metric, one.value(metric) or 0.0) for one in records)
+        paired = None if own is None or base is None else pair_quantiles(own, base)
+        if paired is None:
+            return _not_pooled(first)
+        found.append(paired)
+    if len({own.tokens for own, _ in found}) > 1:
+        return _not_pooled(first)
+    relative = first.relative
+    if relative and min(side.value for pair in found for side in pair) <= 0:
+        return _not_pooled(first)
+    estimate = quantile_change(tuple(found), relative=relative, sampling=sampling).estimate
+    if estimate is None:
+        return _not_pooled(first)
+    degrees = estimate.degrees if isinstance(estimate, Bootstrap) else 1.0
+    changes = [change_of(own, base, relative=relative) for own, base in found]
+    sides = [[side.value for side in column] for column in zip(*found, strict=True)]
+    if relative:
+        sides = [[math.log(value) for value in side] for side in sides]
+    return _with_seeds(first, sides, changes, (estimate.standard_error**2, degrees))
 
 
 def _pooled(
@@ -77,15 +117,31 @@ def _pooled(
         for column in zip(*pairs, strict=True)
     ]
     changes = [own - base for own, base in zip(*sides, strict=True)]
+    try:
+        of_items = _of_items(tuple(pairs), sampling)
+    except ValueError:
+        of_items = None
+    return _with_seeds(first, sides, changes, of_items)
+
+
+def _with_seeds(
+    first: Difference,
+    sides: Sequence[Sequence[float]],
+    changes: Sequence[float],
+    of_items: tuple[float, float] | None,
+) -> Difference:
+    """The mean over the seeds, given the items' variance with its degrees of freedom.
+
+    The figures of both sides, by seed, are logarithms where the change is relative.
+    """
     means = [statistics.fmean(side) for side in sides]
     new, old = map(math.exp, means) if first.relative else means
     value = statistics.fmean(changes)
-    made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(pairs)} seeds")
-    seeds_variance = statistics.variance(changes) / len(changes)
-    try:
-        items_variance, degrees = _of_items(tuple(pairs), sampling)
-    except ValueError:
+    made = replace(first, new=new, old=old, method=f"{first.method}, mean of {len(changes)} seeds")
+    if of_items is None:
         return replace(made, estimate=None, reason=f"some resamples of the {first.unit} are empty")
+    items_variance, degrees = of_items
+    seeds_variance = statistics.variance(changes) / len(changes)
     total = items_variance + seeds_variance
     shares = items_variance**2 / degrees + seeds_variance**2 / (len(changes) - 1)
     if shares == 0:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from qbench.compare.estimates.estimates import FEWEST_UNITS
 from qbench.core.unchecked import as_list, as_mapping
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 Link = Literal["mean", "exp", "root"]
-Unit = Literal["windows", "items", "groups", "processes"]
+Unit = Literal["windows", "documents", "items", "groups", "processes"]
 WEIGHTS = "window_tokens"
+SUMS_OF_LOSS = "window_nll"
+DOCUMENTS = "window_document"
+"""The series with the number of the document that most of each window's tokens are of."""
 ITEM_WEIGHTS = "item_tokens"
 
 
@@ -37,14 +41,14 @@ class Paired(NamedTuple):
 
 
 PAIRED_SERIES = {
-    "perplexity": Paired("window_nll", "exp"),
-    "bits_per_byte": Paired("window_nll"),
+    "perplexity": Paired(SUMS_OF_LOSS, "exp"),
+    "bits_per_byte": Paired(SUMS_OF_LOSS),
     "kl.mean": Paired("window_kl_sum"),
     "top1_agreement": Paired("window_same_top", counts=True),
     "rms_probability_change": Paired("window_squared_change", "root"),
     "kl.reverse": Paired("window_reverse_kl_sum"),
     "probability_change.mean": Paired("window_change"),
-    "decoded.perplexity": Paired("window_nll", "exp"),
+    "decoded.perplexity": Paired(SUMS_OF_LOSS, "exp"),
     "decoded.kl.mean": Paired("window_kl_sum"),
     "decoded.top1_agreement": Paired("window_same_top", counts=True),
     "decoded.rms_probability_change": Paired("window_squared_change", "root"),
@@ -83,7 +87,7 @@ class Series:
     shares of words. Losses and divergences are the same to the last bit only if the model is."""
     clusters: tuple[int, ...] | None = None
     """By item, the number of the cluster that it shares something with the others of, such as a
-    passage; None where each item stands by itself."""
+    passage; by window, that of its document. None where each stands by itself."""
 
     @property
     def span(self) -> float:
@@ -91,6 +95,11 @@ class Series:
         pairs = zip(self.sums, self.weights, strict=True)
         values = [own / weight for own, weight in pairs if weight]
         return max(1.0, *values) - min(0.0, *values)
+
+    @property
+    def of_text(self) -> bool:
+        """Whether its units follow each other in a text, and their weights are tokens."""
+        return self.unit in ("windows", "documents")
 
     @property
     def binary(self) -> bool:
@@ -126,8 +135,9 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         if not (min(weights) >= 0 and 1 / _LARGEST < sum(weights) < math.inf):
             return None
         unit: Unit = "windows" if paired.weights == WEIGHTS else "items"
+        documents = None
         if unit == "windows":
-            named = None
+            named, documents = None, documents_of(record, len(sums))
         elif named is not None and len(named) != len(sums):
             return None
         mean = math.fsum(sums) / math.fsum(weights)
@@ -135,7 +145,14 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
         if metric == "bits_per_byte" and mean:
             factor = value / mean
         made = Series(
-            tuple(sums), tuple(weights), paired.link, factor, unit, named, scores=paired.counts
+            tuple(sums),
+            tuple(weights),
+            paired.link,
+            factor,
+            unit,
+            named,
+            scores=paired.counts,
+            clusters=documents,
         )
         return made if _agrees(made, mean, value) else None
     return _of_items(record, metric, value, named)
@@ -172,6 +189,18 @@ def _places(record: Record, metric: str) -> list[int] | None:
     of = as_mapping(record.details.get(ITEMS_OF))
     places = as_list(of.get(metric.rpartition(".")[2])) or None
     return places if places and all(isinstance(one, int) for one in places) else None
+
+
+def documents_of(record: Record, windows: int) -> tuple[int, ...] | None:
+    """By window, the number of its document, where documents are what is drawn; else None.
+
+    They are where a record knows them, some hold several windows, and they are enough for a
+    bootstrap. Where each window is a document of its own, documents are drawn as windows are.
+    """
+    found = record.series.get(DOCUMENTS, [])
+    if len(found) != windows or not all(float(one).is_integer() for one in found):
+        return None
+    return tuple(map(int, found)) if FEWEST_UNITS <= len(set(found)) < windows else None
 
 
 def _absurd(*columns: Sequence[float]) -> bool:
@@ -211,7 +240,10 @@ def align(own: Series, base: Series) -> Series | None:
 
 
 def grouped(series: Series) -> Series:
-    """The series by cluster where its items have any: their sums, and how many items they are."""
+    """The series by cluster where there are any: their sums, and those of the weights.
+
+    Clusters stay in the order of what is in them, so that documents follow each other.
+    """
     if series.clusters is None:
         return series
     sums: dict[int, float] = {}
@@ -224,14 +256,14 @@ def grouped(series: Series) -> Series:
         series,
         sums=tuple(sums.values()),
         weights=tuple(weights.values()),
-        unit="groups",
+        unit="documents" if series.unit == "windows" else "groups",
         ids=ids,
         clusters=None,
     )
 
 
 def pair_up(own: Series, base: Series) -> tuple[Series, Series] | None:
-    """Both by window, by item or by cluster, in one order; None where they are not the same ones.
+    """Both by window, item or cluster, in one order; None where they are not the same ones.
 
     The clusters are those of either side that knows them.
     """

@@ -1,9 +1,9 @@
 """What windows and items say of a figure, or of its change, and how surely.
 
-Windows follow each other in a text and are resampled in blocks of neighbours; items are drawn one
-by one, or together with those that they share a passage with (a cluster bootstrap). The interval is
-about more of the same: other stretches of such a text, other items of such a task. Of another kind
-of text, or task, it says nothing.
+Windows follow each other in a text and are resampled in blocks of neighbours, those of one document
+together; items are drawn one by one, or together with those that they share a passage with (a
+cluster bootstrap). The interval is about more of the same: other stretches of such a text, other
+items of such a task. Of another kind of text, or task, it says nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _share(own: Series, value: float) -> Estimated | None:
         return Estimated(Proportion(value * units, units), method)
     right, tokens = math.fsum(own.sums), math.fsum(own.weights)
     rare = min(right, tokens - right)
-    if own.unit == "windows" and own.scores and 0 <= rare < FEWEST_UNITS:
+    if own.of_text and own.scores and 0 <= rare < FEWEST_UNITS:
         method = "exact limits of a share of tokens, few of which are other than the rest"
         return Estimated(Proportion(right, tokens), method)
     return None
@@ -130,7 +130,7 @@ def resample(
         resamples=sampling.resamples,
         seed=sampling.seed,
         pseudo_units=pseudo,
-        ordered=series.unit == "windows" and not pseudo,
+        ordered=series.of_text and not pseudo,
     )
 
 
@@ -155,4 +155,4 @@ def _exact(own: Series, base: Series, *, relative: bool) -> Estimated | None:
 def _method(own: Series) -> str:
     if own.unit == "groups":
         return "bootstrap over groups of items"
-    return f"block bootstrap over {own.unit}" if own.unit == "windows" else "bootstrap over items"
+    return f"block bootstrap over {own.unit}" if own.of_text else "bootstrap over items"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from qbench.compare.series import find_series
+from qbench.core.binned_windows import binned_windows
 from qbench.core.errors import MeasurementError
 from qbench.core.log_bins import EDGES, counts_of
 from qbench.measures.quality.quality import QUALITY, QualityOptions
@@ -129,6 +130,14 @@ def test_divergence_equals_a_naive_one(
     assert sum(counts) == len(kl)
     for edge, below in zip(EDGES, np.cumsum(counts), strict=False):
         assert (kl < edge - 1e-6).sum() <= below <= (kl < edge + 1e-6).sum()
+    kept = binned_windows(outcome.details["kl_by_window"], outcome.details["windows"])
+    assert kept is not None
+    starts = np.cumsum([0, *outcome.series["window_tokens"]]).astype(int)
+    for place, (start, end) in enumerate(pairwise(starts)):
+        for edge, below in zip(kept.edges, np.cumsum(kept.counts[place]), strict=False):
+            tokens = kl[start:end]
+            assert (tokens < edge - 1e-6).sum() <= below <= (tokens < edge + 1e-6).sum()
+    assert {found[f"kl.{name}"] for name in ("p90", "p99", "p99_9")} <= {*kept.edges}
     assert found["kl.mean"] == pytest.approx(kl.mean(), abs=1e-7)
     assert found["kl.max"] == pytest.approx(kl.max(), abs=1e-6)
     for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)):

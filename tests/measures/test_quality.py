@@ -10,6 +10,7 @@ import random
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from qbench.core.errors import MeasurementError, NonFiniteError
@@ -254,6 +255,10 @@ def test_windows_add_up_and_are_counted(cells: TinyCells, tmp_path: Path) -> Non
     for at in (0, 3, len(losses) - 1):
         ids = [start, *tokens[at * 63 : (at + 1) * 63]]
         assert losses[at] == pytest.approx(math.fsum(naive.losses(loaded.model, ids)), rel=1e-5)
+    each = [math.exp(loss / count) for loss, count in zip(losses, counts, strict=True)]
+    found = {metric.name: metric.value for metric in outcome.metrics}
+    for name, share in (("p10", 0.1), ("median", 0.5), ("p90", 0.9)):
+        assert found[f"window_perplexity.{name}"] == pytest.approx(np.quantile(each, share))
 
 
 def test_a_limit_takes_the_first_windows_alone(cells: TinyCells, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def bootstrap(
         length = 1
         if ordered:
             length = block_length(jackknife)
-            data = _blocks(data, length)
+            data = blocks_of(data, length)
             jackknife = statistic(list(sums - data))
         units = data.shape[1]
         count = math.ceil(units / length)
@@ -154,11 +154,25 @@ def bootstrap(
         drawn = np.sort(np.concatenate([statistic(part) for part in parts]))
     if not (np.isfinite(drawn).all() and np.isfinite(jackknife).all()):
         raise ValueError("the statistic is not finite for every resample")
+    return summed_up(value, centre, drawn, jackknife.mean() - jackknife, length=length)
+
+
+def summed_up(
+    value: float, centre: float, drawn: Floats, away: Floats, *, length: int = 1
+) -> Estimate:
+    """The estimate that resamples give.
+
+    `drawn` are the statistic of the resamples, sorted; `centre` is that of what they were drawn
+    from, and `value` the figure itself, which their spread is put around. `away`, (units,), is what
+    each unit moves the statistic by or, of blocks of `length` neighbours, each block.
+    """
+    import numpy as np
+
+    units, resamples = len(away), len(drawn)
     if drawn[-1] - drawn[0] <= 1e-14 * max(1.0, abs(value)):
         return Exact(value)
     below = (np.searchsorted(drawn, centre, "left") + np.searchsorted(drawn, centre, "right")) / 2
     bias = _NORMAL.inv_cdf(min(max(float(below), 0.5), resamples - 0.5) / resamples)
-    away = jackknife.mean() - jackknife
     away = away / (np.abs(away).max() or 1.0)
     squares = float((away**2).sum()) / length
     cubes = float((away**3).sum()) / length
@@ -166,13 +180,13 @@ def bootstrap(
     # Whole blocks are drawn, which may be a few units more than there are, and the spread about a
     # mean of so few is too small by one of them.
     blocks = units / length
-    stretch = math.sqrt(count / blocks * blocks / (blocks - 1))
+    stretch = math.sqrt(math.ceil(blocks) / blocks * blocks / (blocks - 1))
     # The figure of the real units keeps its place: what pseudo units shift is taken off again.
     placed = value + stretch * (drawn - centre)
     return Bootstrap(value, float(placed.std(ddof=1)), placed, bias, acceleration, blocks - 1)
 
 
-def _blocks(data: Floats, length: int) -> Floats:
+def blocks_of(data: Floats, length: int) -> Floats:
     """The sums over each run of so many neighbours, by its first; of the same shape."""
     import numpy as np
 

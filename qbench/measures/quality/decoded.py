@@ -23,6 +23,7 @@ from qbench.measures.grid import misfit, prompt_of
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.options import GridPrompt, OneOrMoreText
+from qbench.measures.quality.by_window import tokens_by_window
 from qbench.measures.quality.confidence import by_confidence
 from qbench.measures.quality.divergence import (
     divergence_histogram,
@@ -157,18 +158,13 @@ class Decoded(Measurement):
             rounding = rounding_kl(head, windows, params.batch, vocabulary)
         check_losses(scores, count)
         share = scores.nonfinite / scores.logits
+        both = rounding_of_both(rounding, reference)
+        divergence = divergence_metrics(scores, count, both, unknown, _DIVERGENCES, _PREFIX)
         return Outcome(
             metrics=(
                 make_metric(METRICS, "decoded.perplexity", math.exp(math.fsum(scores.nll) / count)),
                 make_metric(METRICS, "decoded.tokens", count),
-                *divergence_metrics(
-                    scores,
-                    count,
-                    rounding_of_both(rounding, reference),
-                    unknown,
-                    _DIVERGENCES,
-                    _PREFIX,
-                ),
+                *divergence,
             ),
             series={
                 "window_nll": scores.nll,
@@ -182,6 +178,7 @@ class Decoded(Measurement):
                 "head_route": route,
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
+                **tokens_by_window(scores, windows, divergence),
                 **by_position(scores, windows),
                 **by_confidence(scores),
             },

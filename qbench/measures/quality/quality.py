@@ -20,6 +20,7 @@ from qbench.measures.attention import attention_kernel, watching_attention
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
 from qbench.measures.options import CONTEXT, OneOrMoreText, OneOrMoreWindows
+from qbench.measures.quality.by_window import WINDOW_METRICS, tokens_by_window, window_metrics
 from qbench.measures.quality.confidence import by_confidence
 from qbench.measures.quality.divergence import (
     DIVERGENCE_METRICS,
@@ -96,6 +97,7 @@ METRICS = (
         title="share of non-finite logits",
         formula="logits that are infinite or not a number / all logits",
     ),
+    *WINDOW_METRICS,
     *DIVERGENCE_METRICS,
 )
 
@@ -264,6 +266,7 @@ class Quality(Measurement):
                 ),
                 make_metric(METRICS, "tokens", sum(counts)),
                 make_metric(METRICS, "nonfinite_share", nonfinite),
+                *window_metrics(losses, windows),
                 *divergence,
             ),
             series={
@@ -282,6 +285,7 @@ class Quality(Measurement):
                 "attention_ran": sorted(attention),
                 "vocabulary": vocabulary,
                 **divergence_histogram(scores),
+                **tokens_by_window(scores, windows, divergence),
                 **by_position(scores, windows),
                 **by_confidence(scores),
             },
