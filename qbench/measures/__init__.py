@@ -37,6 +37,7 @@ def own_measures() -> tuple[Measurement, ...]:
     from qbench.measures.kernels.kernels import KERNELS
     from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
+    from qbench.measures.sensitivity.sensitivity import MEASUREMENT as SENSITIVITY
     from qbench.measures.serving.serving import SERVING
     from qbench.measures.tasks.tasks import TASKS
     from qbench.measures.training.training import TRAINING
@@ -51,6 +52,7 @@ def own_measures() -> tuple[Measurement, ...]:
         weight_error.WEIGHT_ERROR,
         QUALITY,
         DECODED,
+        SENSITIVITY,
         TASKS,
         GENERATION,
         completion.COMPLETION,

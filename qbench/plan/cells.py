@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.finetune.artifact import has_artifact
 from qbench.plan.forward import why_not_run_so
 from qbench.plan.items import why_beyond_context, why_not_taken, why_skipped
+from qbench.plan.sensitivity import why_not_measured
 from qbench.plan.unfit import why_cell_does_not_fit, why_item_does_not_fit
 from qbench.predict.static import predicted_bytes
 
@@ -105,4 +106,5 @@ def why_left_out(
         why_not_taken(cell, item)
         or why_beyond_context(model, item)
         or why_not_run_so(cell, item, environment)
+        or why_not_measured(item, environment)
     )

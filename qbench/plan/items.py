@@ -38,10 +38,20 @@ if TYPE_CHECKING:
 
 MERGED = "merged"
 """What an item is compared with that is not compared with the suite's reference."""
-_OF_UNTUNED = ("weight_error", "kernels")
+_OF_UNTUNED = ("weight_error", "kernels", "sensitivity")
 """Measurements that say nothing of a tuned model: its weights are meant to differ, and its layers
 multiply as those of the untuned one do."""
-_OF_TRAINED = frozenset({"weight_error", "quality", "decoded", "tasks", "generation", "completion"})
+_OF_TRAINED = frozenset(
+    {
+        "weight_error",
+        "quality",
+        "decoded",
+        "sensitivity",
+        "tasks",
+        "generation",
+        "completion",
+    }
+)
 """Measurements of what a model has learned; of random weights they say nothing."""
 _OF_FILES = frozenset({"cold_start"})
 """Measurements of how a model's files are read."""

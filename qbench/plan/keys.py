@@ -23,6 +23,7 @@ from qbench.core.environment import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
 from qbench.measures import measures, of_machine
+from qbench.measures.sensitivity.options import needs_of_formats
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import precisions
@@ -141,7 +142,7 @@ def _identity(
     cache = kv_cache_named(cell.kv_cache)
     packages = precisions()[cell.precision.name].needs_of(model)
     measurement = measures()[item.measurement]
-    others = measurement.needs if measurement.apart else ()
+    others = measurement.needs if measurement.apart else needs_of_formats(item)
     return {
         **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
         "model": {

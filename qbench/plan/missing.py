@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
 
-_DIVERGENCE = {"quality": "kl.mean", "decoded": "decoded.kl.mean"}
+_DIVERGENCE = {
+    "quality": "kl.mean",
+    "decoded": "decoded.kl.mean",
+    "sensitivity": "sensitivity.kl.mean",
+}
 """By measurement, the metric that a record lacks which was compared with nothing."""
 _IDS = "ids_sha256"
 """In the details of a record: hash of the token ids that were scored."""

@@ -20,6 +20,8 @@ from qbench.plan.items import CellItems
 from qbench.plan.job import Job, Task
 from qbench.plan.keys import Keys, references_first
 from qbench.plan.records import RecordsOnDisk
+from qbench.plan.sensitivity import on_device as with_formats_on
+from qbench.plan.sensitivity import with_formats
 from qbench.plan.suite.suite import Suite, make_suite
 from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
@@ -221,7 +223,8 @@ class _Resolved:
         """
         for written in references_first(self.suite, self.models):
             cell = on_device(written, self.environment)
-            yield cell, self.models[cell.model.name], self.items_of(cell)
+            items = [with_formats_on(item, self.environment) for item in self.items_of(cell)]
+            yield cell, self.models[cell.model.name], items
 
 
 def _resolve(
@@ -282,7 +285,8 @@ def _resolve_items(
                 option = next((f".{one}" for one in ("text", "prompts") if one in fields), "")
                 problem = suite.problem(f"measure.{name}{option}", str(error))
                 problems[str(problem)] = problem
-    return items, list(problems.values())
+    items, wrong_formats = with_formats(suite, models, items)
+    return items, [*problems.values(), *wrong_formats]
 
 
 def _too_many_records(suite: Suite, items: dict[str, list[Item]]) -> list[Problem]:

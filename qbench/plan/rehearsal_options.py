@@ -77,6 +77,7 @@ _SLOWEST_RATE = 4.0
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
     "decoded": {"text": ("bundled:stdlib-excerpt",)},
+    "sensitivity": {"text": CALIBRATION_TEXT},
     "tasks": {
         "names": ("stdlib-choice", "stdlib-completion"),
         "include": None,

@@ -103,6 +103,7 @@ _OF: dict[str, type[GridPoint | Scoring]] = {
     "memory": GridPoint,
     "latency": GridPoint,
     "quality": Scoring,
+    "sensitivity": Scoring,
 }
 
 

@@ -26,6 +26,7 @@ OF_OTHER_CELLS = {
     # Of compiled forwards.
     "latency.compile",
     "latency.compile.memory",
+    "sensitivity.sum.*",  # of a suite's formats, which a plan fills in
 }
 OF_A_LOADED_MODEL = [name for name, one in asked_for().items() if not one.apart]
 """The others start processes of their own, and have tests of their own."""
@@ -41,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "kernels": {"rows": [1, 4], "repeats": 2, "min_seconds": 0.001},
     "quality": {"window": 32},
     "decoded": {"limit": 2, "prompt_tokens": 8, "new_tokens": 3},
+    "sensitivity": {"limit": 2, "window": 16, "text": "bundled:stdlib-excerpt"},
     "generation": {"prompts": ["def f("], "new_tokens": 4},
     "tasks": {"limit": 2},
 }
@@ -74,6 +76,7 @@ def test_the_order_they_are_taken_in() -> None:
         "weight_error",
         "quality",
         "decoded",
+        "sensitivity",
         "tasks",
         "generation",
     ]

@@ -59,17 +59,23 @@ class OwnStates:
         self._collected.append(own_states.to("cpu", non_blocking=True))
         return self.head.logits(own_states)
 
+    @property
+    def states(self) -> torch.Tensor:
+        """Those that were collected, (scored tokens, hidden), in the machine's memory."""
+        import torch
+
+        return torch.cat(self._collected)
+
     def save(self, key: str, ids_sha256: str, rounding_kl: float | None) -> None:
         """Writes the states, the head, and the KL that rounding alone makes in the reference.
 
         Raises `NotKeptError` when that is not possible.
         """
-        import torch
         from safetensors.torch import save_file
 
         output = self.head.model.get_output_embeddings()
         tensors = {
-            "states": torch.cat(self._collected),
+            "states": self.states,
             "head.weight": output.weight.detach().cpu(),
         }
         if getattr(output, "bias", None) is not None:

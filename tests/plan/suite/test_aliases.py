@@ -238,7 +238,7 @@ def test_records_by_other_names_have_the_same_keys(tmp_path: Path) -> None:
         ("measure: {latency: {batch_size: two}}", "measure.latency.batch", ["the text 'two'"]),
         ("measure: {latency: {batch_size: .inf}}", "measure.latency.batch", [".inf", "finite"]),
         ("measure: {tasks: {num_fewsht: 1}}", "measure.tasks.num_fewsht", ["'num_fewshot', which is `few_shot`?"]),
-        ("measure: {batch_size: 1}", "measure.batch_size", ["option of memory, latency, quality, decoded, tasks"]),
+        ("measure: {batch_size: 1}", "measure.batch_size", ["option of memory, latency, quality, decoded, sensitivity, tasks"]),
         ("batch_size: 1", "batch_size", ["option of memory, latency", "under `measure`"]),
         ("measure: {latency: {num_iters: 3}}", "measure.latency.num_iters", ["`min_iterations` are the fewest"]),
         ("measure: {latency: {batch_size: 1, input_len: 3, n_prompt: 4}}", "measure.latency.n_prompt", ["'input_len' (line 2)", "keep `prompt_tokens`"]),

@@ -1,0 +1,1 @@
+"""What holding one layer, one block or one kind of layer in a format costs, and nothing else."""

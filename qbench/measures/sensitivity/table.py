@@ -1,0 +1,260 @@
+"""The table of what each unit of a model costs in each format, by one pass a pair."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.errors import MeasurementError
+from qbench.measures.quality.scoring import ids_of, in_groups, score_windows
+from qbench.measures.sensitivity.held import (
+    HeldLayer,
+    hold,
+    in_place,
+    output_error,
+    watching_inputs,
+    weights_of,
+)
+from qbench.measures.sensitivity.replay import Replay
+from qbench.measures.sensitivity.units import Group, block_of, groups_of
+from qbench.precisions.mixed.sensitivities import Cost, Sensitivities, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from qbench.core.spec import PrecisionRef
+    from qbench.measures.quality.head import OutputHead
+    from qbench.measures.quality.windows import Window
+    from qbench.measures.sensitivity.options import SensitivityParams
+
+_NOT_FINITE = "the model's predictions are not finite with it"
+
+
+@dataclass(frozen=True)
+class ReferenceStates:
+    """The reference's final states, (scored tokens, hidden), with the head that is the model's."""
+
+    head: OutputHead
+    states: torch.Tensor
+
+    def logits(self, start: int, own_states: torch.Tensor) -> torch.Tensor:
+        """The reference's logits of the tokens from `start` on, as many as the cell's."""
+        own = self.states[start : start + len(own_states)]
+        return self.head.logits(own.to(own_states.device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The table, and what it was made of."""
+
+    table: Sensitivities
+    windows: dict[str, dict[str, list[float]]]
+    """Summed KL of each window, in nats, by unit and format, of what was run."""
+    details: dict[str, Any]
+
+
+@dataclass
+class _Pair:
+    """One unit in one format."""
+
+    layers: dict[str, HeldLayer] = field(default_factory=dict)
+    """None where they are made again when they are needed."""
+    bytes: int = 0
+    errors: tuple[float | None, ...] = ()
+    """Of each layer's outputs; None where no input came by, or nothing came out."""
+    changed: bool = False
+
+
+class TableMaker:
+    """Holds one unit after another in each format, and runs the model on from its block."""
+
+    def __init__(
+        self,
+        head: OutputHead,
+        windows: list[Window],
+        reference: torch.Tensor,
+        vocabulary: int,
+        params: SensitivityParams,
+    ) -> None:
+        """`reference` are the final states of the scored tokens, (tokens, hidden)."""
+        self._head = head
+        self._model = head.model
+        self._windows = windows
+        self._params = params
+        self._vocabulary = vocabulary
+        self._reference = ReferenceStates(head, reference)
+        groups = in_groups(windows, params.batch)
+        self._ids = [ids_of(group, head.model.device) for group in groups]
+        self._replay = Replay(head, self._ids)
+        self._tokens = sum(window.scored for window in windows)
+        self._weights = weights_of(head.model)
+        self._passes = 0
+        self._blocks_run = 0
+
+    def make(self) -> Measured:
+        """The whole table; raises `MeasurementError` where the model is not as it was at the end.
+
+        To be called in inference mode.
+        """
+        if not self._weights:
+            raise MeasurementError(
+                "the model has no plain linear layer that could be held in a format by itself"
+            )
+        units = groups_of(self._weights, self._params.by)
+        made: dict[str, Unit] = {}
+        windows: dict[str, dict[str, list[float]]] = {}
+        for unit in sorted(units, key=self._first_block):
+            self._replay.go_to(self._first_block(unit))
+            costs, windows[unit.name] = self._measure(unit)
+            made[unit.name] = self._unit(unit, costs)
+        self._check_unchanged()
+        return Measured(
+            Sensitivities(
+                rest=self._params.rest,
+                formats=self._params.formats,
+                units=tuple(made[unit.name] for unit in units),
+                tokens=self._tokens,
+            ),
+            windows,
+            self._details(),
+        )
+
+    def _first_block(self, unit: Group) -> int:
+        """The first block that a unit has a layer in; 0 for one outside of all."""
+        places = {name: index for index, name in enumerate(self._replay.names)}
+        return min(places.get(block_of(layer) or "", 0) for layer in unit.layers)
+
+    def _measure(self, unit: Group) -> tuple[dict[str, Cost], dict[str, list[float]]]:
+        """What the unit costs in each format, and its KL by window."""
+        formats = self._params.formats
+        inputs = self._inputs(unit)
+        reasons: dict[str, str] = {}
+        pairs: dict[str, _Pair] = {}
+        if self._params.prune is not None:
+            # Several layers in every format would be several models: they are made again.
+            keep = len(unit.layers) == 1
+            pairs = {
+                label: self._hold(unit, ref, inputs, keep=keep) for label, ref in formats.items()
+            }
+            reasons = dominated({label: (pair.bytes, pair.errors) for label, pair in pairs.items()})
+        costs: dict[str, Cost] = {}
+        windows: dict[str, list[float]] = {}
+        for label, ref in formats.items():
+            pair = pairs.pop(label, None)
+            kl, reason = None, reasons.get(label)
+            if pair is None or (reason is None and not pair.layers):
+                pair = self._hold(unit, ref, inputs, keep=True)
+            if reason is None:
+                found = self._run(pair)
+                kl = math.fsum(found) / self._tokens
+                if math.isfinite(kl):
+                    windows[label] = found
+                else:
+                    kl, reason = None, _NOT_FINITE
+            known = [error for error in pair.errors if error is not None]
+            costs[label] = Cost(
+                bytes=pair.bytes,
+                kl=kl,
+                reason=reason,
+                output_error=max(known, default=None),
+            )
+        return costs, windows
+
+    def _inputs(self, unit: Group) -> dict[str, torch.Tensor]:
+        """What each of the unit's layers is given for the first group of windows."""
+        with watching_inputs(self._model, unit.layers) as found:
+            self._replay.states(0, self._ids[0])
+        return found
+
+    def _hold(
+        self, unit: Group, ref: PrecisionRef, inputs: Mapping[str, torch.Tensor], *, keep: bool
+    ) -> _Pair:
+        """Each layer of the unit in a format, one after another."""
+        made, errors = _Pair(), []
+        for name in unit.layers:
+            held = hold(self._model, name, ref)
+            given, plain = inputs.get(name), self._model.get_submodule(name)
+            errors.append(None if given is None else output_error(plain, held.module, given))
+            made.bytes += held.bytes
+            made.changed |= held.changed
+            if keep:
+                made.layers[name] = held
+        made.errors = tuple(errors)
+        return made
+
+    def _run(self, pair: _Pair) -> list[float]:
+        """Summed KL of each window with the unit held so."""
+        layers = {name: held.module for name, held in pair.layers.items() if held.changed}
+        if not layers:  # as it was: nothing to run
+            return [0.0] * len(self._windows)
+        self._passes += 1
+        self._blocks_run += len(self._replay.names) - self._replay.start
+        with in_place(self._model, layers):
+            scores = score_windows(
+                self._replay.head,
+                self._windows,
+                self._params.batch,
+                self._vocabulary,
+                self._reference,
+            )
+        return scores.kl
+
+    def _unit(self, unit: Group, costs: dict[str, Cost]) -> Unit:
+        weights = sum(self._weights[name] for name in unit.layers)
+        size = sum(
+            self._weights[name] * self._model.get_submodule(name).weight.element_size()
+            for name in unit.layers
+        )
+        return Unit(
+            name=unit.name, layers=unit.layers, weights=weights, plain_bytes=size, costs=costs
+        )
+
+    def _check_unchanged(self) -> None:
+        """Raises `MeasurementError` where the model does not compute what it did at first."""
+        import torch
+
+        self._replay.go_to(0)
+        if not torch.equal(self._replay.states(0, self._ids[0]), self._replay.first):
+            raise MeasurementError(
+                "the reference does not compute what it did before its layers were held in other"
+                " formats and put back: a library changed more than the layer; leave formats out"
+                " until it does"
+            )
+
+    def _details(self) -> dict[str, Any]:
+        blocks = len(self._replay.names)
+        return {
+            "passes": self._passes,
+            "blocks": blocks,
+            "blocks_run": self._blocks_run,
+            "whole_forwards": self._replay.refused,
+            "inexact_blocks": self._replay.inexact,
+        }
+
+
+def dominated(
+    found: Mapping[str, tuple[int, tuple[float | None, ...]]],
+) -> dict[str, str]:
+    """Formats of a unit that another makes needless, with the reason.
+
+    `found` are the bytes and the errors of each layer's outputs, by format. Another has no more
+    bytes and errs no more on any layer; of two that are alike the first stays.
+    """
+    reasons: dict[str, str] = {}
+    order = list(found)
+    for label, (size, errors) in found.items():
+        for other, (other_size, other_errors) in found.items():
+            if other in reasons or other == label or None in errors or None in other_errors:
+                continue
+            pairs = list(zip(other_errors, errors, strict=True))
+            no_worse = other_size <= size and all(a <= b for a, b in pairs)  # type: ignore[operator]
+            same = other_size == size and other_errors == errors
+            if no_worse and (not same or order.index(other) < order.index(label)):
+                reasons[label] = (
+                    f"{other} has no more bytes and errs no more on the layers' outputs"
+                )
+                break
+    return reasons

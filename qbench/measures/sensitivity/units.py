@@ -1,0 +1,42 @@
+"""Which linear layers are held in a format together, by their names alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qbench.measures.sensitivity.options import By
+
+
+class Group(NamedTuple):
+    """Layers that are held in one format together."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
+def groups_of(layers: Iterable[str], by: By) -> list[Group]:
+    """The layers by themselves, by block or by kind, as they first occur.
+
+    A layer outside of all blocks is a unit of its own.
+    """
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if by == "kind":
+            name = layer.rpartition(".")[2]
+        else:
+            name = layer if by == "layer" else block_of(layer) or layer
+        found.setdefault(name, []).append(layer)
+    return [Group(name, tuple(of_unit)) for name, of_unit in found.items()]
+
+
+def block_of(layer: str) -> str | None:
+    """The block that a layer lies in: `model.layers.3` of `model.layers.3.mlp.up_proj`.
+
+    None for one outside of all blocks.
+    """
+    parts = layer.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
+    return None if number is None else ".".join(parts[: number + 1])

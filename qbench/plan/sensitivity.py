@@ -1,0 +1,143 @@
+"""Which formats single layers are held in where a suite measures sensitivities.
+
+They are the suite's own or named under `measure`, and follow the type of the suite's reference.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from qbench.core.errors import UsageError
+from qbench.core.number_types import FloatType
+from qbench.measures.sensitivity.options import SENSITIVITY, SensitivityOptions, params_of
+from qbench.plan.keys import reference_of
+from qbench.precisions import is_quantized, options_of, precisions
+from qbench.precisions.computing import rest_type
+from qbench.precisions.mixed.members import member_of
+from qbench.predict.bf16 import has_bf16
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.core.errors import Problem
+    from qbench.core.record import Environment
+    from qbench.core.spec import Item, PrecisionRef, ResolvedModel
+    from qbench.plan.suite.suite import Suite
+    from qbench.precisions.mixed.members import Entry
+
+_FLOATING = frozenset(get_args(FloatType))
+
+
+def with_formats(
+    suite: Suite, models: Mapping[str, ResolvedModel], items: Mapping[str, list[Item]]
+) -> tuple[dict[str, list[Item]], list[Problem]]:
+    """Every model's items, those of sensitivities with formats; with what is wrong with these."""
+    options = suite.measure.get(SENSITIVITY)
+    if not isinstance(options, SensitivityOptions):
+        return dict(items), []
+    problems: dict[str, Problem] = {}
+    made = {}
+    for name, found in items.items():
+        reference = _reference(suite, models[name])
+        rest, formats = "", {}
+        if reference is not None and is_quantized(reference):
+            rest = reference.name
+        elif reference is not None:
+            rest = rest_type(reference)
+            formats = _formats(suite, options, rest_type(reference), problems)
+        params = {
+            "rest": rest,
+            "formats": {label: one.model_dump(mode="json") for label, one in formats.items()},
+        }
+        made[name] = [
+            item.model_copy(update={"params": {**item.params, **params}})
+            if item.measurement == SENSITIVITY
+            else item
+            for item in found
+        ]
+    return made, list(problems.values())
+
+
+def on_device(item: Item, environment: Environment) -> Item:
+    """The item with what of its formats the device decides, such as the kernel."""
+    if item.measurement != SENSITIVITY:
+        return item
+    kind, bf16 = environment.device_type, has_bf16(environment)
+    formats = {}
+    for label, one in params_of(item).formats.items():
+        changed = precisions()[one.name].for_device(options_of(one), kind, bf16=bf16)
+        placed = one.model_copy(update={"options": {**one.options, **changed}})
+        formats[label] = placed.model_dump(mode="json")
+    return item.model_copy(update={"params": {**item.params, "formats": formats}})
+
+
+def _reference(suite: Suite, model: ResolvedModel) -> PrecisionRef | None:
+    label = reference_of(suite, model)
+    return next((one for one in suite.precisions if one.label == label), None)
+
+
+def _formats(
+    suite: Suite, options: SensitivityOptions, rest: FloatType, problems: dict[str, Problem]
+) -> dict[str, PrecisionRef]:
+    """The formats by label, each once, on a model whose rest is of that type."""
+    named = {one.label: one for one in suite.precisions}
+    found: dict[str, PrecisionRef] = {}
+    asked = _of_suite(suite) if options.formats is None else options.formats
+    for index, entry in enumerate(asked):
+        try:
+            made = _format(entry, rest, named)
+        except UsageError as error:
+            if options.formats is not None:
+                problem = suite.problem(f"measure.{SENSITIVITY}.formats[{index}]", str(error))
+                problems[str(problem)] = problem
+            continue
+        if not any((one.name, one.options) == (made.name, made.options) for one in found.values()):
+            found[made.label] = made
+    return found
+
+
+def _format(entry: Entry, rest: FloatType, named: Mapping[str, PrecisionRef]) -> PrecisionRef:
+    made = member_of(entry, rest, named)
+    if not is_quantized(made):
+        raise UsageError(
+            f"{made.label}: it holds a layer as the reference does, which costs nothing; leave it"
+            " out"
+        )
+    return made
+
+
+def _of_suite(suite: Suite) -> tuple[str, ...]:
+    """The suite's precisions in which a layer can be held by itself."""
+    return tuple(
+        one.label
+        for one in suite.precisions
+        if is_quantized(one) and precisions()[one.name].unmixable(options_of(one)) is None
+    )
+
+
+def why_not_measured(item: Item, environment: Environment) -> str | None:
+    """Why there is no table of an item's sensitivities on this machine; None if there is one."""
+    if item.measurement != SENSITIVITY:
+        return None
+    params = params_of(item)
+    if params.rest not in _FLOATING:
+        return (
+            f"the reference, {params.rest}, holds codes, so that no layer of it can be held in"
+            " another format alone; take fp32, bf16 or fp16 as the reference"
+        )
+    if not params.formats:
+        return (
+            "none of the suite's precisions is a format that single layers can be held in; name"
+            f" some under measure.{SENSITIVITY}.formats"
+        )
+    kind, bf16 = environment.device_type, has_bf16(environment)
+    for label, one in params.formats.items():
+        held, options = precisions()[one.name], options_of(one)
+        reason = (
+            held.unavailable(environment)
+            or held.misplaced(options, kind, bf16=bf16)
+            or held.incapable(options, environment)
+        )
+        if reason is not None:
+            return f"{label}: {reason}; or leave it out of measure.{SENSITIVITY}.formats"
+    return None
