@@ -227,7 +227,8 @@ def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     if cell.model.kind != "random":
         return ()
     words = []
-    of_products = precisions()[cell.precision.name].random_weights
+    held = precisions()[cell.precision.name]
+    of_products = held.random_weights_of(options_of(cell.precision))
     if item.measurement in _WITH_PRODUCTS and of_products is not None:
         words.append(of_products)
     if item.measurement == "training":
@@ -269,7 +270,7 @@ def _why_not_held(
         or held.misplaced(options, kind, bf16=bf16)
         or held.incapable(options, environment)
         or held.misfit(options, model)
-        or held.unavailable_for(model, environment)
+        or held.unavailable_for(model, options, environment)
     )
 
 

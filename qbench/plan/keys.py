@@ -26,7 +26,7 @@ from qbench.measures import measures, of_machine
 from qbench.measures.sensitivity.options import needs_of_formats
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.kv_cache import kv_cache_named
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _identity(
     timed = of_machine(item.measurement)
     gpus = len(environment.gpus_memory_bytes)
     cache = kv_cache_named(cell.kv_cache)
-    packages = precisions()[cell.precision.name].needs_of(model)
+    packages = precisions()[cell.precision.name].needs_of(model, options_of(cell.precision))
     measurement = measures()[item.measurement]
     others = measurement.needs if measurement.apart else needs_of_formats(item)
     return {

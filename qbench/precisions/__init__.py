@@ -21,6 +21,7 @@ from qbench.precisions.gguf.gguf import PRECISIONS as GGUF
 from qbench.precisions.hqq.hqq import PRECISIONS as HQQ
 from qbench.precisions.integer.integer import PRECISIONS as INTEGERS
 from qbench.precisions.kv_cache import also_of_cache
+from qbench.precisions.mixed.mixed import PRECISIONS as MIXED
 from qbench.precisions.precision import Precision
 from qbench.precisions.quanto.quanto import PRECISIONS as QUANTO
 
@@ -50,6 +51,7 @@ def precisions() -> dict[str, Precision]:
         *QUANTO,
         *INTEGERS,
         *GGUF,
+        *MIXED,
         *stored.PRECISIONS,
     )
     table = with_plugins("qbench.precisions", Precision, own)

@@ -59,6 +59,9 @@ class Precision(ABC):
     """Its place in lists and tables: floating types are 10 to 12, LLM.int8 20, 8-bit floats 22 to
     25, 4-bit formats 30 to 38, integers 40, GGUF 42, checkpoints as stored 50; those with the same
     as a suite has them."""
+    unlabelled: tuple[str, ...] = ()
+    """Options that no label of its own shows, since they are long: where a suite has it twice,
+    each needs a `name`."""
     by_default: bool = True
     """Whether it is taken where a suite or a command names no precision."""
     takes_quantized: bool = False
@@ -80,6 +83,10 @@ class Precision(ABC):
         """Why the machine's device cannot compute it with these options, with the remedy."""
         return None
 
+    def random_weights_of(self, options: Any) -> str | None:
+        """What of time and memory is not real where weights are random, as a sentence."""
+        return self.random_weights
+
     def pools_batch(self, options: Any) -> bool:
         """Whether what comes out for one sequence depends on those beside it in a batch."""
         return False
@@ -88,13 +95,15 @@ class Precision(ABC):
         """Why the model cannot be held in it, known before anything is loaded; None if it can."""
         return conversion_misfit(model)
 
-    def needs_of(self, model: ResolvedModel) -> tuple[str, ...]:
+    def needs_of(self, model: ResolvedModel, options: Any) -> tuple[str, ...]:
         """Packages that decide the numbers of this model."""
         return self.needs
 
-    def unavailable_for(self, model: ResolvedModel, environment: Environment) -> str | None:
+    def unavailable_for(
+        self, model: ResolvedModel, options: Any, environment: Environment
+    ) -> str | None:
         """Why this model cannot be held in it on this machine, with the remedy; None if it can."""
-        return missing_packages(self.needs_of(model), environment)
+        return missing_packages(self.needs_of(model, options), environment)
 
     @abstractmethod
     def storage(self, shape: ModelShape, options: Any) -> StaticBytes:

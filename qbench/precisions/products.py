@@ -7,7 +7,9 @@ from typing import Literal
 
 from qbench.core.number_types import FP32, INT8, FloatType, NumberType
 
-ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "codes", "rounded"]
+ProductKind = Literal[
+    "floating", "dequantized", "packed", "4bit", "outliers", "codes", "rounded", "mixed"
+]
 """What a layer does with its inputs x:
 
     floating      weights of a floating type, multiplied as they are
@@ -17,6 +19,7 @@ ProductKind = Literal["floating", "dequantized", "packed", "4bit", "outliers", "
     outliers      LLM.int8 as bitsandbytes has it: x in 8 bits but for columns with outliers
     codes         x in 8 bits too, whose products with the codes are integers
     rounded       x in floating-point codes too, multiplied as they are or as what they stand for
+    mixed         some of these, each layer its own
 """
 MOST_ROWS_IN_FP32 = 16
 """Rows of input that CUDA's kernel for products of 8-bit integers refuses."""
@@ -51,6 +54,8 @@ class Products:
     fused: bool = False
     """Of `dequantized`: whether all that is made within one operation of a library, so that a
     counting of live tensors does not see it."""
+    members: tuple[Products | None, ...] = ()
+    """Of `mixed`: those of its layers, each once; None for one whose is not known."""
 
     def holds(self, inputs: int) -> bool:
         """Whether a layer of so many inputs is held in codes, where the kind has any."""
@@ -69,6 +74,9 @@ class Products:
         0.18 catches its refusal and multiplies in fp32 (`torchao.kernel.intmm.safe_int_mm`).
         """
         if self.kind == "outliers":
+            return INT8
+        each = {one.multiplied_in(device, rows) for one in self.members if one is not None}
+        if INT8 in each:  # the fastest that some layers are multiplied in
             return INT8
         if self.kind == "codes":
             few = device.startswith("cuda") and rows <= MOST_ROWS_IN_FP32

@@ -68,12 +68,14 @@ class Stored(LibraryWeights, Precision):
         known = METHODS.get(method)
         return unknown_method(method) if known is None else known.misfit(method)
 
-    def needs_of(self, model: ResolvedModel) -> tuple[str, ...]:
+    def needs_of(self, model: ResolvedModel, options: StoredOptions) -> tuple[str, ...]:
         """What holds the checkpoint's layers."""
         known = METHODS.get(model.quantization or "")
         return () if known is None else known.needs
 
-    def unavailable_for(self, model: ResolvedModel, environment: Environment) -> str | None:
+    def unavailable_for(
+        self, model: ResolvedModel, options: StoredOptions, environment: Environment
+    ) -> str | None:
         """A GPU or packages that the checkpoint's method needs."""
         method = model.quantization or ""
         return METHODS[method].unavailable(method, environment) if method in METHODS else None

@@ -244,6 +244,11 @@ def test_resolved_shape_is_known_for_every_variant(variant: Variant, cells: Tiny
     assert resolve(cells.folder(variant)).shape is not None
 
 
+def whole(name: str) -> dict[str, Any]:
+    """Options with which every layer is held in codes, where it is not so by default."""
+    return {"layers": {"*": "nf4"}} if quick_options(name).get("layers") else {}
+
+
 OWN_LAYERS = [
     (Variant("falcon", "falcon"), "of a class of its own: nothing would be quantized"),
     (Variant("mamba", "mamba", {"state_size": 8}), "(backbone.layers.0.mixer.dt_proj and 1 more)"),
@@ -272,7 +277,7 @@ def test_layers_that_no_library_converts_are_known_without_weights(
     model = resolve(cells.folder(variant)).model_copy(update={"shape": shape})
     for name in precisions():
         held = precisions()[name]
-        misfit = held.misfit(held.options(), model)
+        misfit = held.misfit(typed_options_of(name, **whole(name)), model)
         converts = is_quantized(PrecisionRef(label=name, name=name)) and not held.takes_quantized
         if words is None or not converts:
             assert misfit is None

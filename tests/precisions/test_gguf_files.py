@@ -200,7 +200,7 @@ def test_what_is_known_without_loading(tmp_path: Path) -> None:
     assert (model.architecture, model.quantization) == ("llama", "gguf")
     assert model.context_tokens == 128
     held = precisions()["stored"]
-    assert held.needs_of(model) == ("gguf",)
+    assert held.needs_of(model, held.options()) == ("gguf",)
     assert held.misfit(typed_options_of("stored"), model) is None
     # A folder that holds nothing else stands for its file, and a copy is the same model.
     (tmp_path / "alone").mkdir()

@@ -47,9 +47,11 @@ def typed_options_of(precision: str, **changes: Any) -> Frozen:
 
 
 def quick_options(name: str) -> dict[str, Any]:
-    """None; those that calibrate read a short text, and tune little."""
+    """None; those that calibrate read a short text, and tune little, and a mix holds something."""
     options: Any = typed_options_of(name)
     quick: dict[str, Any] = {}
+    if hasattr(options, "layers"):
+        quick |= {"layers": {"*.0.*": "int8", "*": "nf4"}}
     if getattr(options, "calibrates", False):
         quick |= {"calibration_text": "bundled:stdlib-excerpt"}
         quick |= {"rounding_steps": 2} if options.weights == "autoround" else {}

@@ -136,7 +136,8 @@ def _run(folder: Path, module: str, request: dict[str, Any], device: str) -> End
 
 def modules_of(cell: UnbuiltCell) -> list[str]:
     """What the packages that the cell needs may be called as modules, which need not be there."""
-    packages = list(precisions()[cell.cell.precision.name].needs_of(cell.resolved))
+    held = cell.cell.precision
+    packages = list(precisions()[held.name].needs_of(cell.resolved, options_of(held)))
     packages += ["peft"] if cell.cell.tuning is not None else []
     return [name.replace("-", mark) for name in packages for mark in ("_", ".")]
 

@@ -131,6 +131,7 @@ def precision_ref(name: str, choice: Choice, label: str | None = None) -> Precis
     options, shown = choice
     if label is None:
         shown = options.model_dump(mode="json", exclude_defaults=True)
+        shown = {key: one for key, one in shown.items() if key not in precisions()[name].unlabelled}
     own = slugify("-".join([label or name, *shown_options(shown)]))
     return PrecisionRef(label=own, name=name, options=options.model_dump(mode="json"))
 

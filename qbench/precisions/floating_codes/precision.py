@@ -227,9 +227,16 @@ class FloatingCodes(LibraryWeights, Precision):
     def _state_fault(self, layer: Any, options: FloatingCodesOptions) -> str | None:
         if not is_coded(layer):
             return f"holds {layer.weight.dtype} where codes of torchao were expected"
+        size = (layer.out_features, layer.in_features)
+        codes = layer.weight.qdata
+        held = codes.numel() * codes.element_size()
+        if held != self.coding.code_bytes(*size):
+            return (
+                f"holds {held} bytes of codes where {self.coding.code_bytes(*size)} were expected"
+            )
         found, expected = (
             layer.weight.scale.numel(),
-            self.coding.scales(options, layer.out_features, layer.in_features),
+            self.coding.scales(options, *size),
         )
         if found != expected:
             return f"holds {found} scales where {expected} were expected"

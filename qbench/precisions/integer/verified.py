@@ -99,6 +99,21 @@ def _state_fault(layer: Any, options: IntegerOptions) -> str | None:
         return f"holds {type(weight).__name__}, though the kernel is {options.kernel}"
     if is_packed(weight):
         return _packed_fault(layer, options)
+    if not hasattr(weight, "zero_point"):
+        return f"holds a {type(weight).__name__} where integers were expected"
+    multiplies = type(weight).__name__ == "Int8Tensor"
+    width = str(getattr(weight, "target_dtype", "torch.int8")).removeprefix("torch.int")
+    rounds = any(
+        getattr(weight, name, None) is not None
+        for name in ("act_quant_kwargs", "activation_quantization")
+    )
+    asked = (options.uses_int8_kernel, str(options.bits), options.activations != "none")
+    if (multiplies, width, rounds) != asked:
+        return (
+            f"holds a {type(weight).__name__} of {width} bits, its inputs"
+            f" {'rounded' if rounds else 'as they are'}, where int{options.bits} with"
+            f" activations: {options.activations} was asked for"
+        )
     low, high = int(weight.qdata.min()), int(weight.qdata.max())
     limit = 2 ** (options.bits - 1)
     count = scale_count(options, layer.out_features, layer.in_features)
@@ -163,7 +178,7 @@ def _nominal_bytes(model: PreTrainedModel, options: IntegerOptions) -> float | N
             continue
         total += weight.qdata.numel() * options.bits / 8
         for tensor in state_tensors(weight):
-            if tensor is not weight.zero_point:
+            if tensor is not getattr(weight, "zero_point", None):
                 total += tensor.numel() * tensor.element_size()
             elif options.mapping == "asymmetric":
                 total += tensor.numel() * options.bits / 8

@@ -8,7 +8,7 @@ from qbench.core.environment import install_command, version_in
 from qbench.core.errors import Problem
 from qbench.finetune import methods
 from qbench.measures import measures
-from qbench.precisions import precisions
+from qbench.precisions import options_of, precisions
 from qbench.precisions.kv_cache import kv_caches
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ def _lacking(packages: Iterable[str], skip: str) -> Iterator[str]:
 
 def _needs(cell: Cell, model: ResolvedModel) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Precisions and methods of a cell, with the packages that they need."""
-    yield cell.precision.name, precisions()[cell.precision.name].needs_of(model)
+    yield (
+        cell.precision.name,
+        precisions()[cell.precision.name].needs_of(model, options_of(cell.precision)),
+    )
     if cell.kv_cache is not None:
         yield f"kv_cache {cell.kv_cache}", kv_caches()[cell.kv_cache].needs
     if cell.tuning is not None:

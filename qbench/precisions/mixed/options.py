@@ -1,0 +1,168 @@
+"""The options of a mix: patterns of layers' names, and what the layers of each are held in."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
+
+from qbench.core.aliases import Also, other_names
+from qbench.core.names import did_you_mean, shortened
+from qbench.core.number_types import BF16, FloatOption, FloatType
+from qbench.core.reading import InvalidValueError, invalid_below
+from qbench.core.spec import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.precisions.precision import Precision
+
+REGEX = "re:"
+"""What a pattern begins with that is a regular expression, as torchao's and others' do."""
+COMPUTE, REST = "compute_dtype", "dtype"
+"""Options of a precision that follow the mix's `dtype` unless they are given."""
+_EXPECTED = "a mapping of patterns to precisions, such as {'*.down_proj': int8, '*': nf4}"
+
+
+class LayerRule(Frozen):
+    """What the layers of one pattern are held in."""
+
+    layers: str
+    """Pattern of the names of linear layers."""
+    precision: str | None
+    """The precision's name; None: they stay in the type of the rest."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """All of its options, but for those types that follow the mix's `dtype`."""
+
+
+def _read(value: object, info: ValidationInfo) -> object:
+    """The rules of a mapping, or of a list as records have it."""
+    dtype: FloatType = info.data.get(REST, BF16)
+    if isinstance(value, dict):
+        return tuple(_rule(str(pattern), held, dtype) for pattern, held in value.items())
+    if not isinstance(value, list | tuple):
+        raise InvalidValueError(_EXPECTED)
+    rules = [LayerRule.model_validate(one) for one in value]
+    return tuple(
+        _rule(one.layers, {one.precision: one.options} if one.precision else dtype, dtype)
+        for one in rules
+    )
+
+
+class MixedOptions(Frozen):
+    """Options of `mixed`."""
+
+    dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
+    """Type of what is not quantized: embeddings, head, norms, activations, and the layers that no
+    pattern matches. The members' types follow it."""
+    layers: Annotated[
+        tuple[LayerRule, ...],
+        BeforeValidator(
+            _read, json_schema_input_type=dict[str, str | dict[str, Any]] | list[LayerRule]
+        ),
+    ] = ()
+    """Patterns of layers' names, each with a precision's name, or `{name: {options}}`. The first
+    pattern that matches a layer decides; a pattern is one as of file names (`*.down_proj`), or a
+    regular expression after `re:` for the whole name."""
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern fits the name of a layer."""
+    if pattern.startswith(REGEX):
+        return re.fullmatch(pattern.removeprefix(REGEX), name) is not None
+    return fnmatchcase(name, pattern)
+
+
+def full_options(held: Precision, given: Mapping[str, Any], dtype: FloatType) -> Any:
+    """A member's options as its own type, its types those of the mix unless they are given."""
+    fields = held.options.model_fields
+    types = {n: dtype for n in (COMPUTE, REST) if n in fields and given.get(n) is None}
+    text = json.dumps({**given, **types})
+    return held.in_mix(held.options.model_validate_json(text, strict=True))
+
+
+def _rule(pattern: str, held: object, dtype: FloatType) -> LayerRule:
+    """What a pattern's value says; raises `ValidationError` at its place."""
+    try:
+        if pattern.startswith(REGEX):
+            re.compile(pattern.removeprefix(REGEX))
+        name, given = _entry(held)
+        return _checked(pattern, name, given, dtype)
+    except re.error as error:
+        reason = InvalidValueError("a regular expression after re:", f"'{pattern}' ({error})")
+        raise invalid_below((pattern,), reason) from None
+    except InvalidValueError as reason:
+        raise invalid_below((pattern,), reason) from None
+
+
+def _entry(held: object) -> tuple[str, dict[str, Any]]:
+    """A precision's name with its options."""
+    if isinstance(held, str):
+        held = {held: None}
+    if not isinstance(held, dict) or len(held) != 1:
+        found = f"{len(held)} precisions" if isinstance(held, dict) else None
+        raise InvalidValueError("a precision's name, or {name: {options}}", found)
+    name, given = next(iter(held.items()))
+    if not isinstance(given, dict | None):
+        raise InvalidValueError(f"a mapping of the options of {name}, or nothing")
+    return str(name), given or {}
+
+
+def _checked(pattern: str, name: str, given: Mapping[str, Any], dtype: FloatType) -> LayerRule:
+    """A rule by the precision's own name, with all of its options."""
+    from qbench.precisions import is_quantized, precisions, with_defaults
+    from qbench.precisions.names import ONE_OF_THE_LIST, nearest_words, own_name
+
+    own = own_name(name)
+    if own is None:
+        found = f"the unknown precision '{shortened(name)}'"
+        raise InvalidValueError(ONE_OF_THE_LIST, found, nearest_words(name, precisions()))
+    held = precisions()[own]
+    aliases = other_names(held.options)
+    options = _typed(held, {aliases.get(key, key): one for key, one in given.items()}, dtype)
+    reason = held.unmixable(options)
+    if reason is not None:
+        raise InvalidValueError("a precision that a single layer can be held in", reason)
+    rest = rest_of(held, options)
+    if rest != dtype:
+        raise InvalidValueError(
+            f"a precision beside {dtype}, the type of the mix's rest",
+            f"{own}, whose rest is in {rest}",
+            f"leave the type out, or set the mix's dtype: {rest}",
+        )
+    if not is_quantized(with_defaults(own)):
+        return LayerRule(layers=pattern, precision=None)
+    return LayerRule(layers=pattern, precision=own, options=_kept(options, dtype))
+
+
+def rest_of(held: Precision, options: Any) -> str | None:
+    """The type of what a precision does not quantize; None where it does not say."""
+    products = held.products(options)
+    return getattr(options, REST, None) if products is None else products.rest
+
+
+def _kept(options: Frozen, dtype: FloatType) -> dict[str, Any]:
+    """All options but the types that follow the mix's."""
+    plain = options.model_dump(mode="json").items()
+    return {key: one for key, one in plain if key not in (COMPUTE, REST) or one != dtype}
+
+
+def _typed(held: Precision, given: Mapping[str, Any], dtype: FloatType) -> Any:
+    known = held.options.model_fields
+    unknown = next((key for key in given if key not in known), None)
+    if unknown is not None:
+        raise InvalidValueError(
+            f"one of {', '.join(known)}" if known else f"nothing: {held.name} has no options",
+            f"the unknown option of {held.name} '{shortened(unknown)}'",
+            did_you_mean(unknown, known),
+        )
+    try:
+        return full_options(held, given, dtype)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidValueError(f"options of {held.name}", f"{place}: {said}") from None
