@@ -15,6 +15,7 @@ from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.mixtures import mixture_of
 from qbench.predict.peaks import training_tokens
+from qbench.report.plan_sensitivity import scored_texts, sensitivity_lines
 from qbench.report.plan_serving import serving_lines
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ def plan_notes(plan: Plan) -> list[Words]:
     ]
     lines += _mixtures(plan)
     lines += serving_lines(plan)
+    lines += sensitivity_lines(plan)
     once = dict.fromkeys(lines)
     skips = _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
+    skips += scored_texts(plan)
     skips += _bf16_lines(plan)
     skips += _unlike_served_lines(plan)
     skips += _far_lines(plan)
