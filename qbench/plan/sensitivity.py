@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from qbench.core.errors import UsageError
 from qbench.core.number_types import FloatType
+from qbench.core.spec import PrecisionRef
 from qbench.measures.sensitivity.options import SENSITIVITY, SensitivityOptions, params_of
 from qbench.plan.keys import reference_of
 from qbench.precisions import is_quantized, options_of, precisions
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from qbench.core.errors import Problem
     from qbench.core.record import Environment
-    from qbench.core.spec import Item, PrecisionRef, ResolvedModel
+    from qbench.core.spec import Item, ResolvedModel
     from qbench.plan.suite.suite import Suite
     from qbench.precisions.mixed.members import Entry
 
@@ -39,7 +40,7 @@ def with_formats(
     made = {}
     for name, found in items.items():
         reference = _reference(suite, models[name])
-        rest, formats = "", {}
+        rest, formats = "", tuple[PrecisionRef, ...]()
         if reference is not None and is_quantized(reference):
             rest = reference.name
         elif reference is not None:
@@ -47,7 +48,7 @@ def with_formats(
             formats = _formats(suite, options, rest_type(reference), problems)
         params = {
             "rest": rest,
-            "formats": {label: one.model_dump(mode="json") for label, one in formats.items()},
+            "formats": [one.model_dump(mode="json") for one in formats],
         }
         made[name] = [
             item.model_copy(update={"params": {**item.params, **params}})
@@ -63,11 +64,11 @@ def on_device(item: Item, environment: Environment) -> Item:
     if item.measurement != SENSITIVITY:
         return item
     kind, bf16 = environment.device_type, has_bf16(environment)
-    formats = {}
-    for label, one in params_of(item).formats.items():
+    formats = []
+    for one in params_of(item).formats:
         changed = precisions()[one.name].for_device(options_of(one), kind, bf16=bf16)
         placed = one.model_copy(update={"options": {**one.options, **changed}})
-        formats[label] = placed.model_dump(mode="json")
+        formats.append(placed.model_dump(mode="json"))
     return item.model_copy(update={"params": {**item.params, "formats": formats}})
 
 
@@ -78,10 +79,10 @@ def _reference(suite: Suite, model: ResolvedModel) -> PrecisionRef | None:
 
 def _formats(
     suite: Suite, options: SensitivityOptions, rest: FloatType, problems: dict[str, Problem]
-) -> dict[str, PrecisionRef]:
-    """The formats by label, each once, on a model whose rest is of that type."""
+) -> tuple[PrecisionRef, ...]:
+    """The formats, each once, on a model whose rest is of that type."""
     named = {one.label: one for one in suite.precisions}
-    found: dict[str, PrecisionRef] = {}
+    found: list[PrecisionRef] = []
     asked = _of_suite(suite) if options.formats is None else options.formats
     for index, entry in enumerate(asked):
         try:
@@ -91,9 +92,9 @@ def _formats(
                 problem = suite.problem(f"measure.{SENSITIVITY}.formats[{index}]", str(error))
                 problems[str(problem)] = problem
             continue
-        if not any((one.name, one.options) == (made.name, made.options) for one in found.values()):
-            found[made.label] = made
-    return found
+        if not any((one.name, one.options) == (made.name, made.options) for one in found):
+            found.append(made)
+    return tuple(found)
 
 
 def _format(entry: Entry, rest: FloatType, named: Mapping[str, PrecisionRef]) -> PrecisionRef:
@@ -131,7 +132,7 @@ def why_not_measured(item: Item, environment: Environment) -> str | None:
             f" some under measure.{SENSITIVITY}.formats"
         )
     kind, bf16 = environment.device_type, has_bf16(environment)
-    for label, one in params.formats.items():
+    for one in params.formats:
         held, options = precisions()[one.name], options_of(one)
         reason = (
             held.unavailable(environment)
@@ -139,5 +140,5 @@ def why_not_measured(item: Item, environment: Environment) -> str | None:
             or held.incapable(options, environment)
         )
         if reason is not None:
-            return f"{label}: {reason}; or leave it out of measure.{SENSITIVITY}.formats"
+            return f"{one.label}: {reason}; or leave it out of measure.{SENSITIVITY}.formats"
     return None

@@ -53,7 +53,7 @@ def _taken(plan: Plan) -> Iterator[tuple[PlannedCell, Item]]:
 def _line(model: ResolvedModel, params: SensitivityParams) -> str:
     name, formats = model.ref.name, counted(len(params.formats), "format")
     words = f"{name}: sensitivity holds each {_WORDS[params.by]} alone in {formats}"
-    words += f" ({', '.join(params.formats)})"
+    words += f" ({', '.join(one.label for one in params.formats)})"
     if model.shape is None:
         return f"{words}; how many there are is not known before loading"
     layers = [

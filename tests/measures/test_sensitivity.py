@@ -53,7 +53,7 @@ def make_item(loaded: LoadedModel, text: Path, *, reference: bool = True, **opti
     formats = [member_of(entry, "fp32") for entry in chosen.formats or ()]
     params = {
         "rest": "fp32",
-        "formats": {one.label: one.model_dump(mode="json") for one in formats},
+        "formats": [one.model_dump(mode="json") for one in formats],
     }
     return item.model_copy(
         update={
@@ -140,7 +140,7 @@ def test_each_unit_costs_what_a_naive_loop_finds(
             rel = TIES.get(name, 0)
             mean = math.fsum(sums) / tokens
             assert cost.kl == pytest.approx(mean, rel=rel, abs=2e-7), (unit.name, name)
-            kept = outcome.details["window_kl_sums"][unit.name][name]
+            kept = found.window_kl_sums[unit.name][name]
             assert kept == pytest.approx(sums, rel=rel, abs=2e-7 * tokens)
             every.append(cost.kl)
     layers = [layer for unit in found.units for layer in unit.layers]

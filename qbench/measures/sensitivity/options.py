@@ -64,8 +64,8 @@ class SensitivityParams(Frozen):
     prune: Literal["dominated"] | None = None
     rest: str
     """What the reference is held in: a floating type, or the name of another precision."""
-    formats: dict[str, PrecisionRef]
-    """By label, as single layers are held in them."""
+    formats: tuple[PrecisionRef, ...]
+    """As single layers are held in them, in the order they were asked for."""
     divergence: bool = True
 
 
@@ -73,7 +73,7 @@ def needs_of_formats(item: Item) -> tuple[str, ...]:
     """Packages that decide what single layers become in the item's formats, if it has any."""
     if item.measurement != SENSITIVITY:
         return ()
-    names = dict.fromkeys(one.name for one in params_of(item).formats.values())
+    names = dict.fromkeys(one.name for one in params_of(item).formats)
     return tuple(dict.fromkeys(need for name in names for need in precisions()[name].needs))
 
 

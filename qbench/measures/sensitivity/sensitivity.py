@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from qbench.precisions.mixed.sensitivities import Sensitivities
 
 _OF_REFERENCE = "the table is the reference's"
-_DIGITS = 6
-"""Significant digits of a window's KL in the record: more are beyond the intervals made of them."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Sensitivity(Measurement):
             batch=options.batch,
             by=options.by,
             rest="bf16",
-            formats={},
+            formats=(),
             divergence=True,
             **({} if options.prune is None else {"prune": options.prune}),
         )
@@ -167,12 +165,12 @@ def _keep(key: str, table: Sensitivities) -> list[str]:
 def _of_table(params: SensitivityParams, measured: Measured | None) -> list[Metric]:
     """The figures of the table as a whole."""
     if measured is None:
-        names = ["sensitivity.largest", *(f"{SUM}{label}" for label in params.formats)]
+        names = ["sensitivity.largest", *(f"{SUM}{one.label}" for one in params.formats)]
         return [_metric(name, None, _OF_REFERENCE) for name in names]
     units = measured.table.units
     every = [cost.kl for unit in units for cost in unit.costs.values() if cost.kl is not None]
     made = [_metric("sensitivity.largest", max(every, default=None), "no pair has a KL")]
-    for label in params.formats:
+    for label in measured.table.formats:
         found = [unit.costs[label].kl for unit in units]
         known = [kl for kl in found if kl is not None]
         lacking = f"{len(found) - len(known)} of the {len(found)} units have no KL in it"
@@ -189,7 +187,7 @@ def _metric(name: str, value: float | None, reason: str) -> Metric:
 
 
 def _told(measured: Measured) -> dict[str, Any]:
-    """The table with the KL by window, as they stand in the record."""
+    """The table and what it was made of, as they stand in the record."""
     largest = max(
         (
             (cost.kl, unit.name, label)
@@ -203,13 +201,6 @@ def _told(measured: Measured) -> dict[str, Any]:
         **measured.details,
         "largest": None if largest is None else {"unit": largest[1], "format": largest[2]},
         "sensitivities": measured.table.model_dump(mode="json"),
-        "window_kl_sums": {
-            unit: {
-                label: [float(f"{kl:.{_DIGITS}g}") for kl in sums]
-                for label, sums in of_unit.items()
-            }
-            for unit, of_unit in measured.windows.items()
-        },
     }
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qbench.measures.quality.windows import Window
     from qbench.measures.sensitivity.options import SensitivityParams
 
+_DIGITS = 6
+"""Significant digits of a window's KL."""
 _NOT_FINITE = "the model's predictions are not finite with it"
 
 
@@ -51,8 +53,6 @@ class Measured:
     """The table, and what it was made of."""
 
     table: Sensitivities
-    windows: dict[str, dict[str, list[float]]]
-    """Summed KL of each window, in nats, by unit and format, of what was run."""
     details: dict[str, Any]
 
 
@@ -91,6 +91,7 @@ class TableMaker:
         self._replay = Replay(head, self._ids)
         self._tokens = sum(window.scored for window in windows)
         self._weights = weights_of(head.model)
+        self._formats = {one.label: one for one in params.formats}
         self._passes = 0
         self._blocks_run = 0
 
@@ -105,7 +106,7 @@ class TableMaker:
             )
         units = groups_of(self._weights, self._params.by)
         made: dict[str, Unit] = {}
-        windows: dict[str, dict[str, list[float]]] = {}
+        windows: dict[str, dict[str, tuple[float, ...]]] = {}
         for unit in sorted(units, key=self._first_block):
             self._replay.go_to(self._first_block(unit))
             costs, windows[unit.name] = self._measure(unit)
@@ -114,11 +115,12 @@ class TableMaker:
         return Measured(
             Sensitivities(
                 rest=self._params.rest,
-                formats=self._params.formats,
+                formats=self._formats,
                 units=tuple(made[unit.name] for unit in units),
                 tokens=self._tokens,
+                window_tokens=tuple(window.scored for window in self._windows),
+                window_kl_sums={unit.name: windows[unit.name] for unit in units},
             ),
-            windows,
             self._details(),
         )
 
@@ -127,9 +129,9 @@ class TableMaker:
         places = {name: index for index, name in enumerate(self._replay.names)}
         return min(places.get(block_of(layer) or "", 0) for layer in unit.layers)
 
-    def _measure(self, unit: Group) -> tuple[dict[str, Cost], dict[str, list[float]]]:
+    def _measure(self, unit: Group) -> tuple[dict[str, Cost], dict[str, tuple[float, ...]]]:
         """What the unit costs in each format, and its KL by window."""
-        formats = self._params.formats
+        formats = self._formats
         inputs = self._inputs(unit)
         reasons: dict[str, str] = {}
         pairs: dict[str, _Pair] = {}
@@ -141,7 +143,7 @@ class TableMaker:
             }
             reasons = dominated({label: (pair.bytes, pair.errors) for label, pair in pairs.items()})
         costs: dict[str, Cost] = {}
-        windows: dict[str, list[float]] = {}
+        windows: dict[str, tuple[float, ...]] = {}
         for label, ref in formats.items():
             pair = pairs.pop(label, None)
             kl, reason = None, reasons.get(label)
@@ -151,7 +153,8 @@ class TableMaker:
                 found = self._run(pair)
                 kl = math.fsum(found) / self._tokens
                 if math.isfinite(kl):
-                    windows[label] = found
+                    # More digits are beyond the intervals that are made of them.
+                    windows[label] = tuple(float(f"{one:.{_DIGITS}g}") for one in found)
                 else:
                     kl, reason = None, _NOT_FINITE
             known = [error for error in pair.errors if error is not None]

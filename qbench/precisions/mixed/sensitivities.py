@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import Frozen, PrecisionRef
@@ -61,6 +63,10 @@ class Sensitivities(Frozen):
     units: tuple[Unit, ...]
     tokens: int
     """Scored tokens that each KL is the mean of."""
+    window_tokens: tuple[int, ...] = ()
+    """Of them those of each window."""
+    window_kl_sums: dict[str, dict[str, tuple[float, ...]]] = Field(default_factory=dict)
+    """Summed KL of each window, in nats, by unit and format; none where there is no KL."""
 
 
 def keep_sensitivities(key: str, found: Sensitivities) -> None:
