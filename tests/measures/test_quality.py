@@ -261,6 +261,25 @@ def test_windows_add_up_and_are_counted(cells: TinyCells, tmp_path: Path) -> Non
         assert found[f"window_perplexity.{name}"] == pytest.approx(np.quantile(each, share))
 
 
+def test_rows_of_a_file_are_scored_as_their_text_and_kept_as_documents(
+    cells: TinyCells, tmp_path: Path
+) -> None:
+    rows = [make_text(length) for length in (20, 300, 45, 120)]
+    plain = write_text(tmp_path, "\n\n".join(rows))
+    of_rows = tmp_path / "rows.jsonl"
+    of_rows.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    loaded = cells.load(LLAMA, "fp32")
+    wanted, found = (score(loaded, path, window=64) for path in (plain, of_rows))
+    assert values(found) == values(wanted)
+    assert "window_document" not in wanted.series
+    documents = found.series["window_document"]
+    assert len(documents) == len(found.series["window_nll"])
+    assert documents == sorted(documents)
+    sizes = [len(naive.text_ids(cells.folder(LLAMA), row)) / 63 for row in rows]
+    for at, size in enumerate(sizes):
+        assert documents.count(at) == pytest.approx(size, abs=1.5)
+
+
 def test_a_limit_takes_the_first_windows_alone(cells: TinyCells, tmp_path: Path) -> None:
     loaded, path = cells.load(LLAMA, "fp32"), write_text(tmp_path, make_text(400))
     whole = score(loaded, path, window=32, batch=2)

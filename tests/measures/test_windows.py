@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.measures.quality.windows import Protocol, Window, cut_windows
+from qbench.measures.quality.windows import Protocol, Window, cut_windows, documents_of
 
 BOS = 1000
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -123,3 +123,27 @@ def test_examples_by_hand() -> None:
         Window((10, 11, 12, 13), 1, 4),
         Window((12, 13, 14), 2, 5),
     ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@given(lengths=st.lists(st.integers(1, 40), min_size=2, max_size=12), size=sizes)
+def test_a_window_is_of_the_document_that_most_of_its_tokens_are_of(
+    protocol: Protocol, lengths: list[int], size: int
+) -> None:
+    """Each token is one character of the text."""
+    owner = [at for at, length in enumerate(lengths) for _ in range(length)]
+    windows = cut_windows(list(range(len(owner))), protocol, size, BOS)
+    starts = [owner.index(at) for at in range(len(lengths))]
+    found = documents_of(windows, [at + 1 for at in range(len(owner))], starts)
+    wanted = []
+    for window in windows:
+        of = [owner[token] for token in window.ids[window.first_scored :]]
+        wanted.append(min(set(of), key=lambda one, of=of: (-of.count(one), one)))  # type: ignore[misc]
+    assert found == {"window_document": wanted}
+
+
+def test_without_documents_there_is_no_series_of_them() -> None:
+    windows = cut_windows(list(range(10)), "default", 4, None)
+    assert documents_of(windows, None, [0, 5]) == {}
+    assert documents_of(windows, list(range(1, 11)), None) == {}
+    assert documents_of(windows, list(range(1, 11)), [0]) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 import qbench
 from qbench.core.errors import TextError
-from qbench.sources.data.texts import DATASETS, read_text, resolve_text
+from qbench.sources.data.documents import parted
+from qbench.sources.data.texts import DATASETS, read_documents, read_text, resolve_text
 
 
 def test_local_file(tmp_path: Path) -> None:
@@ -50,6 +52,67 @@ def test_bundled_text() -> None:
     text = resolve_text("bundled:stdlib-heldout", base=Path("/"))
     assert (text.kind, text.name) == ("bundled", "stdlib-heldout")
     assert len(read_text(text)) > 50_000
+
+
+def test_rows_of_a_file_are_documents_after_one_another(tmp_path: Path) -> None:
+    documents = ["Grüße,\nworld", "  ", "second one", "third"]
+    rows = [{"text": one, "title": f"t{at}", "n": at} for at, one in enumerate(documents)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    text = resolve_text("a.jsonl", base=tmp_path)
+    assert (text.kind, text.name) == ("rows", "a")
+    found = read_documents(text)
+    assert found.text == read_text(text) == "Grüße,\nworld\n\nsecond one\n\nthird"
+    assert found.starts is not None
+    assert [found.text[at:][:5] for at in found.starts] == ["Grüße", "secon", "third"]
+    plain = tmp_path / "plain.txt"
+    plain.write_bytes((tmp_path / "a.jsonl").read_bytes())
+    assert text.fingerprint != resolve_text("plain.txt", base=tmp_path).fingerprint
+    assert read_documents(resolve_text("plain.txt", base=tmp_path)).starts is None
+    (tmp_path / "a.jsonl").write_text('{"text": "other"}\n')
+    with pytest.raises(TextError, match="has changed"):
+        read_text(text)
+
+
+def test_the_only_column_of_text_holds_the_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "one", "n": 1}\n{"body": "two", "note": "x"}\n')
+    assert read_text(resolve_text("a.jsonl", base=tmp_path)) == "one\n\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ('{"a": "x", "b": "y"}\n', "found the columns a, b; expected a document a row"),
+        ('{"a": 1}\n', "no column that is text in each row"),
+        ('{"text": " "}\n', "all rows are empty"),
+        ('{"text": "x"}\n{"text": \n', r"a\.jsonl:\d+: found no valid JSON"),
+        ('["x"]\n', "row 1 is a JSON str"),
+    ],
+)
+def test_rows_without_documents(tmp_path: Path, contents: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(contents)
+    with pytest.raises(TextError, match=message):
+        resolve_text("a.jsonl", base=tmp_path)
+
+
+def test_articles_of_wikitext_are_its_documents() -> None:
+    rows = [
+        "",
+        " = Robert Boulter = \n",
+        "",
+        " Robert Boulter is an English film actor . x = 5 \n",
+        " = = Career = = \n",
+        " = = = 2000 = = = \n",
+        " He had a guest role . \n",
+        "",
+        " = Du Fu = \n",
+        " Du Fu was a poet . \n",
+    ]
+    data = DATASETS["wikitext-2"]
+    text = data.separator.join(rows)
+    found = parted(text, data.document)
+    assert found.text == text
+    assert found.starts == (0, text.index(" = Du Fu"))
+    assert parted("no title in it", data.document).starts is None
 
 
 def test_unknown_bundled_text_names_the_nearest() -> None:

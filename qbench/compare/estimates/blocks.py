@@ -14,6 +14,10 @@ How often 95 % intervals of stretches held the figure of the whole, of a series 
 | 246 | 86 (22) | 86 (46) | 96 (58) |
 | 500 | 86 (35) | 82 (44) | 100 (51) |
 
+Where the documents of a text are known, they are drawn in place of windows, in blocks of neighbours
+too: drawn one by one, intervals held 66 to 72 % of the truths of simulated texts whose documents
+stand by kind, and in blocks 89 to 91 %; of texts with unrelated documents both held 91 to 96 %.
+
 A stretch of a few files does not show what the other files are like, and no resampling makes up for
 that: take longer texts.
 """

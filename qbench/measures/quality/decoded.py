@@ -36,10 +36,10 @@ from qbench.measures.quality.held_against import find_reference, keep_states, ro
 from qbench.measures.quality.positions import by_position
 from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.measures.quality.scoring import check_losses, rounding_kl, score_windows
-from qbench.measures.quality.windows import cut_windows, ids_hash, tokenize
+from qbench.measures.quality.windows import cut_windows, documents_of, ids_hash, tokenize
 from qbench.precisions.kv_cache import OWN
 from qbench.sources.data.control_tokens import written_out
-from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
+from qbench.sources.data.texts import ResolvedText, read_documents, resolve_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,8 @@ class DecodedOptions(Frozen):
     """Options of `decoded`."""
 
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
-    """`bundled:<name>`, a local file, or the name of a known data set (`wikitext-2`)."""
+    """`bundled:<name>`, a local file (of a `.jsonl` one each row is a document), or the name of a
+    known data set (`wikitext-2`)."""
     limit: PositiveInt = 32
     """The first so many windows of each text, or all if there are fewer."""
     prompt_tokens: GridPrompt = (128,)
@@ -143,7 +144,8 @@ class Decoded(Measurement):
         import torch
 
         params = typed_options(DecodedParams, item.params)
-        tokens, _ = tokenize(loaded.tokenizer, read_text(params.text))
+        text = read_documents(params.text)
+        tokens, ends = tokenize(loaded.tokenizer, text.text)
         windows = _windows(tokens, params, loaded)
         ids_sha256 = ids_hash(windows)
         count = sum(window.scored for window in windows)
@@ -169,6 +171,7 @@ class Decoded(Measurement):
             series={
                 "window_nll": scores.nll,
                 "window_tokens": [float(window.scored) for window in windows],
+                **documents_of(windows, ends, text.starts),
                 **divergence_series(scores),
             },
             details={

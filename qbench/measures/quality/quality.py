@@ -44,11 +44,12 @@ from qbench.measures.quality.windows import (
     Protocol,
     Window,
     cut_windows,
+    documents_of,
     ids_hash,
     tokenize,
 )
 from qbench.sources.data.control_tokens import written_out
-from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
+from qbench.sources.data.texts import ResolvedText, read_documents, resolve_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,8 @@ class QualityOptions(Frozen):
     """Options of `quality`."""
 
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
-    """`bundled:<name>`, a local file, or the name of a known data set (`wikitext-2`)."""
+    """`bundled:<name>`, a local file (of a `.jsonl` one each row is a document), or the name of a
+    known data set (`wikitext-2`)."""
     window: Annotated[
         OneOrMoreWindows | None,
         Also(
@@ -222,7 +224,8 @@ class Quality(Measurement):
         import torch
 
         params = typed_options(QualityParams, item.params)
-        text = read_text(params.text)
+        documents = read_documents(params.text)
+        text = documents.text
         tokenizer = loaded.tokenizer
         tokens, ends = tokenize(tokenizer, text)
         bos = _start(tokenizer, params.protocol)
@@ -272,6 +275,7 @@ class Quality(Measurement):
             series={
                 "window_nll": losses,
                 "window_tokens": [float(count) for count in counts],
+                **documents_of(windows, ends, documents.starts),
                 **divergence_series(scores),
             },
             details={

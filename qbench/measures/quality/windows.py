@@ -17,10 +17,14 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
 Protocol = Literal["default", "gptq-2048-nobos", "llamacpp-512-half", "strided"]
@@ -28,6 +32,10 @@ Protocol = Literal["default", "gptq-2048-nobos", "llamacpp-512-half", "strided"]
 LLAMACPP: Protocol = "llamacpp-512-half"
 FIXED_WINDOW: dict[str, int] = {"gptq-2048-nobos": 2048, LLAMACPP: 512}
 """Protocols that state their own window."""
+
+
+DOCUMENTS = "window_document"
+"""The series with the document of each window."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,24 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
     )
     offsets = encoded.get("offset_mapping")
     return list(encoded["input_ids"]), None if offsets is None else [end for _, end in offsets]
+
+
+def documents_of(
+    windows: list[Window], ends: list[int] | None, starts: Sequence[int] | None
+) -> dict[str, list[float]]:
+    """The number of the document that most of each window's scored tokens are of, as a series.
+
+    `ends` are the characters that the text's tokens end at, `starts` those that its documents begin
+    at. Nothing where either is not known, or there is one document alone.
+    """
+    if ends is None or starts is None or len(starts) < 2:
+        return {}
+    found = []
+    for window in windows:
+        places = range(window.text_end - window.scored, window.text_end)
+        count = Counter(bisect_right(starts, max(ends[at] - 1, 0)) - 1 for at in places)
+        found.append(float(min(count, key=lambda one: (-count[one], one))))
+    return {DOCUMENTS: found}
 
 
 def ids_hash(windows: list[Window]) -> str:

@@ -13,7 +13,7 @@ from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
-from qbench.sources.data.texts import read_text, resolve_text
+from qbench.sources.data.texts import read_file
 
 LINE_KEYS = ("prompt", "reference")
 """Keys that a line of a JSON lines file may have."""
@@ -122,7 +122,7 @@ def _check_suffix(source: str, path: Path) -> None:
 
 
 def _read_file(path: Path, source: str) -> list[Prompt]:
-    contents = read_text(resolve_text(str(path), base=path.parent))
+    contents, _ = read_file(path, str(path))
     # Only line feeds end a line: JSON may hold other line separators within its strings.
     lines = [line.removesuffix("\r") for line in contents.split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

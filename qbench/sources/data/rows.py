@@ -106,6 +106,11 @@ def _read(path: Path, source: str, most: int | None) -> Peek:
     return Peek(rows, whole)
 
 
+def json_rows(text: str, source: str) -> list[dict[str, Any]]:
+    """All rows of a JSON text that was read already; raises `TextError` where it is none."""
+    return _json_rows(text, source, whole=True)
+
+
 def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with every column: what only others have is empty in it."""
     names = {name: None for row in rows for name in row}

@@ -13,10 +13,13 @@ from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.core.untrusted import read_bounded
 from qbench.sources.bundled import PREFIX, bundled_texts
+from qbench.sources.data.documents import Documents, of_rows, parted
 
 LARGEST_BYTES = 2**31
 """Of a text: it is held in memory whole."""
-_TEXT_SUFFIXES = (".txt", ".md", ".raw")
+ROWS_SUFFIX = ".jsonl"
+"""Of a file with a document a row."""
+_TEXT_SUFFIXES = (".txt", ".md", ".raw", ROWS_SUFFIX)
 
 
 class ResolvedText(Frozen):
@@ -26,11 +29,13 @@ class ResolvedText(Frozen):
     """Short and safe in file names."""
     source: str
     """As written in the suite."""
-    kind: Literal["bundled", "file", "hub"]
+    kind: Literal["bundled", "file", "rows", "hub"]
+    """`rows` is a file with a document a row."""
     location: str
     """The file's absolute path; for bundled texts and hub data the name they are found by."""
     fingerprint: str | None
-    """sha256 of the file's contents; repository, configuration, split and commit of hub data."""
+    """sha256 of the file's contents, of rows with the column; repository, configuration, split and
+    commit of hub data."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,17 @@ class Dataset:
     column: str
     separator: str
     revision: str
+    document: str
+    """Pattern of the line that a document begins with."""
 
     @property
     def fingerprint(self) -> str:
         """What its contents follow from."""
         return f"{self.repo}/{self.config}/{self.split}/{self.column}@{self.revision}"
 
+
+_ARTICLE = r"^ = (?!=).*(?<!=) = $"
+"""The title of an article of wikitext, not of a section in it."""
 
 DATASETS = {
     # Joined as GPTQ's code and the perplexity guide of transformers do, so that figures compare.
@@ -59,6 +69,7 @@ DATASETS = {
         column="text",
         separator="\n\n",
         revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+        document=_ARTICLE,
     ),
     # To calibrate on, where the test split above is evaluated on.
     "wikitext-2-train": Dataset(
@@ -68,6 +79,7 @@ DATASETS = {
         column="text",
         separator="\n\n",
         revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+        document=_ARTICLE,
     ),
 }
 """Hub data by the name a suite gives it, each pinned to a commit."""
@@ -76,16 +88,16 @@ DATASETS = {
 def resolve_text(source: str, *, base: Path) -> ResolvedText:
     """Finds a text without asking a hub for it.
 
-    `source` is `bundled:<name>`, a file (absolute, from `~`, or from `base`, the suite's folder)
-    or a name in `DATASETS`. Raises `TextError` when there is no such text, or it is empty or not
-    UTF-8.
+    `source` is `bundled:<name>`, a file (absolute, from `~`, or from `base`, the suite's folder; a
+    `.jsonl` one has a document a row) or a name in `DATASETS`. Raises `TextError` when there is no
+    such text, or it is empty or not UTF-8.
     """
     if source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
         texts = bundled_texts()
         if name not in texts:
             raise TextError(f"{source}: no bundled text of that name; {what_there_is(name, texts)}")
-        _, fingerprint = _read_file(texts[name], source)
+        _, fingerprint = read_file(texts[name], source)
         return ResolvedText(
             name=name, source=source, kind="bundled", location=name, fingerprint=fingerprint
         )
@@ -93,11 +105,14 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
     looks_like_file = source.startswith((".", "/", "~")) or source.endswith(_TEXT_SUFFIXES)
     # A folder in the way must not hide a data set of the same name.
     if looks_like_file or path.is_file():
-        _, fingerprint = _read_file(path, source)
+        contents, fingerprint = read_file(path, source)
+        rows = path.suffix.lower() == ROWS_SUFFIX
+        if rows:
+            fingerprint = f"{fingerprint}/{of_rows(contents, source)[0]}"
         return ResolvedText(
             name=slugify(path.stem),
             source=source,
-            kind="file",
+            kind="rows" if rows else "file",
             location=str(path.resolve()),
             fingerprint=fingerprint,
         )
@@ -121,19 +136,28 @@ def read_text(text: ResolvedText) -> str:
 
     Raises `TextError` when it cannot be obtained, or a file changed since it was resolved.
     """
+    return read_documents(text).text
+
+
+def read_documents(text: ResolvedText) -> Documents:
+    """The text as `read_text` gives it, and where its documents begin, if it has any."""
     if text.kind == "hub":
-        return _read_dataset(text)
+        return parted(_read_dataset(text), DATASETS[text.location].document)
     path = bundled_texts()[text.location] if text.kind == "bundled" else Path(text.location)
-    contents, fingerprint = _read_file(path, text.source)
+    contents, fingerprint = read_file(path, text.source)
+    found = Documents(contents)
+    if text.kind == "rows":
+        column, found = of_rows(contents, text.source)
+        fingerprint = f"{fingerprint}/{column}"
     if fingerprint != text.fingerprint:
         raise TextError(
             f"{text.source}: the file has changed since the run was planned; start the run again"
         )
-    return contents
+    return found
 
 
-def _read_file(path: Path, source: str) -> tuple[str, str]:
-    """The decoded text and the sha256 of the file."""
+def read_file(path: Path, source: str) -> tuple[str, str]:
+    """The decoded text and the sha256 of a file; raises `TextError` for one that is no text."""
     try:
         contents = read_bounded(path, LARGEST_BYTES)
     except FileNotFoundError as error:
