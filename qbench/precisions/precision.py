@@ -145,6 +145,12 @@ class Precision(ABC):
         """
         return None
 
+    def products_of_layer(
+        self, name: str, options: Any, config: Mapping[str, Any] | None = None
+    ) -> Products | None:
+        """How the layer of a name multiplies: as all do, but for mixes."""
+        return self.products(options, config)
+
     @abstractmethod
     def load(self, checkpoint: Checkpoint, options: Any) -> PreTrainedModel:
         """Loads the model in this precision onto the checkpoint's device, in eval mode."""

@@ -19,7 +19,7 @@ from qbench.predict.shapes import TrainingSetup
 from qbench.predict.tape import BATCH, Bytes, Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qbench.precisions.products import Products
     from qbench.predict.decoder import Masks, Tables
@@ -85,6 +85,7 @@ class CachedDecoder(Decoder):
         seen: int = 0,
         attention: Literal["sdpa", "eager"] = "sdpa",
         adapter: Adapter | None = None,
+        by_name: Mapping[str, Products] | None = None,
     ) -> None:
         setup = TrainingSetup(
             batch=batch,
@@ -98,6 +99,7 @@ class CachedDecoder(Decoder):
             device="cuda" if kernels.device == "cuda" else "cpu",
         )
         self._kernels, self._seen = kernels, seen
+        self._by_name = by_name or {}
         self._adapter_bytes = FP32 if adapter is None else adapter.item_bytes
         shape = replace(shape, residual_dropout=False, attention_dropout=False)
         super().__init__(Tape(ledger), shape, setup)
@@ -106,7 +108,9 @@ class CachedDecoder(Decoder):
         self._layer_at = 0
 
     def _make_linears(self) -> Linears:
-        return InferenceLinears(self.tape, self.setup, self._kernels, self._adapter_bytes)
+        return InferenceLinears(
+            self.tape, self.setup, self._kernels, self._adapter_bytes, self._by_name
+        )
 
     def _make_attention(self) -> InferenceAttention:
         return InferenceAttention(self.linears, self.shape, self.setup, self._kernels)

@@ -46,6 +46,8 @@ class HeldModel:
     cache: KvCache | None = None
     """The kind of its quantized KV cache; None for one in its own type."""
     kernels: Kernels = field(default_factory=Kernels)
+    by_name: tuple[tuple[str, Products], ...] = ()
+    """How single layers of every block multiply, by their names in it, where not all do alike."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,7 @@ def _decoder(
         seen=seen,
         attention=attention,
         adapter=model.adapter,
+        by_name=dict(model.by_name),
     )
 
 

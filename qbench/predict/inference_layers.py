@@ -13,6 +13,9 @@ from qbench.predict.linear import FP32, HALF, Linears
 from qbench.predict.tape import Bytes, Storage, Tape
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.precisions.products import Products
     from qbench.predict.shapes import DecoderShape, Linear, TrainingSetup
 
 ACTIVATIONS = "activations"
@@ -153,10 +156,18 @@ class InferenceLinears(Linears):
         setup: TrainingSetup,
         kernels: Kernels,
         adapter_bytes: int,
+        by_name: Mapping[str, Products],
     ) -> None:
+        """`by_name` has the products of single layers of a block, where they are not all alike."""
         super().__init__(tape, setup)
         self._kernels = kernels
+        self._by_name = by_name
         self.adapter_bytes = adapter_bytes
+
+    def apply(self, given: Bytes, weights: dict[str, Bytes], name: str, linear: Linear) -> Bytes:
+        """As the layer of that name multiplies."""
+        self.products = self._by_name.get(name, self.setup.products)
+        return super().apply(given, weights, name, linear)
 
     def _new(self, elements: int, item_bytes: int, *, trained: bool, matrix: bool) -> Bytes:
         """Nothing is trained."""
@@ -164,7 +175,7 @@ class InferenceLinears(Linears):
 
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
         """Of what is dequantized, the layers that a group divides hold codes."""
-        products = self.setup.products
+        products = self.products
         if products.kind == "packed" and products.holds(linear.inputs):
             # torchao pads the inputs to what the kernel reads, a copy even where nothing is added.
             rows = given.elements // linear.inputs
@@ -191,7 +202,7 @@ class InferenceLinears(Linears):
 
     def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
         """The weights are dequantized to the compute type, but for a few rows on CUDA."""
-        item = ITEM_BYTES[self.setup.products.compute]
+        item = ITEM_BYTES[self.products.compute]
         narrow = self.tape.cast(given, item)
         rows = given.elements // linear.inputs
         fused = self._kernels.device == "cuda" and rows <= FUSED_ROWS

@@ -21,6 +21,8 @@ class Linears:
 
     def __init__(self, tape: Tape, setup: TrainingSetup) -> None:
         self.tape, self.setup = tape, setup
+        self.products = setup.products
+        """Of the layer that is applied."""
         self.autocast = setup.compute != number_types.FP32
         self.adapter_bytes = FP32
         """Of an element of an adapter's matrices."""
@@ -54,10 +56,10 @@ class Linears:
         result = self._base(given, weights[name], weights.get(f"{name}.bias"), linear)
         if f"{name}.A" not in weights:
             return result
-        if setup.products.kind == "4bit":
+        if self.products.kind == "4bit":
             result = tape.op(result.elements, result.item_bytes, [result], passes=True)
         # PEFT asks whether autocast is on; bitsandbytes' layers ask for CUDA's, even on a CPU.
-        quantized = setup.products.kind in {"4bit", "outliers"}
+        quantized = self.products.kind in {"4bit", "outliers"}
         if not (quantized and setup.device == "cuda" and self.autocast):
             given = tape.cast(given, self.adapter_bytes)
         seen = self.drop(given) if setup.adapter_dropout else given
@@ -97,7 +99,7 @@ class Linears:
         return self.tape.op(given.elements, given.item_bytes, [given], saved=[noise])
 
     def _base(self, given: Bytes, weight: Bytes, bias: Bytes | None, linear: Linear) -> Bytes:
-        match self.setup.products.kind:
+        match self.products.kind:
             case "4bit":
                 return self._four_bit(given, linear)
             case "outliers":
@@ -108,7 +110,7 @@ class Linears:
     def _four_bit(self, given: Bytes, linear: Linear) -> Bytes:
         """Keeps only the codes; the step back dequantizes them, to the type of the rest."""
         weights = linear.inputs * linear.outputs
-        item = ITEM_BYTES[self.setup.products.compute]
+        item = ITEM_BYTES[self.products.compute]
         narrow = self.tape.cast(given, item)
         dequantized = weights * self.setup.rest_bytes
         if item != self.setup.rest_bytes:

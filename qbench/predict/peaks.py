@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from qbench.core.number_types import ITEM_BYTES
@@ -18,9 +19,10 @@ from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
 from qbench.predict.inference_layers import Kernels
+from qbench.predict.mixes import is_known, sorts_of_blocks
 from qbench.predict.model_config import config_of, decoder_of
 from qbench.predict.quantized_cache import unknown_cache
-from qbench.predict.shapes import INFERRED, UNKNOWN_LAYERS
+from qbench.predict.shapes import UNKNOWN_LAYERS
 from qbench.predict.stated_shapes import decoder_shape
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
@@ -105,7 +107,7 @@ def work_peak(
     decoder, reason = (None, reason) if config is None else decoder_shape(config)
     static = predicted_bytes(cell, model)
     products = products_of(cell.precision, config)
-    known = products is not None and products.kind in INFERRED
+    known = is_known(products)
     if decoder is None or static is None or products is None or not known:
         if not known:
             reason = UNKNOWN_LAYERS
@@ -126,7 +128,11 @@ def work_peak(
         adapter=_adapter(cell, model),
         kernels=Kernels(device=kind, flash=flash, unseen=not counted, masks=not counted),
     )
-    found = _inference(held, work)
+    blocks = [()] if not products.members else sorts_of_blocks(cell.precision, model, decoder)
+    if not blocks:
+        return Peak(phase, reason=UNKNOWN_LAYERS, device=kind)
+    every = (_inference(replace(held, by_name=one), work) for one in blocks)
+    found = max(every, key=attrgetter("total"))
     kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
     return Peak(found.phase, {**kinds, "static": static.total}, device=kind)
 

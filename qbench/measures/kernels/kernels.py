@@ -33,7 +33,7 @@ from qbench.measures.options import GridRepeats, OneOrMorePositive
 from qbench.measures.other_programs import DeviceWatch
 from qbench.measures.roofline.clocks import clock_details, clock_warnings, gpu_states
 from qbench.measures.timing import UNSTABLE_SPREAD, iqr
-from qbench.precisions import products_of
+from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.layer_probe import device_of
 from qbench.sources.models.experts import experts_of
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from qbench.measures.kernels.layers import LayerSize
     from qbench.measures.kernels.ran import Ran
     from qbench.measures.loaded import LoadedModel
-    from qbench.precisions.products import Products
+    from qbench.precisions.products import ProductKind, Products
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 OWN = "own"
@@ -141,8 +141,10 @@ class Kernels(Measurement):
         with torch.inference_mode():
             called = called_operators(calls)
         products = products_of(loaded.cell.precision, loaded.model.config.to_dict())
-        kind = None if products is None else products.kind
-        ran = [what_ran(called[size.label], coded=size.coded, kind=kind) for size in sizes]
+        ran = [
+            what_ran(called[size.label], coded=size.coded, kind=_kind(loaded, size))
+            for size in sizes
+        ]
         limits = Limits(loaded, sizes, point.rows)
         sums = {name: _sums(sizes, rounds) for name, rounds in each.items()}
         return Outcome(
@@ -173,6 +175,15 @@ class Kernels(Measurement):
                 *clock_warnings(before, after),
             ),
         )
+
+
+def _kind(loaded: LoadedModel, size: LayerSize) -> ProductKind | None:
+    """How layers of a size multiply, as far as their precision tells."""
+    cell = loaded.cell.precision
+    products = precisions()[cell.name].products_of_layer(
+        size.names[0], options_of(cell), loaded.model.config.to_dict()
+    )
+    return None if products is None else products.kind
 
 
 def _inputs(size: LayerSize, point: KernelsPoint, loaded: LoadedModel) -> torch.Tensor:
@@ -244,7 +255,8 @@ def _described(size: LayerSize, ran: Ran, rounds: dict[str, list[float]]) -> dic
 
 def _caveats(loaded: LoadedModel, products: Products | None) -> list[str]:
     found = []
-    if products is not None and products.kind == "outliers":
+    members = () if products is None else products.members or (products,)
+    if any(one is not None and one.kind == "outliers" for one in members):
         found.append(_WITHOUT_OUTLIERS)
     if loaded.device == "cpu" and not MULTIPLY_BF16 & set(cpu_features()):
         found.append(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.inventory import holds_codes, module_bytes
 from qbench.precisions.layer_probe import device_of
+from qbench.precisions.mixed.layers import member_name
 from qbench.precisions.verification import linear_layers
 
 if TYPE_CHECKING:
@@ -73,9 +74,11 @@ def layer_sizes(model: PreTrainedModel) -> list[LayerSize]:
         if _EXPERTS in name.split("."):
             continue
         size = (*features(layer), getattr(layer, "bias", None) is not None, held[name])
-        alike.setdefault((*size, str(device_of(layer))), []).append((name, layer))
+        held_in = type(getattr(layer, "weight", None))
+        how = (str(device_of(layer)), type(layer), held_in, member_name(layer))
+        alike.setdefault((*size, *how), []).append((name, layer))
     made: list[LayerSize] = []
-    for (outputs, inputs, bias, held_bytes, _), found in alike.items():
+    for (outputs, inputs, bias, held_bytes, *_), found in alike.items():
         same = sum((one.outputs, one.inputs) == (outputs, inputs) for one in made)
         made.append(
             LayerSize(

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from qbench.precisions.mixed.options import LayerRule, MixedOptions
 
 _WEIGHT, _BIAS = ".weight", ".bias"
+_HELD_BY = "held_by_member"
+"""Of a layer of a loaded mix: the name of the precision that holds it."""
+
+
+def mark(layer: Any, one: PrecisionRef) -> None:
+    """Notes on a loaded layer which precision holds it."""
+    setattr(layer, _HELD_BY, one.name)
+
+
+def member_name(layer: Any) -> str | None:
+    """The precision that holds a layer of a mix; None of any other layer."""
+    found: str | None = getattr(layer, _HELD_BY, None)
+    return found
 
 
 def member_of(name: str, options: MixedOptions) -> PrecisionRef:

@@ -15,7 +15,9 @@ from qbench.core.spec import Frozen, ModelShape, StaticBytes, TensorShape
 from qbench.precisions.by_layer import load_layer_by_layer
 from qbench.precisions.mixed.layers import (
     as_plain,
+    mark,
     member,
+    member_name,
     member_of,
     members,
     parts,
@@ -41,8 +43,6 @@ NO_MAP = (
     "a mix says which layers are held in what, and this one says nothing: give it a map such as"
     " {mixed: {layers: {'*.down_proj': int8, '*': nf4}}}"
 )
-_HELD_BY = "held_by_member"
-"""Of a layer: the name of the precision that holds it."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,13 @@ class Mixed(Precision):
         known = (floating(options.dtype), *every) if options.layers else (None,)
         return Products("mixed", options.dtype, options.dtype, members=known)
 
+    def products_of_layer(
+        self, name: str, options: MixedOptions, config: Mapping[str, Any] | None = None
+    ) -> Products | None:
+        """As its member's layers do; without a map it is not known."""
+        one = member_of(name, options)
+        return _held(one).products(_options(one), config) if options.layers else None
+
     def storage(self, shape: ModelShape, options: MixedOptions) -> StaticBytes:
         """The sum of what each member takes for its own layers; the rest in its own type."""
         total = dict.fromkeys(StaticBytes.model_fields, 0)
@@ -189,7 +196,7 @@ class Mixed(Precision):
         def quantize(name: str, layer: nn.Linear) -> nn.Module | None:
             one = member_of(name, options)
             made = _held(one).hold_layer(name, layer, _options(one))
-            setattr(layer if made is None else made, _HELD_BY, one.name)
+            mark(layer if made is None else made, one)
             return made
 
         return load_layer_by_layer(
@@ -210,7 +217,7 @@ class Mixed(Precision):
         from qbench.precisions import precisions
         from qbench.precisions.layer_weights import held_weight
 
-        held = precisions().get(getattr(layer, _HELD_BY, ""))
+        held = precisions().get(member_name(layer) or "")
         return held_weight(layer) if held is None else held.weights(layer)
 
 
