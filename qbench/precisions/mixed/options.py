@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic_core import InitErrorDetails
 
 from qbench.core.aliases import Also, other_names
 from qbench.core.names import did_you_mean, shortened
@@ -17,6 +18,8 @@ from qbench.core.spec import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
 
     from qbench.precisions.precision import Precision
 
@@ -39,17 +42,26 @@ class LayerRule(Frozen):
 
 
 def _read(value: object, info: ValidationInfo) -> object:
-    """The rules of a mapping, or of a list as records have it."""
+    """The rules of a mapping, or of a list as records have it; all that is wrong is raised."""
     dtype: FloatType = info.data.get(REST, BF16)
     if isinstance(value, dict):
-        return tuple(_rule(str(pattern), held, dtype) for pattern, held in value.items())
-    if not isinstance(value, list | tuple):
+        entries = [(str(pattern), held) for pattern, held in value.items()]
+    elif isinstance(value, list | tuple) and all(isinstance(o, dict | LayerRule) for o in value):
+        rules = [LayerRule.model_validate(one) for one in value]
+        entries = [
+            (one.layers, {one.precision: one.options} if one.precision else dtype) for one in rules
+        ]
+    else:
         raise InvalidValueError(_EXPECTED)
-    rules = [LayerRule.model_validate(one) for one in value]
-    return tuple(
-        _rule(one.layers, {one.precision: one.options} if one.precision else dtype, dtype)
-        for one in rules
-    )
+    made, wrong = [], []
+    for pattern, held in entries:
+        try:
+            made.append(_rule(pattern, held, dtype))
+        except InvalidValueError as reason:
+            wrong += invalid_below((pattern,), reason).errors(include_url=False)
+    if wrong:
+        raise _all_of(wrong)
+    return tuple(made)
 
 
 class MixedOptions(Frozen):
@@ -85,17 +97,28 @@ def full_options(held: Precision, given: Mapping[str, Any], dtype: FloatType) ->
 
 
 def _rule(pattern: str, held: object, dtype: FloatType) -> LayerRule:
-    """What a pattern's value says; raises `ValidationError` at its place."""
-    try:
-        if pattern.startswith(REGEX):
+    """What a pattern's value says; raises `InvalidValueError`."""
+    if pattern.startswith(REGEX):
+        try:
             re.compile(pattern.removeprefix(REGEX))
-        name, given = _entry(held)
-        return _checked(pattern, name, given, dtype)
-    except re.error as error:
-        reason = InvalidValueError("a regular expression after re:", f"'{pattern}' ({error})")
-        raise invalid_below((pattern,), reason) from None
-    except InvalidValueError as reason:
-        raise invalid_below((pattern,), reason) from None
+        except re.error as error:
+            raise InvalidValueError(
+                "a regular expression after re:", f"'{shortened(pattern)}' ({error})"
+            ) from None
+    name, given = _entry(held)
+    return _checked(pattern, name, given, dtype)
+
+
+def _all_of(wrong: list[ErrorDetails]) -> ValidationError:
+    return ValidationError.from_exception_data(
+        "layers",
+        [
+            InitErrorDetails(
+                type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {})
+            )
+            for one in wrong
+        ],
+    )
 
 
 def _entry(held: object) -> tuple[str, dict[str, Any]]:
