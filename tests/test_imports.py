@@ -70,6 +70,7 @@ def loaded_by(place: Workplace, *arguments: str) -> tuple[int, list[str]]:
         ["init", "new.yaml"],
         *(["report", "results", "--format", name] for name in ("markdown", "csv", "json")),
         ["recommend", "--max-perplexity-increase", "2%"],
+        ["claims"],
     ],
     ids=" ".join,
 )
@@ -78,7 +79,7 @@ def test_a_command_loads_nothing_heavy(workplace: Workplace, arguments: list[str
     for record in quickstart_records():
         keep(workplace.folder / "results", record)
     # Verdicts and intervals are bootstrapped with numpy and scipy.
-    allowed = ["numpy"] if arguments[0] in ("report", "recommend") else []
+    allowed = ["numpy"] if arguments[0] in ("report", "recommend", "claims") else []
     code, heavy = loaded_by(workplace, *arguments)
     assert (code, [name for name in heavy if name not in allowed]) == (0, [])
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli import (
+    claims as cli_claims,
+)
+from qbench.cli import (
     compare as cli_compare,
 )
 from qbench.cli import (
@@ -236,6 +239,7 @@ app.command(epilog="Example: qbench gate suites/quickstart.yaml --baseline resul
     cli_compare.gate
 )
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
+app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
 app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(
     cli_explain.explain
 )

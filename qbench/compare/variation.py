@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 _RESIDENT = re.compile(r"memory\.peak(\.(load|idle|prefill|decode))?")
 """On a CPU the resident size of a process."""
 _EXACT_MEASUREMENTS = ("footprint", "memory", "weight_error")
-_COUNTS = ("tokens", "nonfinite_share", "completion.tokens")
+_COUNTS = (
+    "tokens",
+    "nonfinite_share",
+    "completion.tokens",
+    "training.trainable_weights",
+    "training.trainable_share",
+    "training.adapter_share",
+)
 _OF_PROCESSES = ("training.matrix_share",)
 
 

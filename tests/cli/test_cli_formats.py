@@ -27,6 +27,7 @@ KEYS = {
     "compare": {"new", "old", "differences", "conditions", "tests", "method"},
     "gate": {"passed", "exit_code", "counts", "checks", "warnings", "conditions"},
     "recommend": {"recommendations"},
+    "claims": {"claims", "verdicts", "method"},
 }
 
 
@@ -53,6 +54,7 @@ def arguments(command: str) -> list[str]:
         "compare": ["compare", "nf4", "fp32"],
         "gate": ["gate", "quickstart.yaml"],
         "recommend": ["recommend"],
+        "claims": ["claims"],
     }[command]
 
 

@@ -15,6 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from qbench.cli.main import app
+from qbench.plan.claims import read_claims
 from qbench.plan.suite.suite import load_suite_text
 from tests.workplace import REPOSITORY
 
@@ -55,7 +56,17 @@ def suites() -> list[Any]:
         pytest.param(block, id=f"{name}-{index}")
         for name, text in TEXTS.items()
         for index, block in enumerate(blocks(text, "yaml"))
+        if not block.startswith("claims:")
     ]
+
+
+def test_claims_shown_are_valid(tmp_path: Path) -> None:
+    shown = [one for one in blocks(TEXTS["docs/claims.md"], "yaml") if one.startswith("claims:")]
+    assert shown
+    for text in shown:
+        path = tmp_path / "claims.yaml"
+        path.write_text(text, encoding="utf-8")
+        assert read_claims(path)
 
 
 @pytest.mark.parametrize("suite", suites())

@@ -94,6 +94,13 @@ class TestTexts:
             assert finished.code == 0, finished
             assert_harmless(finished)
 
+    @pytest.mark.parametrize("name", ["text", "markdown", "html", "json", "csv"])
+    def test_in_claims(self, tmp_path: Path, name: str) -> None:
+        self.fill(tmp_path)
+        finished = call(tmp_path, "claims", "--format", name)
+        assert finished.code == 0, finished
+        assert_harmless(finished)
+
     def test_in_a_frame(self, tmp_path: Path) -> None:
         self.fill(tmp_path)
         text = load_results(tmp_path / "results").to_csv()

@@ -37,6 +37,12 @@ _CALLED = {
     "exclude": "key of a selector",
     "recommend": "key of recommend",
     "price": "key of price",
+    "claims": "key of a claim",
+    "source": "key of a source",
+    "checks": "key of a check",
+    "of": "key of cells",
+    "against": "key of cells",
+    "expect": "key of a range",
 }
 """What the keys of a mapping are called, by the key that it stands under."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST_FILE_BYTES = 1_000_000
 """A suite is written by hand; a file beyond this is something else."""
+_START = "`qbench init` writes a suite to start from"
 OF_FILES = "a suite's YAML file"
 """What a message expects where a suite's file is asked for."""
 
@@ -71,10 +72,16 @@ def read_file(path: Path, expected: str = OF_FILES, others: Sequence[str] = ()) 
 
     `expected` is what a message asks for where it is no file, `others` what may be meant as well.
     """
-    return read_text(_text_of(path, expected, others), str(path), path.resolve().parent)
+    return read_text(text_of(path, expected, others), str(path), path.resolve().parent)
 
 
-def _text_of(path: Path, expected: str, others: Sequence[str]) -> str:
+def text_of(
+    path: Path, expected: str, others: Sequence[str] = (), start: str | None = _START
+) -> str:
+    """The text of a YAML file; raises `SuiteError` when it cannot be read.
+
+    `start` is the remedy where there is none, and none of a name near.
+    """
     remedy = None
     try:
         if path.is_dir():
@@ -83,15 +90,12 @@ def _text_of(path: Path, expected: str, others: Sequence[str]) -> str:
         elif not path.exists():
             found = "no such file"
             near = [str(path.parent / name) for name in _yaml_names(path.parent)]
-            remedy = (
-                did_you_mean(str(path), [*near, *others])
-                or "`qbench init` writes a suite to start from"
-            )
+            remedy = did_you_mean(str(path), [*near, *others]) or start
         elif not path.is_file():
             found = "something that is no regular file"
         elif path.stat().st_size > LARGEST_FILE_BYTES:
             found = f"{path.stat().st_size} bytes"
-            expected = f"{OF_FILES} of at most {LARGEST_FILE_BYTES} bytes"
+            expected = f"{expected.partition(', or ')[0]} of at most {LARGEST_FILE_BYTES} bytes"
         else:
             return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
