@@ -27,7 +27,7 @@ ANSWERS = "answers"
 FLIPS, CHANGED = "flips", "changed"
 """Behind a score's name: the share of items that went from right to wrong or back, and of those
 whose answer is another one."""
-SCORED = ("tasks", "generation")
+SCORED = ("needle", "tasks", "generation")
 """Measurements whose figures are scores of items."""
 
 

@@ -54,6 +54,7 @@ PAIRED_SERIES = {
     "decoded.rms_probability_change": Paired("window_squared_change", "root"),
     "decoded.kl.reverse": Paired("window_reverse_kl_sum"),
     "decoded.probability_change.mean": Paired("window_change"),
+    "needle.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
     "completion.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
     "completion.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
 }

@@ -35,6 +35,7 @@ def own_measures() -> tuple[Measurement, ...]:
     from qbench.measures.cold_start.cold_start import COLD_START
     from qbench.measures.generation.generation import GENERATION
     from qbench.measures.kernels.kernels import KERNELS
+    from qbench.measures.needle.needle import NEEDLE
     from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
     from qbench.measures.sensitivity.sensitivity import MEASUREMENT as SENSITIVITY
@@ -53,6 +54,7 @@ def own_measures() -> tuple[Measurement, ...]:
         QUALITY,
         DECODED,
         SENSITIVITY,
+        NEEDLE,
         TASKS,
         GENERATION,
         completion.COMPLETION,

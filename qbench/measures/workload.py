@@ -36,15 +36,7 @@ class Workload:
         One forward, or one a chunk, each on the cache that those before it left. It is the one
         given, which must be empty, or one that the model makes.
         """
-        arguments = {"logits_to_keep": 1} if keeps_logits(model) else {}
-        tokens = self.prompt.shape[1]
-        chunk = self.prefill_chunk or tokens
-        for start in range(0, tokens, chunk):
-            ids = self.prompt[:, start : start + chunk]
-            cache = model(
-                input_ids=ids, past_key_values=cache, use_cache=True, **arguments
-            ).past_key_values
-        return cache
+        return prefill(model, self.prompt, cache, self.prefill_chunk).past_key_values
 
     def decode(self, model: Callable[..., Any], cache: Any) -> Any:
         """One forward a new token, each on the grown cache; returns the cache.
@@ -55,6 +47,27 @@ class Workload:
             ids = self.continuation[:, position : position + 1]
             cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
         return cache
+
+
+def prefill(
+    model: PreTrainedModel, ids: torch.Tensor, cache: Any = None, chunk: int | None = None
+) -> Any:
+    """Reads ids (batch, tokens), at most `chunk` of each row in one forward; gives the last output.
+
+    That has the logits of the last position, and the cache: the one given, which must be empty, or
+    one that the model makes.
+    """
+    arguments = {"logits_to_keep": 1} if keeps_logits(model) else {}
+
+    def read(part: torch.Tensor) -> Any:
+        return model(input_ids=part, past_key_values=cache, use_cache=True, **arguments)
+
+    tokens = ids.shape[1]
+    chunk = chunk or tokens
+    last = (tokens - 1) // chunk * chunk
+    for start in range(0, last, chunk):
+        cache = read(ids[:, start : start + chunk]).past_key_values
+    return read(ids[:, last:])
 
 
 def make_workload(model: PreTrainedModel, point: GridPoint, seed: int) -> Workload:

@@ -47,6 +47,7 @@ _OF_TRAINED = frozenset(
         "quality",
         "decoded",
         "sensitivity",
+        "needle",
         "tasks",
         "generation",
         "completion",
@@ -55,7 +56,7 @@ _OF_TRAINED = frozenset(
 """Measurements of what a model has learned; of random weights they say nothing."""
 _OF_FILES = frozenset({"cold_start"})
 """Measurements of how a model's files are read."""
-_READ_CACHE = frozenset({"memory", "latency", "decoded", "generation", "tasks"})
+_READ_CACHE = frozenset({"memory", "latency", "decoded", "needle", "generation", "tasks"})
 """Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
 _WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
 _COMPLETION_BATCH = 8

@@ -42,6 +42,7 @@ _MOST: dict[str, float] = {
     "concurrency": 4,
     "requests": 6,
     "seconds": 30,
+    "needles": 1,
 }
 """The most of what a measurement of any name may be told."""
 _SET = ("limit", "window")
@@ -72,11 +73,16 @@ _CALIBRATION_MOST: dict[str, float] = {
 }
 _CALIBRATION_SET = ("calibration_windows",)
 _CALIBRATED_ON = "calibration_text"
+_LEAST_LENGTH = 192
+"""Tokens of a prompt that has room for a needle and the question under the bundled tokenizer."""
+_VALUE_TOKENS = 12
+"""What any value takes of it."""
 _SLOWEST_RATE = 4.0
 """Requests a second."""
 _DATA: dict[str, dict[str, Any]] = {
     "quality": {"text": ("bundled:stdlib-excerpt",)},
     "decoded": {"text": ("bundled:stdlib-excerpt",)},
+    "needle": {"text": ("bundled:stdlib-excerpt",)},
     "sensitivity": {"text": CALIBRATION_TEXT},
     "tasks": {
         "names": ("stdlib-choice", "stdlib-completion"),
@@ -109,6 +115,8 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
         made["window"] = None
         if fixed > CONTEXT_TOKENS:
             made |= {"protocol": "default", "window": _MOST["window"]}
+    if name == "needle":
+        made |= _few_needles(given)
     if name == "serving":
         made |= _small_load(given)
     if made.get("chat_template"):
@@ -127,6 +135,25 @@ def _small_tasks(given: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     if repeats > 1 or generation.get("temperature"):
         generation = {"temperature": 1.0, **generation, "do_sample": True}
     return {"names": ("stdlib-completion",), "gen_kwargs": generation}
+
+
+def _few_needles(given: dict[str, Any]) -> dict[str, Any]:
+    """As many lengths, each with room for the question, and the first and the last depth."""
+    # The whole of a value must be written.
+    made: dict[str, Any] = {"new_tokens": _VALUE_TOKENS}
+    depths = given["depths"]
+    made["depths"] = tuple(dict.fromkeys((min(depths), max(depths))))
+    if given["lengths"] is None:
+        return made | {"lengths": (CONTEXT_TOKENS // 2,)}
+    step = (CONTEXT_TOKENS - _LEAST_LENGTH) // len(given["lengths"])
+    ordered = sorted(set(given["lengths"]), key=_by_length)
+    places = {length: _LEAST_LENGTH + step * at for at, length in enumerate(ordered)}
+    return made | {"lengths": tuple(places[length] for length in given["lengths"])}
+
+
+def _by_length(length: Any) -> float:
+    """A model's own context is longer than any number."""
+    return inf if length == CONTEXT else length
 
 
 def _small_load(given: dict[str, Any]) -> dict[str, Any]:
@@ -214,8 +241,7 @@ def _shortened(
 
 def _small_grid(values: list[Any] | tuple[Any, ...], most: float) -> tuple[Any, ...]:
     """As many points, in the same order, none above `most` where that leaves them apart."""
-    # A model's own context is longer than any number.
-    ordered = sorted(set(values), key=lambda value: inf if value == CONTEXT else value)
+    ordered = sorted(set(values), key=_by_length)
     if ordered[-1] != CONTEXT and ordered[-1] <= most:
         return tuple(values)
     highest = max(int(most), len(ordered))

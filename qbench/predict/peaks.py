@@ -77,8 +77,8 @@ def predicted_peak(
     """The peak of an item of a cell; None for one whose peak nothing is said of.
 
     Without an item, the peak of the training that the cell is. Known are the items of `memory`,
-    `latency`, `quality` and `training`. Where shapes or layers are not known, the peak has no
-    bytes but a reason. `device` is `cpu` or `cuda` (with or without an index), `flash` tells
+    `latency`, `quality`, `needle` and `training`. Where shapes or layers are not known, the peak
+    has no bytes but a reason. `device` is `cpu` or `cuda` (with or without an index), `flash` tells
     whether a GPU has a flash attention. `counted`: of inference, without what kernels take and give
     back within one operation, which a counting of tensors does not see.
     """

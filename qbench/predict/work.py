@@ -99,6 +99,22 @@ class Scoring(_Part):
         return self.window
 
 
+class Retrieval(_Part):
+    """Prompts of a stated length are read, what is written after them included."""
+
+    batch: int
+    """Prompts at once."""
+    length: int
+    new_tokens: int
+    prefill_chunk: int | None = None
+
+    @property
+    def point(self) -> GridPoint:
+        """The same as a prompt and what is decoded after it."""
+        given = self.model_dump(exclude={"length"})
+        return GridPoint(**given, prompt_tokens=self.length - self.new_tokens)
+
+
 _OF: dict[str, type[GridPoint | Scoring]] = {
     "memory": GridPoint,
     "latency": GridPoint,
@@ -109,5 +125,7 @@ _OF: dict[str, type[GridPoint | Scoring]] = {
 
 def work_of(item: Item) -> GridPoint | Scoring | None:
     """The work of an item whose peak is predicted; None for any other."""
+    if item.measurement == "needle":
+        return typed_options(Retrieval, item.params).point
     part = _OF.get(item.measurement)
     return None if part is None else typed_options(part, item.params)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
 
-TINY = Variant("llama", "llama")
+TINY = Variant("llama", "llama", {"context": 512})
 OF_OTHER_CELLS = {
     "memory.static.adapters",  # of tuned cells
     # Of codes that are stored wider than they are.
@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "quality": {"window": 32},
     "decoded": {"limit": 2, "prompt_tokens": 8, "new_tokens": 3},
     "sensitivity": {"limit": 2, "window": 16, "text": "bundled:stdlib-excerpt"},
+    "needle": {"lengths": [400, "context"], "depths": [0, 100], "needles": 1},
     "generation": {"prompts": ["def f("], "new_tokens": 4},
     "tasks": {"limit": 2},
 }
@@ -56,7 +57,7 @@ def loaded(request: pytest.FixtureRequest, cells: TinyCells) -> LoadedModel:
 def items_of(name: str, loaded: LoadedModel, folder: Path) -> list[Item]:
     """The items of a measurement with small parameters."""
     given = dict(SMALL.get(name, {}))
-    if name in {"quality", "decoded"}:
+    if name in {"quality", "decoded", "needle"}:
         paths = [folder / "one.txt", folder / "two.txt"]
         for path in paths:
             path.write_text(f"def {path.stem}():\n    return 1\n" * 10)
@@ -77,6 +78,7 @@ def test_the_order_they_are_taken_in() -> None:
         "quality",
         "decoded",
         "sensitivity",
+        "needle",
         "tasks",
         "generation",
     ]
@@ -131,6 +133,7 @@ def test_items_are_told_apart_and_hold_all_their_parameters(
         "weight_error": 1,
         "quality": 2,
         "decoded": 2,
+        "needle": 4,
         "generation": 1,
         "tasks": 2,
     }

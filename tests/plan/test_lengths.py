@@ -13,6 +13,7 @@ from qbench.plan.plan import Plan, make_plan
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite_text
 from qbench.predict.devices import parse_memory
+from qbench.predict.peaks import predicted_peak
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
@@ -232,3 +233,68 @@ class TestOfTexts:
             ("text-p87-n8-first32", None),
         ]
         assert [slug for slug, _ in found["long"]][-1] == "text-p247-n8-first32"
+
+
+class TestNeedle:
+    """Lengths of `needle` hold all: the question, and what is written after it."""
+
+    def test_of_a_list_what_is_beyond_a_context_is_skipped(self, base: Path) -> None:
+        found = points(plan(base, "needle", "lengths: [64, 128, context]"))
+        beyond = (
+            "a prompt of 112 tokens with 16 new ones is longer than the context of short, which"
+            " is 96"
+        )
+        assert found["short"] == [
+            ("stdlib-heldout-l64-5x10", None),
+            ("stdlib-heldout-l128-5x10", beyond),
+            ("stdlib-heldout-l96-5x10", None),
+        ]
+        assert [slug for slug, _ in found["long"]][-1] == "stdlib-heldout-l256-5x10"
+
+    def test_half_of_the_context_and_all_of_it_by_default(self, base: Path) -> None:
+        found = points(plan(base, "needle", "value: word, chat_template: true"))
+        assert found["long"] == [
+            ("stdlib-heldout-l128-5x10-word-chat", None),
+            ("stdlib-heldout-l256-5x10-word-chat", None),
+        ]
+
+    @pytest.mark.parametrize(
+        ("options", "place", "found", "remedy"),
+        [
+            ("lengths: [200, 220]", "lengths", "200", "give a length of at most 96"),
+            ("lengths: 16", "lengths", "16", "give greater lengths, or lower new_tokens"),
+            ("depths: [0, 120]", "depths[1]", "the number 120", ""),
+            ("depths: []", "depths", "an empty list", ""),
+            ("value: colour", "value", "the text 'colour'", ""),
+        ],
+    )
+    def test_what_is_refused(
+        self, base: Path, options: str, place: str, found: str, remedy: str
+    ) -> None:
+        with pytest.raises(SuiteError) as caught:
+            plan(base, "needle", options)
+        (problem,) = caught.value.problems
+        assert problem.place == f"measure.needle.{place}"
+        assert problem.found == found
+        assert remedy in (problem.remedy or "")
+
+    def test_its_peak_is_that_of_the_prompt_and_what_is_written_after_it(self, base: Path) -> None:
+        peaks = []
+        for name, options in (
+            ("needle", "lengths: 64, new_tokens: 12, batch: 2, prefill_chunk: 20"),
+            ("memory", "prompt_tokens: 52, new_tokens: 12, batch: 2, prefill_chunk: 20"),
+        ):
+            made = plan(base, name, options).cells[0]
+            peaks.append(predicted_peak(made.cell, made.model, made.tasks[0].item))
+        assert peaks[0] is not None
+        assert peaks[0].total is not None
+        assert peaks[0] == peaks[1]
+
+    def test_random_weights_have_learned_nothing(self, base: Path) -> None:
+        suite = load_suite_text(
+            TEXT.replace("./short, ./long", "'random:./long'") % ("needle", ""), "suite.yaml", base
+        )
+        made = make_plan(suite, base / "results", device="cpu")
+        reasons = {task.skip for cell in made.cells for task in cell.tasks}
+        assert len(reasons) == 1
+        assert "the model's weights are random" in str(reasons.pop())

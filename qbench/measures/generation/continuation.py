@@ -38,7 +38,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> li
     `chat`: as a user's message in the tokenizer's chat template. Raises `MeasurementError` where
     there is none that takes it.
     """
-    text = _as_chat(tokenizer, prompt) if chat else prompt
+    return encode_text(tokenizer, as_asked(tokenizer, prompt, chat=chat), chat=chat)
+
+
+def as_asked(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> str:
+    """The text that a model goes on with; the arguments are those of `encode`."""
+    return _as_chat(tokenizer, prompt) if chat else prompt
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, chat: bool) -> list[int]:
+    """The ids of what `as_asked` wrote, or of that and the beginning of an answer behind it."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     # A chat template writes the special tokens itself.
     before = [] if chat else added_ids(tokenizer)[0]
@@ -115,7 +124,7 @@ def continue_greedily(
     return Continuation(
         prompt_ids=prompt_ids,
         new_ids=new_ids,
-        text=_text(tokenizer, prompt_ids, new_ids),
+        text=new_text(tokenizer, prompt_ids, new_ids),
         ended=bool(new_ids) and new_ids[-1] in stop_ids,
     )
 
@@ -151,7 +160,7 @@ def refuse_nonfinite(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Ten
     return scores
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], new_ids: list[int]) -> str:
+def new_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], new_ids: list[int]) -> str:
     """The new tokens' text as it follows the prompt's: some tokenizers drop a leading space."""
 
     def decode(ids: list[int]) -> str:
