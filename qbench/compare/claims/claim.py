@@ -98,17 +98,18 @@ class Side(Frozen):
         """The cells in words."""
         if self.reference:
             return "the reference"
-        own = [self.precision or "in a precision"] if self.method is None else []
+        chosen = ", ".join(
+            f"{name.replace('_', ' ')} {_listed(value)}"
+            for name, value in (self.options | self.tuned).items()
+        )
+        own = [self.precision or ("a precision with" if chosen else "any cell")]
         if self.method is not None:
             own = [f"{self.method} on {self.base}" if self.base else self.method]
             own += [f"served in {self.precision}"] if self.precision else []
             own += [str(self.deploy)] if self.deploy else []
         own += [f"with a cache in {self.kv_cache}"] if self.kv_cache else []
-        chosen = [
-            f"{name.replace('_', ' ')} {_listed(value)}"
-            for name, value in (self.options | self.tuned).items()
-        ]
-        return " ".join(own) + (f" ({', '.join(chosen)})" if chosen else "")
+        bare = self.precision is None and self.method is None
+        return " ".join([*own, *([chosen if bare else f"({chosen})"] if chosen else [])])
 
 
 def _listed(value: object) -> str:

@@ -138,7 +138,7 @@ class TestNotTestable:
         found = verdict(texts(0.0), perplexity({"below": 0}, of="mxfp4"))
         assert (found.verdict, found.reason) == ("not testable", "no cell here is mxfp4")
         found = verdict(texts(0.0), perplexity({"below": 0}, against={"options": {"bits": 4}}))
-        assert found.reason == "no cell here is in a precision (bits 4)"
+        assert found.reason == "no cell here is a precision with bits 4"
 
     def test_a_claim_about_gpus_on_a_cpu(self) -> None:
         found = verdict(texts(-0.02), perplexity({"below": 0}), device="cuda")
