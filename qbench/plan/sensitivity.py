@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from qbench.core.errors import UsageError
 from qbench.core.number_types import FloatType
+from qbench.core.reading import InvalidValueError
 from qbench.core.spec import PrecisionRef
 from qbench.measures.sensitivity.options import SENSITIVITY, SensitivityOptions, params_of
 from qbench.plan.keys import reference_of
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.computing import rest_type
-from qbench.precisions.mixed.members import member_of
+from qbench.precisions.mixed.members import format_of
 from qbench.predict.bf16 import has_bf16
 
 if TYPE_CHECKING:
@@ -87,9 +87,11 @@ def _formats(
     for index, entry in enumerate(asked):
         try:
             made = _format(entry, rest, named)
-        except UsageError as error:
+        except InvalidValueError as wrong:
             if options.formats is not None:
-                problem = suite.problem(f"measure.{SENSITIVITY}.formats[{index}]", str(error))
+                place = f"measure.{SENSITIVITY}.formats[{index}]"
+                said = wrong.found or str(entry)
+                problem = suite.problem(place, said, str(wrong), wrong.remedy)
                 problems[str(problem)] = problem
             continue
         if not any((one.name, one.options) == (made.name, made.options) for one in found):
@@ -98,12 +100,10 @@ def _formats(
 
 
 def _format(entry: Entry, rest: FloatType, named: Mapping[str, PrecisionRef]) -> PrecisionRef:
-    made = member_of(entry, rest, named)
+    made = format_of(entry, rest, named)
     if not is_quantized(made):
-        raise UsageError(
-            f"{made.label}: it holds a layer as the reference does, which costs nothing; leave it"
-            " out"
-        )
+        expected, found = "a format of codes", f"{made.label}, which the reference is held in"
+        raise InvalidValueError(expected, found, "leave it out: it costs nothing")
     return made
 
 

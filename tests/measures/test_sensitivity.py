@@ -15,7 +15,8 @@ from qbench.measures.quality.reference_states import has_states
 from qbench.measures.sensitivity.options import SensitivityOptions
 from qbench.measures.sensitivity.sensitivity import MEASUREMENT
 from qbench.measures.sensitivity.table import dominated
-from qbench.precisions.mixed.members import member_of
+from qbench.precisions import is_quantized, options_of, precisions, with_defaults
+from qbench.precisions.mixed.members import format_of
 from qbench.precisions.mixed.sensitivities import (
     Sensitivities,
     has_sensitivities,
@@ -25,7 +26,7 @@ from tests.measures import naive_perplexity as naive
 from tests.measures.test_quality import make_text, write_text
 from tests.precisions.naive_integers import quantize
 from tests.precisions.numpy_formats import four_bit
-from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh
+from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, typed_options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,7 @@ VARIANTS = [
     Variant("opt", "opt"),
 ]
 LLAMA = VARIANTS[0]
+ONE_BLOCK = Variant("llama-one-block", "llama", {"layers": 1, "hidden": 128, "intermediate": 256})
 FORMATS = ["nf4", "fp4", "int8-wo"]
 TIES = {"fp4": 0.03}
 """A weight midway between two levels of FP4's even steps is a matter of rounding."""
@@ -50,7 +52,7 @@ def make_item(loaded: LoadedModel, text: Path, *, reference: bool = True, **opti
     """The item as a plan makes it, of a reference in fp32."""
     chosen = SensitivityOptions.model_validate({"text": str(text), **ASKED, **options})
     [item] = MEASUREMENT.items(chosen, loaded.resolved, text.parent)
-    formats = [member_of(entry, "fp32") for entry in chosen.formats or ()]
+    formats = [format_of(entry, "fp32") for entry in chosen.formats or ()]
     params = {
         "rest": "fp32",
         "formats": [one.model_dump(mode="json") for one in formats],
@@ -289,3 +291,37 @@ def test_of_two_formats_that_are_alike_the_first_stays() -> None:
     # Less on one layer and more on another is neither.
     assert dominated({"a": (10, (0.1, 0.3)), "b": (10, (0.2, 0.2))}) == {}
     assert set(dominated({"a": (10, (0.2,)), "b": (10, (0.1,)), "c": (12, (0.1,))})) == {"a", "c"}
+
+
+MIXABLE = [
+    name
+    for name, held in precisions().items()
+    if is_quantized(with_defaults(name)) and held.unmixable(typed_options_of(name)) is None
+]
+
+
+@pytest.mark.parametrize("label", MIXABLE)
+def test_every_format_that_holds_single_layers_is_measured(
+    cells: TinyCells, tmp_path: Path, label: str
+) -> None:
+    """All layers held by block together are the whole model's, so that its KL bounds nothing away.
+
+    What matters is that each library's layers can be put in, computed and taken out again.
+    """
+    loaded = cells.load(ONE_BLOCK, "fp32")
+    text = write_text(tmp_path, make_text(120))
+    item = make_item(loaded, text, by="block", formats=[label], limit=2)
+    reference = MEASUREMENT.measure(loaded, item)
+    [unit] = table_of(reference).units
+    cost = unit.costs[label]
+    assert cost.kl is not None, cost.reason
+    assert cost.output_error is not None
+    # A model of one block has nothing else that is quantized.
+    typed = format_of(label, "fp32").options
+    whole = cells.load(ONE_BLOCK, label, **typed)
+    joint = MEASUREMENT.measure(
+        whole, make_item(whole, text, by="block", formats=[label], limit=2, reference=False)
+    )
+    assert values_of(joint)["sensitivity.kl.mean"] == pytest.approx(cost.kl, rel=1e-4, abs=1e-9)
+    predicted = precisions()[label].storage(loaded.resolved.shape, options_of(whole.cell.precision))
+    assert cost.bytes == predicted.linear + predicted.quantization_state

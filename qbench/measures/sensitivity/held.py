@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qbench.precisions import options_of, precisions
 from qbench.precisions.inventory import inventory
+from qbench.precisions.mixed.view import View
 from qbench.precisions.plain_layers import convertible_layers, put_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -51,6 +52,16 @@ def hold(model: PreTrainedModel, name: str, ref: PrecisionRef) -> HeldLayer:
         )
     with in_place(model, {name: held}):
         return HeldLayer(held, _bytes(model, name), changed)
+
+
+def fault_of(model: PreTrainedModel, names: Collection[str], ref: PrecisionRef) -> str | None:
+    """What is wrong with layers that are in place in a format, verified as those of a cell are."""
+    import torch
+
+    view = cast("PreTrainedModel", View(model, names))
+    with torch.inference_mode(mode=False), torch.no_grad():
+        found = precisions()[ref.name].verify(view, options_of(ref))
+    return found.faults[0] if found.faults else None
 
 
 @contextmanager

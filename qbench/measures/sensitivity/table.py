@@ -10,6 +10,7 @@ from qbench.core.errors import MeasurementError
 from qbench.measures.quality.scoring import ids_of, in_groups, score_windows
 from qbench.measures.sensitivity.held import (
     HeldLayer,
+    fault_of,
     hold,
     in_place,
     output_error,
@@ -150,13 +151,11 @@ class TableMaker:
             if pair is None or (reason is None and not pair.layers):
                 pair = self._hold(unit, ref, inputs, keep=True)
             if reason is None:
-                found = self._run(pair)
-                kl = math.fsum(found) / self._tokens
-                if math.isfinite(kl):
+                found, reason = self._run(pair, ref)
+                if reason is None:
+                    kl = math.fsum(found) / self._tokens
                     # More digits are beyond the intervals that are made of them.
                     windows[label] = tuple(float(f"{one:.{_DIGITS}g}") for one in found)
-                else:
-                    kl, reason = None, _NOT_FINITE
             known = [error for error in pair.errors if error is not None]
             costs[label] = Cost(
                 bytes=pair.bytes,
@@ -188,14 +187,17 @@ class TableMaker:
         made.errors = tuple(errors)
         return made
 
-    def _run(self, pair: _Pair) -> list[float]:
-        """Summed KL of each window with the unit held so."""
+    def _run(self, pair: _Pair, ref: PrecisionRef) -> tuple[list[float], str | None]:
+        """Summed KL of each window with the unit held so; or what is wrong with its layers."""
         layers = {name: held.module for name, held in pair.layers.items() if held.changed}
         if not layers:  # as it was: nothing to run
-            return [0.0] * len(self._windows)
-        self._passes += 1
-        self._blocks_run += len(self._replay.names) - self._replay.start
+            return [0.0] * len(self._windows), None
         with in_place(self._model, layers):
+            fault = fault_of(self._model, layers, ref)
+            if fault is not None:
+                return [], fault
+            self._passes += 1
+            self._blocks_run += len(self._replay.names) - self._replay.start
             scores = score_windows(
                 self._replay.head,
                 self._windows,
@@ -203,7 +205,7 @@ class TableMaker:
                 self._vocabulary,
                 self._reference,
             )
-        return scores.kl
+        return scores.kl, None if math.isfinite(math.fsum(scores.kl)) else _NOT_FINITE
 
     def _unit(self, unit: Group, costs: dict[str, Cost]) -> Unit:
         weights = sum(self._weights[name] for name in unit.layers)

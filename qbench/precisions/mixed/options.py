@@ -105,8 +105,8 @@ def _rule(pattern: str, held: object, dtype: FloatType) -> LayerRule:
             raise InvalidValueError(
                 "a regular expression after re:", f"'{shortened(pattern)}' ({error})"
             ) from None
-    name, given = _entry(held)
-    return _checked(pattern, name, given, dtype)
+    name, given = read_entry(held)
+    return rule_of(pattern, name, given, dtype)
 
 
 def _all_of(wrong: list[ErrorDetails]) -> ValidationError:
@@ -121,8 +121,8 @@ def _all_of(wrong: list[ErrorDetails]) -> ValidationError:
     )
 
 
-def _entry(held: object) -> tuple[str, dict[str, Any]]:
-    """A precision's name with its options."""
+def read_entry(held: object) -> tuple[str, dict[str, Any]]:
+    """A precision's name with its options; raises `InvalidValueError` for what is neither."""
     if isinstance(held, str):
         held = {held: None}
     if not isinstance(held, dict) or len(held) != 1:
@@ -134,8 +134,11 @@ def _entry(held: object) -> tuple[str, dict[str, Any]]:
     return str(name), given or {}
 
 
-def _checked(pattern: str, name: str, given: Mapping[str, Any], dtype: FloatType) -> LayerRule:
-    """A rule by the precision's own name, with all of its options."""
+def rule_of(pattern: str, name: str, given: Mapping[str, Any], dtype: FloatType) -> LayerRule:
+    """A rule by the precision's own name, with all of its options.
+
+    Raises `InvalidValueError` for one that holds no single layer beside a rest of that type.
+    """
     from qbench.precisions import is_quantized, precisions, with_defaults
     from qbench.precisions.names import ONE_OF_THE_LIST, nearest_words, own_name
 
