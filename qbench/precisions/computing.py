@@ -5,7 +5,7 @@ from __future__ import annotations
 from qbench.core.number_types import BF16, FloatType
 from qbench.core.options import shown_options
 from qbench.core.spec import PrecisionRef, slugify
-from qbench.precisions import is_quantized, options_of, products_of
+from qbench.precisions import is_quantized, options_of, precisions, products_of
 from qbench.precisions.floating import in_type
 
 _COMPUTE, _REST = "compute_dtype", "dtype"
@@ -33,7 +33,8 @@ def computed_in(precision: PrecisionRef, dtype: FloatType) -> PrecisionRef | Non
     if not changed:
         return None
     options = held.model_validate({**held.model_dump(), **changed})
-    shown = options.model_dump(mode="json", exclude_defaults=True)
+    unlabelled = set(precisions()[precision.name].unlabelled)
+    shown = options.model_dump(mode="json", exclude_defaults=True, exclude=unlabelled)
     return PrecisionRef(
         label=slugify("-".join([precision.name, *shown_options(shown)])),
         name=precision.name,

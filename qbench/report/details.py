@@ -18,6 +18,7 @@ from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
 from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
+from qbench.report.mix_table import mix_table
 from qbench.report.over_length import over_length
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.roofline import roofline_tables
@@ -53,7 +54,16 @@ TABLED = frozenset(
 _LIST_SHOWN = 3
 _RAN = "attention_ran"
 """Of the records of quality and latency: the attention kernels that were called."""
-_APART = frozenset({"calibration", "nominal_linear_bytes", "nominal_other_bytes", "unlike_served"})
+_APART = frozenset(
+    {
+        "calibration",
+        "nominal_linear_bytes",
+        "nominal_other_bytes",
+        "unlike_served",
+        "held_in",
+        "members",
+    }
+)
 """What was loaded that stands elsewhere: in another table, or below one."""
 _TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED, "serving.errors"})
 """Columns of which a 0 in every row is what a reader wants to see."""
@@ -124,6 +134,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *generation_tables(records),
         _loaded_table(records),
         calibration_table({cell.label: loaded_details(cell) for cell in records.cells}),
+        mix_table({cell.label: loaded_details(cell) for cell in records.cells}),
         _other_table(records),
     ]
     kept = [_without_empty_columns(with_field_names(table)) for table in tables]

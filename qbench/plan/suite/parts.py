@@ -130,8 +130,8 @@ def precision_ref(name: str, choice: Choice, label: str | None = None) -> Precis
     """Labelled by the options that differ from their defaults, or by what is swept of it."""
     options, shown = choice
     if label is None:
-        shown = options.model_dump(mode="json", exclude_defaults=True)
-        shown = {key: one for key, one in shown.items() if key not in precisions()[name].unlabelled}
+        unlabelled = set(precisions()[name].unlabelled)
+        shown = options.model_dump(mode="json", exclude_defaults=True, exclude=unlabelled)
     own = slugify("-".join([label or name, *shown_options(shown)]))
     return PrecisionRef(label=own, name=name, options=options.model_dump(mode="json"))
 
