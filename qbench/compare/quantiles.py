@@ -4,7 +4,7 @@
   in which bin of a logarithmic axis (`qbench.core.binned_windows`).
 - `window_perplexity.p90` and the like are quantiles over windows, whose losses are kept one by one.
 
-Whole windows are drawn, or documents, as they are for means: see `qbench.compare.series`.
+Whole windows are drawn, documents or items, as they are for means: see `qbench.compare.series`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact
 from qbench.compare.estimates.quantiles import Binned, Listed, bootstrap_quantile, influence
-from qbench.compare.series import SUMS_OF_LOSS, WEIGHTS, documents_of
+from qbench.compare.series import ITEM_IDS, ITEM_WEIGHTS, SUMS_OF_LOSS, WEIGHTS, documents_of
 from qbench.compare.series_estimates import Estimated
 from qbench.core.binned_windows import EDGES, binned_windows, kept_as
 from qbench.core.quantile import named_share
+from qbench.core.unchecked import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,19 +48,23 @@ class Quantile:
 
     share: float
     value: float
+    each: Literal["windows", "items"]
+    """What has tokens: windows, which follow each other in a text, or items."""
     tokens: tuple[float, ...]
-    """Scored tokens of each window: two sides are paired where they are the same."""
+    """Scored tokens of each: two sides are paired where they are the same."""
+    ids: tuple[str, ...] | None
+    """Of items, where the record names them."""
     counts: bytes | None
     """Tokens by window and bin; None where `values` are the windows' own."""
     edges: tuple[float, ...]
     values: tuple[float, ...] | None
     documents: tuple[int, ...] | None
-    """Of each window the number of its document; None where windows are drawn."""
+    """Of each window the number of its document; None where these are not drawn."""
 
     @property
     def unit(self) -> Unit:
         """What is drawn."""
-        return "windows" if self.documents is None else "documents"
+        return self.each if self.documents is None else "documents"
 
     @property
     def units(self) -> int:
@@ -69,7 +74,7 @@ class Quantile:
     @property
     def told(self) -> str:
         """What it is a quantile of."""
-        return "windows" if self.counts is None else "tokens"
+        return self.each if self.counts is None else "tokens"
 
     @cached_property
     def spread(self) -> Spread:
@@ -97,9 +102,16 @@ def is_quantile(metric: str) -> bool:
     return kept_as(metric) is not None or _is_of_windows(metric)
 
 
+def keeps_quantile(record: Record, metric: str) -> bool:
+    """Whether the record has the quantile and what its chance is told from."""
+    value = record.value(metric)
+    return value is not None and find_quantile(record, metric, value) is not None
+
+
 def find_quantile(record: Record, metric: str, value: float) -> Quantile | None:
     """What the chance of a quantile can be told from; None where the record does not keep it."""
-    share, tokens = named_share(metric), tuple(record.series.get(WEIGHTS, ()))
+    each, tokens = _tokens(record)
+    share = named_share(metric)
     if share is None or not is_quantile(metric) or not tokens or not math.isfinite(value):
         return None
     counts: bytes | None = None
@@ -114,14 +126,20 @@ def find_quantile(record: Record, metric: str, value: float) -> Quantile | None:
         if held is None or held.counts.sum(axis=1).tolist() != list(tokens):
             return None
         counts, edges = held.counts.tobytes(), held.edges
-    documents = documents_of(record, len(tokens))
-    found = Quantile(share, value, tokens, counts, edges, values, documents)
+    ids, documents = None, None
+    if each == "items":
+        named = as_list(record.details.get(ITEM_IDS))
+        ids = tuple(map(str, named)) if len(named) == len(tokens) else None
+    else:
+        documents = documents_of(record, len(tokens))
+    found = Quantile(share, value, each, tokens, ids, counts, edges, values, documents)
     return found if _agrees(found) else None
 
 
 def pair_quantiles(own: Quantile, base: Quantile) -> tuple[Quantile, Quantile] | None:
-    """Both by the same windows or documents; None where they are not of the same windows."""
-    if own.tokens != base.tokens or own.share != base.share:
+    """Both by the same windows, documents or items; None where they are not of the same ones."""
+    alike = (own.each, own.tokens, own.ids) == (base.each, base.tokens, base.ids)
+    if not alike or own.share != base.share:
         return None
     documents = own.documents or base.documents
     return replace(own, documents=documents), replace(base, documents=documents)
@@ -134,7 +152,9 @@ def quantile_level(own: Quantile, sampling: Sampling) -> Estimated:
     if refused is not None:
         return refused
     moved = influence(own.spread, own.share)
-    return Estimated(bootstrap_quantile(own.of, own.value, moved, sampling), _method(own))
+    ordered = own.each == "windows"
+    estimate = bootstrap_quantile(own.of, own.value, moved, sampling, ordered=ordered)
+    return Estimated(estimate, _method(own))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -169,7 +189,8 @@ def quantile_change(
     value = statistics.fmean(change_of(own, base, relative=relative) for own, base in pairs)
     away = _mean([moved(own) - moved(base) for own, base in pairs])
     try:
-        estimate = bootstrap_quantile(figure, value, away, sampling)
+        ordered = first.each == "windows"
+        estimate = bootstrap_quantile(figure, value, away, sampling, ordered=ordered)
     except ValueError:
         return Estimated(None, "none", f"some resamples of the {first.unit} have no finite value")
     return Estimated(estimate, f"paired {_method(first)}")
@@ -178,6 +199,13 @@ def quantile_change(
 def change_of(own: Quantile, base: Quantile, *, relative: bool) -> float:
     """How far two recorded quantiles are apart."""
     return math.log(own.value / base.value) if relative else own.value - base.value
+
+
+def _tokens(record: Record) -> tuple[Literal["windows", "items"], tuple[float, ...]]:
+    """What has tokens in a record, and how many each."""
+    if WEIGHTS in record.series:
+        return "windows", tuple(record.series[WEIGHTS])
+    return "items", tuple(record.series.get(ITEM_WEIGHTS, ()))
 
 
 def _is_of_windows(metric: str) -> bool:
@@ -247,4 +275,4 @@ def _mean(parts: Sequence[Floats]) -> Floats:
 
 
 def _method(own: Quantile) -> str:
-    return f"block bootstrap over {own.unit}"
+    return f"block bootstrap over {own.unit}" if own.each == "windows" else "bootstrap over items"

@@ -91,7 +91,7 @@ def _pooled_quantiles(
         if paired is None:
             return _not_pooled(first)
         found.append(paired)
-    if len({own.tokens for own, _ in found}) > 1:
+    if len({(own.tokens, own.documents) for own, _ in found}) > 1:
         return _not_pooled(first)
     relative = first.relative
     if relative and min(side.value for pair in found for side in pair) <= 0:

@@ -17,16 +17,24 @@ from qbench.compare.estimates.bootstrap import bootstrap, sparse
 from qbench.compare.estimates.estimates import FEWEST_UNITS, Exact, Student
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from qbench.compare.estimates.bootstrap import Floats, Sampling, Statistic
     from qbench.compare.estimates.estimates import Estimate
     from qbench.compare.series import Series
 
 WHAT_INTERVALS_ARE_ABOUT = "more text or items of the same kind, not other kinds"
-HOW_GROUPS_ARE_DRAWN = "Items that share what they are about are drawn together, by bootstrap."
+_HOW_TOGETHER = {
+    "groups": "Items that share what they are about are drawn together, by bootstrap.",
+    "documents": "Windows of one document are drawn together, in blocks of neighbouring documents.",
+}
 _KEPT = 512
 """Estimates that are kept, 80 kB each: tables and pictures of a report ask for the same ones."""
+
+
+def with_what_is_together(method: str, units: Collection[str | None]) -> str:
+    """What is said of a method, and what is drawn together where such units are among them."""
+    return " ".join([method, *(told for unit, told in _HOW_TOGETHER.items() if unit in units)])
 
 
 class Estimated(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.claims.verdicts import VERDICTS, judge_claims
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT, with_what_is_together
 from qbench.core.page import Column, Figure, Fold, Heading, Page, Row, Table, Words, bullets
 from qbench.core.units import counted
 from qbench.measures.field_names import definitions
@@ -126,7 +126,7 @@ def method(held: Sequence[Held]) -> str:
         f" does not, is false has a chance of at most {share:g} % each. A verdict is about"
         " the model and the device of the records: others may show another."
     )
-    return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
+    return with_what_is_together(told, units)
 
 
 def _counts(judged: Sequence[Judged]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT, with_what_is_together
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
 from qbench.core.page import Row as TableRow
@@ -119,7 +119,7 @@ def method(comparison: Comparison) -> str:
         f" {comparison.tests} differences: that any of them is false has a chance of at most"
         f" {share:g} %."
     )
-    return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
+    return with_what_is_together(told, units)
 
 
 def find_gaps(comparison: Comparison) -> list[tuple[str, list[str]]]:

@@ -21,6 +21,7 @@ from qbench.report.latency import TIMED, latency_table
 from qbench.report.mix_table import mix_table
 from qbench.report.over_length import over_length
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
+from qbench.report.quantiles import divergence_quantiles, window_quantiles
 from qbench.report.roofline import roofline_tables
 from qbench.report.serving import serving_tables
 from qbench.report.tasks import GAINED, LOST, task_tables
@@ -126,8 +127,15 @@ def detail_tables(records: TableRecords) -> list[Table]:
             for slug, record in items(records, "quality").items()
             if not against_merged(record)
         ),
+        *(
+            window_quantiles(records, slug)
+            for slug, record in items(records, "quality").items()
+            if not against_merged(record)
+        ),
         *(divergence_table(records, slug) for slug in items(records, "quality")),
+        *(divergence_quantiles(records, slug) for slug in items(records, "quality")),
         *(decoded_table(records, slug) for slug in items(records, DECODED)),
+        *(divergence_quantiles(records, slug, DECODED) for slug in items(records, DECODED)),
         weight_error_table(records),
         *task_tables(records),
         *_completion_tables(records),

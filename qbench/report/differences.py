@@ -20,7 +20,8 @@ from qbench.compare.marks import (
     one_change,
     verdict_of,
 )
-from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN, WHAT_INTERVALS_ARE_ABOUT
+from qbench.compare.quantiles import keeps_quantile
+from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT, with_what_is_together
 from qbench.compare.served import SERVED, stored_wider
 from qbench.compare.speed import LEGEND, why_not_served
 from qbench.compare.verdicts import amount_text
@@ -50,6 +51,8 @@ _HEADLINES = {
     "completion": ("completion.loss",),
 }
 """Metrics that a person decides by; of tasks and generations all scores are shown."""
+_QUANTILES = ("window_perplexity.p90", "kl.p99", "decoded.kl.p99")
+"""The same of records that keep what quantiles have their intervals from."""
 _ON_TEXTS = ("quality", "decoded")
 
 
@@ -177,7 +180,7 @@ def how_decided(differences: Differences) -> str:
         f" {WHAT_INTERVALS_ARE_ABOUT}. Claims of each kind are adjusted by Holm over the whole"
         f" table: that any of them is false has a chance of at most {share:g} %."
     )
-    return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
+    return with_what_is_together(told, units)
 
 
 def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
@@ -203,6 +206,8 @@ def _metrics(record: Record, *, wider: bool) -> list[Metric]:
     wanted = _HEADLINES.get(record.item.measurement)
     if wanted and wider:
         wanted = (*wanted, *(SERVED[name] for name in wanted if name in SERVED))
+    if wanted:
+        wanted = (*wanted, *(name for name in _QUANTILES if keeps_quantile(record, name)))
     return [
         metric
         for metric in record.metrics

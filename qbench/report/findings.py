@@ -13,6 +13,7 @@ from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.flips import CHANGED, FLIPS, SCORED, flip_metrics
 from qbench.compare.items import items
+from qbench.compare.quantiles import OF_WINDOWS, is_quantile
 from qbench.compare.recommend.prices import TRAINING
 from qbench.compare.tuned.arms import arms_of
 from qbench.compare.variation import variation
@@ -60,8 +61,8 @@ interval; `change` and what follows it is about the change from the cell or arm 
 names, a ratio less 1 where it is `relative`, with the margin within which it is called equivalent.
 `level` is that of all intervals of a row.
 """
-_SHOWN_WITH_INTERVAL = ("perplexity", "kl.mean")
-"""Means over windows whose own intervals a report has, beside those of scores."""
+_SHOWN_WITH_INTERVAL = ("perplexity", "kl.mean", "decoded.kl.mean")
+"""Means over windows whose own intervals a report has, beside those of scores and quantiles."""
 _BETTER: dict[str, Better] = {
     LOST: "lower",
     GAINED: "higher",
@@ -101,8 +102,10 @@ def findings(table: TableRecords) -> dict[tuple[Which, str], Found]:
                 for record in records:
                     found[which(record), metric.name] = {**told}
     differences = differences_of(table)
-    if differences is None:
+    if table.reference is None or differences is None:
         return found
+    for record, changed, told in _window_changes(table, table.reference):
+        found[which(record), changed].update(told)
     cells = {cell.label: cell for cell in table.cells}
     for one in differences.found:
         told = _change(differences.reference, one.value, one.mark)
@@ -207,7 +210,8 @@ def _level(cell: CellRecords, records: Sequence[Record], metric: Metric) -> Foun
     """The figure that is shown, with its interval where the report knows one."""
     sampled = any(variation(one, found) == "sample" for one, found in _measured(records, metric))
     scored = records[0].item.measurement in SCORED
-    headline = metric.name in _SHOWN_WITH_INTERVAL and cell.tuning is None
+    headline = metric.name in _SHOWN_WITH_INTERVAL or is_quantile(metric.name)
+    headline = headline and cell.tuning is None
     shown = not sampled or scored or headline
     figure = with_interval(records, metric.name) if shown else pool(records, metric.name).figure
     if figure.value is None:
@@ -250,9 +254,27 @@ def _tuned_change(table: TableRecords, cell: CellRecords, name: ItemName, metric
         figure, relative = change_with_interval(cell.of(*name), base, metric), False
     else:
         return {}
+    return _unjudged(figure, table.reference.label, relative=relative)
+
+
+def _window_changes(
+    table: TableRecords, reference: CellRecords
+) -> Iterator[tuple[Record, str, Found]]:
+    """The changes of quantiles over windows, which stand in a table without a verdict."""
+    for cell in table.cells:
+        for slug in items(table, "quality") if cell is not reference else ():
+            records, base = cell.of("quality", slug), reference.of("quality", slug)
+            for metric in _metrics(records):
+                if metric.name.startswith(OF_WINDOWS):
+                    figure = change_with_interval(records, base, metric.name)
+                    told = _unjudged(figure, reference.label, relative=True)
+                    yield from ((record, metric.name, told) for record in records)
+
+
+def _unjudged(figure: Figure, against: str, *, relative: bool) -> Found:
     level = {} if figure.low is None else {"level": INTERVAL_LEVEL}
     return level | {
-        "against": table.reference.label,
+        "against": against,
         "change": figure.value,
         "change_low": figure.low,
         "change_high": figure.high,

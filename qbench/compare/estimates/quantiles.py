@@ -180,17 +180,23 @@ def influence(spread: Spread, share: float) -> Floats:
 
 
 def bootstrap_quantile(
-    figure: Callable[[Floats], Floats], value: float, moved: Floats, sampling: Sampling
+    figure: Callable[[Floats], Floats],
+    value: float,
+    moved: Floats,
+    sampling: Sampling,
+    *,
+    ordered: bool = True,
 ) -> Estimate:
     """A figure made of quantiles over the same units, such as their difference, with its chance.
 
     `figure` gives it for resamples as `Spread.quantile` does; `value` is the figure itself, and
-    `moved`, (units,), how far each unit moves it, in the order of the text: blocks of neighbours
-    are drawn, as long as that says. Raises `ValueError` where it is not finite for every resample.
+    `moved`, (units,), how far each unit moves it. `ordered` units follow each other: blocks of
+    neighbours are drawn, as long as that says. Raises `ValueError` where it is not finite for every
+    resample.
     """
     import numpy as np
 
-    units, length = len(moved), block_length(moved)
+    units, length = len(moved), block_length(moved) if ordered else 1
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = float(figure(np.ones((1, units)))[0])
         parts = _times(units, length, sampling)
@@ -209,7 +215,11 @@ def _times(units: int, length: int, sampling: Sampling) -> Iterator[Floats]:
     count = math.ceil(units / length)
     step = max(1, _MOST_NUMBERS // units)
     for start in range(0, sampling.resamples, step):
-        chosen = random.integers(0, units, (min(step, sampling.resamples - start), count))
+        taken = min(step, sampling.resamples - start)
+        if length == 1:
+            yield random.multinomial(units, np.full(units, 1 / units), taken).astype(np.float64)
+            continue
+        chosen = random.integers(0, units, (taken, count))
         rows = np.arange(len(chosen))
         # Where blocks begin, and where they end, summed up: the last is the first's neighbour.
         changes = np.zeros((len(chosen), units + length))

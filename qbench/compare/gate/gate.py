@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from qbench.compare.comparable import Gap, condition_changes
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.sides import BothSides, find_change, find_change_over_seeds
-from qbench.compare.series_estimates import HOW_GROUPS_ARE_DRAWN
+from qbench.compare.series_estimates import with_what_is_together
 from qbench.compare.verdicts import Margin, Verdict, amount_text, interval_text, judge
 from qbench.core.errors import UsageError
 from qbench.core.names import did_you_mean
@@ -157,7 +157,7 @@ class GateOutcome:
             " improved when the interval lies outside after Holm's adjustment over"
             f" the {self.tests} checks that had an interval."
         )
-        return f"{told} {HOW_GROUPS_ARE_DRAWN}" if "groups" in units else told
+        return with_what_is_together(told, units)
 
 
 def run_gate(

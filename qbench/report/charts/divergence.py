@@ -10,12 +10,13 @@ from qbench.core.log_bins import EDGES, counts_of
 from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, decades, quantity, rounded, row_height, tooltip
-from qbench.report.figures import pool
+from qbench.report.figures import with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.compare.selection import TableRecords
+    from qbench.core.page import Figure
     from qbench.core.record import Record
 
 _QUANTILES = {
@@ -57,15 +58,17 @@ def divergence_charts(
 def _quantiles(measured: Mapping[str, Sequence[Record]], prefix: str) -> Chart | None:
     """`prefix` begins the names of the metrics."""
     rows: list[dict[str, Any]] = [
-        {"cell": label, "quantile": name, "value": rounded(value)}
+        {"cell": label, "quantile": name, "value": rounded(figure.value), **_ends(figure)}
         for label, found in measured.items()
         for metric, name in _QUANTILES.items()
-        if (value := pool(found, f"{prefix}{metric}").figure.value) is not None and value > 0
+        if (figure := with_interval(found, f"{prefix}{metric}")).value is not None
+        and figure.value > 0
     ]
     if not rows:
         return None
     cells = len({row["cell"] for row in rows})
-    x = quantity("value", _AXIS, **_log_axis(row["value"] for row in rows))
+    x = quantity("value", _AXIS, **_log_axis(row[key] for row in rows for key in _PLACES & {*row}))
+    known = any("low" in row for row in rows)
     names = list(_QUANTILES.values())
     point = {
         "field": "quantile",
@@ -73,6 +76,13 @@ def _quantiles(measured: Mapping[str, Sequence[Record]], prefix: str) -> Chart |
         "scale": {"domain": names},
         "legend": {"title": None},
     }
+    bars: list[dict[str, Any]] = [
+        {
+            "transform": [{"filter": "isValid(datum.low)"}],
+            "mark": {"type": "rule", "strokeWidth": 5, "strokeOpacity": 0.5},
+            "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": point},
+        }
+    ]
     spec = {
         "data": {"values": rows},
         "height": row_height(cells),
@@ -82,13 +92,17 @@ def _quantiles(measured: Mapping[str, Sequence[Record]], prefix: str) -> Chart |
                 "mark": {"type": "rule", "opacity": 0.4},
                 "encoding": {"x": {**x, "aggregate": "min"}, "x2": {"aggregate": "max", **_VALUE}},
             },
+            *(bars if known else ()),
             {
                 "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
                 "encoding": {
                     "x": x,
                     "color": point,
                     "shape": {**point, "scale": {"domain": names, "range": list(_SHAPES)}},
-                    "tooltip": tooltip({"cell": "cell", "quantile": "of tokens", "value": "KL"}),
+                    "tooltip": tooltip(
+                        {"cell": "cell", "quantile": "of tokens", "value": "KL"}
+                        | ({"low": "95 % from", "high": "95 % to"} if known else {})
+                    ),
                 },
             },
         ],
@@ -98,9 +112,20 @@ def _quantiles(measured: Mapping[str, Sequence[Record]], prefix: str) -> Chart |
         "Mean, median, 90th, 99th and 99.9th percentile and maximum of the divergence of the"
         f" tokens from the reference's predictions, for {counted(cells, 'cell')}.",
         spec,
+        "Bars behind the signs are 95 % intervals, where these are wider than the sign."
+        if known
+        else "",
     )
 
 
+def _ends(figure: Figure) -> dict[str, float]:
+    """The interval's ends, where they are known and have a place on the axis."""
+    if figure.low is None or figure.high is None or not 0 < figure.low < figure.high:
+        return {}
+    return {"low": rounded(figure.low), "high": rounded(figure.high)}
+
+
+_PLACES = {"value", "low", "high"}
 _VALUE = {"field": "value"}
 
 

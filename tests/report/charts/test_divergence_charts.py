@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from qbench.compare.differences import level
+from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.selection import select
 from qbench.core.log_bins import EDGES, stored
 from qbench.report.charts.axes import decades
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.quality import divergence_table
+from tests.compare.test_quantile_intervals import drawn as drawn_kl
+from tests.compare.test_quantile_intervals import record_of as quantile_record
 from tests.paired_records import TOKENS, divergence, losses, quality
 from tests.record_factory import make_metric
 from tests.report.charts.specs import values, without_data
@@ -110,3 +114,24 @@ def test_decades_end_where_numbers_do() -> None:
     assert decades([5e-324, 1.7e308])[-1] == 1e308
     assert decades([5e-324])[0] > 0
     assert decades([0.02, 3.0]) == [0.01, 0.1, 1.0, 10.0]
+
+
+def test_quantiles_with_intervals_have_bars_behind_them() -> None:
+    damaged = quantile_record(drawn_kl(1), NAME)
+    nothing = quantile_record(np.zeros((100, TOKENS)), "fp32")
+    chart, *_ = drawn(nothing, damaged, quantile_record(drawn_kl(3), "int8"))
+    rows = {(row["cell"], row["quantile"]): row for row in values(chart)}
+    for name in ("median", "p90", "p99"):
+        row = rows[NAME, name]
+        low, high = level([damaged], f"kl.{name}", sampling=Sampling()).ends(0.025)
+        assert [row["low"], row["high"]] == pytest.approx([low, high], rel=1e-4)
+        assert row["low"] < row["value"] < row["high"]
+    short = drawn(nothing, quantile_record(drawn_kl(3)[:30], "int8"))[0]
+    ends = {row["quantile"]: "low" in row for row in values(short)}
+    assert ends["p90"]
+    assert not ends["p99.9"]  # too few windows hold tokens beyond it
+    assert (
+        chart.caption
+        == "Bars behind the signs are 95 % intervals, where these are wider than the sign."
+    )
+    assert len(chart.spec["layer"]) == 3
