@@ -105,7 +105,7 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.02, relative=True)
     if metric.unit == "B" or measurement == "footprint":
         return Allowance(0.0, relative=True)
-    if metric.name.startswith(("kl.", "decoded.kl.")):
+    if metric.name.startswith(("kl.", "decoded.kl.", "sensitivity.kl.")):
         return Allowance(0.001, relative=False)
     if metric.name.startswith(OF_WINDOWS):
         return _BY_METRIC["perplexity"]
