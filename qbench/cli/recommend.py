@@ -239,7 +239,7 @@ def _check_price(stated: Stated) -> None:
 def _check(stated: Stated, made: Sequence[Choices], records: Sequence[Record]) -> None:
     """Raises `UsageError` for what was measured nowhere, with what was."""
     from qbench.compare.recommend.budget import MINIMIZED, Budget
-    from qbench.compare.recommend.limits import tasks_of
+    from qbench.compare.recommend.limits import names_of_task, tasks_of
     from qbench.core.errors import UsageError
     from qbench.core.names import what_there_is
 
@@ -256,12 +256,7 @@ def _check(stated: Stated, made: Sequence[Choices], records: Sequence[Record]) -
     axes = [axis for one in made for axis in one.axes]
     for pattern in budget.min_task:
         if not tasks_of(pattern, axes):
-            names = dict.fromkeys(
-                name
-                for axis in axes
-                if axis.measurement == "tasks"
-                for name in (axis.item or "", axis.metric.removeprefix("tasks."))
-            )
+            names = dict.fromkeys(name for axis in axes for name in names_of_task(axis))
             told = what_there_is(pattern, names) if names else "no task was measured"
             raise UsageError(f"--min-task {pattern!r}: no such task was measured; {told}")
     measured = {

@@ -254,7 +254,7 @@ def _too_few(
         if unit == "windows"
         else "raise the task's `limit`: items that share what they are about count once"
         if unit == "groups"
-        else "raise the task's `limit`, the prompts' `count` or the tuning data's `test`"
+        else "raise the task's `limit`, the prompts' `count`, `needles` or the tuning data's `test`"
     )
     side = " a side" if unit == "processes" else ""
     reason = f"too few {unit}{side} to decide by: {units}, {lacking} more are needed; {remedy}"

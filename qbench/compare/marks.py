@@ -94,6 +94,7 @@ _BY_METRIC = {
     "decoded.perplexity": Allowance(0.005, relative=True),
     "bits_per_byte": Allowance(0.005, relative=True),
     "completion.loss": Allowance(0.02, relative=False),
+    "needle.loss": Allowance(0.02, relative=False),
 }
 
 

@@ -19,6 +19,7 @@ from qbench.report.generations import generation_tables
 from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
 from qbench.report.mix_table import mix_table
+from qbench.report.needle import NEEDLE, needle_tables
 from qbench.report.over_length import over_length
 from qbench.report.quality import divergence_table, quality_table, weight_error_table
 from qbench.report.quantiles import divergence_quantiles, window_quantiles
@@ -43,6 +44,7 @@ TABLED = frozenset(
         "serving",
         "quality",
         "decoded",
+        NEEDLE,
         "weight_error",
         "generation",
         "tasks",
@@ -136,6 +138,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(divergence_quantiles(records, slug) for slug in items(records, "quality")),
         *(decoded_table(records, slug) for slug in items(records, DECODED)),
         *(divergence_quantiles(records, slug, DECODED) for slug in items(records, DECODED)),
+        *needle_tables(records),
         weight_error_table(records),
         *task_tables(records),
         *_completion_tables(records),

@@ -249,7 +249,7 @@ def _tuned_change(table: TableRecords, cell: CellRecords, name: ItemName, metric
         return {}
     if metric == "perplexity" and name.measurement == "quality":
         figure, relative = change_figure(cell, table.reference, name.slug), True
-    elif name.measurement == "tasks":
+    elif name.measurement in {"tasks", "needle"}:
         base = table.reference.of(*name)
         figure, relative = change_with_interval(cell.of(*name), base, metric), False
     else:

@@ -89,6 +89,16 @@ _MEASURED = (
             _Told("decoded.kl.mean", "KL mean of decoded positions", "number", 6),
         ),
     ),
+    _Lengths(
+        "needle",
+        "length",
+        "tokens of a prompt",
+        ("text", "new_tokens", "depths", "needles", "value", "seed", "chat_template"),
+        (
+            _Told("needle.retrieval", "Needles found", "percent", 0),
+            _Told("needle.loss", "Loss of the needles' values", "number", 4),
+        ),
+    ),
 )
 
 
@@ -191,7 +201,7 @@ def _figures(
 def _same(record: Record, measurement: str) -> str:
     """What all the points of a group have in common, in words."""
     params = record.item.params
-    if measurement == "quality":
+    if measurement in {"quality", "needle"}:
         return text_name(record)
     if measurement == "decoded":
         return f"{text_name(record)}, {params.get('new_tokens')} tokens decoded after each"

@@ -10,6 +10,7 @@ from qbench.core.page import Charts, Heading, Words
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
+from qbench.report.charts.needle import needle_charts
 from qbench.report.charts.over_length import length_charts
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.serving import serving_charts
@@ -19,6 +20,8 @@ from qbench.report.cold_start import TITLE as COLD_START
 from qbench.report.cold_start import cold_start_charts
 from qbench.report.decoded import DECODED
 from qbench.report.latency import TIMED
+from qbench.report.needle import TITLE as NEEDLES
+from qbench.report.needle import needle_grids
 from qbench.report.over_length import TITLE as OVER_LENGTH
 from qbench.report.over_length import over_length
 from qbench.report.predicted import predicted_table
@@ -52,6 +55,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
                 for chart in divergence_charts(records, slug, text, DECODED)
             ),
         ),
+        *_group(NEEDLES, needle_charts(needle_grids(records))),
         *_group("Tasks", (chart for table in task_tables(records) for chart in task_charts(table))),
         *_group(
             "Latency of each process",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
 
+NEEDLE = "needle"
 _NOWHERE = ""
 """No item has this slug."""
 
@@ -68,7 +69,7 @@ def cost_axes_of(
 
 
 def quality_axes(records: TableRecords) -> list[Axis]:
-    """Perplexity and divergence of each text, and each score of each task."""
+    """Perplexity and divergence of each text, each score of each task, needles of each length."""
     titles = text_titles(items(records, "quality"))
     found: list[Axis] = []
     for slug, name in titles.items():
@@ -101,11 +102,31 @@ def quality_axes(records: TableRecords) -> list[Axis]:
                 "kl.mean",
             ),
         ]
-    return [*found, *_task_axes(records)]
+    return [*found, *_task_axes(records), *_needle_axes(records)]
 
 
 def _at(point: Record | None) -> str:
     return f" at {describe_point(point)}" if point else ""
+
+
+def _needle_axes(records: TableRecords) -> list[Axis]:
+    """The share of the needles found, of each length."""
+    return [
+        Axis(
+            f"{NEEDLE}:{slug}",
+            title := f"needles found, {slug}",
+            title,
+            "number",
+            "1",
+            "higher",
+            "quality",
+            NEEDLE,
+            slug,
+            "needle.retrieval",
+            of_change=True,
+        )
+        for slug in items(records, NEEDLE)
+    ]
 
 
 def _task_axes(records: TableRecords) -> list[Axis]:

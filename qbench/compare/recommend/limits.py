@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
+from qbench.compare.recommend.axes import NEEDLE
 from qbench.compare.recommend.axis import Axis
 from qbench.compare.recommend.budget import MINIMIZED
 from qbench.predict.devices import memory_of, parse_memory
@@ -83,16 +84,22 @@ def minimized_of(budget: Budget, measured: Collection[str]) -> str:
 
 
 def tasks_of(pattern: str, axes: Sequence[Axis]) -> list[Axis]:
-    """The scores that a task's name, one with a metric, or a pattern of these means."""
+    """The scores that a task's name, one with a metric, or a pattern of these means.
+
+    Those of needles by `needle`, or by the name of a length's item.
+    """
     return [
-        axis
-        for axis in axes
-        if axis.measurement == "tasks"
-        and any(
-            fnmatchcase(name, pattern)
-            for name in (axis.item or "", axis.metric.removeprefix("tasks."))
-        )
+        axis for axis in axes if any(fnmatchcase(name, pattern) for name in names_of_task(axis))
     ]
+
+
+def names_of_task(axis: Axis) -> tuple[str, ...]:
+    """What a score is called in a budget; empty for what is no score of a task."""
+    if axis.measurement == NEEDLE:
+        return (NEEDLE, axis.item or "")
+    if axis.measurement == "tasks":
+        return (axis.item or "", axis.metric.removeprefix("tasks."))
+    return ()
 
 
 def _limit_by_gpu(limits: dict[str, Limit], records: TableRecords, budget: Budget) -> None:

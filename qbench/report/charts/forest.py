@@ -40,7 +40,7 @@ _VERDICTS = {
     "equal": EQUAL,
     "undecided": OPEN,
 }
-_AT_FIRST = ("quality", "tasks", "completion")
+_AT_FIRST = ("quality", "needle", "tasks", "completion")
 """Measurements whose differences are shown at once; what others cost is in the table above."""
 _EDGE = 8
 """Pixels between the outermost mark and the edge."""

@@ -13,6 +13,7 @@ from tests.paired_records import divergence, footprint, task
 from tests.record_factory import make_metric, make_record
 from tests.report.charts.specs import charts_of, values
 from tests.report.html.browser import find_chromium, show
+from tests.report.test_needle_tables import needles
 from tests.tuned_records import finetune_records
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def _cell(cell: str, shift: float) -> list[Record]:
         kl.model_copy(update={"details": details, "metrics": (*kl.metrics, *quantiles)}),
         make_record(cell, "weight_error", {"relative": 0.1}, details={"layers": layers}),
         score.model_copy(update={"details": {**score.details, "chance": {"accuracy": 0.25}}}),
+        *(needles(cell, length, (10, 9 - round(100 * shift), 8)) for length in (512, 1024)),
         footprint(cell, 1e6 + 1e8 * shift),
         make_record(cell, "footprint", {"memory.static": 1e6, "memory.static.linear": 1e6}),
         make_record(cell, "memory", peaks, **point),
