@@ -193,7 +193,7 @@ def _of_quantiles(
         return _unknown(*values, metric, relative=relative)
     pair = pair_quantiles(own, base)
     if pair is None:
-        reason = "the windows of the two sides are not the same ones"
+        reason = f"the {own.each} of the two sides are not the same ones"
         return Difference(*values, relative, None, "paired", own.unit, reason=reason)
     change = quantile_change((pair,), relative=relative, sampling=sampling)
     return _made(change, *values, pair[0].unit, pair[0].units, relative=relative)

@@ -334,3 +334,46 @@ def test_over_seeds_the_windows_chance_and_the_seeds_are_added() -> None:
     )
     assert isinstance(unlike, Difference)
     assert unlike.estimate is None
+
+
+def by_item(kl: Floats, ids: list[str] | None = None) -> Record:
+    """The same of items that do not follow each other, such as answers."""
+    record = record_of(kl)
+    more = {} if ids is None else {"item_ids": ids}
+    metrics = [
+        one.model_copy(update={"name": f"chat.{one.name}"})
+        for one in record.metrics
+        if one.name.startswith("kl.")
+    ]
+    return record.model_copy(
+        update={
+            "metrics": tuple(metrics),
+            "series": {"item_tokens": [float(TOKENS)] * len(kl)},
+            "details": {"kl_by_window": record.details["kl_by_window"], **more},
+        }
+    )
+
+
+def test_items_are_drawn_one_by_one() -> None:
+    errors = []
+    for seed in range(4):
+        kl = drawn(seed, phi=0.8)  # as if neighbours were alike: their order says nothing
+        found = level([by_item(kl)], "chat.kl.p90", sampling=SAMPLING)
+        assert (found.unit, found.units) == ("items", WINDOWS)
+        assert found.method == "bootstrap over items"
+        random = np.random.default_rng(0)
+        chosen = (random.integers(0, WINDOWS, WINDOWS) for _ in range(300))
+        wanted = np.std([np.quantile(kl[one], 0.9) for one in chosen])
+        errors.append(estimate(found).standard_error / (wanted * math.sqrt(100 / 99)))
+    assert np.mean(errors) == pytest.approx(1, abs=0.1)
+
+
+def test_items_of_other_names_are_not_compared() -> None:
+    kl, names = drawn(1), [str(at) for at in range(WINDOWS)]
+    own, base = by_item(1.1 * kl, names), by_item(kl, names)
+    found = difference([own], [base], "chat.kl.p90", relative=True, sampling=SAMPLING)
+    assert estimate(found).value == pytest.approx(math.log(1.1))
+    other = by_item(kl, names[::-1])
+    found = difference([own], [other], "chat.kl.p90", relative=True, sampling=SAMPLING)
+    assert found.estimate is None
+    assert "items of the two sides are not the same ones" in str(found.reason)
