@@ -41,6 +41,9 @@ _PHASE_WORDS = {
     "verify": "verifying",
 }
 
+_OF_ITEM = ": "
+"""Before how much of an item is done."""
+
 
 class RunDisplay:
     """Shows a run; satisfies `qbench.running.supervision.Watcher`. A context manager."""
@@ -112,6 +115,9 @@ class RunDisplay:
             item = job.tasks[event["index"]].item
             self._under_way[job.cell.slug] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
+        elif event["event"] == "progress":
+            begun, _, _ = self._under_way[job.cell.slug].partition(_OF_ITEM)
+            self._under_way[job.cell.slug] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
 
     def recorded(self, job: Job, record: Record) -> None:
         """Counts a record; elsewhere than on a terminal, one line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from qbench.measures.peaks import Peak, PeakMeter
     from qbench.precisions.first_pass import Constants
     from qbench.precisions.verification import Verification
+
+
+Progress = Callable[[int, int], None]
+"""Given what is done, and all there is of it."""
+
+
+def _untold(done: int, total: int) -> None:
+    """Where nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class LoadedModel:
     """Of the tuned model that the cell is, or that its training makes; None for an untuned one."""
     constants: Constants = field(default_factory=dict)
     """Of the quantized layers as they were verified, to be compared with what they are later."""
+    progress: Progress = _untold
+    """Told, while an item is taken, how many of its parts are done, and of how many."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -4,6 +4,8 @@ It tells its parent what it does through `emit`, one small dictionary an event:
 
     {"event": "phase", "phase": "load"}
     {"event": "task", "index": 0}            this item is begun
+    {"event": "progress", "done": 3, "of": 84}
+                                             parts of the item that was begun
     {"event": "record", "index": 0, "status": "ok"}
     {"event": "device_lost"}                 this process cannot use its GPU any more, and ends
     {"event": "store_error", "message": "…"} records cannot be written: the run must end
@@ -127,6 +129,10 @@ def _run_job(job: Job, emit: Emit) -> None:
             )
             _write(task, record, index, emit)
         return
+    if isinstance(cell, LoadedModel):
+        cell = replace(
+            cell, progress=lambda done, of: emit({"event": "progress", "done": done, "of": of})
+        )
     environment = _as_computed(job.environment)
     for index, task in enumerate(job.tasks):
         emit({"event": "task", "index": index})

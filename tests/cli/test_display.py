@@ -116,6 +116,21 @@ def test_a_terminal_shows_the_cells_the_phase_and_the_progress(
         assert shown.count("tiny--") == min(cells, MOST_ROWS)
 
 
+def test_a_terminal_shows_how_much_of_an_item_is_done(tmp_path: Path, tiny_model: Path) -> None:
+    plan = make(tmp_path, tiny_model)
+    job, *_ = jobs = plan.jobs(lambda _: True)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=50)
+    with RunDisplay(console) as display:
+        display.planned(plan, jobs)
+        display.started(job)
+        display.happened(job, {"event": "task", "index": 0})
+        for done in (1, 2):
+            display.happened(job, {"event": "progress", "done": done, "of": 9})
+        with console.capture() as capture:
+            console.print(display._render())
+    assert "footprint model: 2/9" in capture.get()
+
+
 def test_nothing_missing_starts_no_live_display(tmp_path: Path, tiny_model: Path) -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=120)

@@ -128,14 +128,20 @@ def test_a_table_made_of_whole_forwards_is_the_same() -> None:
         text=KEPT, window=12, limit=3, batch=2, by="layer", rest="fp32",
         formats=(format_of("int8-wo", "fp32"),),
     )  # fmt: skip
-    found = TableMaker(head, windows, reference, 40, params).make()
+    parts: list[tuple[int, int]] = []
+
+    def told(done: int, of: int) -> None:
+        parts.append((done, of))
+
+    found = TableMaker(head, windows, reference, 40, params, told).make()
     assert found.details["blocks_run"] < 6 * found.details["passes"]
+    assert parts == [(at, 42) for at in range(42)]
     # With something handed on past the states, which changes nothing.
     model.model.layers[1].register_forward_hook(lambda _, __, out: (out, torch.zeros(1)))
     model.model.layers[2].register_forward_pre_hook(
         lambda _, args: (args[0][0] if isinstance(args[0], tuple) else args[0], *args[1:])
     )
-    whole = TableMaker(head, windows, reference, 40, params).make()
+    whole = TableMaker(head, windows, reference, 40, params, told).make()
     assert whole.details["blocks_run"] == 6 * whole.details["passes"]
     assert whole.details["whole_forwards"] is not None
     assert whole.table == found.table

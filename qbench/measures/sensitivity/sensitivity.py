@@ -119,7 +119,8 @@ class Sensitivity(Measurement):
             rounding = rounding_kl(head, windows, params.batch, vocabulary)
             if isinstance(reference, OwnStates):
                 states = reference.states
-                measured = TableMaker(head, windows, states, vocabulary, params).make()
+                maker = TableMaker(head, windows, states, vocabulary, params, loaded.progress)
+                measured = maker.make()
         warnings = keep_states(reference, item, ids_sha256, rounding[0])
         if measured is not None and item.states_key is not None:
             warnings += _keep(item.states_key, measured.table)

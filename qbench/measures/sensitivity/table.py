@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.core.spec import PrecisionRef
+    from qbench.measures.loaded import Progress
     from qbench.measures.quality.head import OutputHead
     from qbench.measures.quality.windows import Window
     from qbench.measures.sensitivity.options import SensitivityParams
@@ -79,8 +80,10 @@ class TableMaker:
         reference: torch.Tensor,
         vocabulary: int,
         params: SensitivityParams,
+        progress: Progress,
     ) -> None:
         """`reference` are the final states of the scored tokens, (tokens, hidden)."""
+        self._progress = progress
         self._head = head
         self._model = head.model
         self._windows = windows
@@ -108,7 +111,8 @@ class TableMaker:
         units = groups_of(self._weights, self._params.by)
         made: dict[str, Unit] = {}
         windows: dict[str, dict[str, tuple[float, ...]]] = {}
-        for unit in sorted(units, key=self._first_block):
+        for done, unit in enumerate(sorted(units, key=self._first_block)):
+            self._progress(done, len(units))
             self._replay.go_to(self._first_block(unit))
             costs, windows[unit.name] = self._measure(unit)
             made[unit.name] = self._unit(unit, costs)
