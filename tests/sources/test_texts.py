@@ -152,9 +152,34 @@ def test_unusable_file(tmp_path: Path, contents: bytes | None, message: str) -> 
         resolve_text("a.txt", base=tmp_path)
 
 
-def test_folder_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="found a folder"):
+def test_a_folder_without_texts_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("x")
+    with pytest.raises(TextError, match="found a folder without a text in it"):
         resolve_text("./", base=tmp_path)
+
+
+def test_files_of_a_folder_are_documents_after_one_another(tmp_path: Path) -> None:
+    folder = tmp_path / "My Articles"
+    folder.mkdir()
+    for name, contents in (("b.md", "second"), ("a.txt", "Grüße"), ("skip.json", "{}")):
+        (folder / name).write_text(contents)
+    text = resolve_text("My Articles", base=tmp_path)
+    assert (text.kind, text.name) == ("folder", "My-Articles")
+    found = read_documents(text)
+    assert found.text == "Grüße\n\nsecond"
+    assert found.starts == (0, 7)
+    (folder / "skip.json").write_text("[]")
+    assert read_documents(text) == found
+    (folder / "c.txt").write_text(" ")
+    with pytest.raises(TextError, match=r"c\.txt: the file is empty"):
+        read_text(text)
+    (folder / "c.txt").write_text("third")
+    with pytest.raises(TextError, match="files have changed"):
+        read_text(text)
+    again = resolve_text(str(folder), base=Path("/"))
+    assert again.fingerprint != text.fingerprint
+    (folder / "c.txt").rename(folder / "0.txt")
+    assert resolve_text(str(folder), base=Path("/")).fingerprint != again.fingerprint
 
 
 def test_file_changed_after_planning(tmp_path: Path) -> None:

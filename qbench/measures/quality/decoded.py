@@ -75,8 +75,8 @@ class DecodedOptions(Frozen):
     """Options of `decoded`."""
 
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
-    """`bundled:<name>`, a local file (of a `.jsonl` one each row is a document), or the name of a
-    known data set (`wikitext-2`)."""
+    """`bundled:<name>`, a local file, a `.jsonl` file whose rows or a folder whose files are
+    documents, or the name of a known data set (`wikitext-2`)."""
     limit: PositiveInt = 32
     """The first so many windows of each text, or all if there are fewer."""
     prompt_tokens: GridPrompt = (128,)

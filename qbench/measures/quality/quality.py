@@ -107,8 +107,8 @@ class QualityOptions(Frozen):
     """Options of `quality`."""
 
     text: OneOrMoreText = ("bundled:stdlib-heldout",)
-    """`bundled:<name>`, a local file (of a `.jsonl` one each row is a document), or the name of a
-    known data set (`wikitext-2`)."""
+    """`bundled:<name>`, a local file, a `.jsonl` file whose rows or a folder whose files are
+    documents, or the name of a known data set (`wikitext-2`)."""
     window: Annotated[
         OneOrMoreWindows | None,
         Also(

@@ -13,13 +13,14 @@ from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.core.untrusted import read_bounded
 from qbench.sources.bundled import PREFIX, bundled_texts
-from qbench.sources.data.documents import Documents, of_rows, parted
+from qbench.sources.data.documents import Documents, joined, of_rows, parted
 
 LARGEST_BYTES = 2**31
 """Of a text: it is held in memory whole."""
 ROWS_SUFFIX = ".jsonl"
 """Of a file with a document a row."""
-_TEXT_SUFFIXES = (".txt", ".md", ".raw", ROWS_SUFFIX)
+_PLAIN_SUFFIXES = (".txt", ".md", ".raw")
+_TEXT_SUFFIXES = (*_PLAIN_SUFFIXES, ROWS_SUFFIX)
 
 
 class ResolvedText(Frozen):
@@ -29,13 +30,13 @@ class ResolvedText(Frozen):
     """Short and safe in file names."""
     source: str
     """As written in the suite."""
-    kind: Literal["bundled", "file", "rows", "hub"]
-    """`rows` is a file with a document a row."""
+    kind: Literal["bundled", "file", "rows", "folder", "hub"]
+    """`rows` is a file with a document a row, `folder` one of files that are documents."""
     location: str
-    """The file's absolute path; for bundled texts and hub data the name they are found by."""
+    """The absolute path; for bundled texts and hub data the name they are found by."""
     fingerprint: str | None
-    """sha256 of the file's contents, of rows with the column; repository, configuration, split and
-    commit of hub data."""
+    """sha256 of the file's contents, of rows with the column, of a folder's files with their names;
+    repository, configuration, split and commit of hub data."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
     """Finds a text without asking a hub for it.
 
     `source` is `bundled:<name>`, a file (absolute, from `~`, or from `base`, the suite's folder; a
-    `.jsonl` one has a document a row) or a name in `DATASETS`. Raises `TextError` when there is no
-    such text, or it is empty or not UTF-8.
+    `.jsonl` one has a document a row), a folder of files or a name in `DATASETS`. Raises
+    `TextError` when there is no such text, or it is empty or not UTF-8.
     """
     if source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
@@ -104,15 +105,14 @@ def resolve_text(source: str, *, base: Path) -> ResolvedText:
     path = written_path(source, base, TextError)
     looks_like_file = source.startswith((".", "/", "~")) or source.endswith(_TEXT_SUFFIXES)
     # A folder in the way must not hide a data set of the same name.
+    looks_like_file = looks_like_file or (path.is_dir() and source not in DATASETS)
     if looks_like_file or path.is_file():
-        contents, fingerprint = read_file(path, source)
-        rows = path.suffix.lower() == ROWS_SUFFIX
-        if rows:
-            fingerprint = f"{fingerprint}/{of_rows(contents, source)[0]}"
+        kind = _kind(path)
+        _, fingerprint = _read_at(path, source, kind)
         return ResolvedText(
-            name=slugify(path.stem),
+            name=slugify(path.resolve().name if kind == "folder" else path.stem),
             source=source,
-            kind="rows" if rows else "file",
+            kind=kind,
             location=str(path.resolve()),
             fingerprint=fingerprint,
         )
@@ -144,16 +144,58 @@ def read_documents(text: ResolvedText) -> Documents:
     if text.kind == "hub":
         return parted(_read_dataset(text), DATASETS[text.location].document)
     path = bundled_texts()[text.location] if text.kind == "bundled" else Path(text.location)
-    contents, fingerprint = read_file(path, text.source)
-    found = Documents(contents)
-    if text.kind == "rows":
-        column, found = of_rows(contents, text.source)
-        fingerprint = f"{fingerprint}/{column}"
+    found, fingerprint = _read_at(path, text.source, text.kind)
     if fingerprint != text.fingerprint:
+        what = "folder's files have" if text.kind == "folder" else "file has"
         raise TextError(
-            f"{text.source}: the file has changed since the run was planned; start the run again"
+            f"{text.source}: the {what} changed since the run was planned; start the run again"
         )
     return found
+
+
+def _kind(path: Path) -> Literal["file", "rows", "folder"]:
+    if path.is_dir():
+        return "folder"
+    return "rows" if path.suffix.lower() == ROWS_SUFFIX else "file"
+
+
+def _read_at(path: Path, source: str, kind: str) -> tuple[Documents, str]:
+    """The text at a place on this machine, with its fingerprint."""
+    if kind == "folder":
+        return _read_folder(path, source)
+    contents, fingerprint = read_file(path, source)
+    if kind != "rows":
+        return Documents(contents), fingerprint
+    column, found = of_rows(contents, source)
+    return found, f"{fingerprint}/{column}"
+
+
+def _read_folder(folder: Path, source: str) -> tuple[Documents, str]:
+    """The texts that lie in a folder, by name, each a document; their fingerprint is of all."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise TextError(
+            f"{source}: the folder cannot be read: {error.strerror or error}; check the permissions"
+        ) from error
+    paths = [one for one in found if one.suffix.lower() in _PLAIN_SUFFIXES]
+    if not paths:
+        raise TextError(
+            f"{source}: found a folder without a text in it; expected files that end in"
+            f" {', '.join(_PLAIN_SUFFIXES)}, each a document; name a file, or put them there"
+        )
+    digest, texts, size = hashlib.sha256(), [], 0
+    for path in paths:
+        contents, fingerprint = read_file(path, f"{source}: {path.name}")
+        digest.update(f"{path.name}\0{fingerprint}\n".encode())
+        texts.append(contents)
+        size += len(contents)
+        if size > LARGEST_BYTES:
+            raise TextError(
+                f"{source}: the files are longer than {LARGEST_BYTES:,} characters together; take"
+                " some out"
+            )
+    return joined(texts), digest.hexdigest()
 
 
 def read_file(path: Path, source: str) -> tuple[str, str]:
