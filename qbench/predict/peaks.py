@@ -110,7 +110,8 @@ def work_peak(
     known = is_known(products)
     if decoder is None or static is None or products is None or not known:
         if not known:
-            reason = UNKNOWN_LAYERS
+            precision = precisions()[cell.precision.name]
+            reason = precision.misfit(options_of(cell.precision), model) or UNKNOWN_LAYERS
         elif static is None:
             reason = model.shape_unknown or "its adapter is not known from the shapes"
         return Peak(phase, reason=reason or "its layers are not known", device=kind)
