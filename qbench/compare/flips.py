@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference, level_of
+from qbench.compare.items import TASKS
 from qbench.compare.series import align, find_series
 from qbench.core.record import Metric
 from qbench.core.unchecked import as_list, as_mapping
@@ -27,7 +28,7 @@ ANSWERS = "answers"
 FLIPS, CHANGED = "flips", "changed"
 """Behind a score's name: the share of items that went from right to wrong or back, and of those
 whose answer is another one."""
-SCORED = ("needle", "tasks", "generation")
+SCORED = ("needle", *TASKS, "generation")
 """Measurements whose figures are scores of items."""
 
 
@@ -140,7 +141,7 @@ def _share(own: Series, differs: Sequence[bool], sampling: Sampling) -> Differen
 
 def _answers(record: Record, metric: str) -> tuple[object, ...] | None:
     """What was answered to each item, in the order of the items; None where it was not kept."""
-    score = metric.removeprefix(f"tasks.{_task_name(record)}.")
+    score = metric.removeprefix(f"{record.item.measurement}.{_task_name(record)}.")
     given = as_list(as_mapping(record.details.get(ANSWERS)).get(score))
     if record.item.measurement == "generation":
         given = [tuple(as_list(one)) for one in as_list(record.details.get("generated_ids"))]

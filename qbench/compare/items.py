@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
 
+TASKS = ("tasks", "served_tasks")
+"""Measurements of lm-eval's tasks: in this process, and as a server answers them."""
 MERGED = "merged"
 """Parameter `against` of items that are not compared with the suite's reference."""
 _POINT = ("batch", "prompt_tokens", "new_tokens")

@@ -39,6 +39,7 @@ def own_measures() -> tuple[Measurement, ...]:
     from qbench.measures.quality.decoded import DECODED
     from qbench.measures.quality.quality import QUALITY
     from qbench.measures.sensitivity.sensitivity import MEASUREMENT as SENSITIVITY
+    from qbench.measures.served_tasks.served_tasks import SERVED
     from qbench.measures.serving.serving import SERVING
     from qbench.measures.tasks.tasks import TASKS
     from qbench.measures.training.training import TRAINING
@@ -56,6 +57,7 @@ def own_measures() -> tuple[Measurement, ...]:
         SENSITIVITY,
         NEEDLE,
         TASKS,
+        SERVED,
         GENERATION,
         completion.COMPLETION,
         adapters.ADAPTERS,

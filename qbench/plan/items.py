@@ -16,7 +16,7 @@ from qbench.finetune.targets import unknown_target
 from qbench.measures.adapters import AdaptersParams
 from qbench.measures.completion import CompletionParams
 from qbench.measures.serving.commands import why_not_served
-from qbench.measures.serving.servers import SERVING, server_of
+from qbench.measures.serving.servers import ON_SERVERS, SERVED_TASKS, SERVING, server_of
 from qbench.measures.tasks.definitions import writes
 from qbench.measures.tasks.index import known_tasks
 from qbench.measures.tasks.options import TaskParams
@@ -49,6 +49,7 @@ _OF_TRAINED = frozenset(
         "sensitivity",
         "needle",
         "tasks",
+        SERVED_TASKS,
         "generation",
         "completion",
     }
@@ -143,7 +144,7 @@ class CellItems:
 
 def _is_for(item: Item, cell: Cell) -> bool:
     """Whether the suite means an item for a cell: a server may be for some alone."""
-    return item.measurement != SERVING or server_of(item.params).serves(cell)
+    return item.measurement not in ON_SERVERS or server_of(item.params).serves(cell)
 
 
 def _reads_cache(item: Item) -> bool:
@@ -184,7 +185,7 @@ def why_not_taken(cell: Cell, item: Item) -> str | None:
             f"{held.name} does not say which weights its codes stand for; upgrade the package that"
             " adds it, or leave the measurement out"
         )
-    if item.measurement == SERVING:
+    if item.measurement in ON_SERVERS:
         return why_not_served(server_of(item.params), cell)
     if item.measurement == "adapters" and cell.tuning is not None:
         options = training_options(cell.tuning)
@@ -222,7 +223,7 @@ def why_beyond_context(model: ResolvedModel, item: Item) -> str | None:
 
 def caveats(cell: Cell, item: Item) -> tuple[str, ...]:
     """What is not real in a record that is taken, beside what was measured; each a sentence."""
-    if item.measurement == SERVING and server_of(item.params).holds_what_it_holds:
+    if item.measurement in ON_SERVERS and server_of(item.params).holds_what_it_holds:
         said = f"that it is {cell.model.name} in {cell.label} is what the suite says"
         return (f"qbench knows nothing of what this server holds: {said}",)
     if cell.model.kind != "random":

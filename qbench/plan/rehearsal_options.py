@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.measures.generation.references import SCORES
 from qbench.measures.options import CONTEXT
 from qbench.measures.quality.windows import FIXED_WINDOW
-from qbench.measures.serving.servers import TRANSFORMERS, ServerOptions
+from qbench.measures.serving.servers import SERVED_TASKS, TRANSFORMERS, ServerOptions
 from qbench.precisions import options_of
 from qbench.precisions.integer.options import CALIBRATION_TEXT, IntegerOptions
 from qbench.precisions.mixed.options import MixedOptions
@@ -97,6 +97,17 @@ _DATA: dict[str, dict[str, Any]] = {
         "think_end_token": None,
         "fewshot_as_multiturn": None,
     },
+    "served_tasks": {
+        "names": ("stdlib-completion",),
+        "include": None,
+        "cluster": None,
+        "metadata": {},
+        "thinking": None,
+        "think_end_token": None,
+        "fewshot_as_multiturn": None,
+        "endpoint": "completions",
+        "context": None,
+    },
     "generation": {"prompts": "bundled:stdlib-prompts"},
 }
 """What ships with qbench, for what a measurement reads."""
@@ -108,7 +119,7 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
     made = _shortened(given, _MOST, _SET)
     for key, value in _DATA.get(name, {}).items():
         made[key] = value
-    if name == "tasks":
+    if name in ("tasks", SERVED_TASKS):
         made |= _small_tasks(given, made)
     if name == "generation":
         made["scores"] = tuple(score for score in given["scores"] if score in SCORES) or SCORES
@@ -129,15 +140,20 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
 
 
 def _small_tasks(given: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """As many bundled tasks; where answers are generated in a way of its own, the one that does."""
+    """As many bundled tasks; where answers are generated in a way of its own, the one that does.
+
+    Servers are qbench's own.
+    """
     generation, repeats = dict(given["gen_kwargs"]), made["repeats"]
+    servers = [ServerOptions.model_validate(one) for one in given.get("servers", ())]
+    own = {"servers": tuple(map(_own_server, servers))} if servers else {}
     if not generation and repeats == 1:
-        return {"names": made["names"][: max(1, min(2, len(given["names"])))]}
+        return {"names": made["names"][: max(1, min(2, len(given["names"])))], **own}
     if "max_gen_toks" in generation:
         generation["max_gen_toks"] = _MOST["new_tokens"]
     if repeats > 1 or generation.get("temperature"):
         generation = {"temperature": 1.0, **generation, "do_sample": True}
-    return {"names": ("stdlib-completion",), "gen_kwargs": generation}
+    return {"names": ("stdlib-completion",), "gen_kwargs": generation, **own}
 
 
 def _few_needles(given: dict[str, Any]) -> dict[str, Any]:

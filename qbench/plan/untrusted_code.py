@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.core.options import typed_options
 from qbench.core.untrusted import visible
 from qbench.measures.generation.generation import GENERATION, GenerationParams
-from qbench.measures.serving.servers import SERVING, server_of
+from qbench.measures.serving.servers import ON_SERVERS, SERVED_TASKS, server_of
 from qbench.measures.tasks.options import TaskParams
 from qbench.measures.tasks.tasks import TASKS
 from qbench.measures.untrusted_code import code_of_task, script_of
@@ -30,12 +30,13 @@ def code_of(item: Item) -> tuple[str, ...]:
     """What an item would run that did not come installed, each in words."""
     if item.measurement == GENERATION.name:
         return tuple(script_of(typed_options(GenerationParams, item.params).scores))
-    if item.measurement == TASKS.name:
+    code: tuple[str, ...] = ()
+    if item.measurement in (TASKS.name, SERVED_TASKS):
         task = typed_options(TaskParams, item.params).task
-        return code_of_task(task.name, task.location)
-    if item.measurement == SERVING:
-        return tuple(f"the command `{one}`" for one in server_of(item.params).programs)
-    return ()
+        code += code_of_task(task.name, task.location)
+    if item.measurement in ON_SERVERS:
+        code += tuple(f"the command `{one}`" for one in server_of(item.params).programs)
+    return code
 
 
 def untrusted_code_problems(suite: Suite, items: Iterable[Item]) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.compare.items import TASKS
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT, with_what_is_together
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Table, Words, bullets, words_table
@@ -160,7 +161,7 @@ def _compared(comparison: Comparison, *, everything: bool) -> list[Row]:
 
 def _is_headline(row: Row) -> bool:
     """Whether a person decides by the metric: not a part, a percentile or a plain count."""
-    if row.item.measurement == "tasks":
+    if row.item.measurement in TASKS:
         return True
     parts = row.metric.split(".")
     # A throughput is its latency once more.

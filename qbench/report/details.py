@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.items import against_merged, describe_point, items
+from qbench.compare.items import TASKS, against_merged, describe_point, items
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
@@ -47,7 +47,7 @@ TABLED = frozenset(
         NEEDLE,
         "weight_error",
         "generation",
-        "tasks",
+        *TASKS,
         "completion",
         "training",
         "adapters",

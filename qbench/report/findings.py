@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qbench.compare.comparable import Gap
 from qbench.compare.compare import ItemName
 from qbench.compare.flips import CHANGED, FLIPS, SCORED, flip_metrics
-from qbench.compare.items import items
+from qbench.compare.items import TASKS, items
 from qbench.compare.quantiles import OF_WINDOWS, is_quantile
 from qbench.compare.recommend.prices import TRAINING
 from qbench.compare.tuned.arms import arms_of
@@ -249,7 +249,7 @@ def _tuned_change(table: TableRecords, cell: CellRecords, name: ItemName, metric
         return {}
     if metric == "perplexity" and name.measurement == "quality":
         figure, relative = change_figure(cell, table.reference, name.slug), True
-    elif name.measurement in {"tasks", "needle"}:
+    elif name.measurement in (*TASKS, "needle"):
         base = table.reference.of(*name)
         figure, relative = change_with_interval(cell.of(*name), base, metric), False
     else:

@@ -18,7 +18,7 @@ FEW_ITEMS = 100
 """Windows of a text, or items of a task, below which an interval is wide."""
 _IN_PROCESSES = ("latency", "kernels", "serving")
 """Measurements of times that are taken in several processes."""
-_LIMITED = {"quality": "window", "tasks": "item"}
+_LIMITED = {"quality": "window", "tasks": "item", "served_tasks": "item"}
 
 
 def little_measured(records: Iterable[Record]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import describe_point, first_windows, how_taken, items, text_titles
+from qbench.compare.items import TASKS, describe_point, first_windows, how_taken, items, text_titles
 from qbench.compare.served import LINEAR_BITS, SERVED, STATIC
 from qbench.core.page import Column, Figure
 from qbench.report.costs import GENERATED
@@ -63,7 +63,7 @@ def overview_table(records: TableRecords, decision: Decision) -> Table:
         if kind == "memory.peak" and "memory.peak.inference" in keys:
             continue  # on a CPU the resident size decides nothing
         if kind == "task":
-            columns[index] = replace(column, spare=_TASK)
+            columns[index] = replace(column, spare=_TASK + column.spare)
         elif kind in _KEPT:
             columns[index] = _briefly(column, kind, slug, decision.texts)
         else:
@@ -139,13 +139,19 @@ def _with_intervals(table: Table) -> Table:
 
 def _with_tasks(table: Table, records: TableRecords) -> Table:
     """The table with the first score of the first tasks as further columns."""
-    for slug, record in list(items(records, "tasks").items())[:_TASKS_SHOWN]:
+    shown = [
+        (kind, slug, record)
+        for kind in TASKS
+        for slug, record in list(items(records, kind).items())[:_TASKS_SHOWN]
+    ]
+    for kind, slug, record in shown:
         if not record.metrics:
             continue
         name = record.metrics[0].name
         title = f"{slug} {name.rsplit('.', 1)[-1]}"
-        column = Column(f"task:{name}", title, "number", decimals=3)
-        figures = [with_interval(cell.of("tasks", slug), name) for cell in records.cells]
+        spare = _FURTHER_TEXT * TASKS.index(kind)
+        column = Column(f"task:{name}", title, "number", decimals=3, spare=spare)
+        figures = [with_interval(cell.of(kind, slug), name) for cell in records.cells]
         rows = tuple(
             replace(row, figures=(*row.figures, figure))
             for row, figure in zip(table.rows, figures, strict=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.speed import TIMED, marked_lines
 from qbench.core.page import Words
 from qbench.core.units import choose_scale
-from qbench.measures.serving.servers import SERVING, server_of
+from qbench.measures.serving.servers import ON_SERVERS, server_of
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
 from qbench.precisions import is_quantized, unlike_served
 from qbench.precisions.computing import rest_type
@@ -104,22 +104,22 @@ def _unlike_served_lines(plan: Plan) -> list[str]:
 
 def _is_timed_here(item: Item) -> bool:
     """Whether it is timed with the kernels that the cell has here: an engine has its own."""
-    own = item.measurement != SERVING or server_of(item.params).engine is not None
+    own = item.measurement not in ON_SERVERS or server_of(item.params).engine is not None
     return own and item.measurement in TIMED
 
 
 def _far_lines(plan: Plan) -> list[str]:
     """Servers that are not on this machine."""
     servers = [
-        server_of(task.item.params)
+        (task.item.measurement, server_of(task.item.params))
         for cell in plan.cells
         for task in cell.tasks
-        if task.item.measurement == SERVING
+        if task.item.measurement in ON_SERVERS
     ]
-    far = dict.fromkeys(one.far_address for one in servers if one.far_address is not None)
+    far = dict.fromkeys((name, one.far_address) for name, one in servers if one.far_address)
     return [
-        f"serving sends its requests to {address}, which the suite names: it is not this machine"
-        for address in far
+        f"{name} sends its requests to {address}, which the suite names: it is not this machine"
+        for name, address in far
     ]
 
 

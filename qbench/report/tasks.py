@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.flips import CHANGED, FLIPS, find_flips
-from qbench.compare.items import batch_told, items
+from qbench.compare.items import TASKS, batch_told, items
 from qbench.compare.series import CLUSTERS, ITEMS_OF
 from qbench.core.page import Column, Figure, Table
 from qbench.core.unchecked import as_list, as_mapping, as_number
@@ -67,8 +67,9 @@ FLIP_COLUMNS = (
 def task_tables(records: TableRecords) -> list[Table]:
     """A table for each metric of each task: score, difference, flips and chance."""
     return [
-        _task_table(records, slug, metric.name, conditions(record) + batch_told(records, record))
-        for slug, record in items(records, "tasks").items()
+        _task_table(records, kind, slug, metric.name, conditions(record) + _batch(records, record))
+        for kind in TASKS
+        for slug, record in items(records, kind).items()
         for metric in record.metrics
     ]
 
@@ -77,6 +78,10 @@ def conditions(record: Record) -> str:
     """How a task was put, where that is not the task's own way: `, thinking, 3 times`."""
     params = record.item.params
     words = []
+    if params.get("endpoint") is not None:
+        words.append(str(params["endpoint"]))
+    if (params.get("concurrency") or 1) != 1:
+        words.append(f"{params['concurrency']} at once")
     if params.get("thinking") is not None:
         words.append("thinking" if params["thinking"] else "without thinking")
     if params.get("system_prompt"):
@@ -120,15 +125,18 @@ def figures_of_flips(found: Flips) -> dict[str, Figure]:
     }
 
 
-def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table:
-    base = records.reference.of("tasks", slug) if records.reference else []
+def _batch(records: TableRecords, record: Record) -> str:
+    """Of a server no batch is known: it makes its own."""
+    return batch_told(records, record) if "batch" in record.item.params else ""
+
+
+def _task_table(records: TableRecords, kind: str, slug: str, name: str, told: str) -> Table:
+    base = records.reference.of(kind, slug) if records.reference else []
     score = name.rpartition(".")[2]
     rows = []
-    thinks = any(
-        THOUGHTS in one.details for cell in records.cells for one in cell.of("tasks", slug)
-    )
+    thinks = any(THOUGHTS in one.details for cell in records.cells for one in cell.of(kind, slug))
     for cell in records.cells:
-        found = cell.of("tasks", slug)
+        found = cell.of(kind, slug)
         if not found:
             continue
         if cell.reference:
@@ -161,11 +169,12 @@ def _task_table(records: TableRecords, slug: str, name: str, told: str) -> Table
         ),
         *FLIP_COLUMNS,
         Column("items", "items", "exact"),
-        Column("groups", _group_title(records, slug), "exact", definition=_GROUPS),
+        Column("groups", _group_title(records, kind, slug), "exact", definition=_GROUPS),
         Column(CHANCE, "chance", "number"),
         *([_UNENDED] if thinks else []),
     )
-    return Table(f"Task: {slug}, {score}{told}", "precision", columns, tuple(rows))
+    title = "Task" if kind == TASKS[0] else "Task at a server"
+    return Table(f"{title}: {slug}, {score}{told}", "precision", columns, tuple(rows))
 
 
 def _items_scored(record: Record, score: str) -> float | None:
@@ -189,9 +198,9 @@ def _groups(record: Record) -> Figure:
     return Figure(float(len(set(map(str, clusters)))))
 
 
-def _group_title(records: TableRecords, slug: str) -> str:
+def _group_title(records: TableRecords, kind: str, slug: str) -> str:
     found = (
-        one.details.get("clustered_by") for cell in records.cells for one in cell.of("tasks", slug)
+        one.details.get("clustered_by") for cell in records.cells for one in cell.of(kind, slug)
     )
     shared = next((name for name in found if isinstance(name, str)), None)
     return f"groups by {shared}" if shared else "groups"

@@ -1,6 +1,6 @@
 """A server that tests start: one that serves, or does one thing wrong, as its first word says.
 
-What ends in `under load` it does only where it is to stream.
+What ends in `under load` it does only where it is to stream, or to stop at a text.
 
 `python misbehaving_server.py ACT --port PORT [FILE]`, of the standard library alone.
 """
@@ -50,7 +50,8 @@ class Handler(BaseHTTPRequestHandler):
         """A completion."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         misdeed = getattr(self, "_" + ACT.removesuffix(UNDER_LOAD).replace(" ", "_"), None)
-        if misdeed is not None and (body.get("stream") or not ACT.endswith(UNDER_LOAD)):
+        loaded = body.get("stream") or "stop" in body
+        if misdeed is not None and (loaded or not ACT.endswith(UNDER_LOAD)):
             misdeed()
         elif body.get("stream"):
             parts = [json.dumps(CHUNK), json.dumps(CHUNK | {"usage": USAGE}), "[DONE]"]

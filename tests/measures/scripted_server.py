@@ -29,6 +29,8 @@ class Script:
     hangs: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """What was asked, in order."""
+    keys: list[str | None] = field(default_factory=list)
+    """The key that each request carried."""
     answered: list[int] = field(default_factory=list)
     """Tokens of each answer that was sent whole."""
     url: str = ""
@@ -45,6 +47,7 @@ def serving(script: Script) -> Iterator[Script]:
             with script.lock:
                 number = len(script.bodies)
                 script.bodies.append(body)
+                script.keys.append(self.headers.get("Authorization"))
             if script.hangs:
                 stop.wait()
                 return

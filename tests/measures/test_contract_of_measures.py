@@ -80,6 +80,7 @@ def test_the_order_they_are_taken_in() -> None:
         "sensitivity",
         "needle",
         "tasks",
+        "served_tasks",
         "generation",
     ]
     assert all(name == measurement.name for name, measurement in measures().items())

@@ -281,6 +281,16 @@ def test_no_figure_is_made_of_failures_alone(good: Kept) -> None:
         check_answered(Report.model_validate_json(json.dumps(raw)).load)
 
 
+@pytest.mark.slow
+def test_requests_carry_the_key_that_an_address_asks_for(tmp_path: Path, tiny_model: Path) -> None:
+    point = OPTIONS.points()[0]
+    with serving(Script()) as script:
+        target = Target(script.url, "a-model", tiny_model, {}, "sk-of-a-test")
+        apply_load(point, target, tmp_path, 60.0, tmp_path / "guidellm.log")
+    assert set(script.keys) == {"Bearer sk-of-a-test"}
+    assert "sk-of-a-test" not in (tmp_path / "guidellm.log").read_text(encoding="utf-8")
+
+
 def test_a_server_that_hangs_ends_the_load_and_all_of_it(tmp_path: Path, tiny_model: Path) -> None:
     point = OPTIONS.points()[0]
     before = set(psutil.Process().children(recursive=True))

@@ -10,6 +10,7 @@ from qbench.core.errors import SuiteError
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.report.plan_notes import plan_notes
+from qbench.running.preflight.check import problems
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,40 @@ def test_a_command_needs_the_suites_trust(tmp_path: Path) -> None:
     ]
     assert {problem.place for problem in caught.value.problems} == {"measure.serving"}
     assert "add `trust_code: true`" in str(caught.value)
+
+
+TASKS = """\
+models: [bundled:tiny-mistral]
+precisions: [fp32, nf4]
+measure:
+  served_tasks:
+    servers:
+"""
+
+
+def test_tasks_at_servers_are_planned_as_loads_are(tmp_path: Path) -> None:
+    own = "      - {engine: transformers, cells: nf4}\n"
+    far = "      - {address: 'http://192.0.2.7:8000', cells: fp32, api_key: {env: NO_SUCH_KEY}}\n"
+    suite = load_suite_text(TASKS + own + far, "suite.yaml", tmp_path)
+    plan = make_plan(suite, tmp_path / "results", device="cpu")
+    served = {cell.cell.label: [one.item.slug for one in cell.tasks] for cell in plan.cells}
+    assert served == {
+        "fp32": ["192.0.2.7-8000-stdlib-completion"],
+        "nf4": ["transformers-stdlib-completion"],
+    }
+    notes = "\n".join(map(str, plan_notes(plan)))
+    assert "served_tasks starts transformers serve without continuous batching 1 time" in notes
+    assert "served_tasks asks http://192.0.2.7:8000 1 time: stdlib-completion" in notes
+    assert "served_tasks sends its requests to http://192.0.2.7:8000, which the suite" in notes
+    found = problems(plan, plan.jobs(lambda _: True), tmp_path / "results")
+    (key,) = [str(one) for one in found if one.place == "keys"]
+    assert key.startswith("keys: api_key: the environment variable NO_SUCH_KEY is not set; export")
+    with pytest.raises(SuiteError, match="the command `sh"):
+        planned_tasks(tmp_path, VLLM)
+
+
+def planned_tasks(folder: Path, servers: str) -> Plan:
+    return make_plan(load_suite_text(TASKS + servers, "suite.yaml", folder), folder, device="cpu")
 
 
 def test_each_server_is_an_item_of_the_cells_that_it_is_for(tmp_path: Path) -> None:

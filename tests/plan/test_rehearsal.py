@@ -131,6 +131,19 @@ def test_tasks_with_options_of_their_own_have_bundled_ones_that_take_them(
     assert make_plan(rehearse(suite), tmp_path, device="cpu").tasks
 
 
+def test_tasks_at_servers_are_put_to_qbenchs_own(tmp_path: Path) -> None:
+    served = (
+        "{names: own, include: ., chat_template: true, endpoint: chat, context: 9000,"
+        " servers: [{address: 'http://192.0.2.7', cells: fp32, api_key: {env: NO_SUCH}}]}"
+    )
+    (tmp_path / "own.yaml").write_text("task: own\n")
+    text = f"models: [bundled:tiny-mistral]\nmeasure: {{served_tasks: {served}}}\n"
+    made = plain(rehearse(load(text, tmp_path)).measure["served_tasks"])
+    (server,) = made["servers"]
+    assert server == {"engine": "transformers", "name": "192.0.2.7", "cells": ["fp32"]}
+    assert (made["names"], made["endpoint"]) == (["stdlib-completion"], "completions")
+
+
 def test_the_excerpt_is_the_beginning_of_the_held_out_text() -> None:
     texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_texts().items()}
     assert texts["stdlib-heldout"].startswith(texts["stdlib-excerpt"])

@@ -120,3 +120,26 @@ def test_how_a_task_was_put_stands_over_its_table() -> None:
     )
     assert [one.value for one in made.column("unended")] == [3.0, 3.0]
     assert "unended" not in [one.key for one in table(of_two(OTHER, RIGHT)).columns]
+
+
+def test_tasks_at_servers_have_tables_of_their_own() -> None:
+    changes = {
+        "params": {
+            "task": {"name": "cloze"},
+            "endpoint": "chat",
+            "concurrency": 4,
+            "server": {"engine": "transformers"},
+        },
+        "slug": "transformers-cloze",
+    }
+    records = []
+    for one in of_two(OTHER, RIGHT):
+        item = one.item.model_copy(update={**changes, "measurement": "served_tasks"})
+        (metric,) = one.metrics
+        name = "served_tasks.cloze.accuracy"
+        metrics = (metric.model_copy(update={"name": name}),)
+        records.append(one.model_copy(update={"item": item, "metrics": metrics}))
+    made = table(records)
+    assert made.title == "Task at a server: transformers-cloze, accuracy, chat, 4 at once"
+    assert made.column("flips")[1].value == pytest.approx(12 / ITEMS)
+    assert made.column("changed")[1].value == pytest.approx(0.1)

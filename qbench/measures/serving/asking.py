@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.names import shortened
+from qbench.measures.serving.api_key import without_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +49,18 @@ class _NoRedirection(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirection())
 
 
-def ask(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) -> bytes:
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+def ask(
+    url: str,
+    timeout_s: float,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> bytes:
     """What an address answers to a GET, or to a POST of a body as JSON; raises `AnswerError`."""
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310
+    given = {"Accept": "application/json", **headers}
+    request = urllib.request.Request(url, headers=given)  # noqa: S310
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
@@ -63,7 +73,8 @@ def ask(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) -> by
         said = ""
         with error, suppress(OSError, http.client.HTTPException, AnswerError):
             said = _read(error, deadline, late).decode(errors="replace")
-        words = f"status {error.code}: {shortened(said or error.reason, 300)}"
+        said = without_key(said or str(error.reason), headers)
+        words = f"status {error.code}: {shortened(said, 300)}"
         raise AnswerError(words, broken=error.code >= HTTPStatus.INTERNAL_SERVER_ERROR) from error
     except TimeoutError as error:
         raise AnswerError(late, hangs=True) from error
@@ -86,9 +97,14 @@ def _read(answer: Any, deadline: float, late: str) -> bytes:
     return b"".join(parts)
 
 
-def ask_json(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) -> Any:
+def ask_json(
+    url: str,
+    timeout_s: float,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> Any:
     """The same as the JSON that is answered; raises `AnswerError` where it is none."""
-    answer = ask(url, timeout_s, body)
+    answer = ask(url, timeout_s, body, headers)
     try:
         return json.loads(answer)
     except (ValueError, RecursionError) as error:
@@ -96,14 +112,24 @@ def ask_json(url: str, timeout_s: float, body: Mapping[str, Any] | None = None) 
         raise AnswerError(f"an answer that is not JSON: '{text}'") from error
 
 
-def ask_for_a_token(url: str, model: str, endpoint: str, timeout_s: float) -> None:
+def ask_for_a_token(
+    url: str,
+    model: str,
+    endpoint: str,
+    timeout_s: float,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> None:
     """Asks for one token as the load will; raises `AnswerError` for all but a completion."""
     body: dict[str, Any] = {"model": model, "max_tokens": 1, "stream": False}
     if endpoint == CHAT:
         body["messages"] = [{"role": "user", "content": "Hello"}]
     else:
         body["prompt"] = "Hello"
-    answer = ask_json(url + endpoint, timeout_s, body)
+    check_completion(ask_json(url + endpoint, timeout_s, body, headers), endpoint)
+
+
+def check_completion(answer: Any, endpoint: str) -> None:
+    """Raises `AnswerError` for what is no answer with a text, as OpenAI's API has it."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     part = {CHAT: "message"}.get(endpoint, "text")
@@ -112,9 +138,9 @@ def ask_for_a_token(url: str, model: str, endpoint: str, timeout_s: float) -> No
         raise AnswerError(f"JSON without choices[0].{part}, as OpenAI's API has it: {text}")
 
 
-def first_model(url: str) -> str:
+def first_model(url: str, headers: Mapping[str, str] = _NO_HEADERS) -> str:
     """The first of the models that a server lists; raises `AnswerError`."""
-    answer = ask_json(url + MODELS, ANSWER_S)
+    answer = ask_json(url + MODELS, ANSWER_S, headers=headers)
     listed = answer.get("data") if isinstance(answer, dict) else None
     names: list[str] = [
         one["id"]
@@ -126,11 +152,11 @@ def first_model(url: str) -> str:
     return names[0]
 
 
-def told_version(url: str) -> str | None:
+def told_version(url: str, headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
     """The engine's version where the server tells it; None where it does not."""
     for path, key in _VERSIONS:
         with suppress(AnswerError):
-            answer = ask_json(url + path, ANSWER_S)
+            answer = ask_json(url + path, ANSWER_S, headers=headers)
             told = answer.get(key) if isinstance(answer, dict) else None
             if isinstance(told, str) and told.strip():
                 return shortened(told.strip(), 100)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import ProcessFailedError
@@ -57,6 +57,8 @@ class Target:
     """Folder of the tokenizer that makes the prompts."""
     body: dict[str, Any]
     """Further fields of each request."""
+    key: str | None = field(default=None, repr=False)
+    """That requests need; it is written into the folder of the load alone, which is not kept."""
 
 
 def apply_load(
@@ -130,6 +132,7 @@ def scenario_of(point: LoadPoint, target: Target, report: Path, timeout_s: float
             "follow_redirects": False,  # nothing but the server is asked
             "validate_backend": False,  # the server was found healthy
             "extras": {"body": body},
+            **({} if target.key is None else {"api_key": target.key}),
         },
         "profile": _profile(point),
         "constraints": constraints,

@@ -19,6 +19,7 @@ from qbench.core.keeper import kept
 from qbench.core.marks import read_marks
 from qbench.core.names import shortened
 from qbench.core.process_ends import memory_kills, tail_of_log
+from qbench.measures.serving.api_key import headers_with
 from qbench.measures.serving.asking import (
     ANSWER_S,
     COMPLETIONS,
@@ -231,13 +232,14 @@ def _version(options: ServerOptions, start: Start) -> str | None:
 def _at_address(options: ServerOptions, endpoint: str) -> Server:
     """A server that runs already; raises `ProcessFailedError` where it does not answer."""
     url = str(options.address).rstrip("/").removesuffix("/v1")
+    headers = headers_with(options.api_key)
     path = options.health
     try:
-        ask(url + path, ANSWER_S)
+        ask(url + path, ANSWER_S, headers=headers)
         path = MODELS
-        model = options.model or first_model(url)
+        model = options.model or first_model(url, headers)
         path = endpoint
-        ask_for_a_token(url, model, endpoint, options.answer_timeout_s)
+        ask_for_a_token(url, model, endpoint, options.answer_timeout_s, headers)
     except AnswerError as error:
         words = f"{url}{path} gave {error}"
         if path == MODELS:
@@ -246,9 +248,10 @@ def _at_address(options: ServerOptions, endpoint: str) -> Server:
     return Server(
         url=url,
         model=model,
-        version=told_version(url),
+        version=told_version(url, headers),
         flags=(),
         pid=None,
         log=None,
         details={"held": _HELD},
+        headers=headers,
     )

@@ -10,6 +10,7 @@ from qbench.core.errors import MeasurementError, ProcessFailedError
 from qbench.core.files import scratch_folder
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.roofline.energy_trace import open_energy_trace
+from qbench.measures.serving.api_key import key_in
 from qbench.measures.serving.energy import devices_of, load_energy
 from qbench.measures.serving.figures import (
     METRICS,
@@ -67,6 +68,7 @@ def take(params: ServingParams, cell: UnbuiltCell) -> Outcome:
             server.model,
             tokenizer_folder(cell.checkpoint, folder),
             NO_STOP[params.server.engine],
+            key_in(server.headers),
         )
         with (
             LoadWatch(server.pid, on_gpu=cell.device.startswith("cuda")) as watch,

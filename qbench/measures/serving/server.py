@@ -43,6 +43,8 @@ class Server:
     watch: MemoryWatch | None = None
     kills_before: int | None = None
     """Processes that the system had killed for memory when it was started."""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Of each request: the key that an address asks for."""
 
     def alive(self) -> bool:
         """Whether its process still runs; true for an address, of which no process is known."""

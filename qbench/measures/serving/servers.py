@@ -20,20 +20,23 @@ from pydantic import (
     model_validator,
 )
 
+from qbench.core.errors import Problem
 from qbench.core.names import what_there_is
 from qbench.core.options import typed_options
 from qbench.core.reading import InvalidValueError, NotNull, expects, invalid_below
 from qbench.core.spec import Frozen, slugify
+from qbench.measures.serving.api_key import ApiKey
 from qbench.precisions import EXAMPLE
 from qbench.precisions.names import picks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from qbench.core.spec import Cell
 
-SERVING = "serving"
-"""The measurement, whose items have the server among their parameters: see `server_of`."""
+SERVING, SERVED_TASKS = "serving", "served_tasks"
+ON_SERVERS = frozenset({SERVING, SERVED_TASKS})
+"""The measurements whose items have the server among their parameters: see `server_of`."""
 TRANSFORMERS = "transformers"
 LOOPBACK = "127.0.0.1"
 
@@ -54,6 +57,7 @@ _OF_KIND = {
     "arguments": ("engine",),
     "flags": ("command",),
     "version": ("command",),
+    "api_key": ("address",),
 }
 """Keys that go with some kinds of server alone."""
 
@@ -91,6 +95,8 @@ class ServerOptions(Frozen):
         str | None, NotNull(), expects("http:// or https:// with a host", pattern=r"^https?://[^/]")
     ] = Field(None, examples=["http://127.0.0.1:8000"])
     """Where something serves already, whatever it holds."""
+    api_key: Annotated[ApiKey | None, NotNull()] = Field(None, examples=[{"env": "VLLM_API_KEY"}])
+    """Of `address`: the key that its requests need, by the environment variable that holds it."""
     model: Annotated[str | None, NotNull()] = None
     """What requests name; the model's folder unless given, of an address its first model."""
     health: Annotated[str, expects("a path such as /health", pattern=r"^/")] = "/health"
@@ -208,6 +214,16 @@ class ServerOptions(Frozen):
 def server_of(params: Mapping[str, Any]) -> ServerOptions:
     """The server of an item's parameters, which have it under `server`."""
     return typed_options(ServerOptions, params["server"])
+
+
+def labels_misfit(servers: Sequence[ServerOptions]) -> Problem | None:
+    """Two servers of one name, which tables could not tell apart."""
+    labels = [server.label for server in servers]
+    for label in labels:
+        if labels.count(label) > 1:
+            found = f"two servers that are called '{label}'"
+            return Problem("servers", found, "a name for each", "give them a `name`")
+    return None
 
 
 def words_of(command: str | tuple[str, ...]) -> list[str]:

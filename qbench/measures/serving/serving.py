@@ -25,7 +25,7 @@ from qbench.measures.options import not_empty
 from qbench.measures.serving.energy import METRICS as ENERGY
 from qbench.measures.serving.figures import METRICS
 from qbench.measures.serving.options import LoadOptions, LoadPoint
-from qbench.measures.serving.servers import ServerOptions
+from qbench.measures.serving.servers import ServerOptions, labels_misfit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,13 +73,9 @@ class Serving(Measurement):
         if count > MOST_POINTS:
             found = f"{count} servers to be started for each cell"
             return Problem("concurrency", found, f"at most {MOST_POINTS}", "shorten the lists")
-        labels = [server.label for server in options.servers]
-        for label in labels:
-            if labels.count(label) > 1:
-                found = f"two servers that are called '{label}'"
-                return Problem("servers", found, "a name for each", "give them a `name`")
         return (
-            _warmup_misfit(points)
+            labels_misfit(options.servers)
+            or _warmup_misfit(points)
             or _load_misfit(points, options.timeout)
             or misfit((max(options.prompt_tokens),), (max(options.output_tokens),), model)
         )

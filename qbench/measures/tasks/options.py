@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -135,6 +136,8 @@ class TaskParams(Frozen):
 
     Options that came later are absent where they are at their default, as in earlier records.
     """
+
+    model_config = ConfigDict(extra="ignore")
 
     task: ResolvedTask
     limit: int | None

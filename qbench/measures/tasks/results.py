@@ -59,8 +59,15 @@ class Score:
         return _score_name(self.metric, self.filter)
 
 
-def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None) -> Outcome:
+def make_outcome(
+    name: str,
+    results: dict[str, Any],
+    cluster: str | None = None,
+    definition: MetricDefinition = METRICS[0],
+) -> Outcome:
     """`name` is the task, or the group whose tasks were taken; `cluster` as a suite names it.
+
+    `definition` is that of the measurement: `tasks.*`, whose star is the task and its metric.
 
     Raises `NonFiniteError` when the model gave likelihoods that are not a number, and
     `MeasurementError` for a group that has no score.
@@ -88,7 +95,8 @@ def make_outcome(name: str, results: dict[str, Any], cluster: str | None = None)
     return Outcome(
         metrics=tuple(
             _make_metric(
-                f"tasks.{name}.{score.name}",
+                definition,
+                f"{definition.name.removesuffix('*')}{name}.{score.name}",
                 score,
                 _better(directions.get(score.metric)),
             )
@@ -181,8 +189,8 @@ def _better(higher_is_better: object) -> Better:
     return "higher" if higher_is_better else "lower"
 
 
-def _make_metric(name: str, score: Score, better: Better) -> Metric:
-    definition = METRICS[0].model_copy(update={"name": name, "better": better})
+def _make_metric(kind: MetricDefinition, name: str, score: Score, better: Better) -> Metric:
+    definition = kind.model_copy(update={"name": name, "better": better})
     return make_metric((definition,), name, score.value, reason=score.reason)
 
 

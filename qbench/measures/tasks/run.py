@@ -96,7 +96,13 @@ def evaluated(
 def with_prompts(outcome: Outcome, params: TaskParams, prompts: dict[str, Any]) -> Outcome:
     """The outcome with how its prompts were put, and what of that is not as it was asked for."""
     name, warnings = params.task.name, list(outcome.warnings)
-    if prompts["truncated_items"]:
+    if prompts.get("longer_items"):
+        warnings.append(
+            f"{prompts['longer_items']} of {outcome.details['items']} items of {name} are longer"
+            " than the model's context: what becomes of them is the server's own matter, which may"
+            " cut them or read beyond what the model was made for"
+        )
+    if prompts.get("truncated_items"):
         warnings.append(
             f"{prompts['truncated_items']} of {outcome.details['items']} items of {name}"
             f" are longer than the model's context of {prompts['context_tokens']} tokens and"

@@ -29,15 +29,18 @@ class Thoughts:
         if self.end_token is None:
             return
         for tokens in written:
-            text = self.decode(tokens)
-            ended = (
-                self.end_token in tokens
-                if isinstance(self.end_token, int)
-                else self.end_token in text
-            )
-            self.answers += 1
-            self.unended += not ended
-            self.stopped += not ended and any(stop in text for stop in stops if stop)
+            token, text = self.end_token, self.decode(tokens)
+            self._add(text, stops, ended=token in (tokens if isinstance(token, int) else text))
+
+    def count_texts(self, written: Sequence[str], stops: Sequence[str]) -> None:
+        """The same of texts, in which an end token that is an id cannot be found."""
+        for text in written if isinstance(self.end_token, str) else ():
+            self._add(text, stops, ended=str(self.end_token) in text)
+
+    def _add(self, text: str, stops: Sequence[str], *, ended: bool) -> None:
+        self.answers += 1
+        self.unended += not ended
+        self.stopped += not ended and any(stop in text for stop in stops if stop)
 
     @property
     def details(self) -> dict[str, Any]:

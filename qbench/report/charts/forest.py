@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
+from qbench.compare.items import TASKS
 from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.report.charts.axes import cell_axis, quantity, rounded, row_height, tooltip, with_unit
@@ -40,7 +41,7 @@ _VERDICTS = {
     "equal": EQUAL,
     "undecided": OPEN,
 }
-_AT_FIRST = ("quality", "needle", "tasks", "completion")
+_AT_FIRST = ("quality", "needle", *TASKS, "completion")
 """Measurements whose differences are shown at once; what others cost is in the table above."""
 _EDGE = 8
 """Pixels between the outermost mark and the edge."""

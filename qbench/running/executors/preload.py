@@ -45,6 +45,7 @@ _WITHOUT_CUDA = (
 _FOR_MEASUREMENTS = {
     "generation": ("rouge_score.rouge_scorer", "sacrebleu"),
     "tasks": ("lm_eval.evaluator", "lm_eval.models.huggingface", "lm_eval.tasks"),
+    "served_tasks": ("lm_eval.evaluator", "lm_eval.models.openai_completions", "lm_eval.tasks"),
     "training": ("peft",),
 }
 """Imports that only these need, and that take a second each."""

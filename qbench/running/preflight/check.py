@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from qbench.core.errors import PreflightError, Problem
 from qbench.core.units import counted
 from qbench.running.preflight.hub import hub_problems
+from qbench.running.preflight.keys import key_problems
 from qbench.running.preflight.packages import package_problems
 from qbench.running.preflight.room import device_problems, disk_problems, memory_problems
 
@@ -54,6 +55,7 @@ def problems(
     """
     found = _nothing_to_compare_with(plan)
     found += package_problems(plan, jobs)
+    found += key_problems(jobs)
     if jobs:
         for device in (plan.device, *more_devices):
             found += device_problems(replace(plan, device=device), jobs)

@@ -13,6 +13,7 @@ from qbench.core.options import typed_options
 from qbench.measures.completion import COMPLETION, CompletionParams
 from qbench.measures.generation.generation import GENERATION, GenerationParams
 from qbench.measures.quality.decoded import text_of
+from qbench.measures.serving.servers import SERVED_TASKS
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
 from qbench.measures.tasks.options import TaskParams
 from qbench.measures.tasks.tasks import TASKS
@@ -115,7 +116,7 @@ def _repositories(item: Item) -> dict[str, str]:
     text = text_of(item)
     if text is not None:
         return {DATASETS[text.location].repo: text.source} if text.kind == "hub" else {}
-    if item.measurement == TASKS.name:
+    if item.measurement in (TASKS.name, SERVED_TASKS):
         task = typed_options(TaskParams, item.params).task
         return {repository: f"{task.name} ({repository})" for repository in _of_task(task)}
     if item.measurement not in _ON_DATA:

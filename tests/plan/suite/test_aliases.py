@@ -85,6 +85,7 @@ VALUES: dict[str, Any] = {
     "chat_template": True,
     "system_prompt": "Be brief.",
     "thinking": False,
+    "context": 2048,
     "count": 3,
     "seeds": [3],
     "dataset": "rows.jsonl",

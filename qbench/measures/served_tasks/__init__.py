@@ -1,0 +1,1 @@
+"""lm-eval's tasks put to servers of a cell's model."""
