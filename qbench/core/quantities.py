@@ -1,4 +1,4 @@
-"""Sizes, times, energies and shares as a person writes them: `6GiB`, `40ms`, `2J`, `1%`."""
+"""Sizes, times, energies, shares and bits as a person writes them: `6GiB`, `40ms`, `1%`, `4bpw`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ SECOND_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s
 """Seconds of each unit."""
 JOULE_UNITS = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3}
 """Joules of each unit."""
+BIT_UNITS = {"bit": 1, "bits": 1, "bpw": 1}
+"""Bits a weight, by the names of the unit in small letters."""
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _WITH_UNIT = re.compile(_NUMBER + r"\s*([^\d\s.]+)")
 _PLAIN = re.compile(_NUMBER)
@@ -37,6 +39,11 @@ def is_number(text: str) -> bool:
 def bytes_of(text: str) -> float | None:
     """The bytes that `6GiB` or `500 MB` means; None for what is no size with a unit."""
     return _read(text.strip().lower(), BYTE_UNITS)
+
+
+def bits_of(text: str) -> float | None:
+    """The bits a weight that `4.5 bits` or `4.5bpw` means; None for what is no such number."""
+    return _read(text.strip().lower(), BIT_UNITS)
 
 
 def seconds_of(text: str) -> float | None:

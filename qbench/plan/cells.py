@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from qbench.finetune.artifact import has_artifact
 from qbench.plan.forward import why_not_run_so
 from qbench.plan.items import why_beyond_context, why_not_taken, why_skipped
+from qbench.plan.mixes import known_mix
 from qbench.plan.sensitivity import why_not_measured
 from qbench.plan.unfit import why_cell_does_not_fit, why_item_does_not_fit
+from qbench.precisions.mixed.sought import is_sought
 from qbench.predict.static import predicted_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import Cell, Item, ResolvedModel, StaticBytes
     from qbench.plan.job import Task
     from qbench.plan.keys import Keys
+    from qbench.predict.found_mix import FoundMix
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class PlannedCell:
     tasks: tuple[Task, ...]
     artifact_key: str | None = None
     """Key of the training's record, which names the tuned model; None for an untuned cell."""
+    sensitivities_key: str | None = None
+    """Key of the reference's record whose table its mix is found from; None for any other cell."""
+    found: tuple[Cell, FoundMix] | None = None
+    """The cell with its mix in place of a budget, and what it is to cost: where the table is in the
+    cache. Else what is known of a mix that is to be found are the most bytes that it may take."""
+
+    @property
+    def held(self) -> Cell:
+        """The cell as its bytes are reckoned: with its mix, where that is known."""
+        return self.cell if self.found is None else self.found[0]
 
     @property
     def is_needed_by_others(self) -> bool:
@@ -50,6 +63,7 @@ class CellPlanner:
         self._keep_unfit = keep_unfit and environment.device_type != "cpu"
         self._unfit_trainings: dict[tuple[str, str], str] = {}
         self._unfit_items: dict[tuple[str, str, str], str | None] = {}
+        self._no_tables: dict[str, str] = {}
 
     def __call__(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> PlannedCell:
         """One cell, after all that its keys hold."""
@@ -62,15 +76,38 @@ class CellPlanner:
             )
             for task in self._keys.tasks(cell, model, items)
         )
-        return PlannedCell(
+        skip = why_skipped(cell, model, self._environment) or self._why_not_found(cell)
+        key = self._keys.sensitivities_key(cell)
+        found = known_mix(cell, model, key) if skip is None else None
+        held = cell if found is None else found[0]
+        planned = PlannedCell(
             cell=cell,
             model=model,
             reference=self._keys.is_reference(cell, model),
-            predicted=predicted_bytes(cell, model),
-            skip=why_skipped(cell, model, self._environment) or self._why_unfit(cell, model),
+            predicted=predicted_bytes(held, model),
+            skip=skip or self._why_unfit(held, model),
             tasks=tasks,
             artifact_key=self._keys.artifact_key(cell),
+            sensitivities_key=key,
+            found=found,
         )
+        self._no_tables |= {
+            task.key: reason for task in tasks if (reason := planned.skip or task.skip) is not None
+        }
+        return planned
+
+    def _why_not_found(self, cell: Cell) -> str | None:
+        """Why there is nothing that the cell's mix could be found from; None if there will be."""
+        if not is_sought(cell.precision):
+            return None
+        key = self._keys.sensitivities_key(cell)
+        if key is None:
+            return (
+                "its mix is found from the sensitivities of the reference, which are not measured"
+                f" of {cell.model.name}"
+            )
+        reason = self._no_tables.get(key)
+        return reason and f"its mix is found from the sensitivities of the reference: {reason}"
 
     def _why_unfit(self, cell: Cell, model: ResolvedModel) -> str | None:
         """Why the device cannot hold the cell, or could not hold the training it comes from."""

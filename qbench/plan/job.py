@@ -8,6 +8,7 @@ from typing import Any
 from qbench.core.record import Environment, Record, Status
 from qbench.core.spec import Cell, Frozen, Item, ResolvedModel, StaticBytes
 from qbench.core.untrusted import as_message, cleaned, visible
+from qbench.predict.found_mix import FoundMix
 
 _SAID = ("reason", "log_tail", "warnings")
 
@@ -41,6 +42,10 @@ class Job(Frozen):
     tasks: tuple[Task, ...]
     artifact_key: str | None = None
     """Key of the training's record, which names the tuned model; None for an untuned cell."""
+    sensitivities_key: str | None = None
+    """Key of the reference's record whose table a mix is found from; None for any other cell."""
+    found: FoundMix | None = None
+    """The mix of a job in a worker, which its precision has a map of then."""
     trust_code: bool = False
     """Whether the suite lets Python of its tasks and metrics run."""
     rehearsal: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ The key of a record is the hash of its identity: everything that decides the num
     device       its name; for latency and memory on a CPU, the number of threads too
     reference    key of the record it is compared with, for what is
     tuning       key of the training's record, and how the tuned model is served
+    sensitivities  of a mix that is found: key of the record of what it is found from
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from qbench.core.environment import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
 from qbench.measures import measures, of_machine
-from qbench.measures.sensitivity.options import needs_of_formats
+from qbench.measures.sensitivity.options import SENSITIVITY, needs_of_formats
 from qbench.plan.items import MERGED
 from qbench.plan.job import Task
 from qbench.precisions import options_of, precisions
 from qbench.precisions.kv_cache import kv_cache_named
+from qbench.precisions.mixed.sought import is_sought
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,12 +84,17 @@ class Keys:
         self._results = results
         self._states_keys: dict[tuple[str, ...], str] = {}
         self._artifact_keys: dict[tuple[str, str], str] = {}
+        self._sensitivities_keys: dict[str, str] = {}
 
     def tasks(self, cell: Cell, model: ResolvedModel, items: list[Item]) -> tuple[Task, ...]:
         """The tasks of one cell, after all that its keys hold."""
         tasks = tuple(self._task(cell, model, item) for item in items)
         if cell.training is not None:
             self._artifact_keys[cell.model.name, cell.training.label] = tasks[0].key
+        if self.is_reference(cell, model) and cell.kv_cache is None:
+            for task in tasks:
+                if task.item.measurement == SENSITIVITY:
+                    self._sensitivities_keys[cell.model.name] = task.key
         return tasks
 
     def artifact_key(self, cell: Cell) -> str | None:
@@ -95,6 +102,10 @@ class Keys:
         if cell.tuning is None:
             return None
         return self._artifact_keys[cell.model.name, cell.tuning.label]
+
+    def sensitivities_key(self, cell: Cell) -> str | None:
+        """The key of what the cell's mix is found from; None for any other cell."""
+        return self._sensitivities_keys.get(cell.model.name) if is_sought(cell.precision) else None
 
     def is_reference(self, cell: Cell, model: ResolvedModel) -> bool:
         """Whether the model's other cells are compared with this one."""
@@ -105,6 +116,9 @@ class Keys:
         identity = _identity(cell, model, item, self._environment)
         if cell.deploy is not None:
             identity |= {"tuning": self.artifact_key(cell), "deploy": cell.deploy}
+        found_from = self.sensitivities_key(cell)
+        if found_from is not None:
+            identity["sensitivities"] = found_from
         of_model = model.ref.original or model.ref.name
         place: tuple[str, ...] = (of_model, item.measurement, item.slug)
         makes_states = self.is_reference(cell, model)

@@ -11,6 +11,7 @@ from qbench.core.store import read_record
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.quality.reference_states import has_states
 from qbench.plan.plan import damaged_records
+from qbench.precisions.mixed.sensitivities import has_sensitivities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,12 @@ def jobs_to_run(plan: Plan, retry: frozenset[Status], *, fresh: bool) -> list[Jo
     missing |= {record.key for record in lacking(plan, retry)}
     states = {task.item.states_key for task in plan.tasks if task.key in missing}
     missing |= _to_make(plan, states, has_states, retry)
+    tables = {
+        cell.sensitivities_key
+        for cell in plan.every
+        if any(task.key in missing for task in cell.tasks)
+    }
+    missing |= _to_make(plan, tables, has_sensitivities, retry)
     tuned = {
         cell.artifact_key for cell in plan.every if any(task.key in missing for task in cell.tasks)
     }

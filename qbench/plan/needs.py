@@ -70,7 +70,7 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         if why_left_out(planned.cell, planned.model, item, environment) is not None:
             continue
         peak = predicted_peak(
-            planned.cell,
+            planned.held,
             planned.model,
             item,
             device=environment.device_type,
@@ -79,7 +79,7 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         if peak is not None:
             unknown = unknown or peak.reason
             highest = max(highest, peak, key=_bytes) if highest else peak
-    load = load_peak(planned.cell, planned.model, device=environment.device_type)
+    load = load_peak(planned.held, planned.model, device=environment.device_type)
     if load is not None and highest is not None and highest.resident is not None:
         highest = max(highest, load, key=_bytes)
     if highest is None or highest.resident is None:
@@ -121,14 +121,14 @@ def saved_bytes(planned: PlannedCell) -> float:
     """By which the cell's model as it is served is smaller than as it is held here."""
     if planned.predicted is None or planned.cell.is_training:
         return 0.0
-    return saved_by_packing(planned.model.shape, planned.cell.precision)
+    return saved_by_packing(planned.model.shape, planned.held.precision)
 
 
 def loading_bytes(planned: PlannedCell, environment: Environment) -> int | None:
     """What loading takes, where the floating model must fit first and is larger; else None."""
     if planned.predicted is None or planned.cell.is_training:
         return None
-    load = load_peak(planned.cell, planned.model, device=environment.device_type)
+    load = load_peak(planned.held, planned.model, device=environment.device_type)
     taken = None if load is None else load.resident
     return taken if taken is not None and taken > planned.predicted.total else None
 

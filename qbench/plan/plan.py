@@ -133,6 +133,7 @@ class Plan:
             environment=self.environment,
             tasks=tasks,
             artifact_key=cell.artifact_key,
+            sensitivities_key=cell.sensitivities_key,
             rehearsal=self.suite.rehearsal,
             trust_code=self.suite.trust_code,
         )

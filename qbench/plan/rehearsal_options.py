@@ -13,6 +13,7 @@ from qbench.measures.generation.references import SCORES
 from qbench.measures.options import CONTEXT
 from qbench.measures.quality.windows import FIXED_WINDOW
 from qbench.measures.serving.servers import SERVED_TASKS, TRANSFORMERS, ServerOptions
+from qbench.plan.rehearsal_mixes import small_mix
 from qbench.precisions import options_of
 from qbench.precisions.integer.options import CALIBRATION_TEXT, IntegerOptions
 from qbench.precisions.mixed.options import MixedOptions
@@ -72,8 +73,6 @@ _CALIBRATION_MOST: dict[str, float] = {
     "calibration_window": 64,
     "rounding_steps": 4,
 }
-_ANY_LAYERS = ("*.0.*attn*", "*.0.*mlp*", "*attn*", "*")
-"""Patterns that match layers of any decoder, each besides those before it."""
 _CALIBRATION_SET = ("calibration_windows",)
 _CALIBRATED_ON = "calibration_text"
 _LEAST_LENGTH = 192
@@ -225,13 +224,14 @@ def shorten_training(options: TrainingOptions) -> tuple[TrainingOptions, list[st
 
 
 def shorten_precision(precision: PrecisionRef) -> tuple[PrecisionRef, list[str]]:
-    """A precision that calibrates, on few windows of bundled text, and what is different in words.
+    """A precision as a rehearsal has it, and what is different in words.
 
-    A mix has its formats on layers that the stand-in has. Any other is as it is.
+    One that calibrates does so on few windows of bundled text. A mix has its formats on layers that
+    the stand-in has, or a budget that it can keep. Any other is as it is.
     """
     options = options_of(precision)
     if isinstance(options, MixedOptions):
-        return _on_any_layers(precision, options)
+        return small_mix(precision, options)
     if not (isinstance(options, IntegerOptions) and options.calibrates):
         return precision, []
     given = precision.options
@@ -243,31 +243,6 @@ def shorten_precision(precision: PrecisionRef) -> tuple[PrecisionRef, list[str]]
         made[_CALIBRATED_ON] = CALIBRATION_TEXT
         notes.append(f"{precision.label}: {CALIBRATION_TEXT} replaces {given[_CALIBRATED_ON]}")
     return precision.model_copy(update={"options": made}), notes
-
-
-def _on_any_layers(
-    precision: PrecisionRef, options: MixedOptions
-) -> tuple[PrecisionRef, list[str]]:
-    """A mix whose patterns match layers of any decoder, and what is different in words."""
-    rules = {
-        (rule.precision, str(sorted(rule.options.items()))): rule
-        for rule in options.layers
-        if rule.precision is not None
-    }
-    chosen = [*rules.values()][: len(_ANY_LAYERS)]
-    if not options.layers:
-        return precision, []
-    chosen = chosen or [options.layers[0]]  # all in the type of the rest
-    patterns = _ANY_LAYERS[-len(chosen) :]
-    moved = [
-        rule.model_copy(update={"layers": pattern}).model_dump(mode="json")
-        for rule, pattern in zip(chosen, patterns, strict=True)
-    ]
-    left = max(0, len(rules) - len(chosen))
-    note = f"{precision.label}: its formats lie on other layers, {', '.join(patterns)}"
-    note += f"; {left} of them on none" if left else ""
-    made = precision.model_copy(update={"options": {**precision.options, "layers": moved}})
-    return made, [note]
 
 
 def _shortened(

@@ -5,6 +5,7 @@ They are the suite's own or named under `measure`, and follow the type of the su
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, get_args
 
 from qbench.core.number_types import FloatType
@@ -14,7 +15,9 @@ from qbench.measures.sensitivity.options import SENSITIVITY, SensitivityOptions,
 from qbench.plan.keys import reference_of
 from qbench.precisions import is_quantized, options_of, precisions
 from qbench.precisions.computing import rest_type
+from qbench.precisions.mixed.layers import formats_of
 from qbench.precisions.mixed.members import format_of
+from qbench.precisions.mixed.options import MixedOptions
 from qbench.predict.bf16 import has_bf16
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import Item, ResolvedModel
     from qbench.plan.suite.suite import Suite
-    from qbench.precisions.mixed.members import Entry
+    from qbench.precisions.mixed.options import Entry
 
 _FLOATING = frozenset(get_args(FloatType))
 
@@ -46,6 +49,7 @@ def with_formats(
         elif reference is not None:
             rest = rest_type(reference)
             formats = _formats(suite, options, rest_type(reference), problems)
+            formats = _with_those_of_mixes(suite, formats, rest_type(reference), problems)
         params = {
             "rest": rest,
             "formats": [one.model_dump(mode="json") for one in formats],
@@ -105,6 +109,38 @@ def _format(entry: Entry, rest: FloatType, named: Mapping[str, PrecisionRef]) ->
         expected, found = "a format of codes", f"{made.label}, which the reference is held in"
         raise InvalidValueError(expected, found, "leave it out: it costs nothing")
     return made
+
+
+def _with_those_of_mixes(
+    suite: Suite,
+    formats: tuple[PrecisionRef, ...],
+    rest: FloatType,
+    problems: dict[str, Problem],
+) -> tuple[PrecisionRef, ...]:
+    """The formats with those that mixes are to be found from, each once."""
+    found = list(formats)
+    for mix in suite.precisions:
+        options = options_of(mix)
+        if not isinstance(options, MixedOptions) or options.budget is None:
+            continue
+        if options.dtype != rest:
+            problem = suite.problem(
+                "precisions",
+                f"{mix.label}, whose rest is in {options.dtype}, beside a reference in {rest}",
+                "a mix with the rest of the reference, in which its layers' damages are measured",
+                f"give the mix `dtype: {rest}`, or take {options.dtype} as the reference",
+            )
+            problems[str(problem)] = problem
+            continue
+        for one in formats_of(options):
+            if not any((own.name, own.options) == (one.name, one.options) for own in found):
+                # A label of the suite's may be that of other options.
+                labels = {own.label for own in found}
+                label = next(
+                    name for n in count(1) if (name := one.label + f"-{n}" * (n > 1)) not in labels
+                )
+                found.append(one.model_copy(update={"label": label}))
+    return tuple(found)
 
 
 def _of_suite(suite: Suite) -> tuple[str, ...]:

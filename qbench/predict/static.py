@@ -75,10 +75,10 @@ def saved_in_experts(shape: ModelShape) -> int:
 
 def stored_bytes(shape: ModelShape, precision: PrecisionRef) -> StaticBytes:
     """What a base takes in a precision, by arithmetic."""
-    return _stored(precisions()[precision.name].storage, _as_loaded(shape, precision), precision)
+    return _stored(precisions()[precision.name].storage, as_loaded(shape, precision), precision)
 
 
-def _as_loaded(shape: ModelShape, precision: PrecisionRef) -> ModelShape:
+def as_loaded(shape: ModelShape, precision: PrecisionRef) -> ModelShape:
     """The shape with float32 for what transformers does not load in fp16 where that is the type."""
     if not any(tensor.wide_in_fp16 for tensor in shape.tensors):
         return shape

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from qbench.compare.speed import TIMED, marked_lines
 from qbench.core.page import Words
-from qbench.core.units import choose_scale
+from qbench.core.units import choose_scale, counted
 from qbench.measures.serving.servers import ON_SERVERS, server_of
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
-from qbench.precisions import is_quantized, unlike_served
+from qbench.precisions import is_quantized, options_of, unlike_served
 from qbench.precisions.computing import rest_type
+from qbench.precisions.mixed.layers import formats_of
+from qbench.precisions.mixed.options import MixedOptions
 from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import RESERVED_BYTES
 from qbench.predict.mixtures import mixture_of
@@ -40,6 +43,7 @@ def plan_notes(plan: Plan) -> list[Words]:
         if cell.predicted is None and cell.model.shape_unknown
     ]
     lines += _mixtures(plan)
+    lines += [line for cell in plan.cells if (line := _mix_line(cell)) is not None]
     lines += serving_lines(plan)
     lines += sensitivity_lines(plan)
     once = dict.fromkeys(lines)
@@ -77,6 +81,25 @@ def _mixtures(plan: Plan) -> list[str]:
                 " stacks those of a layer into one tensor, which is no linear layer"
             )
     return lines
+
+
+def _mix_line(cell: PlannedCell) -> str | None:
+    """What a mix is found from, or what was found; None where none is to be found."""
+    options = options_of(cell.cell.precision)
+    if cell.skip or not isinstance(options, MixedOptions) or options.budget is None:
+        return None
+    place = f"{cell.model.ref.name}: {cell.cell.label}"
+    if cell.found is None:
+        labels = [one.label for one in formats_of(options)]
+        return (
+            f"{place}: found from {', '.join(labels)} and {options.dtype} once the reference's"
+            f" sensitivity is measured; bytes are the most that {options.budget} allow"
+        )
+    found = cell.found[1]
+    counts = Counter(found.units.values())
+    listed = ", ".join(f"{count} in {label}" for label, count in sorted(counts.items()))
+    kl = "" if found.predicted_kl is None else f"; predicted KL {found.predicted_kl:.3g}"
+    return f"{place}: found: {counted(len(found.units), 'unit')}, {listed}{kl}"
 
 
 def _bf16_lines(plan: Plan) -> list[str]:

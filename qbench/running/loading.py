@@ -22,6 +22,7 @@ from qbench.precisions.first_pass import constants_of
 from qbench.precisions.kv_cache import also_of_cache
 from qbench.precisions.placement import describe_placement, every_gpu
 from qbench.precisions.workspaces import make_workspaces
+from qbench.running.mixes import held_against_budget
 from qbench.sources.models.model_files import stored_weights
 from qbench.sources.models.resolve import fetch_model
 
@@ -162,4 +163,5 @@ def verify(job: Job, source: Source, model: PreTrainedModel) -> Verification:
     details["unlike_served"] = also_of_cache(details["unlike_served"], job.cell.kv_cache)
     if job.cell.model.device_map is not None:
         details["placement"] = describe_placement(model)
-    return replace(found, details=details)
+    mix, over_budget = held_against_budget(job, model)
+    return replace(found, details={**details, **mix}, faults=(*found.faults, *over_budget))

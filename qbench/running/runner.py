@@ -19,6 +19,7 @@ from qbench.core.store import check_writable, file_stamp, write_record
 from qbench.finetune.artifact import has_artifact
 from qbench.plan.missing import is_missing, jobs_to_run, made_again
 from qbench.plan.plan import RETRIED, make_plan
+from qbench.precisions.mixed.sensitivities import has_sensitivities
 from qbench.running.executors.device_locks import DeviceLocks, lock_names
 from qbench.running.executors.executor import RunStoppedError
 from qbench.running.executors.gpus import choose_gpus
@@ -136,9 +137,7 @@ class _Run:
         self._make_executor = make_executor
         self._records = plan.records
         self._timeout_s = plan.suite.timeout_s
-        self._trainings = {
-            task.key: task for cell in plan.every for task in cell.tasks if cell.cell.is_training
-        }
+        self._tasks = {task.key: task for cell in plan.every for task in cell.tasks}
         self._retry = retry
         self._planned = {task.key: file_stamp(_path(task)) for job in jobs for task in job.tasks}
         """The record files that the plan saw: another one was written by another run since."""
@@ -203,13 +202,16 @@ class _Run:
         unfetched = self._unfetched.get(job.model.ref.name)
         if unfetched is not None:
             return "fetch", unfetched.reason
-        training = self._trainings.get(job.artifact_key or "")
-        if job.cell.deploy is None or training is None or has_artifact(training.key):
-            return None
-        record = self._records.record(training)
-        if record is None or record.status == "ok":
-            return None
-        return "prepare", f"its training failed ({record.status}): {record.reason}"
+        needed = (
+            ("its training", job.artifact_key if job.cell.deploy else None, has_artifact),
+            ("what its mix is found from", job.sensitivities_key, has_sensitivities),
+        )
+        for what, key, is_there in needed:
+            maker = self._tasks.get(key or "")
+            record = None if maker is None or is_there(maker.key) else self._records.record(maker)
+            if record is not None and record.status != "ok":
+                return "prepare", f"{what} failed ({record.status}): {record.reason}"
+        return None
 
 
 @contextmanager

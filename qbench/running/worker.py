@@ -43,6 +43,7 @@ from qbench.precisions.nonfinite import describe_nonfinite
 from qbench.precisions.verification import NOT_AS_ASKED
 from qbench.predict.bf16 import bf16_warning
 from qbench.running.loading import load
+from qbench.running.mixes import settled
 from qbench.sources.models.resolve import fetch_model
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def _run_job(job: Job, emit: Emit) -> None:
 
 def _prepare(job: Job, phase: _Phase) -> LoadedModel | UnbuiltCell:
     """The job's model; where its items are measured apart, what other processes build it from."""
+    if job.sensitivities_key is not None:
+        phase("prepare")
+        job = settled(job)
     if not any(measures()[task.item.measurement].apart for task in job.tasks):
         return load(job, phase)
     phase("fetch")

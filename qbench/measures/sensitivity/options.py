@@ -12,7 +12,7 @@ from qbench.core.spec import Frozen, Item, PrecisionRef
 from qbench.measures.options import as_tuple, not_empty
 from qbench.precisions import precisions
 from qbench.precisions.integer.options import CALIBRATION_TEXT
-from qbench.precisions.mixed.members import Entry
+from qbench.precisions.mixed.options import Entry
 from qbench.sources.data.texts import ResolvedText
 
 SENSITIVITY = "sensitivity"

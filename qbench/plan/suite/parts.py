@@ -13,13 +13,15 @@ from qbench.core.errors import ModelError
 from qbench.core.names import shortened, what_there_is
 from qbench.core.options import shown_options
 from qbench.core.spec import LONGEST_NAME, ModelRef, PrecisionRef, slugify
-from qbench.measures import OF_CACHES, asked_for
+from qbench.measures import OF_CACHES, asked_for, measures
+from qbench.measures.sensitivity.options import SENSITIVITY, SensitivityOptions
 from qbench.plan.suite.file import MeasureEntry
 from qbench.plan.suite.options import Choice
-from qbench.precisions import EXAMPLE, precisions
+from qbench.precisions import EXAMPLE, options_of, precisions
 from qbench.precisions.computing import rest_type
 from qbench.precisions.floating import REFERENCES
 from qbench.precisions.kv_cache import FLOATING, OWN, kv_caches
+from qbench.precisions.mixed.options import MixedOptions
 from qbench.precisions.names import own_name
 from qbench.sources.models.resolve import parse_model
 
@@ -194,6 +196,26 @@ def make_measures(
             if one.by_default and (caches or name not in OF_CACHES)
         }
     return {name: entry.options() for name, entry in table if name in given}
+
+
+def with_what_mixes_need(
+    measure: Mapping[str, Frozen], precisions: Sequence[PrecisionRef]
+) -> dict[str, Frozen]:
+    """The measurements, with that of the sensitivities that mixes are found from.
+
+    Where a suite does not ask for it, it has its defaults, and the formats of the mixes alone.
+    """
+    every = [
+        entry
+        for one in precisions
+        if isinstance(options := options_of(one), MixedOptions) and options.budget is not None
+        for entry in options.formats
+    ]
+    if not every or SENSITIVITY in measure:
+        return dict(measure)
+    formats = tuple(entry for at, entry in enumerate(every) if entry not in every[:at])
+    added = {**measure, SENSITIVITY: SensitivityOptions(formats=formats)}
+    return {name: added[name] for name in measures() if name in added}
 
 
 def at_most(problems: Problems, at: Place, made: Iterable[T], what: str) -> list[T]:

@@ -28,6 +28,7 @@ from qbench.plan.suite.parts import (
     make_models,
     make_precisions,
     make_reference,
+    with_what_mixes_need,
 )
 from qbench.plan.suite.problems import Problems, leave_out
 from qbench.plan.suite.schema import told_schema
@@ -206,7 +207,9 @@ def _make_suite(
         reference=reference,
         kv_cache=caches,
         finetune=finetune,
-        measure=make_measures(problems, read.measure, caches=bool(caches)),
+        measure=with_what_mixes_need(
+            make_measures(problems, read.measure, caches=bool(caches)), precisions
+        ),
         include=read.include,
         exclude=read.exclude,
         timeout_s=read.timeout_s,

@@ -10,7 +10,7 @@ from qbench.core.names import nearest_name
 from qbench.core.options import shown_options
 from qbench.core.spec import PrecisionRef, slugify
 from qbench.precisions.floating import in_type
-from qbench.precisions.mixed.options import full_options, matches
+from qbench.precisions.mixed.options import full_options, matches, read_entry, rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,9 +67,21 @@ def _member(name: str, given: str, dtype: FloatType) -> PrecisionRef:
 
 
 def members(options: MixedOptions) -> list[PrecisionRef]:
-    """What some layers are to be held in codes in, each once, in the order of the map."""
+    """What some layers are to be held in codes in, each once, in the order of the map.
+
+    Of a mix that is sought, what it is found from.
+    """
+    if options.budget is not None:
+        return formats_of(options)
     named = (member(rule, options.dtype) for rule in options.layers if rule.precision is not None)
     return list(dict.fromkeys(named))
+
+
+def formats_of(options: MixedOptions) -> list[PrecisionRef]:
+    """What a mix is found from: formats that layers may be held in, each once."""
+    rest = options.dtype
+    every = (member(rule_of("*", *read_entry(one), rest), rest) for one in options.formats)
+    return list(dict.fromkeys(every))
 
 
 def by_member(names: Iterable[str], options: MixedOptions) -> dict[PrecisionRef, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.precisions.mixed.layers import member
 from qbench.precisions.mixed.options import COMPUTE, REST, read_entry, rule_of
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
     from qbench.core.number_types import FloatType
     from qbench.core.spec import PrecisionRef
-
-Entry = str | dict[str, dict[str, Any] | None]
-"""A name, or one name with options: `nf4`, `{integer: {bits: 5}}`."""
+    from qbench.precisions.mixed.options import Entry
 
 
 def format_of(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import ModelError
 from qbench.core.spec import Frozen, ModelShape, StaticBytes, TensorShape
 from qbench.precisions.by_layer import load_layer_by_layer
+from qbench.precisions.conversion import conversion_misfit
 from qbench.precisions.mixed.layers import (
     as_plain,
     mark,
@@ -24,6 +25,7 @@ from qbench.precisions.mixed.layers import (
     unmatched,
 )
 from qbench.precisions.mixed.options import MixedOptions
+from qbench.precisions.mixed.sought import bytes_at_most, why_not_found
 from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products, floating
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
 NO_MAP = (
     "a mix says which layers are held in what, and this one says nothing: give it a map such as"
-    " {mixed: {layers: {'*.down_proj': int8, '*': nf4}}}"
+    " {mixed: {layers: {'*.down_proj': int8, '*': nf4}}}, or a budget to find one for, such as"
+    " {mixed: {budget: 4.5 bits, from: [nf4, int8]}}"
 )
 
 
@@ -54,7 +57,7 @@ class Mixed(Precision):
     options: type[Frozen] = MixedOptions
     by_default: bool = False
     order: int = 44
-    unlabelled: tuple[str, ...] = ("layers",)
+    unlabelled: tuple[str, ...] = ("layers", "formats")
 
     def needs_of(self, model: ResolvedModel, options: MixedOptions) -> tuple[str, ...]:
         """What its members need."""
@@ -92,7 +95,12 @@ class Mixed(Precision):
         return as_plain(options, changed) if changed else {}
 
     def misfit(self, options: MixedOptions, model: ResolvedModel) -> str | None:
-        """No map, a pattern that matches no layer, or a member that holds none of its layers."""
+        """No map, a pattern that matches no layer, or a member that holds none of its layers.
+
+        Of a budget, one that is too small.
+        """
+        if options.budget is not None:
+            return conversion_misfit(model) or why_not_found(options, model)
         if not options.layers:
             return NO_MAP
         if model.shape is None:
@@ -141,7 +149,12 @@ class Mixed(Precision):
         return _held(one).products(_options(one), config) if options.layers else None
 
     def storage(self, shape: ModelShape, options: MixedOptions) -> StaticBytes:
-        """The sum of what each member takes for its own layers; the rest in its own type."""
+        """The sum of what each member takes for its own layers; the rest in its own type.
+
+        Of a mix that is sought, the most that it may take.
+        """
+        if options.budget is not None:
+            return bytes_at_most(shape, options)
         total = dict.fromkeys(StaticBytes.model_fields, 0)
         for one, own in parts(shape, options).items():
             for kind, size in _held(one).storage(own, _options(one)):
@@ -150,6 +163,8 @@ class Mixed(Precision):
 
     def packed_bytes(self, shape: ModelShape, options: MixedOptions) -> float | None:
         """Static bytes if the codes of all members took the bits they have."""
+        if options.budget is not None:
+            return None
         saved = 0.0
         for one, own in parts(shape, options).items():
             packed = _held(one).packed_bytes(own, _options(one))

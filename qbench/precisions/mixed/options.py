@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import re
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails
 
 from qbench.core.aliases import Also, other_names
 from qbench.core.names import did_you_mean, shortened
 from qbench.core.number_types import BF16, FloatOption, FloatType
-from qbench.core.reading import InvalidValueError, invalid_below
+from qbench.core.reading import InvalidValueError, NotNull, invalid_below
 from qbench.core.spec import Frozen
+from qbench.precisions.mixed.budget import BudgetText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +37,9 @@ REGEX = "re:"
 """What a pattern begins with that is a regular expression, as torchao's and others' do."""
 COMPUTE, REST = "compute_dtype", "dtype"
 """Options of a precision that follow the mix's `dtype` unless they are given."""
+Entry = str | dict[str, dict[str, Any] | None]
+"""A name, or one name with options: `nf4`, `{integer: {bits: 5}}`."""
+By = Literal["kl", "output_error"]
 _EXPECTED = "a mapping of patterns to precisions, such as {'*.down_proj': int8, '*': nf4}"
 
 
@@ -64,8 +77,40 @@ def _read(value: object, info: ValidationInfo) -> object:
     return tuple(made)
 
 
+def _read_formats(value: object, info: ValidationInfo) -> object:
+    """What a mix is found from, as it is written, without the type of the rest."""
+    entries = tuple(value) if isinstance(value, list | tuple) else (value,)
+    kept: list[Entry] = []
+    wrong: list[ErrorDetails] = []
+    for at, entry in enumerate(entries):
+        try:
+            read = _read_format(entry, info.data.get(REST, BF16))
+            if read is not None and read not in kept:
+                kept.append(read)
+        except InvalidValueError as reason:
+            place = (at,) if isinstance(value, list | tuple) else ()
+            wrong += invalid_below(place, reason).errors(include_url=False)
+    if wrong:
+        raise _all_of(wrong)
+    if not kept:
+        raise InvalidValueError(
+            "at least one format that takes less than the type of the rest",
+            remedy="add one, such as nf4",
+        )
+    return tuple(kept)
+
+
+def _read_format(written: object, dtype: FloatType) -> Entry | None:
+    """A format of single layers by its own name; None for the type of the rest."""
+    name, given = read_entry(written)
+    own = rule_of("*", name, given, dtype).precision
+    return own if own is None or not given else {own: given}
+
+
 class MixedOptions(Frozen):
-    """Options of `mixed`."""
+    """Options of `mixed`: a map of layers, or a budget that one is found for."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     dtype: Annotated[FloatOption, Also("torch_dtype")] = "bf16"
     """Type of what is not quantized: embeddings, head, norms, activations, and the layers that no
@@ -79,6 +124,38 @@ class MixedOptions(Frozen):
     """Patterns of layers' names, each with a precision's name, or `{name: {options}}`. The first
     pattern that matches a layer decides; a pattern is one as of file names (`*.down_proj`), or a
     regular expression after `re:` for the whole name."""
+    budget: Annotated[BudgetText | None, NotNull()] = None
+    """In place of `layers`: what the mix may take. `4.5 bits` are bits a weight of the linear
+    layers, codes and quantization state; `5 GiB` are static bytes of the whole model. Which layer
+    is held in what is found from the sensitivities that the reference's record has."""
+    formats: Annotated[
+        tuple[Entry, ...],
+        BeforeValidator(_read_formats, json_schema_input_type=Entry | list[Entry]),
+        Field(alias="from"),
+    ] = ("nf4", "int8", "fp8")
+    """Of a budget: precisions that layers may be held in, by name or with options. Every layer may
+    also stay in `dtype`."""
+    by: By = "kl"
+    """Of a budget: what is to be least. `kl`, the sum of what each layer alone costs in nats a
+    token; `output_error`, the sum of the squares of the relative errors of their outputs."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        given = self.model_fields_set
+        if self.budget is not None and self.layers:
+            raise InvalidValueError("`layers` or a `budget`", "both of them", "leave one out")
+        if self.budget is None and given & {"formats", "by"}:
+            raise InvalidValueError(
+                "a `budget` beside what a mix is found from", remedy="add one, such as `4.5 bits`"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is of no use beside the other."""
+        written: dict[str, Any] = as_it_is(self)
+        unused = ("budget", "from", "by") if self.budget is None else ("layers",)
+        return {name: one for name, one in written.items() if name not in unused}
 
 
 def matches(pattern: str, name: str) -> bool:

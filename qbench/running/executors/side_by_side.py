@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 def dependencies(jobs: Sequence[Job]) -> list[frozenset[int]]:
     """For each job the places of the earlier ones that must have ended before it.
 
-    Those that make the tuned model or the reference's states that it uses, and those of the same
-    cell, whose log it shares.
+    Those that make the tuned model, the reference's states or the sensitivities that it uses, and
+    those of the same cell, whose log it shares.
     """
     found = []
     for at, job in enumerate(jobs):
-        made = {job.artifact_key, *(task.item.states_key for task in job.tasks)}
+        made = {job.artifact_key, job.sensitivities_key}
+        made |= {task.item.states_key for task in job.tasks}
         earlier = (
             before
             for before, other in enumerate(jobs[:at])
