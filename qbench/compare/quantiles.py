@@ -112,7 +112,9 @@ def find_quantile(record: Record, metric: str, value: float) -> Quantile | None:
     """What the chance of a quantile can be told from; None where the record does not keep it."""
     each, tokens = _tokens(record)
     share = named_share(metric)
-    if share is None or not is_quantile(metric) or not tokens or not math.isfinite(value):
+    if share is None or not is_quantile(metric) or not math.isfinite(value):
+        return None
+    if not tokens or min(tokens) <= 0:
         return None
     counts: bytes | None = None
     edges: tuple[float, ...] = ()
@@ -213,7 +215,7 @@ def _is_of_windows(metric: str) -> bool:
 
 
 def _perplexities(losses: Sequence[float], tokens: Sequence[float]) -> tuple[float, ...] | None:
-    if len(losses) != len(tokens) or min(tokens) <= 0:
+    if len(losses) != len(tokens):
         return None
     try:
         found = tuple(math.exp(loss / n) for loss, n in zip(losses, tokens, strict=True))
