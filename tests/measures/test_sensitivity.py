@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from qbench.core.binned_windows import binned_windows
 from qbench.measures.quality.reference_states import has_states
 from qbench.measures.sensitivity.options import SensitivityOptions
 from qbench.measures.sensitivity.sensitivity import MEASUREMENT
@@ -252,6 +253,9 @@ def test_the_other_cells_are_held_against_the_reference_on_the_same_windows(
     assert values_of(outcome)["sensitivity.kl.mean"] == pytest.approx(math.fsum(sums) / tokens)
     assert values_of(outcome)["sensitivity.largest"] is None
     assert "sensitivities" not in outcome.details
+    kept = binned_windows(outcome.details["kl_by_window"], len(windows))
+    assert kept is not None
+    assert kept.counts.sum(axis=1).tolist() == [len(ids) - 1 for ids in windows]
 
 
 def test_what_is_pruned_is_never_what_a_search_would_take(cells: TinyCells, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from qbench.core.options import plain_options
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
+from qbench.measures.quality.by_window import tokens_by_window
 from qbench.measures.quality.divergence import divergence_metrics, divergence_series
 from qbench.measures.quality.head import find_head
 from qbench.measures.quality.held_against import find_reference, keep_states, rounding_of_both
 from qbench.measures.quality.reference_states import OwnStates
 from qbench.measures.quality.scoring import check_losses, rounding_kl, score_windows
-from qbench.measures.quality.windows import cut_windows, ids_hash, tokenize
+from qbench.measures.quality.windows import cut_windows, documents_of, ids_hash, tokenize
 from qbench.measures.sensitivity.definitions import METRICS, OF_CELL, OF_TABLE, PREFIX, SUM
 from qbench.measures.sensitivity.options import (
     SENSITIVITY,
@@ -32,7 +33,7 @@ from qbench.measures.sensitivity.options import (
 )
 from qbench.measures.sensitivity.table import Measured, TableMaker
 from qbench.precisions.mixed.sensitivities import keep_sensitivities
-from qbench.sources.data.texts import read_text, resolve_text
+from qbench.sources.data.texts import read_documents, resolve_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +105,7 @@ class Sensitivity(Measurement):
         import torch
 
         params = params_of(item)
-        windows = _windows(loaded, params)
+        windows, documents = _windows(loaded, params)
         ids_sha256 = ids_hash(windows)
         count = sum(window.scored for window in windows)
         rows = loaded.model.get_output_embeddings().weight.shape[0]
@@ -124,16 +125,18 @@ class Sensitivity(Measurement):
         warnings = keep_states(reference, item, ids_sha256, rounding[0])
         if measured is not None and item.states_key is not None:
             warnings += _keep(item.states_key, measured.table)
-        details: dict[str, Any] = {"windows": len(windows), "ids_sha256": ids_sha256}
+        both = rounding_of_both(rounding, reference)
+        divergence = divergence_metrics(scores, count, both, unknown, OF_CELL, PREFIX)
+        details: dict[str, Any] = {
+            "windows": len(windows),
+            "ids_sha256": ids_sha256,
+            **tokens_by_window(scores, windows, divergence),
+        }
         return Outcome(
-            metrics=(
-                *divergence_metrics(
-                    scores, count, rounding_of_both(rounding, reference), unknown, OF_CELL, PREFIX
-                ),
-                *_of_table(params, measured),
-            ),
+            metrics=(*divergence, *_of_table(params, measured)),
             series={
                 "window_tokens": [float(window.scored) for window in windows],
+                **documents,
                 **divergence_series(scores),
             },
             details=details if measured is None else {**details, **_told(measured)},
@@ -141,8 +144,12 @@ class Sensitivity(Measurement):
         )
 
 
-def _windows(loaded: LoadedModel, params: SensitivityParams) -> list[Window]:
-    tokens, _ = tokenize(loaded.tokenizer, read_text(params.text))
+def _windows(
+    loaded: LoadedModel, params: SensitivityParams
+) -> tuple[list[Window], dict[str, list[float]]]:
+    """The windows, with the series of their documents where the text has any."""
+    text = read_documents(params.text)
+    tokens, ends = tokenize(loaded.tokenizer, text.text)
     bos: int | None = loaded.tokenizer.bos_token_id
     windows = cut_windows(tokens, "default", params.window, bos)[: params.limit]
     if not windows:
@@ -151,7 +158,7 @@ def _windows(loaded: LoadedModel, params: SensitivityParams) -> list[Window]:
             " longer text"
         )
     loaded.check_ids(max(max(window.ids) for window in windows))
-    return windows
+    return windows, documents_of(windows, ends, text.starts)
 
 
 def _keep(key: str, table: Sensitivities) -> list[str]:
