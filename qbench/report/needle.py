@@ -38,6 +38,8 @@ class Grid:
     needles: int
     """At each length and depth."""
     lengths: tuple[int, ...]
+    slugs: tuple[str, ...]
+    """Of the item of each length."""
     depths: tuple[float, ...]
     """In percent, from the beginning of the haystack on."""
     found: tuple[tuple[CellRecords, dict[tuple[int, float], float]], ...]
@@ -114,6 +116,7 @@ def _grid(records: TableRecords, group: Sequence[Record]) -> Grid:
         name=f"{text_name(group[0])}{kind}{chat}",
         needles=int(as_number(params.get("needles")) or 0),
         lengths=tuple(sorted(lengths)),
+        slugs=tuple(lengths[length].item.slug for length in sorted(lengths)),
         depths=tuple(sorted(depths)),
         found=tuple(found),
     )

@@ -11,6 +11,7 @@ from qbench.core.page import Column, Figure
 from qbench.report.costs import GENERATED
 from qbench.report.decision import ENERGY
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
+from qbench.report.needle import NEEDLE, RETRIEVAL, needle_grids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,18 +139,21 @@ def _with_intervals(table: Table) -> Table:
 
 
 def _with_tasks(table: Table, records: TableRecords) -> Table:
-    """The table with the first score of the first tasks as further columns."""
+    """The table with the first score of the first tasks as further columns, and what was found.
+
+    Of needles that is the share at the greatest length.
+    """
     shown = [
-        (kind, slug, record)
+        (kind, slug, name, f"{slug} {name.rsplit('.', 1)[-1]}", _FURTHER_TEXT * TASKS.index(kind))
         for kind in TASKS
         for slug, record in list(items(records, kind).items())[:_TASKS_SHOWN]
+        for name in [metric.name for metric in record.metrics][:1]
     ]
-    for kind, slug, record in shown:
-        if not record.metrics:
-            continue
-        name = record.metrics[0].name
-        title = f"{slug} {name.rsplit('.', 1)[-1]}"
-        spare = _FURTHER_TEXT * TASKS.index(kind)
+    longest = max(needle_grids(records), key=lambda grid: grid.lengths[-1], default=None)
+    if longest is not None:
+        title = f"needles at {longest.lengths[-1]:,}"
+        shown.append((NEEDLE, longest.slugs[-1], RETRIEVAL, title, 0))
+    for kind, slug, name, title, spare in shown:
         column = Column(f"task:{name}", title, "number", decimals=3, spare=spare)
         figures = [with_interval(cell.of(kind, slug), name) for cell in records.cells]
         rows = tuple(

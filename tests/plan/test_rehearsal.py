@@ -112,6 +112,21 @@ def test_what_is_read_is_what_ships_with_qbench(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lengths", "made"),
+    [("", [256]), ("lengths: [context, 4096, 16384]", [404, 192, 298]), ("lengths: 900", [192])],
+)
+def test_needles_have_room_for_what_must_be_written(
+    tmp_path: Path, lengths: str, made: list[int]
+) -> None:
+    asked = f"{{new_tokens: 99, depths: [50, 0, 100], chat_template: true, {lengths}}}"
+    suite = load(f"models: [bundled:tiny-mistral]\nmeasure: {{needle: {asked}}}\n", tmp_path)
+    needle = plain(rehearse(suite).measure["needle"])
+    assert needle["lengths"] == made
+    assert (needle["new_tokens"], needle["needles"], needle["depths"]) == (12, 1, [0, 100])
+    assert (needle["text"], needle["chat_template"]) == (["bundled:stdlib-excerpt"], False)
+
+
+@pytest.mark.parametrize(
     "asked",
     [
         "chat_template: true, thinking: true, think_end_token: </think>",

@@ -12,9 +12,11 @@ from qbench.compare.recommend.axes import quality_axes
 from qbench.compare.recommend.limits import tasks_of
 from qbench.compare.selection import select
 from qbench.core.page import Charts
+from qbench.report.decision import decision_table
 from qbench.report.details import detail_tables
+from qbench.report.overview_table import overview_table
 from qbench.report.pictures import picture_parts
-from tests.paired_records import SAMPLING
+from tests.paired_records import SAMPLING, footprint
 from tests.record_factory import make_metric, make_record
 
 if TYPE_CHECKING:
@@ -170,3 +172,11 @@ def test_a_budget_names_them_as_it_names_tasks() -> None:
     assert [axis.item for axis in tasks_of("needle", axes)] == ["text-l512-3x10", "text-l2048-3x10"]
     (one,) = tasks_of("text-l2048*", axes)
     assert (one.metric, one.better, one.of_change) == ("needle.retrieval", "higher", True)
+
+
+def test_on_a_terminal_the_greatest_length_stands_beside_what_cells_cost() -> None:
+    records = [*RECORDS, footprint("fp32", 4e6), footprint("nf4", 1e6)]
+    told = select(records).tables[0]
+    table = overview_table(told, decision_table(told))
+    assert table.columns[-1].title == "needles at 2,048"
+    assert [row.figures[-1].value for row in table.rows] == pytest.approx([29 / 30, 19 / 30])
