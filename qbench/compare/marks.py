@@ -92,6 +92,7 @@ def known_change(found: Difference | Gap) -> float | None:
 _BY_METRIC = {
     "perplexity": Allowance(0.005, relative=True),
     "decoded.perplexity": Allowance(0.005, relative=True),
+    "chat.perplexity": Allowance(0.005, relative=True),
     "bits_per_byte": Allowance(0.005, relative=True),
     "completion.loss": Allowance(0.02, relative=False),
     "needle.loss": Allowance(0.02, relative=False),
@@ -106,7 +107,7 @@ def default_allowance(metric: Metric, measurement: str) -> Allowance:
         return Allowance(0.02, relative=True)
     if metric.unit == "B" or measurement == "footprint":
         return Allowance(0.0, relative=True)
-    if metric.name.startswith(("kl.", "decoded.kl.", "sensitivity.kl.")):
+    if metric.name.startswith(("kl.", "decoded.kl.", "sensitivity.kl.", "chat.kl.")):
         return Allowance(0.001, relative=False)
     if metric.name.startswith(OF_WINDOWS):
         return _BY_METRIC["perplexity"]

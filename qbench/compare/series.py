@@ -60,6 +60,12 @@ PAIRED_SERIES = {
     "sensitivity.kl.reverse": Paired("window_reverse_kl_sum"),
     "sensitivity.probability_change.mean": Paired("window_change"),
     "needle.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
+    "chat.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
+    "chat.kl.mean": Paired("item_kl_sum", weights=ITEM_WEIGHTS),
+    "chat.top1_agreement": Paired("item_same_top", weights=ITEM_WEIGHTS, counts=True),
+    "chat.rms_probability_change": Paired("item_squared_change", "root", ITEM_WEIGHTS),
+    "chat.kl.reverse": Paired("item_reverse_kl_sum", weights=ITEM_WEIGHTS),
+    "chat.probability_change.mean": Paired("item_change", weights=ITEM_WEIGHTS),
     "completion.loss": Paired("item_nll", weights=ITEM_WEIGHTS),
     "completion.perplexity": Paired("item_nll", "exp", ITEM_WEIGHTS),
 }

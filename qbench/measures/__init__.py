@@ -32,6 +32,7 @@ def asked_for() -> dict[str, Measurement]:
 def own_measures() -> tuple[Measurement, ...]:
     """The table: qbench's own, in the order they are taken on a loaded model."""
     from qbench.measures import adapters, completion, footprint, latency, memory, weight_error
+    from qbench.measures.chat.chat import CHAT
     from qbench.measures.cold_start.cold_start import COLD_START
     from qbench.measures.generation.generation import GENERATION
     from qbench.measures.kernels.kernels import KERNELS
@@ -56,6 +57,7 @@ def own_measures() -> tuple[Measurement, ...]:
         DECODED,
         SENSITIVITY,
         NEEDLE,
+        CHAT,
         TASKS,
         SERVED,
         GENERATION,

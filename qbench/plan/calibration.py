@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import Problem, TextError
-from qbench.measures.quality.decoded import text_of
+from qbench.measures.read_texts import text_of
 from qbench.precisions.integer.text import resolve_calibration
 
 if TYPE_CHECKING:

@@ -48,6 +48,7 @@ _OF_TRAINED = frozenset(
         "decoded",
         "sensitivity",
         "needle",
+        "chat",
         "tasks",
         SERVED_TASKS,
         "generation",
@@ -58,7 +59,10 @@ _OF_TRAINED = frozenset(
 _OF_FILES = frozenset({"cold_start"})
 """Measurements of how a model's files are read."""
 _READ_CACHE = frozenset({"memory", "latency", "decoded", "needle", "generation", "tasks"})
-"""Measurements in which tokens are decoded through the KV cache; of tasks, those that generate."""
+"""Measurements in which tokens are decoded through the KV cache; of tasks those that generate, of
+chat what is read so."""
+_TOLD_OF_MERGED = ("quality", "chat")
+"""Measurements that a tuned cell takes against its own tuning merged in 16 bits, too."""
 _WITH_PRODUCTS = frozenset({"latency", "memory", "training"})
 _COMPLETION_BATCH = 8
 _ADAPTERS = 4
@@ -138,7 +142,7 @@ class CellItems:
                 }
             )
             for item in measured
-            if item.measurement == "quality" and item.against_reference
+            if item.measurement in _TOLD_OF_MERGED and item.against_reference
         ]
 
 
@@ -153,6 +157,8 @@ def _reads_cache(item: Item) -> bool:
         task = typed_options(TaskParams, item.params).task
         folder = None if task.location is None else Path(task.location)
         return writes(task.name, known_tasks([task.name], folder))
+    if item.measurement == "chat":
+        return bool(item.params.get("decoded"))
     return item.measurement in _READ_CACHE
 
 
@@ -210,7 +216,7 @@ def why_beyond_context(model: ResolvedModel, item: Item) -> str | None:
     """Why an item's tokens are more than the model was made for; None if they are not."""
     work, context = work_of(item), model.context_tokens
     decoded = item.measurement == "decoded"
-    if decoded:
+    if decoded or (item.measurement == "chat" and "prompt_tokens" in item.params):
         work = typed_options(GridPoint, item.params)
     if work is None or context is None or work.tokens + decoded <= context:
         return None

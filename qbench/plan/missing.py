@@ -24,6 +24,7 @@ _DIVERGENCE = {
     "quality": "kl.mean",
     "decoded": "decoded.kl.mean",
     "sensitivity": "sensitivity.kl.mean",
+    "chat": "chat.kl.mean",
 }
 """By measurement, the metric that a record lacks which was compared with nothing."""
 _IDS = "ids_sha256"
@@ -172,7 +173,9 @@ def _can_be_held_against(record: Record, plan: Plan, maker: Task, retry: frozens
         return True
     if of_reference.status != "ok":
         return has_states(maker.key)
-    return bool(of_reference.details.get(_IDS) == record.details.get(_IDS))
+    # A record of chat has no ids where what the reference wrote was gone.
+    own = record.details.get(_IDS)
+    return own is None or bool(of_reference.details.get(_IDS) == own)
 
 
 def _to_make(

@@ -47,6 +47,8 @@ _MOST: dict[str, float] = {
     "needles": 1,
 }
 """The most of what a measurement of any name may be told."""
+_FILLED_MOST = 256
+"""Tokens of a prompt behind a document: the bundled prompts have up to 205 by themselves."""
 _SET = ("limit", "window")
 """Those that mean everything where a suite leaves them out."""
 _TRAINING_MOST: dict[str, float] = {
@@ -108,6 +110,7 @@ _DATA: dict[str, dict[str, Any]] = {
         "context": None,
     },
     "generation": {"prompts": "bundled:stdlib-prompts"},
+    "chat": {"prompts": "bundled:stdlib-chat"},
 }
 """What ships with qbench, for what a measurement reads."""
 
@@ -118,24 +121,28 @@ def shorten_measure(name: str, options: Frozen) -> tuple[Frozen, list[str]]:
     made = _shortened(given, _MOST, _SET)
     for key, value in _DATA.get(name, {}).items():
         made[key] = value
-    if name in ("tasks", SERVED_TASKS):
-        made |= _small_tasks(given, made)
-    if name == "generation":
-        made["scores"] = tuple(score for score in given["scores"] if score in SCORES) or SCORES
-    if name == "quality":
-        made["limit"] = given["limit"]  # the bundled excerpt is short enough
-    if name == "quality" and (fixed := FIXED_WINDOW.get(given["protocol"])) is not None:
-        made["window"] = None
-        if fixed > CONTEXT_TOKENS:
-            made |= {"protocol": "default", "window": _MOST["window"]}
-    if name == "needle":
-        made |= _few_needles(given)
-    if name == "serving":
-        made |= _small_load(given)
-    if made.get("chat_template"):
+    if name in _SHORTER:
+        made |= _SHORTER[name](given, made)
+    if made.get("chat_template") not in (None, "auto"):
         made["chat_template"] = False
     words = _in_words(name, *map(_with_servers_named, (given, made)))
     return type(options).model_validate(made), words
+
+
+def _few_windows(given: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+    """All windows, as the bundled excerpt is short enough, of a protocol that fits the model."""
+    fixed = FIXED_WINDOW.get(given["protocol"])
+    changed: dict[str, Any] = {"limit": given["limit"]}
+    if fixed is not None:
+        changed["window"] = None
+        if fixed > CONTEXT_TOKENS:
+            changed |= {"protocol": "default", "window": _MOST["window"]}
+    return changed
+
+
+def _own_scores(given: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+    """Scores that need no script."""
+    return {"scores": tuple(score for score in given["scores"] if score in SCORES) or SCORES}
 
 
 def _small_tasks(given: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +162,15 @@ def _small_tasks(given: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     return {"names": ("stdlib-completion",), "gen_kwargs": generation, **own}
 
 
-def _few_needles(given: dict[str, Any]) -> dict[str, Any]:
+def _short_documents(given: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+    """As many lengths of prompts behind a document, which is the bundled one."""
+    if given["prompt_tokens"] is None:
+        return {}
+    lengths = _small_grid(given["prompt_tokens"], _FILLED_MOST)
+    return {"prompt_tokens": lengths, "context_text": None}
+
+
+def _few_needles(given: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
     """As many lengths, each with room for the question, and the first and the last depth."""
     # The whole of a value must be written.
     made: dict[str, Any] = {"new_tokens": _VALUE_TOKENS}
@@ -174,7 +189,7 @@ def _by_length(length: Any) -> float:
     return inf if length == CONTEXT else length
 
 
-def _small_load(given: dict[str, Any]) -> dict[str, Any]:
+def _small_load(given: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
     """Of a load: few requests, and qbench's own server in place of engines and addresses."""
     servers = [ServerOptions.model_validate(one) for one in given["servers"]]
     own = all(server.engine is not None for server in servers)
@@ -207,6 +222,18 @@ def _fast(rates: tuple[float, ...]) -> tuple[float, ...]:
     """As many rates, in the same order, with which few requests have soon come."""
     places = sorted(set(rates))
     return tuple(_SLOWEST_RATE + places.index(rate) for rate in rates)
+
+
+_SHORTER = {
+    "quality": _few_windows,
+    "needle": _few_needles,
+    "chat": _short_documents,
+    "serving": _small_load,
+    "tasks": _small_tasks,
+    SERVED_TASKS: _small_tasks,
+    "generation": _own_scores,
+}
+"""What else is other in a measurement: from the options as given, and as they are so far."""
 
 
 def shorten_training(options: TrainingOptions) -> tuple[TrainingOptions, list[str]]:

@@ -271,7 +271,7 @@ def predict_scoring(
     _ids = Storage(ledger, BATCH, batch * tokens * 8)
     # Kept of each token of the windows before: its loss, and what it is beside the reference's. Of
     # the last window there is one of them so far.
-    figures = (batch - 1) * (5 if compared else 1) + 1
+    figures = (batch - 1) * (6 if compared else 1) + 1
     _kept = Storage(ledger, BATCH, figures * (tokens - 1) * _FP64)
     positions = min(tokens - 1, CHUNK_TOKENS)
     own = 0 if part.products.rest == FP32 else first.item_bytes

@@ -25,6 +25,7 @@ _FURTHER = (
     Column("decoded.kl.rounding", "of it rounding", "number", decimals=6),
     Column("decoded.kl.p99", "p99", "number", decimals=4),
     Column("decoded.kl.max", "max", "number", decimals=4),
+    Column("decoded.kl.reverse", "reverse KL", "number", decimals=6),
     Column("decoded.top1_agreement", "same top token", "percent"),
     Column("decoded.rms_probability_change", "RMS change of p", "percent"),
     Column("decoded.tokens", "tokens scored", "exact"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.items import TASKS, against_merged, describe_point, items
+from qbench.compare.items import TASKS, against_merged, describe_point, items, text_titles
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.cell_row import cell_row
+from qbench.report.chat import CHAT, chat_table, chat_titles
 from qbench.report.cold_start import cold_start_tables
+from qbench.report.confidence import change_table, confidence_table
 from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
@@ -45,6 +47,7 @@ TABLED = frozenset(
         "quality",
         "decoded",
         NEEDLE,
+        "chat",
         "weight_error",
         "generation",
         *TASKS,
@@ -139,6 +142,9 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(decoded_table(records, slug) for slug in items(records, DECODED)),
         *(divergence_quantiles(records, slug, DECODED) for slug in items(records, DECODED)),
         *needle_tables(records),
+        *(chat_table(records, slug) for slug in items(records, CHAT)),
+        *(divergence_quantiles(records, slug, CHAT) for slug in items(records, CHAT)),
+        *_divergence_tables(records),
         weight_error_table(records),
         *task_tables(records),
         *_completion_tables(records),
@@ -182,6 +188,27 @@ def _memory_table(records: TableRecords, point: Record) -> Table:
     ]
     title = f"Peak memory by phase: {describe_point(point)}"
     return _metric_table(records, title, "memory", columns, point.item.slug)
+
+
+def _divergence_tables(records: TableRecords) -> list[Table]:
+    """Of each text and set of answers: what p(true) changed by, and KL by the reference's own."""
+    titles = {
+        "quality": text_titles(items(records, "quality")),
+        DECODED: {
+            slug: f"decoded positions of {text}"
+            for slug, text in text_titles(items(records, DECODED)).items()
+        },
+        CHAT: chat_titles(records),
+    }
+    return [
+        table
+        for measurement, found in titles.items()
+        for slug, text in found.items()
+        for table in (
+            change_table(records, slug, measurement, text),
+            confidence_table(records, slug, measurement, text),
+        )
+    ]
 
 
 def _completion_tables(records: TableRecords) -> list[Table]:

@@ -26,6 +26,7 @@ from qbench.compare.served import SERVED, stored_wider
 from qbench.compare.speed import LEGEND, why_not_served
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.chat import CHAT, chat_titles
 from qbench.report.figures import NOT_MEASURED, interval_detail
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _HEADLINES = {
     ),
     "quality": ("perplexity", "kl.mean", "top1_agreement"),
     "decoded": ("decoded.perplexity", "decoded.kl.mean", "decoded.top1_agreement"),
+    "chat": ("chat.perplexity", "chat.kl.mean", "chat.top1_agreement", "chat.same_text"),
     "completion": ("completion.loss",),
 }
 """Metrics that a person decides by; of tasks and generations all scores are shown."""
@@ -189,6 +191,7 @@ def _lines(records: TableRecords, reference: CellRecords) -> list[Line]:
     for measurement in (*_HEADLINES, *SCORED):
         found = items(records, measurement)
         titles = text_titles(found) if measurement in _ON_TEXTS else {}
+        titles = chat_titles(records) if measurement == CHAT else titles
         for slug in found:
             good = [one for one in reference.of(measurement, slug) if one.status == "ok"]
             if not good:

@@ -8,6 +8,7 @@ from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
 from qbench.core.page import Bullets, Heading, Notice, Page, Words, bullets
+from qbench.report.chat import chat_parts
 from qbench.report.cold_start import cold_start_overview
 from qbench.report.costs import hour_words
 from qbench.report.decision import decision_table
@@ -55,6 +56,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         parts += forward_overview(table)
         parts += cold_start_overview(table)
         parts += serving_overview(table)
+        parts += chat_parts(table)
         parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))

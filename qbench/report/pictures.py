@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.items import items, text_titles
 from qbench.core.page import Charts, Heading, Words
+from qbench.report.charts.confidence import confidence_chart
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
 from qbench.report.charts.memory import peak_charts, static_chart
@@ -45,14 +46,24 @@ def picture_parts(records: TableRecords) -> list[Part]:
     return [
         *_group(
             "Divergence from the reference",
-            (chart for slug in texts for chart in divergence_charts(records, slug, texts[slug])),
+            (
+                chart
+                for slug, text in texts.items()
+                for chart in (
+                    *divergence_charts(records, slug, text),
+                    confidence_chart(records, slug, text),
+                )
+            ),
         ),
         *_group(
             "Divergence of decoded positions from the reference",
             (
                 chart
                 for slug, text in decoded.items()
-                for chart in divergence_charts(records, slug, text, DECODED)
+                for chart in (
+                    *divergence_charts(records, slug, text, DECODED),
+                    confidence_chart(records, slug, text, DECODED),
+                )
             ),
         ),
         *_group(NEEDLES, needle_charts(needle_grids(records))),

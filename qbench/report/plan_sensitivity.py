@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.number_types import ITEM_BYTES
 from qbench.core.units import choose_scale, counted
-from qbench.measures.quality.decoded import text_of
+from qbench.measures.read_texts import text_of
 from qbench.measures.sensitivity.options import SENSITIVITY, params_of
 from qbench.measures.sensitivity.units import block_of, groups_of
 from qbench.predict.model_config import config_of

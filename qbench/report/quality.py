@@ -65,6 +65,7 @@ def divergence_table(records: TableRecords, slug: str) -> Table:
         Column("kl.p99", "p99", "number", decimals=4),
         Column("kl.p99_9", "p99.9", "number", decimals=4),
         Column("kl.max", "max", "number", decimals=4),
+        Column("kl.reverse", "reverse KL", "number", decimals=6),
         Column("top1_agreement", "same top token", "percent"),
         Column("rms_probability_change", "RMS change of p", "percent"),
     )

@@ -8,10 +8,23 @@ from qbench.compare.items import items
 from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
-from qbench.core.page import Code, Heading, Mono, Notice, Page, Strong, Words, bullets, words_table
+from qbench.core.page import (
+    Charts,
+    Code,
+    Heading,
+    Mono,
+    Notice,
+    Page,
+    Strong,
+    Words,
+    bullets,
+    words_table,
+)
+from qbench.report.charts.chat import chat_charts
 from qbench.report.charts.forest import difference_charts
 from qbench.report.charts.forward import forward_charts
 from qbench.report.charts.kernels import kernel_charts
+from qbench.report.chat import chat_parts
 from qbench.report.cold_start import cold_start_overview
 from qbench.report.conditions import conditions, parameters
 from qbench.report.costs import cost_parts, cost_tables
@@ -96,6 +109,8 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += forward_parts(table, forward_charts(table))
         parts += cold_start_overview(table, 3)
         parts += serving_overview(table, 3)
+        charts = tuple(chat_charts(table))
+        parts += chat_parts(table, 3, [Charts(charts)] if charts else [], whole=True)
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)

@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "decoded": {"limit": 2, "prompt_tokens": 8, "new_tokens": 3},
     "sensitivity": {"limit": 2, "window": 16, "text": "bundled:stdlib-excerpt"},
     "needle": {"lengths": [400, "context"], "depths": [0, 100], "needles": 1},
+    "chat": {"prompts": ["def f(", "import "], "new_tokens": 4},
     "generation": {"prompts": ["def f("], "new_tokens": 4},
     "tasks": {"limit": 2},
 }
@@ -79,6 +80,7 @@ def test_the_order_they_are_taken_in() -> None:
         "decoded",
         "sensitivity",
         "needle",
+        "chat",
         "tasks",
         "served_tasks",
         "generation",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from qbench.core.errors import MeasurementError, NonFiniteError
-from qbench.measures.generation.continuation import continue_greedily, find_stop_ids
+from qbench.measures.generation.continuation import continue_prompt, find_stop_ids
 from qbench.measures.needle.haystack import make_prompt
 from qbench.measures.needle.needle import NEEDLE, NeedleOptions
 from qbench.measures.needle.words import draw_needles
@@ -154,7 +154,7 @@ class TestNaively:
         loaded = cells.load(LLAMA, "fp32")
         outcome = take(loaded, tmp_path, **self.ASKED)
         texts = [
-            continue_greedily(
+            continue_prompt(
                 loaded.model,
                 loaded.tokenizer,
                 list(one.ids),

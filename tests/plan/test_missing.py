@@ -108,6 +108,13 @@ def test_a_failure_of_the_reference_that_stands_is_no_reason_to_try(plan: Plan) 
     assert taken(plan, frozenset({"oom"})) == {"fp32", "bf16"}
 
 
+def test_what_did_not_know_its_ids_is_taken_again(plan: Plan) -> None:
+    """As answers of the reference that were gone: which tokens they had is not known either."""
+    keep(plan, "fp32")
+    keep(plan, "bf16", metrics=NO_VALUE, details={})
+    assert taken(plan) == {"fp32", "bf16"}
+
+
 def test_other_token_ids_stay_other_token_ids(plan: Plan) -> None:
     keep(plan, "fp32")
     keep(plan, "bf16", metrics=NO_VALUE, details={"ids_sha256": "other"})

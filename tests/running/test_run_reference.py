@@ -84,3 +84,45 @@ def test_another_reference_is_another_record(workplace: Workplace) -> None:
     assert len(found) == 2
     assert found[0].value("kl.mean") != found[1].value("kl.mean")
     assert found[0].value("perplexity") == found[1].value("perplexity")
+
+
+def test_answers_of_the_reference_are_kept_and_written_again_when_they_are_gone(
+    workplace: Workplace,
+) -> None:
+    place = workplace
+    chat = "measure: {chat: {prompts: [def f(, import, return], new_tokens: 4}}\n"
+    place.write("suite.yaml", f"models: [{place.model}]\nprecisions: [fp32, nf4]\n{chat}")
+    kept = place.folder / "cache" / "states"
+    run = run_inline(place, only=["nf4"])
+    assert run.taken_items == ["fp32 chat", "nf4 chat"]
+    (traces,) = kept.rglob("traces.json")
+    written = traces.read_text()
+
+    def kl() -> dict[str, float | None]:
+        found = place.records().values()
+        return {record.cell.label: record.value("chat.kl.mean") for record in found}
+
+    first = kl()
+    assert first["fp32"] == 0.0
+    assert (first["nf4"] or 0) > 0
+    assert run_inline(place).taken == set()
+
+    # A run that is ended after the reference, whose cache someone then damages.
+    (own,) = (place.folder / "results").rglob("tiny--nf4/chat-*.json")
+    own.unlink()
+    traces.write_text(written.replace("true", "false") + " ")
+    again = run_inline(place)
+    assert again.taken_items == ["fp32 chat", "nf4 chat"]
+    assert traces.read_text() == written
+    assert kl() == first
+
+    # What could not be compared for want of answers is compared once there are some.
+    own.unlink()
+    shutil.rmtree(kept)
+    place.write("suite.yaml", (place.folder / "suite.yaml").read_text())
+    (reference,) = (place.folder / "results").rglob("tiny--fp32/chat-*.json")
+    record = read_record(reference)
+    assert record is not None
+    write_record(reference, record.model_copy(update={"status": "error", "reason": "unlucky"}))
+    assert run_inline(place, only=["nf4"]).taken_items == ["fp32 chat", "nf4 chat"]
+    assert kl() == first

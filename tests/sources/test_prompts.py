@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from qbench.compare.estimates.estimates import FEWEST_UNITS
 from qbench.core.errors import TextError
 from qbench.sources.data.prompts import Prompt, bundled_prompts, read_prompts, resolve_prompts
-from tools.bundled import build_prompts
+from tools.bundled import build_chat, build_prompts
 
 
 def write_lines(folder: Path, *rows: object, name: str = "p.jsonl") -> Path:
@@ -37,6 +38,21 @@ def test_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("\ufeffone \r\n\n  two\n".encode())
     found = read_prompts(resolve_prompts("p.txt", count=8, base=tmp_path))
     assert found == [Prompt("one "), Prompt("  two")]
+
+
+def test_conversations(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "why?"}]
+    write_lines(
+        tmp_path, {"messages": messages, "reference": "so"}, {"prompt": "p", "reference": "r"}
+    )
+    found = resolve_prompts("p.jsonl", count=8, base=tmp_path)
+    first, second = read_prompts(found)
+    assert first == Prompt("be short\n\nwhy?", "so", tuple(messages))
+    assert first.conversation == messages
+    assert second.conversation == [{"role": "user", "content": "p"}]
+    as_text = {"prompt": first.text, "reference": "so"}
+    write_lines(tmp_path, as_text, {"prompt": "p", "reference": "r"})
+    assert resolve_prompts("p.jsonl", count=8, base=tmp_path).fingerprint != found.fingerprint
 
 
 def test_inline_prompts() -> None:
@@ -84,6 +100,14 @@ def test_a_file_changed_after_planning(tmp_path: Path) -> None:
             "1 of 2 prompts have no reference, the first of them prompt 2",
         ),
         ("[" * 100_000, "no valid JSON"),
+        ('{"prompt": "a", "messages": []}', "found prompt and messages; expected one of them"),
+        ('{"messages": []}', "found no message under messages"),
+        ('{"messages": 3}', "a value of type int under messages"),
+        ('{"messages": [{"role": "user"}]}', "message 1 has no text under role or content"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "found an answer at the end of messages",
+        ),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path: Path, contents: str, message: str) -> None:
@@ -110,7 +134,7 @@ def test_prompts_that_cannot_be_found(
 
 
 def test_bundled_prompts_stand_in_the_held_out_text() -> None:
-    assert list(bundled_prompts()) == ["stdlib-prompts"]
+    assert list(bundled_prompts()) == ["stdlib-chat", "stdlib-prompts"]
     found = resolve_prompts("bundled:stdlib-prompts", count=100, base=Path("/"))
     assert (found.kind, found.location) == ("bundled", "stdlib-prompts")
     prompts = read_prompts(found)
@@ -118,6 +142,22 @@ def test_bundled_prompts_stand_in_the_held_out_text() -> None:
     assert len(prompts) == len({prompt.text for prompt in prompts}) == build_prompts.COUNT
     for prompt in prompts:
         assert prompt.text + (prompt.reference or "?") in text
+
+
+def test_bundled_conversations_ask_for_an_answer() -> None:
+    found = resolve_prompts("bundled:stdlib-chat", count=100, base=Path("/"))
+    prompts = read_prompts(found)
+    assert len({prompt.text for prompt in prompts}) == build_chat.COUNT >= 2 * FEWEST_UNITS
+    assert {len(prompt.messages) for prompt in prompts} == {1, 3}
+
+
+def test_the_script_writes_the_conversations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "stdlib-chat.jsonl"
+    monkeypatch.setattr("sys.argv", ["build_chat", "--out", str(out)])
+    build_chat.main()
+    assert out.read_bytes() == build_chat.OUT.read_bytes()
 
 
 def test_the_script_writes_what_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

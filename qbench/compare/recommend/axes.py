@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import describe_point, first_point, items, text_titles
+from qbench.compare.items import against_merged, describe_point, first_point, items, text_titles
 from qbench.compare.recommend.axis import Axis, cost_axis
 from qbench.compare.recommend.prices import token_prices
 from qbench.compare.served import SERVED, STATIC, stored_wider
@@ -69,7 +69,7 @@ def cost_axes_of(
 
 
 def quality_axes(records: TableRecords) -> list[Axis]:
-    """Perplexity and divergence of each text, each score of each task, needles of each length."""
+    """Perplexity and divergence of texts, divergence on answers, scores of tasks and needles."""
     titles = text_titles(items(records, "quality"))
     found: list[Axis] = []
     for slug, name in titles.items():
@@ -102,7 +102,32 @@ def quality_axes(records: TableRecords) -> list[Axis]:
                 "kl.mean",
             ),
         ]
-    return [*found, *_task_axes(records), *_needle_axes(records)]
+    return [*found, *_chat_axes(records), *_task_axes(records), *_needle_axes(records)]
+
+
+def _chat_axes(records: TableRecords) -> list[Axis]:
+    """Divergence on the reference's answers, a divergence as that on a text is."""
+    found = {
+        slug: record
+        for slug, record in items(records, "chat").items()
+        if not against_merged(record)
+    }
+    titles = {slug: f"answers to {name}" for slug, name in text_titles(found).items()}
+    return [
+        Axis(
+            f"kl:{slug}",
+            f"KL on {title}",
+            f"KL on {title if len(titles) > 1 else 'answers'}",
+            "number",
+            "nat",
+            "lower",
+            "quality",
+            "chat",
+            slug,
+            "chat.kl.mean",
+        )
+        for slug, title in titles.items()
+    ]
 
 
 def _at(point: Record | None) -> str:

@@ -1,4 +1,4 @@
-"""How a model continues a prompt when it always takes the likeliest next token."""
+"""How a model continues a prompt: with the likeliest next token each time, or with a drawn one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from qbench.sources.data.prompts import Prompt
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -30,20 +32,20 @@ class Continuation:
     """Whether an end token came before the limit of tokens or with it."""
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, chat: bool) -> list[int]:
     """The prompt's ids as the model is used: with `<s>` if its tokenizer puts it there, once.
 
     What a tokenizer puts behind a text is left out: nothing goes on after an end.
 
-    `chat`: as a user's message in the tokenizer's chat template. Raises `MeasurementError` where
-    there is none that takes it.
+    `chat`: its messages, or its text as a user's, in the tokenizer's chat template. Raises
+    `MeasurementError` where there is none that takes them.
     """
     return encode_text(tokenizer, as_asked(tokenizer, prompt, chat=chat), chat=chat)
 
 
-def as_asked(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool) -> str:
+def as_asked(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, chat: bool) -> str:
     """The text that a model goes on with; the arguments are those of `encode`."""
-    return _as_chat(tokenizer, prompt) if chat else prompt
+    return _as_chat(tokenizer, prompt) if chat else prompt.text
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, chat: bool) -> list[int]:
@@ -54,17 +56,18 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, chat: bool) ->
     return ids if ids[: len(before)] == before else [*before, *ids]
 
 
-def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     if not tokenizer.chat_template:
         raise MeasurementError(
             "chat_template is on, but the model's tokenizer has no chat template; set"
             " chat_template: false, or save a template with the tokenizer"
         )
     try:
-        return apply_chat_template(tokenizer, [{"role": "user", "content": prompt}], ask=True)
+        return apply_chat_template(tokenizer, prompt.conversation, ask=True)
     except ChatTemplateError as error:
+        taken = "these messages" if prompt.messages else "a single user message"
         raise MeasurementError(
-            f"the tokenizer's chat template does not take a single user message ({error}); set"
+            f"the tokenizer's chat template does not take {taken} ({error}); set"
             " chat_template: false, or fix the template"
         ) from error
 
@@ -78,7 +81,16 @@ def find_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return []
 
 
-def continue_greedily(
+@dataclass(frozen=True)
+class Drawing:
+    """That tokens are drawn by their probabilities, and how."""
+
+    temperature: float
+    """What logits are divided by."""
+    seed: int
+
+
+def continue_prompt(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: list[int],
@@ -86,10 +98,13 @@ def continue_greedily(
     new_tokens: int,
     stop_ids: list[int],
     cache: Any = None,
+    drawing: Drawing | None = None,
+    prefill_chunk: int | None = None,
 ) -> Continuation:
     """The likeliest next token, up to `new_tokens` times; the first of equally likely ones.
 
-    `cache` is an empty one to fill in place of the model's own.
+    `cache` is an empty one to fill in place of the model's own. With `drawing` each token is drawn
+    from all of them instead. `prefill_chunk` tokens of the prompt are read at once, or all.
 
     Raises `MeasurementError` for a model that cannot generate, `NonFiniteError` for logits that are
     no numbers.
@@ -102,21 +117,26 @@ def continue_greedily(
             f"{type(model).__name__} cannot generate text; expected a causal language model; leave"
             " generation out of the suite"
         )
-    greedy = GenerationConfig(
+    drawn: dict[str, Any] = {"do_sample": False}
+    if drawing is not None:
+        # The library's own defaults would leave out all but 50 tokens.
+        drawn = {"do_sample": True, "temperature": drawing.temperature, "top_k": 0, "top_p": 1.0}
+    wanted = GenerationConfig(
         max_new_tokens=new_tokens,
-        do_sample=False,
         num_beams=1,
         use_cache=True,
         eos_token_id=stop_ids or None,
         # Never used for a single sequence; without it transformers chooses one and says so.
         pad_token_id=stop_ids[0] if stop_ids else 0,
+        prefill_chunk_size=prefill_chunk,
+        **drawn,
     )
     ids = torch.tensor([prompt_ids], device=model.device)
-    with torch.inference_mode(), _without_defaults(model):
+    with torch.inference_mode(), _without_defaults(model), _seeded(drawing, ids.device):
         out = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            generation_config=greedy,
+            generation_config=wanted,
             logits_processor=[refuse_nonfinite],
             **({} if cache is None else {"past_key_values": cache}),
         )
@@ -127,6 +147,19 @@ def continue_greedily(
         text=new_text(tokenizer, prompt_ids, new_ids),
         ended=bool(new_ids) and new_ids[-1] in stop_ids,
     )
+
+
+@contextmanager
+def _seeded(drawing: Drawing | None, device: torch.device) -> Iterator[None]:
+    """Draws the same numbers each time, and leaves the generators as they were."""
+    import torch
+
+    if drawing is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(drawing.seed)
+        yield
 
 
 @contextmanager

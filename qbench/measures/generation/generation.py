@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,12 +20,18 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.examples import prompt_ids
 from qbench.measures.generation import references as scoring
-from qbench.measures.generation.continuation import continue_greedily, encode, find_stop_ids
+from qbench.measures.generation.continuation import continue_prompt, encode, find_stop_ids
 from qbench.measures.generation.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.generation.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
-from qbench.sources.data.prompts import Prompt, ResolvedPrompts, read_prompts, resolve_prompts
+from qbench.sources.data.prompts import (
+    Prompt,
+    ResolvedPrompts,
+    item_names,
+    read_prompts,
+    resolve_prompts,
+)
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
 if TYPE_CHECKING:
@@ -39,7 +44,6 @@ if TYPE_CHECKING:
 
 BATCH = 1
 """Prompts at once: padding and neighbours would change LLM.int8's outliers, and so the tokens."""
-_ID_DIGITS = 12
 
 Scored = Literal["whole", "paragraph", "line"]
 _END_OF: dict[Scored, str | None] = {
@@ -67,8 +71,8 @@ class GenerationOptions(Frozen):
         Annotated[str, Field(min_length=1)]
         | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     ) = "bundled:stdlib-prompts"
-    """`bundled:<name>`, a `.jsonl` file (`{"prompt": …, "reference": …}` a line), a `.txt` file (a
-    prompt a line), or a list of prompts."""
+    """`bundled:<name>`, a `.jsonl` file (`{"prompt": …, "reference": …}` a line, of a conversation
+    `messages` in place of `prompt`), a `.txt` file (a prompt a line), or a list of prompts."""
     count: Annotated[PositiveInt, Also("num_prompts")] = 8
     """Take the first so many of the prompts, or all if there are fewer."""
     new_tokens: Annotated[PositiveInt, Also("max_new_tokens", "max_tokens")] = 64
@@ -157,7 +161,7 @@ class Generation(Measurement):
         _check(encoded, loaded, params.new_tokens)
         stop_ids = find_stop_ids(loaded.model, tokenizer)
         made = [
-            continue_greedily(
+            continue_prompt(
                 loaded.model,
                 tokenizer,
                 ids,
@@ -196,7 +200,7 @@ class Generation(Measurement):
                 "generated_ids": [one.new_ids for one in made],
                 "ended": [one.ended for one in made],
                 "prompt_tokens": [len(one.prompt_ids) for one in made],
-                "item_ids": _item_ids(prompts),
+                "item_ids": item_names(prompts),
                 "ids_sha256": hashlib.sha256(repr(encoded).encode()).hexdigest(),
                 "stop_token_ids": stop_ids,
             },
@@ -232,7 +236,7 @@ def _prompts(
     if params.text is not None:
         prompts = read_prompts(params.text)
         chat = params.chat_template
-        return prompts, [encode(tokenizer, prompt.text, chat=chat) for prompt in prompts], ()
+        return prompts, [encode(tokenizer, prompt, chat=chat) for prompt in prompts], ()
     if params.data is None:
         raise MeasurementError("an item needs prompts, or data with a test split")
     splits = load_splits(params.data, tokenizer)
@@ -296,17 +300,6 @@ def _evaluated(
         if name not in SCORES
         for metric in evaluated(name, texts, references, trusted=trusted)
     ]
-
-
-def _item_ids(prompts: list[Prompt]) -> list[str]:
-    """Names the prompts for paired statistics: the same words, as often, are the same items."""
-    times: Counter[str] = Counter()
-    names = []
-    for prompt in prompts:
-        digest = hashlib.sha256(prompt.text.encode()).hexdigest()[:_ID_DIGITS]
-        times[digest] += 1
-        names.append(f"{digest}-{times[digest]}")
-    return names
 
 
 GENERATION = Generation()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.generation.continuation import as_asked, encode_text
+from qbench.sources.data import prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +108,8 @@ def make_prompt(
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, needle: Needle, *, chat: bool) -> _Frame:
-    asked = as_asked(tokenizer, f"{needle.before}\n{_PLACE}\n{needle.question}", chat=chat)
+    prompt = prompts.Prompt(f"{needle.before}\n{_PLACE}\n{needle.question}")
+    asked = as_asked(tokenizer, prompt, chat=chat)
     before, place, after = asked.partition(_PLACE)
     if not place or _PLACE in after:
         raise MeasurementError(

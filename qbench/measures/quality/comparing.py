@@ -50,6 +50,8 @@ class Compared(NamedTuple):
     """The reference's highest probability."""
     same_top: torch.Tensor
     """1 where both put the same token first, the lowest id of tied ones, else 0."""
+    true_top: torch.Tensor
+    """1 where the cell puts the true token first, else 0."""
 
 
 def compare_logits(
@@ -69,8 +71,9 @@ def compare_logits(
         for block in _blocks(logits)
     ]
     same = (tops[0] == tops[1])[:, 0].double()
+    true_top = (tops[0][:, 0] == targets).double()
     columns = [torch.cat(parts) for parts in zip(*blocks, strict=True)]
-    return Compared(*[*columns, same])
+    return Compared(*[*columns, same, true_top])
 
 
 def _below_top(logits: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
@@ -81,7 +84,7 @@ def _below_top(logits: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
 def _compare_block(
     own: torch.Tensor, expected: torch.Tensor, true: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """All of `Compared` but the last, from logits (n, columns) whose highest is 0 in each row.
+    """All of `Compared` but the last two, from logits (n, columns) whose highest is 0 in each row.
 
     Both are overwritten. The columns that are true (n, 1) are gathered before.
     """

@@ -34,7 +34,6 @@ from qbench.measures.quality.divergence import (
 from qbench.measures.quality.head import DecodingHead, find_head
 from qbench.measures.quality.held_against import find_reference, keep_states, rounding_of_both
 from qbench.measures.quality.positions import by_position
-from qbench.measures.quality.quality import QUALITY, QualityParams
 from qbench.measures.quality.scoring import check_losses, rounding_kl, score_windows
 from qbench.measures.quality.windows import cut_windows, documents_of, ids_hash, tokenize
 from qbench.precisions.kv_cache import OWN
@@ -191,15 +190,6 @@ class Decoded(Measurement):
                 *keep_states(reference, item, ids_sha256, rounding[0]),
             ),
         )
-
-
-def text_of(item: Item) -> ResolvedText | None:
-    """The text that an item of `quality` or `decoded` scores; None for any other."""
-    if item.measurement == QUALITY.name:
-        return typed_options(QualityParams, item.params).text
-    if item.measurement == DECODED.name:
-        return typed_options(DecodedParams, item.params).text
-    return None
 
 
 def _windows(tokens: list[int], params: DecodedParams, loaded: LoadedModel) -> list[Window]:

@@ -197,15 +197,18 @@ def divergence_histogram(scores: Scores) -> dict[str, Any]:
     return {"kl_histogram": stored(counts)}
 
 
-def divergence_series(scores: Scores) -> dict[str, list[float]]:
-    """Sums by window, for paired comparisons; nothing without a reference."""
+def divergence_series(scores: Scores, unit: str = "window") -> dict[str, list[float]]:
+    """Sums by window, for paired comparisons; nothing without a reference.
+
+    `unit` begins their names: what a window is.
+    """
     if not scores.kl:
         return {}
     finite = all(map(math.isfinite, scores.reverse_kl))
     return {
-        "window_kl_sum": scores.kl,
-        "window_same_top": scores.same_top,
-        "window_squared_change": scores.squared_change,
-        **({"window_reverse_kl_sum": scores.reverse_kl} if finite else {}),
-        "window_change": scores.change,
+        f"{unit}_kl_sum": scores.kl,
+        f"{unit}_same_top": scores.same_top,
+        f"{unit}_squared_change": scores.squared_change,
+        **({f"{unit}_reverse_kl_sum": scores.reverse_kl} if finite else {}),
+        f"{unit}_change": scores.change,
     }

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from qbench.core.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from transformers import PreTrainedModel
+
+    from qbench.measures.quality.windows import Window
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,25 @@ class OutputHead:
         states: torch.Tensor = _body(self.model)(input_ids=ids, use_cache=False).last_hidden_state
         return states.to(self.device)
 
+    def states_in_parts(self, ids: torch.Tensor, ends: Sequence[int], cache: Any) -> torch.Tensor:
+        """The same, of one pass over the ids up to each of the ends and one over the rest.
+
+        Each pass reads what those before it left in the cache, an empty one; None for one that the
+        model makes itself.
+        """
+        import torch
+
+        body, found = _body(self.model), []
+        for part in ids.tensor_split(tuple(ends), dim=1):
+            out = body(input_ids=part, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.last_hidden_state)
+        return torch.cat(found, dim=1).to(self.device)
+
+    def window_states(self, group: list[Window], ids: torch.Tensor) -> torch.Tensor:
+        """The same of the windows whose ids these are, for a head to which they are more."""
+        return self.states(ids)
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits in fp32, (positions, vocabulary), of states (positions, hidden)."""
         if self.route == "head":
@@ -62,15 +83,8 @@ class DecodingHead(OutputHead):
 
     def states(self, ids: torch.Tensor) -> torch.Tensor:
         """As `OutputHead.states`: of the prompt in one pass, then a token a pass."""
-        import torch
-
-        body, cache, found = _body(self.model), self.new_cache(), []
-        parts = ids.tensor_split(tuple(range(self.prompt_tokens, ids.shape[1])), dim=1)
-        for part in parts:
-            out = body(input_ids=part, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            found.append(out.last_hidden_state)
-        return torch.cat(found, dim=1).to(self.device)
+        ends = range(self.prompt_tokens, ids.shape[1])
+        return self.states_in_parts(ids, ends, self.new_cache())
 
 
 def find_head(model: PreTrainedModel, ids: torch.Tensor) -> OutputHead:

@@ -8,6 +8,8 @@ from qbench.core.errors import MeasurementError, NotKeptError
 from qbench.measures.quality.reference_states import CachedStates, OwnStates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbench.core.spec import Item
     from qbench.measures.quality.head import OutputHead
     from qbench.measures.quality.reference_states import Reference
@@ -40,13 +42,20 @@ def rounding_of_both(
 
 
 def keep_states(
-    reference: Reference | None, item: Item, ids_sha256: str, rounding_kl: float | None
+    reference: Reference | None,
+    item: Item,
+    ids_sha256: str,
+    rounding_kl: float | None,
+    beside: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Keeps the reference's states for the other cells; a warning where they cannot be kept."""
+    """Keeps the reference's states for the other cells; a warning where they cannot be kept.
+
+    `beside` are texts that they need besides, by the names of their files.
+    """
     if not isinstance(reference, OwnStates) or item.states_key is None:
         return []
     try:
-        reference.save(item.states_key, ids_sha256, rounding_kl)
+        reference.save(item.states_key, ids_sha256, rounding_kl, beside)
     except NotKeptError as error:  # its own figures are good all the same
         return [f"no cell can be compared with this one: {error}"]
     return []

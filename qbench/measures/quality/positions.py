@@ -16,8 +16,12 @@ FIRST_END = 16
 """Where the first range of places ends."""
 
 
-def by_position(scores: Scores, windows: list[Window]) -> dict[str, Any]:
+def by_position(
+    scores: Scores, windows: list[Window], *, in_answer: bool = False
+) -> dict[str, Any]:
     """Sums over the tokens of each range: their number, loss and, against a reference, KL.
+
+    `in_answer`: places are counted from the first scored token, which stands at 0.
 
     As a part of a record's details: lists of equal length by `from` (the first place of a range),
     `tokens`, `nll` and `kl` in nats, the last None without a reference.
@@ -26,7 +30,12 @@ def by_position(scores: Scores, windows: list[Window]) -> dict[str, Any]:
 
     if scores.token_nll is None:
         return {}
-    places = torch.cat([torch.arange(one.first_scored, len(one.ids)) for one in windows])
+    places = torch.cat(
+        [
+            torch.arange(one.scored) if in_answer else torch.arange(one.first_scored, len(one.ids))
+            for one in windows
+        ]
+    )
     starts = [0, FIRST_END]
     while starts[-1] * 2 <= int(places.max()):
         starts.append(starts[-1] * 2)

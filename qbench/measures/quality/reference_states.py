@@ -20,6 +20,7 @@ from qbench.measures.quality.head import OutputHead
 from qbench.sources.sealed import broken_seal, sealed_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -46,6 +47,26 @@ def has_states(key: str) -> bool:
     return broken_seal(states_path(key).parent, key) is None
 
 
+def kept_states(key: str) -> Path:
+    """The file of the states, once it is known to be what the reference left.
+
+    Raises `MeasurementError` where there is none, or another.
+    """
+    path = states_path(key)
+    damage = broken_seal(path.parent, key)
+    if not path.exists():
+        raise MeasurementError(
+            f"the reference's states are not in the cache as {key}: it was not measured itself, as"
+            " its record says, or they could not be kept"
+        )
+    if damage is not None:
+        raise MeasurementError(
+            f"{path.parent}: not the states that the reference left there: {damage}; run again,"
+            " and they are made again"
+        )
+    return path
+
+
 @dataclass
 class OwnStates:
     """The reference scored against itself, its states collected on the way."""
@@ -66,10 +87,17 @@ class OwnStates:
 
         return torch.cat(self._collected)
 
-    def save(self, key: str, ids_sha256: str, rounding_kl: float | None) -> None:
+    def save(
+        self,
+        key: str,
+        ids_sha256: str,
+        rounding_kl: float | None,
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
         """Writes the states, the head, and the KL that rounding alone makes in the reference.
 
-        Raises `NotKeptError` when that is not possible.
+        `beside` are texts by the names of files that are to stand beside them. Raises
+        `NotKeptError` when that is not possible.
         """
         from safetensors.torch import save_file
 
@@ -87,6 +115,8 @@ class OwnStates:
         with sealed_folder(path.parent, key) as waiting:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, waiting / path.name, metadata=metadata)
+            for name, text in (beside or {}).items():
+                (waiting / name).write_text(text, encoding="utf-8")
 
 
 class CachedStates:
@@ -100,18 +130,7 @@ class CachedStates:
         """
         from safetensors import safe_open
 
-        path = states_path(key)
-        damage = broken_seal(path.parent, key)
-        if not path.exists():
-            raise MeasurementError(
-                f"the reference's states are not in the cache as {key}: its own quality was not"
-                " measured, as its record says, or they could not be kept"
-            )
-        if damage is not None:
-            raise MeasurementError(
-                f"{path.parent}: not the states that the reference left there: {damage}; run again,"
-                " and they are made again"
-            )
+        path = kept_states(key)
         open_file: Any = safe_open  # untyped in safetensors
         self._file = open_file(path, framework="pt")
         metadata = self._file.metadata()

@@ -67,6 +67,9 @@ class Scores:
     """The highest probability that the reference gives to any token in each place."""
     token_same_top: torch.Tensor | None = None
     """1 in each place where both put the same token first, else 0."""
+    token_true_top: torch.Tensor | None = None
+    """1 in each place where the cell puts the true token first, else 0; None without a
+    reference."""
     nonfinite: int = 0
     logits: int = 0
 
@@ -88,7 +91,7 @@ def score_windows(
     logits = start = 0
     for group in in_groups(windows, batch):
         ids = ids_of(group, head.model.device)
-        states = head.states(ids)
+        states = head.window_states(group, ids)
         targets = ids.to(head.device)
         for row, window in enumerate(group):
             first = window.first_scored
@@ -133,10 +136,10 @@ def rounding_kl(
     for group in in_groups(windows, batch):
         ids = ids_of(group, model.device)
         with watching_attention() as own_ran:
-            states = head.states(ids)
+            states = head.window_states(group, ids)
         try:
             with attention_kernel(model, other), watching_attention() as other_ran:
-                changed = head.states(ids)
+                changed = head.window_states(group, ids)
         except MeasurementError as error:
             return None, str(error)
         if own_ran == other_ran:
@@ -161,8 +164,8 @@ class _Window:
     """(7,), fp64: nonfinite, nll, kl, reverse_kl, same_top, change and squared_change, as in
     `Scores`."""
     tokens: list[torch.Tensor]
-    """A tensor a chunk, (5, positions), fp64: nll, kl, change, confidence and same_top of each
-    position; (1, positions) with the first alone without a reference."""
+    """A tensor a chunk, (6, positions), fp64: nll, kl, change, confidence, same_top and true_top of
+    each position; (1, positions) with the first alone without a reference."""
     logits: int
 
 
@@ -196,8 +199,8 @@ def _score_window(
         losses = losses_of(logits, targets[chunk]) if padded else found.losses
         summed = (losses, found.kl, found.reverse_kl, found.same_top, found.change)
         sums[1:] += torch.stack([*(one.sum() for one in summed), found.change.square().sum()])
-        kept = (losses, found.kl, found.change, found.confidence, found.same_top)
-        tokens.append(torch.stack(kept))
+        told = (found.kl, found.change, found.confidence, found.same_top, found.true_top)
+        tokens.append(torch.stack((losses, *told)))
     return _Window(sums, tokens, counted)
 
 
@@ -212,7 +215,7 @@ def _gather(sums: list[torch.Tensor], tokens: list[torch.Tensor], logits: int) -
         scores.kl, scores.reverse_kl, scores.same_top = kl, reverse, same
         scores.change, scores.squared_change = change, squared
         scores.token_kl, scores.token_change = compared[:2]
-        scores.token_confidence, scores.token_same_top = compared[2:]
+        scores.token_confidence, scores.token_same_top, scores.token_true_top = compared[2:]
     return scores
 
 

@@ -39,6 +39,7 @@ _QUICK: dict[str, dict[str, Any]] = {
     "quality": {"window": 128, "limit": 24},
     "decoded": {"limit": 24, "prompt_tokens": 64, "new_tokens": 16},
     "needle": {"needles": 2},
+    "chat": {"count": 20, "new_tokens": 16},
     "tasks": {"limit": 20},
     "generation": {"count": 2, "new_tokens": 16},
 }

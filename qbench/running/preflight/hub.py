@@ -12,7 +12,7 @@ from qbench.core.errors import ModelError, Problem
 from qbench.core.options import typed_options
 from qbench.measures.completion import COMPLETION, CompletionParams
 from qbench.measures.generation.generation import GENERATION, GenerationParams
-from qbench.measures.quality.decoded import text_of
+from qbench.measures.read_texts import text_of
 from qbench.measures.serving.servers import SERVED_TASKS
 from qbench.measures.tasks.index import known_tasks, yaml_files_of
 from qbench.measures.tasks.options import TaskParams

@@ -33,9 +33,7 @@ class ChatText(NamedTuple):
 
 def read_messages(messages: Any, place: str) -> list[Message]:
     """The messages with their role and content alone; raises `TextError` for what is none."""
-    expected = (
-        "the recipe chat needs a list of messages, each with role and content; correct the row"
-    )
+    expected = "expected a list of messages, each with role and content; correct the row"
     if not isinstance(messages, list | tuple):
         found = "nothing" if messages is None else f"a value of type {type(messages).__name__}"
         raise TextError(f"{place}: found {found} under messages; {expected}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,13 @@ from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.sources.bundled import BUNDLED_FOLDER, PREFIX
+from qbench.sources.data.chat import Message, read_messages
 from qbench.sources.data.texts import read_file
 
-LINE_KEYS = ("prompt", "reference")
-"""Keys that a line of a JSON lines file may have."""
+LINE_KEYS = ("prompt", "messages", "reference")
+"""Keys that a line of a JSON lines file may have; `prompt` or `messages` must be there."""
 _HASH_SHOWN = 8
+_ID_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,17 @@ class Prompt:
     """What a model is given to continue."""
 
     text: str
+    """Of a conversation the contents of its messages, a blank line between them: what stands for it
+    where no chat template puts it."""
     reference: str | None = None
     """The continuation to score against; None if there is none."""
+    messages: tuple[Message, ...] = ()
+    """The conversation that asks for an answer; none where the prompt is a text."""
+
+    @property
+    def conversation(self) -> list[Message]:
+        """What a chat template is given: the messages, or the text as a user's."""
+        return list(self.messages) or [{"role": "user", "content": self.text}]
 
 
 class ResolvedPrompts(Frozen):
@@ -54,9 +66,9 @@ def resolve_prompts(source: str | tuple[str, ...], *, count: int, base: Path) ->
     """Finds the first `count` prompts, or all if there are fewer.
 
     `source` is `bundled:<name>`, a `.jsonl` or `.txt` file (absolute, from `~`, or from `base`, the
-    suite's folder), or the prompts themselves. A line of a `.jsonl` file is an object with `prompt`
-    and perhaps `reference`; a line of a `.txt` file is a prompt. Raises `TextError` for what cannot
-    be found or used.
+    suite's folder), or the prompts themselves. A line of a `.jsonl` file is an object with
+    `prompt`, or `messages` with role and content, and perhaps `reference`; a line of a `.txt` file
+    is a prompt. Raises `TextError` for what cannot be found or used.
     """
     if not isinstance(source, str):
         prompts = _checked([Prompt(text) for text in source], "inline")[:count]
@@ -150,7 +162,22 @@ def _parse_line(line: str, place: str) -> Prompt:
             f"{place}: found the unknown key '{unknown}'; {what_there_is(unknown, LINE_KEYS)};"
             " remove or rename it"
         )
-    return Prompt(_words(entry, "prompt", place) or "", _words(entry, "reference", place))
+    reference = _words(entry, "reference", place)
+    if "messages" not in entry:
+        return Prompt(_words(entry, "prompt", place) or "", reference)
+    if "prompt" in entry:
+        raise TextError(
+            f"{place}: found prompt and messages; expected one of them; remove the other"
+        )
+    messages = read_messages(entry["messages"], place)
+    if not messages or messages[-1]["role"] == "assistant":
+        found = "an answer at the end of" if messages else "no message under"
+        raise TextError(
+            f"{place}: found {found} messages; expected messages that ask for an answer, the last"
+            " of them a user's; correct the line"
+        )
+    text = "\n\n".join(message["content"] for message in messages)
+    return Prompt(text, reference, tuple(messages))
 
 
 def _words(entry: dict[str, Any], key: str, place: str) -> str | None:
@@ -166,7 +193,7 @@ def _checked(prompts: list[Prompt], source: str) -> list[Prompt]:
     if not prompts:
         raise TextError(f"{source}: found no prompt; expected at least one")
     for number, prompt in enumerate(prompts, 1):
-        for key, text in zip(LINE_KEYS, (prompt.text, prompt.reference), strict=True):
+        for key, text in (("prompt", prompt.text), ("reference", prompt.reference)):
             if text is None:
                 continue
             if not text.strip():
@@ -194,5 +221,19 @@ def _is_unicode(text: str) -> bool:
 
 
 def _fingerprint(prompts: list[Prompt]) -> str:
-    rows = [[prompt.text, prompt.reference] for prompt in prompts]
+    rows = [
+        [prompt.text, prompt.reference, *([list(prompt.messages)] if prompt.messages else [])]
+        for prompt in prompts
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def item_names(prompts: list[Prompt]) -> list[str]:
+    """Names the prompts for paired statistics: the same words, as often, are the same items."""
+    times: Counter[str] = Counter()
+    names = []
+    for prompt in prompts:
+        digest = hashlib.sha256(prompt.text.encode()).hexdigest()[:_ID_DIGITS]
+        times[digest] += 1
+        names.append(f"{digest}-{times[digest]}")
+    return names

@@ -1,0 +1,1 @@
+"""Divergence from the reference on answers that the reference wrote itself."""
