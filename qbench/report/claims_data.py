@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def claims_data(claims: Sequence[Claim], held: Sequence[Held], method: str) -> dict[str, Any]:
-    """The claims with their sources, and a verdict for each of them in each table."""
+    """The claims with their sources, and a verdict for each of them in each table.
+
+    A verdict has the figure that decides, and all its `figures`.
+    """
     return {
         "claims": [
             {
@@ -29,13 +32,18 @@ def claims_data(claims: Sequence[Claim], held: Sequence[Held], method: str) -> d
             }
             for claim in claims
         ],
-        "verdicts": claims_rows(held),
+        "verdicts": [
+            row | {"figures": [_figure(found) for found in judged.figures]}
+            for row, judged in zip(
+                claims_rows(held), (each for one in held for each in one.judged), strict=True
+            )
+        ],
         "method": method,
     }
 
 
 def claims_rows(held: Sequence[Held]) -> list[dict[str, Any]]:
-    """One for each claim in each table, with the figure that decides; `figures` are all of them."""
+    """One for each claim in each table, with the figure that decides."""
     return [
         {
             "suite": one.table.suite,
@@ -45,7 +53,7 @@ def claims_rows(held: Sequence[Held]) -> list[dict[str, Any]]:
             "verdict": judged.verdict,
             "reason": judged.reason,
             **(_figure(judged.deciding) if judged.deciding else dict.fromkeys(_FIGURE)),
-            "figures": [_figure(found) for found in judged.figures],
+            "number_of_figures": len(judged.figures),
         }
         for one in held
         for judged in one.judged

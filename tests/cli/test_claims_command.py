@@ -107,6 +107,12 @@ def test_rows_for_programs(folder: Path) -> None:
     assert rows["nf4-beats-fp4"]["verdict"] == "holds"
     assert -0.03 < float(rows["nf4-beats-fp4"]["low"]) < float(rows["nf4-beats-fp4"]["high"]) < 0
     assert rows["qat-beats-ptq"]["figure"] == ""
+    assert rows["qat-beats-ptq"]["number_of_figures"] == "0"
+    assert "figures" not in rows["nf4-beats-fp4"]
+    found = json.loads(call(folder, "claims", "--suite", "other", "--format", "json").output)
+    (told,) = (one for one in found["verdicts"] if one["claim"] == "nf4-beats-fp4")
+    (only,) = told["figures"]
+    assert only["figure"] == told["figure"]
 
 
 def test_a_rehearsal_never_counts(folder: Path) -> None:
