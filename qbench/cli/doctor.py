@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from qbench.core.cache import cache_folder, cache_size_bytes
 from qbench.core.compilers import why_not_compiled_for_cpu, why_not_compiled_for_gpu
 from qbench.core.environment import (
+    EXTRAS,
     detect_environment,
     device_fault,
     find_device,
     hub_reachable,
+    install_command,
     why_not_the_gpu,
 )
 from qbench.core.errors import DeviceError
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
 
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
+_OF_MEASUREMENTS = {
+    "serving": "servers under load, and tasks at servers, need it",
+    "longcontext": "RULER and LongBench among lm-eval's tasks need it",
+}
+"""Extras that measurements need, with what for."""
 _PROBE_TIMEOUT_S = 120
 _BACKEND_PROBE = """
 import json, sys
@@ -75,6 +82,7 @@ def examine(device: str | None = None) -> Iterator[Finding]:
     yield _compiler(chosen)
     yield _backend()
     yield from _precisions(environment)
+    yield from _extras()
     yield _hub()
     yield _cache()
 
@@ -163,6 +171,24 @@ def _precisions(environment: Environment) -> Iterator[Finding]:
         reason = precision.unavailable(environment)
         if reason is not None:
             yield Finding("problem", precision.name, "cannot run here", reason)
+
+
+def _extras() -> Iterator[Finding]:
+    """Extras of measurements that are not all there; those of formats stand with the precisions."""
+    for extra, what in _OF_MEASUREMENTS.items():
+        lacking = [name for name, one in EXTRAS.items() if one == extra and not _installed(name)]
+        if lacking:
+            found = f"not installed: {', '.join(lacking)}"
+            follows = f"{what}: {install_command(lacking)}"
+            yield Finding("warning", extra, found, follows)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _hub() -> Finding:

@@ -151,7 +151,7 @@ def _task_table(records: TableRecords, kind: str, slug: str, name: str, told: st
         figures = (
             with_interval(found, name),
             *compared.values(),
-            Figure(items_scored) if items_scored else Figure(word=NOT_MEASURED),
+            Figure(items_scored) if items_scored is not None else Figure(word=NOT_MEASURED),
             _groups(found[0]),
             Figure(chance) if chance is not None else Figure(word=NOT_MEASURED),
             *([_unended(found[0])] if thinks else []),
@@ -180,7 +180,9 @@ def _task_table(records: TableRecords, kind: str, slug: str, name: str, told: st
 def _items_scored(record: Record, score: str) -> float | None:
     """How many items count under a score: of scores by length, those of that length."""
     places = as_mapping(record.details.get(ITEMS_OF)).get(score)
-    return float(len(as_list(places))) if places else as_number(record.details.get("items"))
+    if places is not None:
+        return float(len(as_list(places)))
+    return as_number(record.details.get("items"))
 
 
 def _unended(record: Record) -> Figure:

@@ -16,6 +16,7 @@ import yaml
 from typer.main import get_command
 
 from qbench.cli.main import app
+from qbench.core.environment import EXTRAS
 from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -244,6 +245,14 @@ class TestShowing:
         assert "http://127.0.0.1:9 cannot be reached" in finished.output
         assert "bundled models, local folders" in finished.output
         assert str(workplace.folder / "cache") in finished.output
+
+    def test_doctor_names_extras_that_are_not_whole(
+        self, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(EXTRAS, "no-such-package", "longcontext")
+        said = " ".join(workplace.call_here("doctor").output.split())
+        assert re.search(r"longcontext: not installed: .*no-such-package", said)
+        assert "pip install 'qbench[longcontext]'" in said
 
     def test_doctor_names_a_device_that_is_not_there(self, workplace: Workplace) -> None:
         finished = workplace.call_here("doctor", "--device", "cuda:7")

@@ -295,6 +295,8 @@ def test_a_length_that_no_item_is_of(loaded: LoadedModel, own: Path) -> None:
     assert scores["tasks.finds.60"].value == fmean(outcome.series["item_60"])
     assert scores["tasks.finds.80"].value is None
     assert "`limit` takes the first ones" in str(scores["tasks.finds.80"].reason)
+    assert outcome.details["items_of"]["80"] == []
+    assert [metric.better for metric in outcome.metrics] == ["higher", "higher"]
 
 
 def test_the_items_of_a_length_are_paired_by_themselves(loaded: LoadedModel, own: Path) -> None:

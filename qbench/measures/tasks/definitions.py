@@ -29,8 +29,8 @@ _MAKES_DATA = ("custom_dataset", "class")
 """Keys of tasks whose data a function of theirs makes, which is given the metadata; the bundled
 ones' reads none."""
 _DISTRIBUTIONS = {
+    "antlr4": "antlr4-python3-runtime",
     "bs4": "beautifulsoup4",
-    "langdetect": "langdetect",
     "math_verify": "math-verify",
     "sklearn": "scikit-learn",
     "rouge_score": "rouge-score",

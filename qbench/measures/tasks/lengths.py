@@ -34,3 +34,14 @@ def has_lengths(rows: Sequence[Mapping[str, Any]]) -> bool:
 def counts_under(row: Mapping[str, Any], metric: str) -> bool:
     """Whether an item counts under a metric; all do under one that is no length."""
     return not metric.isdecimal() or str(row["doc"].get(_LENGTH)) == metric
+
+
+def direction_of(metric: str, directions: Mapping[str, Any]) -> Any:
+    """Which way a metric is better, as a task says: of a length that it does not list as of others.
+
+    RULER's tasks list the lengths from 4096 to 131072 alone.
+    """
+    if metric in directions or not metric.isdecimal():
+        return directions.get(metric)
+    of_lengths = {value for name, value in directions.items() if name.isdecimal()}
+    return of_lengths.pop() if len(of_lengths) == 1 else None

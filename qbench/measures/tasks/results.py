@@ -13,7 +13,7 @@ from qbench.core.record import MetricDefinition
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.tasks.answers import item_answers
 from qbench.measures.tasks.clusters import item_clusters
-from qbench.measures.tasks.lengths import counts_under, has_lengths, lengths_asked
+from qbench.measures.tasks.lengths import counts_under, direction_of, has_lengths, lengths_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def make_outcome(
                 definition,
                 f"{definition.name.removesuffix('*')}{name}.{score.name}",
                 score,
-                _better(directions.get(score.metric)),
+                _better(direction_of(score.metric, directions)),
             )
             for score in scores
         ),
