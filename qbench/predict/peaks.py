@@ -19,6 +19,7 @@ from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
 from qbench.predict.inference_layers import Kernels
+from qbench.predict.layers_alone import layers_alone
 from qbench.predict.mixes import is_known, sorts_of_blocks
 from qbench.predict.model_config import config_of, decoder_of
 from qbench.predict.quantized_cache import unknown_cache
@@ -26,7 +27,7 @@ from qbench.predict.shapes import UNKNOWN_LAYERS
 from qbench.predict.stated_shapes import decoder_shape
 from qbench.predict.static import predicted_bytes
 from qbench.predict.training import predict_training
-from qbench.predict.work import Scoring, work_of
+from qbench.predict.work import HeldAlone, Scoring, work_of
 
 if TYPE_CHECKING:
     from qbench.core.number_types import FloatType
@@ -88,7 +89,10 @@ def predicted_peak(
     work = None if item is None else work_of(item)
     if work is None:
         return None
-    return work_peak(cell, model, work, device=device, flash=flash, counted=counted)
+    peak = work_peak(cell, model, work, device=device, flash=flash, counted=counted)
+    if isinstance(work, HeldAlone) and item is not None and item.makes_states:
+        return with_layers_alone(peak, model, work)
+    return peak
 
 
 def work_peak(
@@ -136,6 +140,14 @@ def work_peak(
     found = max(every, key=attrgetter("total"))
     kinds = {name: size for name, size in asdict(found).items() if name != "phase"}
     return Peak(found.phase, {**kinds, "static": static.total}, device=kind)
+
+
+def with_layers_alone(peak: Peak, model: ResolvedModel, work: HeldAlone) -> Peak:
+    """The peak of scoring with what holding layers in other formats takes besides."""
+    if peak.reason is not None or model.shape is None:
+        return peak
+    on_cpu = peak.device == "cpu"
+    return replace(peak, kinds=layers_alone(peak.kinds, model.shape, work, on_cpu=on_cpu))
 
 
 def load_peak(cell: Cell, model: ResolvedModel, *, device: str = "cuda") -> Peak | None:

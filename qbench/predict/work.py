@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 
 from qbench.core.options import typed_options
-from qbench.core.spec import Frozen, slugify
+from qbench.core.spec import Frozen, PrecisionRef, slugify
+from qbench.precisions.mixed.units import By
 
 if TYPE_CHECKING:
     from qbench.core.spec import Item
@@ -115,11 +116,25 @@ class Retrieval(_Part):
         return GridPoint(**given, prompt_tokens=self.length - self.new_tokens)
 
 
+class HeldAlone(Scoring):
+    """A text is scored, of a reference with layers held in formats besides."""
+
+    limit: int
+    """Windows of the text."""
+    by: By
+    """Which layers are held together."""
+    prune: str | None = None
+    """Where it is given, a layer is held in all formats at once."""
+    rest: str
+    """Type that the reference is held in."""
+    formats: tuple[PrecisionRef, ...]
+
+
 _OF: dict[str, type[GridPoint | Scoring]] = {
     "memory": GridPoint,
     "latency": GridPoint,
     "quality": Scoring,
-    "sensitivity": Scoring,
+    "sensitivity": HeldAlone,
 }
 
 

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.number_types import ITEM_BYTES
+from qbench.core.options import typed_options
 from qbench.core.units import choose_scale, counted
 from qbench.measures.read_texts import text_of
 from qbench.measures.sensitivity.options import SENSITIVITY, params_of
-from qbench.measures.sensitivity.units import block_of, groups_of
-from qbench.predict.model_config import config_of
+from qbench.precisions.mixed.units import block_of, groups_of
+from qbench.predict.layers_alone import kept_bytes
+from qbench.predict.work import HeldAlone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qbench.core.spec import Item, ResolvedModel
-    from qbench.measures.sensitivity.options import SensitivityParams
     from qbench.plan.cells import PlannedCell
     from qbench.plan.plan import Plan
 
 _WORDS = {"layer": "linear layer", "block": "block", "kind": "kind of layer"}
-_WIDTHS = ("hidden_size", "n_embd", "d_model")
-"""Names that configurations have for the width of the states."""
 
 
 def sensitivity_lines(plan: Plan) -> list[str]:
     """A line for each reference: how many passes it takes, and what they are worth."""
-    return [_line(cell.model, params_of(item)) for cell, item in _taken(plan) if cell.reference]
+    return [_line(cell.model, item) for cell, item in _taken(plan) if cell.reference]
 
 
 def scored_texts(plan: Plan) -> list[str]:
@@ -50,7 +48,8 @@ def _taken(plan: Plan) -> Iterator[tuple[PlannedCell, Item]]:
                 yield cell, task.item
 
 
-def _line(model: ResolvedModel, params: SensitivityParams) -> str:
+def _line(model: ResolvedModel, item: Item) -> str:
+    params = params_of(item)
     name, formats = model.ref.name, counted(len(params.formats), "format")
     words = f"{name}: sensitivity holds each {_WORDS[params.by]} alone in {formats}"
     words += f" ({', '.join(one.label for one in params.formats)})"
@@ -80,16 +79,7 @@ def _line(model: ResolvedModel, params: SensitivityParams) -> str:
         f": {most}{passes:,} passes over {windows} of {params.window} tokens, each from its block"
         f" on, with the blocks' work of {share * len(params.formats):,.0f} whole ones"
     )
-    kept = _kept_bytes(model, params)
+    kept = kept_bytes(model.shape, typed_options(HeldAlone, item.params))
     if kept is None:
         return words
     return f"{words}; the states that are kept take {choose_scale([kept], 'bytes').with_unit(kept)}"
-
-
-def _kept_bytes(model: ResolvedModel, params: SensitivityParams) -> int | None:
-    """States before one block and final ones, in the machine's memory; None if not known."""
-    config, _ = config_of(model)
-    hidden = next((config[key] for key in _WIDTHS if key in config), None) if config else None
-    if not isinstance(hidden, int):
-        return None
-    return 2 * params.limit * params.window * hidden * ITEM_BYTES[params.rest]

@@ -13,12 +13,12 @@ from qbench.measures.options import as_tuple, not_empty
 from qbench.precisions import precisions
 from qbench.precisions.integer.options import CALIBRATION_TEXT
 from qbench.precisions.mixed.options import Entry
+from qbench.precisions.mixed.units import By
 from qbench.sources.data.texts import ResolvedText
 
 SENSITIVITY = "sensitivity"
 WINDOW_MOST = 512
 """Default window of a model with a longer context."""
-By = Literal["layer", "block", "kind"]
 Formats = Annotated[
     tuple[Entry, ...],
     AfterValidator(not_empty),

@@ -18,8 +18,8 @@ from qbench.measures.sensitivity.held import (
     weights_of,
 )
 from qbench.measures.sensitivity.replay import Replay
-from qbench.measures.sensitivity.units import Group, block_of, groups_of
 from qbench.precisions.mixed.sensitivities import Cost, Sensitivities, Unit
+from qbench.precisions.mixed.units import Group, block_of, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

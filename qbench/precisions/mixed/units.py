@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qbench.measures.sensitivity.options import By
+
+By = Literal["layer", "block", "kind"]
+"""What is held together: each layer alone, those of a block, or those of one name."""
 
 
 class Group(NamedTuple):
