@@ -41,7 +41,7 @@ def settled(job: Job) -> Job:
         raise MeasurementError("there is nothing that the mix could be found from")
     table = read_sensitivities(job.sensitivities_key)
     precision, found = find_mix(job.cell.precision, job.model.shape, table)
-    found = found.model_copy(update={"interval": _interval(table, found)})
+    found = found.model_copy(update={"interval": interval_of(table, found)})
     cell = job.cell.model_copy(update={"precision": precision})
     cell = on_device(cell, job.environment)
     return job.model_copy(
@@ -68,7 +68,7 @@ def held_against_budget(job: Job, model: PreTrainedModel) -> tuple[dict[str, Any
     return {"mix": told}, [over] if taken > allowed.bytes else []
 
 
-def _interval(table: Sensitivities, found: FoundMix) -> tuple[float, float] | None:
+def interval_of(table: Sensitivities, found: FoundMix) -> tuple[float, float] | None:
     """Of the predicted KL, by the windows of its units' own; None of too few windows."""
     if found.predicted_kl is None:
         return None
