@@ -100,6 +100,11 @@ class CellPlanner:
         """Why there is nothing that the cell's mix could be found from; None if there will be."""
         if not is_sought(cell.precision):
             return None
+        if cell.tuning is not None:
+            return (
+                "a mix is found from the sensitivities of the model as it is, not of a tuned one;"
+                " write its layers by hand"
+            )
         key = self._keys.sensitivities_key(cell)
         if key is None:
             return (

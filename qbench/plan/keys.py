@@ -105,7 +105,8 @@ class Keys:
 
     def sensitivities_key(self, cell: Cell) -> str | None:
         """The key of what the cell's mix is found from; None for any other cell."""
-        return self._sensitivities_keys.get(cell.model.name) if is_sought(cell.precision) else None
+        found = cell.tuning is None and is_sought(cell.precision)
+        return self._sensitivities_keys.get(cell.model.name) if found else None
 
     def is_reference(self, cell: Cell, model: ResolvedModel) -> bool:
         """Whether the model's other cells are compared with this one."""

@@ -227,9 +227,13 @@ def _cell_data(
 
 
 def _held_data(cell: PlannedCell, environment: Environment) -> dict[str, Any]:
-    """What of its static bytes is others than those of the format as it is served; else None."""
+    """Bytes that are others than those of the format as it is served, and its mix; else None."""
     held = cell.predicted.total if cell.predicted is not None and saved_bytes(cell) else None
-    return {"bytes_held": held, "bytes_loading": loading_bytes(cell, environment)}
+    return {
+        "bytes_held": held,
+        "bytes_loading": loading_bytes(cell, environment),
+        "mix": None if cell.found is None else cell.found[1].model_dump(mode="json"),
+    }
 
 
 def _title(plan: Plan, only_model: str | None) -> str:

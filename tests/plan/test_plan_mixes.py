@@ -155,6 +155,8 @@ def test_once_the_table_is_there_the_plan_tells_the_mix(tmp_path: Path, tiny_mod
     assert mix.found is not None
     assert mix.predicted is not None
     assert mix.found[1].static_bytes == mix.predicted.total
+    data = plan_page(plan, tmp_path / "results").data["cells"]
+    assert [one["mix"] for one in data] == [None, None, mix.found[1].model_dump(mode="json")]
     units = mix.found[1].units
     assert {label for name, label in units.items() if ".0." in name} <= {"int8-wo", "bf16"}
     assert {label for name, label in units.items() if ".1." in name} >= {"nf4"}
@@ -183,6 +185,18 @@ def test_a_budget_that_nothing_keeps_is_told_beforehand(
     enough = least.replace(" a weight", "").replace(",", "").replace("bytes", "B")
     plan = plan_of(tmp_path, tiny_model, mix=f"{{budget: {enough}, from: [nf4]}}")
     assert [one.skip for one in plan.cells] == [None] * 3
+
+
+def test_of_a_tuned_model_none_is_found(tmp_path: Path, tiny_model: Path) -> None:
+    more = (
+        "finetune:\n  methods: [{method: full, precision: bf16}]\n"
+        "  quantize: [{mixed: {budget: 7 bits, from: [nf4, int8-wo]}}]\n"
+    )
+    plan = plan_of(tmp_path, tiny_model, more=more)
+    (tuned,) = (cell for cell in plan.cells if "quantized" in cell.cell.label)
+    assert tuned.skip is not None
+    assert "not of a tuned one; write its layers by hand" in tuned.skip
+    assert tuned.sensitivities_key is None
 
 
 def test_of_random_weights_there_is_nothing_to_find_it_from(tmp_path: Path) -> None:

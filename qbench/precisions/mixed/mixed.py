@@ -60,9 +60,10 @@ class Mixed(Precision):
     unlabelled: tuple[str, ...] = ("layers", "formats")
 
     def needs_of(self, model: ResolvedModel, options: MixedOptions) -> tuple[str, ...]:
-        """What its members need."""
+        """What its members need; and of what finds a mix, another version may find another."""
         needed = (_held(one).needs_of(model, own) for one, own in _each(options))
-        return tuple(dict.fromkeys(package for packages in needed for package in packages))
+        finder = () if options.budget is None else ("scipy",)
+        return tuple(dict.fromkeys([*(one for packages in needed for one in packages), *finder]))
 
     def unavailable_for(
         self, model: ResolvedModel, options: MixedOptions, environment: Environment
