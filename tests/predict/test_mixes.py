@@ -78,3 +78,9 @@ def test_a_member_of_unknown_products_makes_the_peak_unknown(cells: TinyCells) -
     assert loading is not None
     assert job.predicted is not None
     assert loading.total == job.predicted.total
+
+
+def test_without_a_map_the_peak_says_what_to_write(cells: TinyCells) -> None:
+    found = peak_of(LLAMA, {}, cells)
+    assert found.total is None
+    assert "give it a map" in (found.reason or "")

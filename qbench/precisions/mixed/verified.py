@@ -72,7 +72,7 @@ def verify_mix(model: PreTrainedModel, options: MixedOptions) -> Verification:
         details={
             "quant_type": "mixed",
             "dtype": options.dtype,
-            "compute_dtype": ", ".join(
+            "compute_dtype": "; ".join(
                 dict.fromkeys(str(one.get("compute_dtype", one["dtype"])) for one in told.values())
             ),
             "linear_modules": len(layers),
