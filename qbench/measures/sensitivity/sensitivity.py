@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError, NotKeptError, Problem
+from qbench.core.number_types import BF16
 from qbench.core.options import plain_options
 from qbench.core.spec import Frozen, Item
 from qbench.measures.loaded import Outcome, make_metric
@@ -86,7 +87,7 @@ class Sensitivity(Measurement):
             limit=options.limit,
             batch=options.batch,
             by=options.by,
-            rest="bf16",
+            rest=BF16,
             formats=(),
             divergence=True,
             **({} if options.prune is None else {"prune": options.prune}),
