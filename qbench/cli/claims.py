@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 EXAMPLES = (
-    "Examples: qbench claims results/published/claims | qbench claims suites/claims.yaml |"
+    "Examples: qbench claims results/published | qbench claims suites/claims.yaml |"
     " qbench claims results --suite claims --format markdown -o claims.md |"
     " qbench claims results --claims my-claims.yaml"
 )
