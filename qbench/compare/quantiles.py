@@ -248,9 +248,10 @@ def _refused(sides: Sequence[Quantile]) -> Estimated | None:
     beyond = min(_beyond(one) for one in sides)
     if beyond >= FEWEST_UNITS:
         return None
+    remedy = "a longer text" if first.each == "windows" else "more of them"
     reason = (
         f"too few {first.unit} to decide by: {beyond} of {first.units} hold {first.told} beyond the"
-        f" quantile, and {FEWEST_UNITS} must; take a longer text"
+        f" quantile, and {FEWEST_UNITS} must; take {remedy}"
     )
     return Estimated(None, "none", reason)
 

@@ -143,7 +143,10 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(divergence_quantiles(records, slug, DECODED) for slug in items(records, DECODED)),
         *needle_tables(records),
         *(chat_table(records, slug) for slug in items(records, CHAT)),
-        *(divergence_quantiles(records, slug, CHAT) for slug in items(records, CHAT)),
+        *(
+            divergence_quantiles(records, slug, CHAT, text)
+            for slug, text in chat_titles(records).items()
+        ),
         *_divergence_tables(records),
         weight_error_table(records),
         *task_tables(records),

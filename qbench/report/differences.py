@@ -53,7 +53,7 @@ _HEADLINES = {
     "completion": ("completion.loss",),
 }
 """Metrics that a person decides by; of tasks and generations all scores are shown."""
-_QUANTILES = ("window_perplexity.p90", "kl.p99", "decoded.kl.p99")
+_QUANTILES = ("window_perplexity.p90", "kl.p99", "decoded.kl.p99", "chat.kl.p99")
 """The same of records that keep what quantiles have their intervals from."""
 _ON_TEXTS = ("quality", "decoded")
 

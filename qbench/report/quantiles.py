@@ -29,8 +29,13 @@ _WINDOWS = (
 )
 
 
-def divergence_quantiles(records: TableRecords, slug: str, measurement: str = QUALITY) -> Table:
-    """The divergence's quantiles over tokens with intervals; empty where no record tells any."""
+def divergence_quantiles(
+    records: TableRecords, slug: str, measurement: str = QUALITY, text: str = ""
+) -> Table:
+    """The divergence's quantiles over tokens with intervals; empty where no record tells any.
+
+    `text` says what was scored, where that is not the item's text alone.
+    """
     prefix = "" if measurement == QUALITY else f"{measurement}."
     columns = tuple(replace(column, key=f"{prefix}{column.key}") for column in _KL)
     rows = []
@@ -42,9 +47,8 @@ def divergence_quantiles(records: TableRecords, slug: str, measurement: str = QU
     found = items(records, measurement)
     base = "" if against_merged(found[slug]) else " from the reference"
     where = "" if measurement == QUALITY else f" ({measurement})"
-    title = (
-        f"Quantiles of the divergence{base}{where} with 95 % intervals: {text_titles(found)[slug]}"
-    )
+    text = text or text_titles(found)[slug]
+    title = f"Quantiles of the divergence{base}{where} with 95 % intervals: {text}"
     return Table(title, "precision", columns, tuple(rows))
 
 

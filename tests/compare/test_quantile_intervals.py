@@ -244,6 +244,9 @@ def test_too_few_windows_beyond_a_quantile_decide_nothing() -> None:
     found = level([record_of(kl)], "kl.p99", sampling=SAMPLING)
     assert found.estimate is None
     assert "6 of 100 hold tokens beyond the quantile, and 20 must" in str(found.reason)
+    answers = level([by_item(kl)], "chat.kl.p99", sampling=SAMPLING)
+    assert "too few items" in str(answers.reason)
+    assert str(answers.reason).endswith("take more of them")
     few = level([record_of(drawn(1, windows=12))], "kl.median", sampling=SAMPLING)
     assert "too few windows to decide by: 12, 8 more are needed" in str(few.reason)
 
