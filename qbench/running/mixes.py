@@ -6,12 +6,9 @@ suite has it.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.series import Series
-from qbench.compare.series_estimates import of_level
+from qbench.compare.sensitivities import summed_kl
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import StaticBytes
 from qbench.plan.device_options import on_device
@@ -72,14 +69,8 @@ def interval_of(table: Sensitivities, found: FoundMix) -> tuple[float, float] | 
     """Of the predicted KL, by the windows of its units' own; None of too few windows."""
     if found.predicted_kl is None:
         return None
-    rows = [
-        of_unit[label]
-        for unit, label in found.units.items()
-        if label in (of_unit := table.window_kl_sums.get(unit, {}))
-    ]
-    sums = tuple(math.fsum(of_window) for of_window in zip(*rows, strict=True))
-    if len(sums) != len(table.window_tokens):
-        return None
-    series = Series(sums, tuple(map(float, table.window_tokens)), "mean", 1.0, "windows")
-    estimate = of_level(series, found.predicted_kl, Sampling()).estimate
+    # What stays in the type of the rest costs nothing.
+    coded = [pair for pair in found.units.items() if pair[1] in table.formats]
+    summed = summed_kl(table, coded)
+    estimate = None if summed is None else summed[1].estimate
     return None if estimate is None else (estimate.limit(_LIMITS[0]), estimate.limit(_LIMITS[1]))

@@ -304,7 +304,14 @@ MIXABLE = [
 ]
 
 
-@pytest.mark.parametrize("label", MIXABLE)
+# One of each library here; the others with the slow tests.
+QUICK = ("int8", "nf4-dq", "fp8", "hqq4", "quanto-int4", "int4-g32", "gguf-q8_0")
+
+
+@pytest.mark.parametrize(
+    "label",
+    [pytest.param(label, marks=[] if label in QUICK else [pytest.mark.slow]) for label in MIXABLE],
+)
 def test_every_format_that_holds_single_layers_is_measured(
     cells: TinyCells, tmp_path: Path, label: str
 ) -> None:

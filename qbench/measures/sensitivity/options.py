@@ -17,7 +17,7 @@ from qbench.precisions.mixed.units import By
 from qbench.sources.data.texts import ResolvedText
 
 SENSITIVITY = "sensitivity"
-WINDOW_MOST = 512
+WINDOW_MOST = 256
 """Default window of a model with a longer context."""
 Formats = Annotated[
     tuple[Entry, ...],
@@ -43,9 +43,9 @@ class SensitivityOptions(Frozen):
     window: Annotated[Annotated[int, Field(ge=2)] | None, Also("ctx_size", "n_ctx", "seqlen")] = (
         None
     )
-    """Tokens a window, `<s>` included; the model's context unless given, at most 512."""
-    limit: PositiveInt = 8
-    """The first so many windows of the text."""
+    """Tokens a window, `<s>` included; the model's context unless given, at most 256."""
+    limit: PositiveInt = 24
+    """The first so many windows of the text; fewer than 20 give no intervals."""
     batch: Annotated[PositiveInt, Also("batch_size")] = 4
     """Windows at once: the same in every cell, since neighbours change LLM.int8's outliers."""
     prune: Literal["dominated"] | None = None
