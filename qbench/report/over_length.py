@@ -90,6 +90,16 @@ _MEASURED = (
         ),
     ),
     _Lengths(
+        "chat",
+        "prompt_tokens",
+        _PROMPT,
+        ("text", "new_tokens", "chat_template", "temperature", "document", "decoded", "against"),
+        (
+            _Told("chat.kl.mean", "KL mean on answers", "number", 6),
+            _Told("chat.same_text", "Answers that never part", "percent", 1),
+        ),
+    ),
+    _Lengths(
         "needle",
         "length",
         "tokens of a prompt",
@@ -205,6 +215,8 @@ def _same(record: Record, measurement: str) -> str:
         return text_name(record)
     if measurement == "decoded":
         return f"{text_name(record)}, {params.get('new_tokens')} tokens decoded after each"
+    if measurement == "chat":
+        return f"{text_name(record)}, answers of at most {params.get('new_tokens')} tokens"
     forward = params.get("forward")
     also = "" if forward is None else f", {forward}"
     return f"batch {params.get('batch')}, {params.get('new_tokens')} new tokens{also}"

@@ -14,6 +14,7 @@ from qbench.report.charts.confidence import confidence_chart
 from qbench.report.chat import chat_parts, chat_table, parted
 from qbench.report.confidence import change_table, confidence_table
 from qbench.report.details import detail_tables
+from qbench.report.over_length import over_length
 from qbench.report.overview import overview_page
 from qbench.report.quality import divergence_table
 from qbench.report.report_page import report_page
@@ -152,6 +153,24 @@ def test_places_that_are_none_are_passed_over(places: Any) -> None:
     (cell,) = (cell for cell in table.cells if cell.label == "nf4")
     assert parted(cell, SLUG) is None
     assert survival_chart(table, SLUG, "asked") is None
+
+
+def test_what_longer_prompts_change_is_told_over_their_length() -> None:
+    def at(length: int, cell: str, kl: float) -> Record:
+        record = chat(cell, kl, [None] * PROMPTS)
+        params = {**record.item.params, "prompt_tokens": length}
+        item = record.item.model_copy(update={"slug": f"{SLUG}-p{length}", "params": params})
+        return record.model_copy(update={"item": item, "key": f"{length}-{cell}"})
+
+    records = [
+        at(length, cell, kl)
+        for length in (64, 512)
+        for cell, kl in (("fp32", 0.0), ("nf4", length / 1e4))
+    ]
+    (found, _) = over_length(table_of(*records))
+    assert found.title.startswith("KL mean on answers, by prompt tokens: asked, answers of at most")
+    assert found.lengths == (64, 512)
+    assert [figure.value for figure in found.rows[1][1]] == [0.0064, 0.0512]
 
 
 def test_why_a_cell_has_no_figures_is_said_once() -> None:
