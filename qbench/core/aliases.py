@@ -69,6 +69,11 @@ class AlsoValues:
         return handler(schema) | {OTHER_VALUES: list(self.meant)}
 
 
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """A model's fields by the names that files have, in their order: such as `from`."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 @cache
 def other_names(model: type[BaseModel]) -> Mapping[str, str]:
     """The keys of a model's fields, as files have them, by their other names."""

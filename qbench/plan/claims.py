@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from qbench.compare.claims.claim import Claim, LedgerFile
+from qbench.core.aliases import keys_of
 from qbench.core.errors import SuiteError
 from qbench.core.names import did_you_mean
 from qbench.finetune import methods
@@ -112,4 +113,4 @@ def _check_side(side: Side, here: Steps, problems: Problems) -> None:
 
 
 def _fields(options: Iterable[type[Frozen]]) -> set[str]:
-    return {name for each in options for name in each.model_fields}
+    return {name for each in options for name in keys_of(each)}

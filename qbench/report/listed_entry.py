@@ -53,10 +53,10 @@ def option_rows(options: type[Frozen]) -> list[tuple[str, str, str, list[str]]]:
         other.setdefault(option, []).append(also)
     return [
         (
-            option,
+            field.alias or option,
             _default(field.get_default(call_default_factory=True)),
             " ".join(text.split()),
-            other.get(option, []),
+            other.get(field.alias or option, []),
         )
         for option, field in options.model_fields.items()
         if (text := field.description or told.get(option))

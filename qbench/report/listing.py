@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.compare.speed import marked_lines
+from qbench.core.aliases import keys_of
 from qbench.core.environment import missing_packages
 from qbench.core.page import (
     Column,
@@ -121,7 +122,7 @@ def entry_data(entry: Entry, reason: str | None) -> dict[str, Any]:
     return {
         "name": entry.name,
         "summary": entry.summary,
-        "options": list(entry.options.model_fields),
+        "options": keys_of(entry.options),
         "needs": list(entry.needs),
         "runs": reason is None,
         "reason": reason,

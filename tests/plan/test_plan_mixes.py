@@ -11,8 +11,12 @@ from qbench.measures.sensitivity.options import SENSITIVITY, params_of
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import Suite, load_suite_text
+from qbench.precisions import precisions
+from qbench.precisions.mixed.options import MixedOptions
 from qbench.precisions.mixed.sensitivities import Cost, Sensitivities, Unit, keep_sensitivities
 from qbench.predict.bits import bits_per_weight, weights_of
+from qbench.report.listed_entry import option_rows
+from qbench.report.listing import entry_data
 from qbench.report.plan_page import plan_page
 from tests.pages import on_terminal
 from tests.tiny_models import make_tiny_model
@@ -238,6 +242,12 @@ def test_what_is_wrong_with_it_is_told_where_it_stands(
 def test_its_rest_is_that_of_the_reference(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(SuiteError, match="give the mix `dtype: bf16`, or take fp32"):
         plan_of(tmp_path, tiny_model, mix="{budget: 7 bits, from: [nf4], dtype: fp32}")
+
+
+def test_its_options_are_listed_by_the_names_that_a_suite_has() -> None:
+    names = ["dtype", "layers", "budget", "from", "by"]
+    assert [row[0] for row in option_rows(MixedOptions)] == names
+    assert entry_data(precisions()["mixed"], None)["options"] == names
 
 
 def test_budgets_are_swept_and_label_the_mixes(tmp_path: Path, tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from qbench.core.aliases import ALIASES, NEAR, other_names
+from qbench.core.aliases import ALIASES, NEAR, keys_of, other_names
 from qbench.core.docstrings import describe
 from qbench.core.reading import InvalidValueError, one_or_more
 
@@ -56,7 +56,7 @@ def owners(option: str, table: Mapping[str, HasOptions]) -> list[str]:
     return [
         name
         for name, entry in table.items()
-        if option in entry.options.model_fields or option in other_names(entry.options)
+        if option in keys_of(entry.options) or option in other_names(entry.options)
     ]
 
 

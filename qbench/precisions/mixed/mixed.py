@@ -53,7 +53,7 @@ class Mixed(Precision):
     """Layers of several precisions in one model."""
 
     name: str = "mixed"
-    summary: str = "each layer in the precision that a map of patterns of names gives it"
+    summary: str = "each layer in a precision of its own, by a map or as found for a budget"
     options: type[Frozen] = MixedOptions
     by_default: bool = False
     order: int = 44
