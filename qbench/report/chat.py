@@ -12,6 +12,7 @@ from qbench.measures.chat.metrics import METRICS, PARTS_AT, SAME_TEXT, survival
 from qbench.report.cell_row import cell_row
 from qbench.report.decision import change_figure
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, pool, with_interval
+from qbench.report.over_length import means_by_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,31 @@ def chat_table(records: TableRecords, slug: str) -> Table:
         rows.append(cell_row(cell, figures))
     title = f"{TITLE}: {chat_titles(records)[slug]}"
     return Table(title, "precision", (_PERPLEXITY, *_CHANGE, *_columns()), tuple(rows))
+
+
+def place_table(records: TableRecords, slug: str) -> Table:
+    """Mean KL of the answers' tokens by how many tokens of the answer are before them."""
+    found = [
+        (cell, means)
+        for cell in records.cells
+        if not cell.reference and (means := means_by_place(cell.of(CHAT, slug), "kl"))
+    ]
+    starts = sorted({start for _, means in found for start in means})
+    columns = tuple(
+        Column(f"place.{start}", f"{start:,}", "number", decimals=6) for start in starts
+    )
+    rows = tuple(
+        cell_row(
+            cell,
+            (
+                Figure(means[start]) if start in means else Figure(word=NOT_MEASURED)
+                for start in starts
+            ),
+        )
+        for cell, means in found
+    )
+    title = f"KL mean, by tokens of the answer before it, at least: {chat_titles(records)[slug]}"
+    return Table(title, "precision", columns, rows)
 
 
 def chat_parts(

@@ -11,7 +11,7 @@ from qbench.core.unchecked import as_list
 from qbench.core.units import choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.cell_row import cell_row
-from qbench.report.chat import CHAT, chat_table, chat_titles
+from qbench.report.chat import CHAT, chat_table, chat_titles, place_table
 from qbench.report.cold_start import cold_start_tables
 from qbench.report.confidence import change_table, confidence_table
 from qbench.report.decoded import DECODED, decoded_table
@@ -143,6 +143,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
         *(divergence_quantiles(records, slug, DECODED) for slug in items(records, DECODED)),
         *needle_tables(records),
         *(chat_table(records, slug) for slug in items(records, CHAT)),
+        *(place_table(records, slug) for slug in items(records, CHAT)),
         *(
             divergence_quantiles(records, slug, CHAT, text)
             for slug, text in chat_titles(records).items()

@@ -236,7 +236,7 @@ def _by_position(records: TableRecords) -> list[OverLength]:
     for key, what, decimals, of_mean in told:
         by_cell = {}
         for cell in records.cells:
-            of_cell = _means(cell.of("quality", record.item.slug), key)
+            of_cell = means_by_place(cell.of("quality", record.item.slug), key)
             if of_cell:
                 by_cell[cell.label] = (cell, of_cell)
         starts = sorted({start for _, means in by_cell.values() for start in means})
@@ -260,7 +260,7 @@ def _by_position(records: TableRecords) -> list[OverLength]:
     return found
 
 
-def _means(found: Sequence[Record], key: str) -> dict[int, float]:
+def means_by_place(found: Sequence[Record], key: str) -> dict[int, float]:
     """By the first place of each range, the mean over its tokens; empty where it is not known."""
     for record in found:
         told = as_mapping(record.details.get("by_position"))

@@ -11,7 +11,7 @@ from qbench.core.page import Chart, Charts, Heading, Table, Words
 from qbench.core.record import Metric
 from qbench.report.charts.chat import chat_charts, survival_chart
 from qbench.report.charts.confidence import confidence_chart
-from qbench.report.chat import chat_parts, chat_table, parted
+from qbench.report.chat import chat_parts, chat_table, parted, place_table
 from qbench.report.confidence import change_table, confidence_table
 from qbench.report.details import detail_tables
 from qbench.report.over_length import over_length
@@ -171,6 +171,18 @@ def test_what_longer_prompts_change_is_told_over_their_length() -> None:
     assert found.title.startswith("KL mean on answers, by prompt tokens: asked, answers of at most")
     assert found.lengths == (64, 512)
     assert [figure.value for figure in found.rows[1][1]] == [0.0064, 0.0512]
+
+
+def test_kl_is_told_by_place_in_the_answer() -> None:
+    records = three()
+    places = {"from": [0, 16], "tokens": [100, 50], "nll": [1.0, 1.0], "kl": [5.0, 1.0]}
+    told = {**records[1].details, "by_position": places}
+    records[1] = records[1].model_copy(update={"details": told})
+    found = place_table(table_of(*records), SLUG)
+    assert [column.title for column in found.columns] == ["0", "16"]
+    assert [(row.label, [figure.value for figure in row.figures]) for row in found.rows] == [
+        ("int8", [0.05, 0.02])
+    ]
 
 
 def test_why_a_cell_has_no_figures_is_said_once() -> None:
