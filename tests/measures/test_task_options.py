@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,9 @@ def test_packages_that_a_tasks_python_begins_with(tmp_path: Path) -> None:
     index = read_folder(tmp_path)
     assert packages_lacking("own", index) == ("another", "bs5", "no_such_package")
     assert packages_lacking("hellaswag", default_tasks()) == ()
+    # What lm-eval's own modules begin with, by way of another.
+    absent = [name for name in ("immutabledict", "langdetect") if find_spec(name) is None]
+    assert list(packages_lacking("ifeval", default_tasks())) == absent
 
 
 # ---------------------------------------------------------------- what they do

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from qbench.measures.tasks.index import Index
 
+_TASKS = "lm_eval.tasks."
 _GREEDY = {"do_sample": False}
 """How lm-eval generates for a task that says nothing of it."""
 _MAKES_DATA = ("custom_dataset", "class")
@@ -142,6 +143,8 @@ def _of_statements(body: Sequence[ast.stmt]) -> Iterator[str]:
             yield from (alias.name for alias in one.names)
         elif isinstance(one, ast.ImportFrom) and one.module and not one.level:
             yield one.module
+            if one.module.startswith(_TASKS):  # of a folder of lm-eval's, the names are modules
+                yield from (f"{one.module}.{alias.name}" for alias in one.names)
         elif isinstance(one, ast.Try) and all(_raises(handler) for handler in one.handlers):
             yield from _of_statements(one.body)
 
@@ -155,7 +158,7 @@ def _beside(module: str, folder: Path) -> Path | None:
     own = folder / f"{module.replace('.', '/')}.py"
     if own.is_file():
         return own
-    if not module.startswith("lm_eval.tasks."):
+    if not module.startswith(_TASKS):
         return None
     spec = importlib.util.find_spec("lm_eval")
     places = [] if spec is None else list(spec.submodule_search_locations or [])

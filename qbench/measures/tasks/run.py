@@ -178,7 +178,8 @@ def _generating(lm: Any, loaded: LoadedModel, params: TaskParams, thoughts: Thou
                 f"task {params.task.name}: gen_kwargs: {params.gen_kwargs} as the model's"
                 f" generate() takes them: {message}; correct them, or leave them out"
             ) from error
-        thoughts.count(made[:, context.shape[1] :].tolist(), options.get("stop") or ())
+        if thoughts.end_token is not None:
+            thoughts.count(made[:, context.shape[1] :].tolist(), options.get("stop") or ())
         return made
 
     return generate
