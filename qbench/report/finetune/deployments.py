@@ -20,6 +20,7 @@ from qbench.compare.tuned.changes import (
     perplexity_change,
 )
 from qbench.core.page import Column, Figure, Row, Table
+from qbench.report.chat import CHAT
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, over_seeds
 from qbench.report.finetune.changes import judge_all
@@ -49,6 +50,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
     judged = judged_deployments(records, results)
     damage = [slug for slug, one in items_of(served, "quality").items() if against_merged(one)]
     texts = text_titles(results.texts)
+    answered = items_of(served, CHAT)
     size = headline(STATIC, served)
     held = "bytes that the loaded model keeps" + (", codes packed" if size != STATIC else "")
     columns = (
@@ -65,6 +67,7 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
         ),
         Column(CHANGE, "from attached", "estimate", definition=_FROM_FIRST),
         *_text_columns(texts, damage, records.reference),
+        *(_chat_column(slug, record) for slug, record in answered.items()),
     )
     rows = []
     for arm, deployment in deployments:
@@ -85,6 +88,12 @@ def deployments_table(records: TableRecords, results: Results) -> Table:
                 Figure(word=REFERENCE_WORD)
                 if deployment == MERGED
                 else over_seeds(cells, "quality", slug, "kl.mean")
+            )
+        for slug, record in answered.items():
+            figures[f"chat.kl:{slug}"] = (
+                Figure(word=REFERENCE_WORD)
+                if against_merged(record) and deployment == MERGED
+                else over_seeds(cells, CHAT, slug, "chat.kl.mean")
             )
         rows.append(
             Row(
@@ -183,6 +192,19 @@ def _latency_columns(point: Record | None) -> list[Column]:
             definition="time for each new token of the whole batch" + where,
         ),
     ]
+
+
+def _chat_column(slug: str, record: Record) -> Column:
+    """The divergence on answers: from the untuned reference's, or from the merged model's own."""
+    what = "the same tuning merged in 16 bits" if against_merged(record) else "the untuned model"
+    return Column(
+        f"chat.kl:{slug}",
+        "damage on answers" if against_merged(record) else "drift on answers",
+        "number",
+        definition=f"mean divergence (KL) a token from the predictions of {what}, nat, on"
+        f" answers that it wrote itself to {record.item.params.get('count')} prompts",
+        decimals=5,
+    )
 
 
 def _text_columns(
