@@ -9,7 +9,11 @@ PREFIX = "sensitivity."
 SUM = "sensitivity.sum."
 """Before the label of a format."""
 
-OF_CELL = named_after(PREFIX, "on the text of the sensitivities")
+_TOLD = ("kl.mean", "kl.median", "kl.p99", "kl.max", "kl.rounding", "top1_agreement")
+"""What is told of a cell's divergence here: `quality` has all of it, on a text to judge by."""
+EVERY = named_after(PREFIX, "on the text of the sensitivities")
+"""All that one pass finds."""
+OF_CELL = tuple(one for one in EVERY if one.name.removeprefix(PREFIX) in _TOLD)
 OF_TABLE = (
     MetricDefinition(
         name="sensitivity.largest",

@@ -24,7 +24,7 @@ from qbench.measures.quality.held_against import find_reference, keep_states, ro
 from qbench.measures.quality.reference_states import OwnStates
 from qbench.measures.quality.scoring import check_losses, rounding_kl, score_windows
 from qbench.measures.quality.windows import cut_windows, documents_of, ids_hash, tokenize
-from qbench.measures.sensitivity.definitions import METRICS, OF_CELL, OF_TABLE, PREFIX, SUM
+from qbench.measures.sensitivity.definitions import EVERY, METRICS, OF_CELL, OF_TABLE, PREFIX, SUM
 from qbench.measures.sensitivity.options import (
     SENSITIVITY,
     WINDOW_MOST,
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from qbench.measures.quality.windows import Window
     from qbench.precisions.mixed.sensitivities import Sensitivities
 
+_NAMES = frozenset(one.name for one in OF_CELL)
+_SERIES = ("window_kl_sum", "window_same_top")
+"""Of the cell's windows: what its metrics come from."""
 _OF_REFERENCE = "the table is the reference's"
 
 
@@ -127,7 +130,8 @@ class Sensitivity(Measurement):
         if measured is not None and item.states_key is not None:
             warnings += _keep(item.states_key, measured.table)
         both = rounding_of_both(rounding, reference)
-        divergence = divergence_metrics(scores, count, both, unknown, OF_CELL, PREFIX)
+        every = divergence_metrics(scores, count, both, unknown, EVERY, PREFIX)
+        divergence = tuple(one for one in every if one.name in _NAMES)
         details: dict[str, Any] = {
             "windows": len(windows),
             "ids_sha256": ids_sha256,
@@ -138,7 +142,7 @@ class Sensitivity(Measurement):
             series={
                 "window_tokens": [float(window.scored) for window in windows],
                 **documents,
-                **divergence_series(scores),
+                **{name: one for name, one in divergence_series(scores).items() if name in _SERIES},
             },
             details=details if measured is None else {**details, **_told(measured)},
             warnings=tuple(warnings),
