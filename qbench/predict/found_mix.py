@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import Frozen
-from qbench.precisions import options_of
+from qbench.precisions import options_of, precisions
 from qbench.precisions.floating import in_type
 from qbench.precisions.mixed.layers import formats_of
 from qbench.precisions.mixed.options import MixedOptions
@@ -79,7 +79,8 @@ def find_mix(
     try:
         chosen = best_choices(choices, allowed.bytes - fixed)
     except OverBudgetError as error:
-        raise MeasurementError(why_too_small(options, allowed, error.least_bytes + fixed)) from None
+        why = why_too_small(options, allowed, error.least_bytes + fixed)
+        raise MeasurementError(why + _not_measured(table, formats)) from None
     made = _with_layers(precision, options, table, {n: one.format for n, one in chosen.items()})
     static = stored_bytes(shape, made)
     kl, unknown = _predicted(table, chosen)
@@ -103,7 +104,7 @@ def _formats(options: MixedOptions, table: Sensitivities) -> dict[str, Precision
         )
     found = {}
     for one in formats_of(options):
-        known = (name for name, ref in table.formats.items() if _alike(ref, one))
+        known = (name for name, ref in table.formats.items() if _alike(one, ref))
         label = next(known, None)
         if label is None:
             raise MeasurementError(
@@ -113,8 +114,29 @@ def _formats(options: MixedOptions, table: Sensitivities) -> dict[str, Precision
     return found
 
 
-def _alike(one: PrecisionRef, other: PrecisionRef) -> bool:
-    return (one.name, options_of(one)) == (other.name, options_of(other))
+def _alike(one: PrecisionRef, measured: PrecisionRef) -> bool:
+    """Whether a format is the one that was measured, whatever the device decided of that."""
+    if one.name != measured.name:
+        return False
+    held, options, own = precisions()[one.name], options_of(one), options_of(measured)
+    places = ((kind, bf16) for kind in ("cpu", "cuda") for bf16 in (True, False))
+    decided = (held.for_device(options, kind, bf16=bf16) for kind, bf16 in places)
+    return any(options.model_copy(update=changed) == own for changed in ({}, *decided))
+
+
+def _not_measured(table: Sensitivities, formats: Mapping[str, PrecisionRef]) -> str:
+    """Which pairs of units and formats are no choice, to end a message with; empty for none."""
+    pairs = [
+        (unit.name, label, unit.costs[label].reason)
+        for unit in table.units
+        for label in formats
+        if label in unit.costs and unit.costs[label].kl is None
+    ]
+    if not pairs:
+        return ""
+    (name, label, reason), *others = pairs
+    more = f", nor have {len(others)} other pairs" if others else ""
+    return f"; {name} has no KL in {label} ({reason}){more}"
 
 
 def _check_layers(table: Sensitivities, sizes: Sizes) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import ModelShape, PrecisionRef, StaticBytes, TensorShape
+from qbench.precisions import options_of, precisions
 from qbench.precisions.mixed.layers import formats_of
 from qbench.precisions.mixed.options import MixedOptions
 from qbench.precisions.mixed.sensitivities import Cost, Sensitivities, Unit
@@ -168,6 +169,11 @@ def test_what_the_table_does_not_say_is_told() -> None:
         find_mix(mix("5 bits", **{"from": ["nf4-dq"]}), shape(), known)
     with pytest.raises(MeasurementError, match="set the mix's dtype to bf16"):
         find_mix(mix("5 bits", dtype="fp16"), shape(), known)
+    pruned = {name: dict.fromkeys(FORMATS, (None, 0.1)) for name in LAYERS}
+    with pytest.raises(
+        MeasurementError, match=r"; a has no KL in nf4 \(pruned\), nor have 11 other"
+    ):
+        find_mix(mix("9 bits"), shape(), table(pruned))
     other = known.model_copy(
         update={"units": (known.units[0].model_copy(update={"layers": ("model.x",)}),)}
     )
@@ -198,3 +204,22 @@ def test_the_interval_is_of_the_summed_windows() -> None:
         }
     )
     assert interval_of(few, found) is None
+
+
+def test_a_format_is_the_one_that_was_measured_whatever_kernel_the_device_chose() -> None:
+    asked = formats_of(MixedOptions.model_validate({"budget": "8 bits", "from": ["int4-g32"]}))[0]
+    held = precisions()[asked.name]
+    changed = held.for_device(options_of(asked), "cuda", bf16=True)
+    assert changed
+    placed = asked.model_copy(update={"options": {**asked.options, **changed}})
+    known = drawn(0)
+    units = [
+        one.model_copy(update={"costs": {"int4-g32": Cost(bytes=1, kl=0.1)}}) for one in known.units
+    ]
+    known = known.model_copy(update={"formats": {"int4-g32": placed}, "units": tuple(units)})
+    _, found = find_mix(mix("12 bits", **{"from": ["int4-g32"]}), shape(), known)
+    assert "int4-g32" in found.units.values()
+    other = placed.model_copy(update={"options": {**placed.options, "group": 64}})
+    known = known.model_copy(update={"formats": {"int4-g32": other}})
+    with pytest.raises(MeasurementError, match="say nothing of int4-g32"):
+        find_mix(mix("12 bits", **{"from": ["int4-g32"]}), shape(), known)
