@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.compare.recommend.budget import Budget
+from qbench.compare.recommend.choices import choices
+from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.core.page import Chart, Charts, Heading, Table, Words
 from qbench.core.record import Metric
@@ -171,6 +174,14 @@ def test_what_longer_prompts_change_is_told_over_their_length() -> None:
     assert found.title.startswith("KL mean on answers, by prompt tokens: asked, answers of at most")
     assert found.lengths == (64, 512)
     assert [figure.value for figure in found.rows[1][1]] == [0.0064, 0.0512]
+
+
+def test_a_limit_on_kl_holds_for_answers_too() -> None:
+    sizes = {"fp32": 4e6, "int8": 2e6, NAME: 1e6}
+    held = [make_record(cell, "footprint", {"memory.static": size}) for cell, size in sizes.items()]
+    found = recommend(choices(table_of(*three(), *held), Budget(max_kl=0.02)))
+    standings = {one.cell.label: one.standing for one in found.candidates}
+    assert standings == {"fp32": "meets", "int8": "recommended", NAME: "fails"}
 
 
 def test_kl_is_told_by_place_in_the_answer() -> None:
