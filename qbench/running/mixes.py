@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.sensitivities import summed_kl
+from qbench.compare.summed_kl import summed_kl
 from qbench.core.errors import MeasurementError
 from qbench.core.spec import StaticBytes
 from qbench.plan.device_options import on_device

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from qbench.compare.sensitivities import summed_kl
+from qbench.compare.summed_kl import summed_kl
 from qbench.core.spec import PrecisionRef
 from qbench.precisions.mixed.sensitivities import Cost, Sensitivities, Unit
 

@@ -23,6 +23,7 @@ from qbench.precisions.mixed.sensitivities import (
     has_sensitivities,
     read_sensitivities,
 )
+from qbench.sources.bundled import bundled_models, bundled_texts
 from tests.measures import naive_perplexity as naive
 from tests.measures.test_quality import make_text, write_text
 from tests.precisions.naive_integers import quantize
@@ -159,6 +160,23 @@ def test_each_unit_costs_what_a_naive_loop_finds(
     assert read_sensitivities(KEY) == found
     assert outcome.details["whole_forwards"] is None
     assert outcome.details["inexact_blocks"] == []
+
+
+@pytest.mark.slow
+def test_the_bundled_model_costs_what_a_naive_loop_finds() -> None:
+    folder = bundled_models()["tiny-mistral"]
+    loaded = load_fresh(folder, "fp32")
+    path = bundled_texts()["stdlib-calibration"]
+    item = make_item(loaded, path, by="kind", window=64, limit=3)
+    outcome = MEASUREMENT.measure(loaded, item)
+    text = path.read_text(encoding="utf-8")
+    tokens, bos = naive.text_ids(folder, text), naive.bos_id(folder)
+    windows = [[bos, *tokens[at * 63 : (at + 1) * 63]] for at in range(3)]
+    reference = Naive(loaded.model, windows).log_p()
+    for unit in table_of(outcome).units:
+        for name in ("nf4", "int8-wo"):
+            sums = Naive(held_naively(loaded.model, unit.layers, name), windows).kl(reference)
+            assert unit.costs[name].kl == pytest.approx(math.fsum(sums) / (3 * 63), abs=5e-7)
 
 
 def test_units_by_block_and_kind(cells: TinyCells, tmp_path: Path) -> None:
