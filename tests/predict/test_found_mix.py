@@ -219,7 +219,7 @@ def test_a_format_is_the_one_that_was_measured_whatever_kernel_the_device_chose(
     known = known.model_copy(update={"formats": {"int4-g32": placed}, "units": tuple(units)})
     # Layers so narrow stay as they are beside the packed kernel.
     assert find_mix(mix("16 bits", **{"from": ["int4-g32"]}), shape(), known)
-    other = placed.model_copy(update={"options": {**placed.options, "group": 64}})
+    other = asked.model_copy(update={"options": {**asked.options, "dtype": "fp16"}})
     known = known.model_copy(update={"formats": {"int4-g32": other}})
     with pytest.raises(MeasurementError, match="say nothing of int4-g32"):
         find_mix(mix("16 bits", **{"from": ["int4-g32"]}), shape(), known)
