@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from contextlib import contextmanager
@@ -236,6 +237,32 @@ def test_a_chat_gets_messages_and_whether_to_think(place: Workplace, tmp_path: P
     with address(of_text("hm")) as (url, _):
         outcome = take(place, servers=[{"address": url, "cells": "fp32"}], **asked)
     assert f"{LIMIT} of {LIMIT} answers to own hold no </think>" in outcome.warnings[0]
+
+
+def test_a_template_that_is_put_on_here_begins_with_no_second_first_token(
+    place: Workplace, tmp_path: Path
+) -> None:
+    model = tmp_path / "talker"
+    shutil.copytree(TINY, model)
+    (model / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if enable_thinking %}[thinks]{% endif %}"
+    )
+    talker = Workplace(place.folder, model)
+    own = place.write("own.yaml", _task(tmp_path))
+    asked: dict[str, Any] = {
+        "names": "own",
+        "include": str(own.parent),
+        "chat_template": True,
+        "thinking": True,
+        "think_end_token": "</think>",
+    }
+    with address(of_text("hm</think> x")) as (url, heard):
+        take(talker, servers=[{"address": url, "cells": "fp32"}], **asked)
+    first = json.loads(_lines()[0])["context"]
+    prompts = [body["prompt"] for body in heard.bodies]
+    assert f"[user]{first}[thinks]" in prompts
+    assert not [prompt for prompt in prompts if "<s>" in prompt]
 
 
 def _lines() -> list[str]:
