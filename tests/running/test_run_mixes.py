@@ -20,6 +20,7 @@ from qbench.precisions.mixed.sensitivities import (
 from qbench.running.loading import load
 from qbench.running.mixes import held_against_budget, settled
 from tests.inline_runs import failing, good, pretended, run_inline
+from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,3 +231,46 @@ def test_processes_that_build_the_model_themselves_build_the_mix(workplace: Work
     own = [one.details["loaded"]["mix"] for one in started if one.cell.label == "mix"]
     assert own
     assert {tuple(one["units"].items()) for one in own} == {tuple(units.items())}
+
+
+@pytest.mark.slow
+def test_on_another_text_it_beats_every_uniform_format_of_the_same_bytes(
+    workplace: Workplace,
+) -> None:
+    """Of a model made here: mixes within the bytes that each format takes, found on half a text."""
+    place = workplace
+    make_tiny_model(place.folder / "model", "llama", layers=3, seed=5, tied=True)
+    words = (place.folder / "text.txt").read_text(encoding="utf-8").replace("add_", "sum_of_")
+    place.write("other.txt", words * 2)
+    formats = ("fp4", "nf4", "int4-g32", "fp8", "int8-wo")
+    own = {"fp4": "compute_dtype", "nf4": "compute_dtype"}
+    uniform = [f"  - {{{one}: {{{own.get(one, 'dtype')}: fp32}}, name: {one}}}" for one in formats]
+    plain = "\n".join(
+        [
+            "models: [model]\nreference: fp32\nprecisions:\n  - fp32",
+            *uniform,
+            "measure:\n  footprint:\n  quality: {text: other.txt, window: 32}\n",
+        ]
+    )
+    place.write("suite.yaml", plain)
+    run_inline(place)
+    sizes = {one: of(place, one, "footprint").value("memory.static") for one in formats}
+    mixes = [
+        f"  - {{name: as-{one}, mixed: {{budget: {size:.0f} B, dtype: fp32,"
+        f" from: [{', '.join(formats)}]}}}}\n"
+        for one, size in sizes.items()
+    ]
+    found = plain.replace("measure:", f"{''.join(mixes)}measure:")
+    place.write("suite.yaml", f"{found}{MEASURED}")
+    run_inline(place)
+    kl = {
+        label: of(place, label, "quality").value("kl.mean") or 0.0
+        for one in formats
+        for label in (one, f"as-{one}")
+    }
+    for one, size in sizes.items():
+        assert (of(place, f"as-{one}", "footprint").value("memory.static") or 0) <= (size or 0)
+        # Where nothing else fits, it is that format itself.
+        assert kl[f"as-{one}"] <= kl[one]
+    assert kl["as-fp4"] < 0.9 * kl["fp4"]
+    assert kl["as-fp8"] < 0.9 * kl["fp8"]
