@@ -139,7 +139,7 @@ def find_series(record: Record, metric: str, value: float) -> Series | None:
     named = tuple(str(one) for one in ids) if isinstance(ids, list | tuple) else None
     if paired is not None:
         sums, weights = record.series.get(paired.series), record.series.get(paired.weights)
-        if not sums or not weights or len(sums) != len(weights) or _absurd(sums, weights):
+        if not sums or not weights or len(sums) != len(weights) or absurd(sums, weights):
             return None
         if not (min(weights) >= 0 and 1 / _LARGEST < sum(weights) < math.inf):
             return None
@@ -180,7 +180,7 @@ def _of_items(
         named = tuple(named[at] for at in places)
     for name in (f"item_{metric.rpartition('.')[2]}", "item_correct"):
         scores = record.series.get(name)
-        if not scores or _absurd(scores) or (named is not None and len(named) != len(scores)):
+        if not scores or absurd(scores) or (named is not None and len(named) != len(scores)):
             continue
         ones = (1.0,) * len(scores)
         known = len(own) == len(scores) and all(isinstance(one, int) for one in own)
@@ -212,7 +212,7 @@ def documents_of(record: Record, windows: int) -> tuple[int, ...] | None:
     return tuple(map(int, found)) if FEWEST_UNITS <= len(set(found)) < windows else None
 
 
-def _absurd(*columns: Sequence[float]) -> bool:
+def absurd(*columns: Sequence[float]) -> bool:
     """Whether their squares would be 0 or infinite: no loss, score or count of tokens is such."""
     sizes = [abs(one) for values in columns for one in values]
     return any(_LARGEST < one < math.inf or 0 < one < 1 / _LARGEST for one in sizes)

@@ -23,6 +23,7 @@ from qbench.report.overview_table import overview_table, what_it_shows
 from qbench.report.recommendation import terminal_lines, tuned_line
 from qbench.report.rehearsals import BANNER, is_rehearsal
 from qbench.report.report_page import NO_RECORDS
+from qbench.report.sensitivity import sensitivity_overview
 from qbench.report.serving import serving_overview
 from qbench.report.summary import passed_over
 
@@ -57,6 +58,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         parts += cold_start_overview(table)
         parts += serving_overview(table)
         parts += chat_parts(table)
+        parts += sensitivity_overview(table)
         parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))

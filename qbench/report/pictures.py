@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.items import items, text_titles
-from qbench.core.page import Charts, Heading, Words
+from qbench.core.page import Heading, Words
 from qbench.report.charts.confidence import confidence_chart
 from qbench.report.charts.divergence import divergence_charts
 from qbench.report.charts.latency import latency_chart
@@ -16,6 +15,7 @@ from qbench.report.charts.over_length import length_charts
 from qbench.report.charts.roofline import roofline_chart
 from qbench.report.charts.serving import serving_charts
 from qbench.report.charts.tasks import task_charts
+from qbench.report.charts.together import group_of
 from qbench.report.charts.weight_error import weight_error_charts
 from qbench.report.cold_start import TITLE as COLD_START
 from qbench.report.cold_start import cold_start_charts
@@ -32,10 +32,8 @@ from qbench.report.serving import TITLE as SERVING
 from qbench.report.tasks import task_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from qbench.compare.selection import TableRecords
-    from qbench.core.page import Chart, Part
+    from qbench.core.page import Part
 
 
 def picture_parts(records: TableRecords) -> list[Part]:
@@ -44,7 +42,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
     decoded = text_titles(items(records, DECODED))
     points = items(records, "latency").values()
     return [
-        *_group(
+        *group_of(
             "Divergence from the reference",
             (
                 chart
@@ -55,7 +53,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
                 )
             ),
         ),
-        *_group(
+        *group_of(
             "Divergence of decoded positions from the reference",
             (
                 chart
@@ -66,17 +64,19 @@ def picture_parts(records: TableRecords) -> list[Part]:
                 )
             ),
         ),
-        *_group(NEEDLES, needle_charts(needle_grids(records))),
-        *_group("Tasks", (chart for table in task_tables(records) for chart in task_charts(table))),
-        *_group(
+        *group_of(NEEDLES, needle_charts(needle_grids(records))),
+        *group_of(
+            "Tasks", (chart for table in task_tables(records) for chart in task_charts(table))
+        ),
+        *group_of(
             "Latency of each process",
             (latency_chart(records, point, kind) for point in points for kind in TIMED),
         ),
-        *_group(OVER_LENGTH, length_charts(over_length(records))),
-        *_group(COLD_START, cold_start_charts(records)),
-        *_group(SERVING, serving_charts(records)),
+        *group_of(OVER_LENGTH, length_charts(over_length(records))),
+        *group_of(COLD_START, cold_start_charts(records)),
+        *group_of(SERVING, serving_charts(records)),
         *_roofline(records),
-        *_group(
+        *group_of(
             "Memory by kind, and as it was predicted",
             (static_chart(records.cells), *peak_charts(records.every, predicted_table(records))),
         ),
@@ -87,19 +87,7 @@ def picture_parts(records: TableRecords) -> list[Part]:
 def _roofline(records: TableRecords) -> list[Part]:
     """The picture, or why there is none where limits were measured."""
     found = roofline(records)
-    drawn = _group(ROOFLINE, [roofline_chart(found)])
+    drawn: list[Part] = [*group_of(ROOFLINE, [roofline_chart(found)])]
     if drawn or not found.lacking:
         return drawn
     return [Heading(ROOFLINE, 3), Words(f"There is no picture: {'; '.join(found.lacking)}.")]
-
-
-def _group(title: str, charts: Iterable[Chart | None]) -> list[Part]:
-    drawn = [chart for chart in charts if chart is not None]
-    captions = {chart.caption for chart in drawn}
-    if not drawn:
-        return []
-    if len(captions) > 1:
-        return [Charts(tuple(drawn), title=title)]
-    # what all of them say is said once
-    plain = tuple(replace(chart, caption="") for chart in drawn)
-    return [Charts(plain, captions.pop(), title=title)]

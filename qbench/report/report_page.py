@@ -46,6 +46,7 @@ from qbench.report.predicted import predicted_parts
 from qbench.report.recommendation import recommended_parts, what_to_run
 from qbench.report.rehearsals import BANNER, is_rehearsal, rehearsal_notes
 from qbench.report.roofline import HOW_TO_READ
+from qbench.report.sensitivity import sensitivity_parts
 from qbench.report.serving import serving_overview
 from qbench.report.summary import passed_over, summarise
 from qbench.report.together import together_parts
@@ -111,6 +112,7 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += serving_overview(table, 3)
         charts = tuple(chat_charts(table))
         parts += chat_parts(table, 3, [Charts(charts)] if charts else [], whole=True)
+        parts += sensitivity_parts(table)
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)

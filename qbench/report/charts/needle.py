@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.page import Chart
 from qbench.core.units import counted
 from qbench.report.charts.axes import rounded, tooltip
+from qbench.report.charts.heat_map import DARKEST, PALEST, ordinal, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,8 +20,6 @@ MOST_PICTURES = 24
 _ROW = 26
 _MOST_WRITTEN = 10
 """Lengths up to which there is room to write the share into each tile."""
-_MOST_SHADE = 0.55
-"""The number on a tile must be read, in the light and in the dark."""
 
 
 def needle_charts(grids: Sequence[Grid]) -> Iterator[Chart]:
@@ -42,29 +41,16 @@ def _chart(grid: Grid, cell: CellRecords, found: dict[tuple[int, float], float])
         for (length, depth), share in sorted(found.items())
     ]
     places: dict[str, Any] = {
-        "x": _ordinal("length", "tokens", [f"{length:,}" for length in grid.lengths]),
-        "y": _ordinal("depth", "depth", [f"{depth:g} %" for depth in grid.depths]),
+        "x": ordinal("length", "tokens", [f"{length:,}" for length in grid.lengths]),
+        "y": ordinal("depth", "depth", [f"{depth:g} %" for depth in grid.depths]),
         "tooltip": tooltip({"length": "tokens", "depth": "depth", "percent": "found (%)"}),
     }
     shade: dict[str, Any] = {
         "field": "share",
         "type": "quantitative",
-        "scale": {"domain": [0, 1], "range": [0.03, _MOST_SHADE]},
+        "scale": {"domain": [0, 1], "range": [PALEST, DARKEST]},
         "legend": None if written else {"title": "share found"},
     }
-    layers: list[dict[str, Any]] = [
-        {
-            "mark": {"type": "rect", "fill": "var(--c1)", "stroke": "var(--line)"},
-            "encoding": {**places, "fillOpacity": shade},
-        }
-    ]
-    if written:
-        layers.append(
-            {
-                "mark": {"type": "text", "fill": "var(--ink)", "fontSize": 11},
-                "encoding": {**places, "text": {"field": "percent", "type": "nominal"}},
-            }
-        )
     mean = sum(found.values()) / len(found)
     name = f"{cell.label} (reference)" if cell.reference else cell.label
     told = "In each tile the percent that were found." if written else ""
@@ -72,12 +58,7 @@ def _chart(grid: Grid, cell: CellRecords, found: dict[tuple[int, float], float])
         f"{name}: {grid.name}",
         f"Share of the needles that {cell.label} found at {counted(len(grid.lengths), 'length')}"
         f" and {counted(len(grid.depths), 'depth')}: {100 * mean:.0f} % of all.",
-        {"data": {"values": rows}, "height": {"step": _ROW}, "layer": layers},
+        tiles(rows, places, shade, "percent" if written else None, step=_ROW),
         f"{counted(grid.needles, 'needle')} at each length and depth, the same ones in every cell."
         f" {told}",
     )
-
-
-def _ordinal(field: str, title: str, order: Sequence[str]) -> dict[str, Any]:
-    axis = {"title": title, "labelAngle": 0, "ticks": False, "domain": False}
-    return {"field": field, "type": "ordinal", "sort": list(order), "axis": axis}

@@ -14,6 +14,7 @@ from tests.record_factory import make_metric, make_record
 from tests.report.charts.specs import charts_of, values
 from tests.report.html.browser import find_chromium, show
 from tests.report.test_needle_tables import needles
+from tests.sensitivity_records import of_reference
 from tests.tuned_records import finetune_records
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def test_each_row_of_each_picture_is_drawn(tmp_path: Path) -> None:
         *_cell("fp32", 0.0),
         *_cell("int8", 0.001),
         *_cell(NAME, 0.02),
+        of_reference({"nf4": {NAME: 0.1, "a.0.b": None, "a.1.b": 0.01}}),
         *finetune_records((0, 1)),
     ]
     page = report_page(records)
