@@ -22,6 +22,9 @@ from qbench.cli import (
     explain as cli_explain,
 )
 from qbench.cli import (
+    export as cli_export,
+)
+from qbench.cli import (
     fit as cli_fit,
 )
 from qbench.cli import (
@@ -240,6 +243,7 @@ app.command(epilog="Example: qbench gate suites/quickstart.yaml --baseline resul
 )
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
 app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
+app.add_typer(cli_export.app, name="export")
 app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(
     cli_explain.explain
 )

@@ -112,6 +112,10 @@ class Plan:
             )
         ]
 
+    def job_of(self, cell: PlannedCell) -> Job:
+        """What builds the model of one of the cells, and measures nothing of it."""
+        return self._job(cell, ())
+
     def skipped(self) -> list[tuple[Job, str]]:
         """What cannot be taken here, cells or items of them, as jobs not run, with the reason."""
         skipped = []

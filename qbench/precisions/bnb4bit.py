@@ -135,20 +135,22 @@ class FourBit(LibraryWeights, Precision):
 
     def load(self, checkpoint: Checkpoint, options: FourBitOptions) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
-        from transformers import BitsAndBytesConfig
-
         model = load_pretrained(
-            checkpoint,
-            dtype=options.rest,
-            quantization=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=self.quant_type,
-                bnb_4bit_use_double_quant=self.double_quant,
-                bnb_4bit_compute_dtype=torch_type(options.compute_dtype),
-            ),
+            checkpoint, dtype=options.rest, quantization=self.library_config(options)
         )
         keep_codes(model)
         return model
+
+    def library_config(self, options: FourBitOptions) -> Any:
+        """Bitsandbytes' own."""
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.quant_type,
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=torch_type(options.compute_dtype),
+        )
 
     def hold_layer(self, name: str, layer: nn.Linear, options: FourBitOptions) -> nn.Module:
         """As transformers has bitsandbytes make it."""

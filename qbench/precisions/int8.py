@@ -103,15 +103,15 @@ class Int8(LibraryWeights, Precision):
 
     def load(self, checkpoint: Checkpoint, options: Int8Options) -> PreTrainedModel:
         """Quantizes the checkpoint layer by layer while loading it."""
+        return load_pretrained(
+            checkpoint, dtype=options.dtype, quantization=self.library_config(options)
+        )
+
+    def library_config(self, options: Int8Options) -> Any:
+        """Bitsandbytes' own."""
         from transformers import BitsAndBytesConfig
 
-        return load_pretrained(
-            checkpoint,
-            dtype=options.dtype,
-            quantization=BitsAndBytesConfig(
-                load_in_8bit=True, llm_int8_threshold=options.threshold
-            ),
-        )
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options.threshold)
 
     def hold_layer(self, name: str, layer: nn.Linear, options: Int8Options) -> nn.Module:
         """As transformers has bitsandbytes make it."""

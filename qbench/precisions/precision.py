@@ -165,6 +165,14 @@ class Precision(ABC):
         """
         raise NotImplementedError(f"{self.name} does not hold single layers")
 
+    def library_config(self, options: Any) -> Any | None:
+        """What transformers is told so that its library holds layers exactly so.
+
+        A configuration of bitsandbytes or torchao, by which a checkpoint of such layers is loaded;
+        None where no library has one.
+        """
+        return None
+
     def in_mix(self, options: Any) -> Any:
         """The options where only some layers of a model are held in it: of linear layers alone."""
         return options

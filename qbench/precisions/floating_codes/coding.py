@@ -72,6 +72,10 @@ class Coding(ABC):
         """Whether rows of inputs share a scale."""
         return False
 
+    def library_config(self, options: Any) -> Any | None:
+        """Torchao's configuration of weights alone that it multiplies itself; None: it has none."""
+        return None
+
     def fits(self, width: int) -> bool:
         """Whether a row of that width falls into whole blocks."""
         return self.block is None or width % self.block == 0

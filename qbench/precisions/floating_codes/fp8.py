@@ -76,6 +76,12 @@ class Fp8(Coding):
             }
         return Float8Tensor(codes.qdata, codes.scale, codes.block_size, dtype=dtype, **more)
 
+    def library_config(self, options: Fp8Options) -> Any | None:
+        """Of a scale a row."""
+        from torchao.quantization import Float8WeightOnlyConfig
+
+        return None if options.granularity == "tensor" else Float8WeightOnlyConfig()
+
     def products(self, options: Fp8Options) -> Products:
         """Codes in fp32, these times their scales, then in the type."""
         return Products(

@@ -177,6 +177,10 @@ class FloatingCodes(LibraryWeights, Precision):
             return layer
         return emulate(layer, partial(coding.round_inputs, options=options) if rounds else None)
 
+    def library_config(self, options: FloatingCodesOptions) -> Any | None:
+        """Torchao's own, of weights alone that it multiplies itself."""
+        return None if options.activations != "none" else self.coding.library_config(options)
+
     def verify(self, model: PreTrainedModel, options: FloatingCodesOptions) -> Verification:
         """Every layer that fits holds codes and scales of this format, and computes with them."""
         from torch import nn

@@ -186,6 +186,12 @@ class Integer(LibraryWeights, Precision):
             if options.kernel == "packed":
                 pack_layer(layer)
 
+    def library_config(self, options: IntegerOptions) -> Any | None:
+        """Torchao's own, where it rounds to nearest levels."""
+        from qbench.precisions.integer.config import torchao_config
+
+        return None if options.calibrates else torchao_config(options)
+
     def unmixable(self, options: IntegerOptions) -> str | None:
         """What is calibrated sees the inputs of a model that is floating as a whole."""
         if not options.calibrates:

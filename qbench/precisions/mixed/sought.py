@@ -54,6 +54,13 @@ def allowed_bytes(budget: str, shape: ModelShape) -> Allowed:
     return Allowed(math.floor(Fraction(repr(bits)) * weights / 8), weights)
 
 
+def is_mix(ref: PrecisionRef) -> bool:
+    """Whether its layers are held in what a map of them says, given or found."""
+    from qbench.precisions import options_of
+
+    return isinstance(options_of(ref), MixedOptions)
+
+
 def is_sought(ref: PrecisionRef) -> bool:
     """Whether it is a mix that is found from measured sensitivities first."""
     from qbench.precisions import options_of

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.measures.loaded import LoadedModel
+    from qbench.plan.job import Job
 
 
 def build(job_file: Path, phase: Callable[[str], None]) -> LoadedModel:
@@ -27,10 +28,15 @@ def build(job_file: Path, phase: Callable[[str], None]) -> LoadedModel:
     prepare_process()
     phase("import")
     from qbench.plan.job import Job
+
+    return built(Job.model_validate(json.loads(job_file.read_text(encoding="utf-8"))), phase)
+
+
+def built(job: Job, phase: Callable[[str], None]) -> LoadedModel:
+    """The same of a job, in a process that was prepared."""
     from qbench.running.loading import load
     from qbench.running.worker import check_layers, compute_in_full
 
-    job = Job.model_validate(json.loads(job_file.read_text(encoding="utf-8")))
     compute_in_full()
     loaded = load(job, phase)
     check_layers(loaded.verification)

@@ -1,0 +1,102 @@
+"""A mix as a checkpoint that transformers loads, where a library has a form for it.
+
+    torchao         a configuration for each layer by its name (`FqnToConfig`): its formats may be
+                    mixed with one another
+    bitsandbytes    one format, and the names of the layers that are left out of it
+
+The files hold the codes of the loaded model as they are: nothing is quantized again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.errors import UsageError
+from qbench.precisions.mixed.layers import by_member
+from qbench.precisions.verification import first_few, head_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from qbench.core.spec import PrecisionRef
+    from qbench.precisions.mixed.options import MixedOptions
+
+
+def write_checkpoint(
+    model: PreTrainedModel, options: MixedOptions, held_in: Mapping[str, str], folder: Path
+) -> str:
+    """Writes weights and configuration of a loaded mix; returns the name of the library.
+
+    `held_in` has the label of what each linear layer was found to be held in.
+
+    The model is good for nothing else afterwards. Raises `UsageError` where no library has a form
+    for the mix, with the layers that it lacks one for.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    config = _configuration(model, options, held_in)
+    kept: Any = model
+    kept.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=True)
+    kept.config.quantization_config = config
+    kept.save_pretrained(str(folder))
+    return str(config.quant_method.value)
+
+
+def _configuration(
+    model: PreTrainedModel, options: MixedOptions, held_in: Mapping[str, str]
+) -> Any:
+    """What config.json is to say of the layers, as transformers' own object."""
+    from transformers import BitsAndBytesConfig
+
+    from qbench.precisions import is_quantized, options_of, precisions
+
+    coded = {
+        one: held
+        for one, names in by_member(held_in, options).items()
+        if is_quantized(one) and (held := [name for name in names if held_in[name] == one.label])
+    }
+    if not coded:
+        raise UsageError(
+            "no layer of the mix is quantized, so that the model's own checkpoint says all of it;"
+            " export one whose map names a quantized format"
+        )
+    configs: dict[PrecisionRef, Any] = {
+        one: precisions()[one.name].library_config(options_of(one)) for one in coded
+    }
+    lacking = [one for one, config in configs.items() if config is None]
+    if lacking:
+        labels = ", ".join(one.label for one in lacking)
+        raise UsageError(
+            f"no checkpoint of transformers' holds single layers in {labels}"
+            f" ({first_few([name for one in lacking for name in coded[one]])}): neither torchao nor"
+            " bitsandbytes has a configuration for them; mix formats of torchao, or one of"
+            " bitsandbytes with the floating type"
+        )
+    whole = [one for one, config in configs.items() if isinstance(config, BitsAndBytesConfig)]
+    if not whole:
+        return _of_torchao(coded, configs)
+    if len(configs) > 1:
+        raise UsageError(
+            f"the mix holds layers in {', '.join(one.label for one in configs)}, and bitsandbytes'"
+            " configuration names one format, with the layers that are left out of it: leave"
+            f" {whole[0].label} as the only quantized format, or mix formats of torchao"
+        )
+    config = configs[whole[0]]
+    left = [name for name in held_in if name not in coded[whole[0]]]
+    config.llm_int8_skip_modules = [*left, *head_name(model)]
+    return config
+
+
+def _of_torchao(
+    coded: Mapping[PrecisionRef, list[str]], configs: Mapping[PrecisionRef, Any]
+) -> Any:
+    """Each layer by its name; what is not named stays as it is."""
+    from torchao.quantization import FqnToConfig
+    from transformers import TorchAoConfig
+
+    by_name = OrderedDict((name, configs[one]) for one, names in coded.items() for name in names)
+    return TorchAoConfig(quant_type=FqnToConfig(by_name))
