@@ -16,6 +16,7 @@ from qbench.precisions.mixed.sensitivities import (
     keep_sensitivities,
     read_sensitivities,
 )
+from qbench.sources.sealed import seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,4 +57,14 @@ def test_a_table_that_is_gone_or_changed_is_not_believed(tmp_path: Path) -> None
     file.write_text(file.read_text().replace("0.012", "0.001"))
     assert not has_sensitivities("a1")
     with pytest.raises(MeasurementError, match="not what was written"):
+        read_sensitivities("a1")
+
+
+def test_a_table_of_another_version_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sensitivities" / "a1"
+    folder.mkdir(parents=True)
+    (folder / "sensitivities.json").write_text('{"rest": "bf16", "blocks": []}')
+    seal(folder, "a1")
+    assert not has_sensitivities("a1")
+    with pytest.raises(MeasurementError, match="another version of qbench wrote it"):
         read_sensitivities("a1")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from qbench.core.cache import cache_folder
 from qbench.core.errors import MeasurementError
@@ -77,19 +77,30 @@ def keep_sensitivities(key: str, found: Sensitivities) -> None:
 
 def has_sensitivities(key: str) -> bool:
     """Whether the table is there, and is what was kept."""
-    return broken_seal(_folder(key), key) is None
+    return not isinstance(_found(key), str)
 
 
 def read_sensitivities(key: str) -> Sensitivities:
     """The table under the key of its record; raises `MeasurementError` where it is not whole."""
+    found = _found(key)
+    if isinstance(found, str):
+        raise MeasurementError(
+            f"{_folder(key)}: no table of sensitivities ({found}): the reference's sensitivity was"
+            " not measured, as its record says, or could not be kept; run the suite again"
+        )
+    return found
+
+
+def _found(key: str) -> Sensitivities | str:
+    """The table, or what is wrong with it."""
     folder = _folder(key)
     damage = broken_seal(folder, key)
     if damage is not None:
-        raise MeasurementError(
-            f"{folder}: no table of sensitivities ({damage}): the reference's sensitivity was not"
-            " measured, as its record says, or could not be kept; run the suite again"
-        )
-    return Sensitivities.model_validate_json((folder / _FILE).read_bytes())
+        return damage
+    try:
+        return Sensitivities.model_validate_json((folder / _FILE).read_bytes())
+    except ValidationError:
+        return "another version of qbench wrote it"
 
 
 def _folder(key: str) -> Path:
