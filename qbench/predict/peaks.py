@@ -15,6 +15,7 @@ from qbench.finetune.targets import target_names
 from qbench.precisions import options_of, precisions, products_of
 from qbench.precisions.computing import compute_type
 from qbench.precisions.kv_cache import kv_cache_named
+from qbench.precisions.mixed.sought import is_sought
 from qbench.precisions.storage import static_bytes
 from qbench.predict.cached_decoder import Adapter
 from qbench.predict.inference import HeldModel, predict_inference, predict_scoring
@@ -107,6 +108,8 @@ def work_peak(
     """The peak of some work of a cell that is no training; the arguments are `predicted_peak`'s."""
     kind = "cuda" if device.startswith("cuda") else "cpu"
     phase = "scoring" if isinstance(work, Scoring) else "prefill"
+    if is_sought(cell.precision):
+        return Peak(phase, reason="which layer is held in what is still to be found", device=kind)
     config, reason = config_of(model)
     decoder, reason = (None, reason) if config is None else decoder_shape(config)
     static = predicted_bytes(cell, model)

@@ -121,6 +121,9 @@ def test_before_it_is_found_its_bytes_are_the_most_it_may_take(
     assert taken == pytest.approx(most[1], rel=1e-4)
     assert taken <= most[1]
     assert f"bytes are the most that {budget} allow" in words(plan, tmp_path)
+    assert "peak not known: mix: which layer is held in what is still to be found" in words(
+        plan, tmp_path
+    )
 
 
 def keep_table(plan: Plan) -> None:
