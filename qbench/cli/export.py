@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 EXAMPLES = (
-    "Examples: qbench export mix suites/mixes.yaml mix-4.5-bits --to my-mix |"
+    "Examples: qbench export mix suites/mixes.yaml mixed-budget=4.5-bits --to my-mix |"
     " qbench run ./my-mix --quick"
 )
 
