@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.shared import FormatName, Output, Results, show
+from qbench.cli.shared import Output, Results, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,10 @@ def claims(
         ),
     ] = None,
     results: Results = Path("results"),
-    format_name: FormatName = "text",
+    format_name: Annotated[
+        str,
+        typer.Option("--format", help="text, markdown, html, json, csv, or what a plug-in adds."),
+    ] = "text",
     output: Output = None,
 ) -> None:
     """Say which claims of papers and sources hold in the records, and which do not."""

@@ -24,6 +24,16 @@ def definitions() -> Mapping[str, MetricDefinition]:
     return {one.name: one for each in measures().values() for one in each.metrics}
 
 
+@cache
+def taken_by() -> Mapping[str, frozenset[str]]:
+    """The measurements that take each metric, by its name."""
+    found: dict[str, set[str]] = {}
+    for name, each in measures().items():
+        for one in each.metrics:
+            found.setdefault(one.name, set()).add(name)
+    return {metric: frozenset(names) for metric, names in found.items()}
+
+
 def field_names(metric: str, params: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """What else a metric is called, with the item's own numbers: `pp512` for 512 prompt tokens.
 

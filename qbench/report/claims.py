@@ -12,7 +12,7 @@ from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.series_estimates import WHAT_INTERVALS_ARE_ABOUT, with_what_is_together
 from qbench.core.page import Column, Figure, Fold, Heading, Page, Row, Table, Words, bullets
 from qbench.core.units import counted
-from qbench.measures.field_names import definitions
+from qbench.measures.field_names import definitions, taken_by
 from qbench.report.claims_data import claims_data
 from qbench.report.claims_words import (
     figure_words,
@@ -67,7 +67,9 @@ class Held:
 def hold_against(claims: Sequence[Claim], tables: Sequence[TableRecords]) -> tuple[Held, ...]:
     """The claims held against each table, in the order of models, devices and suites."""
     ordered = sorted(tables, key=lambda one: (one.model, one.device, one.suite))
-    return tuple(Held(table, tuple(judge_claims(claims, table))) for table in ordered)
+    return tuple(
+        Held(table, tuple(judge_claims(claims, table, taken_by=taken_by()))) for table in ordered
+    )
 
 
 def claims_page(claims: Sequence[Claim], held: Sequence[Held], notes: Sequence[str] = ()) -> Page:

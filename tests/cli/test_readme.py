@@ -44,7 +44,7 @@ def commands() -> list[str]:
         lines = [
             line.split(" #")[0].strip()
             for block in blocks(text, "sh")
-            for line in block.splitlines()
+            for line in block.replace("\\\n", " ").splitlines()
         ]
         spans = re.findall(r"`(qbench [^`]+)`", text)
         found += [line for line in (*lines, *spans) if line.startswith("qbench ")]

@@ -19,7 +19,7 @@ from qbench.compare.speed import LEGEND, why_not_served
 from qbench.compare.variation import variation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from qbench.compare.claims.cells import Group
     from qbench.compare.claims.claim import Check
@@ -44,9 +44,16 @@ class Found:
 
 
 def find_all(
-    check: Check, table: TableRecords, sampling: Sampling
+    check: Check,
+    table: TableRecords,
+    sampling: Sampling,
+    taken_by: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[list[Found], str | None]:
-    """Every figure of a check in a table; and why there is none where there is none."""
+    """Every figure of a check in a table; and why there is none where there is none.
+
+    `taken_by` has the measurements of each metric: where no record holds one, only what failed of
+    these can be why.
+    """
     own = groups(table, check.of, check.metric)
     homes = _homes(table, check.metric)
     if not own:
@@ -65,7 +72,8 @@ def find_all(
         made = list(_of_group(check, (group, base), homes, sampling))
         found += made
         if not made:
-            reasons.append(_why_none(check, group, base, homes))
+            meant = homes.union((taken_by or {}).get(check.metric, ()))
+            reasons.append(_why_none(check, (group, base), homes, meant))
     return found, None if found else reasons[0]
 
 
@@ -209,23 +217,26 @@ def _alike(exact: Sequence[Difference]) -> Difference:
     return replace(exact[0], estimate=one_sample(values), method="Student's t over the seeds")
 
 
-def _why_none(check: Check, group: Group, base: Group | None, homes: set[str]) -> str:
+def _why_none(
+    check: Check, sides: tuple[Group, Group | None], homes: set[str], meant: set[str]
+) -> str:
     """Why there is no figure of a group at all."""
+    group, base = sides
     for side in (group, base):
         if side is not None and not _items(check, side, homes):
             where = json.dumps(check.at).replace('"', "") if check.at else ""
             told = f"no record of {side.name} holds {check.metric}{where and f' at {where}'}"
-            return "; ".join([told, *_failures(side)])
+            return "; ".join([told, *_failures(side, meant)])
     return f"the cells of {group.name} have no item of {check.metric} in common with the others"
 
 
-def _failures(group: Group) -> list[str]:
-    """What was asked of the cells and failed, each kind once."""
+def _failures(group: Group, meant: set[str]) -> list[str]:
+    """What was asked of the cells and failed of these measurements, each kind once."""
     failed = {
         record.item.measurement: f"{record.item.measurement} is {record.status}"
         f" ({record.reason or 'no reason given'})"
         for cell in group.cells
         for record in cell.records
-        if record.status != "ok"
+        if record.status != "ok" and record.item.measurement in meant
     }
     return list(failed.values())

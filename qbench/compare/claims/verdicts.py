@@ -22,7 +22,7 @@ from qbench.compare.estimates.estimates import Exact, holm
 from qbench.compare.estimates.power import units_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from qbench.compare.claims.claim import Claim, Range
     from qbench.compare.selection import TableRecords
@@ -66,11 +66,17 @@ class _Tested:
 
 
 def judge_claims(
-    claims: Sequence[Claim], table: TableRecords, sampling: Sampling | None = None
+    claims: Sequence[Claim],
+    table: TableRecords,
+    sampling: Sampling | None = None,
+    taken_by: Mapping[str, Collection[str]] | None = None,
 ) -> list[Judged]:
-    """What the records of a table say of each claim, in their order."""
+    """What the records of a table say of each claim, in their order.
+
+    `taken_by` has the measurements of each metric, for the reasons of those that are not there.
+    """
     sampling = sampling or Sampling()
-    tested = [_test(claim, table, sampling) for claim in claims]
+    tested = [_test(claim, table, sampling, taken_by) for claim in claims]
     holding = _adjusted([_all_inside(one) for one in tested])
     failing = _adjusted([_any_outside(one) for one in tested])
     return [
@@ -79,14 +85,19 @@ def judge_claims(
     ]
 
 
-def _test(claim: Claim, table: TableRecords, sampling: Sampling) -> _Tested:
+def _test(
+    claim: Claim,
+    table: TableRecords,
+    sampling: Sampling,
+    taken_by: Mapping[str, Collection[str]] | None,
+) -> _Tested:
     barred = _about_another(claim, table)
     if barred is not None:
         return _Tested(claim, (), missing=barred)
     figures: list[Found] = []
     missing: list[str] = []
     for check in claim.checks:
-        found, why = find_all(check, table, sampling)
+        found, why = find_all(check, table, sampling, taken_by)
         figures += [one for one in found if not isinstance(one.figure, Gap)]
         missing += [one.figure.reason for one in found if isinstance(one.figure, Gap)]
         missing += [why] if why else []

@@ -169,6 +169,19 @@ class TestNotTestable:
         assert found.verdict == "not testable"
         assert "oom (no room)" in found.reason
 
+    def test_what_failed_elsewhere_is_no_reason(self) -> None:
+        records = texts(-0.02)
+        other = records[2].item.model_copy(update={"measurement": "completion"})
+        failed = records[2].model_copy(
+            update={"item": other, "status": "skipped", "reason": "no data", "metrics": ()}
+        )
+        check = perplexity({"below": 0}) | {"metric": "kl.mean"}
+        (table,) = select([*records, failed]).tables
+        (found,) = judge_claims([claim(check)], table, taken_by={"kl.mean": {"quality"}})
+        assert found.reason == "no record of nf4 holds kl.mean"
+        (found,) = judge_claims([claim(check)], table, taken_by={"kl.mean": {"completion"}})
+        assert found.reason == "no record of nf4 holds kl.mean; completion is skipped (no data)"
+
     def test_a_speed_that_is_emulated(self) -> None:
         seconds = [0.010, 0.011, 0.010, 0.011, 0.0105]
         records = [*latency("bf16", seconds), *latency("mxfp4", seconds)]
