@@ -125,6 +125,18 @@ def difference(
     base = find_series(theirs[0], metric, values[1])
     if own is None or base is None:
         return _unknown(values[0], values[1], metric, relative=relative)
+    return change_of(own, base, values, relative=relative, sampling=sampling)
+
+
+def change_of(
+    own: Series,
+    base: Series,
+    values: tuple[float, float],
+    *,
+    relative: bool,
+    sampling: Sampling,
+) -> Difference:
+    """The change from the figure of `base` to that of `own`; `values` are the two figures."""
     pair = pair_up(own, base)
     if pair is None:
         reason = f"the {own.unit} of the two sides are not the same ones"

@@ -18,6 +18,7 @@ from qbench.report.decoded import DECODED, decoded_table
 from qbench.report.field_names import with_field_names
 from qbench.report.figures import NO_VALUE, NOT_MEASURED, finite_value, pool
 from qbench.report.generations import generation_tables
+from qbench.report.interactions import joint_tables
 from qbench.report.kernels import kernel_tables
 from qbench.report.latency import TIMED, latency_table
 from qbench.report.mix_table import mix_table
@@ -47,6 +48,7 @@ TABLED = frozenset(
         "quality",
         "decoded",
         NEEDLE,
+        "sensitivity",
         "chat",
         "weight_error",
         "generation",
@@ -148,6 +150,7 @@ def detail_tables(records: TableRecords) -> list[Table]:
             divergence_quantiles(records, slug, CHAT, text)
             for slug, text in chat_titles(records).items()
         ),
+        *joint_tables(records),
         *_divergence_tables(records),
         weight_error_table(records),
         *task_tables(records),

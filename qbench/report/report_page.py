@@ -38,6 +38,7 @@ from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.forward import forward_parts
 from qbench.report.generations import generation_parts
+from qbench.report.interactions import interaction_parts
 from qbench.report.kernels import kernel_parts
 from qbench.report.legend import definitions, explained, lacking_intervals, unlike_served_lines
 from qbench.report.little import little_measured
@@ -113,6 +114,7 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         charts = tuple(chat_charts(table))
         parts += chat_parts(table, 3, [Charts(charts)] if charts else [], whole=True)
         parts += sensitivity_parts(table)
+        parts += interaction_parts(table)
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)
