@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,5 +69,10 @@ def _read(text: str, units: Mapping[str, float]) -> float | None:
     if found is None or unit is None:
         return None
     number = float(found[1])
-    # 57 × 0.01 is not 0.57, 57 ÷ 100 is.
-    return number * unit if unit >= 1 else number / round(1 / unit)
+    # 57 × 0.01 is not 0.57, 57 ÷ 100 is; and 2.01 × 10⁶ is not 2,010,000, unless it is worked out
+    # in whole numbers.
+    if unit < 1:
+        return number / round(1 / unit)
+    if not math.isfinite(number * unit):
+        return number * unit
+    return float(Fraction(repr(number)) * Fraction(unit))

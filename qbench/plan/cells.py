@@ -76,6 +76,7 @@ class CellPlanner:
             )
             for task in self._keys.tasks(cell, model, items)
         )
+        self._no_tables |= {task.key: task.skip for task in tasks if task.skip is not None}
         skip = why_skipped(cell, model, self._environment) or self._why_not_found(cell)
         key = self._keys.sensitivities_key(cell)
         found = known_mix(cell, model, key) if skip is None else None
@@ -91,9 +92,8 @@ class CellPlanner:
             sensitivities_key=key,
             found=found,
         )
-        self._no_tables |= {
-            task.key: reason for task in tasks if (reason := planned.skip or task.skip) is not None
-        }
+        if planned.skip is not None:
+            self._no_tables |= dict.fromkeys((task.key for task in tasks), planned.skip)
         return planned
 
     def _why_not_found(self, cell: Cell) -> str | None:

@@ -1,3 +1,5 @@
+import math
+
 from qbench.core.quantities import bits_of, bytes_of, joules_of, seconds_of, share_of
 
 
@@ -8,6 +10,8 @@ def test_shares_and_times_are_the_nearest_numbers() -> None:
     assert seconds_of("3us") == 0.000003
     assert seconds_of("1.5min") == 90.0
     assert bytes_of("6GiB") == 6 * 2**30
+    assert [bytes_of(text) for text in ("2.01 MB", "4.1e-3 GB")] == [2_010_000, 4_100_000]
+    assert bytes_of("1e999999999 GiB") == math.inf
     assert [joules_of(text) for text in ("7mJ", "2 J", "1.5kJ")] == [0.007, 2.0, 1500.0]
     assert [bits_of(text) for text in ("4.5 bits", "4.5bpw", "1 bit", "4 Bits")] == [4.5, 4.5, 1, 4]
 

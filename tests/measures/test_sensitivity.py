@@ -23,6 +23,7 @@ from qbench.precisions.mixed.sensitivities import (
     has_sensitivities,
     read_sensitivities,
 )
+from qbench.precisions.mixed.units import groups_of
 from qbench.sources.bundled import bundled_models, bundled_texts
 from tests.measures import naive_perplexity as naive
 from tests.measures.test_quality import make_text, write_text
@@ -189,6 +190,18 @@ def test_units_by_block_and_kind(cells: TinyCells, tmp_path: Path) -> None:
     assert sorted(names["kind"]) == sorted(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
+
+
+def test_kinds_of_one_name_in_two_places_of_a_block_are_two() -> None:
+    block = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    layers = [f"transformer.h.{at}.{name}" for at in range(2) for name in block]
+    found = groups_of(layers, "kind")
+    assert [one.name for one in found] == ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]
+    assert found[1].layers == ("transformer.h.0.attn.c_proj", "transformer.h.1.attn.c_proj")
+    experts = [f"m.0.mlp.experts.{at}.up_proj" for at in range(3)]
+    assert [one.name for one in groups_of(experts, "kind")] == ["up_proj"]
+    found = groups_of([*experts, "m.1.mlp.up_proj"], "kind")
+    assert [one.name for one in found] == ["mlp.experts.up_proj", "mlp.up_proj"]
 
 
 def test_the_bytes_and_errors_are_those_of_the_layers(cells: TinyCells, tmp_path: Path) -> None:

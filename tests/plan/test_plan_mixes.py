@@ -216,6 +216,19 @@ def test_of_random_weights_there_is_nothing_to_find_it_from(tmp_path: Path) -> N
     )
 
 
+def test_a_mix_that_is_to_be_the_reference_has_nothing_to_be_found_from(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    write_text(tmp_path)
+    text = SUITE.format(models=tiny_model, mix=MIX).replace("reference: bf16", "reference: mix")
+    suite = load_suite_text(text, "suite.yaml", tmp_path)
+    plan = make_plan(suite, tmp_path / "results", device="cpu")
+    (mix,) = (cell for cell in plan.cells if cell.cell.label == "mix")
+    assert mix.reference
+    assert mix.skip is not None
+    assert "found from the sensitivities of the reference: the reference, mixed, holds" in mix.skip
+
+
 @pytest.mark.parametrize(
     ("mix", "found"),
     [

@@ -110,6 +110,7 @@ def test_a_member_is_as_it_is_in_a_mix_and_follows_the_type_of_the_rest() -> Non
         ({"int8": {"dtype": "fp32"}}, "whose rest is in fp32"),
         ({"nf4": {"compute": "bf16"}}, "the unknown option of nf4 'compute'"),
         ({"nf4": {"compute_dtype": "fp8"}}, "compute_dtype"),
+        ({"hqq": {"bits": 9}}, "bits: 9"),
         ({"nf4": None, "int8": None}, "2 precisions"),
         ({"nf4": "bf16"}, None),
         (4, None),
@@ -124,6 +125,36 @@ def test_what_is_wrong_is_told_where_it_stands(held: Any, words: str | None) -> 
     assert second["loc"] == ("layers", "re:(")
     found = first["ctx"]["error"].found
     assert found is None if words is None else words in found
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 9000 + ")" * 9000])
+def test_what_is_no_regular_expression_is_told(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="a regular expression after re:"):
+        mix({f"re:{pattern}": "nf4"})
+
+
+def test_what_its_options_may_be_is_expected_and_what_they_are_is_found() -> None:
+    with pytest.raises(ValidationError) as caught:
+        mix({"*": {"integer": {"bits": 6, "group": 32}}})
+    reason = caught.value.errors()[0]["ctx"]["error"]
+    assert str(reason).startswith("granularity: group beside `group: 32`")
+    assert str(reason).endswith("as options of integer")
+    assert reason.found is None
+
+
+def test_budgets_are_kept_as_they_are_written() -> None:
+    budgets = {
+        "4.5bpw": "4.5 bits",
+        " 5  gib": "5 GiB",
+        "1e-3 GiB": "0.001 GiB",
+        "2.5E+1 mb": "25 MB",
+        "12345678909 B": "12345678909 B",
+        "4.00000000001 bits": "4.00000000001 bits",
+    }
+    made = {text: MixedOptions.model_validate({"budget": text}).budget for text in budgets}
+    assert made == budgets
+    again = [MixedOptions.model_validate({"budget": text}).budget for text in budgets.values()]
+    assert again == list(budgets.values())
 
 
 def load(text: str, base: Path) -> Suite:

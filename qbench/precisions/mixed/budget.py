@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from string import ascii_lowercase
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -42,11 +43,21 @@ def _read(value: object) -> str:
     """The budget as records and labels have it: `4.5 bits`, `5 GiB`."""
     if isinstance(value, bool | list | dict | None):
         raise InvalidValueError(EXPECTED)
-    text = str(value)
+    text = str(value).strip().lower()
     bits = parse_budget(text).bits
-    unit = text.strip().lstrip("+.0123456789eE").strip().lower()
-    number = float(text.strip().lower().removesuffix(unit))
-    return f"{number:.10g} {_UNITS[unit] if bits is None else 'bits'}"
+    number, unit = text[: _unit_at(text)], text[_unit_at(text) :]
+    return f"{_shown(float(number))} {_UNITS[unit] if bits is None else 'bits'}"
+
+
+def _unit_at(text: str) -> int:
+    """Where the letters at the end of a text begin."""
+    return len(text.rstrip(ascii_lowercase))
+
+
+def _shown(number: float) -> str:
+    """A number in as few digits as say it whole."""
+    short = f"{number:.10g}"
+    return short if float(short) == number else repr(number).removesuffix(".0")
 
 
 BudgetText = Annotated[

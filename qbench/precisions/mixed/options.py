@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -177,8 +178,10 @@ def _rule(pattern: str, held: object, dtype: FloatType) -> LayerRule:
     """What a pattern's value says; raises `InvalidValueError`."""
     if pattern.startswith(REGEX):
         try:
-            re.compile(pattern.removeprefix(REGEX))
-        except re.error as error:
+            with warnings.catch_warnings():  # of what other versions of Python may read otherwise
+                warnings.simplefilter("ignore", FutureWarning)
+                re.compile(pattern.removeprefix(REGEX))
+        except (re.error, OverflowError, RecursionError) as error:
             raise InvalidValueError(
                 "a regular expression after re:", f"'{shortened(pattern)}' ({error})"
             ) from None
@@ -267,5 +270,10 @@ def _typed(held: Precision, given: Mapping[str, Any], dtype: FloatType) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        raise InvalidValueError(f"options of {held.name}", f"{place}: {said}") from None
+        own = (first.get("ctx") or {}).get("error")
+        said = first["msg"] if own is None else str(own)
+        expected = f"{said.removeprefix('Input should be ')} as {place or 'options'} of {held.name}"
+        found = f"{place}: {shortened(str(first['input']))}" if place else None
+        if isinstance(own, InvalidValueError):
+            raise InvalidValueError(expected, own.found or found, own.remedy) from None
+        raise InvalidValueError(expected, found) from None

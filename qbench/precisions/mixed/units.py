@@ -22,16 +22,33 @@ class Group(NamedTuple):
 def groups_of(layers: Iterable[str], by: By) -> list[Group]:
     """The layers by themselves, by block or by kind, as they first occur.
 
-    A layer outside of all blocks is a unit of its own.
+    A layer outside of all blocks is a unit of its own. A kind has the layers' last name; where that
+    stands in two places of a block, as GPT-2's `c_proj` does, there are two: `attn.c_proj` and
+    `mlp.c_proj`.
     """
+    every = list(layers)
+    places: dict[str, set[str]] = {}
+    for layer in every:
+        places.setdefault(_last(layer), set()).add(_in_block(layer))
     found: dict[str, list[str]] = {}
-    for layer in layers:
+    for layer in every:
         if by == "kind":
-            name = layer.rpartition(".")[2]
+            name = _last(layer) if len(places[_last(layer)]) == 1 else _in_block(layer)
         else:
             name = layer if by == "layer" else block_of(layer) or layer
         found.setdefault(name, []).append(layer)
     return [Group(name, tuple(of_unit)) for name, of_unit in found.items()]
+
+
+def _last(layer: str) -> str:
+    return layer.rpartition(".")[2]
+
+
+def _in_block(layer: str) -> str:
+    """A layer's name within its block, without the numbers of experts: `mlp.experts.up_proj`."""
+    block = block_of(layer)
+    own = layer if block is None else layer.removeprefix(f"{block}.")
+    return ".".join(part for part in own.split(".") if not part.isdecimal())
 
 
 def block_of(layer: str) -> str | None:
