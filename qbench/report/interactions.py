@@ -55,13 +55,13 @@ _BITS = Column("bits_per_weight.linear", "linear bits", "number", decimals=2)
 _WORDS: dict[Kind, str] = {
     "more": "more than the sum",
     "less": "less than the sum",
-    "rounding": "less, perhaps by rounding",
-    "undecided": "not told apart from the sum",
+    "rounding": "less, or rounding",
+    "undecided": "not told apart",
     "unknown": NOT_MEASURED,
 }
 _SENTENCES: dict[Kind, str] = {
-    "more": "Together they cost more than the sum says, since layers feed each other's errors",
-    "less": "Together they cost less than the sum says, since errors of layers cancel",
+    "more": "Together they cost more than the sum says (over-additive)",
+    "less": "Together they cost less than the sum says (under-additive)",
     "rounding": "Together they cost less than the sum says, by no more than rounding may add to it",
     "undecided": "Sum and whole are not told apart by the windows",
 }
@@ -70,8 +70,8 @@ _HOW_TO_READ = (
     " intervals over its windows; more and less are told of all rows together, at 5 % (Holm)."
 )
 _IN_SHORT = (
-    "KL from the reference in nats a token: each layer alone, added, and all together; ratios with"
-    " their 95 % intervals"
+    "KL from the reference in nats a token: each layer alone, added, and all together; the report"
+    " has the intervals"
 )
 _DIVERGENCE = tuple(
     Column(
@@ -134,13 +134,13 @@ def interaction_parts(records: TableRecords) -> list[Part]:
 
 
 def interaction_overview(records: TableRecords) -> list[Part]:
-    """The same for a terminal: bits, sum, whole, ratio and what is said of it."""
-    kept = (_BITS.key, _SUM.key, _JOINT.key, _RATIO.key, _FOUND.key)
+    """The same for a terminal: sum, whole, ratio and what is said of it."""
+    kept = (_SUM.key, _JOINT.key, _RATIO.key, _FOUND.key)
     parts: list[Part] = []
     for one in sums(records):
         keys = [column.key for column in one.table.columns]
         narrow = one.table.with_columns([keys.index(key) for key in kept])
-        columns = (replace(column, intervals=column.key == _RATIO.key) for column in narrow.columns)
+        columns = (replace(column, intervals=False) for column in narrow.columns)
         parts += [
             Heading(one.title),
             replace(narrow, columns=tuple(columns)),

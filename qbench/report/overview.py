@@ -16,6 +16,7 @@ from qbench.report.energy import emitted_parts
 from qbench.report.finetune.overview_table import arms_overview
 from qbench.report.finetune.results import results_of
 from qbench.report.forward import forward_overview
+from qbench.report.frontier import frontier_overview
 from qbench.report.interactions import interaction_overview
 from qbench.report.kernels import kernel_overview
 from qbench.report.legend import short_legend, unlike_served_in_short
@@ -61,6 +62,7 @@ def overview_page(records: Sequence[Record], stated: Mapping[str, Stated] | None
         parts += chat_parts(table)
         parts += sensitivity_overview(table)
         parts += interaction_overview(table)
+        parts += frontier_overview(table)
         parts += emitted_parts(table, own.co2)
         parts += _arms_parts(table, recommended.tuned)
     parts.append(Bullets(tuple(overview_lines(selection))))

@@ -37,6 +37,7 @@ from qbench.report.field_names import called_elsewhere
 from qbench.report.figures import NO_VALUE, NOT_MEASURED
 from qbench.report.finetune.section import finetune_details, finetune_parts
 from qbench.report.forward import forward_parts
+from qbench.report.frontier import frontier_parts
 from qbench.report.generations import generation_parts
 from qbench.report.interactions import interaction_parts
 from qbench.report.kernels import kernel_parts
@@ -115,6 +116,7 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
         parts += chat_parts(table, 3, [Charts(charts)] if charts else [], whole=True)
         parts += sensitivity_parts(table)
         parts += interaction_parts(table)
+        parts += frontier_parts(table)
         parts += picture_parts(table)
         parts += energy_parts(table, own.co2)
         parts += cost_parts(table, own.price)

@@ -80,7 +80,7 @@ def lines(*records: Record) -> list[str]:
 
 @pytest.mark.parametrize(
     ("times", "words"),
-    [(1.4, "more than the sum"), (0.6, "less than the sum"), (1.0, "not told apart from the sum")],
+    [(1.4, "more than the sum"), (0.6, "less than the sum"), (1.0, "not told apart")],
 )
 def test_a_mix_is_predicted_by_its_units_and_measured_as_a_whole(times: float, words: str) -> None:
     table = summed(mix(times))
@@ -106,7 +106,7 @@ def test_formats_that_hold_all_layers_alike_are_held_against_their_sum() -> None
         assert figure.value == pytest.approx(sum(KL[label].values()))
     told = lines(joint("nf4", 1.5, alike("nf4")), joint("int8", 1.0, alike("int8")))
     assert told[0].startswith(
-        "Together they cost more than the sum says, since layers feed each other's errors:"
+        "Together they cost more than the sum says (over-additive):"
         " nf4: the sum says 0.015, together 0.0225 nat (1.50 times, 1.4"
     )
     assert told[1] == "Sum and whole are not told apart by the windows: int8 (1.00 times)."
@@ -117,7 +117,7 @@ def test_what_rounding_may_have_added_is_not_called_an_interaction() -> None:
     rounding = make_metric("sensitivity.kl.rounding", 1e-4)
     record = record.model_copy(update={"metrics": (*record.metrics, rounding)})
     (finding,) = summed(record).column("sensitivity.finding")
-    assert finding.word == "less, perhaps by rounding"  # 0.00032 of at most 4 × 0.0001
+    assert finding.word == "less, or rounding"  # 0.00032 of at most 4 × 0.0001
     assert lines(record)[0].startswith("Together they cost less than the sum says, by no more than")
 
 

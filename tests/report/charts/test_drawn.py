@@ -102,6 +102,8 @@ def test_each_row_of_each_picture_is_drawn(tmp_path: Path) -> None:
         *_cell("fp32", 0.0),
         *_cell("int8", 0.001),
         *_cell(NAME, 0.02),
+        footprint("mix", 2e6, name="mixed"),
+        divergence("mix", [0.01 + at / 1e4 for at in range(60)], name="mixed"),
         of_reference({"nf4": {NAME: 0.1, "a.0.b": None, "a.1.b": 0.01}}),
         *finetune_records((0, 1)),
     ]
