@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -317,6 +317,33 @@ def test_what_is_pruned_is_never_what_a_search_would_take(cells: TinyCells, tmp_
     assert values["sensitivity.sum.nf4"] == pytest.approx(
         math.fsum(unit.costs["nf4"].kl or 0 for unit in whole.units)
     )
+
+
+@pytest.mark.parametrize("prune", [None, "dominated"])
+@pytest.mark.parametrize("by", ["layer", "kind"])
+def test_what_does_not_compute_what_it_holds_is_no_choice_and_prunes_nothing(
+    cells: TinyCells, tmp_path: Path, prune: str | None, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, text = cells.load(LLAMA, "fp32"), write_text(tmp_path, make_text(200))
+    sound = type(precisions()["nf4"]).verify
+
+    def verify(self: Any, model: Any, options: Any) -> Any:
+        found = sound(self, model, options)
+        names = [name for name, _ in model.named_modules() if name.endswith("down_proj")]
+        wrong = (f"{names[0]}: wrong",) if names and self.name == "nf4" else ()
+        return replace(found, faults=(*found.faults, *wrong))
+
+    monkeypatch.setattr(type(precisions()["nf4"]), "verify", verify)
+    item = make_item(loaded, text, formats=["nf4", "fp4"], prune=prune, by=by)
+    for unit in table_of(MEASUREMENT.measure(loaded, item)).units:
+        nf4, fp4 = unit.costs["nf4"], unit.costs["fp4"]
+        if unit.name.endswith("down_proj"):
+            assert (nf4.kl, nf4.output_error) == (None, None)
+            assert (nf4.reason or "").endswith("down_proj: wrong")
+            assert fp4.kl is not None
+        else:
+            assert nf4.kl is not None
+            assert (fp4.kl is None) == (prune is not None)
 
 
 def test_of_two_formats_that_are_alike_the_first_stays() -> None:

@@ -68,6 +68,8 @@ class _Pair:
     errors: tuple[float | None, ...] = ()
     """Of each layer's outputs; None where no input came by, or nothing came out."""
     changed: bool = False
+    fault: str | None = None
+    """What is wrong with its layers, which do not compute what they hold; None if nothing is."""
 
 
 class TableMaker:
@@ -146,17 +148,21 @@ class TableMaker:
             pairs = {
                 label: self._hold(unit, ref, inputs, keep=keep) for label, ref in formats.items()
             }
-            reasons = dominated({label: (pair.bytes, pair.errors) for label, pair in pairs.items()})
+            # What holds another thing than its format makes none needless.
+            whole = {label: pair for label, pair in pairs.items() if pair.fault is None}
+            reasons = dominated({label: (pair.bytes, pair.errors) for label, pair in whole.items()})
         costs: dict[str, Cost] = {}
         windows: dict[str, tuple[float, ...]] = {}
         for label, ref in formats.items():
             pair = pairs.pop(label, None)
             kl, reason = None, reasons.get(label)
-            if pair is None or (reason is None and not pair.layers):
+            if pair is None or (reason is None and pair.fault is None and not pair.layers):
                 pair = self._hold(unit, ref, inputs, keep=True)
             if reason is None:
-                found, reason = self._run(pair, ref)
-                if reason is None:
+                found, reason = self._run(pair)
+                if reason is not None:
+                    pair.errors = ()  # of what is no choice
+                else:
                     kl = math.fsum(found) / self._tokens
                     # More digits are beyond the intervals that are made of them.
                     windows[label] = tuple(float(f"{one:.{_DIGITS}g}") for one in found)
@@ -182,6 +188,9 @@ class TableMaker:
         made, errors = _Pair(), []
         for name in unit.layers:
             held = hold(self._model, name, ref)
+            if held.changed and made.fault is None:
+                with in_place(self._model, {name: held.module}):
+                    made.fault = fault_of(self._model, [name], ref)
             given, plain = inputs.get(name), self._model.get_submodule(name)
             errors.append(None if given is None else output_error(plain, held.module, given))
             made.bytes += held.bytes
@@ -191,15 +200,14 @@ class TableMaker:
         made.errors = tuple(errors)
         return made
 
-    def _run(self, pair: _Pair, ref: PrecisionRef) -> tuple[list[float], str | None]:
+    def _run(self, pair: _Pair) -> tuple[list[float], str | None]:
         """Summed KL of each window with the unit held so; or what is wrong with its layers."""
+        if pair.fault is not None:
+            return [], pair.fault
         layers = {name: held.module for name, held in pair.layers.items() if held.changed}
         if not layers:  # as it was: nothing to run
             return [0.0] * len(self._windows), None
         with in_place(self._model, layers):
-            fault = fault_of(self._model, layers, ref)
-            if fault is not None:
-                return [], fault
             self._passes += 1
             self._blocks_run += len(self._replay.names) - self._replay.start
             scores = score_windows(

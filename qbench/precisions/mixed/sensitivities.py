@@ -35,7 +35,7 @@ class Cost(Frozen):
     """Why there is no KL, such as that another format of as few bytes errs less."""
     output_error: float | None = None
     """Error of the layers' outputs on the calibration inputs, relative to their norm; the largest
-    of the unit."""
+    of the unit. None of layers that do not compute what they hold, as of other failures."""
 
 
 class Unit(Frozen):
