@@ -176,5 +176,8 @@ def why_not_measured(item: Item, environment: Environment) -> str | None:
             or held.incapable(options, environment)
         )
         if reason is not None:
-            return f"{one.label}: {reason}; or leave it out of measure.{SENSITIVITY}.formats"
+            return (
+                f"{one.label}: {reason}; or leave it out where it is named: measure.{SENSITIVITY}"
+                ".formats (the suite's precisions unless given), and `from` of mixes"
+            )
     return None
