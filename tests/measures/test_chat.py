@@ -360,7 +360,7 @@ def test_drawn_answers_are_the_same_each_time_and_part_from_nothing(cells: TinyC
 def test_a_token_is_drawn_as_often_as_it_is_likely(cells: TinyCells) -> None:
     """None is left out: the library's own defaults would draw among the 50 likeliest alone."""
     loaded = cells.load(LLAMA, "fp32")
-    draws = 400
+    draws = 60
     asked = {"prompts": ["def f("] * draws, "count": draws, "new_tokens": 1, "temperature": 1.5}
     measure(loaded, reference=True, **asked)
     kept = json.loads(states_path(KEY).with_name("traces.json").read_text())

@@ -123,8 +123,19 @@ def held_naively(model: Any, layers: tuple[str, ...], name: str) -> Any:
     return changed
 
 
-@pytest.mark.parametrize("by", ["layer", "block", "kind"])
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
+UNITS = ["layer", "block", "kind"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "by"),
+    [
+        # Each variant and each kind of unit once here; the others with the slow tests.
+        pytest.param(variant, by, marks=[] if own == by else [pytest.mark.slow])
+        for variant, own in zip(VARIANTS, UNITS, strict=True)
+        for by in UNITS
+    ],
+    ids=lambda one: getattr(one, "label", one),
+)
 def test_each_unit_costs_what_a_naive_loop_finds(
     cells: TinyCells, tmp_path: Path, variant: Variant, by: str
 ) -> None:
@@ -239,7 +250,7 @@ def test_the_model_is_bit_for_bit_what_it_was(cells: TinyCells, tmp_path: Path) 
         modules = dict(loaded.model.named_modules())
         before = {name: one.clone() for name, one in loaded.model.state_dict().items()}
         text = write_text(tmp_path, make_text(200))
-        MEASUREMENT.measure(loaded, make_item(loaded, text, formats=[*FORMATS, "int8"]))
+        MEASUREMENT.measure(loaded, make_item(loaded, text, formats=["nf4", "int8"], limit=1))
         assert dict(loaded.model.named_modules()) == modules
         after = loaded.model.state_dict()
         assert before.keys() == after.keys()

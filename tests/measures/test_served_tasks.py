@@ -67,10 +67,11 @@ def values(outcome: Outcome) -> dict[str, float | None]:
     ("precision", "server"),
     [
         ("fp32", OWN),
-        pytest.param("nf4", OWN, marks=pytest.mark.slow),
-        pytest.param("fp32", OWN | {"continuous_batching": True}, marks=pytest.mark.slow),
+        ("nf4", OWN),
+        ("fp32", OWN | {"continuous_batching": True}),
     ],
 )
+@pytest.mark.slow
 def test_a_greedy_task_scores_as_it_does_in_this_process(
     precision: str, server: dict[str, Any], place: Workplace
 ) -> None:
@@ -88,6 +89,31 @@ def test_a_greedy_task_scores_as_it_does_in_this_process(
     assert served.details["server"]["version"].startswith("transformers 5.")
     assert served.details["loaded"]["faults"] == []
     assert place.survivors() == []
+
+
+def test_a_greedy_task_at_an_address_scores_as_it_does_in_this_process(place: Workplace) -> None:
+    import torch
+
+    loaded = load_fresh(TINY, "fp32")
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        ids = torch.tensor([loaded.tokenizer(body["prompt"])["input_ids"]])
+        out = loaded.model.generate(ids, max_new_tokens=body["max_tokens"], do_sample=False)
+        text = loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        for stop in body.get("stop", ()):
+            text = text.partition(stop)[0]
+        status, told = of_text(text)(body)
+        return status, told
+
+    with address(answer) as (url, _):
+        served = take(place, servers=[{"address": url, "cells": "fp32"}])
+    options = TasksOptions(names=("stdlib-completion",), limit=LIMIT, batch=1)
+    (own,) = TASKS.items(options, loaded.resolved, place.folder)
+    alone = TASKS.measure(loaded, own)
+    assert served.series == alone.series
+    assert 0 < sum(served.series["item_exact_match"]) < LIMIT
+    assert served.details["answers"] == alone.details["answers"]
+    assert served.details["samples_hash"] == alone.details["samples_hash"]
 
 
 @pytest.mark.slow

@@ -107,14 +107,19 @@ def test_a_layer_is_that_of_its_precision(name: str, cells: TinyCells) -> None:
         assert all(map(torch.equal, tensors, expected)), place
 
 
-def near_in_kind() -> Iterator[tuple[str, str]]:
-    """Each precision with the two that follow it in its family."""
+def near_in_kind() -> Iterator[Any]:
+    """Each precision with the two that follow it in its family; slow but for the first of each."""
     for kind in KINDS:
         family = [name for name in MIXABLE if type(precisions()[name]) is type(precisions()[kind])]
         for at, name in enumerate(family):
             others = {family[(at + step) % len(family)] for step in (1, 2)} - {name}
             # Zero points that are all 0 are those of a grid that needs none.
-            yield from ((name, one) for one in sorted(others) if name != f"{one}-asym")
+            marks = [] if at == 0 else [pytest.mark.slow]
+            yield from (
+                pytest.param(name, one, marks=marks)
+                for one in sorted(others)
+                if name != f"{one}-asym"
+            )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ MIXABLE = [
     for name, held in precisions().items()
     if is_quantized(with_defaults(name)) and held.unmixable(typed_options_of(name)) is None
 ]
+QUICK = {type(precisions()[name]): name for name in reversed(MIXABLE)}.values()
+"""The first of each family; the others are with the slow tests."""
 
 
 def rest_of(name: str, options: Any) -> str:
@@ -40,7 +42,10 @@ def tensors_of(model: PreTrainedModel) -> list[tuple[str, str, torch.Tensor]]:
     return [(held.module, held.kind, held.tensor) for held in inventory(model)]
 
 
-@pytest.mark.parametrize("name", MIXABLE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MIXABLE],
+)
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
 def test_layers_held_one_by_one_are_those_of_the_whole(
     name: str, variant: Variant, cells: TinyCells

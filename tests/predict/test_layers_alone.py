@@ -49,7 +49,12 @@ def item_of(loaded: LoadedModel, **options: Any) -> Item:
     )
 
 
-@pytest.mark.parametrize("by", ["layer", "block", "kind"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "by", ["layer", pytest.param("block", marks=SLOW), pytest.param("kind", marks=SLOW)]
+)
 def test_the_peak_is_foreseen(loaded: LoadedModel, by: str) -> None:
     item = item_of(loaded, by=by)
     peak = predicted_peak(loaded.cell, loaded.resolved, item, device="cpu")

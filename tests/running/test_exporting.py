@@ -93,18 +93,18 @@ def test_what_no_library_holds_is_said(suite: Path, said: str, workplace: Workpl
 
 @pytest.mark.parametrize("suite", ['"*.down_proj": int8'], indirect=True)
 def test_a_name_of_no_mix_is_told_with_those_there_are(suite: Path, workplace: Workplace) -> None:
-    finished = workplace.call("export", "mix", suite.name, "bf16", "--to", "exported")
+    finished = workplace.call_here("export", "mix", suite.name, "bf16", "--to", "exported")
     assert finished.code == 2
     assert "no mix is called so" in finished.errors
     assert "--mix" in finished.errors
     (workplace.folder / "there").mkdir()
-    finished = workplace.call("export", "mix", suite.name, "mix", "--to", "there")
+    finished = workplace.call_here("export", "mix", suite.name, "mix", "--to", "there")
     assert finished.code == 2
     assert "it is there already" in finished.errors
 
 
 def test_a_suite_without_a_mix_is_told(workplace: Workplace) -> None:
     suite = workplace.write_suite("fp32", "nf4")
-    finished = workplace.call("export", "mix", suite.name, "nf4", "--to", "exported")
+    finished = workplace.call_here("export", "mix", suite.name, "nf4", "--to", "exported")
     assert finished.code == 2
     assert "has no mix to export" in finished.errors
