@@ -6,10 +6,13 @@ what does not is listed as a difference of conditions.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qbench.compare.variation import variation
+from qbench.core.record import content_key
+from qbench.core.unchecked import as_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +37,9 @@ ENERGY_METHOD = "energy_method"
 _TOKENS = "tokens"
 """Metric that counts what was scored."""
 _ABSENT = "-"
+_LAYERS = "layers of "
+_MARK = 6
+"""Characters of what tells two maps of layers apart that have as many of each format."""
 _SHOWN = 12
 """Characters of a hash that are shown."""
 
@@ -120,6 +126,11 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
         )
         if name in DEVICE_CONDITIONS and {_ABSENT} in (set(mine), set(theirs)):
             continue  # of records that do not say it
+        if name.startswith(_LAYERS):  # which is said of a mix alone
+            for side in (mine, theirs):
+                side.pop(_ABSENT, None)
+            if not mine or not theirs:
+                continue
         if set(mine) != set(theirs):
             changes.append(ConditionChange(name, ", ".join(mine), ", ".join(theirs)))
     return changes
@@ -175,7 +186,18 @@ def _conditions(record: Record) -> dict[str, str]:
         known
         | device_conditions(record)
         | {name: str(found) for name, found in environment.versions.items()}
+        | _layers_of_mix(record)
     )
+
+
+def _layers_of_mix(record: Record) -> dict[str, str]:
+    """What the layers of a mix are held in, which its label need not tell; none of other cells."""
+    held = as_mapping(as_mapping(record.details.get("loaded")).get("held_in"))
+    if not held:
+        return {}
+    counts = Counter(map(str, held.values()))
+    told = ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))
+    return {f"{_LAYERS}{record.cell.label}": f"{told} ({content_key(held)[:_MARK]})"}
 
 
 def _other_device(new: Record, old: Record) -> Gap | None:

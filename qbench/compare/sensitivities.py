@@ -7,7 +7,7 @@ so that they can be paired with what all of them cost together on the same windo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,16 @@ from pydantic import ValidationError
 
 from qbench.compare.differences import Difference, level_of
 from qbench.compare.estimates.bootstrap import Sampling
-from qbench.compare.series import Series, absurd, documents_of, grouped
+from qbench.compare.series import absurd, documents_of, grouped
 from qbench.compare.series_estimates import of_change
+from qbench.compare.summed_kl import summed_series
 from qbench.precisions.mixed.sensitivities import Sensitivities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.compare.selection import TableRecords
+    from qbench.compare.series import Series
     from qbench.core.record import Record
     from qbench.precisions.mixed.sensitivities import Cost, Unit
 
@@ -106,23 +108,18 @@ class Damages:
 
     def series(self, chosen: Mapping[str, str]) -> Series | None:
         """The sum of the units' KL by window, each in its format; None where it is not kept."""
-        table, total = self.table, self.total(chosen)
-        rows = [
-            table.window_kl_sums.get(unit, {}).get(label, ())
-            for unit, label in self._costing(chosen).items()
-        ]
-        weights = tuple(map(float, table.window_tokens))
-        if total is None or not weights or any(len(row) != len(weights) for row in rows):
+        total = self.total(chosen)
+        found = summed_series(self.table, self._costing(chosen).items())
+        if total is None or found is None:
             return None
-        sums = tuple(map(math.fsum, zip(*rows, strict=True))) if rows else (0.0,) * len(weights)
+        sums, weights = found.sums, found.weights
         if not all(map(math.isfinite, sums)) or not sum(weights) > 0 or min(weights) < 0:
             return None
         if absurd(sums, weights):
             return None
         if not math.isclose(math.fsum(sums) / sum(weights), total, rel_tol=_SAME, abs_tol=1e-9):
             return None
-        clusters = documents_of(self.record, len(weights))
-        return Series(sums, weights, "mean", 1.0, "windows", clusters=clusters)
+        return replace(found, clusters=documents_of(self.record, len(weights)))
 
     def _costing(self, chosen: Mapping[str, str]) -> dict[str, str]:
         return {unit: label for unit, label in chosen.items() if label != self.table.rest}

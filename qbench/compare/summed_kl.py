@@ -10,24 +10,34 @@ from qbench.compare.series import Series
 from qbench.compare.series_estimates import Estimated, of_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from qbench.precisions.mixed.sensitivities import Sensitivities
 
 
-def summed_kl(
-    table: Sensitivities, pairs: Iterable[tuple[str, str]], sampling: Sampling | None = None
-) -> tuple[float, Estimated] | None:
-    """Mean KL a token of units in formats, each alone, added up; with its interval over windows.
+def summed_series(table: Sensitivities, pairs: Iterable[tuple[str, str]]) -> Series | None:
+    """By window the KL of units in formats, each alone, added up; None where a pair has none.
 
-    `pairs` are names of units and labels of formats. The windows of all of them are the same, so
-    that what their sum varies by is seen. None where a pair has no KL.
+    `pairs` are names of units and labels of formats; of no pair nothing is added up. The windows of
+    all of them are the same, so that what their sum varies by is seen.
     """
-    rows = [table.window_kl_sums.get(unit, {}).get(label) for unit, label in pairs]
-    known = [row for row in rows if row is not None]
-    if not known or len(known) < len(rows):
+    weights = tuple(map(float, table.window_tokens))
+    rows = [table.window_kl_sums.get(unit, {}).get(label, ()) for unit, label in pairs]
+    if not weights or any(len(row) != len(weights) for row in rows):
         return None
-    sums = tuple(math.fsum(of_window) for of_window in zip(*known, strict=True))
-    value = math.fsum(sums) / table.tokens
-    series = Series(sums, tuple(map(float, table.window_tokens)), "mean", 1.0, "windows")
+    sums = tuple(map(math.fsum, zip(*rows, strict=True))) if rows else (0.0,) * len(weights)
+    return Series(sums, weights, "mean", 1.0, "windows")
+
+
+def summed_kl(
+    table: Sensitivities, pairs: Collection[tuple[str, str]], sampling: Sampling | None = None
+) -> tuple[float, Estimated] | None:
+    """Mean KL a token of the pairs added up, with its interval over windows: see `summed_series`.
+
+    None where a pair has no KL, and of no pair.
+    """
+    series = summed_series(table, pairs) if pairs else None
+    if series is None:
+        return None
+    value = math.fsum(series.sums) / table.tokens
     return value, of_level(series, value, sampling or Sampling())

@@ -23,7 +23,10 @@ from qbench.report.finetune.qat import won_back, won_back_table
 from qbench.report.finetune.results import results_of
 from qbench.report.finetune.section import tuned_details
 from qbench.report.finetune.table import arms_table
+from qbench.report.frontier import frontier_tables
+from qbench.report.interactions import sums
 from qbench.report.recommendation_data import recommendation_data
+from qbench.report.sensitivity import sensitivity_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +42,8 @@ def render(records: Sequence[Record], stated: Mapping[str, Stated] | None = None
     """`schema_version`, all `records`, and `decision_tables` and `fine_tuning` of the newest.
 
     Each decision table has its `differences` from the reference, the `crossovers` (from how many
-    rows on linear layers are slower than bf16), and the `details` behind it.
+    rows on linear layers are slower than bf16), and the `details` behind it; where sensitivities
+    and mixes were measured, their tables are in `sensitivities`, `interactions` and `mixes`.
     `recommendations` are those under the budget that the suite states, else the default one: see
     `qbench.report.recommendation_data`. Where an hour has a price, there are `costs`;
     where energy was told there is `energy`, in grams of CO₂ too where the suite has a factor.
@@ -123,6 +127,9 @@ def _decision(records: TableRecords, price: Price | None) -> dict[str, Any]:
         **table_data(decision.table),
         "differences": None if differences is None else table_data(differences),
         "crossovers": crossover_data(records),
+        "sensitivities": _titled(sensitivity_tables(records)),
+        "interactions": _titled(one.table for one in sums(records)),
+        "mixes": _titled(frontier_tables(records)),
         "details": _titled(detail_tables(records)),
     }
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.measures.sensitivity.definitions import OF_TABLE
 from qbench.report.figures import finite_value
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 ALL_MEASUREMENTS = "all measurements"
+_OF_REFERENCE = tuple(one.name.rstrip("*") for one in OF_TABLE)
+"""Of the reference alone: that other cells have none is no gap."""
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?")
 
 
@@ -128,6 +131,8 @@ def valueless(selection: Selection) -> list[Warned]:
     for cell in selection.cells:
         for record in cell.records:
             for metric in record.metrics:
+                if not cell.reference and metric.name.startswith(_OF_REFERENCE):
+                    continue
                 if record.status == "ok" and finite_value(metric) is None:
                     reason = metric.reason or "the value is not a finite number"
                     cells = places.setdefault(reason, {})

@@ -61,7 +61,13 @@ interval; `change` and what follows it is about the change from the cell or arm 
 names, a ratio less 1 where it is `relative`, with the margin within which it is called equivalent.
 `level` is that of all intervals of a row.
 """
-_SHOWN_WITH_INTERVAL = ("perplexity", "kl.mean", "decoded.kl.mean", "chat.kl.mean")
+_SHOWN_WITH_INTERVAL = (
+    "perplexity",
+    "kl.mean",
+    "decoded.kl.mean",
+    "chat.kl.mean",
+    "sensitivity.kl.mean",
+)
 """Means over windows whose own intervals a report has, beside those of scores and quantiles."""
 _BETTER: dict[str, Better] = {
     LOST: "lower",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.frontier import BYTES, KL, frontier
 from qbench.compare.items import against_merged, first_windows, items, text_titles
-from qbench.core.page import Column, Figure, Heading, Table, Words, bullets
+from qbench.core.page import Column, Figure, Fold, Heading, Row, Table, Words, bullets
 from qbench.report.cell_row import cell_row
 from qbench.report.charts.frontier import frontier_chart
 from qbench.report.charts.together import group_of
-from qbench.report.figures import pool, with_interval
+from qbench.report.figures import NOT_MEASURED, figure_of, pool, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,20 @@ _COLUMNS = (
         " the figures alone",
     ),
 )
+_MATCHES = "Each mix against each format"
+_MATCHED = (
+    Column("rival", "against", "text"),
+    Column("bytes", "which takes", "text", definition="bytes, beside the mix"),
+    Column(
+        "difference",
+        "difference of KL (nat)",
+        "number",
+        decimals=5,
+        definition="of the mix less that of the format, paired by windows, with its 95 % interval",
+        intervals=True,
+    ),
+    Column("verdict", "the mix is", "text"),
+)
 _HOW_DECIDED = (
     "Beaten: the KL of the mix is lower by more than chance, by the difference paired over the"
     " windows of the text; all pairs are told together, at 5 % (Holm). Bytes are those of the whole"
@@ -51,6 +66,7 @@ def frontier_parts(records: TableRecords) -> list[Part]:
             *group_of("", [frontier_chart(found, slug, text)]),
             _table(found, slug, text),
             Words(_HOW_DECIDED),
+            Fold(_MATCHES, (_match_table(found, text),)),
         ]
     return parts
 
@@ -61,6 +77,15 @@ def frontier_overview(records: TableRecords) -> list[Part]:
     for _, text, found in _found(records):
         parts += [Heading(f"{TITLE}: {text}"), bullets(verdicts(found))]
     return parts
+
+
+def frontier_tables(records: TableRecords) -> list[Table]:
+    """The tables of each text, for programs."""
+    return [
+        table
+        for slug, text, found in _found(records)
+        for table in (_table(found, slug, text), _match_table(found, text))
+    ]
 
 
 def verdicts(found: Frontier) -> list[str]:
@@ -131,6 +156,28 @@ def _table(found: Frontier, slug: str, text: str) -> Table:
             )
         )
     return Table(f"{TITLE}: {text}", "precision", _COLUMNS, tuple(rows))
+
+
+def _match_table(found: Frontier, text: str) -> Table:
+    rows = []
+    for match in found.matches:
+        gap = isinstance(match.found, Gap)
+        change = None if isinstance(match.found, Gap) else match.found
+        figure = Figure(word=NOT_MEASURED) if change is None else figure_of(change)
+        reason = match.found.reason if gap or figure.low is None else None
+        rows.append(
+            Row(
+                match.mix.cell.label,
+                reference=False,
+                figures=(
+                    Figure(word=match.rival.cell.label),
+                    Figure(word="no more" if match.within else "more"),
+                    replace(figure, reason=reason),
+                    Figure(word="equal" if match.equal else match.way or "undecided"),
+                ),
+            )
+        )
+    return Table(f"{_MATCHES}: {text}", "mix", _MATCHED, tuple(rows))
 
 
 def _found(records: TableRecords) -> Iterator[tuple[str, str, Frontier]]:

@@ -87,7 +87,6 @@ _DIVERGENCE = tuple(
         ("kl.median", "median", 6),
         ("kl.p99", "p99", 4),
         ("kl.max", "max", 4),
-        ("kl.reverse", "reverse KL", 6),
         ("top1_agreement", "same top token", 2),
     )
     for one in OF_CELL

@@ -210,28 +210,41 @@ def first_table(damages: Damages) -> Table:
     return Table("The most sensitive in each format", "held alone", _columns(why=False), rows)
 
 
+def sensitivity_tables(records: TableRecords) -> list[Table]:
+    """Each unit in each format, for programs: a table a format."""
+    return [
+        _of_format(damages, label, None)
+        for _, damages in _found(records)
+        for label in damages.formats
+    ]
+
+
 def _whole(damages: Damages) -> Iterator[Part]:
     """A table for each format: all units, those that cost most first."""
+    more = max(len(damages.units) - _LISTED, 0)
     for label in damages.formats:
-        order = damages.ranked(label)
-        left = [unit for unit in damages.units if unit not in set(order)]
-        more = max(len(damages.units) - _LISTED, 0)
-        rows = tuple(
-            Row(
-                unit,
-                reference=False,
-                figures=(
-                    *_figures(damages, unit, label),
-                    *([Figure(word=_reason(damages, unit, label))] if left else []),
-                ),
-            )
-            for unit in (*order, *left)[:_LISTED]
-        )
-        title = f"Each unit alone in {label}"
-        yield Words((Strong(title),))
-        yield Table(title, "held alone", _columns(why=bool(left)), rows)
+        found = _of_format(damages, label, _LISTED)
+        yield Words((Strong(found.title),))
+        yield found
         if more:
             yield Words(f"{counted(more, 'more unit')} in the record.")
+
+
+def _of_format(damages: Damages, label: str, most: int | None) -> Table:
+    order = damages.ranked(label)
+    left = [unit for unit in damages.units if unit not in set(order)]
+    rows = tuple(
+        Row(
+            unit,
+            reference=False,
+            figures=(
+                *_figures(damages, unit, label),
+                *([Figure(word=_reason(damages, unit, label))] if left else []),
+            ),
+        )
+        for unit in (*order, *left)[:most]
+    )
+    return Table(f"Each unit alone in {label}", "held alone", _columns(why=bool(left)), rows)
 
 
 def _columns(*, why: bool) -> tuple[Column, ...]:

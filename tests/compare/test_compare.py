@@ -184,6 +184,22 @@ def test_how_the_device_computed_is_compared_where_both_say_it() -> None:
     assert compare([after], [footprint("nf4", 1)]).conditions == ()  # an older record
 
 
+def test_mixes_of_one_label_that_hold_other_layers_are_told() -> None:
+    def held(**layers: str) -> Record:
+        record = footprint("mixed-budget=4-bits", 1e6, name="mixed")
+        return record.model_copy(update={"details": {"loaded": {"held_in": layers}}})
+
+    first, second = held(a="nf4", b="int8", c="int8"), held(a="int8", b="nf4", c="int8")
+    alone = footprint("nf4", 1e6)
+    (change,) = compare_records([first, alone], [second, alone]).conditions
+    assert change.name == "layers of mixed-budget=4-bits"
+    assert change.new.startswith("2 int8, 1 nf4 (")
+    assert change.old.startswith("2 int8, 1 nf4 (")
+    assert change.new != change.old
+    assert compare_records([first, alone], [first, alone]).conditions == ()
+    assert compare_records([first, alone], [alone]).conditions == ()
+
+
 def test_conditions_that_differ_are_listed_with_both_values() -> None:
     environment = make_environment(
         git_revision="4567def", versions={"torch": "2.14.0", "transformers": "5.23.0", "peft": None}

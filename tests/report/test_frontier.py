@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import random
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,8 @@ from tests.pages import REPORT_FORMATS, written_as
 from tests.paired_records import divergence, footprint
 from tests.record_factory import make_failure
 from tests.report.charts.specs import by_cell, charts_of
+from tests.report.test_interactions import mix as summed
+from tests.report.test_interactions import reference
 
 if TYPE_CHECKING:
     from qbench.core.page import Part
@@ -94,6 +99,30 @@ def test_the_frontier_is_of_what_none_dominates() -> None:
     joined = {label: row["joined"] for label, row in by_cell(chart).items()}
     assert joined == {label: word == "none" for label, word in words.items()}
     assert {row["kind"] for row in by_cell(chart).values()} == {"mix", "one format"}
+
+
+def test_programs_get_every_match_and_every_unit() -> None:
+    records = [*REFERENCE, *mix(105, 0.01), *NF4, *INT8, reference(), summed(1.0)]
+    (table,) = json.loads(written_as("json", records))["decision_tables"]
+    points, matches = table["mixes"]
+    assert [row["precision"] for row in points["rows"]] == ["nf4", "mix", "int8"]
+    figures = {row["figures"]["rival"]["word"]: row["figures"] for row in matches["rows"]}
+    assert {label: one["verdict"]["word"] for label, one in figures.items()} == {
+        "nf4": "better",
+        "int8": "worse",
+    }
+    change = figures["nf4"]["difference"]
+    assert change["low"] < change["value"] < change["high"] < 0
+    assert change["value"] == pytest.approx(-0.01, rel=0.05)
+    assert [len(one["rows"]) for one in table["sensitivities"]] == [4, 4]
+    assert [len(one["rows"]) for one in table["interactions"]] == [1]
+    rows = list(csv.DictReader(io.StringIO(written_as("csv", records))))
+    (joint,) = (
+        row
+        for row in rows
+        if row["metric"] == "sensitivity.kl.mean" and row["precision"] == "mixed"
+    )
+    assert float(joint["low"]) < float(joint["value"]) < float(joint["high"])
 
 
 def test_without_mixes_or_figures_there_is_no_section() -> None:

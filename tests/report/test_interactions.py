@@ -11,6 +11,7 @@ from qbench.compare.selection import select
 from qbench.core.page import Bullets, Table
 from qbench.core.spec import PrecisionRef
 from qbench.report.details import detail_tables
+from qbench.report.failures import valueless
 from qbench.report.interactions import interaction_parts, sums
 from tests.pages import REPORT_FORMATS, written_as
 from tests.record_factory import footprint_record, make_failure, make_metric, make_record
@@ -164,6 +165,15 @@ def test_cells_that_failed_and_tables_without_windows_break_nothing() -> None:
     for records in ([bare, mix(1.0)], [reference(), odd], [mix(1.0)], [failed]):
         for name in REPORT_FORMATS:
             written_as(name, [*records, footprint_record("nf4"), make_record("mixed")])
+
+
+def test_that_other_cells_have_no_table_is_no_gap() -> None:
+    def with_none(record: Record) -> Record:
+        lacking = make_metric("sensitivity.largest", None, reason="the table is the reference's")
+        return record.model_copy(update={"metrics": (*record.metrics, lacking)})
+
+    assert valueless(select([reference(), with_none(mix(1.0))])) == []
+    assert len(valueless(select([with_none(reference())]))) == 1
 
 
 def test_the_divergence_of_each_cell_stands_in_the_details() -> None:
