@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,14 +90,32 @@ class Sizes:
                 self.layers.setdefault(one.name.rpartition(".")[0], []).append(one)
         self._shape = shape
         self._allowed = allowed
+        # Layers that differ by their block's number alone take the same.
+        kinds: dict[tuple[TensorShape, ...], int] = {}
+        self._kinds = {
+            layer: kinds.setdefault(tuple(map(_without_numbers, own)), len(kinds))
+            for layer, own in self.layers.items()
+        }
+        self._known: dict[tuple[tuple[int, ...], PrecisionRef], int] = {}
 
     def __call__(self, layers: Iterable[str], ref: PrecisionRef) -> int:
         """The bytes of the layers together in a format."""
+        layers = tuple(layers)
+        kinds = tuple(self._kinds[name] for name in layers), ref
+        if kinds not in self._known:
+            self._known[kinds] = self._bytes(layers, ref)
+        return self._known[kinds]
+
+    def _bytes(self, layers: Iterable[str], ref: PrecisionRef) -> int:
         from qbench.precisions import options_of, precisions
 
         own = tuple(one for name in layers for one in self.layers[name])
         shape = self._shape.model_copy(update={"tensors": own})
         return self._allowed.counted(precisions()[ref.name].storage(shape, options_of(ref)))
+
+
+def _without_numbers(tensor: TensorShape) -> TensorShape:
+    return tensor.model_copy(update={"name": re.sub(r"\d+", "0", tensor.name)})
 
 
 def why_not_found(options: MixedOptions, model: ResolvedModel) -> str | None:
