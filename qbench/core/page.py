@@ -177,6 +177,8 @@ class Column:
     """Whether the interval of each figure is written behind it."""
     also_called: tuple[str, ...] = ()
     """What other tools and papers call it."""
+    told_at_0: bool = False
+    """Whether a 0 in every row says something, as of one point among several it does."""
     spare: int = 0
     """Columns above 0 are left out where a terminal has no room for all, the highest first."""
 

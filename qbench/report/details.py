@@ -315,6 +315,6 @@ def _says_something(table: Table, index: int) -> bool:
         return any(figure.word != NOT_MEASURED for figure in figures)
     if column.intervals and any(figure.reason for figure in figures):
         return True
-    if column.intervals or column.key in _TOLD_AT_0:
+    if column.intervals or column.told_at_0 or column.key in _TOLD_AT_0:
         return any(figure.value is not None for figure in figures)
     return any(figure.value for figure in figures)

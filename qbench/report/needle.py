@@ -58,6 +58,7 @@ class Grid:
                     "percent",
                     decimals=0,
                     definition="" if at else _DEPTH,
+                    told_at_0=True,
                 )
                 for at, depth in enumerate(self.depths)
             ),

@@ -136,6 +136,7 @@ class OverLength:
                 self.display,
                 decimals=self.decimals,
                 shares_unit=True,
+                told_at_0=True,
             )
             for length in self.lengths
         ]

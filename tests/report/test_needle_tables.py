@@ -97,6 +97,19 @@ def test_a_row_a_cell_and_length_and_a_column_a_depth_the_reference_first() -> N
     ]
 
 
+def test_a_depth_or_a_length_at_which_nothing_is_found_is_shown() -> None:
+    records = [
+        needles(cell, length, found)
+        for cell in ("fp32", "nf4")
+        for length, found in ((512, (0, 3, 1)), (2048, (0, 0, 0)))
+    ]
+    made = tables(records)
+    grid = made["Needles found, by length and depth: text, 10 at each"]
+    assert [figure.value for figure in grid.column("depth.0")] == [0, 0, 0, 0]
+    over = made["Needles found, by tokens of a prompt: text"]
+    assert [figure.value for figure in over.column("length.2048")] == [0, 0]
+
+
 def test_each_length_has_exact_limits_and_flips() -> None:
     table = tables(RECORDS)["Needles: text-l2048-3x10"]
     base, held = table.column("needle.retrieval")
