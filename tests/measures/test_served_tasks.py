@@ -189,8 +189,8 @@ def address(answer: Any) -> Iterator[tuple[str, Asked]]:
             asked.bodies.append(body)
             self.send(*answer(body))
 
-        def send(self, status: int, told: dict[str, Any]) -> None:
-            data = json.dumps(told).encode()
+        def send(self, status: int, told: Any) -> None:
+            data = (told if isinstance(told, str) else json.dumps(told)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -209,6 +209,11 @@ def address(answer: Any) -> Iterator[tuple[str, Asked]]:
 
 def of_text(text: str) -> Any:
     return lambda _: (200, {"choices": [{"index": 0, "text": text, "message": {"content": text}}]})
+
+
+def then(told: Any) -> Any:
+    """A text to the first request, of one token; this to those of the task."""
+    return lambda body: of_text("x")(body) if "stop" not in body else (200, told)
 
 
 def at(url: str) -> dict[str, Any]:
@@ -334,12 +339,113 @@ def test_what_a_server_says_is_the_reason_and_hides_the_key(
     assert KEY not in str(caught.value)
 
 
-def test_an_answer_without_a_text_is_no_empty_answer(place: Workplace) -> None:
-    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return of_text("x")(body) if "stop" not in body else (200, {"choices": []})
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(
+    "choices", [[], [{"index": 0}], [{"text": None}], [{"text": {}}], [{"text": 3}]]
+)
+def test_an_answer_without_a_text_is_no_empty_answer(
+    place: Workplace, choices: list[Any], concurrency: int
+) -> None:
+    with (
+        address(then({"choices": choices})) as (url, _),
+        pytest.raises(ProcessFailedError, match="without choices"),
+    ):
+        take(place, servers=[{"address": url, "cells": "fp32"}], concurrency=concurrency)
 
-    with address(answer) as (url, _), pytest.raises(ProcessFailedError, match="without choices"):
-        take(place, servers=[{"address": url, "cells": "fp32"}])
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("hello", r"without choices\[0\].message"),
+        ({"content": None}, "message without a content, finish_reason length"),
+        ({}, "message without a content"),
+        ({"content": [{"type": "text"}]}, "message without a content"),
+        ({"content": None, "reasoning": "hm"}, "a thought alone: name its end, `think_end_token`"),
+    ],
+)
+def test_a_chat_without_a_text_is_no_empty_answer(
+    place: Workplace, message: Any, words: str, concurrency: int
+) -> None:
+    told = {"choices": [{"index": 0, "message": message, "finish_reason": "length"}]}
+    asked: dict[str, Any] = {"chat_template": True, "endpoint": "chat"}
+    with (
+        address(then(told)) as (url, _),
+        pytest.raises(ProcessFailedError, match=words),
+    ):
+        take(
+            place,
+            servers=[{"address": url, "cells": "fp32"}],
+            concurrency=concurrency,
+            **asked,
+        )
+
+
+def test_answers_are_read_without_their_index(place: Workplace) -> None:
+    names = [json.loads(line)["name"] for line in _lines()]
+    text = f" {names[0]}"
+    told = {"choices": [{"text": text, "message": {"content": text}}]}
+    for more in ({}, {"endpoint": "chat", "chat_template": True}):
+        with address(then(told)) as (url, _):
+            outcome = take(place, servers=[{"address": url, "cells": "fp32"}], **more)
+        assert outcome.series["item_exact_match"] == [float(one == names[0]) for one in names]
+
+
+def test_a_thought_that_the_server_parts_from_its_answer(place: Workplace, tmp_path: Path) -> None:
+    own = place.write("own.yaml", _task(tmp_path))
+    asked: dict[str, Any] = {
+        "names": "own",
+        "include": str(own.parent),
+        "chat_template": True,
+        "endpoint": "chat",
+        "thinking": True,
+        "think_end_token": "</think>",
+    }
+    names = [json.loads(line)["name"] for line in _lines()]
+    for field in ("reasoning", "reasoning_content"):
+        message = {field: "hm", "content": names[0]}
+        with address(then({"choices": [{"message": message}]})) as (url, _):
+            outcome = take(place, servers=[{"address": url, "cells": "fp32"}], **asked)
+        assert outcome.series["item_exact_match"] == [float(one == names[0]) for one in names]
+        assert outcome.details["thoughts"] == {"answers": LIMIT, "unended": 0, "stopped": 0}
+        assert not outcome.warnings
+    unended = {"reasoning": names[0], "content": None}
+    with address(then({"choices": [{"message": unended}]})) as (url, _):
+        outcome = take(place, servers=[{"address": url, "cells": "fp32"}], **asked)
+    assert outcome.details["thoughts"]["unended"] == LIMIT
+    assert f"{LIMIT} of {LIMIT} answers to own hold no </think>" in outcome.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"error": {"message": f"{KEY} is none"}},
+        {"choices": [{"text": None, "by": f"Bearer {KEY}"}]},
+        f"<html>{KEY}</html>",
+    ],
+)
+def test_an_answer_that_repeats_the_key_is_told_without_it(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    monkeypatch.setenv("THEIR_KEY", KEY)
+    with address(then(told)) as (url, _), pytest.raises(ProcessFailedError) as caught:
+        take(place, servers=[at(url)])
+    assert "***" in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nmore", f"{KEY} more", f"{KEY}\u201d"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_told(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("THEIR_KEY", key)
+    with (
+        address(of_text("x")) as (url, asked),
+        pytest.raises(MeasurementError, match="variable THEIR_KEY holds a blank") as caught,
+    ):
+        take(place, servers=[at(url)])
+    assert KEY not in str(caught.value)
+    assert not asked.bodies
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,11 @@ def test_options_are_kept_with_the_tasks_that_they_concern_and_change_no_other_k
             {"names": "stdlib-completion", "gen_kwargs": {"temperature": 0.7}},
             r"temperature 0.7 for stdlib-completion, .*greedy \(do_sample: false\); add do_sample",
         ),
+        ({"names": "writes", "gen_kwargs": {"do_sample": True}}, "without a temperature above 0"),
+        (
+            {"names": "writes", "gen_kwargs": {"do_sample": True, "temperature": 0}, "repeats": 2},
+            "do_sample: true for writes, without a temperature above 0",
+        ),
         ({"names": "finds", "metadata": {"max_seq_lengths": "40"}}, "found 40; expected a list"),
         (
             {
@@ -206,6 +211,20 @@ def test_options_that_no_task_takes(own: Path, options: dict[str, Any], words: s
     [
         ({"gen_kwargs": "temperature=1"}, "gen_kwargs"),
         ({"gen_kwargs": {"max_new_tokens": 4}}, "lm-eval reads it first, max_gen_toks"),
+        ({"gen_kwargs": {"num_return_sequences": 2}}, "one answer to each item"),
+        ({"gen_kwargs": {"n": 2}}, "one answer to each item"),
+        ({"gen_kwargs": {"seed": 2}}, "a key of its own beside gen_kwargs"),
+        ({"gen_kwargs": {"model": "another"}}, "not what is asked"),
+        ({"gen_kwargs": {"return_dict_in_generate": True}}, "not what is asked"),
+        ({"gen_kwargs": {"stop": ["x"]}}, "as lm-eval reads them, until"),
+        ({"gen_kwargs": {"max_gen_toks": "abc"}}, "max_gen_toks: a whole number of 1 or more"),
+        ({"gen_kwargs": {"max_gen_toks": 0}}, "max_gen_toks: a whole number of 1 or more"),
+        ({"gen_kwargs": {"max_gen_toks": True}}, "max_gen_toks: a whole number of 1 or more"),
+        ({"gen_kwargs": {"temperature": "hot"}}, "temperature: a number of 0 or more"),
+        ({"gen_kwargs": {"temperature": -1}}, "temperature: a number of 0 or more"),
+        ({"gen_kwargs": {"do_sample": "false"}}, "do_sample: true or false"),
+        ({"gen_kwargs": {"until": 5}}, "until: a text, or a list of texts"),
+        ({"gen_kwargs": {"until": None}}, "until: a text, or a list of texts"),
         ({"metadata": {"tokenizer": "x/y"}}, "qbench does not give itself"),
         ({"thinking": True, "think_end_token": "x"}, "beside `chat_template: true`"),
         ({"fewshot_as_multiturn": True}, "beside `chat_template: true`"),
@@ -289,6 +308,12 @@ def test_a_system_prompt_that_the_template_does_not_take(own: Path) -> None:
 def test_arguments_that_the_model_does_not_take(loaded: LoadedModel, own: Path) -> None:
     with pytest.raises(MeasurementError, match=r"task writes: gen_kwargs: .*no_such_argument"):
         take(loaded, own, names="writes", gen_kwargs={"no_such_argument": 1})
+
+
+def test_answers_as_long_as_the_context(loaded: LoadedModel, own: Path) -> None:
+    tokens = loaded.resolved.context_tokens
+    with pytest.raises(MeasurementError, match=rf"max_gen_toks: found {tokens}; expected fewer"):
+        take(loaded, own, names="writes", gen_kwargs={"max_gen_toks": tokens})
 
 
 def test_a_length_that_no_item_is_of(loaded: LoadedModel, own: Path) -> None:

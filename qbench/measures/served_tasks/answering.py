@@ -12,7 +12,14 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-from qbench.measures.serving.asking import CHAT, COMPLETIONS, ask_json, check_completion
+from qbench.core.names import shortened
+from qbench.measures.serving.asking import (
+    CHAT,
+    COMPLETIONS,
+    AnswerError,
+    ask_json,
+    check_completion,
+)
 from qbench.measures.serving.servers import TRANSFORMERS
 from qbench.measures.tasks.fit import THINKING
 
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
     from qbench.measures.served_tasks.served_tasks import ServedTaskParams
     from qbench.measures.serving.server import Server
     from qbench.measures.tasks.thoughts import Thoughts
+
+_THOUGHTS = ("reasoning", "reasoning_content")
+"""Where servers put a thought that they part from its answer: vLLM, SGLang, llama.cpp."""
 
 
 def served_model(
@@ -74,15 +84,19 @@ def served_model(
             )
             body |= _more_fields(params, body, tokenizer, template if chat else {})
             answer = ask_json(server.url + endpoint, params.timeout, body, server.headers)
-            check_completion(answer, endpoint)
-            return answer
+            choice = check_completion(answer, endpoint, server.headers)
+            return _text_of(choice, params.think_end_token) if chat else choice["text"]
+
+        def parse_generations(self, outputs: Any, **_: Any) -> list[str]:
+            """lm-eval's own reads an answer that it does not understand as an empty one."""
+            return [outputs]
 
         async def amodel_call(
             self, session: Any, sem: Any, messages: Any, *, gen_kwargs: Any = None, **_: Any
         ) -> list[str]:
             async with sem:
                 answer = await asyncio.to_thread(self.model_call, messages, gen_kwargs=gen_kwargs)
-            return [text or "" for text in self.parse_generations(outputs=answer)]
+            return self.parse_generations(answer)
 
         def generate_until(self, requests: Any, **_: Any) -> list[str]:
             """As of a model in this process: cut at the stop texts, whatever the server did."""
@@ -122,6 +136,24 @@ def _more_fields(
         sampling |= {name: body.pop(name) for name in fields if name in body}
         more["generation_config"] = json.dumps(sampling)
     return more
+
+
+def _text_of(choice: dict[str, Any], end: str | int | None) -> str:
+    """What was written, as a model in this process writes it: a thought stands before its end.
+
+    A server that parts thoughts from answers has the thought in a field of its own, and no content
+    where it did not end. Raises `AnswerError` where there is neither.
+    """
+    message = choice["message"]
+    content = message.get("content")
+    thought = next((one for key in _THOUGHTS if isinstance(one := message.get(key), str)), "")
+    if isinstance(content, str) and (content or not thought):
+        return f"{thought}{end}{content}" if thought and end is not None else content
+    if content not in (None, "") or not thought or end is None:
+        why = shortened(str(choice.get("finish_reason")), 100)
+        more = "; it wrote a thought alone: name its end, `think_end_token`" if thought else ""
+        raise AnswerError(f"choices[0].message without a content, finish_reason {why}{more}")
+    return thought
 
 
 def _begins_with(tokenizer: PreTrainedTokenizerBase) -> str:

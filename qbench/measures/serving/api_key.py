@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HIDDEN = "***"
+_SIGNS = frozenset(map(chr, range(0x21, 0x7F)))
+"""What a key consists of: visible ASCII. An error about others would repeat the key."""
 
 
 class ApiKey(Frozen):
@@ -27,9 +30,17 @@ class ApiKey(Frozen):
 
 def why_no_key(key: ApiKey | None) -> str | None:
     """Why a key cannot be had; None where it can, or none is asked for."""
-    if key is None or os.environ.get(key.env, "").strip():
+    held = "" if key is None else os.environ.get(key.env, "").strip()
+    if key is None or (held and all(sign in _SIGNS for sign in held)):
         return None
-    return f"api_key: the environment variable {key.env} is not set; export it where qbench runs"
+    if not held:
+        return (
+            f"api_key: the environment variable {key.env} is not set; export it where qbench runs"
+        )
+    return (
+        f"api_key: the environment variable {key.env} holds a blank, the end of a line or a sign"
+        " that is not ASCII, which no header can carry; export the key alone"
+    )
 
 
 def headers_with(key: ApiKey | None) -> dict[str, str]:
@@ -46,6 +57,8 @@ def key_in(headers: Mapping[str, str]) -> str | None:
 
 
 def without_key(words: str, headers: Mapping[str, str]) -> str:
-    """What a server said, with the key hidden where it repeats it."""
+    """What a server said, with the key hidden where it repeats it, as it is or within JSON."""
     key = key_in(headers)
-    return words if key is None else words.replace(key, HIDDEN)
+    if key is None:
+        return words
+    return words.replace(key, HIDDEN).replace(json.dumps(key)[1:-1], HIDDEN)

@@ -81,10 +81,11 @@ def ask(
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
             raise AnswerError(late, hangs=True) from error
-        raise AnswerError(shortened(str(error.reason), 300)) from error
+        said = without_key(str(error.reason), headers)
+        raise AnswerError(shortened(said, 300)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise AnswerError(shortened(words, 300)) from error
+        raise AnswerError(shortened(without_key(words, headers), 300)) from error
 
 
 def _read(answer: Any, deadline: float, late: str) -> bytes:
@@ -108,7 +109,7 @@ def ask_json(
     try:
         return json.loads(answer)
     except (ValueError, RecursionError) as error:
-        text = shortened(answer.decode(errors="replace"), 200)
+        text = shortened(without_key(answer.decode(errors="replace"), headers), 200)
         raise AnswerError(f"an answer that is not JSON: '{text}'") from error
 
 
@@ -125,17 +126,20 @@ def ask_for_a_token(
         body["messages"] = [{"role": "user", "content": "Hello"}]
     else:
         body["prompt"] = "Hello"
-    check_completion(ask_json(url + endpoint, timeout_s, body, headers), endpoint)
+    check_completion(ask_json(url + endpoint, timeout_s, body, headers), endpoint, headers)
 
 
-def check_completion(answer: Any, endpoint: str) -> None:
-    """Raises `AnswerError` for what is no answer with a text, as OpenAI's API has it."""
+def check_completion(
+    answer: Any, endpoint: str, headers: Mapping[str, str] = _NO_HEADERS
+) -> dict[str, Any]:
+    """The first choice; raises `AnswerError` for what is no answer, as OpenAI's API has it."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    part = {CHAT: "message"}.get(endpoint, "text")
-    if not isinstance(first, dict) or not isinstance(first.get(part), dict | str):
-        text = shortened(json.dumps(answer), 200)
+    part, kind = {CHAT: ("message", dict)}.get(endpoint, ("text", str))
+    if not isinstance(first, dict) or not isinstance(first.get(part), kind):
+        text = shortened(without_key(json.dumps(answer), headers), 200)
         raise AnswerError(f"JSON without choices[0].{part}, as OpenAI's API has it: {text}")
+    return first
 
 
 def first_model(url: str, headers: Mapping[str, str] = _NO_HEADERS) -> str:
@@ -159,5 +163,5 @@ def told_version(url: str, headers: Mapping[str, str] = _NO_HEADERS) -> str | No
             answer = ask_json(url + path, ANSWER_S, headers=headers)
             told = answer.get(key) if isinstance(answer, dict) else None
             if isinstance(told, str) and told.strip():
-                return shortened(told.strip(), 100)
+                return shortened(without_key(told.strip(), headers), 100)
     return None

@@ -94,6 +94,12 @@ def _check_sampling(options: TaskOptions, name: str, index: Index) -> None:
                 f"gen_kwargs: temperature {asked} for {name}, whose answers are greedy"
                 " (do_sample: false); add do_sample: true"
             )
+        given = options.gen_kwargs or options.repeats > 1
+        if given and sampled and not generation.get("temperature"):
+            raise TextError(
+                f"gen_kwargs: do_sample: true for {name}, without a temperature above 0, at which"
+                " answers are greedy; add a temperature"
+            )
         if options.repeats > 1 and not (sampled or (sampled is None and asked)):
             raise TextError(
                 f"repeats: {options.repeats} of {name}, whose answers are greedy and come out the"

@@ -18,8 +18,8 @@ from qbench.core.aliases import Also
 from qbench.core.reading import InvalidValueError, expects, invalid_below
 from qbench.core.spec import Frozen
 from qbench.measures.options import OneOrMoreText, Repeats
+from qbench.measures.tasks.generation_arguments import check_generation
 
-_LENGTHS = ("max_new_tokens", "max_tokens", "max_completion_tokens", "max_length")
 _OWN_METADATA = ("tokenizer", "pretrained", "model")
 
 
@@ -30,14 +30,6 @@ def _check_form(value: object) -> object:
     raise InvalidValueError(
         "a field of the documents such as passage_id, or a mapping of tasks to such fields"
     )
-
-
-def _check_generation(given: dict[str, Any]) -> dict[str, Any]:
-    for name in given:
-        if name in _LENGTHS:
-            expected = "the length as lm-eval reads it first, max_gen_toks"
-            raise InvalidValueError(expected, f"`{name}`", "write max_gen_toks")
-    return given
 
 
 def _check_metadata(given: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +70,7 @@ class TaskOptions(Frozen):
     """What ends a thought: what is written up to it is left out before the answer is read."""
     gen_kwargs: Annotated[
         dict[str, Any],
-        AfterValidator(_check_generation),
+        AfterValidator(check_generation),
         expects("a mapping such as {temperature: 0.6, do_sample: true, max_gen_toks: 2048}"),
     ] = Field(default_factory=dict)
     """How answers are generated, over what the tasks say themselves: of tasks that generate."""

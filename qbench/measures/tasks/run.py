@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.generation.continuation import refuse_nonfinite
 from qbench.measures.tasks.conversation import check_conversation
+from qbench.measures.tasks.index import GENERATED
 from qbench.measures.tasks.loading import load_tasks
 from qbench.measures.tasks.repeats import mean_outcome
 from qbench.measures.tasks.results import make_outcome
@@ -148,6 +149,7 @@ def _once(
         examples_seed=seeds[3],
         trust_code=loaded.trust_code,
     )
+    _check_lengths(tasks["tasks"], int(lm.max_length))
     results = evaluated(lm, tasks, params, trust_code=loaded.trust_code)
     prompts = {
         "special_token_ids": special,
@@ -159,6 +161,18 @@ def _once(
     told = with_prompts(outcome, params, prompts)
     more = thoughts.warnings(params.task.name, expected=params.thinking is not False)
     return replace(told, warnings=(*told.warnings, *more))
+
+
+def _check_lengths(tasks: dict[str, Any], context: int) -> None:
+    """Raises `MeasurementError` for answers as long as the context, which leave no prompt."""
+    for name, task in tasks.items():
+        most = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
+        if task.get_config("output_type") == GENERATED and int(most) >= context:
+            raise MeasurementError(
+                f"task {name}: max_gen_toks: found {most}; expected fewer than the {context} tokens"
+                " of the model's context, which hold the prompt too; set a smaller one in"
+                " gen_kwargs"
+            )
 
 
 def _generating(lm: Any, loaded: LoadedModel, params: TaskParams, thoughts: Thoughts) -> Any:
