@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.compare.items import against_merged, describe_point, first_point, items, text_titles
+from qbench.compare.items import (
+    TASKS,
+    against_merged,
+    describe_point,
+    first_point,
+    items,
+    text_titles,
+)
 from qbench.compare.recommend.axis import Axis, cost_axis
 from qbench.compare.recommend.prices import token_prices
 from qbench.compare.served import SERVED, STATIC, stored_wider
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 NEEDLE = "needle"
+_HERE = TASKS[0]
 _NOWHERE = ""
 """No item has this slug."""
 
@@ -102,7 +110,7 @@ def quality_axes(records: TableRecords) -> list[Axis]:
                 "kl.mean",
             ),
         ]
-    return [*found, *_chat_axes(records), *_task_axes(records), *_needle_axes(records)]
+    return [*found, *_chat_axes(records), *_all_task_axes(records), *_needle_axes(records)]
 
 
 def _chat_axes(records: TableRecords) -> list[Axis]:
@@ -154,28 +162,34 @@ def _needle_axes(records: TableRecords) -> list[Axis]:
     ]
 
 
-def _task_axes(records: TableRecords) -> list[Axis]:
+def _all_task_axes(records: TableRecords) -> list[Axis]:
+    return [axis for measurement in TASKS for axis in _task_axes(records, measurement)]
+
+
+def _task_axes(records: TableRecords, measurement: str) -> list[Axis]:
+    """Scores of tasks; of a task at several servers one each, which the item's slug tells apart."""
     found: dict[str, Axis] = {}
-    for slug in items(records, "tasks"):
+    for slug in items(records, measurement):
         scored = (
             metric
             for cell in records.cells
-            for record in cell.of("tasks", slug)
+            for record in cell.of(measurement, slug)
             for metric in record.metrics
         )
         for metric in scored:
-            if metric.better == "neither" or metric.name in found:
+            key = metric.name if measurement == _HERE else f"{metric.name}:{slug}"
+            if metric.better == "neither" or key in found:
                 continue
             title = f"{slug} {metric.name.rpartition('.')[2]}"
-            found[metric.name] = Axis(
-                metric.name,
+            found[key] = Axis(
+                key,
                 title,
                 title,
                 "number",
                 "1",
                 metric.better,
                 "quality",
-                "tasks",
+                measurement,
                 slug,
                 metric.name,
                 of_change=True,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
+from qbench.compare.items import TASKS
 from qbench.compare.recommend.axes import NEEDLE
 from qbench.compare.recommend.axis import Axis
 from qbench.compare.recommend.budget import MINIMIZED
@@ -97,8 +98,9 @@ def names_of_task(axis: Axis) -> tuple[str, ...]:
     """What a score is called in a budget; empty for what is no score of a task."""
     if axis.measurement == NEEDLE:
         return (NEEDLE, axis.item or "")
-    if axis.measurement == "tasks":
-        return (axis.item or "", axis.metric.removeprefix("tasks."))
+    if axis.measurement in TASKS:
+        score = axis.metric.removeprefix(f"{axis.measurement}.")
+        return (axis.item or "", score, score.rpartition(".")[0])
     return ()
 
 
