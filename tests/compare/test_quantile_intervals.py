@@ -252,12 +252,12 @@ def test_too_few_windows_beyond_a_quantile_decide_nothing() -> None:
 
 
 def test_a_quantile_between_two_tokens_far_apart_says_that_few_lie_beyond_it() -> None:
-    kl = drawn(1, windows=24)[:, :32] / 100
-    kl[0, 0] = 50.0
+    kl = drawn(1, windows=22) / 100
+    kl[0, :6] = 50.0
     found = level([by_item(kl)], "chat.kl.p99_9", sampling=SAMPLING)
-    assert 10 * np.sort(kl, axis=None)[-2] < found.new < 50
+    assert 10 * np.sort(kl, axis=None)[-7] < found.new < 25
     assert found.estimate is None
-    assert "of 24 hold tokens beyond the quantile, and 20 must" in str(found.reason)
+    assert "of 22 hold tokens beyond the quantile, and 20 must" in str(found.reason)
 
 
 def test_records_without_counts_say_why_there_is_no_interval() -> None:
