@@ -16,7 +16,7 @@ from tests.workplace import keep
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.workplace import Workplace
+    from tests.workplace import Finished, Workplace
 
 GATE = "gate: {perplexity: {max_increase: 1%, against: reference}}\n"
 KEYS = {
@@ -59,7 +59,10 @@ def arguments(command: str) -> list[str]:
 
 
 def document(place: Workplace, command: str, *more: str) -> dict[str, Any]:
-    done = place.call(*arguments(command), "--format", "json", *more)
+    return read(place.call_here(*arguments(command), "--format", "json", *more), command)
+
+
+def read(done: Finished, command: str) -> dict[str, Any]:
     assert done.code == (1 if command in ("gate", "recommend") else 0), done.errors
     found = json.loads(done.output)
     assert isinstance(found, dict)
@@ -70,7 +73,21 @@ def document(place: Workplace, command: str, *more: str) -> dict[str, Any]:
 def test_json_is_one_document_with_the_keys_that_are_documented(
     place: Workplace, command: str
 ) -> None:
-    assert set(document(place, command)) >= KEYS[command]
+    done = place.call_here(*arguments(command), "--format", "json")
+    assert set(read(done, command)) >= KEYS[command]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        # One that reads records and one that reads none; the others with the slow tests.
+        pytest.param(one, marks=[] if one in {"explain", "gate"} else [pytest.mark.slow])
+        for one in KEYS
+    ],
+)
+def test_a_process_writes_nothing_else(place: Workplace, command: str) -> None:
+    done = place.call(*arguments(command), "--format", "json")
+    assert set(read(done, command)) >= KEYS[command]
 
 
 def test_json_holds_numbers(place: Workplace) -> None:
@@ -103,11 +120,11 @@ def test_csv_of_a_comparison_and_of_a_gate_is_what_their_json_holds(
     for precision, scores in (("fp32", [1.0] * 60), ("nf4", [0.0, 0.0] + [1.0] * 58)):
         keep(place.folder / "results", task(precision, scores))
     rows = document(place, command)[key]
-    done = place.call(*arguments(command), "--format", "csv")
+    done = place.call_here(*arguments(command), "--format", "csv")
     assert done.code == (1 if command in ("gate", "recommend") else 0), done.errors
-    read = pd.read_csv(io.StringIO(done.output), dtype={"unit": str})
-    assert len(read) == len(rows) > 0
-    for (_, found), row in zip(read.iterrows(), rows, strict=True):
+    table = pd.read_csv(io.StringIO(done.output), dtype={"unit": str})
+    assert len(table) == len(rows) > 0
+    for (_, found), row in zip(table.iterrows(), rows, strict=True):
         for name, value in _flat(row):
             if value is None:
                 assert name not in found or pd.isna(found[name])
@@ -137,7 +154,7 @@ def _flat(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("command", KEYS)
 def test_markdown_and_a_file(place: Workplace, command: str) -> None:
-    done = place.call(*arguments(command), "--format", "markdown", "-o", "out/page.md")
+    done = place.call_here(*arguments(command), "--format", "markdown", "-o", "out/page.md")
     assert "wrote out/page.md" in done.output, done.errors
     assert (place.folder / "out/page.md").read_text(encoding="utf-8").startswith("# ")
 
@@ -158,7 +175,7 @@ def test_a_format_that_there_is_not_is_told_with_the_nearest(
     place: Workplace, command: str
 ) -> None:
     call = arguments(command) if command in KEYS else ["report"]
-    done = place.call(*call, "--format", "markdwn")
+    done = place.call_here(*call, "--format", "markdwn")
     assert done.code == 2
     assert "--format: found 'markdwn'; expected one of text, markdown, html, json" in done.errors
     assert "did you mean 'markdown'?" in done.errors

@@ -453,13 +453,14 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_told(
     [
         ("dies under load", "crash", "under load"),
         ("refuses under load", "error", "status 422"),
-        ("hangs under load", "timeout", "no answer in 3 s"),
+        ("hangs under load", "timeout", "no answer in 4 s"),
     ],
 )
 def test_a_server_that_fails(place: Workplace, act: str, status: str, words: str) -> None:
+    timeout = 4 if status == "timeout" else 60  # a busy machine is no server that hangs
     command = [sys.executable, str(PROGRAM), act, "--port", "{port}", "{model}", "{dtype}"]
     with pytest.raises(ProcessFailedError) as caught:
-        take(place, servers=[{"command": command, "name": "bad"}], timeout=3)
+        take(place, servers=[{"command": command, "name": "bad"}], timeout=timeout)
     assert caught.value.status == status
     assert words in str(caught.value)
     assert place.survivors() == []

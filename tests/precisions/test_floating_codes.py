@@ -18,6 +18,7 @@ from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, resolve
 from tests.record_factory import make_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +31,19 @@ VARIANTS = [
     Variant("opt", "opt"),
 ]
 EACH_VARIANT = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
+
+
+def once_quick(asked: Sequence[object]) -> list[Any]:
+    """Each variant with all that is asked; quick but once for each, the others slow."""
+    return [
+        pytest.param(variant, one, marks=[] if (at + 1) % 3 == place else [pytest.mark.slow])
+        for at, one in enumerate(asked)
+        for place, variant in enumerate(VARIANTS)
+    ]
+
+
+def name_of(value: object) -> str:
+    return value.label if isinstance(value, Variant) else str(value)
 
 
 def layers_of(
@@ -48,8 +62,7 @@ def bytes_of(tensor: Any) -> NDArray[np.uint8]:
     return found
 
 
-@EACH_VARIANT
-@pytest.mark.parametrize("granularity", ["row", "tensor"])
+@pytest.mark.parametrize(("variant", "granularity"), once_quick(["row", "tensor"]), ids=name_of)
 def test_fp8_codes_and_scales_element_by_element(
     variant: Variant, granularity: str, cells: TinyCells
 ) -> None:
@@ -103,12 +116,15 @@ def test_the_levels_are_those_of_the_specifications() -> None:
     )  # fmt: skip
 
 
-@EACH_VARIANT
-@pytest.mark.parametrize("scaling", ["floor", "ceil"])
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("variant", "asked"),
+    once_quick([(8, "floor"), (8, "ceil"), (4, "floor"), (4, "ceil")]),
+    ids=name_of,
+)
 def test_mx_codes_and_scales_element_by_element(
-    variant: Variant, bits: int, scaling: str, cells: TinyCells
+    variant: Variant, asked: tuple[int, str], cells: TinyCells
 ) -> None:
+    bits, scaling = asked
     levels, sign, emax = (E4M3_LEVELS, 0x80, 8) if bits == 8 else (E2M1_LEVELS, 0x8, 2)
     name = f"mxfp{bits}"
     for layer, weight in layers_of(variant, cells, name, scaling=scaling, dtype="fp32"):
