@@ -57,7 +57,7 @@ class Together:
     more: Difference | None = None
     """Measured less the sum, paired by windows."""
     ratio: Difference | None = None
-    """Measured by the sum, less 1."""
+    """Measured by the sum, less 1; None of a sum that is not above 0."""
     rounding: float | None = None
     """Nats that rounding may add to the sum, at most; None where it is not known."""
     kind: Kind = "unknown"
@@ -136,7 +136,9 @@ def _together(cell: CellRecords, records: TableRecords, slug: str, damages: Dama
     each = next((value for value in values if value is not None and math.isfinite(value)), None)
     count = sum(label != damages.table.rest for label in chosen.values())
     rounding = None if each is None else each * count
-    return replace(known, more=more, ratio=ratio, rounding=rounding, kind="undecided")
+    # Of a sum of nothing there is none: all may be in the reference's own type.
+    by_sum = ratio if total > 0 else None
+    return replace(known, more=more, ratio=by_sum, rounding=rounding, kind="undecided")
 
 
 def _kind(one: Together, way: str | None) -> Kind:

@@ -211,7 +211,9 @@ def _table(records: TableRecords, title: str, found: Sequence[Together]) -> Tabl
 def _ratio(one: Together) -> Figure:
     """Measured by the sum, with its interval where the sum is above 0 in each resample."""
     if one.ratio is None or one.ratio.plain is None:
-        return Figure(word=NOT_MEASURED, reason=one.reason)
+        nothing = one.more is not None and one.ratio is None
+        reason = "the sum is not above 0" if nothing and one.reason is None else one.reason
+        return Figure(word=NOT_MEASURED, reason=reason)
     plain = figure_of(one.ratio)
     value, low, high = (
         None if end is None else 1 + end for end in (plain.value, plain.low, plain.high)

@@ -113,6 +113,19 @@ def test_formats_that_hold_all_layers_alike_are_held_against_their_sum() -> None
     assert told[1] == "Sum and whole are not told apart by the windows: int8 (1.00 times)."
 
 
+def test_of_a_sum_of_nothing_there_is_no_ratio() -> None:
+    """A budget that nothing exceeds leaves all units in the reference's type."""
+    plain = dict.fromkeys(UNITS, "fp32")
+    told = {"budget": "100 bits", "by": "kl", "units": plain, "predicted_kl": 0.0}
+    record = sensitivity("mixed-budget=100-bits", [0.0] * len(spread(1.0, "any")))
+    record = in_fp32(record, "mixed").model_copy(update={"details": {"loaded": {"mix": told}}})
+    table = summed(record)
+    (total,), (ratio,) = table.column("sensitivity.sum"), table.column("sensitivity.ratio")
+    assert total.value == 0
+    assert (ratio.value, ratio.reason) == (None, "the sum is not above 0")
+    assert "times" not in " ".join(lines(record))
+
+
 def test_what_rounding_may_have_added_is_not_called_an_interaction() -> None:
     record = joint("int8", 0.6, alike("int8"))
     rounding = make_metric("sensitivity.kl.rounding", 1e-4)
