@@ -101,6 +101,17 @@ def test_the_frontier_is_of_what_none_dominates() -> None:
     assert {row["kind"] for row in by_cell(chart).values()} == {"mix", "one format"}
 
 
+def test_names_in_the_picture_keep_their_ends_and_do_not_lie_on_each_other() -> None:
+    labels = [f"mixed-dtype=fp32-budget={bits}-bits" for bits in (4, 5)]
+    records = [*mix(105, 0.01, labels[0]), *mix(105.1, 0.0099, labels[1]), *NF4, *INT8]
+    (chart,) = charts_of(parts(*records))
+    rows = by_cell(chart)
+    assert rows[labels[0]]["name"] == "mixed…budget=4-bits"
+    assert rows[labels[1]]["joined"]
+    assert "name" not in rows[labels[1]]
+    assert rows["nf4"]["name"] == "nf4"
+
+
 def test_programs_get_every_match_and_every_unit() -> None:
     records = [*REFERENCE, *mix(105, 0.01), *NF4, *INT8, reference(), summed(1.0)]
     (table,) = json.loads(written_as("json", records))["decision_tables"]

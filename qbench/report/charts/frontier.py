@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.frontier import KL
@@ -11,17 +12,21 @@ from qbench.report.charts.axes import decades, quantity, rounded, tooltip, unit_
 from qbench.report.figures import with_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.compare.frontier import Frontier, Point
 
 _HEIGHT = 300
 _KINDS = ("mix", "one format")
 _SHAPES = ("diamond", "circle")
-_MOST_NAME = 120
-"""Pixels of a name in the picture."""
+_START, _END = 5, 13
+"""Characters of a long name that are shown: its end tells it from others."""
+_NEAR = 0.05
+"""Share of the picture below which two names would lie on each other."""
 _CAPTION = (
     "Further left is smaller, further down nearer to the reference. The line joins the cells that"
-    " no other is at least as good as in both; these have their names beside them. Lines through a"
-    " sign are 95 % intervals."
+    " no other is at least as good as in both; these have their names beside them where there is"
+    " room. Lines through a sign are 95 % intervals."
 )
 
 
@@ -33,6 +38,7 @@ def frontier_chart(found: Frontier, slug: str, text: str) -> Chart | None:
     unit, divisor = unit_of((one.bytes for one in points), "bytes")
     middle = (points[0].bytes + points[-1].bytes) / 2
     rows = [{**_row(found, one, slug, divisor), "right": one.bytes > middle} for one in points]
+    _name(rows)
     ticks = decades([end for row in rows for end in (row["kl"], row.get("low", row["kl"]))])
     lowest = min(row.get("low", row["kl"]) for row in rows)
     highest = max(row.get("high", row["kl"]) for row in rows)
@@ -54,7 +60,7 @@ def frontier_chart(found: Frontier, slug: str, text: str) -> Chart | None:
             "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": kind},
         }
     ]
-    sides = sorted({row["right"] for row in rows if row["joined"]})
+    sides = sorted({row["right"] for row in rows if "name" in row})
     spec: dict[str, Any] = {
         "data": {"values": rows},
         "height": _HEIGHT,
@@ -101,18 +107,32 @@ def _names(y: dict[str, Any], *, right: bool) -> dict[str, Any]:
     place: dict[str, Any] = {"align": "left", "dx": 8, "dy": -8}
     if right:
         place = {"align": "right", "dx": -8, "dy": 10}
-    wanted = "datum.joined && datum.right" if right else "datum.joined && !datum.right"
+    wanted = f"isValid(datum.name) && {'' if right else '!'}datum.right"
     return {
         "transform": [{"filter": wanted}],
         "mark": {
             "type": "text",
             "fontSize": 11,
             "fill": "var(--ink)",
-            "limit": _MOST_NAME,
             **place,
         },
-        "encoding": {"y": y, "text": {"field": "cell", "type": "nominal"}},
+        "encoding": {"y": y, "text": {"field": "name", "type": "nominal"}},
     }
+
+
+def _name(rows: Sequence[dict[str, Any]]) -> None:
+    """Names what is joined, but for what lies too near to what has a name already."""
+    sizes = [row["size"] for row in rows]
+    heights = [math.log(row["kl"]) for row in rows]
+    width, height = (max(ends) - min(ends) or 1.0 for ends in (sizes, heights))
+    named: list[tuple[float, float]] = []
+    for row in rows:
+        at = row["size"] / width, math.log(row["kl"]) / height
+        if row["joined"] and not any(math.dist(at, other) < _NEAR for other in named):
+            named.append(at)
+            label = row["cell"]
+            cut = len(label) > _START + _END + 1
+            row["name"] = f"{label[:_START]}…{label[-_END:]}" if cut else label
 
 
 def _row(found: Frontier, point: Point, slug: str, divisor: float) -> dict[str, Any]:

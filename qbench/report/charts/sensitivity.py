@@ -24,6 +24,8 @@ _MOST_WRITTEN = 10
 _DEPTH = 1e-5
 """Share of the largest KL below which tiles are alike."""
 _MILLI = 1e3
+_LEAST = 0.01
+"""Of the numbers on tiles."""
 _UNMEASURED = "–"
 _CAPTION = (
     "Shades follow the logarithm of the KL{written}. A tile without a shade was not measured."
@@ -110,9 +112,15 @@ def _figures(kls: Sequence[float | None], scale: tuple[float, float]) -> dict[st
     if not known:
         return {"shade": scale[0], "text": _UNMEASURED}
     total = math.fsum(known)
-    shown = _MILLI * total
-    text = f"{shown:.0f}" if shown >= _MILLI / 10 else f"{shown:.2g}" if shown >= 0.01 else "0"
-    return {"kl": rounded(total), "shade": rounded(max(total, scale[0])), "text": text}
+    shade = rounded(max(total, scale[0]))
+    return {"kl": rounded(total), "shade": shade, "text": _written(_MILLI * total)}
+
+
+def _written(value: float) -> str:
+    """A number in as few characters as a tile has room for."""
+    if 0 < value < _LEAST:
+        return f"<{_LEAST:g}"
+    return f"{value:.0f}" if value >= 100 or value <= 0 else f"{value:.2g}"
 
 
 def _shade(damages: Damages) -> tuple[float, float] | None:
