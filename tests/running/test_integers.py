@@ -110,8 +110,13 @@ def test_what_no_layer_can_hold_is_skipped_with_the_reason(
 
 
 @pytest.mark.parametrize("place", ["precisions", "finetune.quantize"])
-def test_what_is_tuned_on_is_no_calibration_text(place: str, tmp_path: Path) -> None:
-    row = '{{"instruction": "Which number comes after {0}?", "output": "It is {1}, by one more."}}'
+@pytest.mark.parametrize("column", ["", ', "text": "{0}, {1}"'])
+def test_what_is_tuned_on_is_no_calibration_text(place: str, column: str, tmp_path: Path) -> None:
+    """Whether or not its rows could be read as documents."""
+    row = (
+        '{{"instruction": "Which number comes after {0}?", "output": "It is {1}, by one more."'
+        f"{column}}}}}"
+    )
     rows = "\n".join(row.format(number, number + 1) for number in range(40))
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
     calibrated = "{w8a8-static: {calibration_text: rows.jsonl, calibration_window: 16}}"

@@ -5,9 +5,11 @@ Known from the suite alone: no torch here.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import TextError
+from qbench.core.paths import written_path
 from qbench.precisions.integer.options import (
     CALIBRATION_TEXT,
     WINDOW_TOKENS,
@@ -17,7 +19,6 @@ from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from qbench.core.spec import PrecisionRef
     from qbench.sources.data.tuning import ResolvedTuningData
@@ -54,17 +55,13 @@ def resolve_calibration(
     options = _calibrating(precision)
     if options is None or isinstance(options.calibration_text, ResolvedText):
         return precision
+    if tuned_on is not None:
+        _check_not_tuned_on(options.calibration_text, tuned_on, base)
     text = resolve_text(options.calibration_text, base=base)
     if text.kind != "hub":
         _check_length(text, options)
     for other in evaluated:
         _check_apart(text, other)
-    if tuned_on is not None and (text.kind, text.location) == (tuned_on.kind, tuned_on.location):
-        raise TextError(
-            f"calibration_text {text.source} is the data of finetune, whose test split is scored:"
-            " its loss would look better than it is; calibrate on another text, such as"
-            f" {CALIBRATION_TEXT}"
-        )
     found: dict[str, Any] = {**precision.options, "calibration_text": text.model_dump()}
     return precision.model_copy(update={"options": found})
 
@@ -84,6 +81,21 @@ def window_tokens(options: IntegerOptions, context_tokens: int | None) -> int:
         f"calibration_window is {asked} tokens, the model's context {context_tokens}; set"
         f" calibration_window to at most {context_tokens}"
     )
+
+
+def _check_not_tuned_on(source: str, tuned_on: ResolvedTuningData, base: Path) -> None:
+    """Before the text is read: rows to tune on need not be such that a text can be made of them."""
+    if tuned_on.kind == "file":
+        path = written_path(source, base, TextError)
+        same = path.resolve() == Path(tuned_on.location).resolve()
+    else:
+        same = source == tuned_on.source
+    if same:
+        raise TextError(
+            f"calibration_text {source} is the data of finetune, whose test split is scored:"
+            " its loss would look better than it is; calibrate on another text, such as"
+            f" {CALIBRATION_TEXT}"
+        )
 
 
 def _check_length(text: ResolvedText, options: IntegerOptions) -> None:

@@ -24,7 +24,7 @@ _ABSOLUTE = "format(abs(datum.value), '.6~g')"
 
 def task_charts(table: Table) -> list[Chart]:
     """The pictures of a table of `qbench.report.tasks`; none where it has no scores."""
-    name = table.columns[0].key.partition(".")[2]
+    name = table.columns[0].key.split(".", 1)[-1]
     drawn = (_scores(table), _flips(table))
     return [replace(one, title=f"{one.title}: {name}") for one in drawn if one is not None]
 
