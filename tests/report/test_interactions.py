@@ -14,6 +14,7 @@ from qbench.report.details import detail_tables
 from qbench.report.failures import valueless
 from qbench.report.interactions import interaction_parts, sums
 from tests.pages import REPORT_FORMATS, written_as
+from tests.paired_records import divergence, footprint
 from tests.record_factory import footprint_record, make_failure, make_metric, make_record
 from tests.sensitivity_records import KL, TOKENS, UNITS, of_reference, sensitivity, spread
 
@@ -178,6 +179,26 @@ def test_cells_that_failed_and_tables_without_windows_break_nothing() -> None:
     for records in ([bare, mix(1.0)], [reference(), odd], [mix(1.0)], [failed]):
         for name in REPORT_FORMATS:
             written_as(name, [*records, footprint_record("nf4"), make_record("mixed")])
+
+
+@pytest.mark.parametrize("name", REPORT_FORMATS)
+def test_parts_of_a_run_and_a_rehearsal_make_pages(name: str) -> None:
+    every = [
+        reference(),
+        mix(1.2),
+        joint("nf4", 1.1, alike("nf4")),
+        footprint("mixed-budget=5-bits", 1e6, name="mixed"),
+        divergence("mixed-budget=5-bits", [0.01] * 60, name="mixed"),
+        divergence("nf4", [0.02] * 60),
+        footprint("nf4", 2e6),
+    ]
+    rehearsed = [
+        one.model_copy(update={"rehearsal": ("a stand-in of the model",)}) for one in every
+    ]
+    without = [one for one in every if one.item.measurement != "sensitivity"]
+    mixes = [one for one in every if one.cell.precision.name == "mixed"]
+    for records in (every, rehearsed, every[1:], mixes, without, every[:1]):
+        assert written_as(name, records)
 
 
 def test_that_other_cells_have_no_table_is_no_gap() -> None:
