@@ -190,6 +190,7 @@ def test_options_are_kept_with_the_tasks_that_they_concern_and_change_no_other_k
             "do_sample: true for writes, without a temperature above 0",
         ),
         ({"names": "finds", "metadata": {"max_seq_lengths": "40"}}, "found 40; expected a list"),
+        ({"names": "finds", "metadata": {"max_seq_lengths": []}}, r"found \[\]; expected a list"),
         (
             {
                 "names": "stdlib-choice",
@@ -230,6 +231,7 @@ def test_options_that_no_task_takes(own: Path, options: dict[str, Any], words: s
         ({"fewshot_as_multiturn": True}, "beside `chat_template: true`"),
         ({"thinking": True, "chat_template": True}, "think_end_token"),
         ({"system_prompt": ""}, "system_prompt"),
+        ({"think_end_token": ""}, "think_end_token"),
     ],
 )
 def test_values_that_are_none(options: dict[str, Any], words: str) -> None:

@@ -112,7 +112,7 @@ def _check_lengths(options: TaskOptions, name: str, index: Index) -> None:
     lengths = options.metadata.get(LENGTHS)
     if lengths is None or not reads_metadata(name, index):
         return
-    if not isinstance(lengths, list | tuple) or not all(
+    if not (isinstance(lengths, list | tuple) and lengths) or not all(
         isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in lengths
     ):
         raise TextError(f"metadata: {LENGTHS}: found {lengths}; expected a list such as [4096]")

@@ -99,6 +99,11 @@ class TaskOptions(Frozen):
                 expected = f"`{name}` beside `chat_template: true`"
                 found, remedy = "no chat template, which is what it says", "add it, or remove this"
                 raise invalid_below((name,), InvalidValueError(expected, found, remedy))
+        if self.think_end_token == "":
+            expected = "a text such as </think>, or a token's id"
+            raise invalid_below(
+                ("think_end_token",), InvalidValueError(expected, "an empty text", "remove it")
+            )
         if self.thinking and self.think_end_token is None:
             expected = "the key `think_end_token` beside `thinking: true`"
             found, remedy = "nothing that tells where a thought ends", "such as </think>"
