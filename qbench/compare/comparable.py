@@ -36,6 +36,7 @@ ENERGY_METHOD = "energy_method"
 """In the details of what was timed: what told its energy."""
 _TOKENS = "tokens"
 """Metric that counts what was scored."""
+TAKE_AGAIN = "a record from before it was kept is to be taken again, a baseline written anew"
 _ABSENT = "-"
 _LAYERS = "layers of "
 _MARK = 6
@@ -99,7 +100,7 @@ def missing_value(records: Sequence[Record], metric: str, side: str) -> Gap | No
         return Gap("missing", f"{side}: {first.status} ({first.reason or 'no reason given'})")
     if all(record.value(metric) is None for record in good):
         found = good[0].metric(metric)
-        reason = found.reason if found else "its record does not hold this metric"
+        reason = found.reason if found else f"its record does not hold this metric; {TAKE_AGAIN}"
         return Gap("missing", f"{side}: {reason}")
     return None
 

@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qbench.compare.comparable import TAKE_AGAIN
 from qbench.compare.estimates.estimates import FEWEST_PROCESSES, Exact, one_sample, welch
 from qbench.compare.quantiles import (
     find_quantile,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Metric, Record
 
 
+_CHANCE = "so its chance error is unknown"
 _LARGEST = "kl.max"
 _NO_SPREAD = "no process differs from another, so that the chance in it is unknown"
 
@@ -274,8 +276,10 @@ def _too_few(
 
 
 def _unknown(new: float, old: float | None, metric: str, *, relative: bool) -> Difference:
-    kept = "counts of tokens by window" if is_quantile(metric) else "values per window or item"
-    reason = f"no {kept} are kept of it, so its chance error is unknown"
+    if is_quantile(metric):
+        reason = f"no counts of tokens by window are kept of it, {_CHANCE}; {TAKE_AGAIN}"
+    else:
+        reason = f"no values per window or item are kept of it, {_CHANCE}"
     if metric.endswith(_LARGEST):
         reason = "of a largest value no interval is known: a longer text only raises it"
     return Difference(new, old, relative, None, "none", reason=reason)

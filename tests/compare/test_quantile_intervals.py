@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from qbench.compare.baseline import read_baseline, write_baseline
+from qbench.compare.comparable import missing_value
 from qbench.compare.differences import Difference, difference, level
 from qbench.compare.estimates.bootstrap import Bootstrap, Sampling
 from qbench.compare.estimates.quantiles import Binned, Listed, bootstrap_quantile, influence
@@ -285,7 +286,16 @@ def test_records_without_counts_say_why_there_is_no_interval() -> None:
         ):
             assert found.estimate is None
             assert "no counts of tokens by window are kept" in str(found.reason)
+            assert "is to be taken again, a baseline written anew" in str(found.reason)
             assert found.new == record.value("kl.p99")
+
+
+def test_a_record_from_before_a_metric_was_measured_is_to_be_taken_again() -> None:
+    record = record_of(drawn(1))
+    gap = missing_value([record], "kl.of_another_time", "the baseline")
+    assert gap is not None
+    assert gap.reason.startswith("the baseline: its record does not hold this metric; ")
+    assert gap.reason.endswith("is to be taken again, a baseline written anew")
 
 
 def test_no_more_is_unpacked_than_belongs_to_the_windows() -> None:

@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 KEY = "0123456789abcdef"
 CHANGE_QUANTILES = {
     "min": 0.0,
+    "p0_1": 0.001,
     "p1": 0.01,
     "p5": 0.05,
+    "p10": 0.1,
     "p25": 0.25,
     "median": 0.5,
     "p75": 0.75,
+    "p90": 0.9,
     "p95": 0.95,
     "p99": 0.99,
+    "p99_9": 0.999,
     "max": 1.0,
 }
 HELD_OUT = next(bundled_models()["tiny-mistral"].parent.glob("stdlib-heldout/*.txt"))

@@ -18,13 +18,17 @@ _IN_LLAMA_CPP = {"median": "median", "p90": "90 %", "p99": "99 %", "p99_9": "99.
 _CHANGE = "probability_change"
 _CHANGE_QUANTILES = {
     "min": 0.0,
+    "p0_1": 0.001,
     "p1": 0.01,
     "p5": 0.05,
+    "p10": 0.1,
     "p25": 0.25,
     "median": 0.5,
     "p75": 0.75,
+    "p90": 0.9,
     "p95": 0.95,
     "p99": 0.99,
+    "p99_9": 0.999,
     "max": 1.0,
 }
 _CHANGE_WORDS = {"min": "largest fall", "max": "largest rise"}
@@ -114,9 +118,12 @@ DIVERGENCE_METRICS = (
             name=f"{_CHANGE}.{name}",
             unit="1",
             better="neither",
-            title="change of the true token's probability, " + _CHANGE_WORDS.get(name, name),
+            title="change of the true token's probability, "
+            + _CHANGE_WORDS.get(name, name.replace("_", ".")),
             formula="quantile over the scored tokens of q(true) - p(true), linear interpolation",
-            also_called=(f"{_CHANGE_IN_LLAMA_CPP.get(name, name[1:] + ' %')} Δp",),
+            also_called=(
+                f"{_CHANGE_IN_LLAMA_CPP.get(name, name[1:].replace('_', '.') + ' %')} Δp",
+            ),
         )
         for name in _CHANGE_QUANTILES
     ),
