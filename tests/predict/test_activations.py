@@ -121,7 +121,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+def slow(case: _Case) -> bool:
+    """Of these every layer is as llama's are, which are tried with each precision."""
+    return case.architecture in {"qwen2", "qwen3"} and case.precision in {"fp32", "bf16"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(one, marks=[pytest.mark.slow] if slow(one) else []) for one in CASES],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 def test_the_peak_is_explained(case: _Case, cells: TinyCells) -> None:
     folder = cells.folder(Variant("model", case.architecture, _SIZES | case.config))

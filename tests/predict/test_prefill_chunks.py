@@ -122,8 +122,17 @@ def test_prefill_and_the_token_after_it(name: str, dtype: str, mode: Any) -> Non
         assert found == pytest.approx(after.total - case.static, rel=TOLERANCE), (tokens, chunk)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("fp8", "bf16"),
+        ("int8", "fp32"),
+        ("int4", "bf16"),
+        pytest.param("fp8", "fp32", marks=pytest.mark.slow),
+        pytest.param("int8", "bf16", marks=pytest.mark.slow),
+        pytest.param("int4", "fp32", marks=pytest.mark.slow),
+    ],
+)
 def test_prefill_into_a_quantized_cache(kind: str, dtype: str) -> None:
     """Chunks of fewer tokens than are quantized anew, and of more."""
     case = _Case("llama", dtype, kv_cache_named(kind))

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SUITES = [folder.name for folder in sorted(PUBLISHED.iterdir())]
+MANY_CELLS = {"formats", "integers"}
+"""Suites of which a grid of budgets takes seconds."""
 ROUNDING = 1e-9
 """By how much scipy's ends of a latency's interval, relatively, may differ from the program's."""
 TEXT = "stdlib-heldout-w256-default"
@@ -164,7 +166,10 @@ def bounds_of(cells: Cells, key: str) -> list[float | None]:
     return [None, chosen[0] * 0.99, *chosen, (chosen[1] + chosen[2]) / 2]
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "suite",
+    [pytest.param(one, marks=[pytest.mark.slow] if one in MANY_CELLS else []) for one in SUITES],
+)
 def test_of_a_grid_of_budgets_the_same_cell_is_chosen_by_loops(suite: str) -> None:
     decisions = document_of(suite)["decision_tables"]
     tried = 0
