@@ -215,6 +215,7 @@ def test_the_bundled_model_on_its_own_conversations(trained: Callable[[str], Loa
 CONVERSATIONS = Path(__file__).parents[2] / "qbench" / "bundled" / "prompts" / "stdlib-chat.jsonl"
 
 
+@pytest.mark.slow
 def test_a_planted_damage_is_seen(trained: Callable[[str], LoadedModel]) -> None:
     reference, cell = trained("fp32"), trained("bf16")
     asked = {"prompts": "bundled:stdlib-chat", "count": 6, "new_tokens": 24}
@@ -232,7 +233,7 @@ def test_a_planted_damage_is_seen(trained: Callable[[str], LoadedModel]) -> None
     assert values(measure(cell, **asked)) == sound
 
 
-@pytest.mark.parametrize("kind", [None, "int4"])
+@pytest.mark.parametrize("kind", [pytest.param(None, marks=pytest.mark.slow), "int4"])
 def test_answers_that_are_decoded_read_the_cache(cells: TinyCells, kind: str | None) -> None:
     """Against a loop that reads token by token with transformers' own caches."""
     from transformers import DynamicCache, QuantizedCache

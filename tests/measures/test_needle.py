@@ -121,11 +121,11 @@ class TestCopying:
     def test_a_quantized_cache_is_read(self, copies: LoadedModel, tmp_path: Path) -> None:
         asked = {**self.ASKED, "depths": 50, "needles": 1, "prefill_chunk": 256}
         found = {}
-        for kind in (None, "fp8", "int2"):
+        for kind in (None, "int2"):
             cell = copies.cell.model_copy(update={"kv_cache": kind})
             found[kind] = values(take(replace(copies, cell=cell), tmp_path, **asked))
         assert {one["needle.retrieval"] for one in found.values()} == {1.0}
-        assert len({one["needle.loss"] for one in found.values()}) == 3
+        assert len({one["needle.loss"] for one in found.values()}) == 2
 
 
 class TestNaively:

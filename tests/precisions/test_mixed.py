@@ -107,6 +107,13 @@ def test_a_layer_is_that_of_its_precision(name: str, cells: TinyCells) -> None:
         assert all(map(torch.equal, tensors, expected)), place
 
 
+def of_two_kinds(names: list[str]) -> Iterator[Any]:
+    """Any two; slow but for each with the next."""
+    following = set(itertools.pairwise([*names, names[0]]))
+    for pair in itertools.permutations(names, 2):
+        yield pytest.param(*pair, marks=[] if pair in following else [pytest.mark.slow])
+
+
 def near_in_kind() -> Iterator[Any]:
     """Each precision with the two that follow it in its family; slow but for the first of each."""
     for kind in KINDS:
@@ -122,9 +129,7 @@ def near_in_kind() -> Iterator[Any]:
             )
 
 
-@pytest.mark.parametrize(
-    ("asked", "held"), [*itertools.permutations([*KINDS, "bf16"], 2), *near_in_kind()]
-)
+@pytest.mark.parametrize(("asked", "held"), [*of_two_kinds([*KINDS, "bf16"]), *near_in_kind()])
 def test_a_layer_in_another_format_than_its_own_is_a_fault(
     asked: str, held: str, cells: TinyCells
 ) -> None:
