@@ -21,6 +21,7 @@ from qbench.core.number_types import FloatType
 from qbench.core.unchecked import as_mapping, as_number
 from qbench.precisions import options_of
 from qbench.precisions.computing import rest_type
+from qbench.precisions.mixed import sought
 from qbench.precisions.mixed.layers import member_of
 from qbench.precisions.mixed.members import format_of
 from qbench.precisions.mixed.options import MixedOptions
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from qbench.precisions.mixed.sensitivities import Unit
 
 KL, ROUNDING = "sensitivity.kl.mean", "sensitivity.kl.rounding"
-MIXED = "mixed"
 Kind = Literal["more", "less", "rounding", "undecided", "unknown"]
 _SAME_SUM = 1e-6
 
@@ -74,7 +74,7 @@ class Together:
 
 def is_mix(cell: CellRecords) -> bool:
     """Whether a cell's layers are held in several formats."""
-    return cell.records[0].cell.precision.name == MIXED
+    return sought.is_mix(cell.records[0].cell.precision)
 
 
 def interactions(records: TableRecords, slug: str, damages: Damages) -> list[Together]:

@@ -18,6 +18,7 @@ from qbench.finetune.train.examples import (
     prompt_ids,
 )
 from qbench.measures.generation import continuation
+from qbench.sources.data.prompts import Prompt
 from qbench.sources.data.tuning import Example
 from tests.tiny_models import make_tiny_tokenizer
 
@@ -264,5 +265,5 @@ def test_what_a_tokenizer_adds_of_its_own_accord() -> None:
     expected = ["<s>", "<unk>", "▁", "Q", "yes", "</s>"]
     assert tokenizer.convert_ids_to_tokens(found.ids) == expected
     # What is given to a model to go on from has no end.
-    assert continuation.encode(tokenizer, "Q", chat=False) == prompt_ids(example, tokenizer)
+    assert continuation.encode(tokenizer, Prompt("Q"), chat=False) == prompt_ids(example, tokenizer)
     assert prompt_ids(example, tokenizer) == found.ids[:4]

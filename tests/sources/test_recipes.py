@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from qbench.core.errors import MeasurementError, TextError
 from qbench.measures.generation.continuation import encode
 from qbench.measures.generation.references import ScoreName
+from qbench.sources.data.prompts import Prompt
 from qbench.sources.data.recipes import RECIPE_NAMES, Templates, render
 from qbench.sources.data.template_limits import TemplateLimitError, within_limits
 from qbench.sources.data.tuning import TuningDataOptions
@@ -164,7 +165,7 @@ def test_templates_without_end(template: str, words: str, monkeypatch: pytest.Mo
     with pytest.raises(TextError, match=words):
         make("chat", chat_tokenizer(f"{{% set many = [1] %}}{template}"), messages=say("a", "b"))
     with pytest.raises(MeasurementError, match=words):
-        encode(chat_tokenizer(f"{{% set many = [1] %}}{template}"), "a", chat=True)
+        encode(chat_tokenizer(f"{{% set many = [1] %}}{template}"), Prompt("a"), chat=True)
     # The limits are gone behind it.
     assert make(Templates(prompt="{{ 'a' * 1000 }}", completion="x"))[0] == "a" * 1000
 

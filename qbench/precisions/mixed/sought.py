@@ -57,9 +57,10 @@ def allowed_bytes(budget: str, shape: ModelShape) -> Allowed:
 
 def is_mix(ref: PrecisionRef) -> bool:
     """Whether its layers are held in what a map of them says, given or found."""
-    from qbench.precisions import options_of
+    from qbench.precisions import precisions
 
-    return isinstance(options_of(ref), MixedOptions)
+    held = precisions().get(ref.name)
+    return held is not None and issubclass(held.options, MixedOptions)
 
 
 def is_sought(ref: PrecisionRef) -> bool:

@@ -89,9 +89,11 @@ def _check(job: Job, folder: Path, probe: torch.Tensor, expected: torch.Tensor) 
 
     from qbench.core.checkpoint import checkpoint_of
     from qbench.core.errors import UsageError
-    from qbench.precisions.stored import Stored, StoredOptions
+    from qbench.precisions import precisions
 
-    again = Stored().load(checkpoint_of(job.cell.model, folder, job.device), StoredOptions())
+    as_stored = next(one for one in precisions().values() if one.takes_quantized)
+    checkpoint = checkpoint_of(job.cell.model, folder, job.device)
+    again = as_stored.load(checkpoint, as_stored.options())
     found = _logits(again, probe)
     if torch.equal(found, expected):
         return
