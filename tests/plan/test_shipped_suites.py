@@ -217,7 +217,9 @@ def test_the_published_report_is_made_from_the_published_records(folder: Path) -
     assert report.read_text(encoding="utf-8") == whole_report(records)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "full", "finetune", "integers", "formats"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "full", "finetune", "integers", "formats", "claims"]
+)
 def test_the_published_records_are_all_of_the_suite(name: str) -> None:
     records, _ = read_folder(PUBLISHED / name)
     suite = load_suite(FOLDER / f"{name}.yaml")
