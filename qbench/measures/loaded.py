@@ -92,6 +92,16 @@ class LoadedModel:
             )
 
     @cached_property
+    def vocabulary(self) -> int:
+        """One more than the tokenizer's highest id; ids may have gaps.
+
+        Columns of the logits beyond it pad the model's head.
+        """
+        rows: int = self.model.get_output_embeddings().weight.shape[0]
+        highest: int = max(self.tokenizer.get_vocab().values())
+        return min(highest + 1, rows)
+
+    @cached_property
     def nonfinite_tensors(self) -> list[str]:
         """The checkpoint's tensors that hold NaN or infinity; all of it is read to know them."""
         return nonfinite_tensors(self.checkpoint.folder)

@@ -165,8 +165,7 @@ class Chat(Measurement):
         windows = traces.windows
         loaded.check_ids(max(max(window.ids) for window in windows))
         ids_sha256 = ids_hash(windows)
-        rows = loaded.model.get_output_embeddings().weight.shape[0]
-        vocabulary = min(max(loaded.tokenizer.get_vocab().values()) + 1, rows)
+        vocabulary = loaded.vocabulary
         with torch.inference_mode():
             head = _head(loaded, params, windows)
             reference, unknown = find_reference(item, head, ids_sha256, wanted=True)

@@ -148,8 +148,7 @@ class Decoded(Measurement):
         windows = _windows(tokens, params, loaded)
         ids_sha256 = ids_hash(windows)
         count = sum(window.scored for window in windows)
-        rows = loaded.model.get_output_embeddings().weight.shape[0]
-        vocabulary = min(max(loaded.tokenizer.get_vocab().values()) + 1, rows)
+        vocabulary = loaded.vocabulary
         with torch.inference_mode():
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             route = find_head(loaded.model, probe).route

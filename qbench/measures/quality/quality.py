@@ -233,9 +233,7 @@ class Quality(Measurement):
         _check(windows, tokens, loaded, params)
         ids_sha256 = ids_hash(windows)
         counts = [window.scored for window in windows]
-        rows = loaded.model.get_output_embeddings().weight.shape[0]
-        # Ids may have gaps: what lies beyond the highest pads the model's head.
-        vocabulary = min(max(tokenizer.get_vocab().values()) + 1, rows)
+        vocabulary = loaded.vocabulary
         with torch.inference_mode(), attention_kernel(loaded.model, params.attention):
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
             head = find_head(loaded.model, probe)

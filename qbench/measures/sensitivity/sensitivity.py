@@ -112,8 +112,7 @@ class Sensitivity(Measurement):
         windows, documents = _windows(loaded, params)
         ids_sha256 = ids_hash(windows)
         count = sum(window.scored for window in windows)
-        rows = loaded.model.get_output_embeddings().weight.shape[0]
-        vocabulary = min(max(loaded.tokenizer.get_vocab().values()) + 1, rows)
+        vocabulary = loaded.vocabulary
         measured: Measured | None = None
         with torch.inference_mode():
             probe = torch.tensor([windows[0].ids[:64]], device=loaded.torch_device)
