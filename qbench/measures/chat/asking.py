@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import MeasurementError
-from qbench.measures.generation.continuation import encode
+from qbench.measures.generation.continuation import check_prompts, encode
 from qbench.measures.quality.windows import tokenize
 from qbench.sources.data.texts import read_text
 
@@ -42,25 +42,8 @@ def ask(prompts: list[Prompt], params: ChatParams, loaded: LoadedModel) -> Asked
         filler = _Filler(tokenizer, text, params.document.name, params.prompt_tokens, chat=chat)
         encoded = [filler.fill(prompt, at) for at, prompt in enumerate(prompts)]
         warnings = filler.warnings(len(prompts))
-    _check(encoded, loaded, params.new_tokens)
+    check_prompts(encoded, loaded, params.new_tokens)
     return Asked(encoded, chat, warnings)
-
-
-def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:
-    """Raises `MeasurementError` for a prompt that the model cannot take with its answer."""
-    context = loaded.resolved.context_tokens
-    for number, ids in enumerate(encoded, 1):
-        if not ids:
-            raise MeasurementError(
-                f"prompt {number} has no tokens under this model's tokenizer; give another prompt"
-            )
-        if context is not None and len(ids) + new_tokens > context:
-            raise MeasurementError(
-                f"prompt {number} has {len(ids)} tokens, and with {new_tokens} new ones does not"
-                f" fit the model's context of {context}; expected at most {context - new_tokens};"
-                " shorten the prompt or lower new_tokens"
-            )
-        loaded.check_ids(max(ids))
 
 
 class _Filler:

@@ -28,6 +28,7 @@ from qbench.measures.chat.metrics import (
 )
 from qbench.measures.chat.options import DOCUMENT, ChatOptions, ChatParams
 from qbench.measures.chat.traces import FILE, make_traces, read_traces
+from qbench.measures.generation.continuation import new_tokens_misfit
 from qbench.measures.grid import misfit, prompt_of
 from qbench.measures.loaded import Outcome, make_metric
 from qbench.measures.measurement import Measurement
@@ -83,15 +84,7 @@ class Chat(Measurement):
                 "prompt_tokens beside it: how long the prompts are with it",
                 "add prompt_tokens, or leave context_text out",
             )
-        context = model.context_tokens
-        if context is None or options.new_tokens < context:
-            return None
-        return Problem(
-            "new_tokens",
-            str(options.new_tokens),
-            f"fewer than {context}, the context of {model.ref.name}",
-            "leave room for the prompts too",
-        )
+        return new_tokens_misfit(options.new_tokens, model)
 
     def items(self, options: ChatOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item a length. Raises `TextError` for prompts or a text that cannot be used."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.errors import MeasurementError, NonFiniteError
+from qbench.core.errors import MeasurementError, NonFiniteError, Problem
 from qbench.finetune.train.examples import added_ids
 from qbench.sources.data.chat import ChatTemplateError, apply_chat_template
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from qbench.core.spec import ResolvedModel
+    from qbench.measures.loaded import LoadedModel
     from qbench.sources.data.prompts import Prompt
 
 
@@ -70,6 +72,36 @@ def _as_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
             f"the tokenizer's chat template does not take {taken} ({error}); set"
             " chat_template: false, or fix the template"
         ) from error
+
+
+def new_tokens_misfit(new_tokens: int, model: ResolvedModel) -> Problem | None:
+    """More new tokens than the context has room for beside a prompt of one token."""
+    context = model.context_tokens
+    if context is None or new_tokens < context:
+        return None
+    return Problem(
+        "new_tokens",
+        str(new_tokens),
+        f"fewer than {context}, the context of {model.ref.name}",
+        "leave room for the prompts too",
+    )
+
+
+def check_prompts(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:
+    """Raises `MeasurementError` for a prompt that the model cannot take with what it writes."""
+    context = loaded.resolved.context_tokens
+    for number, ids in enumerate(encoded, 1):
+        if not ids:
+            raise MeasurementError(
+                f"prompt {number} has no tokens under this model's tokenizer; give another prompt"
+            )
+        if context is not None and len(ids) + new_tokens > context:
+            raise MeasurementError(
+                f"prompt {number} has {len(ids)} tokens, and with {new_tokens} new ones does not"
+                f" fit the model's context of {context}; expected at most {context - new_tokens};"
+                " shorten the prompt or lower new_tokens"
+            )
+        loaded.check_ids(max(ids))
 
 
 def find_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -20,7 +20,13 @@ from qbench.core.record import MetricDefinition
 from qbench.core.spec import Frozen, Item
 from qbench.finetune.train.examples import prompt_ids
 from qbench.measures.generation import references as scoring
-from qbench.measures.generation.continuation import continue_prompt, encode, find_stop_ids
+from qbench.measures.generation.continuation import (
+    check_prompts,
+    continue_prompt,
+    encode,
+    find_stop_ids,
+    new_tokens_misfit,
+)
 from qbench.measures.generation.evaluate_metrics import EvaluateName, evaluated, resolve_name
 from qbench.measures.generation.references import METRIC_OF_SCORE, SCORES, ScoreName
 from qbench.measures.loaded import Outcome, make_metric
@@ -114,15 +120,7 @@ class Generation(Measurement):
 
     def misfit(self, options: GenerationOptions, model: ResolvedModel) -> Problem | None:
         """More new tokens than the context has room for beside a prompt of one token."""
-        context = model.context_tokens
-        if context is None or options.new_tokens < context:
-            return None
-        return Problem(
-            "new_tokens",
-            str(options.new_tokens),
-            f"fewer than {context}, the context of {model.ref.name}",
-            "leave room for the prompts too",
-        )
+        return new_tokens_misfit(options.new_tokens, model)
 
     def items(self, options: GenerationOptions, model: ResolvedModel, base: Path) -> list[Item]:
         """One item: the prompts. Raises `TextError` for prompts that cannot be found or used."""
@@ -158,7 +156,7 @@ class Generation(Measurement):
         params = typed_options(GenerationParams, item.params)
         tokenizer = loaded.tokenizer
         prompts, encoded, warnings = _prompts(params, loaded)
-        _check(encoded, loaded, params.new_tokens)
+        check_prompts(encoded, loaded, params.new_tokens)
         stop_ids = find_stop_ids(loaded.model, tokenizer)
         made = [
             continue_prompt(
@@ -246,24 +244,6 @@ def _prompts(
         [prompt_ids(one, tokenizer) for one in examples],
         splits.warnings,
     )
-
-
-def _check(encoded: list[list[int]], loaded: LoadedModel, new_tokens: int) -> None:
-    """Raises `MeasurementError` for a prompt that the model cannot take with its continuation."""
-    context = loaded.resolved.context_tokens
-    for number, ids in enumerate(encoded, 1):
-        if not ids:
-            raise MeasurementError(
-                f"prompt {number} has no tokens under this model's tokenizer; give another prompt"
-            )
-        if context is not None and len(ids) + new_tokens > context:
-            room = context - new_tokens
-            raise MeasurementError(
-                f"prompt {number} has {len(ids)} tokens, and with {new_tokens} new ones does not"
-                f" fit the model's context of {context}; expected at most {room}; shorten the"
-                " prompt or lower new_tokens"
-            )
-        loaded.check_ids(max(ids))
 
 
 def _scored_part(text: str, scored: Scored) -> str:
