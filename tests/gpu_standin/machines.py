@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qbench.core.record import Record
     from tests.workplace import Workplace
 
 STANDIN = Path(__file__).parent / "standin"
@@ -43,6 +44,16 @@ def with_gpus(place: Workplace, *cards: str, **environment: str) -> Workplace:
             **environment,
         }
     )
+
+
+def measured(place: Workplace, device: str) -> dict[str, Record]:
+    """The suite's records on a device by cell, all of them `ok`."""
+    done = place.call("run", "suite.yaml", "--device", device, "--fresh")
+    records = place.records().values()
+    reasons = {record.cell.slug: record.reason for record in records if record.status != "ok"}
+    assert (done.code, reasons) == (0, {}), done.output + done.errors
+    kind = "cpu" if device == "cpu" else "cuda"
+    return {one.cell.precision.label: one for one in records if one.environment.device_type == kind}
 
 
 def _describe_torch(packages: Path) -> Path:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.gpu_standin.machines import with_gpus
+from tests.gpu_standin.machines import measured, with_gpus
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
-    from qbench.core.record import Record
     from tests.workplace import Workplace
 
 pytestmark = pytest.mark.slow
@@ -23,16 +22,6 @@ measure:
   chat: {{prompts: [def f(, import, return x], new_tokens: 6{asked}}}
 """
 LONG = ", prompt_tokens: 40, context_text: text.txt, prefill_chunk: 16, decoded: true"
-
-
-def measured(place: Workplace, device: str) -> dict[str, Record]:
-    """The suite's records on a device by cell, all of them `ok`."""
-    done = place.call("run", "suite.yaml", "--device", device, "--fresh")
-    records = place.records().values()
-    reasons = {record.cell.slug: record.reason for record in records if record.status != "ok"}
-    assert (done.code, reasons) == (0, {}), done.output + done.errors
-    kind = "cpu" if device == "cpu" else "cuda"
-    return {one.cell.precision.label: one for one in records if one.environment.device_type == kind}
 
 
 @pytest.mark.parametrize("cards", [("h100",), ("h100", "h100")], ids=["one", "two"])

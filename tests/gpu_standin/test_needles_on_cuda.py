@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.copying_model import make_copying_model
-from tests.gpu_standin.machines import with_gpus
+from tests.gpu_standin.machines import measured, with_gpus
 
 if TYPE_CHECKING:
-    from qbench.core.record import Record
     from tests.workplace import Workplace
 
 pytestmark = pytest.mark.slow
@@ -23,23 +22,14 @@ measure:
 """
 
 
-def measured(place: Workplace, device: str) -> Record:
-    """The one record of the suite on a device."""
-    done = place.call("run", "suite.yaml", "--device", device, "--fresh")
-    kind = "cpu" if device == "cpu" else "cuda"
-    (record,) = [one for one in place.records().values() if one.environment.device_type == kind]
-    assert (done.code, record.reason) == (0, None), done.output + done.errors
-    return record
-
-
 @pytest.mark.parametrize("cards", [("h100",), ("h100", "h100")], ids=["one", "two"])
 def test_what_is_found_is_what_a_cpu_finds(workplace: Workplace, cards: tuple[str]) -> None:
     make_copying_model(workplace.folder / "copying")
     place = with_gpus(workplace, *cards)
     place.write("suite.yaml", SUITE.format(more=""))
-    expected = measured(place, "cpu")
+    expected = measured(place, "cpu")["fp32"]
     place.write("suite.yaml", SUITE.format(more=", device_map: auto" if len(cards) > 1 else ""))
-    found = measured(place, "cuda")
+    found = measured(place, "cuda")["fp32"]
     assert found.series["item_retrieval"] == expected.series["item_retrieval"] == [1.0] * 4
     assert found.series["item_nll"] == pytest.approx(expected.series["item_nll"], rel=0.01)
     assert found.details["ids_sha256"] == expected.details["ids_sha256"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qbench.core.spec import Item
-    from qbench.measures.loaded import Outcome
+    from qbench.measures.loaded import LoadedModel, Outcome
 
 LIMIT = 8
 PROGRAM = Path(__file__).with_name("misbehaving_server.py")
@@ -63,6 +63,18 @@ def values(outcome: Outcome) -> dict[str, float | None]:
 # ---------------------------------------------------------------- as in this process
 
 
+def same_as_here(served: Outcome, loaded: LoadedModel, place: Workplace) -> Outcome:
+    """What the task gives in this process; the served one has its scores, item by item."""
+    options = TasksOptions(names=("stdlib-completion",), limit=LIMIT, batch=1)
+    (own,) = TASKS.items(options, loaded.resolved, place.folder)
+    alone = TASKS.measure(loaded, own)
+    assert served.series == alone.series
+    assert 0 < sum(served.series["item_exact_match"]) < LIMIT
+    assert served.details["answers"] == alone.details["answers"]
+    assert served.details["samples_hash"] == alone.details["samples_hash"]
+    return alone
+
+
 @pytest.mark.parametrize(
     ("precision", "server"),
     [
@@ -77,14 +89,7 @@ def test_a_greedy_task_scores_as_it_does_in_this_process(
 ) -> None:
     at_once = 2 if "continuous_batching" in server else 1
     served = take(place, precision, servers=[server], concurrency=at_once)
-    loaded = load_fresh(TINY, precision)
-    options = TasksOptions(names=("stdlib-completion",), limit=LIMIT, batch=1)
-    (own,) = TASKS.items(options, loaded.resolved, place.folder)
-    alone = TASKS.measure(loaded, own)
-    assert served.series == alone.series
-    assert 0 < sum(served.series["item_exact_match"]) < LIMIT
-    assert served.details["answers"] == alone.details["answers"]
-    assert served.details["samples_hash"] == alone.details["samples_hash"]
+    alone = same_as_here(served, load_fresh(TINY, precision), place)
     assert values(served) == {f"served_{name}": value for name, value in values(alone).items()}
     assert served.details["server"]["version"].startswith("transformers 5.")
     assert served.details["loaded"]["faults"] == []
@@ -107,13 +112,7 @@ def test_a_greedy_task_at_an_address_scores_as_it_does_in_this_process(place: Wo
 
     with address(answer) as (url, _):
         served = take(place, servers=[{"address": url, "cells": "fp32"}])
-    options = TasksOptions(names=("stdlib-completion",), limit=LIMIT, batch=1)
-    (own,) = TASKS.items(options, loaded.resolved, place.folder)
-    alone = TASKS.measure(loaded, own)
-    assert served.series == alone.series
-    assert 0 < sum(served.series["item_exact_match"]) < LIMIT
-    assert served.details["answers"] == alone.details["answers"]
-    assert served.details["samples_hash"] == alone.details["samples_hash"]
+    same_as_here(served, loaded, place)
 
 
 @pytest.mark.slow

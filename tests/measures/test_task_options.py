@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from statistics import fmean
@@ -21,6 +18,7 @@ from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER, default_tasks, rea
 from qbench.measures.tasks.options import TasksOptions
 from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.bundled import bundled_models
+from tests.measures.lm_eval_command import call_lm_eval
 from tests.precisions.tiny_cells import load_fresh, resolve
 from tests.record_factory import make_record
 
@@ -362,14 +360,6 @@ def test_rulers_needle_at_two_lengths(
 
 # ---------------------------------------------------------------- lm-eval's own command
 
-COMMAND = """
-import json, sys
-from lm_eval.__main__ import cli_evaluate
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["lm_eval", *arguments]
-    cli_evaluate()
-"""
-
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_command_with_the_same_flags(
@@ -436,15 +426,7 @@ def test_scores_are_those_of_the_command_with_the_same_flags(
                     *("--seed", seed, "--output_path", str(places[-1]), "--log_samples", *flags),
                 ]
             )
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, json.dumps(calls)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    call_lm_eval(calls, tmp_path)
     waiting = iter(places)
     for asked, _, _, seeds in cases:
         name = asked["names"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from qbench.measures.tasks.index import BUNDLED_TASKS_FOLDER
 from qbench.measures.tasks.options import TasksOptions
 from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.bundled import bundled_models
+from tests.measures.lm_eval_command import call_lm_eval
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, resolve
 
 if TYPE_CHECKING:
@@ -490,18 +490,6 @@ def test_items_of_which_every_answer_is_ruled_out() -> None:
 # ---------------------------------------------------------------- lm-eval's own command
 
 
-COMMAND = """
-import json, sys
-import bitsandbytes.nn.modules as modules
-# On some CPUs this repacks 4-bit weights into another format; qbench keeps it off as well.
-modules.has_avx512bf16 = lambda: False
-from lm_eval.__main__ import cli_evaluate
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["lm_eval", *arguments]
-    cli_evaluate()
-"""
-
-
 @pytest.mark.slow
 def test_scores_are_those_of_the_lm_eval_command(
     loaded: LoadedModel, own_folder: Path, tmp_path: Path
@@ -531,15 +519,7 @@ def test_scores_are_those_of_the_lm_eval_command(
                 *("--device", "cpu", "--output_path", f"{folder}-out", "--log_samples"),
             ]
         )
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, json.dumps(calls)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    call_lm_eval(calls, tmp_path)
     for precision, cell in models.items():
         out = tmp_path / f"{precision}-out"
         (path,) = out.rglob("results_*.json")
