@@ -20,16 +20,17 @@ def dependencies(jobs: Sequence[Job]) -> list[frozenset[int]]:
     Those that make the tuned model, the reference's states or the sensitivities that it uses, and
     those of the same cell, whose log it shares.
     """
+    of_cell: dict[str, list[int]] = {}
+    makers: dict[str | None, list[int]] = {}
     found = []
     for at, job in enumerate(jobs):
         made = {job.artifact_key, job.sensitivities_key}
         made |= {task.item.states_key for task in job.tasks}
-        earlier = (
-            before
-            for before, other in enumerate(jobs[:at])
-            if other.cell.slug == job.cell.slug or any(task.key in made for task in other.tasks)
-        )
-        found.append(frozenset(earlier))
+        earlier = set(of_cell.get(job.cell.slug, ()))
+        found.append(frozenset(earlier.union(*(makers.get(key, ()) for key in made))))
+        of_cell.setdefault(job.cell.slug, []).append(at)
+        for task in job.tasks:
+            makers.setdefault(task.key, []).append(at)
     return found
 
 
