@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from qbench.core.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
 from qbench.core.cuda_probe import cuda_fault
 from qbench.core.errors import DeviceError
+from qbench.core.git import git_revision
 from qbench.core.nvml import driver_version, gpu_kind, nvml_refusals, visible_gpus, visible_ids
 from qbench.core.record import Environment
 
@@ -58,7 +58,6 @@ EXTRAS = {
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 
-_GIT_TIMEOUT_S = 2.0
 _HIDES_ALL = ("", "-1")
 """Values of `CUDA_VISIBLE_DEVICES` by which people hide all GPUs; others that do are mistakes."""
 
@@ -187,26 +186,6 @@ def _versions() -> dict[str, str | None]:
 def device_fault(device: str) -> Problem | None:
     """Why torch cannot compute on a GPU of `visible_gpus`, `cuda:0` or a later one; else None."""
     return cuda_fault(device, visible_ids())
-
-
-def git_revision(folder: Path) -> str | None:
-    """Commit of a folder, `+` behind it when tracked files changed; None outside a repository."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            # Reading must not take git's lock from under a user's own git command.
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    revision = done.stdout.strip()
-    return revision if done.returncode == 0 and revision else None
 
 
 def hub_reachable(timeout_s: float = 3.0) -> tuple[bool, str]:

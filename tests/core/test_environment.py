@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
@@ -20,7 +18,6 @@ from qbench.core.environment import (
     EXTRAS,
     detect_environment,
     find_device,
-    git_revision,
     hub_reachable,
     missing_packages,
 )
@@ -119,33 +116,6 @@ def test_no_visible_gpu_means_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
             detect_environment("cuda:0")
     finally:
         visible_gpus.cache_clear()
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_git_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        command = ["git", *identity, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    assert git_revision(tmp_path) is None
-    git("init")
-    assert git_revision(tmp_path) is None
-    (tmp_path / "file").write_text("one")
-    git("add", "file")
-    git("commit", "-m", "first")
-    git("tag", "-a", "v1", "-m", "a tag must not replace the hash")
-    commit = git("rev-parse", "HEAD")
-    assert git_revision(tmp_path) == commit
-    (tmp_path / "untracked").write_text("x")
-    assert git_revision(tmp_path) == commit
-    (tmp_path / "file").write_text("two")
-    assert git_revision(tmp_path) == f"{commit}+"
 
 
 def test_what_is_missing_is_installed_by_its_extra() -> None:
