@@ -10,7 +10,10 @@ import typer
 from qbench.cli.shared import FormatName, Output, Results, Settings, SuitePath, show, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.cli.sides import Side
+    from qbench.report.format import Format
 
 BaselinePath = Annotated[
     Path | None,
@@ -65,6 +68,14 @@ def gate(
     step_summary: Annotated[
         Path | None, typer.Option(help="Markdown file to append to: $GITHUB_STEP_SUMMARY.")
     ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            metavar="FORMAT=FILE",
+            help="A further file, such as html=gate.html. May be given several times.",
+        ),
+    ] = None,
     annotations: Annotated[
         bool, typer.Option(help="Print GitHub's workflow commands for what does not hold.")
     ] = False,
@@ -72,8 +83,8 @@ def gate(
         str,
         typer.Option(
             "--format",
-            help="text, markdown, html, json, csv, junit, step-summary, annotations, or what a"
-            " plug-in adds.",
+            help="text, markdown, html, json, csv, junit, step-summary, comment, annotations, or"
+            " what a plug-in adds.",
         ),
     ] = "text",
     output: Output = None,
@@ -93,6 +104,7 @@ def gate(
     from qbench.report.gate.page import gate_on_screen, gate_page, gate_rows
 
     form = find_format(format_name, "page", "rows", "gate")
+    files = _further_files(further or ())
     loaded = load_suite(suite, read_settings(settings or ()))
     if not loaded.gate:
         raise UsageError(
@@ -131,11 +143,28 @@ def gate(
         typer.echo(formats()["annotations"].render(shown), err=beside)
     if junit is not None:
         write_file(junit, formats()["junit"].render(shown))
+    for one, path in files:
+        write_file(path, one.render(shown))
     if step_summary is not None:
         write_file(step_summary, formats()["step-summary"].render(shown), append=True)
     if old is not None:
         _tell_notes(old)
     raise typer.Exit(outcome.exit_code)
+
+
+def _further_files(given: Sequence[str]) -> list[tuple[Format, Path]]:
+    """What `--write` asks for; raises `UsageError` for what is no format and file."""
+    from qbench.core.errors import UsageError
+    from qbench.report.formats import find_format
+
+    found = []
+    for text in given:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise UsageError(f"--write: found {text!r}; expected FORMAT=FILE, as html=gate.html")
+        form = find_format(name, "page", "rows", "gate", option="--write")
+        found.append((form, Path(file)))
+    return found
 
 
 def baseline(

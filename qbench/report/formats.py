@@ -14,7 +14,7 @@ from qbench.core.names import did_you_mean
 from qbench.core.plugins import with_plugins
 from qbench.report import as_json, benchmark_json, delimited, markdown, terminal
 from qbench.report.format import Format, Subject
-from qbench.report.gate import junit, step_summary, workflow_commands
+from qbench.report.gate import github_markdown, junit, workflow_commands
 from qbench.report.overview import overview_page
 from qbench.report.report_page import report_page
 
@@ -61,7 +61,13 @@ OWN = (
         records=benchmark_json.render,
     ),
     Format("junit", ".xml", "test results, for CI systems", gate=junit.render),
-    Format("step-summary", ".md", "for the summary of a GitHub job", gate=step_summary.render),
+    Format("step-summary", ".md", "for the summary of a GitHub job", gate=github_markdown.render),
+    Format(
+        "comment",
+        ".md",
+        "for a comment on a GitHub pull request",
+        gate=github_markdown.render_comment,
+    ),
     Format(
         "annotations",
         ".txt",
@@ -87,8 +93,8 @@ def written_formats() -> list[Format]:
     return [form for form in formats().values() if form.written]
 
 
-def find_format(name: str, *sources: Source) -> Format:
-    """The format of that name that can be made of one of the sources.
+def find_format(name: str, *sources: Source, option: str = "--format") -> Format:
+    """The format of that name that can be made of one of the sources; `option` asked for it.
 
     Raises `UsageError`, which names those that can, for any other name.
     """
@@ -96,7 +102,7 @@ def find_format(name: str, *sources: Source) -> Format:
     if name in fitting:
         return formats()[name]
     near = did_you_mean(name, fitting)
-    message = f"--format: found {name!r}; expected one of {', '.join(fitting)}"
+    message = f"{option}: found {name!r}; expected one of {', '.join(fitting)}"
     raise UsageError(f"{message}; {near}" if near else message)
 
 

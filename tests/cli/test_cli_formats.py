@@ -161,13 +161,46 @@ def test_markdown_and_a_file(place: Workplace, command: str) -> None:
 
 @pytest.mark.slow
 def test_the_formats_of_a_gate_are_formats(place: Workplace) -> None:
-    for name, begins in (("junit", "<?xml"), ("step-summary", "## "), ("annotations", "::error")):
+    beginnings = {
+        "junit": "<?xml",
+        "step-summary": "## ",
+        "comment": "### ",
+        "annotations": "::error",
+    }
+    for name, begins in beginnings.items():
         done = place.call("gate", "quickstart.yaml", "--format", name)
         assert done.code == 1
         assert done.output.startswith(begins)
     refused = place.call("plan", "quickstart.yaml", "--format", "junit")
     assert refused.code == 2
     assert "expected one of text, markdown, html, json" in refused.errors
+
+
+def test_a_gate_writes_several_files_in_one_call(place: Workplace) -> None:
+    names = {"html": "out/a=b.html", "json": "gate.json", "junit": "gate.xml", "comment": "gate.md"}
+    further = [text for one in names.items() for text in ("--write", "=".join(one))]
+    done = place.call_here("gate", "quickstart.yaml", *further)
+    assert done.code == 1
+    files = {form: (place.folder / name).read_text("utf-8") for form, name in names.items()}
+    assert files["html"].lower().startswith("<!doctype html>")
+    assert json.loads(files["json"])["exit_code"] == 1
+    assert files["junit"].startswith("<?xml")
+    assert files["comment"].startswith("### ❌ qbench gate: quickstart")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("gate.html", "--write: found 'gate.html'; expected FORMAT=FILE, as html=gate.html"),
+        ("html=", "--write: found 'html='; expected FORMAT=FILE"),
+        ("htm=x", "--write: found 'htm'; expected one of text, markdown, html"),
+        ("benchmark-json=x", "--write: found 'benchmark-json'; expected one of text, markdown"),
+    ],
+)
+def test_a_further_file_of_no_format_is_refused(place: Workplace, given: str, told: str) -> None:
+    done = place.call_here("gate", "quickstart.yaml", "--write", given)
+    assert done.code == 2
+    assert told in " ".join(done.errors.split())
 
 
 @pytest.mark.parametrize("command", [*KEYS, "report"])

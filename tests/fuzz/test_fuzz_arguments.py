@@ -64,6 +64,8 @@ COMMANDS = (
     ("gate", "suite.yaml", "--only", "{}"),
     ("gate", "suite.yaml", "--junit", "reports/x{}"),
     ("gate", "suite.yaml", "--step-summary", "reports/x{}"),
+    ("gate", "suite.yaml", "--write", "{}"),
+    ("gate", "suite.yaml", "--write", "html=reports/x{}"),
     ("baseline", "suite.yaml", "--results", "{}"),
     ("baseline", "suite.yaml", "--output", "reports/x{}"),
     ("fit", "{}", "--gpu", "t4"),

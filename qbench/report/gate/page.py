@@ -37,24 +37,37 @@ _COLUMNS = (
 )
 
 
-def gate_page(outcome: GateOutcome) -> Page:
-    """The answer first, then what does not hold, then the rest folded away."""
+def gate_page(outcome: GateOutcome, *, most: int | None = None) -> Page:
+    """The answer first, then what does not hold, then the rest folded away.
+
+    With `most` no list is longer than that, and what holds is only counted.
+    """
     wrong = [check for check in outcome.checks if check.state in _WRONG]
     right = [check for check in outcome.checks if check.state not in _WRONG]
+    shown, warnings, conditions = wrong[:most], outcome.warnings[:most], outcome.conditions[:most]
     parts: list[Part] = [Words(outcome.summary), *gate_charts(outcome)]
-    if wrong:
-        parts += [_table(wrong, signed=True), *_names(wrong)]
-    if outcome.warnings:
-        parts += [Heading("Warnings"), bullets(outcome.warnings)]
-    if outcome.conditions:
-        rows = [(one.name, one.new, one.old) for one in outcome.conditions]
+    if shown:
+        parts += [_table(shown, signed=True), *_names(shown)]
+    if warnings:
+        parts += [Heading("Warnings"), bullets(warnings)]
+    if conditions:
+        rows = [(one.name, one.new, one.old) for one in conditions]
         parts += [
             Heading("Conditions that differ"),
             words_table(("condition", "now", "baseline"), rows),
         ]
-    if right:
+    if right and most is None:
         title = f"{len(right)} that hold or do not apply"
         parts.append(Fold(title, (_table(right, signed=True), *_names(right))))
+    if most is not None:
+        left_out = {
+            "of what does not hold": len(wrong) - len(shown),
+            "of the warnings": len(outcome.warnings) - len(warnings),
+            "of the conditions that differ": len(outcome.conditions) - len(conditions),
+            "that hold or do not apply": len(right),
+        }
+        counted = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+        parts.append(Words(f"Too long to show whole. Left out: {counted}.", "quiet"))
     sign = SIGNS["fail" if outcome.exit_code else "pass"]
     return Page(f"{sign} qbench gate", (*parts, Words(outcome.method)), gate_data(outcome))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -10,8 +11,9 @@ import pytest
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.gate import run_gate
 from qbench.report.format import Gated
-from qbench.report.gate import junit, step_summary, workflow_commands
-from qbench.report.gate.page import gate_on_screen
+from qbench.report.gate import github_markdown, junit, workflow_commands
+from qbench.report.gate.page import gate_on_screen, gate_page
+from qbench.report.markdown import render as as_markdown
 from tests.compare.gate.rule_section import read_rules
 from tests.pages import on_terminal
 from tests.paired_records import footprint, latency, losses, quality
@@ -80,7 +82,7 @@ def test_junit_counts_and_names_every_check(outcome: GateOutcome) -> None:
 
 
 def test_the_step_summary_shows_what_is_wrong_first(outcome: GateOutcome) -> None:
-    text = step_summary.render(Gated(outcome, "quickstart", "a.yaml"))
+    text = github_markdown.render(Gated(outcome, "quickstart", "a.yaml"))
     assert text.startswith("## ❌ qbench gate")
     wrong, right = text.split("<details>")
     for words in ("broken", "missing", "incomparable", "too good", "git revision"):
@@ -92,13 +94,52 @@ def test_the_step_summary_shows_what_is_wrong_first(outcome: GateOutcome) -> Non
     assert "Holm" in text
 
 
-def test_a_summary_that_github_would_refuse_is_cut_to_the_answer(
-    outcome: GateOutcome, monkeypatch: pytest.MonkeyPatch
+def many(outcome: GateOutcome, times: int) -> Gated:
+    """The same checks and conditions as often as that."""
+    more = replace(outcome, checks=outcome.checks * times, conditions=outcome.conditions * times)
+    return Gated(more, "quickstart", "a.yaml")
+
+
+def test_a_summary_that_github_would_refuse_shows_the_first_and_counts_the_rest(
+    outcome: GateOutcome,
 ) -> None:
-    monkeypatch.setattr(step_summary, "LARGEST_BYTES", 1000)
-    text = step_summary.render(Gated(outcome, "quickstart", "a.yaml"))
-    assert len(text) < 1000
+    gated = many(outcome, 4000)
+    assert len(as_markdown(gate_page(gated.outcome)).encode()) > 2**20
+    text = github_markdown.render(gated)
+    assert len(text.encode()) < 2**20
     assert "gate failed" in text
+    assert text.count("| ❌ ") + text.count("| ⛔ ") == 100
+    assert "11900 of what does not hold" in text
+    assert "12000 that hold or do not apply" in text
+
+
+@pytest.mark.parametrize("times", [1, 30, 300, 3000])
+def test_a_comment_fits_on_a_pull_request(outcome: GateOutcome, times: int) -> None:
+    text = github_markdown.render_comment(many(outcome, times))
+    assert len(text) <= 60_000
+    assert text.startswith("### ❌ qbench gate: quickstart\n")
+    assert "gate failed" in text
+    assert "broken" in text
+    assert ("<details>" in text) == (times <= 30)
+    assert ("Left out" in text) == (times > 30)
+
+
+def test_of_checks_too_long_for_a_comment_the_answer_is_left(outcome: GateOutcome) -> None:
+    (broken,) = [check for check in outcome.checks if check.verdict.name == "broken"]
+    long = replace(broken, verdict=replace(broken.verdict, reason="long " * 20_000))
+    text = github_markdown.render_comment(Gated(replace(outcome, checks=(long,)), "q", "a.yaml"))
+    assert len(text) <= 60_000
+    assert "gate failed" in text
+    assert "1 of what does not hold" in text
+
+
+def test_a_comment_notifies_nobody(outcome: GateOutcome) -> None:
+    (broken,) = [check for check in outcome.checks if check.verdict.name == "broken"]
+    named = replace(broken, verdict=replace(broken.verdict, reason="as @octocat said, me@home"))
+    text = github_markdown.render_comment(Gated(replace(outcome, checks=(named,)), "q", "a.yaml"))
+    assert "@octocat" not in text
+    assert "@\u200boctocat" in text
+    assert "me@home" in text
 
 
 def test_annotations_are_one_line_each_and_escaped(outcome: GateOutcome) -> None:
