@@ -166,3 +166,19 @@ def content_key(identity: dict[str, Any]) -> str:
     """First 16 hexadecimal digits of the sha256 of the identity as canonical JSON."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def identity_changes(new: dict[str, Any], old: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of what differs between two identities, new and old, by its dotted name.
+
+    What one of them does not have is None.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in {**new, **old}:
+        mine, other = new.get(name), old.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            inner = identity_changes(mine, other).items()
+            found.update({f"{name}.{part}": values for part, values in inner})
+        elif mine != other:
+            found[name] = (mine, other)
+    return found

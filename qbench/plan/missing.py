@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.errors import StoreError
+from qbench.core.record import identity_changes
 from qbench.core.store import read_record
 from qbench.finetune.artifact import damage_of_artifact, has_artifact
 from qbench.measures.quality.reference_states import has_states
@@ -130,7 +131,7 @@ def why_absent(task: Task) -> str | None:
     ]
     if not others:
         return None
-    changes = [_changes(task.identity, record.identity) for record in others]
+    changes = [identity_changes(task.identity, record.identity) for record in others]
     nearest = min(changes, key=len)
     if set(nearest) != {"threads"}:
         parts = (f"{name} {then!s:.40}, now {now!s:.40}" for name, (now, then) in nearest.items())
@@ -147,19 +148,6 @@ def _readable(path: Path) -> Record | None:
         return read_record(path)
     except StoreError:
         return None
-
-
-def _changes(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of what differs between two identities, by its dotted name."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in {**now, **then}:
-        mine, other = now.get(name), then.get(name)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            inner = _changes(mine, other).items()
-            found.update({f"{name}.{part}": values for part, values in inner})
-        elif mine != other:
-            found[name] = (mine, other)
-    return found
 
 
 def _lacks_divergence(record: Record) -> bool:
