@@ -113,7 +113,24 @@ def read_baseline(path: Path) -> list[Record]:
 
     Raises `StoreError` for a file that is missing, damaged, of a newer version or something else.
     """
-    data = _read(path)
+    try:
+        contents = read_bounded(path, LARGEST_BYTES)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such baseline; {_REMEDY}") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the baseline cannot be read ({error.strerror}); name a file that can, or fix"
+            " its permissions"
+        ) from error
+    return parse_baseline(contents, str(path))
+
+
+def parse_baseline(contents: bytes, path: str) -> list[Record]:
+    """The records of a baseline by what its file holds, which need not lie on the disk.
+
+    Raises as `read_baseline` does; `path` is what its messages call the file.
+    """
+    data = _parse(contents, path)
     version = data.get("baseline_version") if isinstance(data, dict) else None
     if not isinstance(version, int):
         raise StoreError(f"{path}: not a baseline (no baseline_version in it); {_REMEDY}")
@@ -237,21 +254,12 @@ def _unpack(packed: dict[str, Any], data: dict[str, Any]) -> Record:
     )
 
 
-def _read(path: Path) -> Any:
+def _parse(contents: bytes, path: str) -> Any:
     try:
-        content = read_bounded(path, LARGEST_BYTES)
-        if content[:2] == b"\x1f\x8b":
-            content = _unpacked(content)
-        return cleaned(parse_json(content))
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such baseline; {_REMEDY}") from error
+        plain = _unpacked(contents) if contents[:2] == b"\x1f\x8b" else contents
+        return cleaned(parse_json(plain))
     except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         raise StoreError(f"{path}: the baseline is cut short or damaged; {_REMEDY}") from error
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the baseline cannot be read ({error.strerror}); name a file that can, or fix"
-            " its permissions"
-        ) from error
 
 
 def _unpacked(content: bytes) -> bytes:

@@ -20,7 +20,7 @@ from qbench.core.untrusted import cleaned, in_one_line, parse_json, read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
 
 BASELINES = "baselines"
@@ -124,6 +124,14 @@ def read_record(path: Path) -> Record | None:
         raise StoreError(
             f"{path}: the record cannot be read ({error.strerror}); fix or delete the file"
         ) from error
+    return parse_record(contents, path)
+
+
+def parse_record(contents: bytes, path: Path) -> Record:
+    """The record that a file of that path holds, which need not lie on the disk.
+
+    Raises as `read_record` does.
+    """
     try:
         data = parse_json(contents)
     except ValueError as error:
@@ -186,8 +194,13 @@ def tell_unreadable(files: Sequence[UnreadableFile]) -> tuple[str, ...]:
     return (*told, f"and {more} more files that cannot be read") if more > 0 else told
 
 
+def is_record_file(path: PurePath) -> bool:
+    """Whether a file of that path below a folder of records is to be one of them."""
+    # Baselines are files of many records each, read by `qbench gate`.
+    return path.suffix == ".json" and path.name[0] != "." and BASELINES not in path.parts
+
+
 def _record_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*.json")):
-        # Baselines are files of many records each, read by `qbench gate`.
-        if not path.name.startswith(".") and BASELINES not in path.relative_to(folder).parts:
+        if is_record_file(path.relative_to(folder)):
             yield path
