@@ -35,6 +35,7 @@ def run(
     rehearse: bool = False,
     yes: bool = False,
     gpus: str | None = None,
+    on: str | None = None,
     quiet: bool = False,
     settings: Sequence[str] = (),
     precisions: Sequence[str] = (),
@@ -53,9 +54,10 @@ def run(
     as `measure.latency.repeats=1`.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
-    it are those that cells run on side by side (`0,1`, `all`). `only` keeps the cells that match a
-    pattern; `retry` names the statuses to take again (`none`, `all`, or some of
-    them with commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
+    it are those that cells run on side by side (`0,1`, `all`). `on` is where the jobs run, this
+    machine unless it is given (`ray`, `ray://address`, `slurm`). `only` keeps the cells that match
+    a pattern; `retry` names the statuses to take again (`none`, `all`, or some of them with
+    commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
     and data, a little of each; `yes` starts whatever the look at the machine found. Raises
     `qbench.core.errors.UsageError` for what the caller can fix; a cell that fails is a record with
     its reason.
@@ -63,6 +65,7 @@ def run(
     from qbench.cli.display import RunDisplay
     from qbench.cli.source import find_source, load
     from qbench.report.console import make_console
+    from qbench.running.executors.engines import engine_for
     from qbench.running.runner import parse_retry, run_suite
 
     source = find_source(
@@ -83,12 +86,11 @@ def run(
             chosen,
             Path(results),
             display,
-            device=device,
+            on=engine_for(on, chosen, device=device, gpus=gpus),
             only=only,
             retry=parse_retry(retry),
             fresh=fresh,
             yes=yes,
-            gpus=gpus,
         )
 
 

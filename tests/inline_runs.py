@@ -21,6 +21,7 @@ from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.written import read_file
 from qbench.running.executors.executor import JobEnd
 from qbench.running.executors.inline import InlineExecutor
+from qbench.running.executors.this_machine import ThisMachine
 from qbench.running.runner import parse_retry, run_suite
 from qbench.sources.sealed import seal
 from tests.workplace import taken
@@ -85,8 +86,8 @@ def run_inline(
             place.folder / "results",
             display,
             retry=parse_retry(retry),
-            make_executor=partial(InlineExecutor, work=work),
-            **{"device": "cpu", **options},
+            on=ThisMachine("cpu", make_executor=partial(InlineExecutor, work=work)),
+            **options,
         )
     return Ran(result, output.getvalue(), before, place.records(), tuple(display.jobs))
 

@@ -41,6 +41,9 @@ _PHASE_WORDS = {
     "verify": "verifying",
 }
 
+_CellName = tuple[str, str]
+"""The kind of its device, and its slug."""
+
 _OF_ITEM = ": "
 """Before how much of an item is done."""
 
@@ -55,11 +58,13 @@ class RunDisplay:
         self._estimate = Estimate()
         self._left: dict[str, tuple[Job, Task]] = {}
         self._total = 0
-        self._cells: dict[str, _CellProgress] = {}
+        self._cells: dict[_CellName, _CellProgress] = {}
         self._waiting = ""
-        self._under_way: dict[str, str] = {}
+        self._under_way: dict[_CellName, str] = {}
         """What is done now, by cell: one, or as many as there are devices."""
-        self._last: str | None = None
+        self._last: _CellName | None = None
+        self._devices: dict[str, str] = {}
+        """Names of the devices that cells run on, by their kind."""
         self._begun = time.monotonic()
         self._task_begun = self._begun
         self._live = Live(
@@ -76,17 +81,23 @@ class RunDisplay:
         self._live.stop()
 
     def planned(self, plan: Plan, jobs: list[Job]) -> None:
-        """Counts what is missing and learns from what is there how long it may take."""
+        """Counts what is missing and learns from what is there how long it may take.
+
+        Called once for each kind of device that the run uses.
+        """
+        kind = plan.environment.device_kind
+        self._devices[kind] = plan.environment.device
         for cell in (*plan.prerequisites, *plan.cells):
-            self._cells[cell.cell.slug] = _CellProgress(total=len(cell.tasks))
+            self._cells[kind, cell.cell.slug] = _CellProgress(total=len(cell.tasks))
             for task in cell.tasks:
                 record = plan.records.record(task)
                 if record is not None:
                     self._estimate.add(record)
-        self._left = {task.key: (job, task) for job in jobs for task in job.tasks}
+        new = {task.key: (job, task) for job in jobs for task in job.tasks}
+        self._left |= new
         self._total = len(self._left)
-        for job, _ in self._left.values():
-            self._cells[job.cell.slug].missing += 1
+        for job, _ in new.values():
+            self._cells[_name(job)].missing += 1
         there = sum(task.key not in self._left for task in plan.tasks)
         self._say(
             f"{'rehearsal of ' if plan.suite.rehearsal else ''}{plan.suite.name}:"
@@ -103,27 +114,27 @@ class RunDisplay:
 
     def started(self, job: Job) -> None:
         """A worker was asked for."""
-        self._waiting, self._last = "", job.cell.slug
-        self._under_way[job.cell.slug] = "starting a worker"
+        self._waiting, self._last = "", _name(job)
+        self._under_way[_name(job)] = "starting a worker"
         self._task_begun = time.monotonic()
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
         """Shows the phase, or the running item."""
         if event["event"] == "phase" and event["phase"] != "measure":
-            self._under_way[job.cell.slug] = _PHASE_WORDS[event["phase"]]
+            self._under_way[_name(job)] = _PHASE_WORDS[event["phase"]]
         elif event["event"] == "task":
             item = job.tasks[event["index"]].item
-            self._under_way[job.cell.slug] = f"{item.measurement} {item.slug}"
+            self._under_way[_name(job)] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
         elif event["event"] == "progress":
-            begun, _, _ = self._under_way[job.cell.slug].partition(_OF_ITEM)
-            self._under_way[job.cell.slug] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
+            begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
+            self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
 
     def recorded(self, job: Job, record: Record) -> None:
         """Counts a record; elsewhere than on a terminal, one line."""
         self._left.pop(record.key, None)
         self._estimate.add(record)
-        cell = self._cells[job.cell.slug]
+        cell = self._cells[_name(job)]
         cell.missing -= 1
         if record.status != "ok":
             cell.worst = record.status
@@ -131,14 +142,14 @@ class RunDisplay:
             taken = "" if record.duration_s is None else f" {record.duration_s:.1f} s"
             repeat = f" repeat {record.item.repeat + 1}" if record.item.repeat else ""
             self._say(
-                f"[{self._total - len(self._left)}/{self._total}] {job.cell.slug}"
+                f"[{self._total - len(self._left)}/{self._total}] {self._shown(_name(job))}"
                 f" {record.item.measurement} {record.item.slug}{repeat}: {record.status}{taken}"
                 + (f" ({record.reason})" if record.reason else "")
             )
 
     def ended(self, job: Job, end: JobEnd) -> None:
         """A worker has ended."""
-        self._under_way.pop(job.cell.slug, None)
+        self._under_way.pop(_name(job), None)
 
     def note(self, message: str) -> None:
         """Something the user should know, whatever is shown."""
@@ -156,7 +167,7 @@ class RunDisplay:
             under_way = name in self._under_way
             table.add_row(
                 self._spinner if under_way else Text(mark, style=style),
-                Text(name, style="bold" if under_way else style),
+                Text(self._shown(name), style="bold" if under_way else style),
                 Text(f"{cell.total - cell.missing}/{cell.total}", style="dim"),
                 Text(self._under_way.get(name, ""), style="cyan"),
             )
@@ -178,13 +189,22 @@ class RunDisplay:
         seconds = max(0.0, seconds - (time.monotonic() - self._task_begun))
         return f"about {format_seconds(seconds)} left"
 
-    def _visible(self) -> list[str]:
+    def _shown(self, name: _CellName) -> str:
+        """A cell's name; with its device where the run has devices of several kinds."""
+        kind, slug = name
+        return f"{slug} on {self._devices[kind]}" if len(self._devices) > 1 else slug
+
+    def _visible(self) -> list[_CellName]:
         names = list(self._cells)
         if len(names) <= MOST_ROWS or self._last is None:
             return names[:MOST_ROWS]
         middle = names.index(self._last)
         start = min(max(0, middle - MOST_ROWS // 2), len(names) - MOST_ROWS)
         return names[start : start + MOST_ROWS]
+
+
+def _name(job: Job) -> _CellName:
+    return job.environment.device_kind, job.cell.slug
 
 
 class _CellProgress:

@@ -115,6 +115,10 @@ def run(
         str | None,
         typer.Option(help="Run independent cells side by side on these GPUs: 0,1 or all."),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Where the jobs run, if not on this machine: ray, ray://address, slurm."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
     settings: Settings = None,
     precisions: Precisions = None,
@@ -130,6 +134,7 @@ def run(
     from qbench.cli.display import RunDisplay
     from qbench.cli.end import stopped_when_unread
     from qbench.report.console import make_console
+    from qbench.running.executors.engines import engine_for
     from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
@@ -148,19 +153,20 @@ def run(
     if print_it:
         print_suite(source)
         return
+    chosen = load(source, rehearse=rehearse)
+    engine = engine_for(on, chosen, device=device, gpus=gpus)
     console = make_console()
     with stopped_when_unread():
         with RunDisplay(console, quiet=quiet) as display:
             result = run_suite(
-                load(source, rehearse=rehearse),
+                chosen,
                 results,
                 display,
-                device=device,
+                on=engine,
                 only=only or (),
                 retry=statuses,
                 fresh=fresh,
                 yes=yes,
-                gpus=gpus,
             )
         _summarize(console, result, reports)
         if quick:
@@ -265,7 +271,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     """What the run found: the decision table, what to do next, and last where the report lies."""
     from qbench.report.formats import TEXT, report_subject, written_formats
 
-    suite = result.plan.suite
+    suite = result.suite
     stated = {suite.name: suite.stated}
     if result.records:
         show(report_subject(result.records, stated), TEXT)

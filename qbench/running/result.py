@@ -10,18 +10,21 @@ from qbench.core.units import counted
 from qbench.plan.missing import lacking, why_lacking
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.core.record import Record, Status
     from qbench.plan.job import Task
     from qbench.plan.plan import Plan
+    from qbench.plan.suite.suite import Suite
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left: the plan and the records of all its tasks."""
+    """What a run left: its plans, one a kind of device, and the records of all their tasks."""
 
-    plan: Plan
+    plans: tuple[Plan, ...]
     records: tuple[Record, ...]
-    """Of the selected cells, in the plan's order; tasks that were never reached have none."""
+    """Of the selected cells, in the plans' order; tasks that were never reached have none."""
     others: tuple[Record, ...]
     """Of the suite's cells that were not selected, as far as they are on disk."""
     taken: int
@@ -32,6 +35,11 @@ class RunResult:
     """What was planned and has no record now: files that vanished while the run went on."""
     lacking: tuple[Record, ...]
     """Of `records`, those that lack what was asked for and the next run can take: see `lacking`."""
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that was run."""
+        return self.plans[0].suite
 
     @property
     def counts(self) -> Counter[str]:
@@ -66,19 +74,25 @@ class RunResult:
         return sentences
 
 
-def result_of(plan: Plan, taken: set[str], retry: frozenset[Status]) -> RunResult:
+def result_of(plans: Sequence[Plan], taken: set[str], retry: frozenset[Status]) -> RunResult:
     """What is on disk now, whatever the run believes to have written."""
-    selected = {task.key for task in plan.tasks}
-    others = (task for cell in plan.unselected for task in cell.tasks)
-    found = [plan.records.record(task) for task in plan.tasks]
+    selected = [(plan, task) for plan in plans for task in plan.tasks]
+    others = [
+        plan.records.record(task)
+        for plan in plans
+        for cell in plan.unselected
+        for task in cell.tasks
+    ]
+    found = [plan.records.record(task) for plan, task in selected]
+    keys = {task.key for _, task in selected}
     return RunResult(
-        plan=plan,
+        plans=tuple(plans),
         records=tuple(record for record in found if record is not None),
-        others=tuple(
-            record for task in others if (record := plan.records.record(task)) is not None
+        others=tuple(record for record in others if record is not None),
+        taken=len(taken & keys),
+        taken_beside=len(taken - keys),
+        lost=tuple(
+            task for (_, task), record in zip(selected, found, strict=True) if record is None
         ),
-        taken=len(taken & selected),
-        taken_beside=len(taken - selected),
-        lost=tuple(task for task, record in zip(plan.tasks, found, strict=True) if record is None),
-        lacking=tuple(lacking(plan, retry)),
+        lacking=tuple(record for plan in plans for record in lacking(plan, retry)),
     )

@@ -27,7 +27,7 @@ class Watcher(Protocol):
     """Gets what happens in a run, as it happens."""
 
     def planned(self, plan: Plan, jobs: list[Job]) -> None:
-        """The plan stands; these jobs are missing."""
+        """The plan for one kind of device stands; these jobs are missing."""
 
     def waiting(self, device: str) -> None:
         """Another run holds the device; this one waits."""
@@ -57,7 +57,7 @@ class LockedWatcher:
         self._lock = threading.Lock()
 
     def planned(self, plan: Plan, jobs: list[Job]) -> None:
-        """The plan stands; these jobs are missing."""
+        """The plan for one kind of device stands; these jobs are missing."""
         with self._lock:
             self._watcher.planned(plan, jobs)
 

@@ -14,6 +14,7 @@ from qbench.core.files import scratch_folder, sweep, waiting_folder, write_atomi
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.inline import InlineExecutor
+from qbench.running.executors.this_machine import ThisMachine
 from qbench.running.runner import run_suite
 from tests.inline_runs import Listener, pretended
 
@@ -140,6 +141,6 @@ def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
     ]
     half_file(half[1])
     made = partial(InlineExecutor, work=pretended())
-    run_suite(suite, results, Listener(), device="cpu", make_executor=made)
+    run_suite(suite, results, Listener(), on=ThisMachine("cpu", make_executor=made))
     assert not any(path.exists() for path in half)
     assert not list(workplace.folder.rglob("*.part"))

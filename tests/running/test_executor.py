@@ -19,7 +19,7 @@ from qbench.core.nvml import Gpu
 from qbench.core.store import read_record
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite_text
-from qbench.running.executors.executor import RunStoppedError
+from qbench.running.executors.executor import RunStoppedError, Slot
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
 from qbench.running.executors.side_by_side import dependencies, run_side_by_side
@@ -184,6 +184,33 @@ def test_a_job_comes_after_what_it_needs(place: Workplace) -> None:
     assert found == [frozenset(places) for places in ([], [0], [], [], [2], [0])]
 
 
+def two_slots(job: Job, *names: str) -> list[Slot]:
+    """Of the kind of device that the job was laid out for."""
+    kind = job.environment.device_kind
+    return [Slot(kind, name) for name in names or ("cuda:0", "cuda:1")]
+
+
+def test_jobs_run_on_their_own_kind_of_device_alone(place: Workplace) -> None:
+    one = only_job(place)
+
+    def of(kind: str, label: str) -> Job:
+        precision = one.cell.precision.model_copy(update={"label": label})
+        cell = one.cell.model_copy(update={"precision": precision})
+        environment = one.environment.model_copy(update={"device_kind": kind})
+        return one.model_copy(update={"cell": cell, "environment": environment, "tasks": ()})
+
+    jobs = [of("a100", "nf4"), of("a100", "int8"), of("h100", "nf4"), of("a100", "fp4")]
+    seen: list[tuple[str, Slot]] = []
+    slots = [Slot("h100", "node 1"), Slot("a100", "node 2"), Slot("a100", "node 3")]
+    run_side_by_side(jobs, slots, lambda job, slot: seen.append((job.cell.label, slot)), int)
+    assert sorted((label, slot.kind) for label, slot in seen) == [
+        ("fp4", "a100"),
+        ("int8", "a100"),
+        ("nf4", "a100"),
+        ("nf4", "h100"),
+    ]
+
+
 def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
     one = only_job(place)
 
@@ -197,7 +224,8 @@ def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
     together = threading.Barrier(2, timeout=30)
     lock, seen, busy = threading.Lock(), [], set[str]()
 
-    def run_one(job: Job, device: str) -> None:
+    def run_one(job: Job, slot: Slot) -> None:
+        device = slot.name
         with lock:
             assert device not in busy
             busy.add(device)
@@ -207,7 +235,7 @@ def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:
         with lock:
             busy.remove(device)
 
-    run_side_by_side(jobs, ["cuda:0", "cuda:1"], run_one, lambda: None)
+    run_side_by_side(jobs, two_slots(one), run_one, lambda: None)
     assert [label for label, _ in seen[:2]] == ["a", "b"]
     assert {device for _, device in seen[:2]} == {"cuda:0", "cuda:1"}
     assert sorted(label for label, _ in seen) == ["a", "a", "b", "c"]
@@ -225,7 +253,7 @@ def test_what_one_raises_ends_the_others(place: Workplace) -> None:
     ended = threading.Event()
     interrupted: list[bool] = []
 
-    def run_one(job: Job, device: str) -> None:
+    def run_one(job: Job, _: Slot) -> None:
         if job is one:
             raise StoreError("no space left")
         assert ended.wait(30)
@@ -236,7 +264,7 @@ def test_what_one_raises_ends_the_others(place: Workplace) -> None:
         ended.set()
 
     with pytest.raises(StoreError, match="no space left"):
-        run_side_by_side([one, other, one], ["cuda:0", "cuda:1"], run_one, interrupt)
+        run_side_by_side([one, other, one], two_slots(one), run_one, interrupt)
     assert interrupted == [True]
 
 
@@ -313,12 +341,13 @@ def test_real_workers_side_by_side(place: Workplace) -> None:
     with LocalExecutor("cpu") as one, LocalExecutor("cpu:0") as other:
         executors = {"cpu": one, "cpu:0": other}
 
-        def run_one(job: Job, device: str) -> None:
-            there = job.model_copy(update={"device": device})
-            taken = run_job(there, 120.0, executors[device], shared, plan.records)
+        def run_one(job: Job, slot: Slot) -> None:
+            there = job.model_copy(update={"device": slot.name})
+            taken = run_job(there, 120.0, executors[slot.name], shared, plan.records)
             assert taken == {job.tasks[0].key}
 
-        run_side_by_side(jobs, list(executors), run_one, lambda: None)
+        slots = two_slots(jobs[0], *executors)
+        run_side_by_side(jobs, slots, run_one, lambda: None)
     assert sorted(watcher.recorded_cells) == ["bf16 on cpu:0: ok", "fp32 on cpu: ok"]
     assert place.survivors() == []
 

@@ -11,6 +11,7 @@ import pytest
 from qbench.plan.plan import RETRIED, make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
 from qbench.running.executors.inline import InlineExecutor
+from qbench.running.executors.this_machine import ThisMachine
 from qbench.running.runner import parse_retry, run_suite
 from tests.inline_runs import Listener, failing, good, pretended, run_inline
 from tests.workplace import Finished, Workplace, taken, write_text
@@ -226,7 +227,7 @@ def test_from_python_the_same_records_are_given(measured: Workplace) -> None:
     suite = load_suite(measured.folder / "suite.yaml")
     results = measured.folder / "results"
     with measured.entered():
-        result: RunResult = run_suite(suite, results, listener, device="cpu", only=["nf4"])
+        result: RunResult = run_suite(suite, results, listener, on=ThisMachine("cpu"), only=["nf4"])
     assert listener.heard == ["planned 0"]
     assert result.taken == 0
     assert not result.failed
@@ -243,7 +244,7 @@ def test_the_watcher_is_told_of_each_thing_in_order(workplace: Workplace) -> Non
         workplace.folder,
     )
     results = workplace.folder / "results"
-    run_suite(suite, results, listener, device="cpu", make_executor=InlineExecutor)
+    run_suite(suite, results, listener, on=ThisMachine("cpu", make_executor=InlineExecutor))
     events = ["fetch", "load", "verify", "task", "measure", "record"]
     assert listener.heard == [
         "planned 1",
@@ -279,7 +280,9 @@ def test_a_record_that_vanishes_in_the_middle_of_a_run_is_missed(workplace: Work
     remover = Remover(results)
     make_executor = partial(InlineExecutor, work=pretended())
     with workplace.entered():
-        result = run_suite(suite, results, remover, device="cpu", make_executor=make_executor)
+        result = run_suite(
+            suite, results, remover, on=ThisMachine("cpu", make_executor=make_executor)
+        )
     assert [task.key for task in result.lost] == remover.removed
     assert len(result.records) == 3
     assert dict(result.counts) == {"ok": 3}

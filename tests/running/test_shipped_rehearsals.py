@@ -15,6 +15,7 @@ from qbench.plan.suite.suite import load_suite
 from qbench.precisions import precisions
 from qbench.precisions.integer.integer import Integer
 from qbench.running.executors.inline import InlineExecutor
+from qbench.running.executors.this_machine import ThisMachine
 from qbench.running.runner import run_suite
 from tests.workplace import REPOSITORY
 
@@ -84,9 +85,8 @@ def test_one_cell_of_each_kind_of_a_shipped_suite_is_rehearsed(
             made,
             tmp_path / "results",
             display,
-            device="cpu",
             only=kinds(made),
-            make_executor=InlineExecutor,
+            on=ThisMachine("cpu", make_executor=InlineExecutor),
         )
     assert {record.status for record in result.records} <= {"ok", "skipped"}
     assert all(record.rehearsal for record in result.records)

@@ -15,6 +15,7 @@ from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 from qbench.running.executors.inline import InlineExecutor
+from qbench.running.executors.this_machine import ThisMachine
 from qbench.running.runner import run_suite
 from qbench.running.supervision import log_path
 from tests.inline_runs import Listener, good, pretended, run_inline
@@ -213,7 +214,7 @@ def test_what_another_run_took_meanwhile_is_not_taken_again(place: Workplace) ->
 
     listener = Other()
     with place.entered():
-        result = run_suite(suite, results, listener, device="cpu", make_executor=made)
+        result = run_suite(suite, results, listener, on=ThisMachine("cpu", make_executor=made))
     assert (len(result.records), result.taken) == (8, 4)
     assert listener.heard.count("started") == 2
     assert listener.heard.count("recorded") == 8

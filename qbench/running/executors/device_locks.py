@@ -12,17 +12,22 @@ import fcntl
 import os
 import stat
 import tempfile
-from contextlib import ExitStack, suppress
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from qbench.core.errors import StoreError
 from qbench.core.nvml import visible_gpus
 from qbench.core.spec import slugify
+from qbench.running.executors.executor import RunStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from qbench.core.spec import ModelRef
+
+_POLL_S = 1.0
 _FOLDER_MODE = 0o1777
 _FILE_MODE = 0o666
 
@@ -48,6 +53,25 @@ def lock_folder() -> Path:
     # Not $TMPDIR, which is often one of a user or a job alone.
     common = Path("/tmp")  # noqa: S108 - guarded against what others put there
     return (common if common.is_dir() else Path(tempfile.gettempdir())) / "qbench-locks"
+
+
+@contextmanager
+def devices_held(
+    device: str, model: ModelRef, stopped: Callable[[], bool], on_wait: Callable[[], None]
+) -> Iterator[None]:
+    """Waits until no other run uses the devices of a model's job, and keeps them for the block.
+
+    `on_wait` is called once, where another one has them. Raises `RunStoppedError` when `stopped`
+    says so meanwhile.
+    """
+    with DeviceLocks(lock_names(device, every_gpu=model.device_map is not None)) as locks:
+        if not locks.acquired():
+            on_wait()
+            while not locks.acquired():
+                if stopped():
+                    raise RunStoppedError
+                time.sleep(_POLL_S)
+        yield
 
 
 class DeviceLocks:

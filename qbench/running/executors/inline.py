@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from qbench.running.executors.device_locks import devices_held
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from qbench.plan.job import Job
@@ -24,6 +26,7 @@ class InlineExecutor:
 
     def __init__(self, device: str, jobs: Sequence[Job] = (), *, work: Work | None = None) -> None:
         """`work` is a worker's by default; another one may return how its worker is to end."""
+        self._device = device
         self._work = work or _run_job
         self.stopped = False
 
@@ -37,11 +40,15 @@ class InlineExecutor:
         """The running job goes to its end all the same; then its `run` raises."""
         self.stopped = True
 
+    def device_held(self, job: Job, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """A context in which no other run of this machine uses the job's devices."""
+        return devices_held(self._device, job.cell.model, lambda: self.stopped, on_wait)
+
     def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:
         """Runs a job to its end, however long it takes; raises `RunStoppedError` after `stop`."""
         if self.stopped:
             raise RunStoppedError
-        end = self._work(job, on_event)
+        end = self._work(job.model_copy(update={"device": self._device}), on_event)
         if self.stopped:
             raise RunStoppedError
         return end or JobEnd("finished")

@@ -16,10 +16,12 @@ from qbench.core.files import scratch_folder
 from qbench.core.nvml import visible_ids
 from qbench.core.process_ends import memory_kills, why_ended
 from qbench.core.processes import python_command, python_environment
+from qbench.running.executors.device_locks import devices_held
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from qbench.plan.job import Job
@@ -67,6 +69,10 @@ class LocalExecutor:
         if server is not None:
             server.terminate()  # ends a worker that it has just started, too
 
+    def device_held(self, job: Job, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """A context in which no other run of this machine uses the job's devices."""
+        return devices_held(self._device, job.cell.model, lambda: self.stopped, on_wait)
+
     def run(self, job: Job, log: Path, timeout_s: float, on_event: OnEvent) -> JobEnd:
         """Runs a job to its end, sleeping meanwhile; `on_event` gets each of its events.
 
@@ -78,7 +84,8 @@ class LocalExecutor:
             raise RunStoppedError
         killed_before = memory_kills()
         log_begins = log.stat().st_size if log.exists() else 0
-        self._send({"job": job.model_dump(mode="json"), "log": str(log)})
+        request = job.model_copy(update={"device": self._device})
+        self._send({"job": request.model_dump(mode="json"), "log": str(log)})
         # The clock of a job's timeout starts with its worker, not with the server's imports.
         deadline: float | None = None
         while True:
