@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qbench.core.units import counted, format_seconds
-from qbench.plan.estimate import Estimate
+from qbench.plan.estimate import Estimate, Left
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from qbench.core.record import Record
-    from qbench.plan.job import Job, Task
+    from qbench.plan.job import Job
     from qbench.plan.plan import Plan
     from qbench.running.executors.executor import JobEnd
 
@@ -55,8 +55,7 @@ class RunDisplay:
         self._console = console
         self._quiet = quiet
         self._spinner = Spinner("dots")
-        self._estimate = Estimate()
-        self._left: dict[str, tuple[Job, Task]] = {}
+        self._left = Left(Estimate())
         self._total = 0
         self._cells: dict[_CellName, _CellProgress] = {}
         self._waiting = ""
@@ -92,9 +91,9 @@ class RunDisplay:
             for task in cell.tasks:
                 record = plan.records.record(task)
                 if record is not None:
-                    self._estimate.add(record)
+                    self._left.recorded(record)
         new = {task.key: (job, task) for job in jobs for task in job.tasks}
-        self._left |= new
+        self._left.expect(new.values())
         self._total = len(self._left)
         for job, _ in new.values():
             self._cells[_name(job)].missing += 1
@@ -132,8 +131,7 @@ class RunDisplay:
 
     def recorded(self, job: Job, record: Record) -> None:
         """Counts a record; elsewhere than on a terminal, one line."""
-        self._left.pop(record.key, None)
-        self._estimate.add(record)
+        self._left.recorded(record)
         cell = self._cells[_name(job)]
         cell.missing -= 1
         if record.status != "ok":
@@ -182,7 +180,7 @@ class RunDisplay:
         return Group(table, bar)
 
     def _time_left(self) -> str:
-        seconds = self._estimate.seconds(list(self._left.values()))
+        seconds = self._left.seconds
         if seconds is None:
             return "time left not known yet"
         seconds /= max(1, len(self._under_way))

@@ -125,9 +125,9 @@ def adapter_misfit(
     extra = options.extra
     if shape is None:
         return None
+    quantized = is_quantized(precision)
     holds_codes = {
-        module_name(tensor): tensor.role == "linear" and is_quantized(precision)
-        for tensor in shape.tensors
+        module_name(tensor): tensor.role == "linear" and quantized for tensor in shape.tensors
     }
     if is_tied(shape):
         holds_codes[TIED_HEAD] = False

@@ -17,6 +17,7 @@ The key of a record is the hash of its identity: everything that decides the num
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import compute_threads
@@ -82,6 +83,7 @@ class Keys:
         self._suite = suite
         self._environment = environment
         self._results = results
+        self._version = cache(partial(version_in, environment=environment))
         self._states_keys: dict[tuple[str, ...], str] = {}
         self._artifact_keys: dict[tuple[str, str], str] = {}
         self._sensitivities_keys: dict[str, str] = {}
@@ -114,7 +116,7 @@ class Keys:
         return not of_other and cell.label == reference_of(self._suite, model)
 
     def _task(self, cell: Cell, model: ResolvedModel, item: Item) -> Task:
-        identity = _identity(cell, model, item, self._environment)
+        identity = self._identity(cell, model, item)
         if cell.deploy is not None:
             identity |= {"tuning": self.artifact_key(cell), "deploy": cell.deploy}
         found_from = self.sensitivities_key(cell)
@@ -148,36 +150,44 @@ class Keys:
         )
         return Task(item=item, key=key, identity=identity, path=str(path.absolute()))
 
-
-def _identity(
-    cell: Cell, model: ResolvedModel, item: Item, environment: Environment
-) -> dict[str, Any]:
-    timed = of_machine(item.measurement)
-    gpus = len(environment.gpus_memory_bytes)
-    cache = kv_cache_named(cell.kv_cache)
-    packages = precisions()[cell.precision.name].needs_of(model, options_of(cell.precision))
-    measurement = measures()[item.measurement]
-    others = measurement.needs if measurement.apart else needs_of_formats(item)
-    return {
-        **({"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}),
-        "model": {
-            "fingerprint": model.fingerprint,
-            "revision": model.revision,
-            "trust_remote_code": cell.model.trust_remote_code,
-            **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
-            **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
-        },
-        "precision": {"name": cell.precision.name, "options": cell.precision.options_by_contents},
-        **({} if cache is None else {"kv_cache": cache.identity}),
-        "measurement": {
-            "name": item.measurement,
-            "params": item.params_by_contents,
-            "repeat": item.repeat,
-        },
-        "protocol": PROTOCOL_VERSION,
-        "versions": {
-            name: version_in(name, environment)
-            for name in (*IDENTITY_PACKAGES, *packages, *others, *(cache.needs if cache else ()))
-        },
-        "device": environment.device,
-    }
+    def _identity(self, cell: Cell, model: ResolvedModel, item: Item) -> dict[str, Any]:
+        environment = self._environment
+        timed = of_machine(item.measurement)
+        gpus = len(environment.gpus_memory_bytes)
+        cache = kv_cache_named(cell.kv_cache)
+        packages = precisions()[cell.precision.name].needs_of(model, options_of(cell.precision))
+        measurement = measures()[item.measurement]
+        others = measurement.needs if measurement.apart else needs_of_formats(item)
+        return {
+            **(
+                {"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}
+            ),
+            "model": {
+                "fingerprint": model.fingerprint,
+                "revision": model.revision,
+                "trust_remote_code": cell.model.trust_remote_code,
+                **({"device_map": cell.model.device_map} if cell.model.device_map else {}),
+                **({"gpus": gpus} if cell.model.device_map and gpus > 1 else {}),
+            },
+            "precision": {
+                "name": cell.precision.name,
+                "options": cell.precision.options_by_contents,
+            },
+            **({} if cache is None else {"kv_cache": cache.identity}),
+            "measurement": {
+                "name": item.measurement,
+                "params": item.params_by_contents,
+                "repeat": item.repeat,
+            },
+            "protocol": PROTOCOL_VERSION,
+            "versions": {
+                name: self._version(name)
+                for name in (
+                    *IDENTITY_PACKAGES,
+                    *packages,
+                    *others,
+                    *(cache.needs if cache else ()),
+                )
+            },
+            "device": environment.device,
+        }

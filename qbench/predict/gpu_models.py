@@ -8,6 +8,7 @@ once. (torch, `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`.)
 from __future__ import annotations
 
 import re
+from functools import cache
 
 GPUS_GIB: dict[str, tuple[float, bool]] = {
     "p100": (15.8, False),
@@ -64,6 +65,7 @@ _SOLD_AS_LEAST = 0.9
 """What CUDA tells in GiB, at least, of each GB that a card is sold with."""
 
 
+@cache
 def canonical(text: str) -> str:
     """A GPU's name without maker, socket, spaces and case: `NVIDIA A100-SXM4-40GB` is `a100-40gb`.
 

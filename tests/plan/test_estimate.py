@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from qbench.core.spec import ResolvedModel
-from qbench.plan.estimate import Estimate
+from qbench.plan.estimate import Estimate, Left
 from qbench.plan.job import Job, Task
 from tests.record_factory import footprint_record, latency_record, make_failure, quality_record
 
@@ -63,3 +65,35 @@ def test_failures_and_records_without_a_duration_teach_nothing() -> None:
         ]
     )
     assert estimate.seconds([pair(footprint_record("nf4"))]) is None
+
+
+def test_what_is_left_is_told_as_the_sum_over_its_tasks() -> None:
+    """At each moment of a run the same as counting all tasks that are left."""
+    taken = [
+        footprint_record("bf16", duration_s=2.0),
+        *(latency_record("bf16", repeat, duration_s=5.0 + repeat) for repeat in range(3)),
+        make_failure("nf4", "footprint", "crash", "died", duration_s=99.0),
+        *(latency_record("nf4", repeat, duration_s=3.0 * repeat + 1) for repeat in range(3)),
+        footprint_record("int8", duration_s=4.0),
+        *(latency_record("int8", repeat, duration_s=7.0) for repeat in range(3)),
+    ]
+    pairs = {record.key: pair(record) for record in taken}
+    estimate = Estimate()
+    left = Left(estimate)
+    left.expect(pairs.values())
+    assert left.seconds is None
+    for record in taken:
+        left.recorded(record)
+        del pairs[record.key]
+        known = estimate.seconds(pairs.values())
+        assert left.seconds == (None if known is None else pytest.approx(known, abs=1e-9))
+        assert len(left) == len(pairs)
+        assert record.key not in left
+    assert left.seconds == pytest.approx(0.0, abs=1e-9)
+
+
+def test_another_kind_of_device_says_nothing() -> None:
+    record = latency_record("fp32", duration_s=10.0)
+    of_other = record.environment.model_copy(update={"device_kind": "nvidia-h200"})
+    estimate = Estimate([record.model_copy(update={"environment": of_other})])
+    assert estimate.seconds([pair(record)]) is None

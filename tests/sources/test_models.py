@@ -9,22 +9,25 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import qbench
 from qbench.core.cache import cache_folder, cache_size_bytes, read_cached, write_cached
 from qbench.core.errors import ModelError
+from qbench.core.spec import ResolvedModel
 from qbench.sources.fingerprint import file_sha256
 from qbench.sources.models.config import read_config
 from qbench.sources.models.headers import read_headers, weight_files
-from qbench.sources.models.resolve import fetch_model, parse_model, resolve_model
+from qbench.sources.models.resolve import (
+    fetch_model,
+    parse_model,
+    resolve_model,
+    resolve_models,
+)
 from qbench.sources.shapes.shapes import shape_from_headers
 from tests.tiny_models import ARCHITECTURES, make_tiny_model
-
-if TYPE_CHECKING:
-    from qbench.core.spec import ResolvedModel
 
 
 def resolve(folder: Path) -> ResolvedModel:
@@ -529,3 +532,16 @@ def test_tiny_model_and_tokenizer(tmp_path: Path, architecture: str, *, bos: boo
     assert not info["missing_keys"]
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.bos_token_id == (tokenizer.bos_token_id if bos else None)
+
+
+def test_models_of_one_shape_have_the_same_one(tmp_path: Path) -> None:
+    """What a plan works out of a shape is looked up by it, which is quick only for the same one."""
+    sources = ("random:Qwen2.5-7B", "random:Qwen2.5-7B-Instruct", "random:Qwen3-8B")
+    refs = [parse_model(source, base=tmp_path) for source in sources]
+    first, second, other = resolve_models(refs)
+    assert isinstance(first, ResolvedModel)
+    assert isinstance(second, ResolvedModel)
+    assert isinstance(other, ResolvedModel)
+    assert first.fingerprint != second.fingerprint
+    assert first.shape is second.shape
+    assert other.shape != first.shape

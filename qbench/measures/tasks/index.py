@@ -49,6 +49,7 @@ class Entry:
 Index = dict[str, Entry]
 
 
+@cache
 def bundled_tasks() -> Index:
     """The tasks that ship with qbench."""
     return read_folder(BUNDLED_TASKS_FOLDER)

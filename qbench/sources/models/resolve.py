@@ -48,7 +48,7 @@ from qbench.sources.shapes.stored import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from qbench.core.spec import ModelShape
     from qbench.sources.models.headers import StoredTensor
@@ -159,11 +159,27 @@ def resolve_models(refs: Sequence[ModelRef]) -> list[ResolvedModel | ModelError]
             found.append(error)
     shapes = [None if isinstance(one, ModelError) else one.shape for one in found]
     answers = iter(shapes_from_meta([one for one in shapes if isinstance(one, Unbuilt)]))
-    return [
+    return _with_shared_shapes(
         one
         if isinstance(one, ModelError)
         else one.resolved(*(next(answers) if isinstance(shape, Unbuilt) else (shape, None)))
         for one, shape in zip(found, shapes, strict=True)
+    )
+
+
+def _with_shared_shapes(
+    models: Iterable[ResolvedModel | ModelError],
+) -> list[ResolvedModel | ModelError]:
+    """Models of equal shapes have the same one: what is worked out of it is looked up by it.
+
+    Two equal ones that are not the same are compared tensor by tensor at each such look.
+    """
+    shapes: dict[ModelShape, ModelShape] = {}
+    return [
+        one
+        if isinstance(one, ModelError) or one.shape is None
+        else one.model_copy(update={"shape": shapes.setdefault(one.shape, one.shape)})
+        for one in models
     ]
 
 
