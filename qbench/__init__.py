@@ -30,6 +30,7 @@ def run(
     results: str | Path = "results",
     device: str | None = None,
     only: Sequence[str] = (),
+    shard: str | None = None,
     retry: str = "crash,timeout,error",
     fresh: bool = False,
     rehearse: bool = False,
@@ -56,14 +57,15 @@ def run(
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
     it are those that cells run on side by side (`0,1`, `all`). `on` is where the jobs run, this
     machine unless it is given (`ray`, `ray://address`, `slurm`). `only` keeps the cells that match
-    a pattern; `retry` names the statuses to take again (`none`, `all`, or some of them with
-    commas); `fresh` deletes the suite's records first. `rehearse` takes the bundled model
-    and data, a little of each; `yes` starts whatever the look at the machine found. Raises
-    `qbench.core.errors.UsageError` for what the caller can fix; a cell that fails is a record with
-    its reason.
+    a pattern, and `shard` a part of them (`2/5`: the second of five); `retry` names the statuses to
+    take again (`none`, `all`, or some of them with commas); `fresh` deletes the suite's records
+    first. `rehearse` takes the bundled model and data, a little of each; `yes` starts whatever the
+    look at the machine found. Raises `qbench.core.errors.UsageError` for what the caller can fix; a
+    cell that fails is a record with its reason.
     """
     from qbench.cli.display import RunDisplay
     from qbench.cli.source import find_source, load
+    from qbench.plan.shards import parse_shard
     from qbench.report.console import make_console
     from qbench.running.executors.engines import engine_for
     from qbench.running.runner import parse_retry, run_suite
@@ -88,6 +90,7 @@ def run(
             display,
             on=engine_for(on, chosen, device=device, gpus=gpus),
             only=only,
+            shard=None if shard is None else parse_shard(shard),
             retry=parse_retry(retry),
             fresh=fresh,
             yes=yes,

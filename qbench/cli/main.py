@@ -37,7 +37,7 @@ from qbench.cli import (
     report as cli_report,
 )
 from qbench.cli.report import write_reports
-from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, show
+from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, ShardOf, show
 from qbench.cli.source import (
     KvCaches,
     Measure,
@@ -101,6 +101,7 @@ def run(
     reports: Reports = Path("reports"),
     device: Device = None,
     only: Only = None,
+    shard: ShardOf = None,
     retry: Annotated[
         str,
         typer.Option(help="Statuses to take again: none, all, or some of them with commas."),
@@ -133,11 +134,13 @@ def run(
     """Measure what is missing of a suite, or of a model, cell by cell, and report."""
     from qbench.cli.display import RunDisplay
     from qbench.cli.end import stopped_when_unread
+    from qbench.plan.shards import parse_shard
     from qbench.report.console import make_console
     from qbench.running.executors.engines import engine_for
     from qbench.running.runner import parse_retry, run_suite
 
     statuses = parse_retry(retry)
+    part = None if shard is None else parse_shard(shard)
     source = find_source(
         suite,
         settings,
@@ -164,6 +167,7 @@ def run(
                 display,
                 on=engine,
                 only=only or (),
+                shard=part,
                 retry=statuses,
                 fresh=fresh,
                 yes=yes,
@@ -276,9 +280,10 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     if result.records:
         show(report_subject(result.records, stated), TEXT)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    told = f"{len(result.records)} records ({counts})" if counts else "no records"
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(
-        f"{len(result.records)} records ({counts}), {result.taken} taken now{beside}",
+        f"{told}, {result.taken} taken now{beside}",
         markup=False,
         highlight=False,
     )

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli.shared import Device, FormatName, Only, Output, Rehearse, Results, Settings, show
+from qbench.cli.shared import (
+    Device,
+    FormatName,
+    Only,
+    Output,
+    Rehearse,
+    Results,
+    Settings,
+    ShardOf,
+    show,
+)
 from qbench.cli.source import (
     KvCaches,
     Measure,
@@ -23,6 +33,7 @@ from qbench.cli.source import (
 
 EXAMPLES = (
     "Examples: qbench plan suites/ci.yaml | qbench plan suites/mistral.yaml --gpu 24GB |"
+    " qbench plan suites/full.yaml --shard 2/5 |"
     " qbench plan ./my-model --precisions bf16,nf4 --measure quality"
 )
 
@@ -33,6 +44,7 @@ def plan(
     results: Results = Path("results"),
     device: Device = None,
     only: Only = None,
+    shard: ShardOf = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -56,12 +68,14 @@ def plan(
 ) -> None:
     """Show what a suite would measure: on disk, bytes, what fits, how long, what its gate finds."""
     from qbench.plan.plan import make_plan
+    from qbench.plan.shards import parse_shard
     from qbench.predict.devices import parse_memory
     from qbench.report.format import Subject
     from qbench.report.formats import find_format
     from qbench.report.plan_page import plan_page
 
     form = find_format(format_name, "page")
+    part = None if shard is None else parse_shard(shard)
     planned_for = parse_memory(gpu) if gpu is not None else None
     source = find_source(
         suite,
@@ -81,6 +95,7 @@ def plan(
         results,
         device=device,
         only=only or (),
+        shard=part,
         gpu=planned_for,
     )
     show(Subject(lambda: plan_page(made, results, kinds=kinds)), form, output)

@@ -30,6 +30,14 @@ Only = Annotated[
     typer.Option(help="Only cells that match, such as 'nf4*'. May be given several times."),
 ]
 
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="NUMBER/COUNT",
+        help="Only this part of the cells, such as 2/5: `qbench merge` joins the results of all.",
+    ),
+]
 Rehearse = Annotated[
     bool, typer.Option(help="Take the bundled model and a little data instead, in minutes.")
 ]

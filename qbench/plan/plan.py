@@ -22,6 +22,7 @@ from qbench.plan.keys import Keys, references_first
 from qbench.plan.records import RecordsOnDisk
 from qbench.plan.sensitivity import on_device as with_formats_on
 from qbench.plan.sensitivity import with_formats
+from qbench.plan.shards import cells_of_shard
 from qbench.plan.suite.suite import Suite, make_suite
 from qbench.plan.untrusted_code import untrusted_code_problems
 from qbench.predict.devices import as_if_on
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from qbench.core.errors import StoreError
     from qbench.core.record import Environment, Status
     from qbench.core.spec import Cell, Item, ResolvedModel
+    from qbench.plan.shards import Shard, ShardCells
     from qbench.plan.suite.written import Written
     from qbench.predict.devices import DeviceMemory
     from qbench.sources.data.tuning import ResolvedTuningData
@@ -58,6 +60,8 @@ class Plan:
     """Slugs of those that are to be measured."""
     device_note: str | None = None
     """Why it is not the GPU that this machine has."""
+    shard: ShardCells | None = None
+    """Which part of the suite is selected; None where it is not shared out."""
     records: RecordsOnDisk = field(default_factory=RecordsOnDisk, compare=False, repr=False)
     """What there is of its tasks."""
 
@@ -176,26 +180,32 @@ def make_plan(
     *,
     device: str | None = None,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     keep_unfit: bool = False,
     gpu: DeviceMemory | None = None,
 ) -> Plan:
     """Resolves models and texts and lays out every record that the suite asks for.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU. `only` keeps the
-    cells that match one of the patterns; `keep_unfit` leaves in what does not fit a GPU by
-    arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for running. Raises
-    `SuiteError` with all problems, `DeviceError`.
+    cells that match one of the patterns, `shard` its part of those; `keep_unfit` leaves in what
+    does not fit a GPU by arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for
+    running. Raises `SuiteError` with all problems, `DeviceError`.
     """
     found = _resolve(suite, results, device, gpu)
-    selected = found.suite.select(only)
+    selected = frozenset(cell.slug for cell in found.suite.select(only))
     plan_cell = CellPlanner(found.keys, found.environment, keep_unfit=keep_unfit)
+    every = tuple(plan_cell(*asked) for asked in found.asked())
+    part = None
+    if shard is not None:
+        part = cells_of_shard(shard, [cell for cell in every if cell.cell.slug in selected])
     return Plan(
         found.suite,
         found.device,
         found.environment,
-        every=tuple(plan_cell(*asked) for asked in found.asked()),
-        selected=frozenset(cell.slug for cell in selected),
+        every=every,
+        selected=selected if part is None else part.slugs,
         device_note=why_not_the_gpu(device) if gpu is None else None,
+        shard=part,
     )
 
 

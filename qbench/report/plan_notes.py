@@ -35,7 +35,8 @@ _HALF = 2
 
 def plan_notes(plan: Plan) -> list[Words]:
     """What each cell is measured for, by model; then what cannot run, and why."""
-    lines = [] if plan.device_note is None else [f"device: {plan.device_note}"]
+    lines = [] if plan.shard is None else [*plan.shard.notes]
+    lines += [] if plan.device_note is None else [f"device: {plan.device_note}"]
     lines += [f"{cell.model.ref.name}: {_kind(cell)} {_measurements(cell)}" for cell in plan.cells]
     lines += [
         f"{cell.model.ref.name}: bytes are not known before loading, {cell.model.shape_unknown}"

@@ -112,6 +112,7 @@ def plan_page(plan: Plan, results: Path, *, kinds: bool = False) -> Page:
     data = {
         "suite": plan.suite.name,
         "rehearsal": list(plan.suite.rehearsal),
+        "shard": None if plan.shard is None else plan.shard.data,
         "device": {
             "name": plan.environment.device,
             "type": plan.environment.device_type,

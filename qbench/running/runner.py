@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record, Status
     from qbench.plan.job import Job, Task
     from qbench.plan.plan import Plan
+    from qbench.plan.shards import Shard
     from qbench.plan.suite.suite import Suite
     from qbench.running.executors.executor import Column, Engine, Executor
     from qbench.running.supervision import Watcher
@@ -44,6 +45,7 @@ def run_suite(
     *,
     on: Engine | None = None,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     retry: frozenset[Status] = RETRIED,
     fresh: bool = False,
     yes: bool = False,
@@ -57,8 +59,11 @@ def run_suite(
     be written.
     """
     with on or ThisMachine() as engine:
-        columns = engine.columns(Asked(suite, results, tuple(only), keep_unfit=yes))
+        columns = engine.columns(Asked(suite, results, tuple(only), shard, keep_unfit=yes))
         check_writable(results)
+        shards = (column.plan.shard for column in columns)
+        for sentence in dict.fromkeys(note for part in shards if part for note in part.notes):
+            watcher.note(sentence)
         jobs: list[Job] = []
         for column in columns:
             jobs += _missing_jobs(column, results, engine, watcher, retry, fresh=fresh, yes=yes)

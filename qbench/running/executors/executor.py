@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qbench.core.errors import Problem
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
+    from qbench.plan.shards import Shard
     from qbench.plan.suite.suite import Suite
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -73,6 +74,8 @@ class Asked:
     results: Path
     only: tuple[str, ...] = ()
     """Patterns of the cells to keep; all cells where there are none."""
+    shard: Shard | None = None
+    """Which part of those; all of them where it is None."""
     keep_unfit: bool = False
     """Whether what does not fit a GPU by arithmetic is left in."""
 

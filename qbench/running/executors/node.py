@@ -59,6 +59,7 @@ def plan_on_node(asked: Asked, device: str | None, git_revision: str | None) -> 
         asked.results,
         device=device,
         only=asked.only,
+        shard=asked.shard,
         keep_unfit=asked.keep_unfit,
     )
     environment = plan.environment.model_copy(update={"git_revision": git_revision})

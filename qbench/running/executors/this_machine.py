@@ -51,6 +51,7 @@ class ThisMachine:
             asked.results,
             device=devices[0] if devices else self._device,
             only=asked.only,
+            shard=asked.shard,
             keep_unfit=asked.keep_unfit,
         )
         return [Column(plan, devices or (plan.device,))]
