@@ -15,15 +15,33 @@ if TYPE_CHECKING:
     from qbench.cli.sides import Side
     from qbench.report.format import Format
 
+EXAMPLES = (
+    "Examples: qbench compare tiny-mistral--nf4 tiny-mistral--fp32 |"
+    " qbench compare suites/quickstart.yaml HEAD~1:results/baselines/quickstart.json"
+)
+GATE_EXAMPLES = (
+    "Examples: qbench gate suites/quickstart.yaml --baseline results/baselines |"
+    " qbench gate suites/quickstart.yaml --against HEAD~1 |"
+    " qbench gate suites/quickstart.yaml --baseline-from-git v1.0"
+)
+
 BaselinePath = Annotated[
     Path | None,
-    typer.Option(help="Baseline file, or a folder of them or of records. \\[default: none]"),
+    typer.Option(
+        help="Baseline file, or a folder of them or of records; REV:PATH for a committed one."
+        " \\[default: none]"
+    ),
 ]
 
 
 def compare(
     new: Annotated[
-        str, typer.Argument(metavar="A", help="Folder, baseline file, suite or cell: the new side.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Folder, baseline file, suite or cell: the new side. REV:PATH for what is"
+            " committed.",
+        ),
     ],
     old: Annotated[str, typer.Argument(metavar="B", help="The same, for the old side.")],
     *,
@@ -59,6 +77,22 @@ def gate(
     *,
     settings: Settings = None,
     baseline: BaselinePath = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV",
+            help="Compare with the records of a commit, such as HEAD~1: those on disk that name it"
+            " or the nearest before it, else those committed there.",
+        ),
+    ] = None,
+    from_git: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline-from-git",
+            metavar="REV",
+            help="Compare with the baseline or the records as committed at REV.",
+        ),
+    ] = None,
     results: Results = Path("results"),
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     only: Annotated[
@@ -90,7 +124,7 @@ def gate(
     output: Output = None,
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
-    from qbench.cli.sides import load_baseline, load_folder
+    from qbench.cli.sides import load_folder, load_old
     from qbench.compare.gate.gate import run_gate
     from qbench.compare.gate.sides import place_of
     from qbench.core.errors import UsageError
@@ -116,7 +150,15 @@ def gate(
     found = [record for _, task in expected if (record := on_disk.record(task)) is not None]
     # Records of other versions or another device than this one can be gated as well.
     records = found or load_folder(results / loaded.name, loaded.name).records
-    old = load_baseline(baseline, loaded.name) if baseline else None
+    device_kind = records[0].environment.device_kind
+    old = load_old(
+        baseline,
+        loaded.name,
+        results,
+        against=against,
+        from_git=from_git,
+        device_kind=device_kind,
+    )
     absent = {
         place_of(cell, task.item): why
         for cell, task in expected
@@ -129,6 +171,7 @@ def gate(
         expected=[(cell, task.item) for cell, task in expected],
         only=only or (),
         absent=absent,
+        against=None if old is None else old.against,
     )
     shown = Subject(
         lambda: gate_page(outcome),

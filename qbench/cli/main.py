@@ -245,12 +245,8 @@ def schema() -> None:
 
 
 app.command(epilog=cli_fit.EXAMPLES)(cli_fit.fit)
-app.command(epilog="Example: qbench compare tiny-mistral--nf4 tiny-mistral--fp32")(
-    cli_compare.compare
-)
-app.command(epilog="Example: qbench gate suites/quickstart.yaml --baseline results/baselines")(
-    cli_compare.gate
-)
+app.command(epilog=cli_compare.EXAMPLES)(cli_compare.compare)
+app.command(epilog=cli_compare.GATE_EXAMPLES)(cli_compare.gate)
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
 app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
 app.add_typer(cli_export.app, name="export")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qbench.cli.revisions import at_revision, committed, names_revision
 from qbench.compare.baseline import read_baseline
+from qbench.compare.gate.against import Against
 from qbench.compare.selection import select
 from qbench.core.errors import ModelError, StoreError, UsageError
 from qbench.core.store import read_folder, tell_unreadable
@@ -16,6 +18,7 @@ from qbench.report.summary import left_out
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.cli.revisions import Found
     from qbench.core.record import Record
     from qbench.plan.suite.suite import Suite
 
@@ -29,18 +32,23 @@ class Side:
     """The newest of each thing."""
     notes: tuple[str, ...] = ()
     """What was passed over, such as files that cannot be read."""
+    against: Against | None = None
+    """What it is called as the old side of a gate; None for one that was not asked for as such."""
 
 
 def load_side(where: str, results: Path = Path("results")) -> Side:
     """Records from a folder, a baseline file, a suite's file, a model or a cell below `results`.
 
-    A cell is named by its label or slug, or a pattern that finds one cell. Raises `UsageError`
-    where there is nothing of that name, no record, or records of several suites or devices.
+    A folder or a baseline may stand as git knows it, `REV:PATH`. A cell is named by its label or
+    slug, or a pattern that finds one cell. Raises `UsageError` where there is nothing of that name,
+    no record, or records of several suites or devices.
     """
     path = Path(where)
     folder, suite = folder_of(path, results)
     if suite is not None or folder.is_dir():
         return load_folder(folder, suite.name if suite else where, model=where)
+    if names_revision(where):
+        return _of_revision(committed(where))
     if path.suffix in {".json", ".gz"} or path.is_file():
         return Side(where, tuple(read_baseline(path)))
     return _cell(where, results)
@@ -111,8 +119,10 @@ def load_folder(folder: Path, name: str, *, model: str = "") -> Side:
 def load_baseline(path: Path, suite: str) -> Side:
     """A suite's baseline: its file, a folder that holds `<suite>.json` or `.json.gz`, or records.
 
-    Raises `UsageError` where there is none.
+    Each may stand as git knows it, `REV:PATH`. Raises `UsageError` where there is none.
     """
+    if names_revision(str(path)):
+        return _of_revision(committed(str(path), suite))
     if path.is_dir():
         for suffix in (".json", ".json.gz"):
             file = path / f"{suite}{suffix}"
@@ -120,6 +130,46 @@ def load_baseline(path: Path, suite: str) -> Side:
                 return Side(str(file), tuple(read_baseline(file)))
         return load_folder(path, str(path))
     return Side(str(path), tuple(read_baseline(path)))
+
+
+def load_old(
+    baseline: Path | None,
+    suite: str,
+    results: Path,
+    *,
+    against: str | None = None,
+    from_git: str | None = None,
+    device_kind: str | None = None,
+) -> Side | None:
+    """The old side of a gate; None where none is named.
+
+    `against` and `from_git` are revisions, and `baseline` then is the file or folder that is looked
+    at as it was at that revision: see `at_revision`. Raises `UsageError` where there is none.
+    """
+    if against is not None and from_git is not None:
+        raise UsageError(
+            "--against and --baseline-from-git: found both; expected one of them: the former looks"
+            " at records on disk first, the latter at what is committed alone"
+        )
+    revision = from_git if against is None else against
+    if revision is not None:
+        measured = against is not None
+        return _of_revision(
+            at_revision(
+                revision, suite, results, baseline, measured=measured, device_kind=device_kind
+            )
+        )
+    if baseline is None:
+        return None
+    side = load_baseline(baseline, suite)
+    return side if side.against else replace(side, against=Against(side.name))
+
+
+def _of_revision(found: Found) -> Side:
+    name = found.against.name
+    real = without_rehearsals(found.records, name)
+    side = _newest_of_one_place(name, real, name, found.notes)
+    return replace(side, against=found.against)
 
 
 def _newest_of_one_place(

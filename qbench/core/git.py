@@ -17,7 +17,7 @@ from qbench.core.git_program import ask, ask_whole, blobs_of, git_problem, run_g
 from qbench.core.untrusted import in_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 SHORT_HASH = 10
 """Digits of a hash that are shown."""
@@ -58,6 +58,11 @@ class Commit:
     def short(self) -> str:
         """The first digits of its hash."""
         return self.hash[:SHORT_HASH]
+
+    @property
+    def told(self) -> str:
+        """The commit in words: `0123456789 (Read less)`."""
+        return f"{self.short} ({self.subject})" if self.subject else self.short
 
 
 def git_revision(folder: Path) -> str | None:
@@ -168,6 +173,12 @@ class Repository:
         return self._log(
             ["--topo-order", "--reverse", *(files if changed else []), *span, "--", *below]
         )
+
+    def holds(self, until: str, hashes: Collection[str]) -> list[str]:
+        """Those of the full hashes that `until` is or was made on top of, parents first."""
+        arguments = ["rev-list", "--topo-order", "--reverse", self.resolve(until)]
+        every = ask_whole(self.root, arguments).decode("ascii").split()
+        return [one for one in every if one in hashes]
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Whether `new` is `old`, or was made on top of it."""

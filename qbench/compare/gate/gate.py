@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qbench.compare.comparable import ConditionChange
     from qbench.compare.compare import CellName, ItemName
     from qbench.compare.differences import Difference
+    from qbench.compare.gate.against import Against
     from qbench.compare.gate.rules import GateRule
     from qbench.compare.gate.sides import Place
     from qbench.compare.verdicts import VerdictName
@@ -102,6 +103,10 @@ class GateOutcome:
     conditions: tuple[ConditionChange, ...]
     """In which conditions the run differs from the baseline."""
     sampling: Sampling
+    against: Against | None = None
+    """The baseline; None where there is none."""
+    same: int = 0
+    """Records of the run that are the baseline's own, as they were not taken again."""
 
     @property
     def exit_code(self) -> int:
@@ -127,6 +132,12 @@ class GateOutcome:
         ]
         if all(check.state == "skip" for check in self.checks):
             found.append("no rule could be applied here: the gate has decided nothing")
+        if self.same:
+            found.append(
+                f"{self.same} of the run's records are the baseline's own: nothing that their keys"
+                " hold has changed since, so they were not taken again; `qbench run SUITE --fresh`,"
+                " with another folder as --results, takes them again"
+            )
         return tuple(found)
 
     @property
@@ -168,6 +179,7 @@ def run_gate(
     expected: Sequence[tuple[Cell, Item]] = (),
     only: Sequence[str] = (),
     absent: Mapping[Place, str] | None = None,
+    against: Against | None = None,
     sampling: Sampling | None = None,
 ) -> GateOutcome:
     """Holds the records against the rules.
@@ -175,8 +187,8 @@ def run_gate(
     `records` and `baseline` are the newest of one suite and device each. `expected` are the items
     that the suite asks for: one without a record is missing, which fails. `only` keeps cells whose
     slug, label or precision matches a pattern. `absent` says of items without a record why there is
-    none, where that is known. Raises `UsageError` for no rules, and for a rule
-    against a baseline where there is none.
+    none, where that is known. `against` says what the baseline is. Raises `UsageError` for no
+    rules, and for a rule against a baseline where there is none.
     """
     if not rules:
         raise UsageError("there are no rules to compare the results with; add `gate:` to the suite")
@@ -184,8 +196,8 @@ def run_gate(
     if baseline is None and needing:
         raise UsageError(
             f"the rules for {', '.join(dict.fromkeys(needing))} are against a baseline and none was"
-            " given; name one with --baseline (`qbench baseline SUITE` makes it), or write"
-            " `against: reference` in the rule"
+            " given; name one with --baseline (`qbench baseline SUITE` makes it), or a commit with"
+            " --against, or write `against: reference` in the rule"
         )
     sides = BothSides(records, baseline or (), expected, only)
     sampling = sampling or Sampling()
@@ -196,7 +208,9 @@ def run_gate(
         for one, verdict in zip(unjudged, verdicts, strict=True)
     )
     conditions = condition_changes(records, baseline) if baseline and records else []
-    return GateOutcome(checks, tuple(conditions), sampling)
+    taken = {(one.key, one.started_at): one.environment for one in baseline or ()}
+    same = sum(taken.get((one.key, one.started_at)) == one.environment for one in records)
+    return GateOutcome(checks, tuple(conditions), sampling, against, same)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ def render(gated: Gated) -> str:
     one = ET.SubElement(top, "testsuite", {"name": f"qbench gate: {gated.suite}", **counts})
     properties = ET.SubElement(one, "properties")
     ET.SubElement(properties, "property", {"name": "method", "value": outcome.method})
+    if outcome.against is not None:
+        value = _clean(outcome.against.words)
+        ET.SubElement(properties, "property", {"name": "against", "value": value})
     for change in outcome.conditions:
         value = _clean(f"{change.new}, was {change.old}")
         attributes = {"name": f"changed: {_clean(change.name)}", "value": value}

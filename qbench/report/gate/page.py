@@ -45,7 +45,7 @@ def gate_page(outcome: GateOutcome, *, most: int | None = None) -> Page:
     wrong = [check for check in outcome.checks if check.state in _WRONG]
     right = [check for check in outcome.checks if check.state not in _WRONG]
     shown, warnings, conditions = wrong[:most], outcome.warnings[:most], outcome.conditions[:most]
-    parts: list[Part] = [Words(outcome.summary), *gate_charts(outcome)]
+    parts: list[Part] = [Words(outcome.summary), *_against(outcome), *gate_charts(outcome)]
     if shown:
         parts += [_table(shown, signed=True), *_names(shown)]
     if warnings:
@@ -81,6 +81,7 @@ def gate_on_screen(outcome: GateOutcome) -> Page:
         parts += [Heading("Conditions that differ from the baseline's"), bullets(lines)]
     parts.append(bullets((f"warning: {warning}" for warning in outcome.warnings), "warned"))
     answer = Words(outcome.summary, "bad" if outcome.exit_code else "good")
+    parts += _against(outcome)
     return Page("qbench gate", (*parts, Words(outcome.method, "quiet"), answer))
 
 
@@ -99,11 +100,33 @@ def gate_data(outcome: GateOutcome) -> dict[str, Any]:
         "counts": dict(outcome.counts),
         "checks": gate_rows(outcome),
         "warnings": list(outcome.warnings),
+        "against": _against_data(outcome),
         "conditions": [
             {"condition": one.name, "now": one.new, "baseline": one.old}
             for one in outcome.conditions
         ],
         "method": outcome.method,
+    }
+
+
+def _against(outcome: GateOutcome) -> list[Part]:
+    """What a change was counted from, where it is a revision and no file that was named."""
+    if outcome.against is None or outcome.against.commit is None:
+        return []
+    return [Words(f"Against {outcome.against.words}.", "quiet")]
+
+
+def _against_data(outcome: GateOutcome) -> dict[str, Any] | None:
+    against = outcome.against
+    if against is None:
+        return None
+    commit = against.commit
+    return {
+        "name": against.name,
+        "revision": against.revision,
+        "commit": None if commit is None else commit.hash,
+        "subject": None if commit is None else commit.subject,
+        "source": against.source or None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qbench.compare.gate.gate import Check
+    from qbench.compare.gate.gate import Check, GateOutcome
     from qbench.report.format import Gated
 
 MOST = 10
@@ -15,16 +15,21 @@ MOST = 10
 def render(gated: Gated) -> str:
     """One line an annotation, errors first; the suite's file is its place in the diff."""
     outcome, file = gated.outcome, gated.file
-    wrong = [(one.name, _told(one)) for one in outcome.checks if one.state in {"fail", "error"}]
+    wrong = [
+        (one.name, _told(one, outcome)) for one in outcome.checks if one.state in {"fail", "error"}
+    ]
     lines = [_line("error", title, text, file) for title, text in _limited(wrong)]
     warnings = [("qbench gate", warning) for warning in outcome.warnings]
     lines += [_line("warning", title, text, file) for title, text in _limited(warnings)]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _told(check: Check) -> str:
-    verdict = check.verdict
-    return f"{verdict.name}: {verdict.reason}; allowed {check.allowed}, found {check.found}"
+def _told(check: Check, outcome: GateOutcome) -> str:
+    verdict, against = check.verdict, outcome.against
+    told = f"{verdict.name}: {verdict.reason}; allowed {check.allowed}, found {check.found}"
+    if check.rule.counted_from == "baseline" and against is not None and against.commit is not None:
+        told += f"; the baseline is {against.words}"
+    return told
 
 
 def _limited(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
