@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SUITES = [folder.name for folder in sorted(PUBLISHED.iterdir())]
-MANY_CELLS = {"formats", "integers"}
+MANY_CELLS = {"claims", "formats", "integers"}
 """Suites of which a grid of budgets takes seconds."""
 ROUNDING = 1e-9
 """By how much scipy's ends of a latency's interval, relatively, may differ from the program's."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from qbench.compare.estimates.blocks import block_length
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _MOST_NUMBERS = 2_000_000
 """Times that a unit is in a resample, held at once: 16 MB."""
-_FARTHEST_ODDS = 15.0
-"""A resample's quantile lies between those of the whole at odds so many times lower and higher."""
 
 
 class Spread(Protocol):
@@ -66,17 +64,14 @@ class Binned:
         """By the place among the ordered values, as numpy's; even on a logarithmic axis."""
         import numpy as np
 
-        first, end = self._near(share)
-        counts = times @ self.counts[:, first:end]
-        below = times @ self.counts[:, :first].sum(axis=1)
         # The value in the middle of its place: the first of n lies at 1/2 of n.
-        place = share * (times @ self.sizes - 1) + 0.5 - below
-        upto = np.cumsum(counts, axis=1)
-        last = counts.shape[1] - 1
-        at = np.minimum((upto < place[:, None]).sum(axis=1), last)
+        place = share * (times @ self.sizes - 1) + 0.5
+        first, end = self._near(times, place)
+        upto = times @ self._below[:, first : end + 1]
+        at = np.minimum((upto[:, 1:] < place[:, None]).sum(axis=1), end - first - 1)
         rows = np.arange(len(times))
-        within = counts[rows, at]
-        part = (place - (upto[rows, at] - within)) / np.maximum(within, 1e-300)
+        before, within = upto[rows, at], upto[rows, at + 1] - upto[rows, at]
+        part = (place - before) / np.maximum(within, 1e-300)
         return self._value(first + at, np.clip(part, 0.0, 1.0))
 
     def above(self, share: float) -> Floats:
@@ -99,17 +94,23 @@ class Binned:
         np.add.at(counts, groups, self.counts)
         return Binned(counts, self.edges)
 
-    def _near(self, share: float) -> tuple[int, int]:
-        """The bins that a resample's quantile can lie in."""
+    @cached_property
+    def _below(self) -> Floats:
+        """(units, bins + 1): how many of each unit's values lie below each edge."""
         import numpy as np
 
-        upto = np.cumsum(self.counts.sum(axis=0))
-        odds = share / (1 - share)
-        ends = (
-            one / (1 + one) * upto[-1] for one in (odds / _FARTHEST_ODDS, odds * _FARTHEST_ODDS)
-        )
-        first, last = (int((upto < one).sum()) for one in ends)
-        return first, min(last, len(upto) - 1) + 1
+        none = np.zeros((len(self.counts), 1))
+        return np.concatenate([none, np.cumsum(self.counts, axis=1)], axis=1)
+
+    def _near(self, times: Floats, place: Floats) -> tuple[int, int]:
+        """The first bin that one of the places can lie in, and the end of those that can."""
+        import numpy as np
+
+        bins = self.counts.shape[1]
+        step = math.isqrt(bins)
+        ends = np.arange(step, bins + 1, step)
+        held = (times @ self._below[:, ends] < place[:, None]).sum(axis=1)
+        return min(int(held.min()) * step, bins - 1), min((int(held.max()) + 1) * step, bins)
 
     def _value(self, bins: npt.NDArray[np.int64], part: Floats) -> Floats:
         import numpy as np
@@ -140,12 +141,14 @@ class Listed:
         """Linear between the neighbours in the order, each as often as its unit is there."""
         import numpy as np
 
-        order = np.argsort(self.values, kind="stable")
-        upto = np.cumsum(times[:, self.units[order]], axis=1)
-        place = share * (upto[:, -1] - 1)
+        place = share * (times @ self.sizes - 1)
         whole = np.floor(place)
+        first, end = self._near(times, whole)
+        units, values = self._units[first:end], self._values[first:end]
+        below = times @ np.bincount(self._units[:first], minlength=len(self.sizes))
+        upto = below[:, None] + np.cumsum(times[:, units], axis=1)
         low, high = (
-            self.values[order][np.minimum((upto <= one[:, None]).sum(axis=1), len(order) - 1)]
+            values[np.minimum((upto <= one[:, None]).sum(axis=1), end - first - 1)]
             for one in (whole, whole + 1)
         )
         found: Floats = low + (place - whole) * (high - low)
@@ -164,6 +167,40 @@ class Listed:
     def by_group(self, groups: npt.NDArray[np.int64]) -> Listed:
         """As in `Spread`."""
         return Listed(self.values, groups[self.units])
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        import numpy as np
+
+        return np.argsort(self.values, kind="stable")
+
+    @cached_property
+    def _values(self) -> Floats:
+        """In their order."""
+        return self.values[self._order]
+
+    @cached_property
+    def _units(self) -> npt.NDArray[np.int64]:
+        """Of the values in their order."""
+        return self.units[self._order]
+
+    @cached_property
+    def _steps(self) -> tuple[int, Floats]:
+        """A number of values, and how many each unit has of the first one, two … times so many."""
+        import numpy as np
+
+        step = math.isqrt(len(self.values))
+        held = np.zeros((len(self.sizes), -(-len(self.values) // step)))
+        np.add.at(held, (self._units, np.arange(len(self.values)) // step), 1)
+        return step, np.cumsum(held, axis=1)
+
+    def _near(self, times: Floats, place: Floats) -> tuple[int, int]:
+        """In the order, the first value that is looked for, and the end of those that are."""
+        step, held = self._steps
+        upto = times @ held
+        first = int((upto <= place[:, None]).sum(axis=1).min()) * step
+        last = int((upto <= place[:, None] + 1).sum(axis=1).max()) * step
+        return min(first, len(self.values) - 1), min(last + step, len(self.values))
 
 
 def influence(spread: Spread, share: float) -> Floats:
@@ -199,12 +236,19 @@ def bootstrap_quantile(
     units, length = len(moved), block_length(moved) if ordered else 1
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = float(figure(np.ones((1, units)))[0])
-        parts = _times(units, length, sampling)
+        small = sampling.resamples * units <= _MOST_NUMBERS
+        parts = _kept_times(units, length, sampling) if small else _times(units, length, sampling)
         drawn = np.sort(np.concatenate([figure(part) for part in parts]))
     if not (math.isfinite(value) and math.isfinite(centre) and np.isfinite(drawn).all()):
         raise ValueError("the figure is not finite for every resample")
     away = blocks_of(moved[None], length)[0]
     return summed_up(value, centre, drawn, away - away.mean(), length=length)
+
+
+@lru_cache(maxsize=4)
+def _kept_times(units: int, length: int, sampling: Sampling) -> tuple[Floats, ...]:
+    """Those of `_times`: many figures of a report are of as many units."""
+    return tuple(_times(units, length, sampling))
 
 
 def _times(units: int, length: int, sampling: Sampling) -> Iterator[Floats]:
@@ -219,13 +263,11 @@ def _times(units: int, length: int, sampling: Sampling) -> Iterator[Floats]:
         if length == 1:
             yield random.multinomial(units, np.full(units, 1 / units), taken).astype(np.float64)
             continue
-        chosen = random.integers(0, units, (taken, count))
-        rows = np.arange(len(chosen))
-        # Where blocks begin, and where they end, summed up: the last is the first's neighbour.
-        changes = np.zeros((len(chosen), units + length))
-        for column in chosen.T:
-            changes[rows, column] += 1
-            changes[rows, column + length] -= 1
-        times = np.cumsum(changes, axis=1)
-        times[:, :length] += times[:, units:]
-        yield times[:, :units]
+        begun = random.integers(0, units, (taken, count))
+        begun += np.arange(taken)[:, None] * units
+        starts = np.bincount(begun.ravel(), minlength=taken * units).reshape(taken, units)
+        # A unit is in each block that begins at it or at one of those before it; the last is the
+        # first's neighbour.
+        ring = np.concatenate([np.zeros((taken, 1)), starts[:, -length + 1 :], starts], axis=1)
+        upto = np.cumsum(ring, axis=1)
+        yield upto[:, length:] - upto[:, :-length]
