@@ -37,6 +37,8 @@ _CALLED = {
     "exclude": "key of a selector",
     "recommend": "key of recommend",
     "price": "key of price",
+    "cluster": "key of cluster",
+    "slurm": "key of slurm",
     "claims": "key of a claim",
     "source": "key of a source",
     "checks": "key of a check",

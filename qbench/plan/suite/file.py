@@ -29,6 +29,7 @@ from qbench.core.reading import (
 from qbench.core.spec import LONGEST_NAME, Deployment, Frozen
 from qbench.finetune import methods
 from qbench.measures import asked_for
+from qbench.plan.suite.cluster import ClusterSection
 from qbench.plan.suite.options import Choice, Options, Swept
 from qbench.plan.suite.selectors import Selector
 from qbench.precisions import EXAMPLE, precisions
@@ -384,6 +385,8 @@ class SuiteFile(Frozen):
     co2: Annotated[Co2 | None, NotNull()] = None
     """Grams of CO₂ for each kilowatt hour: reports then say what a million tokens and a training
     emit. There is no factor unless one is given."""
+    cluster: Annotated[ClusterSection | None, NotNull()] = None
+    """What the jobs ask of a cluster, for `qbench run --on`."""
     timeout_s: Annotated[float, expects("a positive number of seconds", gt=0)] = DEFAULT_TIMEOUT_S
     """Seconds that one process of a cell may take."""
     trust_code: bool = False

@@ -17,6 +17,7 @@ from qbench.compare.stated import Stated
 from qbench.core.errors import Problem, SuiteError, UsageError
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
 from qbench.measures.field_names import metric_called
+from qbench.plan.suite.cluster import ClusterSection
 from qbench.plan.suite.errors import note_errors
 from qbench.plan.suite.file import DEFAULT_TIMEOUT_S, SuiteFile
 from qbench.plan.suite.finetune import FineTuning, make_finetune
@@ -78,6 +79,8 @@ class Suite(Frozen):
     """What an hour of a device costs; nothing is priced where it is None."""
     co2: Co2 | None = None
     """Grams for each kilowatt hour; none are told where it is None."""
+    cluster: ClusterSection = ClusterSection()
+    """What its jobs ask of a cluster."""
     rehearsal: tuple[str, ...] = ()
     """What replaces what and is shortened, where this is a rehearsal of the file's suite."""
     lines: dict[str, int | str] = Field(default_factory=dict, exclude=True, repr=False)
@@ -218,6 +221,7 @@ def _make_suite(
         recommend=read.recommend.budget if read.recommend else None,
         price=read.price,
         co2=read.co2,
+        cluster=read.cluster or ClusterSection(),
         lines=lines,
     )
 

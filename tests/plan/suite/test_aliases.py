@@ -19,6 +19,7 @@ from qbench.core.errors import Problem, SuiteError
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.plan.plan import make_plan
+from qbench.plan.suite.cluster import SlurmSection
 from qbench.plan.suite.file import FineTuneEntry, MethodEntry, ModelEntry
 from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.settings import read_settings
@@ -91,6 +92,11 @@ VALUES: dict[str, Any] = {
     "dataset": "rows.jsonl",
     "config": "main",
     "max_drop": "1%",
+    "time": "4:00:00",
+    "gpus": "gpu:h100:2",
+    "cpus": 4,
+    "memory": "64G",
+    "at_once": 8,
 }
 """A value for each key that has another name; of most it is not the default."""
 
@@ -137,6 +143,8 @@ class Case:
             suite["finetune"] = {"methods": ["lora"]} | keys
         elif self.part == "data":
             suite["finetune"] = {"methods": ["lora"], "data": keys}
+        elif self.part == "slurm":
+            suite["cluster"] = {"slurm": keys}
         else:
             suite["gate"] = {"perplexity": [keys]}
         return suite
@@ -148,6 +156,7 @@ def models() -> Iterator[tuple[str, Any]]:
     for table in (precisions, methods, asked_for):
         yield from ((name, entry.options) for name, entry in table().items())
     yield from (("finetune", FineTuneEntry), ("data", TuningDataOptions), ("gate", RuleEntry))
+    yield "slurm", SlurmSection
 
 
 EVERY = [

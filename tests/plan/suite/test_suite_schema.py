@@ -60,6 +60,11 @@ GOOD = [
     "reference: bf16",
     "gate: {kl: {max: 0.1}, 'tasks.*': [{max_drop: 1%, cells: 'nf4*'}, {min: 0, items: [a, b]}]}",
     "timeout_s: 0.5",
+    "cluster: {}",
+    "cluster: {slurm: {}}",
+    "cluster: {slurm: {partition: 'gpu,long', time: 4:00:00, gpus: [h100, gpu:a100:2, v100:1]}}",
+    "cluster: {slurm: {time: 1-12, gpus: 2, memory: 9G, constraint: '[a|b]&c', exclusive: true}}",
+    "cluster: {slurm: {mem: 500M, cpus_per_task: 8, setup: module load cuda}}",
     "name: a_b-1.2=c",
 ]
 BAD = [
@@ -113,6 +118,10 @@ BAD = [
     "reference: 32",
     "timeout_s: 0",
     "timeout_s: '60'",
+    "cluster: {slurm: {memory: 0.5}}",
+    "cluster: {slurm: {exclusive: 'yes'}}",
+    "cluster: {slurm: {time: ''}}",
+    "cluster: {slurm: {gpus: {h100: 1}}}",
     "gate: {}",
     "gate: {kl: []}",
     "gate: {kl: {maximum: 1}}",
