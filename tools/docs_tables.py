@@ -4,12 +4,16 @@
 <!-- options: measures latency -->      the options of one entry of `measures`, `methods` …
 <!-- options: methods lora, full -->    those that `full` does not have in the same way
 <!-- names: precisions -->              the names of all entries, what each is and what it needs
+<!-- action: inputs -->                 the inputs of action.yml, or its outputs
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from qbench.finetune import methods
 from qbench.measures import measures
@@ -21,7 +25,9 @@ from qbench.report.listed_entry import option_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MARK = re.compile(r"<!-- (metrics|options|names): ([\w -]+?)(?:, ([\w-]+))? -->")
+_MARK = re.compile(r"<!-- (metrics|options|names|action): ([\w -]+?)(?:, ([\w-]+))? -->")
+_ACTION = Path(__file__).parents[1] / "action.yml"
+_ABSENT = {True: "must be given", False: "–"}
 _TABLES = {"measures": measures, "methods": methods, "precisions": precisions}
 
 
@@ -35,6 +41,8 @@ def _filled(mark: re.Match[str]) -> str:
         return metrics_table(mark[2])
     if mark[1] == "names":
         return names_table(mark[2])
+    if mark[1] == "action":
+        return action_table(mark[2])
     table, _, name = mark[2].partition(" ")
     return options_table(table, name, beside=mark[3])
 
@@ -66,6 +74,26 @@ def names_table(table: str) -> str:
         (
             (f"`{name}`", entry.summary + also.get(name, ""), ", ".join(entry.needs) or "–")
             for name, entry in _TABLES[table]().items()
+        ),
+    )
+
+
+def action_table(which: str) -> str:
+    """The inputs or the outputs of the composite action: name, default, meaning."""
+    entries = yaml.safe_load(_ACTION.read_text(encoding="utf-8"))[which].items()
+    if which == "outputs":
+        return _table(
+            ("output", "meaning"), ((f"`{name}`", one["description"]) for name, one in entries)
+        )
+    return _table(
+        ("input", "default", "meaning"),
+        (
+            (
+                f"`{name}`",
+                f"`{one['default']}`" if one.get("default") else _ABSENT["required" in one],
+                one["description"],
+            )
+            for name, one in entries
         ),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 FOLDER = REPOSITORY / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
-PINNED = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
+ACTION = REPOSITORY / "action.yml"
+OWN = "./"
+"""The repository's own action."""
+PINNED = re.compile(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40}")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -29,8 +34,8 @@ def steps(path: Path) -> list[dict[str, Any]]:
     return [step for job in read(path)["jobs"].values() for step in job["steps"]]
 
 
-def test_there_are_two() -> None:
-    assert [path.name for path in FILES] == ["ci.yml", "gpu-regression.yml"]
+def test_there_are_three() -> None:
+    assert [path.name for path in FILES] == ["ci.yml", "gpu-regression.yml", "nightly.yml"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -41,7 +46,9 @@ def test_actions_are_pinned_permissions_least_and_runs_bounded(path: Path) -> No
     assert all("timeout-minutes" in job for job in workflow["jobs"].values())
     assert "pull_request_target" not in workflow["on"]
     for step in steps(path):
-        if "uses" in step:
+        if step.get("uses") == OWN:
+            assert set(step["with"]) <= set(read(ACTION)["inputs"])
+        elif "uses" in step:
             assert PINNED.fullmatch(step["uses"])
             if step["uses"].startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
@@ -57,9 +64,40 @@ def test_a_self_hosted_runner_never_runs_a_fork() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_each_gates_and_keeps_what_it_found(path: Path) -> None:
-    commands = " ".join(step.get("run", "") for step in steps(path))
-    assert "qbench gate" in commands
-    for option in ("--baseline", "--junit", "--step-summary", "--annotations"):
-        assert option in commands
-    assert any("upload-artifact" in step.get("uses", "") for step in steps(path))
+def test_only_a_job_that_comments_may_write_and_only_comments(path: Path) -> None:
+    for job in read(path)["jobs"].values():
+        own = [step["with"] for step in job["steps"] if step.get("uses") == OWN]
+        comments = any(given.get("comment") != "false" for given in own)
+        expected = {"contents": "read", "pull-requests": "write"} if comments else None
+        assert job.get("permissions") == expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_each_gates_against_a_baseline_and_keeps_what_it_found(path: Path) -> None:
+    (given,) = [step["with"] for step in steps(path) if step.get("uses") == OWN]
+    assert given["baseline"]
+    assert given["artifact"]
+
+
+def nights(folder: Path, number: int, *, kept: int = 2) -> dict[str, str]:
+    """What the step of the nightly workflow tells of its folders."""
+    done = subprocess.run(
+        [REPOSITORY / "tools" / "action" / "nights.sh", folder / "nightly", str(kept)],
+        env={**os.environ, "GITHUB_RUN_NUMBER": str(number), "GITHUB_RUN_ATTEMPT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def test_a_night_is_held_against_the_last_and_the_oldest_go(tmp_path: Path) -> None:
+    before = ""
+    for number in (8, 9, 10, 11):
+        told = nights(tmp_path, number)
+        assert told["last"] == before
+        before = told["this"]
+        (tmp_path / before / "quickstart").mkdir(parents=True)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-000011-1", before.rpartition("/")[2])
+    left = sorted(path.name[-8:] for path in (tmp_path / "nightly").iterdir())
+    assert left == ["000009-1", "000010-1", "000011-1"]

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from qbench.measures import asked_for, measures
 from qbench.precisions import precisions
@@ -49,6 +50,18 @@ def test_an_option_is_shown_with_its_default_and_meaning(tables: ModuleType) -> 
         "| `min_seconds` | `1.0` | The fewest seconds of timed iterations. Also: `min_run_time`. |"
         in rows
     )
+
+
+def test_the_page_on_ci_has_each_input_and_output_of_the_action(tables: ModuleType) -> None:
+    action = yaml.safe_load((REPOSITORY / "action.yml").read_text(encoding="utf-8"))
+    page = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
+    filled = tables.on_page_markdown(page)
+    assert "| `suite` | must be given | The suite's YAML file. |" in filled
+    assert "| `results` | `results` | The folder of the records. |" in filled
+    assert "| `device` | – | auto, cpu, cuda or cuda:N." in filled
+    for name, about in {**action["inputs"], **action["outputs"]}.items():
+        assert about["description"]
+        assert f"\n| `{name}` | " in filled
 
 
 def test_what_two_methods_share_stands_once(tables: ModuleType) -> None:

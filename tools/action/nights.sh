@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Names the folder of this night and that of the last one, as outputs of a step; keeps the newest.
+#
+#   tools/action/nights.sh FOLDER NIGHTS
+#
+# Folders are named by date and number of the run, so that their names sort by time.
+set -euo pipefail
+folder=$1 nights=$2
+
+mkdir -p "$folder"
+mapfile -t found < <(find "$folder" -mindepth 1 -maxdepth 1 -type d | sort)
+for ((at = 0; at < ${#found[@]} - nights; at++)); do
+    rm -r "${found[at]}"
+done
+last=""
+if ((${#found[@]})); then
+    last=${found[-1]}
+fi
+echo "last=$last"
+printf 'this=%s/%s-%06d-%s\n' "$folder" "$(date -u +%F)" "$GITHUB_RUN_NUMBER" "$GITHUB_RUN_ATTEMPT"
