@@ -125,6 +125,7 @@ def gate(
 ) -> None:
     """Check a suite's records against its rules: exit 0 when all hold, 1 on a regression."""
     from qbench.cli.sides import load_folder, load_old
+    from qbench.cli.suspects import with_suspects
     from qbench.compare.gate.gate import run_gate
     from qbench.compare.gate.sides import place_of
     from qbench.core.errors import UsageError
@@ -173,6 +174,10 @@ def gate(
         absent=absent,
         against=None if old is None else old.against,
     )
+    named = [str(suite), *(["--device", device] if device else [])]
+    named += [word for one in settings or () for word in ("--set", one)]
+    named += [word for one in only or () for word in ("--only", one)]
+    outcome = with_suspects(outcome, records, old, results / loaded.name, named)
     shown = Subject(
         lambda: gate_page(outcome),
         lambda: gate_on_screen(outcome),

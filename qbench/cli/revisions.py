@@ -179,7 +179,8 @@ def _committed_at(
     notes = tell_unreadable(unreadable)
     if not records:
         raise StoreError(f"{shown}: found no file that is a record; {' '.join(notes[:1])}")
-    return Found(Against(shown, revision, commit, f"records committed in {inside}"), records, notes)
+    source = f"records committed in {inside}"
+    return Found(Against(inside, revision, commit, source, committed=True), records, notes)
 
 
 def _records(
@@ -209,5 +210,6 @@ def _baseline(repository: Repository, revision: str, commit: Commit, file: Store
     ((_, contents),) = repository.contents([str(file.blob)], LARGEST_BYTES)
     if contents is None:
         raise StoreError(f"{shown}: larger than any baseline; name another file")
-    against = Against(shown, revision, commit, f"the baseline committed in {file.path}")
+    source = f"the baseline committed in {file.path}"
+    against = Against(file.path, revision, commit, source, committed=True)
     return Found(against, parse_baseline(contents, shown))

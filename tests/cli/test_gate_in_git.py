@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -17,7 +20,7 @@ from tests.command import call
 from tests.git_repositories import MadeRepository, make_repository
 from tests.paired_records import footprint
 from tests.record_factory import make_environment
-from tests.workplace import keep, place_of
+from tests.workplace import REPOSITORY, keep, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +37,23 @@ reference: nf4
 measure: {footprint: {}}
 gate: {memory.static: {max_increase: 1%}}
 """
+LOOSE = "gate.memory.static.max_increase=60%"
+PROGRAM = """\
+#!{python}
+import os, sys
+from pathlib import Path
+sys.path.insert(0, "{tests}")
+if sys.argv[1] == "run":
+    from tests.cli.test_gate_in_git import taken
+    from tests.workplace import keep
+    at, size = Path("size").read_text().split()
+    place = Path(sys.argv[sys.argv.index("--results") + 1])
+    keep(place, taken(float(size), None, day=int(at) + 10))
+else:
+    from qbench.cli.main import main
+    main()
+"""
+"""qbench's command, which in place of measuring writes the record of the size that a file names."""
 BASELINE = "results/baselines/quickstart.json"
 
 
@@ -166,6 +186,72 @@ def test_every_form_says_against_what(made: MadeRepository) -> None:
     junit = ET.fromstring(gate(made, "--against", "HEAD", form="junit").output)
     properties = {one.get("name"): one.get("value") for one in junit.iter("property")}
     assert properties["against"] == told
+
+
+def test_a_failure_says_what_may_have_caused_it(made: MadeRepository) -> None:
+    versions = [{"torch": "2.12.0"}, {"torch": "2.13.0"}]
+    commits = [made.commit(subject) for subject in ("one", "two", "three")]
+    results = made.root / "results"
+    keep(results, taken(1000, commits[0], day=1, versions=versions[0]))
+    keep(results, taken(1500, commits[0], day=2, versions=versions[1]))
+    keep(results, taken(1500, commits[2], day=3, versions=versions[1]))
+    keep_baseline(made, taken(1000, commits[0], day=1, versions=versions[0]), "A baseline")
+    said = (
+        f"2 commits since {commits[0][:10]}: first {commits[1][:10]} (two)",
+        f"last {commits[2][:10]} (three)",
+        "torch 2.12.0 → 2.13.0",
+        "torch 2.12.0 → 2.13.0 alone: nf4: memory.static on model +50 %; beyond the margin",
+        "the commits alone: nf4: memory.static on model 0 %; within the margin: ruled out",
+    )
+    for form in ("text", "markdown", "html", "step-summary", "comment", "junit", "annotations"):
+        output = gate(made, "--baseline-from-git", "HEAD", form=form).output
+        plain = " ".join(output.replace("%25", "%").replace("%0A", " ").replace("\\", "").split())
+        for words in said:
+            assert words in plain, (form, words)
+        assert ("git bisect run" in plain) == (form != "annotations"), form
+    data = json.loads(gate(made, "--baseline-from-git", "HEAD").output)["suspects"]
+    assert [one["commit"] for one in data["commits"]] == commits[1:]
+    assert [(one["name"], one["new"]) for one in data["changes"]] == [("torch", "2.13.0")]
+    assert [one["verdict"] for one in data["evidence"]] == ["broken", "holds"]
+    text = gate(made, "--baseline", BASELINE, "--device", "cpu", form="text").output
+    assert "git bisect run" in text
+    passes = json.loads(gate(made, "--baseline-from-git", "HEAD", "--set", LOOSE).output)
+    assert passes["passed"]
+    assert passes["suspects"] is None
+
+
+@pytest.mark.slow
+def test_the_lines_that_are_told_find_the_commit(made: MadeRepository, tmp_path: Path) -> None:
+    """By git itself and the gate's own command; what would measure writes a record instead."""
+    sizes = (1000, 1000, 1000, 1500, 1500, 1500)
+    commits = [
+        made.commit(f"size {size}", {"sub/size": f"{at} {size}", "sub/suite.yaml": SUITE})
+        for at, size in enumerate(sizes)
+    ]
+    sub = made.root / "sub"
+    (made.root / ".git/info/exclude").write_text("results\n")
+    for at in (0, 5):
+        keep(sub / "results", taken(sizes[at], commits[at], day=at + 1))
+    program = tmp_path / "bin/qbench"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.format(python=sys.executable, tests=REPOSITORY))
+    program.chmod(0o755)
+    finished = call(sub, "gate", "suite.yaml", "--against", "HEAD~4", "--set", "name=quickstart")
+    assert finished.code == 1, finished
+    lines = finished.output.splitlines()
+    script = "\n".join(lines[lines.index("cd ..") : lines.index("git bisect reset") + 1])
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=sub,
+        env={**clean, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{commits[3]} is the first bad commit" in done.stdout, done
+    assert made.git("rev-parse", "HEAD") == commits[5]
+    assert made.git("status", "--porcelain") == ""
 
 
 def test_what_lacks_is_told(made: MadeRepository, tmp_path: Path) -> None:

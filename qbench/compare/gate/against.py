@@ -13,14 +13,21 @@ if TYPE_CHECKING:
 class Against:
     """The old side of a gate."""
 
-    name: str
-    """The file or folder; with the revision before it, as git has it, where it is committed."""
+    path: str
+    """The file or folder, as it was named; of what is committed from the root of the repository."""
     revision: str | None = None
     """As it was asked for, such as `HEAD~1`; None for what lies on disk whenever it was taken."""
     commit: Commit | None = None
     """What the revision means."""
     source: str = ""
     """Where it was found, for a revision."""
+    committed: bool = False
+    """Whether it was read from the revision, and not from the disk."""
+
+    @property
+    def name(self) -> str:
+        """The file or folder; with its revision before it, as git has it, where it is committed."""
+        return f"{self.revision}:{self.path}" if self.committed else self.path
 
     @property
     def words(self) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qbench.compare.gate.against import Against
     from qbench.compare.gate.rules import GateRule
     from qbench.compare.gate.sides import Place
+    from qbench.compare.gate.suspects import Suspects
     from qbench.compare.verdicts import VerdictName
     from qbench.core.record import Record
     from qbench.core.spec import Cell, Item
@@ -107,6 +108,8 @@ class GateOutcome:
     """The baseline; None where there is none."""
     same: int = 0
     """Records of the run that are the baseline's own, as they were not taken again."""
+    suspects: Suspects | None = None
+    """What may have caused the failures; None where it was not looked for."""
 
     @property
     def exit_code(self) -> int:
@@ -135,8 +138,8 @@ class GateOutcome:
         if self.same:
             found.append(
                 f"{self.same} of the run's records are the baseline's own: nothing that their keys"
-                " hold has changed since, so they were not taken again; `qbench run SUITE --fresh`,"
-                " with another folder as --results, takes them again"
+                " hold has changed since, so they were not taken again; `qbench run SUITE`, with"
+                " another folder as --results, takes them again"
             )
         return tuple(found)
 

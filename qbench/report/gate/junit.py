@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from qbench.report.suspects import suspect_lines
+
 if TYPE_CHECKING:
     from qbench.compare.gate.gate import Check
     from qbench.report.format import Gated
@@ -35,6 +37,9 @@ def render(gated: Gated) -> str:
         value = _clean(f"{change.new}, was {change.old}")
         attributes = {"name": f"changed: {_clean(change.name)}", "value": value}
         ET.SubElement(properties, "property", attributes)
+    if outcome.suspects is not None:
+        lines = [*suspect_lines(outcome.suspects), *outcome.suspects.bisect]
+        ET.SubElement(properties, "property", {"name": "suspects"}).text = _clean("\n".join(lines))
     for check in outcome.checks:
         _add_case(one, check)
     ET.indent(top)

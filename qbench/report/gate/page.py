@@ -18,6 +18,7 @@ from qbench.core.page import (
 )
 from qbench.report.charts.gate import gate_charts
 from qbench.report.field_names import called_elsewhere, names_in_words
+from qbench.report.suspects import suspect_parts, suspects_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,8 @@ def gate_page(outcome: GateOutcome, *, most: int | None = None) -> Page:
     parts: list[Part] = [Words(outcome.summary), *_against(outcome), *gate_charts(outcome)]
     if shown:
         parts += [_table(shown, signed=True), *_names(shown)]
+    if outcome.suspects is not None:
+        parts += suspect_parts(outcome.suspects, most=most)
     if warnings:
         parts += [Heading("Warnings"), bullets(warnings)]
     if conditions:
@@ -79,6 +82,8 @@ def gate_on_screen(outcome: GateOutcome) -> Page:
     if outcome.conditions:
         lines = [f"{one.name}: {one.new}, was {one.old}" for one in outcome.conditions]
         parts += [Heading("Conditions that differ from the baseline's"), bullets(lines)]
+    if outcome.suspects is not None:
+        parts += suspect_parts(outcome.suspects)
     parts.append(bullets((f"warning: {warning}" for warning in outcome.warnings), "warned"))
     answer = Words(outcome.summary, "bad" if outcome.exit_code else "good")
     parts += _against(outcome)
@@ -105,6 +110,7 @@ def gate_data(outcome: GateOutcome) -> dict[str, Any]:
             {"condition": one.name, "now": one.new, "baseline": one.old}
             for one in outcome.conditions
         ],
+        "suspects": None if outcome.suspects is None else suspects_data(outcome.suspects),
         "method": outcome.method,
     }
 

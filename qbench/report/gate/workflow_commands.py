@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbench.report.suspects import suspect_lines
+
 if TYPE_CHECKING:
     from qbench.compare.gate.gate import Check, GateOutcome
     from qbench.report.format import Gated
@@ -21,6 +23,9 @@ def render(gated: Gated) -> str:
     lines = [_line("error", title, text, file) for title, text in _limited(wrong)]
     warnings = [("qbench gate", warning) for warning in outcome.warnings]
     lines += [_line("warning", title, text, file) for title, text in _limited(warnings)]
+    if outcome.suspects is not None:
+        told = "\n".join(suspect_lines(outcome.suspects))
+        lines.append(_line("notice", "What may have caused it", told, file))
     return "".join(f"{line}\n" for line in lines)
 
 
