@@ -79,6 +79,20 @@ def test_each_gates_against_a_baseline_and_keeps_what_it_found(path: Path) -> No
     assert given["artifact"]
 
 
+def test_the_workflow_on_the_page_asks_for_what_the_action_takes() -> None:
+    page = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    workflow = yaml.safe_load(shown)
+    (job,) = workflow["jobs"].values()
+    checkout, own = job["steps"]
+    assert PINNED.fullmatch(checkout["uses"])
+    assert own["uses"].startswith("OWNER/qbench@")
+    action = read(ACTION)["inputs"]
+    assert set(own["with"]) <= set(action)
+    assert {name for name, one in action.items() if one.get("required")} <= set(own["with"])
+    assert job["permissions"] == {"contents": "read", "pull-requests": "write"}
+
+
 def nights(folder: Path, number: int, *, kept: int = 2) -> dict[str, str]:
     """What the step of the nightly workflow tells of its folders."""
     done = subprocess.run(
