@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,7 @@ def compare(
     """Compare two folders, suites, baselines or cells, metric by metric, with intervals."""
     from qbench.cli.sides import load_side
     from qbench.compare.compare import compare_records
+    from qbench.compare.span import find_span
     from qbench.report.comparison import comparison_on_screen, comparison_page
     from qbench.report.comparison_data import comparison_rows
     from qbench.report.format import Subject
@@ -63,6 +65,10 @@ def compare(
     form = find_format(format_name, "page", "rows")
     sides = load_side(new, results), load_side(old, results)
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
+    if made.is_worse:
+        against = sides[1].against
+        at = against.commit if against is not None and against.committed else None
+        made = replace(made, span=find_span(sides[0].records, sides[1].records, Path.cwd(), at))
     shown = Subject(
         lambda: comparison_page(made),
         lambda: comparison_on_screen(made, everything=everything),

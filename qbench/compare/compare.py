@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qbench.compare.differences import Difference
     from qbench.compare.flips import Flips
     from qbench.compare.marks import Allowance, Mark
+    from qbench.compare.span import Span
     from qbench.core.record import Better, Record
 
 
@@ -85,6 +86,13 @@ class Comparison:
     sampling: Sampling
     tests: int
     """Differences with a known chance error: what the adjustment is over."""
+    span: Span | None = None
+    """The commits and conditions between the two; None where it was not looked for."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether anything became worse."""
+        return any(row.direction == "worse" for row in self.rows)
 
 
 def index_records(records: Sequence[Record]) -> Index:

@@ -45,6 +45,13 @@ class Span:
         """Whether anything is known to lie between the two."""
         return bool(self.commits or self.changes or self.uncommitted or self.unknown)
 
+    @property
+    def start(self) -> str | None:
+        """How git begins to look for one of the commits; None for fewer than two."""
+        if self.old is None or self.new is None or len(self.commits) < 2:
+            return None
+        return f"git bisect start {self.new.short} {self.old.short}"
+
 
 def find_span(
     new: Sequence[Record], old: Sequence[Record], folder: Path, at: Commit | None = None
@@ -53,18 +60,21 @@ def find_span(
 
     `at` is the commit of an old side that was committed, for records that name none of before it.
     """
-    ends, unknown = _ends(new, old, folder, at)
+    old_commit: Commit | None = None
+    new_commit: Commit | None = None
     commits: tuple[Commit, ...] = ()
-    if ends is not None:
-        repository, first, last = ends
-        commits = tuple(repository.commits(last.hash, since=first.hash))
-        if not commits and first.hash != last.hash:
-            unknown = f"{last.told}, of the new side, is older than {first.told}, of the old one"
+    unknown: str | None = None
+    try:
+        old_commit, new_commit, commits = _commits(new, old, folder, at)
+        if not commits and old_commit != new_commit:
+            unknown = f"{new_commit.told}, of the new side, is older than {old_commit.told}"
+    except UsageError as error:
+        unknown = str(error)
     revisions = (one.environment.git_revision or "" for one in (*new, *old))
     uncommitted = dict.fromkeys(one[:SHORT_HASH] for one in revisions if one.endswith(_CHANGED))
     return Span(
-        old=None if ends is None else ends[1],
-        new=None if ends is None else ends[2],
+        old=old_commit,
+        new=new_commit,
         commits=commits,
         unknown=unknown,
         uncommitted=tuple(uncommitted),
@@ -72,24 +82,22 @@ def find_span(
     )
 
 
-def _ends(
+def _commits(
     new: Sequence[Record], old: Sequence[Record], folder: Path, at: Commit | None
-) -> tuple[tuple[Repository, Commit, Commit] | None, str | None]:
-    """The first commit of the old side and the last of the new one, or why they are not known."""
+) -> tuple[Commit, Commit, tuple[Commit, ...]]:
+    """The first commit of the old side, the last of the new one, and those between."""
     mine, theirs = (
         {(one.environment.git_revision or "").removesuffix(_CHANGED) for one in side} - {""}
         for side in (new, old)
     )
     if not mine or not (theirs or at):
-        return None, f"the {'old' if mine else 'new'} records name no commit"
-    try:
-        repository = repository_of(folder)
-        last = _known(repository, mine, "new")[-1]
-        held = repository.holds(last, theirs)
-        first = held[0] if held else at.hash if at else _known(repository, theirs, "old")[0]
-        return (repository, repository.commit(first), repository.commit(last)), None
-    except UsageError as error:
-        return None, str(error)
+        raise UsageError(f"the {'old' if mine else 'new'} records name no commit")
+    repository = repository_of(folder)
+    last = _known(repository, mine, "new")[-1]
+    held = repository.holds(last, theirs)
+    first = held[0] if held else at.hash if at else _known(repository, theirs, "old")[0]
+    between = repository.commits(last, since=first)
+    return repository.commit(first), repository.commit(last), tuple(between)
 
 
 def _known(repository: Repository, hashes: set[str], side: str) -> list[str]:

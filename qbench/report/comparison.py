@@ -14,6 +14,7 @@ from qbench.report.charts.comparison import comparison_charts
 from qbench.report.comparison_data import comparison_data
 from qbench.report.field_names import called_elsewhere
 from qbench.report.flips import HOW_FLIPS_ARE_COUNTED, flips_table
+from qbench.report.suspects import span_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,7 @@ def comparison_page(comparison: Comparison) -> Page:
     parts += [
         Heading("Conditions that differ"),
         words_table(headings, rows) if rows else Words("None."),
+        *span_parts(comparison.span),
         Words(method(comparison)),
     ]
     title = f"{comparison.new} against {comparison.old}"
@@ -90,6 +92,7 @@ def comparison_on_screen(
     if comparison.conditions:
         lines = (f"{one.name}: {one.new} (new), {one.old} (old)" for one in comparison.conditions)
         parts += [Heading("Conditions that differ"), bullets(lines)]
+    parts += span_parts(comparison.span)
     title = f"{comparison.new} (new) against {comparison.old} (old)"
     return Page(title, (*parts, Words(method(comparison), "quiet")))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.report.field_names import names_in_words
+from qbench.report.suspects import span_data
 
 if TYPE_CHECKING:
     from qbench.compare.compare import Comparison, Row
@@ -20,6 +21,7 @@ def comparison_data(comparison: Comparison, method: str) -> dict[str, Any]:
         "conditions": [
             {"condition": one.name, "new": one.new, "old": one.old} for one in comparison.conditions
         ],
+        "between": None if comparison.span is None else span_data(comparison.span),
         "tests": comparison.tests,
         "method": method,
     }

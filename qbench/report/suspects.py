@@ -22,6 +22,7 @@ _CONCLUSIONS = {
 _NOTHING = (
     "Nothing that the records hold differs between the two sides: neither a commit nor a condition."
 )
+_BY_A_GATE = "To find the commit: `qbench gate` prints the line for `git bisect run`, by its rules."
 _BESIDE_COMMITS = ("package", "machine")
 _AT_THE_OLD_ONE = (
     "Should the run line find the old commit bad too, no commit carries it, but the packages or the"
@@ -43,6 +44,16 @@ def suspect_parts(suspects: Suspects, *, most: int | None = None) -> list[Part]:
         parts += [Words(told), Code("\n".join(suspects.bisect))]
         if any(one.kind in _BESIDE_COMMITS for one in suspects.span.changes):
             parts.append(Words(_AT_THE_OLD_ONE, "quiet"))
+    return parts
+
+
+def span_parts(span: Span | None) -> list[Part]:
+    """A section on what lies between two sides, where commits do; else nothing."""
+    if span is None or not span.commits:
+        return []
+    parts: list[Part] = [Heading(_TITLE), bullets(span_lines(span))]
+    if span.start is not None:
+        parts += [Words(_BY_A_GATE), Code(span.start)]
     return parts
 
 

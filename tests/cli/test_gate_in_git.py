@@ -220,6 +220,22 @@ def test_a_failure_says_what_may_have_caused_it(made: MadeRepository) -> None:
     assert passes["suspects"] is None
 
 
+def test_a_comparison_that_finds_something_worse_names_the_commits(made: MadeRepository) -> None:
+    commits = [made.commit(subject) for subject in ("one", "two", "three")]
+    keep_baseline(made, taken(1000, commits[0], day=1), "A baseline")
+    keep(made.root / "results", taken(1500, commits[2], day=2))
+    sides = ("results/quickstart", f"HEAD:{BASELINE}")
+    for form in ("text", "markdown", "html"):
+        output = call(made.root, "compare", *sides, "--format", form).output
+        plain = " ".join(output.split())
+        assert f"2 commits since {commits[0][:10]}: first {commits[1][:10]} (two)" in plain, form
+        assert f"git bisect start {commits[2][:10]} {commits[0][:10]}" in plain
+    data = json.loads(call(made.root, "compare", *sides, "--format", "json").output)
+    assert [one["subject"] for one in data["between"]["commits"]] == ["two", "three"]
+    better = call(made.root, "compare", *reversed(sides), "--format", "json")
+    assert json.loads(better.output)["between"] is None
+
+
 @pytest.mark.slow
 def test_the_lines_that_are_told_find_the_commit(made: MadeRepository, tmp_path: Path) -> None:
     """By git itself and the gate's own command; what would measure writes a record instead."""

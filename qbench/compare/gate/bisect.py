@@ -41,7 +41,8 @@ def bisect_lines(
 
     `suite` is what the command line said of the suite: its file, `--set`, `--device`, `--only`.
     """
-    if span.old is None or span.new is None or len(span.commits) < 2:
+    start = span.start
+    if start is None:
         return ()
     place = '--results "$r"'
     named = [shlex.join(suite[:1]), *map(shlex.join, zip(suite[1::2], suite[2::2], strict=True))]
@@ -57,7 +58,7 @@ def bisect_lines(
     quoted = shlex.quote(f"\n{script}")
     return (
         *([] if below == "." else [f"cd {shlex.quote(os.path.relpath(repository.root, folder))}"]),
-        f"git bisect start {span.new.short} {span.old.short}",
+        start,
         f"git bisect run sh -c {quoted}",
         "git bisect reset",
     )
