@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,6 +207,26 @@ def test_a_comment_that_reaches_nobody_fails_nothing(job: Job) -> None:
     used.environment = {**used.environment, "GITHUB_API_URL": "http://127.0.0.1:9"}
     assert used.call(COMMENT, suite="any")
     assert "::warning title=qbench action::No comment: http://127.0.0.1:9" in used.log
+
+
+@pytest.mark.slow
+def test_the_records_of_a_commit_are_what_is_held_against(job: Job, place: Workplace) -> None:
+    suite = write(place, worse_by=0.0)
+    rules = SUITE.replace(", against: reference", "").format(model=place.model)
+    (place.folder / suite).write_text(rules, encoding="utf-8")
+    assert place.call_here("baseline", suite).code == 0
+    for command in (["init", "-q"], ["add", "-f", "results/baselines"], ["commit", "-qm", "One"]):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *name, *command], cwd=place.folder, check=True)
+    shutil.rmtree(place.folder / "results" / "baselines")
+    write(place, worse_by=0.05)
+    (place.folder / suite).write_text(rules, encoding="utf-8")
+    used = prepared(job())
+    assert not used.call(GATE, suite=suite, baseline_from_git="HEAD")
+    assert used.outputs["verdict"] == "regression"
+    assert not used.call(GATE, suite=suite, against="HEAD~7", propose_baseline="true")
+    assert (used.outputs["verdict"], used.steps["gate"].code) == ("failed", 2)
+    assert "HEAD~7" in used.steps["gate"].log
 
 
 @pytest.mark.slow
