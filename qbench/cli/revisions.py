@@ -125,7 +125,7 @@ def _measured_by(
     here = [one for one in records if one.environment.device_kind == device_kind]
     records = [one for one in (here or records) if not one.rehearsal]
     named = {one.environment.git_revision for one in records} - {None}
-    order = repository.holds(commit.hash, {str(one) for one in named})
+    order = repository.holds([commit.hash], {str(one) for one in named})
     places = {one: at for at, one in enumerate(order)}
     nearest: dict[tuple[object, ...], int] = {}
     dated = []

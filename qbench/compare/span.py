@@ -5,6 +5,7 @@ It says what could have moved a number, not what did.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from qbench.core.git import Commit, Repository
     from qbench.core.record import Record
 
+_HASH = re.compile("[0-9a-f]{7,64}")
 _CHANGED = "+"
 """Behind a commit where tracked files had changed."""
 
@@ -94,16 +96,16 @@ def _commits(
         raise UsageError(f"the {'old' if mine else 'new'} records name no commit")
     repository = repository_of(folder)
     last = _known(repository, mine, "new")[-1]
-    held = repository.holds(last, theirs)
+    held = repository.holds([last], theirs)
     first = held[0] if held else at.hash if at else _known(repository, theirs, "old")[0]
     between = repository.commits(last, since=first)
     return repository.commit(first), repository.commit(last), tuple(between)
 
 
 def _known(repository: Repository, hashes: set[str], side: str) -> list[str]:
-    """Those that the repository has, parents before their children as far as one holds another."""
+    """Those that the repository has, parents before their children."""
     known = []
-    for one in sorted(hashes):
+    for one in filter(_HASH.fullmatch, sorted(hashes)):
         try:
             known.append(repository.resolve(one))
         except UsageError:
@@ -111,4 +113,4 @@ def _known(repository: Repository, hashes: set[str], side: str) -> list[str]:
     if not known:
         named = ", ".join(sorted(one[:SHORT_HASH] for one in hashes))
         raise UsageError(f"{repository.root} has no commit {named}, which the {side} records name")
-    return max((repository.holds(one, known) for one in known), key=len)
+    return repository.holds(known, known)

@@ -174,9 +174,9 @@ class Repository:
             ["--topo-order", "--reverse", *(files if changed else []), *span, "--", *below]
         )
 
-    def holds(self, until: str, hashes: Collection[str]) -> list[str]:
-        """Those of the full hashes that `until` is or was made on top of, parents first."""
-        arguments = ["rev-list", "--topo-order", "--reverse", self.resolve(until)]
+    def holds(self, until: Sequence[str], hashes: Collection[str]) -> list[str]:
+        """Those of the full hashes that any of `until` is or was made on top of, parents first."""
+        arguments = ["rev-list", "--topo-order", "--reverse", *map(self.resolve, until)]
         every = ask_whole(self.root, arguments).decode("ascii").split()
         return [one for one in every if one in hashes]
 

@@ -201,6 +201,9 @@ def test_commits_between_two_with_a_side_branch(made: MadeRepository) -> None:
     assert [file.path for file in between[2].changed] == ["b"]
     assert repository.commits(first, since="HEAD") == []
     assert repository.is_ancestor(first, "HEAD")
+    assert repository.holds(["HEAD"], {second, first, "f" * 40, "HEAD"}) == [first, second]
+    assert repository.holds([first], {second, first}) == [first]
+    assert set(repository.holds([side, second], {side, second})) == {side, second}
     assert repository.is_ancestor(side, side)
     assert not repository.is_ancestor(side, second)
     assert [commit.hash for commit in repository.commits("HEAD", below=["b"])] == [side]

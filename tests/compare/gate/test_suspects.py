@@ -164,6 +164,7 @@ def test_what_is_not_known_of_the_commits_is_said(made: MadeRepository, tmp_path
         (last, None, made.root, "the old records name no commit"),
         (None, first, made.root, "the new records name no commit"),
         (last, "f" * 40, made.root, "has no commit ffffffffff, which the old records name"),
+        ("HEAD", first, made.root, "has no commit HEAD, which the new records name"),
         ("--all", first, made.root, "has no commit --all, which the new records name"),
         (last, first, tmp_path, "not a git repository"),
         (first, last, made.root, "of the new side, is older than"),
