@@ -51,8 +51,11 @@ def committed(where: str, suite: str | None = None) -> Found:
     with `./` or `../` from that folder: as git has it. Raises `UsageError` where nothing is there.
     """
     revision, _, path = where.partition(":")
-    repository = repository_of(Path.cwd())
-    commit = repository.commit(revision)
+    try:
+        repository = repository_of(Path.cwd())
+        commit = repository.commit(revision)
+    except UsageError as error:
+        raise UsageError(f"{where}, read as a path at a revision (REV:PATH): {error}") from error
     base = Path.cwd() if path.startswith(("./", "../")) else repository.root
     found = _committed_at(repository, revision, commit, base / path, suite)
     if found is None:

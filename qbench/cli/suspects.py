@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.compare.gate.bisect import bisect_lines
+from qbench.compare.gate.bisect import bisect_lines, cells_to_bisect
 from qbench.compare.gate.suspects import find_suspects
 from qbench.core.git import repository_of
 from qbench.core.store import read_folder
@@ -38,6 +38,8 @@ def with_suspects(
     folder = Path.cwd()
     suspects = find_suspects(outcome, records, old.records, real, folder)
     if suspects is not None and old.against is not None and suspects.span.commits:
-        lines = bisect_lines(suspects.span, old.against, repository_of(folder), suite, folder)
+        few = () if "--only" in suite else cells_to_bisect(outcome, records)
+        named = [*suite, *(word for slug in few for word in ("--only", slug))]
+        lines = bisect_lines(suspects.span, old.against, repository_of(folder), named, folder)
         suspects = replace(suspects, bisect=lines)
     return replace(outcome, suspects=suspects)

@@ -281,6 +281,7 @@ def test_what_lacks_is_told(made: MadeRepository, tmp_path: Path) -> None:
         (["--baseline-from-git", "HEAD", "--baseline", str(tmp_path)], "within the repository"),
         (["--baseline-from-git", "HEAD", "--baseline", "suite.yaml"], "cut short or damaged"),
         (["--baseline", f"HEAD:{BASELINE}"], "found nothing of that name in commit"),
+        (["--baseline", "none:x"], "none:x, read as a path at a revision (REV:PATH): revision"),
     ):
         finished = call(made.root, "gate", "suite.yaml", *arguments)
         assert finished.code == 2, finished

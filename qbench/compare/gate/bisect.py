@@ -6,6 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from qbench.compare.compare import CellName
 from qbench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qbench.compare.gate.against import Against
+    from qbench.compare.gate.gate import GateOutcome
     from qbench.compare.span import Span
     from qbench.core.git import Repository
+    from qbench.core.record import Record
 
 _MEASURES = """\
 r=$(mktemp -d)
@@ -62,6 +65,25 @@ def bisect_lines(
         f"git bisect run sh -c {quoted}",
         "git bisect reset",
     )
+
+
+def cells_to_bisect(outcome: GateOutcome, records: Sequence[Record]) -> tuple[str, ...]:
+    """The slugs of the cells that fail, with their references; none where that is every cell.
+
+    None too where a failure is of no single cell that was measured.
+    """
+    failed = {check.cell for check in outcome.checks if check.state in {"fail", "error"}}
+    models = {cell.model for cell in failed if cell is not None}
+    known = {CellName(one.cell.model.name, one.cell.label): one.cell.slug for one in records}
+    if not failed <= known.keys():
+        return ()
+    needed = dict.fromkeys(
+        one.cell.slug
+        for one in records
+        if CellName(one.cell.model.name, one.cell.label) in failed
+        or (one.reference and one.cell.model.name in models)
+    )
+    return () if set(needed) == set(known.values()) else tuple(needed)
 
 
 def _old_side(against: Against, repository: Repository, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.gate.against import Against
-from qbench.compare.gate.bisect import bisect_lines
+from qbench.compare.gate.bisect import bisect_lines, cells_to_bisect
 from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.suspects import COMMITS, find_suspects
 from qbench.compare.span import find_span
@@ -203,3 +203,16 @@ def test_lines_for_a_bisection_name_the_same_old_side_at_each_commit(made: MadeR
     assert "cd below || exit 125" in below[2]
     one = find_span([taken(2, commits[2])], [taken(1, commits[1])], made.root)
     assert bisect_lines(one, Against("own.json"), repository, ["s.yaml"], made.root) == ()
+
+
+def test_only_the_cells_that_fail_and_their_reference_are_measured_in_a_bisection() -> None:
+    old = [footprint(label, 1000) for label in ("fp32", "nf4", "int8")]
+    for sizes, cells in (
+        ((1000, 1100, 1000), ("tiny-mistral--fp32", "tiny-mistral--nf4")),
+        ((1100, 1000, 1000), ("tiny-mistral--fp32",)),
+        ((1000, 1100, 1100), ()),
+        ((1000, 1100), ()),  # what was not measured at all is no cell to look at alone
+    ):
+        new = [footprint(*one) for one in zip(("fp32", "nf4", "int8"), sizes, strict=False)]
+        rules = read_rules({"memory.static": RULES["memory.static"]})
+        assert cells_to_bisect(run_gate(rules, new, old), new) == cells
