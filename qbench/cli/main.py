@@ -28,6 +28,9 @@ from qbench.cli import (
     fit as cli_fit,
 )
 from qbench.cli import (
+    merge as cli_merge,
+)
+from qbench.cli import (
     plan as cli_plan,
 )
 from qbench.cli import (
@@ -182,6 +185,7 @@ def run(
 
 app.command(epilog=cli_plan.EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.command(epilog=cli_merge.EXAMPLES)(cli_merge.merge)
 app.command(epilog=cli_recommend.EXAMPLE)(cli_recommend.recommend)
 app.command("list", epilog="Examples: qbench list | qbench list nf4")(cli_report.list_)
 

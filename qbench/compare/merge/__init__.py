@@ -1,0 +1,1 @@
+"""From several folders of results to one."""

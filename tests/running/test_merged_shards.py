@@ -1,0 +1,117 @@
+"""A suite in shards, each on a machine of its own, gives joined what one run gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from qbench.core.store import write_record
+from qbench.plan.shards import Shard
+from tests.inline_runs import failing, pretended, run_inline
+from tests.workplace import place_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qbench.core.record import Record
+    from tests.workplace import Workplace
+
+TIMED = ("latency", "load_time")
+"""Beginnings of the metrics that differ from run to run."""
+
+
+def in_shards(place: Workplace, count: int, **options: object) -> list[str]:
+    """Runs each shard with a cache and results of its own; the names of their folders."""
+    folders = []
+    for number in range(1, count + 1):
+        own = place.with_environment(QBENCH_CACHE=str(place.folder / f"cache-{number}"))
+        run_inline(own, shard=Shard(number, count), **options)
+        folders.append(f"shard-{number}")
+        (place.folder / "results").rename(place.folder / folders[-1])
+    return folders
+
+
+def figures(records: dict[str, Record]) -> dict[str, dict[str, float | None]]:
+    """What should not differ, by record."""
+    return {
+        name: {
+            one.name: one.value
+            for one in record.metrics
+            if not one.name.startswith(TIMED) and one.varies_by != "process"
+        }
+        for name, record in records.items()
+    }
+
+
+def test_joined_shards_are_what_one_run_gives(workplace: Workplace) -> None:
+    workplace.write_suite("fp32", "bf16", "nf4")
+    folders = in_shards(workplace, 2)
+    finished = workplace.call_here("merge", *folders, "--suite", "suite.yaml")
+    assert finished.code == 0, finished.output
+    joined = figures(workplace.records())
+    planned = workplace.call_here("plan", "suite.yaml", "--device", "cpu")
+    assert "12 measurements, 12 on disk" in planned.output
+    shutil.rmtree(workplace.folder / "results")
+    whole = figures(run_inline(workplace).after)
+    assert joined == whole
+    assert any("kl.mean" in one for one in whole.values())
+
+
+def test_what_a_shard_left_out_is_told_by_cell(workplace: Workplace) -> None:
+    workplace.write_suite("fp32", "bf16", "nf4")
+    first, second, third = in_shards(workplace, 3, work=pretended())
+    finished = workplace.call_here("merge", first, third, "--suite", "suite.yaml")
+    assert finished.code == 1
+    assert "8 of 12 measurements have a record (8 ok)" in finished.output
+    assert "tiny--bf16: all of its footprint model, latency b1-p4-n2 × 2" in finished.output
+    assert "qbench run suite.yaml" in finished.output
+    found = json.loads(
+        workplace.call_here(
+            "merge", second, "--suite", "suite.yaml", "--format", "json", "--dry-run"
+        ).output
+    )
+    assert [one["missing"] for one in found["suites"]] == [[]]
+    assert workplace.call_here("merge", second).code == 0
+    checked = workplace.call_here("merge", "results", "--suite", "suite.yaml")
+    assert (checked.code, "12 of 12" in checked.output) == (0, True)
+
+
+def test_what_is_missing_is_told_for_each_device(workplace: Workplace) -> None:
+    workplace.write_suite("fp32", "bf16")
+    run_inline(workplace, work=pretended(failing("oom")))
+    _as_of_another_device(workplace, keep="bf16")
+    finished = workplace.call_here("merge", "results", "--suite", "suite.yaml", "--format", "json")
+    assert finished.code == 1
+    found = {one["device"]: one for one in json.loads(finished.output)["suites"]}
+    assert len(found) == 2
+    other = found.pop("nvidia-h200")
+    (own,) = found.values()
+    assert (own["missing"], own["statuses"]) == ([], {"oom": 8})
+    assert {one["cell"] for one in other["missing"]} == {"tiny--fp32"}
+    assert other["statuses"] == {"oom": 4}
+
+
+def test_a_suite_without_a_record_and_one_that_cannot_be_read(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    run_inline(workplace, work=pretended())
+    (workplace.folder / "results").rename(workplace.folder / "a")
+    wrong = workplace.call_here("merge", "a", "--suite", "nothing.yaml")
+    assert wrong.code == 2
+    assert not (workplace.folder / "results").exists()  # told before anything is joined
+    workplace.write_suite("fp32", name="other.yaml")
+    told = workplace.call_here("merge", "a", "--suite", "other.yaml")
+    assert told.code == 1
+    assert "other on any device" in told.output
+    assert "0 of 4 measurements have a record" in told.output
+
+
+def _as_of_another_device(place: Workplace, keep: str) -> None:
+    """Writes the records of one cell again, as if a GPU had made them."""
+    results: Path = place.folder / "results"
+    for record in place.records().values():
+        if record.cell.label == keep:
+            gpu = {"device": "NVIDIA H200", "device_kind": "nvidia-h200", "device_type": "cuda"}
+            environment = record.environment.model_copy(update=gpu)
+            changed = record.model_copy(update={"environment": environment})
+            write_record(place_of(results, changed), changed)
