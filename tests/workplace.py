@@ -16,7 +16,8 @@ from unittest.mock import patch
 
 from qbench.cli.end import run_app
 from qbench.cli.main import app
-from qbench.core.store import BASELINES, read_record, record_path, write_record
+from qbench.core.record_files import BASELINES
+from qbench.core.store import read_record, record_path, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -75,14 +75,15 @@ def claims(
 def _records(where: str, results: Path, suites: Sequence[str]) -> list[Record]:
     """The real records of a folder or a suite, of the suites that are named alone."""
     from qbench.cli.sides import folder_of, of_model, without_rehearsals
+    from qbench.compare.newest import read_newest
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.names import what_there_is
-    from qbench.core.store import read_folder, tell_unreadable
+    from qbench.core.store import tell_unreadable
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
     folder, _ = folder_of(Path(where), results)
-    found, unreadable = read_folder(folder)
+    found, unreadable = read_newest(folder)
     for note in tell_unreadable(unreadable):
         tell(f"note: {as_message(note)}\n", stderr=True)
     records = without_rehearsals(of_model(found, where, folder), str(folder))

@@ -207,14 +207,15 @@ def _read(given: dict[str, Any]) -> Budget:
 def _load(where: str, results: Path) -> tuple[Sequence[Record], Stated]:
     """The records of a folder, or of a suite with what it states."""
     from qbench.cli.sides import folder_of, of_model, without_rehearsals
+    from qbench.compare.newest import read_newest
     from qbench.compare.stated import NOTHING
     from qbench.core.errors import StoreError
-    from qbench.core.store import read_folder, tell_unreadable
+    from qbench.core.store import tell_unreadable
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
     folder, suite = folder_of(Path(where), results)
-    records, unreadable = read_folder(folder)
+    records, unreadable = read_newest(folder)
     for note in tell_unreadable(unreadable):
         tell(f"note: {as_message(note)}\n", stderr=True)
     if not records:

@@ -73,7 +73,8 @@ def report(
         chosen = [one for one in alike if one.takes("page") or one.takes("records")] or chosen
     named = folders or [Path("results")]
     places, stated = _places(named)
-    records, unreadable = _read(places, named)
+    every = any(form.of_records for form in chosen)
+    records, unreadable = _read(places, named, every=every)
     stated = emitting(priced(stated, price, records), co2_per_kwh)
     parts = together(records) if len(named) > 1 else by_suite(records)
     if output != TERMINAL:
@@ -115,27 +116,34 @@ def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Stated]]:
 
 
 def _read(
-    folders: Sequence[Path], named: Sequence[Path]
+    folders: Sequence[Path], named: Sequence[Path], *, every: bool
 ) -> tuple[list[Record], list[UnreadableFile]]:
     """The records of all folders, as they were named, each once, and the files that are none.
 
-    Raises `StoreError` for a folder that is not there or holds neither.
+    Of many records the newest, unless `every` one is wanted. Raises `StoreError` for a folder that
+    is not there or holds neither.
     """
     from qbench.cli.sides import of_model
+    from qbench.compare.newest import each_once, read_newest
     from qbench.core.errors import StoreError
+    from qbench.core.record_files import record_files
     from qbench.core.store import read_folder
+    from qbench.plan.suite.model_names import names_model
 
-    records: dict[tuple[str, ...], Record] = {}
+    for folder in folders:
+        if not record_files(folder):
+            raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
+    several = len(folders) > 1
+    if several and not every and not any(names_model(str(where)) for where in named):
+        return read_newest(*folders)
+    records: list[Record] = []
     unreadable: list[UnreadableFile] = []
     for folder, where in zip(folders, named, strict=True):
-        found, refused = read_folder(folder)
-        if not found and not refused:
-            raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
-        for one in of_model(found, str(where), folder):
-            place = (one.suite, one.environment.device_kind, one.key, one.started_at)
-            records.setdefault(place, one)
+        # Where a model is named among several, its own are told before copies are left out.
+        found, refused = (read_folder if several or every else read_newest)(folder)
+        records += of_model(found, str(where), folder)
         unreadable += refused
-    return list(records.values()), unreadable
+    return each_once(records), unreadable
 
 
 def list_(

@@ -10,11 +10,10 @@ from qbench.compare.baseline import LARGEST_BYTES, parse_baseline
 from qbench.compare.gate.against import Against
 from qbench.core.errors import StoreError, UsageError
 from qbench.core.git import repository_of
+from qbench.core.record_files import BASELINES, is_record_file
 from qbench.core.store import (
-    BASELINES,
     LARGEST_RECORD_BYTES,
     UnreadableFile,
-    is_record_file,
     parse_record,
     read_folder,
     tell_unreadable,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from qbench.cli.revisions import at_revision, committed, names_revision
 from qbench.compare.baseline import read_baseline
 from qbench.compare.gate.against import Against
+from qbench.compare.newest import read_newest
 from qbench.compare.selection import select
 from qbench.core.errors import ModelError, StoreError, UsageError
-from qbench.core.store import read_folder, tell_unreadable
+from qbench.core.store import tell_unreadable
 from qbench.precisions.names import nearest_words, picks
 from qbench.report.summary import left_out
 
@@ -110,7 +111,7 @@ def load_folder(folder: Path, name: str, *, model: str = "") -> Side:
 
     Of those of a model that is named, its own.
     """
-    records, unreadable = read_folder(folder)
+    records, unreadable = read_newest(folder)
     notes = tell_unreadable(unreadable)
     real = without_rehearsals(of_model(records, model, folder), str(folder))
     return _newest_of_one_place(name, real, str(folder), notes)
@@ -208,7 +209,7 @@ def _cell(where: str, results: Path) -> Side:
             f"{where}: no such folder, baseline or suite, and no folder {results} to look for a"
             " cell of that name in; check the path, or name the folder with --results"
         )
-    records, unreadable = read_folder(results)
+    records, unreadable = read_newest(results)
     found = [
         record
         for record in records

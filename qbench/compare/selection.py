@@ -134,7 +134,9 @@ class Selection:
 
 def select(records: Sequence[Record]) -> Selection:
     """The newest protocol's newest record of each cell, item and repeat, by table and row."""
-    versions = Counter(record.protocol for record in records)
+    versions: Counter[str] = Counter()
+    for record in records:
+        versions[record.protocol] += 1 + record.older
     if not versions:
         return Selection((), None, 0, ())
     newest, *others = sorted(versions, key=_version_order, reverse=True)
@@ -144,10 +146,15 @@ def select(records: Sequence[Record]) -> Selection:
     return Selection(
         tables=_tables(chosen),
         protocol=newest,
-        older=len(alike) - len(chosen),
+        older=_count(alike) - len(chosen),
         other_protocols=tuple((version, versions[version]) for version in others),
-        other_weights=len(candidates) - len(alike),
+        other_weights=_count(candidates) - _count(alike),
     )
+
+
+def _count(records: Iterable[Record]) -> int:
+    """How many they are, with those that they stand for."""
+    return sum(1 + record.older for record in records)
 
 
 def _version_order(version: str) -> list[tuple[int, int, str]]:

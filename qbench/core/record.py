@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PrivateAttr, StringConstraints
 
 from qbench.core.spec import Cell, Frozen, Item
 
@@ -144,6 +144,20 @@ class Record(Frozen):
     started_at: str
     """ISO 8601, UTC."""
     duration_s: float | None = None
+    _older: int = PrivateAttr(default=0)
+
+    @property
+    def older(self) -> int:
+        """How many older records of the same thing it stands for, which were left unread."""
+        return self._older
+
+    def standing_for(self, older: int) -> Record:
+        """The same record, in the place of so many older ones too."""
+        if not older:
+            return self
+        made = self.model_copy()
+        made._older = older  # noqa: SLF001 (a copy of its own)
+        return made
 
     def metric(self, name: str) -> Metric | None:
         """The metric of that name, or None if this record has none."""

@@ -15,16 +15,15 @@ from pydantic import ValidationError
 from qbench.core.errors import StoreError
 from qbench.core.files import write_atomically
 from qbench.core.record import SCHEMA_VERSION, Record
+from qbench.core.record_files import paths_of, record_files
 from qbench.core.spec import Item, slugify
 from qbench.core.untrusted import cleaned, in_one_line, parse_json, read_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path, PurePath
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 
-BASELINES = "baselines"
-"""Folder under the results that holds baseline files, which are no records."""
 REHEARSALS = "rehearsal"
 """Folder under the results that rehearsals go to."""
 _MOST_TOLD = 20
@@ -168,14 +167,14 @@ def read_folder(folder: Path) -> tuple[list[Record], list[UnreadableFile]]:
 
     Raises `StoreError` when there is no such folder.
     """
-    if not folder.is_dir():
-        raise StoreError(
-            f"{folder}: no such folder of results; `qbench run SUITE` makes one,"
-            " or name another with --results"
-        )
+    return read_files(paths_of(record_files(folder)))
+
+
+def read_files(paths: Iterable[Path]) -> tuple[list[Record], list[UnreadableFile]]:
+    """The records of the files, in the order they were taken, and the files that are none."""
     records: list[Record] = []
     unreadable: list[UnreadableFile] = []
-    for path in _record_files(folder):
+    for path in paths:
         try:
             record = read_record(path)
         except StoreError as error:
@@ -192,15 +191,3 @@ def tell_unreadable(files: Sequence[UnreadableFile]) -> tuple[str, ...]:
     more = len(files) - _MOST_TOLD
     told = tuple(str(file.error) for file in files[:_MOST_TOLD])
     return (*told, f"and {more} more files that cannot be read") if more > 0 else told
-
-
-def is_record_file(path: PurePath) -> bool:
-    """Whether a file of that path below a folder of records is to be one of them."""
-    # Baselines are files of many records each, read by `qbench gate`.
-    return path.suffix == ".json" and path.name[0] != "." and BASELINES not in path.parts
-
-
-def _record_files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*.json")):
-        if is_record_file(path.relative_to(folder)):
-            yield path

@@ -71,6 +71,11 @@ class Format:
     written: bool = False
     """Whether `run` and `report` write a file of it unless another format is asked for."""
 
+    @property
+    def of_records(self) -> bool:
+        """Whether it is given a report's records themselves, the older ones too."""
+        return self.records is not None or self.stated is not None
+
     def takes(self, source: Source) -> bool:
         """Whether it can be made of that."""
         return getattr(self, source) is not None
