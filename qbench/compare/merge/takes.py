@@ -15,12 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.core.errors import StoreError
+from qbench.core.record_files import BASELINES, is_record_file
 from qbench.core.store import (
-    BASELINES,
     LARGEST_RECORD_BYTES,
     REHEARSALS,
     UnreadableFile,
-    is_record_file,
     parse_record,
     record_path,
 )
