@@ -17,7 +17,7 @@ from qbench.report.gate.github_markdown import LARGEST_COMMENT
 from tests.composite import read_action
 from tests.paired_records import losses, quality
 from tests.tools.conftest import pull_request
-from tests.workplace import keep
+from tests.workplace import REPOSITORY, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     Job = Callable[..., Composite]
 
 PINNED = re.compile(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40}")
+PYTHON = """#!/bin/sh
+echo "$@" >> '{calls}'
+if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
+"""
+"""Notes what it is asked for; one that is installed beside it is the same."""
 ODD = 'it\'s a "suite" $(touch pwned) `touch pwned` *.yaml'
 SUITE = """\
 name: quickstart
@@ -68,6 +73,26 @@ def test_no_text_of_others_reaches_a_script_and_what_is_used_is_pinned() -> None
     for step in read_action()["runs"]["steps"]:
         assert "${{" not in step.get("run", "")
         assert "run" in step or PINNED.fullmatch(step["uses"])
+
+
+@pytest.mark.parametrize(("extras", "asked"), [("", ""), ("gguf, hqq", "[gguf,hqq]")])
+def test_qbench_is_installed_from_the_checkout_in_the_tested_versions(
+    job: Job, place: Workplace, extras: str, asked: str
+) -> None:
+    calls = place.folder / "calls"
+    called = place.write("python3", PYTHON.format(calls=calls))
+    called.chmod(0o755)
+    used = job()
+    path = f"{place.folder}:{used.environment['PATH']}"
+    used.environment = {**used.environment, "PATH": path}
+    assert used.call(("Python", "install"), suite="any", extras=extras, python_version="3.12")
+    assert used.steps["Python"].given == {"python-version": "3.12"}
+    made = used.temporary / "qbench-venv"
+    assert used.outputs["python"] == str(made / "bin" / "python")
+    venv, torch, pip = calls.read_text("utf-8").splitlines()
+    assert venv == f"-m venv {made}"
+    assert torch.startswith("- ")  # asks whether the tested torch is there, which it says
+    assert pip.endswith(f" --constraint {REPOSITORY}/constraints.txt {REPOSITORY}{asked}")
 
 
 def test_a_regression_is_kept_and_told_before_it_fails(
