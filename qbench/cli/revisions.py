@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ def committed(where: str, suite: str | None = None) -> Found:
     except UsageError as error:
         raise UsageError(f"{where}, read as a path at a revision (REV:PATH): {error}") from error
     base = Path.cwd() if path.startswith(("./", "../")) else repository.root
-    found = _committed_at(repository, revision, commit, base / path, suite)
+    found = _committed_at(repository, revision, commit, repository.inside(base / path), suite)
     if found is None:
         raise StoreError(
             f"{where}: found nothing of that name in commit {commit.told}; expected a baseline's"
@@ -91,27 +92,37 @@ def at_revision(
         if found is not None:
             return found
     places = [place] if place is not None else [results / BASELINES, folder]
-    outside: UsageError | None = None
-    for each in places:
-        try:
-            found = _committed_at(repository, revision, commit, each, suite)
-        except StoreError:
-            raise
-        except UsageError as error:  # a folder of results that lies outside the repository
-            outside = error
-            continue
+    for inside in _within(repository, places, all_outside=measured):
+        found = _committed_at(repository, revision, commit, inside, suite)
         if found is not None:
             return found
-    if outside is not None and not measured:
-        raise outside
     looked = ", ".join(f"{each}" for each in places)
-    on_disk = f"no record in {folder} names it or a commit before it, and " if measured else ""
+    on_disk = (
+        f"no record in {folder} names it or a commit before it (a `+` behind a commit is for"
+        " changes that were not committed), and "
+        if measured
+        else ""
+    )
     raise StoreError(
         f"{revision}, commit {commit.told}: {on_disk}nothing of {suite} is committed there in"
         f" {looked}; expected a baseline or records; commit what `qbench baseline SUITE` writes,"
         " or check that commit out, run the suite with --results FOLDER, and name"
         f" FOLDER/{suite} with --baseline"
     )
+
+
+def _within(repository: Repository, places: Sequence[Path], *, all_outside: bool) -> list[str]:
+    """The places as git names them, without those outside the repository.
+
+    Raises `UsageError` where that leaves none, unless `all_outside` may be.
+    """
+    found = []
+    for place in places:
+        with suppress(UsageError):
+            found.append(repository.inside(place))
+    if not found and not all_outside:
+        repository.inside(places[-1])
+    return found
 
 
 def _measured_by(
@@ -163,9 +174,8 @@ def _thing(record: Record) -> tuple[object, ...]:
 
 
 def _committed_at(
-    repository: Repository, revision: str, commit: Commit, path: Path, suite: str | None
+    repository: Repository, revision: str, commit: Commit, inside: str, suite: str | None
 ) -> Found | None:
-    inside = repository.inside(path)
     files = repository.files(commit.hash, inside)
     by_path = {file.path: file for file in files}
     of_suite = [f"{inside}/{suite}{suffix}" for suffix in _SUFFIXES] if suite else []
