@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from qbench.predict.devices import DeviceMemory
     from qbench.sources.data.tuning import ResolvedTuningData
 
-MAX_RECORDS = 100_000
+MAX_RECORDS = 1_000_000
 """Measurements of a plan: each is a file."""
 RETRIED: frozenset[Status] = frozenset({"crash", "timeout", "error"})
 """Statuses that a rerun takes again unless told otherwise; the others stand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import signal
@@ -22,7 +23,12 @@ from qbench.plan.suite.suite import load_suite_text
 from qbench.running.executors.executor import RunStoppedError, Slot
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
-from qbench.running.executors.side_by_side import dependencies, run_side_by_side
+from qbench.running.executors.side_by_side import (
+    Order,
+    dependencies,
+    ranks_of,
+    run_side_by_side,
+)
 from qbench.running.supervision import LockedWatcher, run_job
 from tests.inline_runs import Listener
 from tests.workplace import MARK, Workplace
@@ -209,6 +215,27 @@ def test_jobs_run_on_their_own_kind_of_device_alone(place: Workplace) -> None:
         ("nf4", "a100"),
         ("nf4", "h100"),
     ]
+
+
+def test_jobs_of_large_models_begin_first_and_each_models_keep_their_order(
+    place: Workplace,
+) -> None:
+    one = only_job(place)
+    assert one.model.shape is not None
+    more = one.model.shape.tensors[:1] + one.model.shape.tensors
+    larger = one.model.model_copy(
+        update={"shape": one.model.shape.model_copy(update={"tensors": more})}
+    )
+    unknown = one.model.model_copy(update={"shape": None})
+    models = [one.model, unknown, larger, one.model, larger]
+    ranks = ranks_of([one.model_copy(update={"model": model}) for model in models])
+    order = Order(["gpu"] * 5, [(), (), (), (2,), ()], ranks)
+    begun = []
+    while order.left:
+        _, at = heapq.heappop(order.ready["gpu"])
+        begun.append(at)
+        order.ended(at)
+    assert begun == [2, 4, 0, 3, 1]
 
 
 def test_two_devices_work_side_by_side_and_in_order(place: Workplace) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Place = tuple[str | int, ...]
 
-MAX_CELLS = 2_000
+MAX_CELLS = 10_000
 """Cells of a suite; more are no person's question, and lists that multiply."""
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from qbench.plan.job import Job
     from qbench.running.executors.executor import Slot
@@ -43,12 +43,13 @@ def run_side_by_side(
     run_one: Callable[[Job, Slot], None],
     interrupt: Callable[[], None],
 ) -> None:
-    """Runs each job in a free slot of its kind of device, the first ones first.
+    """Runs each job in a free slot of its kind of device, those of the largest models first.
 
     `run_one` is called in threads, never twice at once for one slot. When one raises, or the user
     interrupts, `interrupt` must make the others end; then the exception is raised.
     """
-    order = _Order(jobs)
+    kinds = [job.environment.device_kind for job in jobs]
+    order = Order(kinds, dependencies(jobs), ranks_of(jobs))
     free = {kind: [slot for slot in slots if slot.kind == kind] for kind in {*order.ready}}
     under_way: dict[Future[None], tuple[int, Slot]] = {}
     with ThreadPoolExecutor(len(slots)) as threads:
@@ -56,7 +57,7 @@ def run_side_by_side(
             while order.left:
                 for kind, ready in order.ready.items():
                     while ready and free[kind]:
-                        at, slot = heapq.heappop(ready), free[kind].pop(0)
+                        (_, at), slot = heapq.heappop(ready), free[kind].pop(0)
                         under_way[threads.submit(run_one, jobs[at], slot)] = at, slot
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                     at, slot = under_way.pop(future)
@@ -68,28 +69,49 @@ def run_side_by_side(
             raise
 
 
-class _Order:
+class Order:
     """Which jobs may begin: those that need none that has not ended."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._kinds = [job.environment.device_kind for job in jobs]
-        needed = dependencies(jobs)
-        self._unmet = list(map(len, needed))
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        needed: Sequence[Iterable[int]],
+        ranks: Sequence[float],
+    ) -> None:
+        """Of each job the kind of its device, the places of those it needs, and its rank.
+
+        Of two jobs the one of the lower rank begins first, then the one in the lower place.
+        """
+        self._kinds, self._ranks = kinds, ranks
+        self._unmet = [0] * len(kinds)
         self._waiting: dict[int, list[int]] = {}
         """By a job's place, those of the jobs that need it."""
         for at, earlier in enumerate(needed):
             for one in earlier:
+                self._unmet[at] += 1
                 self._waiting.setdefault(one, []).append(at)
-        self.ready: dict[str, list[int]] = {kind: [] for kind in self._kinds}
-        """By the kind of their device, a heap of the places of those that may begin."""
+        self.ready: dict[str, list[tuple[float, int]]] = {kind: [] for kind in kinds}
+        """By the kind of their device, a heap of the ranks and places of those that may begin."""
         for at, unmet in enumerate(self._unmet):
             if not unmet:
-                self.ready[self._kinds[at]].append(at)  # in order: a heap
-        self.left = len(jobs)
+                self._add(at)
+        self.left = len(kinds)
 
     def ended(self, at: int) -> None:
+        """A job has ended: others may begin."""
         self.left -= 1
         for one in self._waiting.get(at, ()):
             self._unmet[one] -= 1
             if not self._unmet[one]:
-                heapq.heappush(self.ready[self._kinds[one]], one)
+                self._add(one)
+
+    def _add(self, at: int) -> None:
+        heapq.heappush(self.ready[self._kinds[at]], (self._ranks[at], at))
+
+
+def ranks_of(jobs: Sequence[Job]) -> list[float]:
+    """Large models first: what takes longest does not begin when all else is done.
+
+    The jobs of one model keep their order, so that the repeats of its timings stay interleaved.
+    """
+    return [0.0 if job.model.shape is None else -float(job.model.shape.weights) for job in jobs]
