@@ -120,7 +120,7 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun in the singular or the plural: `1 cell`, `2 processes`."""
     if number == 1:
         return f"1 {noun}"
-    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{number:,} {noun}{'es' if noun.endswith(('s', 'sh', 'ch')) else 's'}"
 
 
 def format_seconds(seconds: float) -> str:

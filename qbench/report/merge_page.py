@@ -20,8 +20,31 @@ _ON_SCREEN = 20
 """Lines of each list that a screen has room for."""
 
 
-def merge_page(merged: Merged, suites: Sequence[Completeness], *, most: int | None = None) -> Page:
-    """What was joined and how; with `most` no list is longer than that."""
+def merge_page(merged: Merged, suites: Sequence[Completeness]) -> Page:
+    """What was joined first, then what is wrong, and what is missing."""
+    parts = (*_answer(merged, suites), *_parts(merged, suites, None))
+    return Page(_title(merged), parts, merge_data(merged, suites))
+
+
+def merge_on_screen(merged: Merged, suites: Sequence[Completeness]) -> Page:
+    """The same with short lists, and what was joined last, so that it stands above the prompt."""
+    parts = (*_parts(merged, suites, _ON_SCREEN), *_answer(merged, suites))
+    return Page(_title(merged), parts)
+
+
+def _title(merged: Merged) -> str:
+    names = ", ".join(str(found.folder) for found in merged.found)
+    return f"{names} joined into {merged.target}"
+
+
+def _answer(merged: Merged, suites: Sequence[Completeness]) -> list[Part]:
+    sentences = [f"{found.folder}: {_counts(found.takes)}" for found in merged.found]
+    wrong = merged.undecided or merged.refused or any(one.missing for one in suites)
+    return [bullets(sentences), Words(summary(merged, suites), "bad" if wrong else "good")]
+
+
+def _parts(merged: Merged, suites: Sequence[Completeness], most: int | None) -> list[Part]:
+    """What is not as usual; with `most` no list is longer than that."""
     decided = [one for one in merged.several if not one.undecided and not one.same_figures]
     parts: list[Part] = []
     if decided:
@@ -45,15 +68,7 @@ def merge_page(merged: Merged, suites: Sequence[Completeness], *, most: int | No
         parts += [Heading("Not joined"), bullets(told[:most]), *_more(len(told), most)]
     for one in suites:
         parts += _suite_parts(one, most)
-    sentences = [f"{found.folder}: {_counts(found.takes)}" for found in merged.found]
-    parts += [bullets(sentences), Words(summary(merged, suites))]
-    names = ", ".join(str(found.folder) for found in merged.found)
-    return Page(f"{names} joined into {merged.target}", tuple(parts), merge_data(merged, suites))
-
-
-def merge_on_screen(merged: Merged, suites: Sequence[Completeness]) -> Page:
-    """The same with short lists."""
-    return merge_page(merged, suites, most=_ON_SCREEN)
+    return parts
 
 
 def summary(merged: Merged, suites: Sequence[Completeness]) -> str:
@@ -63,13 +78,13 @@ def summary(merged: Merged, suites: Sequence[Completeness]) -> str:
         f"{counted(merged.new, 'record')} {would}joined into {merged.target}",
         f"{merged.replaced} {would}replaced there",
         f"{merged.already} already there",
-        f"{merged.logs} logs",
+        counted(merged.logs, "log"),
     ]
     same = sum(one.same_figures for one in merged.several)
     if same:
         told.append(f"{same} measured twice with the same figures")
     if merged.undecided:
-        told.append(f"{len(merged.undecided)} clash")
+        told.append(counted(len(merged.undecided), "clash"))
     if merged.refused:
         told.append(f"{counted(len(merged.refused), 'file')} could not be joined")
     if suites:
@@ -181,7 +196,8 @@ def _suite_parts(one: Completeness, most: int | None) -> list[Part]:
     where = one.device or "any device"
     counts = ", ".join(f"{count} {status}" for status, count in one.statuses.items())
     there = f"{one.asked - one.missing} of {counted(one.asked, 'measurement')} have a record"
-    told = Words(f"{there} ({counts})" if counts else there, "warned" if one.missing else "good")
+    whole = not one.missing and not one.failed
+    told = Words(f"{there} ({counts})" if counts else there, "good" if whole else "warned")
     parts: list[Part] = [Heading(f"{one.suite} on {where}"), told]
     if one.missing:
         parts += [

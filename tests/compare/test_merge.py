@@ -306,7 +306,7 @@ def test_a_suites_folder_is_joined_and_results_within_results_are_not(
     keep_in(workplace, "a/published", footprint_record("bf16"))
     found = data(workplace, "a")
     assert found["left"] == [
-        "a/published: 1 records of another folder of results within; name it by itself"
+        "a/published: 1 record of another folder of results within; name it by itself"
     ]
     assert [one.name for one in _json(workplace)] == [path.name]
     for inner in (path.parents[2], path.parents[1], path.parent):
@@ -324,7 +324,7 @@ def test_results_side_by_side_in_a_folder_are_to_be_named(workplace: Workplace) 
     keep_in(workplace, "artifacts/shard-1", footprint_record("fp32"))
     refused = workplace.call_here("merge", "artifacts")
     assert refused.code == 2
-    assert "artifacts/shard-1: 1 records of another folder of results within" in refused.errors
+    assert "artifacts/shard-1: 1 record of another folder of results within" in refused.errors
     assert not (workplace.folder / "results").exists()
 
 

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from tests.workplace import Workplace
 
+TUNED = """\
+models: [{model}]
+precisions: [fp32]
+finetune:
+  data:
+    dataset: rows.jsonl
+    recipe: {{prompt: "{{{{ name }}}} is", completion: " {{{{ kind }}}}"}}
+    train: 8
+    validation: 2
+    test: 4
+  methods:
+    - {{method: lora, name: one, precision: fp32, rank: 2, batch: 4, steps: 1}}
+    - {{method: lora, name: two, precision: fp32, rank: 4, batch: 4, steps: 1}}
+  deploy: [attached, merged]
+measure: {{quality: {{text: text.txt, window: 32}}}}
+"""
 TIMED = ("latency", "load_time")
 """Beginnings of the metrics that differ from run to run."""
 
@@ -56,6 +72,22 @@ def test_joined_shards_are_what_one_run_gives(workplace: Workplace) -> None:
     whole = figures(run_inline(workplace).after)
     assert joined == whole
     assert any("kl.mean" in one for one in whole.values())
+
+
+def test_a_training_and_what_it_serves_are_taken_by_one_shard(workplace: Workplace) -> None:
+    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
+    workplace.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    workplace.write("suite.yaml", TUNED.format(model=workplace.model))
+    folders = in_shards(workplace, 3)
+    trained = [
+        {path.parent.name for path in (workplace.folder / folder).rglob("training-*.json")}
+        for folder in folders
+    ]
+    assert sorted(map(len, trained)) == [0, 1, 1]
+    assert workplace.call_here("merge", *folders, "--suite", "suite.yaml").code == 0
+    joined = figures(workplace.records())
+    shutil.rmtree(workplace.folder / "results")
+    assert figures(run_inline(workplace).after) == joined
 
 
 def test_what_a_shard_left_out_is_told_by_cell(workplace: Workplace) -> None:

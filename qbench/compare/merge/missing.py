@@ -50,6 +50,11 @@ class Completeness:
         return sum(len(lacking) for *_, lacking in self.cells)
 
     @property
+    def failed(self) -> int:
+        """Records of what failed."""
+        return sum(n for status, n in self.statuses.items() if status not in {"ok", "skipped"})
+
+    @property
     def words(self) -> list[str]:
         """A line for each cell that lacks records."""
         return [

@@ -23,6 +23,7 @@ from qbench.core.store import (
     parse_record,
     record_path,
 )
+from qbench.core.units import counted
 from qbench.core.untrusted import in_one_line, read_bounded
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _files(
 
 def _sentences(aside: dict[str, list[Path]], others: Counter[Path]) -> list[str]:
     told = [
-        f"{root}: {count} records of another folder of results within; name it by itself"
+        f"{root}: {counted(count, 'record')} of another folder of results within; name it by itself"
         for root, count in others.items()
     ]
     reasons = {
