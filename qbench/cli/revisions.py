@@ -178,12 +178,12 @@ def _committed_at(
 ) -> Found | None:
     files = repository.files(commit.hash, inside)
     by_path = {file.path: file for file in files}
-    of_suite = [f"{inside}/{suite}{suffix}" for suffix in _SUFFIXES] if suite else []
+    folder = PurePosixPath(inside)
+    of_suite = [str(folder / f"{suite}{suffix}") for suffix in _SUFFIXES] if suite else []
     for name in (inside, *of_suite):
         if name in by_path:
             return _baseline(repository, revision, commit, by_path[name])
-    below = PurePosixPath(inside)
-    files = [one for one in files if is_record_file(PurePosixPath(one.path).relative_to(below))]
+    files = [one for one in files if is_record_file(PurePosixPath(one.path).relative_to(folder))]
     if not files:
         return None
     shown = f"{revision}:{inside}"

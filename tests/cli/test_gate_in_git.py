@@ -107,6 +107,8 @@ def test_a_baseline_as_it_was_committed(made: MadeRepository) -> None:
     assert found(gate(made, "--baseline-from-git", "HEAD", "--baseline", "results/baselines"))[1]
     assert not (made.root / BASELINE).exists()
     assert made.git("status", "--porcelain", "--untracked-files=no") == f" D {BASELINE}"
+    made.commit("At the root", {"quickstart.json": made.git("show", f"HEAD:{BASELINE}")})
+    assert found(gate(made, "--baseline-from-git", "HEAD", "--baseline", "."))[1] == 2000
 
 
 def test_records_as_they_were_committed(made: MadeRepository) -> None:

@@ -133,10 +133,11 @@ def _differences(new: Sequence[Record], old: Sequence[Record]) -> frozenset[str]
 
 
 def _groups(records: Sequence[Record]) -> list[list[Record]]:
-    """Measurements of an item: the repeats under the same conditions, the newest first."""
-    found: dict[str, list[Record]] = {}
+    """Measurements of an item under the same conditions, the newest first, each repeat once."""
+    found: dict[str, dict[int, Record]] = {}
     for record in sorted(records, key=lambda one: one.started_at, reverse=True):
         environment = record.environment.model_dump_json(exclude={"device_memory_bytes"})
         weights = str(record.identity.get("model"))
-        found.setdefault(f"{environment} {weights}", []).append(record)
-    return list(found.values())
+        repeats = found.setdefault(f"{environment} {weights}", {})
+        repeats.setdefault(record.item.repeat, record)
+    return [list(repeats.values()) for repeats in found.values()]

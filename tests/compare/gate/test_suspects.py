@@ -94,6 +94,15 @@ def test_the_commits_carry_it_with_their_weights(made: MadeRepository) -> None:
     assert told(suspects) == {(COMMITS,): "broken", (TORCH,): "holds"}
 
 
+def test_a_measurement_that_is_there_twice_counts_once(made: MadeRepository) -> None:
+    first, last = made.commit("one"), made.commit("two")
+    old, new = taken(1000, first, OLD_TORCH), taken(1100, last, day=4)
+    earlier, later = taken(1050, first, day=2), taken(1100, first, day=3)
+    suspects = suspects_of(new, old, [later, earlier, later], made.root)
+    assert told(suspects) == {(TORCH,): "broken", (COMMITS,): "holds"}
+    assert suspects.evidence[0].check.found == "+10 %"
+
+
 def test_each_may_carry_a_part(made: MadeRepository) -> None:
     first, last = made.commit("one"), made.commit("two")
     old, new = taken(1000, first, OLD_TORCH), taken(1016, last, day=3)
