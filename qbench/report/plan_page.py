@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.newest import read_newest
 from qbench.core.page import Bullets, Column, Figure, Heading, Page, Row, Table, Words, bullets
 from qbench.core.page_data import rows_data
 from qbench.core.spec import slugify
-from qbench.core.store import read_folder
 from qbench.core.units import counted, format_seconds
 from qbench.plan.estimate import Estimate
 from qbench.plan.missing import jobs_to_run, lacking
@@ -246,12 +246,15 @@ def _title(plan: Plan, only_model: str | None) -> str:
 
 
 def _left(plan: Plan, jobs: Sequence[Job], results: Path) -> _Left:
-    """How long what is missing will take, by the suite's earlier records on such a device."""
+    """How long what is missing will take, by the suite's earlier records on such a device.
+
+    Of many records by the newest: of each thing the last that was taken without fault.
+    """
     tasks = [(job, task) for job in jobs for task in job.tasks]
     if not tasks:
         return _Left(0, 0.0, 0, 0)
     folder = results / slugify(plan.suite.name) / plan.environment.device_kind
-    estimate = Estimate(read_folder(folder)[0] if folder.is_dir() else ())
+    estimate = Estimate(read_newest(folder)[0] if folder.is_dir() else ())
     known = [seconds for pair in tasks if (seconds := estimate.seconds([pair])) is not None]
     return _Left(len(jobs), sum(known) if known else None, len(known), len(tasks))
 

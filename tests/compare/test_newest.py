@@ -175,6 +175,19 @@ class TestWhatIsRead:
             assert_alike(tmp_path / "b", tmp_path / "a", tmp_path)
             assert select(read_newest(tmp_path / "a", tmp_path / "b")[0]).older == 16
 
+    def test_how_long_a_thing_took_is_known_by_the_last_that_went_well(
+        self, tmp_path: Path
+    ) -> None:
+        for version, took_s in ((0, 3.0), (1, 4.0), (2, 5.0)):
+            keep(tmp_path, version_of(footprint_record("nf4"), version, duration_s=took_s))
+        failed = make_failure("nf4", "footprint", "crash", "it died", slug="model")
+        keep(tmp_path, version_of(failed, 3))
+        time.sleep(2 * TICK_S)
+        for _ in range(2):
+            found = [one for one in read_newest(tmp_path)[0] if one.older]
+            assert [(one.status, one.duration_s, one.older) for one in found] == [("ok", 5.0, 1)]
+            assert_alike(tmp_path)
+
     def test_a_file_replaced_while_records_are_chosen_is_seen(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
