@@ -9,6 +9,8 @@ from qbench.compare.history.conditions import Kind
 from qbench.core.page import Code, Heading, Words, bullets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.compare.gate.suspects import Evidence, Suspects
     from qbench.compare.span import Span
     from qbench.core.page import Part
@@ -19,6 +21,7 @@ _CONCLUSIONS = {
     "holds": "within the margin: ruled out",
     "improved": "better: ruled out",
 }
+_CHECKS_SHOWN = 3
 _NOTHING = (
     "Nothing that the records hold differs between the two sides: neither a commit nor a condition."
 )
@@ -61,7 +64,7 @@ def suspect_lines(suspects: Suspects, *, most: int | None = None) -> list[str]:
     """What differs between the two sides, and what speaks of each; with `most` no more of these."""
     if not suspects.span.differs:
         return [_NOTHING]
-    return [*span_lines(suspects.span), *map(evidence_line, suspects.evidence[:most])]
+    return [*span_lines(suspects.span), *evidence_lines(suspects.evidence)[:most]]
 
 
 def span_lines(span: Span) -> list[str]:
@@ -91,12 +94,20 @@ def commits_line(span: Span) -> str:
     return f"{count} commits since {span.old.short}: first {first}, last {last}"
 
 
-def evidence_line(evidence: Evidence) -> str:
-    """What changed alone, what was found of it, and what follows."""
-    check = evidence.check
-    what = " and ".join(evidence.changed)
-    conclusion = _CONCLUSIONS.get(check.verdict.name, f"undecided: {check.verdict.reason}")
-    return f"{what} alone: {check.name} {check.found}; {conclusion}"
+def evidence_lines(evidence: Sequence[Evidence]) -> list[str]:
+    """What changed alone, what was found of it, and what follows: a line for each such finding."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in evidence:
+        verdict = one.check.verdict
+        conclusion = _CONCLUSIONS.get(verdict.name, f"undecided: {verdict.reason}")
+        place = (" and ".join(one.changed), conclusion)
+        found.setdefault(place, []).append(f"{one.check.name} {one.check.found}")
+    lines = []
+    for (what, conclusion), checks in found.items():
+        more = len(checks) - _CHECKS_SHOWN
+        shown = ", ".join(checks[:_CHECKS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"{what} alone: {shown}; {conclusion}")
+    return lines
 
 
 def suspects_data(suspects: Suspects) -> dict[str, Any]:

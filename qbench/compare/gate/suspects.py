@@ -92,7 +92,9 @@ def _evidence(
         return
     every = _differences(new, old)
     told: set[frozenset[str]] = set()
-    for halfway in _groups(others):
+    commits = {one.environment.git_revision for one in (*new, *old)}
+    on_the_way = [one for one in others if one.environment.git_revision in commits]
+    for halfway in _groups(on_the_way):
         first, second = _differences(halfway, old), _differences(new, halfway)
         # Each thing changed on one of the two ways, from what it was to what it is.
         if not first or not second or first & second or first | second != every:

@@ -14,7 +14,7 @@ from qbench.compare.gate.gate import run_gate
 from qbench.compare.gate.suspects import COMMITS, find_suspects
 from qbench.compare.span import find_span
 from qbench.core.git import repository_of
-from qbench.report.suspects import evidence_line, span_lines
+from qbench.report.suspects import evidence_lines, span_lines
 from tests.compare.gate.rule_section import read_rules
 from tests.git_repositories import MadeRepository, make_repository
 from tests.paired_records import footprint, losses, quality
@@ -77,12 +77,14 @@ def test_the_package_carries_it_where_only_it_was_changed(made: MadeRepository) 
     old, new = taken(1000, first, OLD_TORCH), taken(1100, last, day=3)
     suspects = suspects_of(new, old, [taken(1100, first, day=2), new, old], made.root)
     assert told(suspects) == {(TORCH,): "broken", (COMMITS,): "holds"}
-    lines = [evidence_line(one) for one in suspects.evidence]
-    assert lines == [
+    assert evidence_lines(suspects.evidence) == [
         f"{TORCH} alone: nf4: memory.static on model +10 %; beyond the margin: this carries it",
         "the commits alone: nf4: memory.static on model 0 %; within the margin: ruled out",
     ]
     assert [one.held for one in suspects.evidence] == [(COMMITS,), (TORCH,)]
+    many = evidence_lines(suspects.evidence * 5)
+    assert [line.count("memory.static") for line in many] == [3, 3]
+    assert "+10 % and 2 more; beyond the margin" in many[0]
 
 
 def test_the_commits_carry_it_with_their_weights(made: MadeRepository) -> None:
