@@ -40,6 +40,11 @@ _PHASE_WORDS = {
     "load": "loading",
     "verify": "verifying",
 }
+_QUEUED_WORDS = {
+    "pending": "waiting for a free node",
+    "waiting": "waiting: another qbench run has the node's device",
+}
+"""Of jobs on a cluster."""
 
 _CellName = tuple[str, str]
 """The kind of its device, and its slug."""
@@ -128,6 +133,10 @@ class RunDisplay:
         elif event["event"] == "progress":
             begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
             self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
+        elif event["event"] == "node":
+            self._under_way[_name(job)] = f"starting a worker on {event['host']}"
+        elif event["event"] in _QUEUED_WORDS:
+            self._under_way[_name(job)] = _QUEUED_WORDS[event["event"]]
 
     def recorded(self, job: Job, record: Record) -> None:
         """Counts a record; elsewhere than on a terminal, one line."""

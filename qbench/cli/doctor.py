@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
 _OF_MEASUREMENTS = {
     "serving": "servers under load, and tasks at servers, need it",
+    "ray": "runs on a Ray cluster need it",
     "longcontext": "RULER and LongBench among lm-eval's tasks need it",
 }
 """Extras that measurements need, with what for."""

@@ -95,7 +95,8 @@ def options(
     epilog="Examples: qbench run suites/quickstart.yaml --only 'nf4*' --only fp32 |"
     " qbench run bundled:tiny-mistral --quick |"
     " qbench run ./my-model --precisions bf16,nf4 --measure quality --print-suite |"
-    " qbench run my-suite.yaml --set measure.latency.repeats=1"
+    " qbench run my-suite.yaml --set measure.latency.repeats=1 |"
+    " qbench run my-suite.yaml --on ray://head:10001"
 )
 def run(
     suite: SuiteOrModel,

@@ -55,6 +55,7 @@ EXTRAS = {
     "jieba": "longcontext",
     "fuzzywuzzy": "longcontext",
     "rouge": "longcontext",
+    "ray": "ray",
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 

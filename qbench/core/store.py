@@ -64,8 +64,13 @@ def write_record(path: Path, record: Record) -> None:
 
     Raises `StoreError` when the folder cannot be written or the disk is full.
     """
+    write_record_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def write_record_text(path: Path, text: str) -> None:
+    """As `write_record`, of a record's file that was written elsewhere."""
     try:
-        write_atomically(path, record.model_dump_json(indent=1) + "\n")
+        write_atomically(path, text)
     except OSError as error:
         raise StoreError(
             f"{path}: the record cannot be written ({error.strerror or error}); free space or fix"

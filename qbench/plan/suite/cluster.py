@@ -15,6 +15,7 @@ from qbench.core.aliases import Also
 from qbench.core.quantities import bytes_of
 from qbench.core.reading import STRICT, InvalidValueError, NotNull, OneOrMore, expects
 from qbench.core.spec import Frozen
+from qbench.plan.suite.cluster_ray import RaySection
 
 MINUTES = "minutes, or a time as sbatch reads it, such as 4:00:00 or 2-00:00:00"
 GPU = "GPUs of one type, such as h100 or h100:4, or a number of them"
@@ -212,3 +213,5 @@ class ClusterSection(Frozen):
 
     slurm: Annotated[SlurmSection | None, NotNull()] = None
     """What jobs ask of Slurm."""
+    ray: Annotated[RaySection | None, NotNull()] = None
+    """What jobs ask of Ray."""

@@ -39,6 +39,7 @@ _CALLED = {
     "price": "key of price",
     "cluster": "key of cluster",
     "slurm": "key of slurm",
+    "ray": "key of ray",
     "claims": "key of a claim",
     "source": "key of a source",
     "checks": "key of a check",

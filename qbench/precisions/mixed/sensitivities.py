@@ -71,7 +71,7 @@ class Sensitivities(Frozen):
 
 def keep_sensitivities(key: str, found: Sensitivities) -> None:
     """Keeps the table under the key of its record; raises `NotKeptError` where it cannot be."""
-    with sealed_folder(_folder(key), key) as waiting:
+    with sealed_folder(sensitivities_folder(key), key) as waiting:
         (waiting / _FILE).write_text(found.model_dump_json(indent=1) + "\n")
 
 
@@ -85,15 +85,16 @@ def read_sensitivities(key: str) -> Sensitivities:
     found = _found(key)
     if isinstance(found, str):
         raise MeasurementError(
-            f"{_folder(key)}: no table of sensitivities ({found}): the reference's sensitivity was"
-            " not measured, as its record says, or could not be kept; run the suite again"
+            f"{sensitivities_folder(key)}: no table of sensitivities ({found}): the reference's"
+            " sensitivity was not measured, as its record says, or could not be kept; run the suite"
+            " again"
         )
     return found
 
 
 def _found(key: str) -> Sensitivities | str:
     """The table, or what is wrong with it."""
-    folder = _folder(key)
+    folder = sensitivities_folder(key)
     damage = broken_seal(folder, key)
     if damage is not None:
         return damage
@@ -103,5 +104,6 @@ def _found(key: str) -> Sensitivities | str:
         return "another version of qbench wrote it"
 
 
-def _folder(key: str) -> Path:
+def sensitivities_folder(key: str) -> Path:
+    """Where the table of that key lies, or would lie."""
     return cache_folder() / "sensitivities" / key

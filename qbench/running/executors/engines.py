@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     MakeEngine = Callable[[str, Suite, str | None, str | None], Engine]
     """Makes an engine from what `--on` says, the suite, `--device` and `--gpus`."""
 
-_ENGINES: dict[str, MakeEngine] = {}
+
+def _ray(on: str, suite: Suite, device: str | None, gpus: str | None) -> Engine:
+    from qbench.running.executors.ray_cluster import RayCluster
+
+    return RayCluster(on, suite, device, gpus)
+
+
+_ENGINES: dict[str, MakeEngine] = {"ray": _ray}
 """By what `--on` says, up to a `:`."""
 
 

@@ -76,7 +76,7 @@ def problems_on_node(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
 
 def run_on_node(job: Job, timeout_s: float, on_event: OnEvent) -> JobEnd:
     """Runs a job on the node that this is called on, once the job's devices are free there."""
-    differs = _differs(job.environment, detect_environment(job.device))
+    differs = differences(job.environment, detect_environment(job.device))
     if differs:
         return JobEnd(
             "crash",
@@ -136,7 +136,7 @@ def _moved(job: Job, folder: Path) -> Job:
     return job.model_copy(update={"tasks": tasks})
 
 
-def _differs(planned: Environment, here: Environment) -> str:
+def differences(planned: Environment, here: Environment) -> str:
     """In words, what of a node is not as planned and decides numbers; empty where all is."""
     then, now = (
         {

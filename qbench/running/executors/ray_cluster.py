@@ -1,0 +1,318 @@
+"""The engine of a Ray cluster: its nodes by their devices, and each job a task on one of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from qbench.core.cache import cache_folder
+from qbench.core.errors import DeviceError, Problem, StoreError, UsageError
+from qbench.core.files import waiting_folder
+from qbench.core.git import git_revision
+from qbench.core.units import counted
+from qbench.plan.suite.cluster_ray import ALL, RaySection
+from qbench.running.executors.executor import Column
+from qbench.running.executors.node import differences
+from qbench.running.executors.ray_connection import address_of, connected
+from qbench.running.executors.ray_executor import RayExecutor
+from qbench.running.executors.ray_jobs import JobsOnHead, OwnJobs, on_node, remote
+from qbench.running.executors.ray_node import Look, Marker, find_problems, look
+from qbench.running.executors.ray_nodes import Node, NodesOfKind, SeenNode, nodes_there
+from qbench.running.preflight.check import problems as problems_here
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
+    from qbench.plan.suite.suite import Suite
+    from qbench.running.executors.executor import Asked, Executor, Slot
+    from qbench.running.executors.ray_jobs import Jobs
+
+LOOK_S = 600.0
+"""In which a node has to lay the suite out, or to look for problems; one that does not is left out.
+"""
+_MOST_NAMED = 8
+_DEVICES = ("cpu", "cuda", "auto", None)
+
+
+class RayCluster:
+    """Runs jobs on the nodes of a cluster; a context manager that leaves nothing running there."""
+
+    def __init__(self, on: str, suite: Suite, device: str | None, gpus: str | None) -> None:
+        """`on` is `ray`, `ray://HOST:PORT` or `ray:HOST:PORT`. Raises `UsageError`."""
+        if gpus is not None:
+            raise UsageError(
+                f"found --gpus {gpus} and --on {on}; Ray gives each job its GPU: leave --gpus out,"
+                " or limit the jobs at once with --set cluster.ray.at_once=N"
+            )
+        if device not in _DEVICES:
+            raise DeviceError(
+                f"--device {device!r} with --on {on}: expected cpu or cuda: Ray gives each job its"
+                " GPU"
+            )
+        self._device = None if device == "auto" else device
+        self._section = suite.cluster.ray or RaySection()
+        self._address = address_of(on, self._section.address)
+        self._stack = ExitStack()
+        self._kinds: dict[str, NodesOfKind] = {}
+
+    def __enter__(self) -> Self:
+        """Joins the cluster."""
+        with ExitStack() as stack:
+            as_client = stack.enter_context(connected(self._address))
+            self._jobs: Jobs = JobsOnHead() if as_client else OwnJobs()
+            self._marker = self._mark(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves it, which ends what still runs."""
+        self._stack.close()
+
+    def columns(self, asked: Asked) -> list[Column]:
+        """The suite on each kind of device that was chosen.
+
+        Raises `UsageError` for kinds among which nobody chose, and for nodes of a kind on which the
+        suite means different things.
+        """
+        revision = git_revision(Path.cwd())
+        self._asked = replace(asked, results=asked.results.absolute()), revision
+        nodes = [one for one in nodes_there() if self._device_of(one) is not None]
+        if not nodes:
+            what = "GPUs" if self._device == "cuda" else "CPUs or GPUs"
+            raise UsageError(
+                f"--on ray: the cluster has no node with {what} for jobs (`ray status` lists"
+                " them); add one with `ray start --address …`"
+            )
+        found, late = self._looked(nodes)
+        _refuse_errors([one for one, _ in found], nodes)
+        of_kind: dict[str, list[tuple[SeenNode, Any]]] = defaultdict(list)
+        for one, plan in found:
+            of_kind[_environment(one).device_kind].append((one, plan))
+        chosen = self._chosen(of_kind)
+        return [self._column(of_kind[kind], asked, late) for kind in chosen]
+
+    def problems(self, column: Column, jobs: Sequence[Job], results: Path) -> list[Problem]:
+        """What is found on each node; one that many have is told once."""
+        import ray
+
+        if not jobs:
+            return problems_here(column.plan, (), results)
+        kind = self._kinds[column.kind]
+        told = ray.put((column.plan, list(jobs)))
+        asked = [
+            (
+                one.look.host,
+                remote(_problems_of, **on_node(one.node.id)).remote(
+                    told, self._marker.cache if self._marker and one.look.sees_cache else None
+                ),
+            )
+            for one in kind.seen
+        ]
+        hosts: dict[Problem, list[str]] = defaultdict(list)
+        for host, reference in asked:
+            try:
+                for problem in ray.get(reference, timeout=LOOK_S):
+                    hosts[problem].append(host)
+            except ray.exceptions.RayError as error:
+                hosts[_silent(error)].append(host)
+        return [
+            problem
+            if len(where) == len(asked)
+            else replace(problem, place=f"{problem.place} on {_named(where)}")
+            for problem, where in hosts.items()
+        ]
+
+    def executor(self, slot: Slot, jobs: Sequence[Job]) -> Executor:
+        """One that submits a job to whichever node of the slot's kind is free."""
+        return RayExecutor(self._kinds[slot.kind])
+
+    def _mark(self, stack: ExitStack) -> Marker | None:
+        """A marker in the driver's cache; None where each node keeps its own cache."""
+        if self._section.cache == "own":
+            return None
+        cache = cache_folder().absolute()
+        word = secrets.token_hex(16)
+        try:
+            folder = stack.enter_context(waiting_folder(cache / "seen-by-nodes"))
+            (folder / "word").write_text(word, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"{cache}: the cache cannot be written ({error.strerror}); free space, or name"
+                " another folder with the environment variable QBENCH_CACHE"
+            ) from error
+        return Marker(str(cache), f"{folder.name}/word", word)
+
+    def _device_of(self, node: Node) -> str | None:
+        """The device to measure on at a node; None where it has none that is asked for."""
+        if node.gpus and self._device != "cpu":
+            return "cuda"
+        return "cpu" if node.cpus and self._device != "cuda" else None
+
+    def _looked(self, nodes: Sequence[Node]) -> tuple[list[tuple[SeenNode, Any]], int]:
+        """What is found on nodes, each with a reference to its plan; how many did not answer."""
+        import ray
+
+        asked, revision = self._asked
+        told = ray.put(asked)
+        pairs = []
+        for node in nodes:
+            task = remote(_look_of, num_returns=2, **on_node(node.id))
+            gpus = min(node.gpus, self._section.gpus or node.gpus) or None
+            device = self._device_of(node)
+            pairs.append((node, task.remote(told, device, gpus, revision, self._marker)))
+        ray.wait([facts for _, (facts, _) in pairs], num_returns=len(pairs), timeout=LOOK_S)
+        found, late = [], 0
+        for node, (facts, plan) in pairs:
+            try:
+                found.append((SeenNode(node, ray.get(facts, timeout=0)), plan))
+            except ray.exceptions.GetTimeoutError:
+                ray.cancel(facts, force=True)
+                late += 1
+            except ray.exceptions.RayTaskError as error:
+                found.append((SeenNode(node, _unusable(node, error)), plan))
+            except ray.exceptions.RayError:  # it was lost meanwhile
+                late += 1
+        return found, late
+
+    def _chosen(self, of_kind: dict[str, list[tuple[SeenNode, Any]]]) -> list[str]:
+        """The kinds to measure on: those that the suite names, else the only one there is."""
+        names = {kind: _environment(seen[0][0]).device for kind, seen in of_kind.items()}
+        there = "; ".join(
+            f"{kind} ({names[kind]}, {counted(len(seen), 'node')})"
+            for kind, seen in sorted(of_kind.items())
+        )
+        wanted = self._section.devices
+        if ALL in wanted:
+            return sorted(of_kind)
+        unknown = [one for one in wanted if one not in {*names, *names.values()}]
+        if unknown:
+            raise UsageError(
+                f"cluster.ray.devices: {', '.join(unknown)}: no such device; the cluster has"
+                f" {there}; name some of them, or all"
+            )
+        gpus = [k for k in sorted(of_kind) if _environment(of_kind[k][0][0]).device_type == "cuda"]
+        chosen = [k for k in sorted(of_kind) if k in wanted or names[k] in wanted]
+        chosen = chosen or gpus or sorted(of_kind)
+        if len(chosen) > 1 and not wanted:
+            raise UsageError(
+                f"--on ray: the cluster has devices of several kinds: {there}; figures of one do"
+                " not stand for another: choose with --set 'cluster.ray.devices=[…]', each in a"
+                " column of its own, or --set cluster.ray.devices=all"
+            )
+        return chosen
+
+    def _column(self, found: list[tuple[SeenNode, Any]], asked: Asked, late: int) -> Column:
+        """The plan of the first node, once the others' are the same."""
+        import ray
+
+        first, plan_there = found[0]
+        alike = [one for one, _ in found]
+        _refuse_unlike(first, alike)
+        plan: Plan = ray.get(plan_there)
+        notes = [plan.device_note] if plan.device_note else []
+        if late:
+            notes.append(
+                f"{counted(late, 'node')} did not answer within {LOOK_S:.0f} s, or were lost"
+                " meanwhile: left out until they do"
+            )
+        plan = replace(plan, device_note="; ".join(notes) or None)
+        kind = plan.environment.device_kind
+
+        def look_at(nodes: Sequence[Node]) -> list[SeenNode]:
+            new = [one for one in nodes if self._device_of(one) is not None]
+            seen = [one for one, _ in self._looked(new)[0]]
+            return [one for one in seen if not one.look.error and not unlikeness(first, one)]
+
+        nodes = NodesOfKind(plan, alike, self._jobs, look_at, patience_s=self._section.patience_s)
+        self._kinds[kind] = nodes
+        count = self._section.at_once or nodes.places
+        if count > nodes.places:
+            self._ask_for_more(nodes, count)
+        return Column(plan, tuple(f"{kind} {number + 1}" for number in range(count)))
+
+    def _ask_for_more(self, nodes: NodesOfKind, count: int) -> None:
+        self._jobs.ask_for([nodes.bundle] * count)
+        self._stack.callback(self._jobs.ask_for, [])
+
+
+def unlikeness(one: SeenNode, other: SeenNode) -> str:
+    """Why the suite does not mean the same on two nodes, in words; empty where it does."""
+    mine, theirs = _environment(one), _environment(other)
+    differs = differences(mine, theirs)
+    if differs:
+        return differs
+    if one.look.threads != other.look.threads:
+        return (
+            f"{one.look.threads} threads of torch there, {other.look.threads} here"
+            " (OMP_NUM_THREADS of the process that `ray start` left)"
+        )
+    if one.look.keys != other.look.keys:
+        return "models, texts or data of the suite have other contents here"
+    return ""
+
+
+def _look_of(*arguments: Any) -> tuple[Look, Any]:
+    return look(*arguments)
+
+
+def _problems_of(told: tuple[Plan, list[Job]], cache: str | None) -> list[Problem]:
+    plan, jobs = told
+    return find_problems(plan, jobs, cache)
+
+
+def _environment(seen: SeenNode) -> Any:
+    return seen.look.environment
+
+
+def _unusable(node: Node, error: Exception) -> Look:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return Look(node.id[:8], error=f"qbench cannot run there ({said}); install it on all nodes")
+
+
+def _silent(error: Exception) -> Problem:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return Problem("node", f"could not look for problems ({said})", remedy="see `ray status`")
+
+
+def _refuse_errors(seen: Sequence[SeenNode], nodes: Sequence[Node]) -> None:
+    """Raises `UsageError` where the suite cannot be laid out on a node."""
+    by_error: dict[str, list[str]] = defaultdict(list)
+    for one in seen:
+        if one.look.error:
+            by_error[one.look.error].append(one.look.host)
+    if not by_error:
+        return
+    lines = [
+        error if len(hosts) == len(nodes) else f"on {_named(hosts)}: {error}"
+        for error, hosts in by_error.items()
+    ]
+    raise UsageError("\n".join(lines))
+
+
+def _refuse_unlike(first: SeenNode, alike: Sequence[SeenNode]) -> None:
+    """Raises `UsageError` for nodes of one kind on which the suite means different things."""
+    why: dict[str, list[str]] = defaultdict(list)
+    for one in alike[1:]:
+        differs = unlikeness(first, one)
+        if differs:
+            why[differs].append(one.look.host)
+    if why:
+        device = _environment(first).device
+        lines = [f"on {_named(hosts)}: {differs}" for differs, hosts in why.items()]
+        raise UsageError(
+            f"--on ray: nodes with {device} are not alike, as {first.look.host} is:\n"
+            + "\n".join(lines)
+            + "\nmake them alike, or take nodes out of the cluster"
+        )
+
+
+def _named(hosts: Sequence[str]) -> str:
+    names = list(dict.fromkeys(hosts))
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
