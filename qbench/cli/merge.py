@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.shared import FormatName, show
+from qbench.cli.shared import FormatName, Output, Settings, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbench.compare.merge.choice import Prefer
     from qbench.compare.merge.merge import Merged
     from qbench.compare.merge.missing import Completeness
@@ -27,9 +29,9 @@ def merge(
         list[Path], typer.Argument(metavar="FOLDER...", help="Folders of results to join.")
     ],
     *,
-    to: Annotated[
-        Path, typer.Option("-o", "--to", help="Folder to join them into; may be one of them.")
-    ] = Path("results"),
+    to: Annotated[Path, typer.Option(help="Folder to join them into; may be one of them.")] = Path(
+        "results"
+    ),
     suite: Annotated[
         list[Path] | None,
         typer.Option(
@@ -37,6 +39,7 @@ def merge(
             " has none. May be given several times."
         ),
     ] = None,
+    settings: Settings = None,
     prefer: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +49,7 @@ def merge(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, and write nothing.")] = False,
     format_name: FormatName = "text",
+    output: Output = None,
 ) -> None:
     """Join folders of results, such as those of shards, find clashes, and say what is missing."""
     from qbench.compare.merge.merge import merge_results
@@ -62,7 +66,7 @@ def merge(
             " named first, or newest"
         )
     # Before anything is joined: what is wrong with a suite is told at once.
-    asked = [(file, *_asked_for(file, to)) for file in suite or ()]
+    asked = [(file, *_asked_for(file, settings or (), to)) for file in suite or ()]
     merged = merge_results(folders, to, prefer=_PREFERENCES.get(prefer or ""), dry_run=dry_run)
     suites = [
         one
@@ -74,16 +78,19 @@ def merge(
         lambda: merge_on_screen(merged, suites),
         rows=lambda: merge_rows(merged, suites),
     )
-    show(shown, form)
+    show(shown, form, output)
     raise typer.Exit(_exit_code(merged, suites))
 
 
-def _asked_for(file: Path, results: Path) -> tuple[str, list[tuple[Cell, Item]]]:
+def _asked_for(
+    file: Path, settings: Sequence[str], results: Path
+) -> tuple[str, list[tuple[Cell, Item]]]:
     """The name of a suite, and all that it asks for."""
     from qbench.plan.plan import expected_tasks
+    from qbench.plan.suite.settings import read_settings
     from qbench.plan.suite.suite import load_suite
 
-    loaded = load_suite(file)
+    loaded = load_suite(file, read_settings(settings))
     return loaded.name, [(cell, task.item) for cell, task in expected_tasks(loaded, results)]
 
 

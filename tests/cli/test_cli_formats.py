@@ -26,6 +26,7 @@ KEYS = {
     "explain": {"precision", "options", "bits_per_weight", "error", "histogram"},
     "compare": {"new", "old", "differences", "conditions", "tests", "method"},
     "gate": {"passed", "exit_code", "counts", "checks", "warnings", "conditions"},
+    "merge": {"folders", "target", "new", "several", "not_joined", "suites"},
     "recommend": {"recommendations"},
     "claims": {"claims", "verdicts", "method"},
 }
@@ -53,6 +54,7 @@ def arguments(command: str) -> list[str]:
         "explain": ["explain", "fp32"],
         "compare": ["compare", "nf4", "fp32"],
         "gate": ["gate", "quickstart.yaml"],
+        "merge": ["merge", "results", "--to", "joined"],
         "recommend": ["recommend"],
         "claims": ["claims"],
     }[command]

@@ -19,7 +19,7 @@ from tests.fuzz.places import check, place, write_json
 from tests.paired_records import divergence, losses, quality, task
 from tests.record_factory import footprint_record, latency_record, make_failure, memory_record
 from tests.tuned_records import tuned_arm
-from tests.workplace import place_of
+from tests.workplace import keep, place_of
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
@@ -113,6 +113,20 @@ def test_gates_and_baselines(records: Mutant, baseline: Mutant) -> None:
         check(folder, "gate", "quickstart.yaml", "--baseline", "old.json", *outputs)
         check(folder, "baseline", "quickstart.yaml", "--output", "made.json")
         check(folder, "compare", "results/quickstart", "old.json")
+
+
+@of_usual(1)
+@given(records=mutated(RECORDS, PLACES), name=st.sampled_from(["text", "json", "csv"]))
+def test_merges(records: Mutant, name: str) -> None:
+    found = records.value if isinstance(records.value, list) else [records.value]
+    with place() as folder:
+        for good, bad in zip(_records(), found, strict=False):
+            keep(folder / "good", good)
+            write_json(place_of(folder / "bad", good), bad)
+        (folder / "quickstart.yaml").write_text(SUITE, encoding="utf-8")
+        check(folder, "merge", "bad", "--to", "results/alone", "--format", name)
+        check(folder, "merge", "good", "bad", "--suite", "quickstart.yaml", "--format", name)
+        check(folder, "report", "results/quickstart", "--format", "markdown")
 
 
 @of_usual(1)

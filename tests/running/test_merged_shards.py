@@ -136,6 +136,10 @@ def test_a_suite_without_a_record_and_one_that_cannot_be_read(workplace: Workpla
     assert told.code == 1
     assert "other on any device" in told.output
     assert "0 of 4 measurements have a record" in told.output
+    setting = ("--set", "name=suite", "--set", "measure.latency.repeats=3")
+    told = workplace.call_here("merge", "a", "--suite", "other.yaml", *setting)
+    assert "tiny--fp32: latency b1-p4-n2" in told.output
+    assert "4 of 5 measurements have a record" in told.output
 
 
 def _as_of_another_device(place: Workplace, keep: str) -> None:
