@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 TEMPLATE = Path(__file__).parent.parent / "results" / "published" / "quickstart"
+SUITE = TEMPLATE.parents[2] / "suites" / "quickstart.yaml"
 _SUITE, _KEY, _TIME, _VERSION = "@suite@", "@key@", "@time@", "@version@"
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -90,6 +91,13 @@ def _form(record: Record) -> _Form:
     return _Form(made.model_dump_json(indent=1) + "\n", record.identity, record)
 
 
+def _suite(folder: Path, name: str) -> str:
+    """Writes the suite that the template is of, under another name."""
+    text = SUITE.read_text(encoding="utf-8")
+    (folder / "suite.yaml").write_text(text.replace("name: quickstart", f"name: {name}"), "utf-8")
+    return "suite.yaml"
+
+
 def _timed(command: Sequence[str], folder: Path) -> tuple[float, float, int]:
     """Seconds on the clock, seconds of the processors, and how the command ended."""
     environment = {**os.environ, "QBENCH_CACHE": str(folder / "cache")}
@@ -122,8 +130,15 @@ def main() -> None:
     start = time.perf_counter()
     names = write_many(chosen.count, folder / "results", chosen.suites)
     print(f"wrote {chosen.count:,} records in {time.perf_counter() - start:.0f} s")  # noqa: T201
-    suite = f"results/{names[-1]}"
-    commands = [["report", suite], ["recommend", suite], ["compare", suite, suite]]
+    suite, where = _suite(folder, names[-1]), f"results/{names[-1]}"
+    baseline = ["--baseline", "baseline.json"]
+    commands = [
+        ["report", where],
+        ["baseline", suite, "--output", "baseline.json"],
+        ["gate", suite, *baseline],
+        ["plan", suite],
+        ["compare", where, where],
+    ]
     if chosen.all:
         commands.append(["report", "results"])
     for command in commands:

@@ -175,6 +175,18 @@ class TestWhatIsRead:
             assert_alike(tmp_path / "b", tmp_path / "a", tmp_path)
             assert select(read_newest(tmp_path / "a", tmp_path / "b")[0]).older == 16
 
+    def test_weights_that_came_back_are_found_behind_others(self, tmp_path: Path) -> None:
+        """Of a thing not the newest record then, but that of the weights of its cell's newest."""
+        for version, weights in ((0, "none"), (1, "first"), (2, "second")):
+            model = {"model": {"fingerprint": weights, "revision": None}}
+            keep(tmp_path, version_of(footprint_record("nf4"), version, identity=model))
+        model = {"model": {"fingerprint": "first", "revision": None}}
+        keep(tmp_path, version_of(memory_record("nf4"), 3, identity=model))
+        for _ in range(2):
+            assert_alike(tmp_path)
+            selection = select(read_newest(tmp_path)[0])
+            assert (len(selection.records), selection.other_weights) == (2, 2)
+
     def test_how_long_a_thing_took_is_known_by_the_last_that_went_well(
         self, tmp_path: Path
     ) -> None:
@@ -297,7 +309,7 @@ class TestCommands:
             ["compare", "nf4", "fp32"],
             ["recommend", "results/quickstart", "--max-perplexity-increase", "2%"],
             ["claims"],
-            ["baseline", "results/quickstart", "-o", "baseline.json"],
+            ["baseline", "suite.yaml", "-o", "baseline.json"],
         ],
         ids=" ".join,
     )
@@ -311,9 +323,11 @@ class TestCommands:
                     if record.cell.precision.label in ("fp32", "int8", "nf4"):
                         keep(tmp_path / "results", version_of(record, version, suite=suite))
         place.write("results/quickstart/broken.json", "{")
+        place.write("suite.yaml", "name: quickstart\nmodels: [bundled:tiny-mistral]\n")
         told = []
         for many in (10**9, 1, 1):
             monkeypatch.setattr(newest, "MANY", many)
+            (tmp_path / "baseline.json").unlink(missing_ok=True)
             told.append(place.call_here(*command))
         assert told[0].output or told[0].errors
         assert told[1] == told[0]
