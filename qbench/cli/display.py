@@ -130,6 +130,8 @@ class RunDisplay:
             item = job.tasks[event["index"]].item
             self._under_way[_name(job)] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
+        elif event["event"] == "queued":
+            self._under_way[_name(job)] = "waiting for the cluster"
         elif event["event"] == "progress":
             begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
             self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"

@@ -39,6 +39,7 @@ from qbench.cli import (
 from qbench.cli import (
     report as cli_report,
 )
+from qbench.cli.cluster_options import On, Partition, TimeLimit, with_slurm_options
 from qbench.cli.report import write_reports
 from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, ShardOf, show
 from qbench.cli.source import (
@@ -118,12 +119,14 @@ def run(
     ] = False,
     gpus: Annotated[
         str | None,
-        typer.Option(help="Run independent cells side by side on these GPUs: 0,1 or all."),
+        typer.Option(
+            help="Run independent cells side by side on these GPUs: 0,1 or all. With --on slurm"
+            " their types, such as h100."
+        ),
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(help="Where the jobs run, if not on this machine: ray, ray://address, slurm."),
-    ] = None,
+    on: On = None,
+    partition: Partition = None,
+    time: TimeLimit = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
     settings: Settings = None,
     precisions: Precisions = None,
@@ -147,7 +150,7 @@ def run(
     part = None if shard is None else parse_shard(shard)
     source = find_source(
         suite,
-        settings,
+        with_slurm_options(settings, on, partition=partition, time=time),
         precisions=precisions,
         measure=measure,
         tasks=tasks,

@@ -56,6 +56,7 @@ EXTRAS = {
     "fuzzywuzzy": "longcontext",
     "rouge": "longcontext",
     "ray": "ray",
+    "submitit": "slurm",
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 

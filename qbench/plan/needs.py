@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _MERGED = ("merged", "merged-dequantized", "merged-requantized")
 """Deployments with a checkpoint of their own; in 16 bits, or in what they are served in."""
 _HALF = 2
+MOST_GPUS = 16
+"""Of one node, as far as is looked for."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,25 @@ def cell_need(planned: PlannedCell, environment: Environment) -> CellNeed:
         return CellNeed(unknown=unknown)
     fit = None if memory is None else fits(highest, memory.bytes, gpus=memory.gpus)
     return CellNeed(highest, fit, unknown)
+
+
+def gpus_needed(plan: Plan) -> int | None:
+    """GPUs of the plan's kind that the largest of its models with `device_map` needs at its peak.
+
+    None where a peak, or a GPU's memory, is not known.
+    """
+    each = plan.environment.device_memory_bytes
+    most = 1
+    for planned in plan.cells:
+        if planned.cell.model.device_map is None:
+            continue
+        need = cell_need(planned, plan.environment)
+        if need.peak is None or need.bytes is None or each is None:
+            return None
+        counts = range(most, MOST_GPUS + 1)
+        enough = (one for one in counts if fits(need.peak, one * each, gpus=one).fits)
+        most = next(enough, MOST_GPUS)
+    return most
 
 
 def cache_need(planned: PlannedCell) -> tuple[str, int] | None:

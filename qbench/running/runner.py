@@ -59,7 +59,8 @@ def run_suite(
     be written.
     """
     with on or ThisMachine() as engine:
-        columns = engine.columns(Asked(suite, results, tuple(only), shard, keep_unfit=yes))
+        asked = Asked(suite, results, tuple(only), shard, keep_unfit=yes, note=watcher.note)
+        columns = engine.columns(asked)
         check_writable(results)
         shards = (column.plan.shard for column in columns)
         for sentence in dict.fromkeys(note for part in shards if part for note in part.notes):

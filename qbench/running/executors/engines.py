@@ -23,7 +23,13 @@ def _ray(on: str, suite: Suite, device: str | None, gpus: str | None) -> Engine:
     return RayCluster(on, suite, device, gpus)
 
 
-_ENGINES: dict[str, MakeEngine] = {"ray": _ray}
+def _slurm(on: str, suite: Suite, device: str | None, gpus: str | None) -> Engine:
+    from qbench.running.executors.slurm.cluster import Slurm
+
+    return Slurm(on, suite, device, gpus)
+
+
+_ENGINES: dict[str, MakeEngine] = {"ray": _ray, "slurm": _slurm}
 """By what `--on` says, up to a `:`."""
 
 

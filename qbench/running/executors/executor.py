@@ -7,7 +7,7 @@ makes executors. An executor runs jobs on one device, one after the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Executor(Protocol):
         """Ends what is running, from another thread: its `run` raises `RunStoppedError`."""
 
 
+def _unheard(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Asked:
     """What of a suite is to be laid out, for any device."""
@@ -78,6 +82,11 @@ class Asked:
     """Which part of those; all of them where it is None."""
     keep_unfit: bool = False
     """Whether what does not fit a GPU by arithmetic is left in."""
+    note: Callable[[str], None] = field(default=_unheard, compare=False, repr=False)
+    """Gets what the user should know meanwhile; nobody hears it on a node."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "note": _unheard}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from qbench.plan.suite.cluster import GpuRequest, SlurmSection, gpu_request, min
 from qbench.plan.suite.settings import read_settings
 from qbench.plan.suite.suite import Suite, load_suite_text, make_suite
 from qbench.plan.suite.written import read_text
+from tests.workplace import REPOSITORY
 
 SUITE = "models: bundled:tiny-mistral\nprecisions: [fp32, nf4]\nmeasure: [footprint]\n"
 SECTION = "cluster: {slurm: {partition: gpu, time: 2-00:00:00, gpus: [h100, gpu:a100:4]}}\n"
@@ -77,3 +79,13 @@ def test_it_is_in_no_key_and_stays_in_a_rehearsal(tmp_path: Path) -> None:
     plans = [make_plan(load(text), tmp_path, device="cpu") for text in (SUITE, SUITE + SECTION)]
     assert [task.key for task in plans[0].tasks] == [task.key for task in plans[1].tasks]
     assert slurm_of(rehearse(load(SUITE + SECTION))).partition == "gpu"
+
+
+def test_the_page_lists_every_key() -> None:
+    text = (REPOSITORY / "docs" / "slurm.md").read_text(encoding="utf-8")
+    told = [
+        key
+        for row in re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", row)
+    ]
+    assert told == list(SlurmSection.model_fields)

@@ -1,0 +1,1 @@
+"""Runs jobs in Slurm, through submitit."""

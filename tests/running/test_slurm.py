@@ -1,0 +1,256 @@
+"""Runs in Slurm: through submitit's local executor, and with a Slurm of this machine alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.running.slurm_standin import (
+    end_job,
+    install,
+    jobs_of,
+    requeue_job,
+    scripts_of,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from qbench.core.record import Record
+    from tests.workplace import Workplace
+
+SUITE = """\
+models: [{model}]
+precisions: [{precisions}]
+measure:
+  footprint:
+  quality: {{text: text.txt, window: 32}}
+"""
+SAME = {"key", "identity", "status", "metrics", "item", "cell"}
+
+
+def write_suite(place: Workplace, *precisions: str, more: str = "") -> None:
+    text = SUITE.format(model=place.model, precisions=", ".join(precisions))
+    place.write("suite.yaml", text + more)
+
+
+def told(records: dict[str, Record]) -> dict[str, Any]:
+    """What two runs must have in common: keys, and every figure that is no time."""
+    found = {name: record.model_dump(include=SAME) for name, record in records.items()}
+    for one in found.values():
+        one["metrics"] = [metric for metric in one["metrics"] if metric["unit"] != "s"]
+    return found
+
+
+@pytest.fixture
+def cluster(workplace: Workplace) -> Workplace:
+    """The same place, on a machine with Slurm's commands."""
+    return workplace.with_environment(**install(workplace.folder))
+
+
+@pytest.mark.slow
+def test_records_are_those_of_a_local_run(workplace: Workplace) -> None:
+    write_suite(workplace, "fp32", "nf4")
+    assert workplace.call("run", "suite.yaml").code == 0
+    local = workplace.records()
+    done = workplace.call("run", "suite.yaml", "--on", "slurm:local", "--results", "other")
+    assert done.code == 0, done.errors
+    (workplace.folder / "results").rename(workplace.folder / "first")
+    (workplace.folder / "other").rename(workplace.folder / "results")
+    assert told(workplace.records()) == told(local)
+    assert len(local) == 4
+    assert workplace.survivors() == []
+    assert all("fp32" in name or "nf4" in name for name in workplace.logs())
+    again = workplace.call("run", "suite.yaml", "--on", "slurm:local")
+    assert (again.code, "0 taken now" in again.output) == (0, True)
+
+
+@pytest.mark.slow
+def test_slurm_gets_arrays_and_what_needs_others_later(cluster: Workplace) -> None:
+    section = "cluster: {slurm: {partition: cpu, time: 4:00:00, account: us, memory: 2G}}\n"
+    write_suite(cluster, "fp32", "nf4", "int8", more=section)
+    done = cluster.call("run", "suite.yaml", "--on", "slurm")
+    assert done.code == 0, done.errors
+    assert {record.status for record in cluster.records().values()} == {"ok"}
+    look, *waves = scripts_of(cluster.folder)
+    assert "#SBATCH --job-name=qbench-look" in look
+    assert "#SBATCH --time=20" in look
+    # The reference first, whose states the others need; these together.
+    assert ["#SBATCH --array=0-1%2\n" in wave for wave in waves] == [False, True]
+    for wave in waves:
+        for line in ("partition=cpu", "time=240", "account=us", "mem=2048M", "exclusive"):
+            assert f"#SBATCH --{line}\n" in wave
+        assert "srun" not in wave
+    states = {told["state"] for told in jobs_of(cluster.folder).values()}
+    assert states == {"COMPLETED"}
+    assert cluster.survivors() == []
+    left = [*(cluster.folder / "cache" / "slurm").rglob("*")]
+    assert [path.name for path in left if path.is_file()] == ["driver.lock"]
+
+
+def started(place: Workplace) -> subprocess.Popen[str]:
+    return place.start("run", "suite.yaml", "--on", "slurm")
+
+
+def wait_for(found: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        value = found()
+        if value:
+            return value
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended: {process.communicate()}")
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def measuring(place: Workplace) -> str | None:
+    """The id of a job that measures now."""
+    for path in (place.folder / "cache" / "slurm").glob("*/job-*/events"):
+        if (path.parent / "look").exists():
+            continue
+        if '"task"' in path.read_text(encoding="utf-8"):
+            try:
+                submitted = json.loads((path.parent / "submitted.json").read_bytes())
+            except OSError:
+                continue
+            return str(submitted[0])
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["NODE_FAIL", "requeue"])
+def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
+    write_suite(cluster, "fp32")
+    with started(cluster) as process:
+        job = wait_for(lambda: measuring(cluster), process)
+        if how == "requeue":
+            requeue_job(cluster.folder, job)
+        else:
+            end_job(cluster.folder, job, how)
+        output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, output + errors
+    assert [record.status for record in cluster.records().values()] == ["ok", "ok"]
+    jobs = [one for one in jobs_of(cluster.folder) if one != "100"]
+    assert len(jobs) == (1 if how == "requeue" else 2)
+    assert ("NODE_FAIL" in cluster.logs()[next(iter(cluster.logs()))]) == (how == "NODE_FAIL")
+    assert cluster.survivors() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("OUT_OF_MEMORY", "oom"), ("TIMEOUT", "timeout"), ("CANCELLED by 7", "crash")],
+)
+def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status: str) -> None:
+    write_suite(cluster, "fp32")
+    with started(cluster) as process:
+        job = wait_for(lambda: measuring(cluster), process)
+        end_job(cluster.folder, job, state)
+        process.communicate(timeout=240)
+    assert process.returncode == 1
+    failed = [one for one in cluster.records().values() if one.status != "ok"]
+    assert {one.status for one in failed} == {status}
+    assert f"Slurm ended job {job} ({state})" in (failed[0].reason or "")
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_no_job(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32")
+    with started(cluster) as process:
+        wait_for(lambda: measuring(cluster), process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not any(told["state"] == "RUNNING" for told in jobs_of(cluster.folder).values())
+    assert cluster.survivors() == []
+
+
+@pytest.mark.slow
+def test_what_a_job_measures_after_its_driver_was_killed_is_kept(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32", "nf4")
+    with started(cluster) as process:
+        job = wait_for(lambda: measuring(cluster), process)
+        process.kill()
+    wait_for(lambda: jobs_of(cluster.folder)[job]["state"] == "COMPLETED")
+    assert not any(name.startswith("quality") for name in cluster.records())
+    done = cluster.call("run", "suite.yaml", "--on", "slurm")
+    assert done.code == 0, done.errors
+    assert "2 taken now" in done.output  # of nf4; those of fp32 were there
+    assert len(cluster.records()) == 4
+
+
+@pytest.mark.slow
+def test_a_rerun_follows_a_job_that_still_runs(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32")
+    with started(cluster) as process:
+        job = wait_for(lambda: measuring(cluster), process)
+        process.kill()
+        pid = jobs_of(cluster.folder)[job]["pid"]
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for one in tree:  # still there when the rerun looks
+            one.suspend()
+    with started(cluster) as process:
+        wait_for(lambda: f"job {job}" in "".join(cluster.logs().values()), process)
+        for one in tree:
+            one.resume()
+        output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, output + errors
+    assert len(cluster.records()) == 2
+    # Two looks, and the one job that measured.
+    assert sorted(jobs_of(cluster.folder)) == sorted(["100", "300", job])
+
+
+def test_wrong_options_are_told(workplace: Workplace) -> None:
+    write_suite(workplace, "fp32")
+    for arguments, words in (
+        (["--on", "slurm"], "found no sbatch on this machine"),
+        (["--on", "slurm:far"], "expected slurm, or slurm:local"),
+        (["--partition", "gpu"], "--partition without --on slurm"),
+        (["--on", "slurm:local", "--time", "soon"], "as sbatch reads it"),
+        (["--on", "slurm:local", "--gpus", "0,1"], "such as h100 or h100:4"),
+        (["--on", "slurm:local", "--gpus", "h100,h100:2"], "h100 twice"),
+        (["--on", "slurm:local", "--gpus", "h100", "--device", "cpu"], "expected one of them"),
+        (["--on", "slurm:local", "--device", "cuda:1"], "expected cpu or cuda"),
+        (["--on", "slurm:local", "--set", "cluster.slurm.setup=echo"], "trust_code: true"),
+    ):
+        done = workplace.call_here("run", "suite.yaml", *arguments)
+        assert done.code == 2, (arguments, done)
+        assert words in " ".join(done.errors.split()), (arguments, done.errors)
+
+
+def test_what_sbatch_refuses_is_told(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32")
+    done = cluster.call_here("run", "suite.yaml", "--on", "slurm", "--partition", "huge")
+    assert done.code == 2
+    assert "invalid partition specified: huge" in done.errors
+    assert "--partition" in done.errors
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_cache_is_told(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32", more="trust_code: true\ncluster: {slurm: {setup: exit 3}}\n")
+    done = cluster.call("run", "suite.yaml", "--on", "slurm")
+    assert done.code == 2
+    assert "QBENCH_CACHE" in done.errors
+    assert "FAILED" in done.errors
+    assert cluster.survivors() == []
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_are_refused(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32")
+    with started(cluster) as process:
+        wait_for(lambda: [*(cluster.folder / "cache").glob("slurm/*/driver.lock")], process)
+        wait_for(lambda: jobs_of(cluster.folder), process)
+        second = cluster.call("run", "suite.yaml", "--on", "slurm")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert second.code == 2
+    assert "another run has jobs of this suite in Slurm" in second.errors
