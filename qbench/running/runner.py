@@ -155,9 +155,10 @@ class _Run:
             for column in self._columns
             for name in column.slots[: count[column.kind]]
         ]
+        to_come = {kind: _of_kind(jobs, kind) for kind in count}
         with ExitStack() as stack:
             executors = {
-                slot: stack.enter_context(engine.executor(slot, _of_kind(jobs, slot.kind)))
+                slot: stack.enter_context(engine.executor(slot, to_come[slot.kind]))
                 for slot in slots
             }
             if len(slots) == 1:
