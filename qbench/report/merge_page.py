@@ -18,29 +18,33 @@ if TYPE_CHECKING:
 
 _ON_SCREEN = 20
 """Lines of each list that a screen has room for."""
+_NAMED = 3
+"""Folders that a title names."""
 
 
 def merge_page(merged: Merged, suites: Sequence[Completeness]) -> Page:
     """What was joined first, then what is wrong, and what is missing."""
-    parts = (*_answer(merged, suites), *_parts(merged, suites, None))
+    parts = (*_answer(merged, suites, None), *_parts(merged, suites, None))
     return Page(_title(merged), parts, merge_data(merged, suites))
 
 
 def merge_on_screen(merged: Merged, suites: Sequence[Completeness]) -> Page:
     """The same with short lists, and what was joined last, so that it stands above the prompt."""
-    parts = (*_parts(merged, suites, _ON_SCREEN), *_answer(merged, suites))
+    parts = (*_parts(merged, suites, _ON_SCREEN), *_answer(merged, suites, _ON_SCREEN))
     return Page(_title(merged), parts)
 
 
 def _title(merged: Merged) -> str:
-    names = ", ".join(str(found.folder) for found in merged.found)
-    return f"{names} joined into {merged.target}"
+    names = [str(found.folder) for found in merged.found]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more} joined into {merged.target}"
 
 
-def _answer(merged: Merged, suites: Sequence[Completeness]) -> list[Part]:
+def _answer(merged: Merged, suites: Sequence[Completeness], most: int | None) -> list[Part]:
     sentences = [f"{found.folder}: {_counts(found.takes)}" for found in merged.found]
     wrong = merged.undecided or merged.refused or any(one.missing for one in suites)
-    return [bullets(sentences), Words(summary(merged, suites), "bad" if wrong else "good")]
+    answer = Words(summary(merged, suites), "bad" if wrong else "good")
+    return [bullets(sentences[:most]), *_more(len(sentences), most), answer]
 
 
 def _parts(merged: Merged, suites: Sequence[Completeness], most: int | None) -> list[Part]:

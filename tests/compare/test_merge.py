@@ -380,6 +380,30 @@ def test_a_target_that_cannot_be_written_is_told(workplace: Workplace) -> None:
     assert "results: the results folder cannot be written" in refused.errors
 
 
+def test_many_folders_and_many_differences_are_shown_shortly(workplace: Workplace) -> None:
+    names = [f"shard-{number}" for number in range(30)]
+    record = latency_record("nf4")
+    value = record.value("latency.decode")
+    assert value is not None
+    for number, name in enumerate(names):
+        at = f"2026-07-01T12:00:{number:02}+00:00"
+        for text in range(30 if number < 2 else 1):
+            item = record.item.model_copy(update={"slug": f"b1-p{text}-n32"})
+            keep_in(
+                workplace,
+                name,
+                with_figure(
+                    record, "latency.decode", value * (2 + number), started_at=at, item=item
+                ),
+            )
+    screen = merged(workplace, *names).output
+    assert screen.count("and 10 more") == 2
+    assert screen.startswith("shard-0, shard-1, shard-2 and 27 more joined into results")
+    whole = merged(workplace, *names, "--to", "other", "--format", "markdown").output
+    assert "b1-p29-n32" in whole
+    assert "shard-29: 1 record, 1 ok" in whole
+
+
 def test_a_preference_that_is_none_is_refused(workplace: Workplace) -> None:
     keep_in(workplace, "a", footprint_record("fp32"))
     refused = workplace.call_here("merge", "a", "--prefer", "best")
