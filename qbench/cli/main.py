@@ -28,6 +28,9 @@ from qbench.cli import (
     fit as cli_fit,
 )
 from qbench.cli import (
+    history as cli_history,
+)
+from qbench.cli import (
     merge as cli_merge,
 )
 from qbench.cli import (
@@ -256,6 +259,7 @@ app.command(epilog=cli_fit.EXAMPLES)(cli_fit.fit)
 app.command(epilog=cli_compare.EXAMPLES)(cli_compare.compare)
 app.command(epilog=cli_compare.GATE_EXAMPLES)(cli_compare.gate)
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
+app.command(epilog=cli_history.EXAMPLES)(cli_history.history)
 app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
 app.add_typer(cli_export.app, name="export")
 app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(

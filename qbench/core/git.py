@@ -154,6 +154,12 @@ class Repository:
         """The commit that a revision means; raises `UsageError` for one that means none."""
         return self._log(["--no-walk", self.resolve(revision)])[0]
 
+    def named(self, hashes: Iterable[str]) -> dict[str, Commit]:
+        """The commits of full hashes that the repository has."""
+        each = list(dict.fromkeys(hashes))
+        found = self._log(["--no-walk=unsorted", *each, "--"]) if each else []
+        return {commit.hash: commit for commit in found}
+
     def commits(
         self,
         until: str = "HEAD",

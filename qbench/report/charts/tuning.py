@@ -13,7 +13,7 @@ from qbench.report.charts.forest import HOW_TO_READ, change_of, forest
 from qbench.report.charts.memory import stacked
 from qbench.report.finetune.deployments import CHANGE, deployment_label, judged_deployments
 from qbench.report.finetune.memory import KINDS, MEMORY, PEAK
-from qbench.report.finetune.sparkline import downsample
+from qbench.report.sparkline import downsample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

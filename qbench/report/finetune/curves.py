@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.report.figures import NOT_MEASURED, pool
-from qbench.report.finetune.sparkline import LEVELS, downsample, sparkline
+from qbench.report.sparkline import LEVELS, downsample, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qbench.report.finetune.sparkline import GAP, LEVELS, downsample, sparkline
+from qbench.report.sparkline import GAP, LEVELS, downsample, sparkline
 
 
 def test_each_level_stands_for_an_eighth() -> None:

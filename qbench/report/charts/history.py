@@ -1,0 +1,152 @@
+"""Lines over the history: how far each metric is from its first point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbench.compare.history.lines import interval
+from qbench.core.page import Chart, Charts
+from qbench.core.units import counted
+from qbench.report.charts.axes import quantity, rounded, tooltip
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qbench.compare.history.history import JudgedLine
+    from qbench.compare.history.points import Place
+    from qbench.core.page import Part
+
+_COLOURS = 10
+"""Lines that the page has colours for; of more their dashes differ too."""
+_CAPTION = (
+    "Each line is a cell, counted from its first point since it began anew; a bar is the 95 %"
+    " interval as far as one run tells, without what differs from run to run. A triangle marks a"
+    " change that is told: pointing up where the value rose, down where it fell."
+)
+
+
+def history_charts(lines: Sequence[JudgedLine]) -> list[Part]:
+    """A picture for each metric and item of one device; none where no line of it ever differed."""
+    groups: dict[tuple[str, str, str], list[JudgedLine]] = {}
+    for one in lines:
+        name = one.line.name
+        groups.setdefault((name.measurement, one.line.metric.name, name.item), []).append(one)
+    charts = tuple(
+        _chart(*key, group)
+        for key, group in groups.items()
+        if any(len(set(one.line.values)) > 1 for one in group)
+    )
+    return [Charts(charts, _CAPTION)] if charts else []
+
+
+def _chart(measurement: str, metric: str, item: str, group: Sequence[JudgedLine]) -> Chart:
+    relative = all(one.line.allowance.relative and min(one.line.values) > 0 for one in group)
+    rows = [row for one in group for row in _rows(one, relative=relative)]
+    unit = group[0].line.metric.unit
+    axis = "change (%)" if relative else "change" if unit == "1" else f"change ({unit})"
+    cell = {"field": "cell", "type": "nominal", "sort": None, "legend": {"title": None}}
+    fields = {
+        "cell": "cell",
+        "measured": "measurement",
+        "subject": "commit",
+        "value": f"value ({unit})" if unit != "1" else "value",
+        "change": axis,
+        "said": "told",
+    }
+    spec: dict[str, Any] = {
+        "data": {"values": rows},
+        "height": 220,
+        "encoding": {
+            "x": {
+                "field": "measured",
+                "type": "nominal",
+                "sort": {"field": "number", "op": "min"},
+                "axis": {"title": None, "labelAngle": -45, "labelOverlap": "greedy"},
+            },
+            "y": quantity("change", axis, scale={"zero": False}),
+            "color": cell,
+            "tooltip": tooltip(fields),
+        },
+        "layer": [
+            {
+                "mark": {"type": "line", "strokeWidth": 1.5, "point": {"size": 18}},
+                "encoding": {"detail": {"field": "stretch", "type": "nominal"}},
+            },
+            {
+                "transform": [{"filter": "isValid(datum.low)"}],
+                "mark": {"type": "rule", "opacity": 0.45},
+                "encoding": {"y": quantity("low", axis), "y2": {"field": "high"}},
+            },
+        ],
+    }
+    if any(row["said"] for row in rows):
+        spec["layer"].append(
+            {
+                "transform": [{"filter": "datum.said != ''"}],
+                "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
+                "encoding": {
+                    "shape": {
+                        "field": "way",
+                        "type": "nominal",
+                        "legend": None,
+                        "scale": {
+                            "domain": ["up", "down"],
+                            "range": ["triangle-up", "triangle-down"],
+                        },
+                    }
+                },
+            }
+        )
+    if len(group) > _COLOURS:
+        spec["layer"][0]["encoding"]["strokeDash"] = cell
+    title = (
+        f"{metric}, {item}"
+        if metric.startswith(measurement)
+        else f"{measurement}: {metric}, {item}"
+    )
+    return Chart(
+        title,
+        f"{title} of {counted(len(group), 'cell')} over the history, counted from the first point.",
+        spec,
+    )
+
+
+def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
+    line = one.line
+    shifts = {shift.at: shift for shift in one.judged.shifts}
+    several = line.name.model
+    rows = []
+    for number, stretch in enumerate(line.stretches):
+        first = line.values[stretch.start]
+        for at in stretch:
+            dot, shift = line.dots[at], shifts.get(at)
+            ends = interval(dot, line.metric.name)
+            low, change, high = (
+                None
+                if one is None
+                else rounded(100 * (one / first - 1) if relative else one - first)
+                for one in (ends[0], dot.value, ends[1])
+            )
+            rose = shift is not None and (shift.difference.plain or 0.0) > 0
+            rows.append(
+                {
+                    "cell": line.name.cell,
+                    "model": several,
+                    "stretch": number,
+                    "number": dot.place.number,
+                    "measured": _label(dot.place),
+                    "subject": dot.place.commit.subject if dot.place.commit else "",
+                    "value": rounded(dot.value),
+                    "change": change,
+                    "low": None if low == high else low,
+                    "high": high,
+                    "said": shift.direction(line.metric.better) if shift else "",
+                    "way": "up" if rose else "down",
+                }
+            )
+    return rows
+
+
+def _label(place: Place) -> str:
+    """Its number keeps two measurements of one commit apart."""
+    return f"{place.number}: {place.label}"

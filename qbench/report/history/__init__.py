@@ -1,0 +1,1 @@
+"""The history of a suite, as pages and rows."""
