@@ -1,7 +1,7 @@
 # make quickstart   installs qbench into .venv and measures the bundled model: precisions, tunings
 # make test         installs what the tests need, runs them, and says which took longest
 # make test-slow    the tests that make test leaves out: whole runs, suites rehearsed, kills, fuzz
-# make fuzz         tries inputs made bad at random, FUZZ times as many as CI; kills runs 50 times
+# make fuzz         tries inputs made bad at random, FUZZ times as many as CI; kills runs, and nodes, 50 times
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
 # make lint         ruff, mypy, import-linter; shell scripts, workflows and the action
 # make docs         builds the pages of docs/ into build/site; fails on a broken link
@@ -32,6 +32,7 @@ test-slow: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 QBENCH_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0 --numprocesses $(WORKERS)
 	OMP_NUM_THREADS=1 QBENCH_KILLS=50 $(BIN)/python -m pytest -m slow tests/running/test_serving_killed.py
+	OMP_NUM_THREADS=1 QBENCH_KILLS=50 $(BIN)/python -m pytest -m slow tests/running/test_ray_killed.py
 
 rehearse: $(VENV)/.installed
 	for suite in $$(find suites -name "*.yaml" | sort); do $(BIN)/qbench run "$$suite" --rehearse --fresh --quiet || exit 1; done

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from qbench.running.executors.ray_node import Look
     from qbench.running.executors.travel import Made
 
-_LEAST_MEMORY_BYTES = 2**20
-
 
 @dataclass(frozen=True)
 class Node:
@@ -164,7 +162,7 @@ class NodesOfKind:
         need = None if gpus else self._need_bytes(job)
         most = max((node.resources.get("memory", 0.0) for node in nodes), default=0.0)
         # What fits no node is tried all the same: its record says what it lacked.
-        if need is not None and _LEAST_MEMORY_BYTES < need <= most:
+        if need is not None and need <= most:
             options["memory"] = need
         return options
 
