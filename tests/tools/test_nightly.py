@@ -73,3 +73,12 @@ def test_what_is_new_since_the_last_night(place: Workplace, worse_by: float, cod
     assert done.returncode == code, done.stdout + done.stderr
     assert "qbench gate" in summary.read_text("utf-8")
     assert ("::error file=suite.yaml" in done.stdout) == bool(code)
+
+    summary.unlink()
+    variables = {"GITHUB_STEP_SUMMARY": str(summary), "RUNNER_TEMP": str(place.folder)}
+    done = take(place, "History of the nights", **variables)
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in summary.read_text("utf-8")
+    page = (place.folder / "history.html").read_text("utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    assert "perplexity" in page
