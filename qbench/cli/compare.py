@@ -183,7 +183,7 @@ def gate(
     named = [str(suite), *(["--device", device] if device else [])]
     named += [word for one in settings or () for word in ("--set", one)]
     named += [word for one in only or () for word in ("--only", one)]
-    outcome = with_suspects(outcome, records, old, results / loaded.name, named)
+    outcome = with_suspects(outcome, records, old, results, loaded.name, named)
     shown = Subject(
         lambda: gate_page(outcome),
         lambda: gate_on_screen(outcome),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.compare.gate.bisect import bisect_lines, cells_to_bisect
 from qbench.compare.gate.suspects import find_suspects
+from qbench.compare.history.batches import find_batches
+from qbench.core.errors import StoreError
 from qbench.core.git import repository_of
-from qbench.core.store import read_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,20 +25,22 @@ def with_suspects(
     outcome: GateOutcome,
     records: Sequence[Record],
     old: Side | None,
-    measured: Path,
+    results: Path,
+    name: str,
     suite: Sequence[str],
 ) -> GateOutcome:
     """The outcome with what may have caused its failures, where it has any.
 
-    `measured` is the folder of all that was measured of the suite, and `suite` what the command
-    line said of it: its file, `--set`, `--device` and `--only`.
+    `name` is the suite's, and `suite` what the command line said of it: its file, `--set`,
+    `--device` and `--only`.
     """
     if old is None or not outcome.exit_code:
         return outcome
-    history = read_folder(measured)[0] if measured.is_dir() else []
-    real = [one for one in history if not one.rehearsal]
+    history: list[Record] = []
+    with suppress(StoreError):  # there is nothing else, on the disk or committed
+        history = [one for batch in find_batches(name, results).every for one in batch.records]
     folder = Path.cwd()
-    suspects = find_suspects(outcome, records, old.records, real, folder)
+    suspects = find_suspects(outcome, records, old.records, history, folder)
     if suspects is not None and old.against is not None and suspects.span.commits:
         few = () if "--only" in suite else cells_to_bisect(outcome, records)
         named = [*suite, *(word for slug in few for word in ("--only", slug))]

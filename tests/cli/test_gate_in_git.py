@@ -238,6 +238,18 @@ def test_a_comparison_that_finds_something_worse_names_the_commits(made: MadeRep
     assert json.loads(better.output)["between"] is None
 
 
+def test_what_was_committed_on_the_way_speaks_too(made: MadeRepository) -> None:
+    versions = [{"torch": "2.12.0"}, {"torch": "2.13.0"}]
+    first = made.git("rev-parse", "HEAD")
+    keep_baseline(made, taken(1000, first, day=1, versions=versions[0]), "A baseline")
+    halfway = keep_baseline(made, taken(1500, first, day=2, versions=versions[1]), "Newer torch")
+    keep_baseline(made, taken(1000, first, day=1, versions=versions[0]), "The first again")
+    keep(made.root / "results", taken(1500, halfway, day=3, versions=versions[1]))
+    data = json.loads(gate(made, "--baseline-from-git", "HEAD").output)["suspects"]
+    found = [(one["commits_changed"], one["verdict"]) for one in data["evidence"]]
+    assert found == [(False, "broken"), (True, "holds")]
+
+
 @pytest.mark.slow
 def test_the_lines_that_are_told_find_the_commit(made: MadeRepository, tmp_path: Path) -> None:
     """By git itself and the gate's own command; what would measure writes a record instead."""
