@@ -23,6 +23,8 @@ EXAMPLES = (
     " | qbench report results/a results/b | qbench report suite.yaml --gpu-hour 2.49"
 )
 
+NONE_THERE = "no records there; `qbench run SUITE` makes some"
+
 
 def report(
     folders: Annotated[
@@ -130,17 +132,19 @@ def _read(
     from qbench.core.store import read_folder
     from qbench.plan.suite.model_names import names_model
 
-    for folder in folders:
-        if not record_files(folder):
-            raise StoreError(f"{folder}: no records there; `qbench run SUITE` makes some")
     several = len(folders) > 1
     if several and not every and not any(names_model(str(where)) for where in named):
+        for folder in folders:
+            if not record_files(folder):
+                raise StoreError(f"{folder}: {NONE_THERE}")
         return read_newest(*folders)
     records: list[Record] = []
     unreadable: list[UnreadableFile] = []
     for folder, where in zip(folders, named, strict=True):
         # Where a model is named among several, its own are told before copies are left out.
         found, refused = (read_folder if several or every else read_newest)(folder)
+        if not found and not refused:
+            raise StoreError(f"{folder}: {NONE_THERE}")
         records += of_model(found, str(where), folder)
         unreadable += refused
     return each_once(records), unreadable
