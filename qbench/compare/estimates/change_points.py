@@ -28,11 +28,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
@@ -48,7 +47,7 @@ _CLIP = 8.0
 """Deviations of the noise that a value counts as at most: an outlier is no change."""
 _TO_DEVIATION = 1.4826 / 2**0.5
 """From the median of the absolute differences of neighbours to a normal deviation."""
-_CORRELATIONS = np.linspace(0.0, 0.9, 10)
+_CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _DRAWN = 300
 """Series by which it is found what correlation looks like after the best change is taken out."""
 _WITHIN = 0.9
@@ -70,6 +69,8 @@ def find_changes(series: Sequence[Points], *, alpha: float, seed: int = 0) -> li
 
     A series of fewer than `FEWEST_POINTS` has none that can be told.
     """
+    import numpy as np
+
     found: list[list[int]] = [[] for _ in series]
     draws = np.random.default_rng(seed)
     parts = [(at, 0, len(one.values)) for at, one in enumerate(series)]
@@ -99,6 +100,8 @@ class _Stretch(NamedTuple):
 
 
 def _stretch(points: Points, start: int, end: int) -> _Stretch:
+    import numpy as np
+
     values = np.asarray(points.values[start:end], dtype=np.float64)
     steps = np.abs(np.diff(values))
     noise = _TO_DEVIATION * float(np.median(steps)) or float(steps.mean())
@@ -110,6 +113,8 @@ def _stretch(points: Points, start: int, end: int) -> _Stretch:
 
 def _chances(stretches: Sequence[_Stretch], draws: np.random.Generator) -> list[float]:
     """Of each stretch the chance of such a change in it without one, adjusted over all."""
+    import numpy as np
+
     last = max(int(one.places.max()) for one in stretches)
     keys = draws.random((ORDERS, last + 1))
     found = np.array([float(_largest(one.scaled[None])[0]) for one in stretches])
@@ -128,6 +133,8 @@ def _chances(stretches: Sequence[_Stretch], draws: np.random.Generator) -> list[
 
 def _reordered(stretch: _Stretch, correlation: float, keys: Floats) -> Floats:
     """The statistic of the stretch in each of the orders that the keys of its places give."""
+    import numpy as np
+
     orders = np.argsort(keys[:, stretch.places], axis=1)
     own = stretch.scaled.copy()
     own[1:] -= correlation * stretch.scaled[:-1]
@@ -146,6 +153,8 @@ def _apart(values: Floats) -> Iterator[Floats]:
     `values` has shape (m, n); for each length from `FEWEST_A_SIDE` to n less as many, what is
     yielded has shape (n + 1 - length, m): by where the run begins.
     """
+    import numpy as np
+
     m, n = values.shape
     sums = np.zeros((n + 1, m))
     np.cumsum((values - values.mean(axis=1, keepdims=True)).T, axis=0, out=sums[1:])
@@ -159,6 +168,8 @@ def _apart(values: Floats) -> Iterator[Floats]:
 
 def _largest(values: Floats) -> Floats:
     """The statistic of each of m series; `values` has shape (m, n)."""
+    import numpy as np
+
     largest = np.zeros(len(values))
     for apart in _apart(values):
         np.maximum(largest, apart.max(axis=0), out=largest)
@@ -167,6 +178,8 @@ def _largest(values: Floats) -> Floats:
 
 def _run(values: Floats) -> npt.NDArray[np.int64]:
     """The run that stands out most: first point and end, (m, 2); `values` has shape (m, n)."""
+    import numpy as np
+
     largest, runs = np.full(len(values), -1.0), np.zeros((len(values), 2), dtype=np.int64)
     for length, apart in enumerate(_apart(values), FEWEST_A_SIDE):
         begins, most = apart.argmax(axis=0), apart.max(axis=0)
@@ -201,6 +214,7 @@ def _likeliest(values: Floats) -> int:
 
     By medians, so that an outlier beside the change does not move it.
     """
+    import numpy as np
 
     def strayed(at: int) -> float:
         return sum(float(np.abs(side - np.median(side)).sum()) for side in np.split(values, [at]))
@@ -214,12 +228,16 @@ def _correlation(scaled: Floats) -> float:
     So the run that stands out most is taken out, which takes correlation too: how much is known by
     drawing.
     """
+    import numpy as np
+
     looks = _as_it_looks(len(scaled))
     return float(np.interp(_left(scaled[None])[0], looks, _CORRELATIONS))
 
 
 def _left(values: Floats) -> Floats:
     """Correlation of neighbours without the run that stands out most; `values` is (m, n)."""
+    import numpy as np
+
     runs, places = _run(values), np.arange(values.shape[1])
     inside = (places >= runs[:, :1]) & (places < runs[:, 1:])
     means = [
@@ -236,6 +254,8 @@ def _left(values: Floats) -> Floats:
 @lru_cache(maxsize=64)
 def _as_it_looks(n: int) -> Floats:
     """Medians of `_left` for each of `_CORRELATIONS`, of so many points; rising."""
+    import numpy as np
+
     drawn = np.random.default_rng(0).normal(size=(_DRAWN, n))
     medians = []
     for correlation in _CORRELATIONS:
