@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from qbench.plan.missing import jobs_to_run
-from qbench.plan.plan import RETRIED
+from qbench.plan.plan import MAX_RECORDS, RETRIED
+from qbench.plan.suite.parts import MAX_CELLS
 from qbench.running.executors.side_by_side import dependencies, ranks_of
+from tests.workplace import REPOSITORY
 from tools.scale.__main__ import app
-from tools.scale.calibration import ratios
+from tools.scale.calibration import calibration_rows, ratios
 from tools.scale.durations import loads_of
 from tools.scale.matrix import NODE_GPUS, matrix_plan
 from tools.scale.simulation import Cache, Cluster, Load, critical_path, least_s, simulate
@@ -150,3 +152,20 @@ def test_the_tables_are_printed() -> None:
     assert "| cells | 60 |" in result.output
     assert "| 8 | " in result.output
     assert "the largest models first" in result.output
+
+
+def test_the_page_tells_what_the_simulation_assumes() -> None:
+    page = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    cluster = Cluster(8)
+    assert cluster.hub_rate is not None
+    assert f"| {8 * cluster.hub_rate / 1e9:.0f} Gbit/s for all nodes together |" in text
+    assert (
+        f"| {cluster.shared_rate / 1e9:.0f} GB/s in all, {cluster.node_rate / 1e9:g} GB/s" in text
+    )
+    assert f"own disk | {cluster.local_rate / 1e9:.0f} GB/s |" in text
+    assert f"worker's start | {cluster.start_s:.0f} s |" in text
+    assert f"{MAX_CELLS:,} cells and a million measurements" in text
+    assert MAX_RECORDS == 1_000_000
+    for row in calibration_rows():
+        assert f"| {' | '.join(row)} |" in text

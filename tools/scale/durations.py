@@ -90,8 +90,8 @@ def _load(job: Job, seconds: Callable[[Job, Item], float], *, needed_gpus: bool)
     files = download_bytes(job.model) or 0
     reads = 1 + sum(task.item.measurement == "weight_error" for task in job.tasks)
     busy = sum(seconds(job, task.item) for task in job.tasks)
-    if job.cell.deploy == "merged":
-        reads += 1  # the merged checkpoint is written, then loaded like the model itself
+    if job.cell.deploy == "merged" and not any(task.item.repeat for task in job.tasks):
+        reads += 2  # a cell's first job writes the merged checkpoint and loads it; others load it
     return Load(
         busy_s=busy,
         read_bytes=reads * files,
