@@ -175,6 +175,15 @@ class TestWhatIsRead:
             assert_alike(tmp_path / "b", tmp_path / "a", tmp_path)
             assert select(read_newest(tmp_path / "a", tmp_path / "b")[0]).older == 16
 
+    def test_a_second_name_of_a_file_is_told_from_its_first(self, tmp_path: Path) -> None:
+        write_history(tmp_path)
+        path = place_of(tmp_path, version_of(footprint_record("nf4"), 5))
+        path.with_name("second.json").hardlink_to(path)
+        time.sleep(2 * TICK_S)
+        for _ in range(2):
+            assert_alike(tmp_path)
+            assert len(read_newest(tmp_path)[1]) == 1
+
     def test_weights_that_came_back_are_found_behind_others(self, tmp_path: Path) -> None:
         """Of a thing not the newest record then, but that of the weights of its cell's newest."""
         for version, weights in ((0, "none"), (1, "first"), (2, "second")):
