@@ -33,6 +33,7 @@ fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 QBENCH_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0 --numprocesses $(WORKERS)
 	OMP_NUM_THREADS=1 QBENCH_KILLS=50 $(BIN)/python -m pytest -m slow tests/running/test_serving_killed.py
 	OMP_NUM_THREADS=1 QBENCH_KILLS=50 $(BIN)/python -m pytest -m slow tests/running/test_ray_killed.py
+	OMP_NUM_THREADS=1 QBENCH_KILLS=30 $(BIN)/python -m pytest -m slow tests/running/test_slurm_killed.py --timeout 0
 
 rehearse: $(VENV)/.installed
 	for suite in $$(find suites -name "*.yaml" | sort); do $(BIN)/qbench run "$$suite" --rehearse --fresh --quiet || exit 1; done

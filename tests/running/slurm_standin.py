@@ -139,6 +139,10 @@ def task(jobs: Path, number: str, index: str, told: str) -> None:
     if index:
         variables |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": index}
 
+    if "gres" in options:  # the node has such GPUs
+        _, kind, count = options["gres"].split(":")
+        variables["GPU_STANDIN"] = ",".join([kind.partition("-")[0]] * int(count))
+
     def place(name: str) -> str:
         return name.replace("%A", number).replace("%a", index).replace("%j", number)
 

@@ -54,6 +54,16 @@ def cluster(workplace: Workplace) -> Workplace:
     return workplace.with_environment(**install(workplace.folder))
 
 
+def test_a_job_runs_in_submitits_local_executor(workplace: Workplace) -> None:
+    workplace.write("suite.yaml", f"models: [{workplace.model}]\nmeasure: [footprint]\n")
+    done = workplace.call("run", "suite.yaml", "--on", "slurm:local", "--only", "fp32")
+    assert done.code == 0, done.errors
+    (record,) = workplace.records().values()
+    assert (record.status, record.item.measurement) == ("ok", "footprint")
+    assert "Traceback" not in done.errors
+    assert workplace.survivors() == []
+
+
 @pytest.mark.slow
 def test_records_are_those_of_a_local_run(workplace: Workplace) -> None:
     write_suite(workplace, "fp32", "nf4")
@@ -161,13 +171,31 @@ def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status:
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_no_job(cluster: Workplace) -> None:
+def test_a_job_near_its_time_limit_is_told_as_that(workplace: Workplace) -> None:
+    write_suite(workplace, "fp32")
+    limit = ("--on", "slurm:local", "--time", "5")
+    with workplace.start("run", "suite.yaml", *limit) as process:
+        controller = psutil.Process(int(wait_for(lambda: measuring(workplace), process)))
+        (job,) = controller.children()
+        job.send_signal(signal.SIGUSR2)  # as Slurm does before it ends a job
+        process.communicate(timeout=240)
+    assert process.returncode == 1
+    statuses = {record.status for record in workplace.records().values()}
+    assert "timeout" in statuses
+    assert statuses <= {"ok", "timeout"}
+    assert workplace.survivors() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on", ["slurm", "slurm:local"])
+def test_an_interrupt_leaves_no_job(cluster: Workplace, on: str) -> None:
     write_suite(cluster, "fp32")
-    with started(cluster) as process:
+    with cluster.start("run", "suite.yaml", "--on", on) as process:
         wait_for(lambda: measuring(cluster), process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "Traceback" not in errors
     assert not any(told["state"] == "RUNNING" for told in jobs_of(cluster.folder).values())
     assert cluster.survivors() == []
 

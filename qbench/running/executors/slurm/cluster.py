@@ -21,7 +21,7 @@ from qbench.plan.suite.cluster import SlurmSection
 from qbench.running.executors.executor import Column
 from qbench.running.executors.slurm.asking import AT_ONCE, requests, resources, several
 from qbench.running.executors.slurm.folder import SlurmFolder, gather
-from qbench.running.executors.slurm.on_node import Look, Seen, keep, kept
+from qbench.running.executors.slurm.on_node import Look, Seen, kept
 from qbench.running.executors.slurm.places import Earlier, SlurmExecutor
 from qbench.running.executors.slurm.submitting import Queue
 from qbench.running.preflight.check import problems as problems_here
@@ -143,19 +143,18 @@ class Slurm:
         node = self._of(column.kind)
         entry, _ = self._look(node)
         if not jobs:
-            keep(entry, "jobs.pkl", (None,))
+            entry.ask(None)
             return problems_here(column.plan, (), results)
-        keep(entry, "jobs.pkl", (list(jobs),))
-        if not self._waited_for(node, "problems.pkl"):
+        entry.ask(list(jobs))
+        if not self._waited_for(node, "looked"):
             # It waited in vain while those of other columns were still in the queue, and ended.
             self._end_look(*self._look(node))
             self._start_look(node)
             entry, _ = self._look(node)
-            keep(entry, "jobs.pkl", (list(jobs),))
-            self._waited_for(node, "problems.pkl")
-        found: list[Problem] | None = kept(entry, "problems.pkl")
-        if found is None:
-            raise self._in_vain(node, "ended before it had looked for problems")
+            entry.ask(list(jobs))
+            if not self._waited_for(node, "looked"):
+                raise self._in_vain(node, "ended before it had looked for problems")
+        found: list[Problem] = kept(entry, "problems.pkl")
         return found
 
     def executor(self, slot: Slot, jobs: Sequence[Job]) -> Executor:
@@ -195,7 +194,7 @@ class Slurm:
 
     def _end_look(self, entry: Entry, submitted: Submitted | None) -> None:
         """Ends a look, or waits a little for one that ends by itself."""
-        if (entry.folder / "jobs.pkl").exists():
+        if entry.asked() is not None:
             until = time.monotonic() + _ENDS_WITHIN_S
             while not entry.has_ended and time.monotonic() < until:
                 time.sleep(_POLL_S)
@@ -208,7 +207,7 @@ class Slurm:
 
     def _column(self, node: _Node) -> Column:
         """The plan of a node, once its look has made it."""
-        if not self._waited_for(node, "plan.pkl"):
+        if not self._waited_for(node, "planned"):
             raise self._in_vain(
                 node,
                 f"ended without a word: nodes may not see {self._folder.path}, or have no qbench in"
@@ -228,11 +227,11 @@ class Slurm:
         count = self._section.at_once or (1 if self._local else AT_ONCE)
         return Column(seen.plan.plan, tuple(f"{kind} {number + 1}" for number in range(count)))
 
-    def _waited_for(self, node: _Node, name: str) -> bool:
-        """Waits until a look has left something; False where it ended before."""
+    def _waited_for(self, node: _Node, event: str) -> bool:
+        """Waits until a look has told something; False where it ended before."""
         entry, submitted = self._look(node)
         polls = 0
-        while not (entry.folder / name).exists():
+        while not entry.has_told(event):
             polls = polls + 1 if entry.has_ended or self._queue.gone(submitted) else 0
             if polls > _POLLS_AFTER_ITS_END:
                 return False

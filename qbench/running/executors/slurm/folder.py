@@ -9,9 +9,11 @@
                 submitted.json  the ids of the job, from whichever side knows them first
                 look            there where it is a look at a node, which takes no record
                 events          what the job tells: a line of JSON each, appended
+                asked           what the driver asks a look, with the number of its bytes before it
 
 A name is changed by one side alone, also on a network's disk: so a job that the driver took back
-never begins, however late Slurm starts it.
+never begins, however late Slurm starts it. The files that one side waits for are there from the
+beginning, as such a disk remembers for a minute that there was none.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pickle
 import secrets
 import shutil
 from contextlib import suppress
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from qbench.plan.suite.suite import Suite
 
 Event = dict[str, Any]
+_SIZE_BYTES = 8
 
 
 class Submitted(NamedTuple):
@@ -135,7 +139,26 @@ class Entry:
     @property
     def has_ended(self) -> bool:
         """Whether its job has told its end."""
-        return any(event["event"] == "ended" for event, _ in self.events())
+        return self.has_told("ended")
+
+    def has_told(self, what: str) -> bool:
+        """Whether its job has told such an event."""
+        return any(event["event"] == what for event, _ in self.events())
+
+    def ask(self, value: object) -> None:
+        """Asks the job something, which `asked` reads there."""
+        data = pickle.dumps(value)
+        with (self.folder / "asked").open("r+b") as file:
+            file.write(len(data).to_bytes(_SIZE_BYTES) + data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def asked(self) -> tuple[Any] | None:
+        """What the driver asked; None as long as it has not, or not wholly."""
+        data = (self.folder / "asked").read_bytes()
+        if len(data) < _SIZE_BYTES or len(data) - _SIZE_BYTES < int.from_bytes(data[:_SIZE_BYTES]):
+            return None
+        return (pickle.loads(data[_SIZE_BYTES:]),)  # noqa: S301 - written by qbench's own driver
 
     def recorded(self) -> dict[int, str]:
         """The records that it told, by the place of their task."""
@@ -186,7 +209,8 @@ class SlurmFolder:
         entry = Entry(self.path / f"job-{secrets.token_hex(6)}")
         entry.folder.mkdir()
         write_atomically(entry.folder / "told.json", json.dumps(told))
-        (entry.folder / "waiting").touch()
+        for name in ("events", "asked", "waiting"):
+            (entry.folder / name).touch()
         return entry
 
     def add_look(self) -> Entry:

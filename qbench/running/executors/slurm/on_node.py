@@ -63,7 +63,7 @@ class Look:
     git_revision: str | None
 
     def __call__(self) -> None:
-        """Looks; the driver's questions come as `jobs.pkl`, whose None is that there is none."""
+        """Looks; the driver then asks which jobs are missing: None where there are none."""
         entry = _entered(self.folder, self.cache)
         if entry is None:
             return
@@ -86,9 +86,9 @@ class Look:
     def _missing(self, entry: Entry) -> Sequence[Job] | None:
         until = time.monotonic() + WAITS_S
         while time.monotonic() < until:
-            told = kept(entry, "jobs.pkl")
-            if told is not None:
-                jobs: Sequence[Job] | None = told[0]
+            asked = entry.asked()
+            if asked is not None:
+                jobs: Sequence[Job] | None = asked[0]
                 return jobs
             time.sleep(_POLL_S)
         return None
@@ -128,8 +128,14 @@ def _run(job: Job, timeout_s: float, threads: int, tell: Any) -> JobEnd:
             " ask for nodes of one kind with cluster.slurm.constraint, or for so many cores with"
             " cluster.slurm.cpus",
         )
+    from submitit.core.utils import UncompletedJobError
+
     try:
         return run_on_node(job, timeout_s, tell)
+    except UncompletedJobError as error:  # raised when Slurm's signal comes
+        return JobEnd(
+            "timeout", f"the time limit of the job, cluster.slurm.time, was near: {error}"
+        )
     except QbenchError as error:
         return JobEnd("crash", f"{platform.node()}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the job's end
@@ -162,13 +168,10 @@ def _end(entry: Entry, end: JobEnd) -> None:
 
 
 def keep(entry: Entry, name: str, value: object) -> None:
-    """Leaves a value in an entry for the other side."""
+    """Leaves a value in an entry for the driver, before an event tells of it."""
     write_atomically(entry.folder / name, pickle.dumps(value))
 
 
 def kept(entry: Entry, name: str) -> Any:
-    """The value that the other side has left; None where it has not."""
-    try:
-        return pickle.loads((entry.folder / name).read_bytes())  # noqa: S301 - qbench's own cache
-    except FileNotFoundError:
-        return None
+    """The value that a job has left."""
+    return pickle.loads((entry.folder / name).read_bytes())  # noqa: S301 - qbench's own cache

@@ -6,6 +6,7 @@ For trying things out without a cluster, submitit starts each job as a process o
 from __future__ import annotations
 
 import getpass
+import re
 import secrets
 import shutil
 import signal
@@ -41,6 +42,9 @@ _UNSEEN_S = 60.0
 _ENDS_WITHIN_S = 10.0
 """In which a job has ended that has told its end."""
 _CLOCK_S = 2.0
+_PAUSES_S = (5.0, 20.0, 60.0)
+_SILENT = re.compile(r"Unable to contact|temporarily (unavailable|disabled)|Zero Bytes were")
+"""Of what sbatch says when Slurm did not answer and took no job."""
 _PATIENCE_S = 30.0
 """For a command of Slurm to answer."""
 
@@ -176,8 +180,28 @@ class Queue:
     def _submit_array(
         self, works: list[Callable[[], None]], resources: Resources
     ) -> list[Submitted]:
-        from submitit import AutoExecutor
+        """Submits jobs that ask for the same; once more where Slurm does not answer."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        pauses = iter(_PAUSES_S)
+        while True:
+            try:
+                return self._submit_once(works, resources)
+            except (FailedJobError, FailedSubmissionError, OSError) as error:
+                said = in_one_line(str(error)).strip() or type(error).__name__
+                pause_s = next(pauses, None)
+                if pause_s is None or not _SILENT.search(said):
+                    raise UsageError(
+                        f"--on slurm: sbatch did not take the job: {said}; change what the job asks"
+                        " for under `cluster: slurm:` of the suite, or with --partition, --time and"
+                        " --gpus; set its at_once where there are too many jobs"
+                    ) from error
+                time.sleep(pause_s)
+
+    def _submit_once(
+        self, works: list[Callable[[], None]], resources: Resources
+    ) -> list[Submitted]:
+        from submitit import AutoExecutor
 
         cluster = "local" if self.local else "slurm"
         # One for each: a process of this machine may get the id of an earlier one.
@@ -187,16 +211,8 @@ class Queue:
         executor = AutoExecutor(folder, cluster=cluster, **python)
         lists = {name: [*one] if isinstance(one, tuple) else one for name, one in resources}
         executor.update_parameters(**lists)
-        try:
-            with executor.batch():
-                jobs = [executor.submit(work) for work in works]
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
-            said = in_one_line(str(error)).strip() or type(error).__name__
-            raise UsageError(
-                f"--on slurm: sbatch did not take the job: {said}; change what the job asks for"
-                " under `cluster: slurm:` of the suite, or with --partition, --time and --gpus; set"
-                " its at_once where there are too many jobs"
-            ) from error
+        with executor.batch():
+            jobs = [executor.submit(work) for work in works]
         return [
             Submitted(
                 job.job_id,
@@ -270,13 +286,19 @@ def _lives(one: Submitted) -> bool:
 
 
 def _interrupt(several: list[Submitted]) -> None:
-    """Ends processes as submitit does, with all that they started."""
+    """Ends the work of processes, as a person would, with all that it started; they end then."""
     ending = [process for one in several if (process := _process(one)) is not None]
-    for process in ending:
+    told: set[psutil.Process] = set()
+    until = time.monotonic() + _ENDS_WITHIN_S
+    while time.monotonic() < until:
+        _, ending = psutil.wait_procs(ending, timeout=0.1)
         with suppress(psutil.Error):
-            process.send_signal(signal.SIGINT)
-    _, left = psutil.wait_procs(ending, timeout=10)
-    for process in left:
+            for child in {one for process in ending for one in process.children()} - told:
+                told.add(child)
+                child.send_signal(signal.SIGINT)
+        if not ending:
+            return
+    for process in ending:
         with suppress(psutil.Error):
             for child in process.children(recursive=True):
                 child.kill()
