@@ -146,10 +146,7 @@ class SlurmExecutor:
                 except BaseException:
                     entry.remove()
                     raise
-                entry.keep_submitted(submitted)
-                on_event({"event": "queued"})
-            follower.follow(entry, read)
-            end = self._ended(entry, submitted, follower)
+            end = self._ended(entry, submitted, read, follower)
             if isinstance(end, JobEnd):
                 return end
             if not follower.left:
@@ -164,10 +161,15 @@ class SlurmExecutor:
                 return JobEnd("crash", f"{end.state}, {times}; {printed}")
             lost, found = lost + 1, None
 
-    def _ended(self, entry: Entry, submitted: Submitted, follower: _Follower) -> JobEnd | Gone:
+    def _ended(
+        self, entry: Entry, submitted: Submitted, read: int, follower: _Follower
+    ) -> JobEnd | Gone:
         """Follows a job until it tells its end, or Slurm does; leaves nothing of it behind."""
         polls = 0
         try:
+            entry.keep_submitted(submitted)
+            follower.follow(entry, read)
+            follower.queued()
             while True:
                 end = follower.look()
                 if end is not None:
@@ -209,6 +211,10 @@ class _Follower:
         """Follows an entry from there on."""
         self._entry, self._read = entry, read
         self._keys = [task.key for task in entry.job.tasks]
+
+    def queued(self) -> None:
+        """Tells that the job is submitted."""
+        self._on_event({"event": "queued"})
 
     def look(self) -> JobEnd | None:
         """Hands on what is new; the job's end, once it has told it."""

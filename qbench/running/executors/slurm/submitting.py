@@ -9,7 +9,6 @@ import getpass
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -21,10 +20,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import psutil
-
 from qbench.core.errors import UsageError
 from qbench.core.untrusted import in_one_line
+from qbench.running.executors.slurm import as_processes
 from qbench.running.executors.slurm.folder import Submitted
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ _UNSEEN_S = 60.0
 """How long a job may be unknown to Slurm after it was submitted, or vanished from its queue."""
 _ENDS_WITHIN_S = 10.0
 """In which a job has ended that has told its end."""
-_CLOCK_S = 2.0
 _PAUSES_S = (5.0, 20.0, 60.0)
 _SILENT = re.compile(r"Unable to contact|temporarily (unavailable|disabled)|Zero Bytes were")
 """Of what sbatch says when Slurm did not answer and took no job."""
@@ -90,6 +87,7 @@ class Queue:
         self.local = local
         self._gathering: list[_Waiting] = []
         self._done: list[Submitted] = []
+        self._cancelled: set[str] = set()
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._asked_at = 0.0
@@ -114,7 +112,11 @@ class Queue:
     def gone(self, one: Submitted) -> Gone | None:
         """How a job ended; None while it waits or runs, or as long as nobody can say."""
         if self.local:
-            return None if _lives(one) else Gone("lost", "its process was ended from outside")
+            return (
+                None
+                if as_processes.lives(one)
+                else Gone("lost", "its process was ended from outside")
+            )
         with self._asking:
             self._seen_at.setdefault(one.id, time.monotonic())
             if time.monotonic() - self._asked_at >= _POLL_S:
@@ -128,8 +130,9 @@ class Queue:
     def cancel(self, several: Iterable[Submitted]) -> None:
         """Ends jobs, waiting or running; those that have ended are left alone."""
         several = list(several)
+        self._cancelled |= {one.id for one in several}
         if self.local:
-            _interrupt(several)
+            as_processes.interrupt(several)
         elif several:
             with suppress(OSError, subprocess.SubprocessError):
                 _call("scancel", *(one.id for one in several))
@@ -143,9 +146,9 @@ class Queue:
         until = time.monotonic() + _ENDS_WITHIN_S
         for one in self._done:
             result = Path(one.output.removesuffix("log.err") + "result.pkl")
-            while not result.exists() and time.monotonic() < until:
-                time.sleep(0.1)
-            while self.local and _lives(one) and time.monotonic() < until:
+            ended = one.id in self._cancelled
+            while not ended and time.monotonic() < until:
+                ended = result.exists() and not (self.local and as_processes.lives(one))
                 time.sleep(0.1)
             for path in result.parent.glob(f"{one.id}_*"):
                 path.unlink(missing_ok=True)
@@ -216,7 +219,7 @@ class Queue:
         return [
             Submitted(
                 job.job_id,
-                _started(job.job_id) if self.local else None,
+                as_processes.started(job.job_id) if self.local else None,
                 str(folder / f"{job.job_id}_0_log.err"),
             )
             for job in jobs
@@ -263,43 +266,3 @@ def _call(*command: str) -> str:
     return subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=_PATIENCE_S
     ).stdout
-
-
-def _started(job_id: str) -> float:
-    with suppress(psutil.Error):
-        return psutil.Process(int(job_id)).create_time()
-    return 0.0
-
-
-def _process(one: Submitted) -> psutil.Process | None:
-    """The process of a job of this machine; None once it has ended, also if another has its id."""
-    with suppress(psutil.Error):
-        process = psutil.Process(int(one.id))
-        # The time is worked out from the machine's clock, which may have been set since.
-        same = abs(process.create_time() - (one.started or 0.0)) < _CLOCK_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    return None
-
-
-def _lives(one: Submitted) -> bool:
-    return _process(one) is not None
-
-
-def _interrupt(several: list[Submitted]) -> None:
-    """Ends the work of processes, as a person would, with all that it started; they end then."""
-    ending = [process for one in several if (process := _process(one)) is not None]
-    told: set[psutil.Process] = set()
-    until = time.monotonic() + _ENDS_WITHIN_S
-    while time.monotonic() < until:
-        _, ending = psutil.wait_procs(ending, timeout=0.1)
-        with suppress(psutil.Error):
-            for child in {one for process in ending for one in process.children()} - told:
-                told.add(child)
-                child.send_signal(signal.SIGINT)
-        if not ending:
-            return
-    for process in ending:
-        with suppress(psutil.Error):
-            for child in process.children(recursive=True):
-                child.kill()
-            process.kill()
