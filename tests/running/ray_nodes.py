@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.workplace import Workplace
 
 STORE_BYTES = 80 * 2**20
@@ -55,6 +60,19 @@ class RayNodes:
             **{"num_cpus": 2, "object_store_memory": STORE_BYTES, **options},
             env_vars={**self._place.environment, **own},
         )
+
+    @contextmanager
+    def client_server(self, port: int) -> Iterator[str]:
+        """What `--on` says from outside of the cluster."""
+        command = [sys.executable, "-m", "ray.util.client.server", "--mode", "proxy"]
+        at = ["--host", "127.0.0.1", "--port", str(port), "--address", self._cluster.address]
+        with subprocess.Popen(
+            [*command, *at], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                yield f"ray://127.0.0.1:{port}"
+            finally:
+                server.terminate()
 
     def kill(self, name: str) -> None:
         """Takes a node away with all its processes, as when its machine is lost."""

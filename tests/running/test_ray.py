@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.gpu_standin.machines import with_gpus
 from tests.running.ray_nodes import RayNodes, workers
 from tests.workplace import Workplace
 
@@ -111,3 +113,48 @@ def test_the_driver_is_lost_and_a_rerun_goes_on(
     assert len(after) == 12
     assert {one.status for one in after.values()} == {"ok"}
     assert {name: after[name] for name in before} == before
+
+
+def test_from_outside_through_rays_client(nodes: RayNodes, place: Workplace) -> None:
+    place.write_suite("fp32", "nf4")
+    with nodes.client_server(free_port()) as on:
+        finished = place.call("run", "suite.yaml", "--on", on, *OWN_CACHES)
+    assert finished.code == 0, finished.output + finished.errors
+    assert {one.status for one in place.records().values()} == {"ok"}
+    assert len(place.records()) == 8
+    assert workers(place) == []
+
+
+def test_devices_of_two_kinds_are_two_columns(nodes: RayNodes, place: Workplace) -> None:
+    """GPUs before CPUs unless both are asked for; and nodes that are not alike are refused."""
+    place.write_suite("fp32", "nf4")
+    there = with_gpus(place, "h100", "h100").environment
+    names = ("CUDA_VISIBLE_DEVICES", "GPU_STANDIN", "PYTHONPATH")
+    nodes.add("gpus", num_gpus=2, env_vars={name: there[name] for name in names})
+    try:
+        mixed = place.call("run", "suite.yaml", "--on", nodes.on, "--device", "cpu")
+        assert mixed.code == 2
+        assert "are not alike" in mixed.errors
+        assert "torch" in mixed.errors
+        both = ("--set", "cluster.ray.devices=all")
+        finished = place.call("run", "suite.yaml", "--on", nodes.on, *OWN_CACHES, *both)
+        assert finished.code == 0, finished.output + finished.errors
+        records = place.records().values()
+        assert len({one.environment.device_kind for one in records}) == 2
+        folders = sorted(path.name for path in (place.folder / "results" / "suite").iterdir())
+        assert folders == sorted({one.environment.device_kind for one in records})
+        unknown = place.call(
+            "run", "suite.yaml", "--on", nodes.on, "--set", "cluster.ray.devices=[a100]"
+        )
+        assert unknown.code == 2
+        assert "no such device" in unknown.errors
+        assert folders[0] in unknown.errors
+    finally:
+        nodes.kill("gpus")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +239,21 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address_of("ray", None) == "ray://there:2"
     with pytest.raises(UsageError, match="ray://HOST:PORT"):
         address_of("ray://head:port", None)
+
+
+@pytest.mark.parametrize("address", ["ray:127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_nothing_listens_at_the_address(workplace: Workplace, address: str) -> None:
+    workplace.write_suite("fp32")
+    suite = load_suite(workplace.folder / "suite.yaml")
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        on = address.format(bound.getsockname()[1])
+        engine = engine_for(on, suite, device=None, gpus=None)
+        with (
+            pytest.raises(UsageError, match=r"cannot be joined .*expected ray://HOST:10001"),
+            engine,
+        ):
+            pass
 
 
 def test_what_makes_no_sense_on_ray_is_refused(workplace: Workplace) -> None:

@@ -48,7 +48,7 @@ def test_whatever_is_killed_no_record_is_lost(workplace: Workplace) -> None:
 
         process = start()
         for _ in range(KILLS):
-            time.sleep(chance.uniform(1.0, 30.0))
+            time.sleep(chance.uniform(1.0, 60.0))
             if process.poll() is not None:  # it was done before: from the beginning
                 output, errors = process.communicate()
                 assert process.returncode == 0, output + errors

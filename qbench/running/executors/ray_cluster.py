@@ -37,6 +37,10 @@ LOOK_S = 600.0
 """In which a node has to lay the suite out, or to look for problems; one that does not is left out.
 """
 _MOST_NAMED = 8
+_NONE_ANSWERED = (
+    f"--on ray: no node of the cluster answered within {LOOK_S:.0f} s, or all were lost meanwhile;"
+    " look at it with `ray status`, and run again"
+)
 _DEVICES = ("cpu", "cuda", "auto", None)
 
 
@@ -90,6 +94,8 @@ class RayCluster:
                 " them); add one with `ray start --address …`"
             )
         found, late = self._looked(nodes)
+        if not found:
+            raise UsageError(_NONE_ANSWERED)
         _refuse_errors([one for one, _ in found], nodes)
         of_kind: dict[str, list[tuple[SeenNode, Any]]] = defaultdict(list)
         for one, plan in found:
@@ -119,8 +125,10 @@ class RayCluster:
             try:
                 for problem in ray.get(reference, timeout=LOOK_S):
                     hosts[problem].append(host)
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError) as error:
                 hosts[_silent(error)].append(host)
+            except ray.exceptions.RayError:  # lost meanwhile: what runs, runs elsewhere
+                continue
         return [
             problem
             if len(where) == len(asked)
@@ -209,12 +217,9 @@ class RayCluster:
 
     def _column(self, found: list[tuple[SeenNode, Any]], asked: Asked, late: int) -> Column:
         """The plan of the first node, once the others' are the same."""
-        import ray
-
-        first, plan_there = found[0]
-        alike = [one for one, _ in found]
+        first, alike = found[0][0], [one for one, _ in found]
         _refuse_unlike(first, alike)
-        plan: Plan = ray.get(plan_there)
+        plan = _first_there([plan for _, plan in found])
         notes = [plan.device_note] if plan.device_note else []
         if late:
             notes.append(
@@ -255,6 +260,19 @@ def unlikeness(one: SeenNode, other: SeenNode) -> str:
     if one.look.keys != other.look.keys:
         return "models, texts or data of the suite have other contents here"
     return ""
+
+
+def _first_there(plans: Sequence[Any]) -> Plan:
+    """The first plan whose node still lives; they are the same."""
+    import ray
+
+    for reference in plans:
+        try:
+            plan: Plan = ray.get(reference, timeout=LOOK_S)
+        except ray.exceptions.RayError:
+            continue
+        return plan
+    raise UsageError(_NONE_ANSWERED)
 
 
 def _look_of(*arguments: Any) -> tuple[Look, Any]:

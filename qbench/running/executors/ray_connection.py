@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
 _CLIENT = "ray://"
 _CLIENT_PORT = 10001
+_REACH_S = 10.0
 _STORE_BYTES = 256 * 2**20
 """For objects of a cluster that is started here, where nothing needs to travel."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 """Of this process: nobody is told of the run, and no advice is printed."""
 
@@ -75,6 +77,7 @@ def _join(ray: Any, address: str | None) -> None:
     _say_nothing()
     try:
         if address is not None:
+            _reach(address)
             ray.init(address=address, **quiet)
             return
         try:
@@ -97,6 +100,14 @@ def _join(ray: Any, address: str | None) -> None:
             " cluster's head node, or, on a machine that `ray start` made a node of it, HOST:6379;"
             " the versions of Ray and Python must be those of the cluster"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raises `OSError` where nothing listens at an address: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    if port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), _REACH_S):
+            pass
 
 
 def _say_nothing() -> None:
