@@ -186,12 +186,12 @@ def _newest(records: list[Record]) -> list[Record]:
         last.setdefault(thing, {})[record.item.repeat] = record
     chosen: set[int] = set()
     for repeats in last.values():
-        conditions = _conditions(max(repeats.values(), key=lambda record: record.started_at))
-        chosen.update(id(one) for one in repeats.values() if _conditions(one) == conditions)
+        conditions = pooled_by(max(repeats.values(), key=lambda record: record.started_at))
+        chosen.update(id(one) for one in repeats.values() if pooled_by(one) == conditions)
     return [record for record in records if id(record) in chosen]
 
 
-def _conditions(record: Record) -> str:
+def pooled_by(record: Record) -> str:
     """All that decides the numbers but the repeat: only alike records are pooled."""
     return json.dumps(_without_repeat(record.identity), sort_keys=True, default=str)
 

@@ -103,6 +103,19 @@ def test_recommendations(records: Mutant, name: str) -> None:
 
 
 @of_usual(1)
+@given(
+    records=mutated(RECORDS, PLACES),
+    baseline=mutated(BASELINE, list(paths(BASELINE))),
+    name=st.sampled_from(["text", "markdown", "html", "json", "csv"]),
+)
+def test_histories(records: Mutant, baseline: Mutant, name: str) -> None:
+    with place() as folder:
+        put(folder, records.value)
+        write_json(folder / "results" / "baselines" / "quickstart.json", baseline.value)
+        check(folder, "history", "quickstart", "--all", "--format", name)
+
+
+@of_usual(1)
 @given(records=mutated(RECORDS, PLACES), baseline=mutated(BASELINE, list(paths(BASELINE))))
 def test_gates_and_baselines(records: Mutant, baseline: Mutant) -> None:
     with place() as folder:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.text import Text
 
+from qbench.core.spec import slugify
+from qbench.core.untrusted import in_one_line
 from qbench.report.console import harmless, make_console
 from qbench.report.frame import load_results
 from tests.command import call
@@ -98,6 +100,16 @@ class TestTexts:
     def test_in_claims(self, tmp_path: Path, name: str) -> None:
         self.fill(tmp_path)
         finished = call(tmp_path, "claims", "--format", name)
+        assert finished.code == 0, finished
+        assert_harmless(finished)
+
+    @pytest.mark.parametrize("name", ["text", "markdown", "html", "json", "csv"])
+    def test_in_a_history(self, tmp_path: Path, name: str) -> None:
+        self.fill(tmp_path)
+        suite = in_one_line(HOSTILE)
+        for folder in tmp_path.joinpath("results").iterdir():
+            folder.rename(folder.with_name(slugify(suite)))
+        finished = call(tmp_path, "history", suite, "--all", "--format", name)
         assert finished.code == 0, finished
         assert_harmless(finished)
 

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.comparable import find_gap
 from qbench.compare.differences import level
@@ -165,10 +165,20 @@ def _value(records: Sequence[Record], metric: str) -> float | None:
     return statistics.median(finite) if finite else None
 
 
-def interval(dot: Dot, metric: str) -> tuple[float | None, float | None]:
-    """The 95 % interval of a dot, as far as one run tells; None twice where it does not."""
-    sampling = Sampling()
-    low, high = level(dot.point.records, metric, sampling=sampling).ends(sampling.alpha / 2)
+class Interval(NamedTuple):
+    """The 95 % interval of a dot, as far as one run tells."""
+
+    low: float | None
+    high: float | None
+    reason: str | None
+    """Why there is none."""
+
+
+def interval(dot: Dot, metric: str) -> Interval:
+    """The interval, widened to the median that is shown where that lies outside."""
+    good = [one for one in dot.point.records if one.status == "ok"]
+    found = level(good, metric, sampling=(sampling := Sampling()))
+    low, high = found.ends(sampling.alpha / 2)
     if low is None or high is None:
-        return None, None
-    return min(low, dot.value), max(high, dot.value)
+        return Interval(None, None, found.reason)
+    return Interval(min(low, dot.value), max(high, dot.value), None)

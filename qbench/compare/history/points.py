@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from qbench.compare.selection import pooled_by
 from qbench.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,8 +80,11 @@ class _Visit(NamedTuple):
 
     revision: str
     batch: int
-    """On the disk, where nothing was brought by a commit: what ran them."""
-    environment: str
+    """Of what came together; -1 on the disk, where nothing came by a commit."""
+    software: str
+    """Of what is on the disk: the versions that ran it."""
+    turn: int = 0
+    """Of what was measured there in several ways, such as with other parameters, which it is."""
 
 
 def find_points(found: Batches, *, since: str | None = None) -> Measured:
@@ -91,14 +95,19 @@ def find_points(found: Batches, *, since: str | None = None) -> Measured:
     groups: dict[_Visit, dict[LineName, list[Record]]] = {}
     brought: dict[_Visit, Commit | None] = {}
     seen: set[tuple[str, ...]] = set()
+    ways: dict[tuple[_Visit, LineName], list[str]] = {}
     for number, batch in enumerate(found.every):
-        for record in batch.records:
+        for record in sorted(batch.records, key=lambda one: one.started_at):
             line = _line(record)
             thing = (*line, record.key, record.started_at)
             if thing in seen:
                 continue
             seen.add(thing)
             visit = _visit(record, number if batch.commit else None)
+            way, known = pooled_by(record), ways.setdefault((visit, line), [])
+            if way not in known:
+                known.append(way)
+            visit = visit._replace(turn=known.index(way))
             brought.setdefault(visit, batch.commit)
             groups.setdefault(visit, {}).setdefault(line, []).append(record)
     started = {
@@ -136,8 +145,8 @@ def _visit(record: Record, batch: int | None) -> _Visit:
     revision = environment.git_revision or ""
     if batch is not None:
         return _Visit(revision, batch, "")
-    told = environment.model_dump_json(exclude={"git_revision", "device_memory_bytes"})
-    return _Visit(revision, -1, told)
+    software = (environment.qbench, environment.python, environment.driver)
+    return _Visit(revision, -1, str((*software, *sorted(environment.versions.items()))))
 
 
 def _commits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.history.lines import interval
@@ -27,19 +28,23 @@ _CAPTION = (
 
 def history_charts(lines: Sequence[JudgedLine]) -> list[Part]:
     """A picture for each metric and item of one device; none where no line of it ever differed."""
-    groups: dict[tuple[str, str, str], list[JudgedLine]] = {}
+    models = {one.line.name.model for one in lines}
+    groups: dict[tuple[str, str, str, str], list[JudgedLine]] = {}
     for one in lines:
         name = one.line.name
-        groups.setdefault((name.measurement, one.line.metric.name, name.item), []).append(one)
+        key = name.model, name.measurement, one.line.metric.name, name.item
+        groups.setdefault(key, []).append(one)
     charts = tuple(
-        _chart(*key, group)
-        for key, group in groups.items()
+        _chart(f"{model}: " if len(models) > 1 else "", measurement, metric, item, group)
+        for (model, measurement, metric, item), group in groups.items()
         if any(len(set(one.line.values)) > 1 for one in group)
     )
     return [Charts(charts, _CAPTION)] if charts else []
 
 
-def _chart(measurement: str, metric: str, item: str, group: Sequence[JudgedLine]) -> Chart:
+def _chart(
+    model: str, measurement: str, metric: str, item: str, group: Sequence[JudgedLine]
+) -> Chart:
     relative = all(one.line.allowance.relative and min(one.line.values) > 0 for one in group)
     rows = [row for one in group for row in _rows(one, relative=relative)]
     unit = group[0].line.metric.unit
@@ -99,11 +104,8 @@ def _chart(measurement: str, metric: str, item: str, group: Sequence[JudgedLine]
         )
     if len(group) > _COLOURS:
         spec["layer"][0]["encoding"]["strokeDash"] = cell
-    title = (
-        f"{metric}, {item}"
-        if metric.startswith(measurement)
-        else f"{measurement}: {metric}, {item}"
-    )
+    of = "" if metric.startswith(measurement) else f"{measurement}: "
+    title = f"{model}{of}{metric}, {item}"
     return Chart(
         title,
         f"{title} of {counted(len(group), 'cell')} over the history, counted from the first point.",
@@ -114,7 +116,6 @@ def _chart(measurement: str, metric: str, item: str, group: Sequence[JudgedLine]
 def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
     line = one.line
     shifts = {shift.at: shift for shift in one.judged.shifts}
-    several = line.name.model
     rows = []
     for number, stretch in enumerate(line.stretches):
         first = line.values[stretch.start]
@@ -122,16 +123,12 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
             dot, shift = line.dots[at], shifts.get(at)
             ends = interval(dot, line.metric.name)
             low, change, high = (
-                None
-                if one is None
-                else rounded(100 * (one / first - 1) if relative else one - first)
-                for one in (ends[0], dot.value, ends[1])
+                _change(one, first, relative=relative) for one in (ends.low, dot.value, ends.high)
             )
             rose = shift is not None and (shift.difference.plain or 0.0) > 0
             rows.append(
                 {
                     "cell": line.name.cell,
-                    "model": several,
                     "stretch": number,
                     "number": dot.place.number,
                     "measured": _label(dot.place),
@@ -145,6 +142,14 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _change(value: float | None, first: float, *, relative: bool) -> float | None:
+    """As it is drawn; None of what is not known, or no number of usual size."""
+    if value is None:
+        return None
+    change = 100 * (value / first - 1) if relative else value - first
+    return rounded(change) if math.isfinite(change) else None
 
 
 def _label(place: Place) -> str:

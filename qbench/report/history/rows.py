@@ -59,7 +59,7 @@ def _rows(one: JudgedLine) -> list[dict[str, Any]]:
     for at, dot in enumerate(line.dots):
         record = dot.point.records[0]
         environment = record.environment
-        low, high = interval(dot, line.metric.name)
+        found = interval(dot, line.metric.name)
         rows.append(
             {
                 **_line(line),
@@ -69,8 +69,9 @@ def _rows(one: JudgedLine) -> list[dict[str, Any]]:
                 "protocol": record.protocol,
                 "repeats": len(dot.point.records),
                 "value": dot.value,
-                "low": low,
-                "high": high,
+                "low": found.low,
+                "high": found.high,
+                "no_interval": found.reason,
                 "begins_anew": breaks.get(at),
                 "is_change": at in shifts,
                 **_change(line, shifts.get(at)),

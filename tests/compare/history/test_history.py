@@ -202,3 +202,27 @@ def test_one_measurement_is_one_point_however_often_it_was_committed() -> None:
     batch = Batch(run, None)
     found = find_history("quickstart", Batches((batch, replace(batch)), None, ()), Path())
     assert {len(one.line.dots) for one in found.lines} == {1}
+
+
+def test_two_ways_to_measure_at_one_commit_are_two_points() -> None:
+    """Records of other parameters under the same name are no repeats of each other."""
+
+    def run(day: int, seconds: float, least: float) -> list[Record]:
+        made = latency("nf4", [seconds] * 2, **dated(0))
+        return [
+            one.model_copy(
+                update={
+                    "started_at": started(day),
+                    "identity": {**one.identity, "least": least},
+                    "item": one.item.model_copy(
+                        update={"params": {**one.item.params, "least": least}}
+                    ),
+                    "key": f"{day}{one.key[1:]}",
+                }
+            )
+            for one in made
+        ]
+
+    (line,) = history([run(0, 0.01, 0.2), run(1, 0.02, 0.5)]).lines
+    assert line.line.values == (0.01, 0.02)
+    assert [one.reason for one in line.line.breaks] == ["other least: 0.5 here, 0.2 there"]
