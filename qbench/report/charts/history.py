@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.history.history import JudgedLine
+    from qbench.compare.history.lines import Interval
     from qbench.compare.history.points import Place
     from qbench.core.page import Part
 
 _COLOURS = 10
 """Lines that the page has colours for; of more their dashes differ too."""
 _CAPTION = (
-    "Each line is a cell, counted from its first point since it began anew; a bar is the 95 %"
-    " interval as far as one run tells, without what differs from run to run. A triangle marks a"
-    " change that is told: pointing up where the value rose, down where it fell."
+    "Each line is a cell, counted from its first point since it began anew. A triangle marks a"
+    " change that is told: pointing up where the value rose, down where it fell. A point tells its"
+    " interval, which is without what differs from run to run."
 )
 
 
@@ -55,6 +56,7 @@ def _chart(
         "measured": "measurement",
         "subject": "commit",
         "value": f"value ({unit})" if unit != "1" else "value",
+        "interval": "95 % interval, as far as one run tells",
         "change": axis,
         "said": "told",
     }
@@ -77,11 +79,6 @@ def _chart(
                 "mark": {"type": "line", "strokeWidth": 1.5, "point": {"size": 18}},
                 "encoding": {"detail": {"field": "stretch", "type": "nominal"}},
             },
-            {
-                "transform": [{"filter": "isValid(datum.low)"}],
-                "mark": {"type": "rule", "opacity": 0.45},
-                "encoding": {"y": quantity("low", axis), "y2": {"field": "high"}},
-            },
         ],
     }
     if any(row["said"] for row in rows):
@@ -103,7 +100,7 @@ def _chart(
             }
         )
     if len(group) > _COLOURS:
-        spec["layer"][0]["encoding"]["strokeDash"] = cell
+        spec["encoding"]["strokeDash"] = cell
     of = "" if metric.startswith(measurement) else f"{measurement}: "
     title = f"{model}{of}{metric}, {item}"
     return Chart(
@@ -122,9 +119,6 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
         for at in stretch:
             dot, shift = line.dots[at], shifts.get(at)
             ends = interval(dot, line.metric.name)
-            low, change, high = (
-                _change(one, first, relative=relative) for one in (ends.low, dot.value, ends.high)
-            )
             rose = shift is not None and (shift.difference.plain or 0.0) > 0
             rows.append(
                 {
@@ -134,9 +128,8 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
                     "measured": _label(dot.place),
                     "subject": dot.place.commit.subject if dot.place.commit else "",
                     "value": rounded(dot.value),
-                    "change": change,
-                    "low": None if low == high else low,
-                    "high": high,
+                    "change": _change(dot.value, first, relative=relative),
+                    "interval": _told(ends),
                     "said": shift.direction(line.metric.better) if shift else "",
                     "way": "up" if rose else "down",
                 }
@@ -144,10 +137,14 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _change(value: float | None, first: float, *, relative: bool) -> float | None:
-    """As it is drawn; None of what is not known, or no number of usual size."""
-    if value is None:
-        return None
+def _told(ends: Interval) -> str:
+    if ends.low is None or ends.high is None:
+        return "not known"
+    return "exact" if ends.low == ends.high else f"{ends.low:.4g} to {ends.high:.4g}"
+
+
+def _change(value: float, first: float, *, relative: bool) -> float | None:
+    """As it is drawn; None of what is no number of usual size."""
     change = 100 * (value / first - 1) if relative else value - first
     return rounded(change) if math.isfinite(change) else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from qbench.compare.history.conditions import changes_between
 from qbench.compare.history.shifts import ALPHA_PAIRED, ALPHA_VARYING
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Heading, Page, Row, Table, Words, bullets, words_table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from qbench.compare.history.lines import MetricLine
     from qbench.compare.history.shifts import Shift
     from qbench.core.page import Part, Tone
+    from qbench.core.record import Record
     from qbench.core.units import Display
 
 _COLUMNS = (
@@ -54,10 +56,11 @@ METHOD = (
 
 def history_page(history: History) -> Page:
     """The whole: every line, drawn and in a table, every change with what else changed there."""
-    parts: list[Part] = [Words(summary(history)), *_notes(history), *_changes(history)]
+    parts: list[Part] = [Words(summary(history)), *_changes(history)]
     for device, lines in _by_device(history.lines):
         parts += [Heading(f"On {device}"), *history_charts(lines), _table(lines)]
-    parts += [*_breaks(history), *_untold(history), Heading("Measurements"), _measurements(history)]
+    parts += [*_breaks(history), *_untold(history), *_notes(history)]
+    parts += [Heading("Measurements"), _measurements(history)]
     parts.append(Words(METHOD, "quiet"))
     return Page(f"History of {history.suite}", tuple(parts), history_data(history, METHOD))
 
@@ -261,14 +264,20 @@ def _notes(history: History) -> list[Part]:
 
 
 def _measurements(history: History) -> Table:
-    headings = ("measurement", "commit", "subject", "measured")
-    rows = [
-        (
-            str(place.number),
-            place.label if place.commit else "-",
-            place.commit.subject if place.commit else "",
-            place.started_at[:16].replace("T", " "),
-        )
-        for place in history.places
-    ]
+    """When each was taken, and which packages were others than those of the one before."""
+    records = {
+        dot.place.number: dot.point.records[0] for one in history.lines for dot in one.line.dots
+    }
+    rows = []
+    old: Record | None = None
+    for place in history.places:
+        new = records[place.number]
+        changes = () if old is None else changes_between([new], [old])
+        told = ", ".join(one.words for one in changes if one.kind == "package")
+        subject = place.commit.subject if place.commit else ""
+        started = place.started_at[:16].replace("T", " ")
+        commit = place.label if place.commit else "-"
+        rows.append((str(place.number), commit, subject, started, told))
+        old = new
+    headings = ("measurement", "commit", "subject", "measured", "other packages than before")
     return words_table(headings, rows, right=(0,))
