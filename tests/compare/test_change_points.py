@@ -68,6 +68,14 @@ def test_what_comes_and_goes_is_two_changes() -> None:
     assert found(made, *quiet) == [[12, 24], [], [], []]
 
 
+def test_a_year_of_nights() -> None:
+    made = np.random.default_rng(4).normal(0, 0.01, (3, 365))
+    made[0, 200:] += 0.06
+    made[1, 100:180] += 0.06
+    made[1, 300:310] -= 0.06
+    assert found(*made) == [[200], [100, 180, 300, 310], []]
+
+
 def test_outliers_are_no_changes_and_move_none() -> None:
     made = np.random.default_rng(2).normal(0, 0.01, COMMITS)
     made[-1] += 5

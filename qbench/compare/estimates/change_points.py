@@ -53,6 +53,9 @@ _DRAWN = 300
 _WITHIN = 0.9
 """What a run within counts for: were it 1, ten points would be needed, since runs can lie in many
 places, and a change that stays would be told less often."""
+_LONGEST_WITHIN = 40
+"""Points of the longest run within: longer ones stand out by either of their ends, too, and all of
+a year's would take minutes."""
 _EQUAL = 1e-9
 
 
@@ -147,11 +150,12 @@ def _reordered(stretch: _Stretch, correlation: float, keys: Floats) -> Floats:
     return _largest(made)
 
 
-def _apart(values: Floats) -> Iterator[Floats]:
+def _apart(values: Floats) -> Iterator[tuple[npt.NDArray[np.int64], int, Floats]]:
     """By length of runs, how far their means are from the rest's, in standard errors of noise 1.
 
-    `values` has shape (m, n); for each length from `FEWEST_A_SIDE` to n less as many, what is
-    yielded has shape (n + 1 - length, m): by where the run begins.
+    `values` has shape (m, n). For each length from `FEWEST_A_SIDE` to n less as many: where the
+    runs begin, shape (k,), the length, and the statistic, (k, m). Runs beyond `_LONGEST_WITHIN` are
+    those to the ends alone.
     """
     import numpy as np
 
@@ -159,11 +163,16 @@ def _apart(values: Floats) -> Iterator[Floats]:
     sums = np.zeros((n + 1, m))
     np.cumsum((values - values.mean(axis=1, keepdims=True)).T, axis=0, out=sums[1:])
     for length in range(FEWEST_A_SIDE, n + 1 - FEWEST_A_SIDE):
-        differences = sums[length:] - sums[:-length]
+        if length <= _LONGEST_WITHIN:
+            begins = np.arange(n + 1 - length)
+            differences = sums[length:] - sums[:-length]
+        else:
+            begins = np.array([0, n - length])
+            differences = sums[begins + length] - sums[begins]
         np.abs(differences, out=differences)
         differences *= (n / (length * (n - length))) ** 0.5
         differences[1:-1] *= _WITHIN
-        yield differences
+        yield begins, length, differences
 
 
 def _largest(values: Floats) -> Floats:
@@ -171,7 +180,7 @@ def _largest(values: Floats) -> Floats:
     import numpy as np
 
     largest = np.zeros(len(values))
-    for apart in _apart(values):
+    for _, _, apart in _apart(values):
         np.maximum(largest, apart.max(axis=0), out=largest)
     return largest
 
@@ -181,14 +190,11 @@ def _run(values: Floats) -> npt.NDArray[np.int64]:
     import numpy as np
 
     largest, runs = np.full(len(values), -1.0), np.zeros((len(values), 2), dtype=np.int64)
-    for length, apart in enumerate(_apart(values), FEWEST_A_SIDE):
-        begins, most = apart.argmax(axis=0), apart.max(axis=0)
+    for begins, length, apart in _apart(values):
+        most = apart.max(axis=0)
         more = most > largest
-        largest[more], runs[more, 0], runs[more, 1] = (
-            most[more],
-            begins[more],
-            begins[more] + length,
-        )
+        first = begins[apart.argmax(axis=0)][more]
+        largest[more], runs[more, 0], runs[more, 1] = most[more], first, first + length
     return runs
 
 
