@@ -16,7 +16,13 @@ from qbench.core.git import git_revision
 from qbench.core.units import counted
 from qbench.plan.suite.cluster_ray import ALL, RaySection
 from qbench.running.executors.executor import Column
-from qbench.running.executors.node import differences
+from qbench.running.executors.ray_alike import (
+    environment_of,
+    named,
+    refuse_errors,
+    refuse_unlike,
+    unlikeness,
+)
 from qbench.running.executors.ray_connection import address_of, connected
 from qbench.running.executors.ray_executor import RayExecutor
 from qbench.running.executors.ray_jobs import JobsOnHead, OwnJobs, on_node, remote
@@ -36,7 +42,6 @@ if TYPE_CHECKING:
 LOOK_S = 600.0
 """In which a node has to lay the suite out, or to look for problems; one that does not is left out.
 """
-_MOST_NAMED = 8
 _NONE_ANSWERED = (
     f"--on ray: no node of the cluster answered within {LOOK_S:.0f} s, or all were lost meanwhile;"
     " look at it with `ray status`, and run again"
@@ -96,10 +101,10 @@ class RayCluster:
         found, late = self._looked(nodes)
         if not found:
             raise UsageError(_NONE_ANSWERED)
-        _refuse_errors([one for one, _ in found], nodes)
+        refuse_errors([one for one, _ in found], nodes)
         of_kind: dict[str, list[tuple[SeenNode, Any]]] = defaultdict(list)
         for one, plan in found:
-            of_kind[_environment(one).device_kind].append((one, plan))
+            of_kind[environment_of(one).device_kind].append((one, plan))
         chosen = self._chosen(of_kind)
         return [self._column(of_kind[kind], asked, late) for kind in chosen]
 
@@ -132,7 +137,7 @@ class RayCluster:
         return [
             problem
             if len(where) == len(asked)
-            else replace(problem, place=f"{problem.place} on {_named(where)}")
+            else replace(problem, place=f"{problem.place} on {named(where)}")
             for problem, where in hosts.items()
         ]
 
@@ -190,7 +195,7 @@ class RayCluster:
 
     def _chosen(self, of_kind: dict[str, list[tuple[SeenNode, Any]]]) -> list[str]:
         """The kinds to measure on: those that the suite names, else the only one there is."""
-        names = {kind: _environment(seen[0][0]).device for kind, seen in of_kind.items()}
+        names = {kind: environment_of(seen[0][0]).device for kind, seen in of_kind.items()}
         there = "; ".join(
             f"{kind} ({names[kind]}, {counted(len(seen), 'node')})"
             for kind, seen in sorted(of_kind.items())
@@ -204,7 +209,9 @@ class RayCluster:
                 f"cluster.ray.devices: {', '.join(unknown)}: no such device; the cluster has"
                 f" {there}; name some of them, or all"
             )
-        gpus = [k for k in sorted(of_kind) if _environment(of_kind[k][0][0]).device_type == "cuda"]
+        gpus = [
+            k for k in sorted(of_kind) if environment_of(of_kind[k][0][0]).device_type == "cuda"
+        ]
         chosen = [k for k in sorted(of_kind) if k in wanted or names[k] in wanted]
         chosen = chosen or gpus or sorted(of_kind)
         if len(chosen) > 1 and not wanted:
@@ -218,7 +225,7 @@ class RayCluster:
     def _column(self, found: list[tuple[SeenNode, Any]], asked: Asked, late: int) -> Column:
         """The plan of the first node, once the others' are the same."""
         first, alike = found[0][0], [one for one, _ in found]
-        _refuse_unlike(first, alike)
+        refuse_unlike(first, alike)
         plan = _first_there([plan for _, plan in found])
         notes = [plan.device_note] if plan.device_note else []
         if late:
@@ -246,22 +253,6 @@ class RayCluster:
         self._stack.callback(self._jobs.ask_for, [])
 
 
-def unlikeness(one: SeenNode, other: SeenNode) -> str:
-    """Why the suite does not mean the same on two nodes, in words; empty where it does."""
-    mine, theirs = _environment(one), _environment(other)
-    differs = differences(mine, theirs)
-    if differs:
-        return differs
-    if one.look.threads != other.look.threads:
-        return (
-            f"{one.look.threads} threads of torch there, {other.look.threads} here"
-            " (OMP_NUM_THREADS of the process that `ray start` left)"
-        )
-    if one.look.keys != other.look.keys:
-        return "models, texts or data of the suite have other contents here"
-    return ""
-
-
 def _first_there(plans: Sequence[Any]) -> Plan:
     """The first plan whose node still lives; they are the same."""
     import ray
@@ -284,10 +275,6 @@ def _problems_of(told: tuple[Plan, list[Job]], cache: str | None) -> list[Proble
     return find_problems(plan, jobs, cache)
 
 
-def _environment(seen: SeenNode) -> Any:
-    return seen.look.environment
-
-
 def _unusable(node: Node, error: Exception) -> Look:
     said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return Look(node.id[:8], error=f"qbench cannot run there ({said}); install it on all nodes")
@@ -296,41 +283,3 @@ def _unusable(node: Node, error: Exception) -> Look:
 def _silent(error: Exception) -> Problem:
     said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return Problem("node", f"could not look for problems ({said})", remedy="see `ray status`")
-
-
-def _refuse_errors(seen: Sequence[SeenNode], nodes: Sequence[Node]) -> None:
-    """Raises `UsageError` where the suite cannot be laid out on a node."""
-    by_error: dict[str, list[str]] = defaultdict(list)
-    for one in seen:
-        if one.look.error:
-            by_error[one.look.error].append(one.look.host)
-    if not by_error:
-        return
-    lines = [
-        error if len(hosts) == len(nodes) else f"on {_named(hosts)}: {error}"
-        for error, hosts in by_error.items()
-    ]
-    raise UsageError("\n".join(lines))
-
-
-def _refuse_unlike(first: SeenNode, alike: Sequence[SeenNode]) -> None:
-    """Raises `UsageError` for nodes of one kind on which the suite means different things."""
-    why: dict[str, list[str]] = defaultdict(list)
-    for one in alike[1:]:
-        differs = unlikeness(first, one)
-        if differs:
-            why[differs].append(one.look.host)
-    if why:
-        device = _environment(first).device
-        lines = [f"on {_named(hosts)}: {differs}" for differs, hosts in why.items()]
-        raise UsageError(
-            f"--on ray: nodes with {device} are not alike, as {first.look.host} is:\n"
-            + "\n".join(lines)
-            + "\nmake them alike, or take nodes out of the cluster"
-        )
-
-
-def _named(hosts: Sequence[str]) -> str:
-    names = list(dict.fromkeys(hosts))
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
