@@ -94,13 +94,12 @@ def find_points(found: Batches, *, since: str | None = None) -> Measured:
     """
     groups: dict[_Visit, dict[LineName, list[Record]]] = {}
     brought: dict[_Visit, Commit | None] = {}
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     ways: dict[tuple[_Visit, LineName], list[str]] = {}
     for number, batch in enumerate(found.every):
         for record in sorted(batch.records, key=lambda one: one.started_at):
             line = _line(record)
-            thing = (*line, record.key, record.started_at)
-            if thing in seen:
+            if (thing := _measurement(record)) in seen:
                 continue
             seen.add(thing)
             visit = _visit(record, number if batch.commit else None)
@@ -138,6 +137,13 @@ def _line(record: Record) -> LineName:
         record.item.measurement,
         record.item.slug,
     )
+
+
+def _measurement(record: Record) -> tuple[object, ...]:
+    """What tells it from any other, wherever it is kept."""
+    figures = tuple((one.name, one.value) for one in record.metrics)
+    revision = record.environment.git_revision
+    return (*_line(record), record.key, record.started_at, revision, figures)
 
 
 def _visit(record: Record, batch: int | None) -> _Visit:

@@ -226,3 +226,13 @@ def test_two_ways_to_measure_at_one_commit_are_two_points() -> None:
     (line,) = history([run(0, 0.01, 0.2), run(1, 0.02, 0.5)]).lines
     assert line.line.values == (0.01, 0.02)
     assert [one.reason for one in line.line.breaks] == ["other least: 0.5 here, 0.2 there"]
+
+
+def test_other_figures_are_another_measurement() -> None:
+    """Though a clock that stands still gives all the same time, and a suite the same keys."""
+    runs = [
+        latency("nf4", [0.01 + number], environment=make_environment(git_revision=f"{number:040x}"))
+        for number in range(3)
+    ]
+    (line,) = history(runs).lines
+    assert line.line.values == (0.01, 1.01, 2.01)
