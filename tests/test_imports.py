@@ -16,7 +16,16 @@ from tests.workplace import REPOSITORY, keep
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-HEAVY = {"torch", "transformers", "pandas", "accelerate", "bitsandbytes", "datasets", "numpy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "pandas",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "numpy",
+    "submitit",
+}
 CALL = """
 import json, sys
 from qbench.cli.main import main

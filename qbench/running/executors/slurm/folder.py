@@ -57,6 +57,13 @@ class Submitted(NamedTuple):
     """The file with what the job itself printed, beside what submitit keeps of it."""
 
 
+class ToldTask(NamedTuple):
+    """A task of a job, as far as its record goes."""
+
+    key: str
+    path: str
+
+
 @dataclass(frozen=True)
 class Entry:
     """What was submitted of one job."""
@@ -67,6 +74,11 @@ class Entry:
     def job(self) -> Job:
         """The job as it was told."""
         return Job.model_validate(self.told()["job"])
+
+    @property
+    def tasks(self) -> list[ToldTask]:
+        """The tasks of the job, which another version of qbench may have told."""
+        return [ToldTask(one["key"], one["path"]) for one in self.told()["job"]["tasks"]]
 
     def told(self) -> dict[str, Any]:
         """What the driver told."""
@@ -234,12 +246,12 @@ def gather(entry: Entry) -> int:
 
     A record on disk that was begun later stays. Raises `StoreError` where one cannot be written.
     """
-    job, read = entry.job, 0
+    tasks, read = entry.tasks, 0
     for event, end in entry.events():
         read = end
         if event["event"] != "record":
             continue
-        path = Path(job.tasks[event["index"]].path)
+        path = Path(tasks[event["index"]].path)
         try:
             told = parse_record(event["text"].encode(), path)
         except DamagedRecordError:

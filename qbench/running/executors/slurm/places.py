@@ -41,7 +41,7 @@ class Earlier:
     def add(self, entry: Entry, submitted: Submitted, read: int) -> None:
         """Keeps one whose events were read up to a place in its file."""
         done = entry.recorded()
-        tasks = enumerate(entry.job.tasks)
+        tasks = enumerate(entry.tasks)
         left = tuple(task.key for index, task in tasks if index not in done)
         self._entries[entry.folder.name] = (entry, submitted, read, left)
 
@@ -210,7 +210,7 @@ class _Follower:
     def follow(self, entry: Entry, read: int) -> None:
         """Follows an entry from there on."""
         self._entry, self._read = entry, read
-        self._keys = [task.key for task in entry.job.tasks]
+        self._keys = [task.key for task in entry.tasks]
 
     def queued(self) -> None:
         """Tells that the job is submitted."""
