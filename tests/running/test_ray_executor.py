@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,30 @@ def test_a_job_asks_for_a_device_alone_and_its_memory(bench: Bench) -> None:
     assert "resources" not in plain
     assert with_resource["resources"] == {kind: 1}
     assert "memory" not in too_small
+
+
+def test_a_model_over_several_gpus_gets_all_that_it_was_planned_for(bench: Bench) -> None:
+    """From nodes that have as many; any other job gets one GPU of any node."""
+    jobs = ToldJobs(lambda _: [])
+    on_gpus = {"device_type": "cuda", "gpus_memory_bytes": (2**34, 2**34)}
+    environment = bench.plan.environment.model_copy(update=on_gpus)
+    plan = replace(bench.plan, environment=environment)
+    look = Look("host", environment, 1, "keys", sees_cache=True)
+    there = {"one": {"GPU": 1.0, "CPU": 8.0}, "two": {"GPU": 2.0, "CPU": 8.0}}
+    seen = [SeenNode(Node(name, resources), look) for name, resources in there.items()]
+    nodes = NodesOfKind(plan, seen, jobs, lambda _: [], patience_s=1.0)
+    job = bench.job.model_copy(update={"environment": environment})
+    laid_over = job.cell.model.model_copy(update={"device_map": "auto"})
+    large = job.model_copy(update={"cell": job.cell.model_copy(update={"model": laid_over})})
+    nodes.start(job, 60.0)
+    nodes.start(large, 60.0)
+    small_asks, large_asks = (options for _, options in jobs.submitted)
+    assert nodes.places == 3
+    assert (small_asks["num_gpus"], small_asks["num_cpus"]) == (1, 1)
+    assert small_asks["label_selector"] == {"ray.io/node-id": "in(one,two)"}
+    assert large_asks["num_gpus"] == 2
+    assert large_asks["label_selector"] == {"ray.io/node-id": "in(two)"}
+    assert "memory" not in small_asks
 
 
 def test_what_jobs_make_for_others_arrives_whole_or_not_at_all(
