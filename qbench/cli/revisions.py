@@ -167,10 +167,10 @@ def _measured_by(
 
 
 def _thing(record: Record) -> tuple[object, ...]:
-    """What a record is of, whenever it was taken."""
+    """What a record is of, whenever it was taken; the repeats of one commit belong together."""
     item = record.item
     kind = record.environment.device_kind
-    return record.suite, kind, record.cell.slug, item.measurement, item.slug, item.repeat
+    return record.suite, kind, record.cell.slug, item.measurement, item.slug
 
 
 def _committed_at(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qbench.compare.gate.bisect import bisect_lines, cells_to_bisect
 from qbench.compare.gate.suspects import find_suspects
 from qbench.compare.history.batches import find_batches
-from qbench.core.errors import StoreError
+from qbench.core.errors import StoreError, UsageError
 from qbench.core.git import repository_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def with_suspects(
     if suspects is not None and old.against is not None and suspects.span.commits:
         few = () if "--only" in suite else cells_to_bisect(outcome, records)
         named = [*suite, *(word for slug in few for word in ("--only", slug))]
-        lines = bisect_lines(suspects.span, old.against, repository_of(folder), named, folder)
-        suspects = replace(suspects, bisect=lines)
+        with suppress(UsageError):  # git cannot tell the lines: the gate failed all the same
+            lines = bisect_lines(suspects.span, old.against, repository_of(folder), named, folder)
+            suspects = replace(suspects, bisect=lines)
     return replace(outcome, suspects=suspects)

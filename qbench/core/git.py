@@ -7,6 +7,7 @@ texts that are shown are cleaned.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ _REVISION_TIMEOUT_S = 2.0
 _OID = "# branch.oid "
 _HEADER = "%H%x00%P%x00%ct%x00%s"
 _HEADER_PARTS = 4
+_LOG_SETTINGS = ("log.showSignature=false", "log.follow=false", "log.showRoot=true")
+"""In place of a user's own, which would change what `git log` answers."""
+_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _REGULAR = "100"
 """What the mode of a regular file begins with; links and submodules have others."""
 
@@ -90,16 +94,22 @@ def repository_of(path: Path) -> Repository:
     folder = next(each for each in (real, *real.parents) if each.is_dir())
     done = ask(folder, ["rev-parse", "--show-toplevel"])
     if done.returncode != 0:
-        owner = "dubious ownership" in done.stderr.decode(errors="replace")
-        raise git_problem(
-            str(path),
-            words_of(done) or "no working tree of git",
-            "a path in a git repository",
-            f"git config --global --add safe.directory {folder}, if its owner is trusted"
-            if owner
-            else "run git init and commit, or start qbench in the repository",
-        )
+        found = words_of(done) or "no working tree of git"
+        raise git_problem(str(path), found, "a path in a git repository", _remedy(done.stderr))
     return Repository(Path(os.fsdecode(done.stdout.removesuffix(b"\n"))))
+
+
+def _remedy(complaint: bytes) -> str | None:
+    """What to do where git finds no repository to read, by what it says."""
+    told = complaint.decode(errors="replace")
+    for line in told.splitlines():
+        if "--add safe.directory" in line:  # it names the folder that it looks up, as a shell needs
+            return f"`{in_one_line(line.strip())}`, if its owner is trusted"
+    if "not a git repository" in told:
+        return "run git init and commit, or start qbench in the repository"
+    if "work tree" in told:
+        return "start qbench in a clone that has its files checked out"
+    return None
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,8 @@ class Repository:
             raise git_problem(place, "what is no revision", expected, None)
         arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
         done = ask(self.root, [*arguments, f"{revision}^{{commit}}"])
-        if done.returncode != 0:
+        found = done.stdout.decode("ascii").strip()
+        if done.returncode != 0 or not _HASH.fullmatch(found):  # `^` before it, of `^HEAD`
             shallow = self.is_shallow()
             raise git_problem(
                 place,
@@ -148,7 +159,7 @@ class Repository:
                 if shallow
                 else "`git log --oneline` lists commits; `git fetch` brings those of others",
             )
-        return done.stdout.decode("ascii").strip()
+        return found
 
     def commit(self, revision: str) -> Commit:
         """The commit that a revision means; raises `UsageError` for one that means none."""
@@ -176,6 +187,7 @@ class Repository:
         """
         span = [self.resolve(until), *([f"^{self.resolve(since)}"] if since else [])]
         files = ["--raw", "--no-abbrev", "--no-renames", "--diff-merges=first-parent"]
+        files.append(f"-O{os.devnull}")  # in place of a user's own file of orders
         return self._log(
             ["--topo-order", "--reverse", *(files if changed else []), *span, "--", *below]
         )
@@ -215,9 +227,9 @@ class Repository:
         yield from blobs_of(self.root, list(dict.fromkeys(blobs)), most_bytes)
 
     def _log(self, arguments: Sequence[str]) -> list[Commit]:
-        own = ["-c", "log.showSignature=false", "-c", "log.follow=false", "log", "-z"]
+        own = [word for setting in _LOG_SETTINGS for word in ("-c", setting)]
         form = [f"--format={_HEADER}", "--encoding=UTF-8", "--no-color", "--no-notes"]
-        return _commits(ask_whole(self.root, [*own, *form, *arguments]))
+        return _commits(ask_whole(self.root, [*own, "log", "-z", *form, *arguments]))
 
 
 def _commits(output: bytes) -> list[Commit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import tempfile
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 120.0
 """For one answer of git, which a clone without all contents may have to fetch."""
-_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""Variables by which a git that started qbench names its own repository."""
+_LEFT_OUT = re.compile(
+    "GIT_((IMPLICIT_)?WORK_TREE|DIR|COMMON_DIR|INDEX_FILE|PREFIX|NAMESPACE|REPLACE_REF_BASE"
+    "|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE|GRAFT_FILE"
+    "|(NO)?GLOB_PATHSPECS|ICASE_PATHSPECS|TRACE.*)"
+)
+"""Variables by which a git that started qbench names its own repository (`git rev-parse
+--local-env-vars`), and those that change what paths mean and what is written."""
 _CHUNK_BYTES = 2**20
 _BATCH = ["git", "cat-file", "--batch", "--buffer"]
 
@@ -95,9 +101,10 @@ def blobs_of(
 
 
 def words_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The first line of what git complained of; empty where it did not."""
+    """The first line of what git failed for, past its warnings; empty where it said nothing."""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return in_one_line(lines[0]) if lines else ""
+    fatal = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return in_one_line((fatal or lines or [""])[0])
 
 
 def git_problem(place: str, found: str, expected: str, remedy: str | None) -> UsageError:
@@ -165,7 +172,7 @@ def _batch(folder: Path, blobs: Sequence[str]) -> Iterator[_Answers]:
 
 
 def _environment() -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    own = {name: value for name, value in os.environ.items() if not _LEFT_OUT.fullmatch(name)}
     return {
         **own,
         # Reading must not take git's lock from under a user's own git command.

@@ -150,6 +150,32 @@ def test_records_on_disk_that_name_the_commit_or_the_nearest_before(made: MadeRe
     )
 
 
+def test_repeats_of_one_commit_are_not_joined_with_those_of_an_older(made: MadeRepository) -> None:
+    older, newer = made.commit("One"), made.commit("Two")
+    for repeat in range(3):
+        record = taken(1000, older, day=repeat + 1)
+        item = record.item.model_copy(update={"repeat": repeat})
+        keep(made.root / "results", record.model_copy(update={"item": item}))
+    keep(made.root / "results", taken(1400, newer, day=6))
+    baseline = made.root / "results/quickstart"
+    shutil.move(baseline, made.root / "older")
+    keep(made.root / "results", taken(1500, made.commit("Three"), day=7))
+    finished = gate(made, "--against", newer, "--baseline", "older")
+    assert found(finished) == (1, 1400, "records in older, 1 measured at it")
+
+
+def test_a_gate_fails_for_its_own_reason_where_git_lacks_commits(made: MadeRepository) -> None:
+    keep_baseline(made, taken(1000, None, day=1), "A baseline")
+    keep_baseline(made, taken(1200, None, day=2), "A larger one")
+    keep(made.root / "results", taken(1500, None, day=3))
+    lost = made.git("rev-parse", "HEAD~1")
+    (made.root / ".git/objects" / lost[:2] / lost[2:]).unlink()
+    finished = gate(made, "--baseline", BASELINE, form="text")
+    assert finished.code == 1, finished.errors
+    history = call(made.root, "history", "suite.yaml")
+    assert "expected a whole repository; run `git fsck`" in " ".join(history.output.split())
+
+
 def test_records_of_another_device_are_taken_where_there_are_no_others(
     made: MadeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,16 @@ def test_commits_that_git_does_not_know(tmp_path: Path) -> None:
     assert "git does not know" in found["notes"][0]
 
 
+def test_a_branch_without_commits_shows_what_is_on_the_disk(tmp_path: Path) -> None:
+    repository = MeasuredRepository(tmp_path / "project")
+    hashes = [repository.change_code() for _ in range(2)]
+    for number, commit in enumerate(hashes):
+        repository.measure(run_of(number, commit, cells=["nf4"]))
+    repository.git("checkout", "--quiet", "--orphan", "anew")
+    found = told(repository, "--metric", "perplexity")
+    assert [one["commit"] for one in found["points"]] == hashes[1:]
+
+
 def test_committed_records_are_read_and_no_point_is_told_twice(tmp_path: Path) -> None:
     repository = MeasuredRepository(tmp_path / "project")
     hashes = []

@@ -75,6 +75,59 @@ def test_a_hook_s_own_repository_is_not_taken_for_another_s(
     assert repository_of(made.root).resolve("HEAD") == commit
 
 
+SETTINGS = {
+    "log.showRoot": "false",
+    "log.showSignature": "true",
+    "diff.orderFile": "none",
+    "color.ui": "always",
+    "core.pager": "false",
+}
+
+
+def test_a_user_s_variables_and_settings_change_no_answer(
+    made: MadeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.commit("first", {"a": "1"})
+    made.commit("second", {"a": "2"})
+
+    def answers() -> tuple[object, ...]:
+        found = repository_of(made.root)
+        commits = found.commits(below=["a"], changed=True)
+        blobs = [str(file.blob) for commit in commits for file in commit.changed]
+        return commits, blobs, found.files("HEAD", "a"), list(found.contents(blobs, 10))
+
+    before = answers()
+    for name in ("GIT_GLOB_PATHSPECS", "GIT_ICASE_PATHSPECS", "GIT_TRACE"):
+        monkeypatch.setenv(name, "1")
+    for name in ("GIT_OBJECT_DIRECTORY", "GIT_SHALLOW_FILE", "GIT_NAMESPACE"):
+        monkeypatch.setenv(name, str(made.root / "none"))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", str(len(SETTINGS)))
+    for at, (name, value) in enumerate(SETTINGS.items()):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{at}", name)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{at}", value)
+    assert answers() == before
+
+
+def test_a_repository_that_git_refuses_says_what_helps(
+    made: MadeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.commit("first", {"a/b": "1"})
+    made.git("clone", "--bare", str(made.root), str(tmp_path / "bare.git"))
+    with pytest.raises(UsageError, match="its files checked out"):
+        repository_of(tmp_path / "bare.git")
+    (tmp_path / "settings").write_text("[broken\n")
+    with monkeypatch.context() as broken:
+        broken.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
+        with pytest.raises(UsageError, match=r"found fatal: bad config.* in a git repository$"):
+            repository_of(made.root)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(UsageError) as refused:
+        repository_of(made.root / "a")
+    told = str(refused.value)
+    assert f"found fatal: detected dubious ownership in repository at '{made.root}'" in told
+    assert f"`git config --global --add safe.directory {made.root}`, if its owner is" in told
+
+
 def test_no_repository_and_no_git(
     made: MadeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +155,7 @@ def test_a_revision_means_a_commit(made: MadeRepository) -> None:
 @pytest.mark.parametrize(
     "revision",
     ["", " ", "-1", "--all", "--output=x", "none", "HEAD~9", "HEAD..HEAD", "HEAD:file", "a\nb",
-     "HEAD\0", "main\x1b[31m", "x" * 5000],
+     "^HEAD", "HEAD\0", "main\x1b[31m", "x" * 5000],
 )  # fmt: skip
 def test_what_is_no_revision_is_said(made: MadeRepository, revision: str) -> None:
     made.commit("first", {"file": "x"})

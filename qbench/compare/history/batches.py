@@ -9,7 +9,6 @@ import gzip
 import json
 import re
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -71,8 +70,7 @@ def find_batches(suite: str, results: Path) -> Batches:
                 f"{repository.root} is a shallow clone, whose history begins late: fetch the rest"
                 " with `git fetch --unshallow` (in GitHub's checkout, fetch-depth: 0)"
             ] = None
-        with suppress(UsageError):  # results outside the repository
-            committed = _committed(repository, suite, repository.inside(results), notes)
+        committed = _committed(repository, suite, results, notes)
     every = [*committed, *_on_disk(suite, results, notes)]
     kept = [Batch(_of_suite(one.records, suite), one.commit) for one in every]
     kept = [one for one in kept if one.records]
@@ -118,29 +116,41 @@ def _on_disk(suite: str, results: Path, notes: dict[str, None]) -> Iterator[Batc
 
 
 def _committed(
-    repository: Repository, suite: str, results: str, notes: dict[str, None]
+    repository: Repository, suite: str, results: Path, notes: dict[str, None]
 ) -> list[Batch]:
     """What each commit brought, the first commit first."""
     try:
-        commits = repository.commits(below=[results], changed=True)
-    except UsageError:  # no commit yet
+        inside, head = repository.inside(results), repository.resolve("HEAD")
+    except UsageError:  # the results lie outside, or there is no commit yet
         return []
-    wanted: dict[str, list[tuple[Commit, str]]] = {}
-    for commit in commits:
+    brought: dict[str, tuple[Commit, list[Record]]] = {}
+    try:
+        for commit, records in _read(repository, suite, inside, head, notes):
+            brought.setdefault(commit.hash, (commit, []))[1].extend(records)
+    except UsageError as error:
+        notes[f"what was committed was not read to its end: {error}"] = None
+    return [Batch(tuple(records), commit) for commit, records in brought.values()]
+
+
+def _read(
+    repository: Repository, suite: str, results: str, head: str, notes: dict[str, None]
+) -> Iterator[tuple[Commit, list[Record]]]:
+    """The records of each file with the commit that brought it, the first commit first.
+
+    Raises `UsageError` where the repository lacks something.
+    """
+    wanted: dict[str, tuple[Commit, str]] = {}
+    for commit in repository.commits(head, below=[results], changed=True):
         for file in commit.changed:
             path = PurePosixPath(file.path)
             if file.blob is not None and (_is_baseline(path) or _is_record(path, results, suite)):
-                wanted.setdefault(file.blob, []).append((commit, file.path))
-    brought: dict[str, list[Batch]] = {one.hash: [] for one in commits}
+                wanted.setdefault(file.blob, (commit, file.path))
     for blob, contents in repository.contents(wanted, max(LARGEST_BYTES, LARGEST_RECORD_BYTES)):
-        commit, name = wanted[blob][0]
+        commit, name = wanted[blob]
         try:
-            records = _parsed(contents, f"{commit.short}:{name}", suite)
+            yield commit, _parsed(contents, f"{commit.short}:{name}", suite)
         except StoreError as error:
             notes[str(error)] = None
-        else:
-            brought[commit.hash].append(Batch(tuple(records), commit))
-    return [_joined(brought[commit.hash], commit) for commit in commits]
 
 
 def _parsed(contents: bytes | None, shown: str, suite: str) -> list[Record]:
@@ -150,10 +160,6 @@ def _parsed(contents: bytes | None, shown: str, suite: str) -> list[Record]:
     if not _is_baseline(PurePosixPath(shown.partition(":")[2])):
         return [parse_record(contents, Path(shown))]
     return parse_baseline(contents, shown) if _names(contents, suite) else []
-
-
-def _joined(batches: Sequence[Batch], commit: Commit) -> Batch:
-    return Batch(tuple(record for one in batches for record in one.records), commit)
 
 
 def _is_baseline(path: PurePosixPath) -> bool:

@@ -192,9 +192,12 @@ def _commits(
 def _order(repository: Repository, hashes: Iterable[str]) -> list[str]:
     """Parents before their children, also of what HEAD does not hold."""
     wanted = set(hashes)
-    order = repository.holds(["HEAD"], wanted)
+    try:
+        order = repository.holds(["HEAD"], wanted)
+    except UsageError:  # no commit yet, on this branch
+        order = []
     aside = sorted(wanted - set(order))
-    return repository.holds(["HEAD", *aside], wanted) if aside else order
+    return repository.holds([*(["HEAD"] if order else []), *aside], wanted) if aside else order
 
 
 def _places(
