@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.merge.choice import Prefer
     from qbench.compare.merge.merge import Merged
-    from qbench.compare.merge.missing import Completeness
-    from qbench.core.spec import Cell, Item
+    from qbench.compare.merge.missing import Asked, Completeness
 
 EXAMPLES = (
     "Examples: qbench merge shard-1 shard-2 --suite my-suite.yaml |"
@@ -65,6 +64,11 @@ def merge(
             f"--prefer: found {prefer!r}; expected first, for the record of the folder that was"
             " named first, or newest"
         )
+    if settings and not suite:
+        raise UsageError(
+            f"--set: found {settings[0]!r} without --suite; expected the suite's file too, whose"
+            " values it replaces; name it, or leave --set out"
+        )
     # Before anything is joined: what is wrong with a suite is told at once.
     asked = [(file, *_asked_for(file, settings or (), to)) for file in suite or ()]
     merged = merge_results(folders, to, prefer=_PREFERENCES.get(prefer or ""), dry_run=dry_run)
@@ -82,16 +86,20 @@ def merge(
     raise typer.Exit(_exit_code(merged, suites))
 
 
-def _asked_for(
-    file: Path, settings: Sequence[str], results: Path
-) -> tuple[str, list[tuple[Cell, Item]]]:
+def _asked_for(file: Path, settings: Sequence[str], results: Path) -> tuple[str, list[Asked]]:
     """The name of a suite, and all that it asks for."""
+    from qbench.compare.merge.missing import Asked
+    from qbench.compare.merge.takes import meant_by
+    from qbench.core.record import PROTOCOL_VERSION
     from qbench.plan.plan import expected_tasks
     from qbench.plan.suite.settings import read_settings
     from qbench.plan.suite.suite import load_suite
 
     loaded = load_suite(file, read_settings(settings))
-    return loaded.name, [(cell, task.item) for cell, task in expected_tasks(loaded, results)]
+    return loaded.name, [
+        Asked(cell, task.item, meant_by(task.identity, PROTOCOL_VERSION))
+        for cell, task in expected_tasks(loaded, results)
+    ]
 
 
 def _exit_code(merged: Merged, suites: list[Completeness]) -> int:

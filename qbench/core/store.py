@@ -90,8 +90,13 @@ def file_stamp(path: Path) -> FileStamp | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
-    """Raises `StoreError` when records could not be written under `results`."""
+def check_writable(
+    results: Path, least_free_bytes: int = 32 * 2**20, *, option: str = "--results"
+) -> None:
+    """Raises `StoreError` when records could not be written under `results`.
+
+    `option` is that of the command line that named it.
+    """
     probe = results / f".writable.{os.getpid()}.part"
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -102,15 +107,15 @@ def check_writable(results: Path, least_free_bytes: int = 32 * 2**20) -> None:
             probe.unlink(missing_ok=True)
         raise StoreError(
             f"{results}: the results folder cannot be written ({error.strerror or error});"
-            " choose another with --results, or fix its permissions or its disk"
+            f" choose another with {option}, or fix its permissions or its disk"
         ) from error
     status = os.statvfs(results)
     free = status.f_bavail * status.f_frsize
     if free < least_free_bytes:
         raise StoreError(
             f"{results}: {free / 2**20:.0f} MiB free on its disk, at least"
-            f" {least_free_bytes / 2**20:.0f} MiB are wanted before a run; free space or choose"
-            " another folder with --results"
+            f" {least_free_bytes / 2**20:.0f} MiB are wanted at the start; free space or choose"
+            f" another folder with {option}"
         )
 
 

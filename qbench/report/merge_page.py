@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Heading, Notice, Page, Words, bullets, words_table
 from qbench.core.units import counted
+from qbench.core.untrusted import in_one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from qbench.compare.merge.choice import Choice, Unequal
     from qbench.compare.merge.merge import Merged
@@ -35,13 +37,13 @@ def merge_on_screen(merged: Merged, suites: Sequence[Completeness]) -> Page:
 
 
 def _title(merged: Merged) -> str:
-    names = [str(found.folder) for found in merged.found]
+    names = [_name(found.folder) for found in merged.found]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more} joined into {merged.target}"
+    return f"{', '.join(names[:_NAMED])}{more} joined into {_name(merged.target)}"
 
 
 def _answer(merged: Merged, suites: Sequence[Completeness], most: int | None) -> list[Part]:
-    sentences = [f"{found.folder}: {_counts(found.takes)}" for found in merged.found]
+    sentences = [f"{_name(found.folder)}: {_counts(found.takes)}" for found in merged.found]
     wrong = merged.undecided or merged.refused or any(one.missing for one in suites)
     answer = Words(summary(merged, suites), "bad" if wrong else "good")
     return [bullets(sentences[:most]), *_more(len(sentences), most), answer]
@@ -58,15 +60,18 @@ def _parts(merged: Merged, suites: Sequence[Completeness], most: int | None) -> 
             Heading("Clashes"),
             Notice(
                 "Of one key, and with other figures where they should be equal: none of these was"
-                f" joined, and what {merged.target} has of them stays. Find out which folder is"
-                " wrong, and leave it out; or state which to keep with --prefer first or newest."
+                f" joined, and what {_name(merged.target)} has of them stays. Find out which folder"
+                " is wrong, and leave it out; or state which to keep with --prefer first or newest."
             ),
             _table(merged.undecided[:most]),
             *_more(len(merged.undecided), most),
         ]
-    told = [*(str(one.error) for one in merged.refused), *merged.left]
+    told = [
+        *(visible(" ".join(str(one.error).splitlines())) for one in merged.refused),
+        *merged.left,
+    ]
     if merged.mended:
-        files = ", ".join(map(str, merged.mended[:most]))
+        files = ", ".join(map(_name, merged.mended[:most]))
         parts.append(Words(f"Damaged before, and replaced: {files}"))
     if told:
         parts += [Heading("Not joined"), bullets(told[:most]), *_more(len(told), most)]
@@ -79,7 +84,7 @@ def summary(merged: Merged, suites: Sequence[Completeness]) -> str:
     """What was done, and what is wrong, in a sentence."""
     would = "would be " if merged.dry_run else ""
     told = [
-        f"{counted(merged.new, 'record')} {would}joined into {merged.target}",
+        f"{counted(merged.new, 'record')} {would}joined into {_name(merged.target)}",
         f"{merged.replaced} {would}replaced there",
         f"{merged.already} already there",
         counted(merged.logs, "log"),
@@ -107,8 +112,9 @@ def merge_rows(merged: Merged, suites: Sequence[Completeness]) -> list[dict[str,
         ] or [{**common, "other": str(one.path), **_NO_FIGURE} for one in choice.others]
     for one in suites:
         for lacking in one.data["missing"]:
+            kind = "measured otherwise" if lacking.pop("otherwise") else "missing"
             place = {"suite": one.suite, "device": one.device, **lacking}
-            rows.append({"kind": "missing", **place, "kept": None, "other": None, **_NO_FIGURE})
+            rows.append({"kind": kind, **place, "kept": None, "other": None, **_NO_FIGURE})
     return rows
 
 
@@ -179,8 +185,13 @@ def _table(choices: Iterable[Choice]) -> Part:
     return words_table(("record", "device", "why", "kept", "left", "largest difference"), rows)
 
 
+def _name(path: Path) -> str:
+    """A path in one line, whatever is in it."""
+    return in_one_line(str(path))
+
+
 def _where(take: Take) -> str:
-    return f"{take.folder} ({take.status})"
+    return f"{_name(take.folder)} ({take.status})"
 
 
 def _largest(choice: Choice) -> str:
@@ -191,8 +202,8 @@ def _largest(choice: Choice) -> str:
         return "–"
     relative = "" if one.relative is None else f" ({100 * one.relative:+.3g} %)"
     more = len(wrong or choice.unequal) - 1
-    told = f"{one.metric} {one.kept:.6g} in {choice.best.folder}"
-    told += f", {one.other:.6g} in {one.take.folder}{relative}"
+    told = f"{one.metric} {one.kept:.6g} in {_name(choice.best.folder)}"
+    told += f", {one.other:.6g} in {_name(one.take.folder)}{relative}"
     return f"{told}, and {more} more" if more else told
 
 
@@ -203,6 +214,13 @@ def _suite_parts(one: Completeness, most: int | None) -> list[Part]:
     whole = not one.missing and not one.failed
     told = Words(f"{there} ({counts})" if counts else there, "good" if whole else "warned")
     parts: list[Part] = [Heading(f"{one.suite} on {where}"), told]
+    if one.otherwise:
+        parts.append(
+            Words(
+                f"{one.otherwise} of the missing were measured otherwise: by another protocol, with"
+                " other contents of the model, text or data, or with other options"
+            )
+        )
     if one.missing:
         parts += [
             Words(f"Missing; `qbench run {one.file}` takes it on such a device:"),

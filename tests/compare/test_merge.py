@@ -378,6 +378,18 @@ def test_a_target_that_cannot_be_written_is_told(workplace: Workplace) -> None:
     refused = workplace.call_here("merge", "a")
     assert refused.code == 2
     assert "results: the results folder cannot be written" in refused.errors
+    assert "choose another with --to" in refused.errors
+
+
+def test_names_stay_in_one_line_whatever_is_in_them(workplace: Workplace) -> None:
+    name = "odd\n::error::\x1b[31m name"
+    keep_in(workplace, name, footprint_record("fp32"))
+    (damaged,) = keep_in(workplace, name, footprint_record("nf4"))
+    damaged.write_text("{", encoding="utf-8")
+    told = merged(workplace, name, "--to", "to\nhere", code=1).output
+    assert "\n::error::" not in told
+    assert "\x1b" not in told
+    assert told.startswith("odd ::error::\\x1b[31m name joined into to here\n")
 
 
 def test_many_folders_and_many_differences_are_shown_shortly(workplace: Workplace) -> None:

@@ -109,6 +109,44 @@ def test_what_a_shard_left_out_is_told_by_cell(workplace: Workplace) -> None:
     assert (checked.code, "12 of 12" in checked.output) == (0, True)
 
 
+def test_a_record_of_something_else_is_no_record_of_what_is_asked(workplace: Workplace) -> None:
+    workplace.write_suite("fp32", "bf16")
+    run_inline(workplace, work=pretended())
+    assert workplace.call_here("merge", "results", "--suite", "suite.yaml").code == 0
+    (text,) = workplace.folder.glob("*.txt")
+    written = text.read_text(encoding="utf-8")
+    text.write_text(f"{written}# more\n", encoding="utf-8")
+    found = workplace.call_here("merge", "results", "--suite", "suite.yaml")
+    assert found.code == 1
+    assert "6 of 8 measurements have a record" in found.output
+    assert "2 of the missing were measured otherwise" in found.output
+    assert "(measured otherwise)" in found.output
+
+    text.write_text(written, encoding="utf-8")
+    for record in workplace.records().values():
+        if record.item.measurement == "footprint":
+            older = record.model_copy(update={"protocol": "1"})
+            write_record(place_of(workplace.folder / "results", older), older)
+    found = workplace.call_here("merge", "results", "--suite", "suite.yaml", "--format", "json")
+    assert found.code == 1
+    (one,) = json.loads(found.output)["suites"]
+    assert one["statuses"] == {"ok": 6}
+    assert {(lack["measurement"], lack["otherwise"]) for lack in one["missing"]} == {
+        ("footprint", True)
+    }
+    told = workplace.call_here("merge", "results", "--suite", "suite.yaml", "--format", "csv")
+    assert told.output.count("\nmeasured otherwise,") == 2
+
+
+def test_settings_are_those_of_a_suite(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    run_inline(workplace, work=pretended())
+    refused = workplace.call_here("merge", "results", "--to", "all", "--set", "name=other")
+    assert refused.code == 2
+    assert "--set: found 'name=other' without --suite; expected the suite's file" in refused.errors
+    assert not (workplace.folder / "all").exists()
+
+
 def test_what_is_missing_is_told_for_each_device(workplace: Workplace) -> None:
     workplace.write_suite("fp32", "bf16")
     run_inline(workplace, work=pretended(failing("oom")))

@@ -81,7 +81,7 @@ def merge_results(
     for take in (take for one in found for take in one.takes):
         takes.setdefault(take.place, []).append(take)
     if not dry_run:
-        check_writable(target)
+        check_writable(target, option="--to")
         for part in dict.fromkeys((target, *((target / place).parent for place in takes))):
             sweep(part)
     # A target that was named has its own place among the others.

@@ -1,4 +1,4 @@
-"""What of a suite has no record, device by device: by cell and item, not by key.
+"""What of a suite has no record, device by device: by what is to be measured, not by key.
 
 Keys hold the device and the versions of packages, which are those of the machines that measured,
 not of the one that joins.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qbench.compare.merge.takes import what_of
+from qbench.compare.merge.takes import What, meant_by, what_of
 from qbench.core.errors import StoreError
 from qbench.core.spec import slugify
 from qbench.core.store import read_folder
@@ -19,9 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qbench.compare.merge.merge import Merged
-    from qbench.compare.merge.takes import What
     from qbench.core.record import Status
     from qbench.core.spec import Cell, Item
+
+
+class Asked(NamedTuple):
+    """A measurement that a suite asks for."""
+
+    cell: Cell
+    item: Item
+    meant: str
+    """See `meant_by`."""
+
+
+class Lacking(NamedTuple):
+    """One of a cell that has no record."""
+
+    measurement: str
+    item: str
+    repeat: int
+    otherwise: bool
+    """Whether there is one of another protocol, of other contents or of other options."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +51,8 @@ class Completeness:
     """The suite's, as it was named on the command line."""
     device: str | None
     """None where no device has a record of the suite."""
-    cells: tuple[tuple[str, int, tuple[tuple[str, str, int], ...]], ...]
-    """Each cell of the suite with its number of measurements, and those without a record: name,
-    item and repeat."""
+    cells: tuple[tuple[str, int, tuple[Lacking, ...]], ...]
+    """Each cell of the suite with its number of measurements, and those without a record."""
     statuses: Counter[Status]
     """Records of what is asked for, the newest of each."""
 
@@ -48,6 +65,11 @@ class Completeness:
     def missing(self) -> int:
         """Those of them without a record."""
         return sum(len(lacking) for *_, lacking in self.cells)
+
+    @property
+    def otherwise(self) -> int:
+        """Those of the missing that were measured otherwise."""
+        return sum(one.otherwise for *_, lacking in self.cells for one in lacking)
 
     @property
     def failed(self) -> int:
@@ -72,50 +94,43 @@ class Completeness:
             "measurements": self.asked,
             "statuses": dict(self.statuses),
             "missing": [
-                {"cell": cell, "measurement": name, "item": item, "repeat": repeat}
+                {"cell": cell, **one._asdict()}
                 for cell, _, lacking in self.cells
-                for name, item, repeat in lacking
+                for one in lacking
             ],
         }
 
 
 def completeness(
-    suite: str, file: str, expected: Sequence[tuple[Cell, Item]], merged: Merged
+    suite: str, file: str, expected: Sequence[Asked], merged: Merged
 ) -> list[Completeness]:
     """How complete the suite is in the folder that was joined, for each device with a record of it.
 
-    `expected` are all its cells with their items. Rehearsals do not count.
+    `expected` is all that it asks for. Rehearsals do not count.
     """
     statuses = _statuses(suite, merged)
-    devices = dict.fromkeys(what.device for what in statuses)
-    asked: dict[str, list[tuple[str, str, int]]] = {}
-    for cell, item in expected:
-        asked.setdefault(cell.slug, []).append((item.measurement, item.slug, item.repeat))
+    known = {what for what, _ in statuses}
     found = []
-    for device in devices or (None,):
-        there = {
-            (what.cell, what.measurement, what.item, what.repeat): status
-            for what, status in statuses.items()
-            if what.device == device
-        }
-        cells = tuple(
-            (slug, len(items), tuple(one for one in items if (slug, *one) not in there))
-            for slug, items in asked.items()
-        )
-        counts = Counter(
-            there[slug, *one]
-            for slug, items in asked.items()
-            for one in items
-            if (slug, *one) in there
-        )
-        found.append(Completeness(suite, file, device, cells, counts))
+    for device in dict.fromkeys(what.device for what, _ in statuses) or (None,):
+        cells: dict[str, list[Lacking]] = {one.cell.slug: [] for one in expected}
+        counts: Counter[Status] = Counter()
+        for cell, item, meant in expected:
+            place = (item.measurement, item.slug, item.repeat)
+            what = What(suite, device or "", cell.slug, *place)
+            if status := statuses.get((what, meant)):
+                counts[status] += 1
+            else:
+                cells[cell.slug].append(Lacking(*place, otherwise=what in known))
+        sizes = Counter(one.cell.slug for one in expected)
+        told = tuple((slug, sizes[slug], tuple(lacking)) for slug, lacking in cells.items())
+        found.append(Completeness(suite, file, device, told, counts))
     return found
 
 
-def _statuses(suite: str, merged: Merged) -> dict[What, Status]:
+def _statuses(suite: str, merged: Merged) -> dict[tuple[What, str], Status]:
     """The newest status of all that the target has a record of, or would have."""
-    takes: list[tuple[str, What, Status]] = [
-        (take.started_at, take.what, take.status)
+    takes = [
+        (take.started_at, (take.what, take.meant), take.status)
         for take in merged.kept
         if not take.rehearsal and take.what.suite == suite
     ]
@@ -124,13 +139,20 @@ def _statuses(suite: str, merged: Merged) -> dict[What, Status]:
     except StoreError:  # there is none
         records = []
     takes += [
-        (record.started_at, what_of(record), record.status)
+        (
+            record.started_at,
+            (what_of(record), meant_by(record.identity, record.protocol)),
+            record.status,
+        )
         for record in records
         if not record.rehearsal and record.suite == suite
     ]
-    return {what: status for _, what, status in sorted(takes, key=lambda one: one[0])}
+    return {meant: status for _, meant, status in sorted(takes, key=lambda one: one[0])}
 
 
-def _listed(lacking: Iterable[tuple[str, str, int]]) -> str:
-    counts = Counter(f"{name} {item}" for name, item, _ in lacking)
+def _listed(lacking: Iterable[Lacking]) -> str:
+    counts = Counter(
+        f"{one.measurement} {one.item}{' (measured otherwise)' if one.otherwise else ''}"
+        for one in lacking
+    )
     return ", ".join(name if count == 1 else f"{name} × {count}" for name, count in counts.items())

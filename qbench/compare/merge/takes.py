@@ -12,9 +12,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.core.errors import StoreError
+from qbench.core.record import content_key
 from qbench.core.record_files import BASELINES, is_record_file
 from qbench.core.store import (
     LARGEST_RECORD_BYTES,
@@ -24,10 +25,10 @@ from qbench.core.store import (
     record_path,
 )
 from qbench.core.units import counted
-from qbench.core.untrusted import in_one_line, read_bounded
+from qbench.core.untrusted import cleaned, in_one_line, read_bounded, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from qbench.core.record import Record, Status
 
@@ -66,6 +67,8 @@ class Take:
     digest: bytes
     """sha256 of the file."""
     what: What
+    meant: str
+    """See `meant_by`."""
     rehearsal: bool
     status: Status
     figures: int
@@ -160,6 +163,7 @@ def read_take(path: Path, folder: Path) -> Take:
         path=path,
         digest=hashlib.sha256(contents).digest(),
         what=what_of(record),
+        meant=meant_by(record.identity, record.protocol),
         rehearsal=bool(record.rehearsal),
         status=record.status,
         figures=sum(metric.value is not None for metric in record.metrics),
@@ -172,6 +176,32 @@ def what_of(record: Record) -> What:
     item = record.item
     kind, cell = record.environment.device_kind, record.cell.slug
     return What(record.suite, kind, cell, item.measurement, item.slug, item.repeat)
+
+
+def meant_by(identity: Mapping[str, Any], protocol: str) -> str:
+    """Names what was to be measured, wherever that was: model, precision, parameters, protocol.
+
+    Of a record's identity this leaves out what the machine decides: the device, versions of
+    packages, keys that hold these, and which kernel multiplies.
+    """
+    model, precision, measurement = (
+        found if isinstance(found := identity.get(name), dict) else {}
+        for name in ("model", "precision", "measurement")
+    )
+    decided = {
+        "model": model.get("fingerprint"),
+        "precision": [precision.get("name"), precision.get("options")],
+        "params": measurement.get("params"),
+        "protocol": protocol,
+    }
+    # As texts are cleaned where a record is read.
+    return content_key(cleaned(_without_kernels(decided), visible))
+
+
+def _without_kernels(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_kernels(one) for name, one in value.items() if name != "kernel"}
+    return [*map(_without_kernels, value)] if isinstance(value, list | tuple) else value
 
 
 def _place(record: Record) -> PurePosixPath:

@@ -15,7 +15,9 @@ from qbench.compare.recommend.budget import Budget
 from qbench.compare.recommend.section import NEEDS_PRICE
 from qbench.compare.stated import Stated
 from qbench.core.errors import Problem, SuiteError, UsageError
+from qbench.core.record_files import BASELINES
 from qbench.core.spec import LONGEST_NAME, Cell, Frozen, ModelRef, PrecisionRef, slugify
+from qbench.core.store import REHEARSALS
 from qbench.measures.field_names import metric_called
 from qbench.plan.suite.cluster import ClusterSection
 from qbench.plan.suite.errors import note_errors
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
     from qbench.plan.suite.settings import Setting
     from qbench.plan.suite.written import Written
+
+_OWN_FOLDERS = (BASELINES, REHEARSALS)
+"""Folders below the results that are no suite's."""
 
 
 class Suite(Frozen):
@@ -198,11 +203,15 @@ def _make_suite(
     if check_count(problems, count) and whole and reference in labels:
         cells = _every_cell(models, precisions, reference, caches, finetune)
         check_selection(problems, cells, read.include, read.exclude, reference)
+    name = read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME])
+    if name in _OWN_FOLDERS:
+        remedy = "the folder of that name holds something else; give it another `name`"
+        problems.add(("name",), "another name", found=f"'{name}'", remedy=remedy)
     _check_metrics(problems, read.gate)
     if read.recommend and not (read.price or read.recommend.price or problems.has("price")):
         _check_price(problems, read.recommend.budget)
     return Suite(
-        name=read.name or slugify(slugify(Path(file).stem)[:LONGEST_NAME]),
+        name=name,
         file=file,
         base=base,
         models=models,
