@@ -224,6 +224,7 @@ def _further_files(given: Sequence[str]) -> list[tuple[Format, Path]]:
 def baseline(
     suite: SuitePath,
     *,
+    settings: Settings = None,
     results: Results = Path("results"),
     output: Annotated[
         Path | None,
@@ -235,12 +236,13 @@ def baseline(
     from qbench.compare.baseline import write_baseline
     from qbench.compare.compare import compare_records
     from qbench.core.errors import StoreError
+    from qbench.plan.suite.settings import read_settings
     from qbench.plan.suite.suite import load_suite
     from qbench.report.comparison import comparison_on_screen
     from qbench.report.console import make_console, say
     from qbench.report.terminal import render
 
-    name = load_suite(suite).name
+    name = load_suite(suite, read_settings(settings or ())).name
     side = load_folder(results / name, name)
     target = output or results / "baselines" / name
     try:

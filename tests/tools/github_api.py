@@ -27,6 +27,8 @@ class Comments:
     number: int
     bodies: dict[int, str] = field(default_factory=dict)
     """By the comment's own number."""
+    strangers: set[int] = field(default_factory=set)
+    """Numbers of those that are of people who cannot write to the repository; else of a bot."""
     asked: list[str] = field(default_factory=list)
     """Method and path of each request."""
     status: int | None = None
@@ -59,7 +61,15 @@ class Comments:
 
     def _page(self, per_page: int, page: int) -> list[dict[str, Any]]:
         assert per_page <= 100
-        found = [{"id": one, "body": text} for one, text in self.bodies.items()]
+        found = [
+            {
+                "id": one,
+                "body": text,
+                "user": {"type": "User" if one in self.strangers else "Bot"},
+                "author_association": "NONE",
+            }
+            for one, text in self.bodies.items()
+        ]
         return found[per_page * (page - 1) : per_page * page]
 
     @property

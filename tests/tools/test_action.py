@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -142,6 +143,16 @@ def test_the_next_push_writes_the_same_comment_anew(job: Job, comments: Comments
     assert comments.bodies[152].startswith("<!-- qbench action: qbench -->\n### ✅ then\n")
 
 
+def test_a_strangers_comment_with_the_mark_is_left_alone(job: Job, comments: Comments) -> None:
+    mark = "<!-- qbench action: qbench -->"
+    comments.bodies, comments.strangers = {1: f"{mark}\n### ✅ fine, says a stranger"}, {1}
+    assert gated(job(), "### ❌ first").call(COMMENT, suite="any")
+    assert gated(job(), "### ❌ then").call(COMMENT, suite="any")
+    assert comments.bodies[1].endswith("says a stranger")
+    assert list(comments.bodies) == [1, 2]
+    assert comments.bodies[2].startswith(f"{mark}\n### ❌ then")
+
+
 def test_the_longest_comment_of_a_gate_is_taken(job: Job, comments: Comments) -> None:
     used = gated(job(), "x" * LARGEST_COMMENT)
     assert used.call(COMMENT, suite="any", artifact="name " * 20)
@@ -188,6 +199,73 @@ def test_the_first_baseline_is_proposed(job: Job, place: Workplace, comments: Co
     made.rename(place.folder / "old" / made.name)
     assert used.call(GATE, **given, propose_baseline="true")
     assert used.outputs["verdict"] == "passed"
+
+
+@pytest.mark.slow
+def test_a_proposed_baseline_is_of_the_suite_as_it_was_set(job: Job, place: Workplace) -> None:
+    suite = write(place, worse_by=0.0, name="named otherwise.yaml")
+    text = (place.folder / suite).read_text("utf-8").replace("name: quickstart\n", "")
+    (place.folder / suite).write_text(text, encoding="utf-8")
+    used = prepared(job())
+    given = {"suite": suite, "settings": "name=quickstart", "propose_baseline": "true"}
+    assert used.call(GATE, **given, baseline="old"), used.log
+    made = Path(used.steps["upload"].given["path"]) / "quickstart.json.gz"
+    assert made.is_file()
+    assert "commit it as old/quickstart.json.gz" in used.summary
+
+    (place.folder / "old").mkdir()
+    made.rename(place.folder / "old" / made.name)
+    assert used.call(GATE, **given, baseline="old"), used.log
+    assert used.outputs["verdict"] == "passed"
+
+
+@pytest.mark.slow
+def test_links_folders_and_pipes_among_the_records_do_not_stop_the_gate(
+    job: Job, place: Workplace
+) -> None:
+    suite = write(place, worse_by=0.0)
+    records = place.folder / "results" / "quickstart"
+    (records / "dangling").symlink_to("nowhere")
+    (records / "out.json").symlink_to(place.write("secret", "a key"))
+    os.mkfifo(records / "pipe")
+    (place.folder / "reports" / "quickstart-old").mkdir(parents=True)
+    used = prepared(job())
+    assert used.call(GATE, suite=suite), used.log
+    assert used.outputs["verdict"] == "passed"
+    assert "::warning title=qbench action::Not all records and reports are in" in used.log
+    kept = Path(used.steps["upload"].given["path"])
+    assert len(list((kept / "results" / "quickstart").rglob("*--*/*.json"))) == 2
+    assert not [path for path in kept.rglob("*") if path.is_symlink()]
+    assert not [path for path in kept.rglob("*.json") if path.name == "out.json"]
+
+
+def test_a_folder_named_qbench_is_not_taken_for_what_is_installed(
+    job: Job, place: Workplace
+) -> None:
+    (place.folder / "qbench").mkdir()
+    place.write("qbench/__init__.py", "")
+    place.write("qbench/__main__.py", "")
+    used = job()
+    used.environment = {**used.environment, "PYTHONPATH": ""}
+    assert not used.call(("install",), suite="any", python="/usr/bin/python3")
+    assert "found /usr/bin/python3, which does not run qbench" in used.log
+
+
+def test_no_line_of_an_input_becomes_an_output_of_its_own(job: Job, place: Workplace) -> None:
+    odd = place.write("py\npython=sh", "#!/bin/sh\n")
+    odd.chmod(0o755)
+    used = job()
+    assert not used.call(("install",), suite="any", python="./py\npython=sh")
+    assert used.steps["install"].outputs == {}
+    assert "\npython=" not in used.log
+
+
+def test_no_token_of_the_hub_is_kept_in_a_cache(job: Job) -> None:
+    used = job()
+    (cache,) = [one["name"] for one in read_action()["runs"]["steps"] if "cache@" in str(one)]
+    used.environment = {**used.environment, "HF_HOME": "/models", "QBENCH_CACHE": "/mine"}
+    assert used.call((cache,), suite="any")
+    assert used.steps[cache].given["path"].split() == ["/models/hub", "/models/datasets", "/mine"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
+PARTICIPANTS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
+"""Whose comments are written anew, beside those of bots: a stranger could change the text later."""
 PAGE = 100
 """Comments that GitHub tells of in one answer, at most."""
 _SECONDS = 30.0
@@ -51,6 +53,9 @@ def main() -> None:
             _say("warning", f"No comment: {answered}.{_why(error)}")
         except (OSError, HTTPException, ValueError) as error:
             _say("warning", f"No comment: {os.environ['GITHUB_API_URL']}: {error}")
+        except (LookupError, TypeError) as error:
+            answered = f"{os.environ['GITHUB_API_URL']} answered what is no comment"
+            _say("warning", f"No comment: {answered} ({error!r}).")
 
 
 def _write(repository: str, number: int, commit: str) -> None:
@@ -91,11 +96,17 @@ def _earlier(comments: str, mark: str) -> int | None:
         if not isinstance(found, list):
             raise ValueError(f"{comments} answered what is no list of comments.")  # noqa: TRY004 - no misuse
         for one in found:
-            if (one["body"] or "").startswith(mark):
+            if (one["body"] or "").startswith(mark) and _is_trusted(one):
                 return int(one["id"])
         if len(found) < PAGE:
             return None
         page += 1
+
+
+def _is_trusted(comment: dict[str, Any]) -> bool:
+    """Whether no stranger wrote it, with a mark that everyone can read."""
+    is_bot = (comment["user"] or {}).get("type") == "Bot"
+    return is_bot or comment["author_association"] in PARTICIPANTS
 
 
 def _call(method: str, path: str, body: dict[str, str] | None = None) -> Any:

@@ -8,9 +8,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 if [[ -n "$PYTHON" ]]; then
     python=$PYTHON
-    if ! "$python" -m qbench list --help >/dev/null; then
-        echo "::error title=qbench action::python: found $python, which does not run qbench;" \
-            "expected one that has it, or none: qbench is then installed"
+    # -P: as it is called later, without what lies where the workflow stands. An output is one line.
+    if [[ "$python" == *$'\n'* ]] || ! "$python" -P -m qbench list --help >/dev/null; then
+        echo "::error title=qbench action::python: found ${python//$'\n'/ }, which does not run" \
+            "qbench; expected one that has it, or none: qbench is then installed"
         exit 2
     fi
 else

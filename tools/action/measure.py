@@ -44,7 +44,10 @@ def gate() -> int:
     forgiven = _flag("fail-on-regression") is False
     folder = Path(tempfile.mkdtemp(prefix="qbench-", dir=os.environ["RUNNER_TEMP"]))
     _tell("folder", str(folder))
-    _gather(folder)
+    try:
+        _gather(folder)
+    except OSError as error:  # no reason not to gate
+        _say("warning", f"Not all records and reports are in the artifact: {error}")
     if _is_to_propose():
         code, verdict, summary = _propose(folder)
     else:
@@ -99,8 +102,11 @@ def _propose(folder: Path) -> tuple[int, str, str]:
         words = f"There is no baseline {baseline} yet, and the suite was not measured to its end."
         _say("error", words)
         return 1, "failed", words
+    if not baseline.suffix:  # a folder of baselines that is not there yet
+        baseline /= f"{_suite_name() or 'suite'}.json.gz"
     made = folder / baseline.name
-    code = _qbench("baseline", f"--results={_given('results')}", f"--output={made}")
+    settings = (f"--set={setting}" for setting in _lines("settings"))
+    code = _qbench("baseline", f"--results={_given('results')}", *settings, f"--output={made}")
     if code:
         return code, "failed", "The first baseline could not be made: see the log."
     words = (
@@ -116,17 +122,29 @@ def _propose(folder: Path) -> tuple[int, str, str]:
 
 
 def _gather(folder: Path) -> None:
-    """Copies the suite's records and reports."""
-    try:
-        name = load_suite(Path(_given("suite")), read_settings(_lines("settings"))).name
-    except QbenchError:
+    """Copies the suite's records and reports; links, which may lead anywhere, are left."""
+    name = _suite_name()
+    if name is None:
         return  # told by `run`
     records = Path(_given("results")) / name
     if records.is_dir():
-        shutil.copytree(records, folder / "results" / name)
+        shutil.copytree(records, folder / "results" / name, ignore=_links)
     for page in Path(_given("reports")).glob(f"{slugify(name)}-*"):
-        (folder / "reports").mkdir(exist_ok=True)
-        shutil.copy(page, folder / "reports")
+        if page.is_file() and not page.is_symlink():
+            (folder / "reports").mkdir(exist_ok=True)
+            shutil.copy(page, folder / "reports")
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
+def _suite_name() -> str | None:
+    """None where the suite is wrong."""
+    try:
+        return load_suite(Path(_given("suite")), read_settings(_lines("settings"))).name
+    except QbenchError:
+        return None
 
 
 def _common() -> list[str]:

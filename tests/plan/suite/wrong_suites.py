@@ -34,6 +34,8 @@ WRONG_LINES = [
     ("name: true", "name", ["the truth value true", "put it in quotes"]),
     ("name: ../up", "name", ["'../up'", "letters"]),
     ("name: [a]", "name", ["a list of 1"]),
+    ("name: baselines", "name", ["found 'baselines'", "expected another name", "holds something else"]),
+    ("name: rehearsal", "name", ["found 'rehearsal'", "expected another name"]),
     ("precisions: 8", "precisions", ["the number 8", "a precision's name"]),
     ("precisions: [[fp32]]", "precisions[0]", ["a list of 1"]),
     ("precisions: [{fp32: , nf4: }]", "precisions[0]", ["2 precisions in one entry", "dash"]),
