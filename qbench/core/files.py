@@ -56,6 +56,21 @@ def waiting_folder(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Has the folder for itself: others that ask for the same wait. Raises `OSError`.
+
+    Where the file system has no locks, no one waits.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
     """An empty folder of this user's where the system keeps what is temporary, removed at the end.
 

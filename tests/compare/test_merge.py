@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
+import threading
 import time
 from itertools import permutations
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.compare.merge.merge import merge_results
+from qbench.core.files import held
 from qbench.core.record import SCHEMA_VERSION
 from tests.record_factory import (
     cell_records,
@@ -28,6 +32,7 @@ from tests.workplace import Finished, keep, place_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.compare.merge.merge import Merged
     from qbench.core.record import Record
     from tests.workplace import Workplace
 
@@ -370,6 +375,28 @@ def test_a_killed_merge_leaves_whole_records_and_goes_on(workplace: Workplace) -
     merged(workplace, "a", "b")
     wanted = {**files(workplace.folder / "a"), **files(workplace.folder / "b")}
     assert files(workplace.folder / "results") == wanted
+
+
+def test_of_two_merges_at_once_the_second_sees_what_the_first_one_joined(
+    workplace: Workplace,
+) -> None:
+    record = quality_record("nf4")
+    keep_in(workplace, "a", record)
+    target = workplace.folder / "results"
+    target.mkdir()
+    found: list[Merged] = []
+    second = threading.Thread(
+        target=lambda: found.append(merge_results([workplace.folder / "a"], target))
+    )
+    waiting = re.compile(rf"-> FLOCK .*:{target.stat().st_ino} ")
+    with held(target):  # as the first one has it
+        second.start()
+        while not waiting.search(Path("/proc/locks").read_text(encoding="utf-8")):
+            assert second.is_alive()
+            time.sleep(0.01)
+        keep_in(workplace, "results", with_figure(record, "perplexity", 99.0))
+    second.join()
+    assert (found[0].new, len(found[0].undecided)) == (0, 1)
 
 
 def test_a_target_that_cannot_be_written_is_told(workplace: Workplace) -> None:

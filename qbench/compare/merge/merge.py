@@ -6,6 +6,7 @@ these records alone, so that a call which was stopped is finished by the same ca
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from qbench.compare.merge.choice import choose
 from qbench.compare.merge.logs import join_logs
 from qbench.compare.merge.takes import Found, find_takes, read_take
 from qbench.core.errors import StoreError
-from qbench.core.files import sweep, write_atomically
+from qbench.core.files import held, sweep, write_atomically
 from qbench.core.store import DamagedRecordError, UnreadableFile, check_writable
 
 if TYPE_CHECKING:
@@ -82,14 +83,17 @@ def merge_results(
         takes.setdefault(take.place, []).append(take)
     if not dry_run:
         check_writable(target, option="--to")
-        for part in dict.fromkeys((target, *((target / place).parent for place in takes))):
-            sweep(part)
-    # A target that was named has its own place among the others.
-    named = target.exists() and any(folder.samefile(target) for folder in folders)
-    for place in sorted(takes):
-        _join(target / place, takes[place], merged, prefer, named=named)
-    kept = {take.place.parent for take in merged.kept}
-    merged.logs = join_logs(found, target, kept, merged.refused, dry_run=dry_run)
+    # Of two merges at once the second sees what the first one joined.
+    with nullcontext() if dry_run else held(target):
+        if not dry_run:
+            for part in dict.fromkeys((target, *((target / place).parent for place in takes))):
+                sweep(part)
+        # A target that was named has its own place among the others.
+        named = target.exists() and any(folder.samefile(target) for folder in folders)
+        for place in sorted(takes):
+            _join(target / place, takes[place], merged, prefer, named=named)
+        kept = {take.place.parent for take in merged.kept}
+        merged.logs = join_logs(found, target, kept, merged.refused, dry_run=dry_run)
     return merged
 
 
