@@ -100,6 +100,28 @@ def test_on_a_terminal_and_on_pages(repository: MeasuredRepository, tmp_path: Pa
         assert "2 commits since" in page
 
 
+def test_a_table_tells_what_its_change_is_from_and_begins_with_what_changed(
+    tmp_path: Path,
+) -> None:
+    repository = MeasuredRepository(tmp_path / "project")
+    for number, threads in enumerate((1, 2, 2)):
+        environment = make_environment(git_revision=repository.change_code(), threads=threads)
+        worse = 0.07 if number == 2 else 0.0
+        repository.measure(
+            run_of(number, cells=["nf4"], noise=0.0, worse=worse, environment=environment)
+        )
+    done = call(repository.root, "history", "quickstart", "--format", "markdown")
+    rows = [line for line in done.output.splitlines() if line.startswith("| nf4")]
+    table = [[cell.strip() for cell in row.split("|")[2:-1]] for row in rows[-4:]]
+    assert "worse" in table[0][-1]
+    by_metric = {row[0]: row[2:] for row in table}
+    points, _, values, change, _ = by_metric["latency.decode"]
+    assert points == "2 of 3"
+    before, after = (float(one.removesuffix(" ms")) for one in values.split(" → "))
+    assert float(change.removesuffix(" %")) == pytest.approx(100 * (after / before - 1), abs=0.3)
+    assert by_metric["perplexity"][0] == "3"
+
+
 def test_since_a_commit(repository: MeasuredRepository) -> None:
     found = told(repository, "--since", repository.revisions[20], "--metric", "perplexity")
     commits = {one["commit"] for one in found["points"]}

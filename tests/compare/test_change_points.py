@@ -53,6 +53,12 @@ def test_unchanged_histories_alarm_no_more_often_than_is_stated(kind: str) -> No
     assert alarms <= stats.binom.ppf(0.999, 100, 0.05)
 
 
+def test_a_line_alone_that_drifts_alarms_no_more_often_either() -> None:
+    """No other line helps to know how much neighbours are alike."""
+    alarms = sum(any(found(*correlated(np.random.default_rng(at), 0.7, 1))) for at in range(200))
+    assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
+
+
 @pytest.mark.parametrize("at", [4, 11, 15, 22, 26])
 def test_a_change_is_found_at_its_place_and_in_its_line_alone(at: int) -> None:
     for seed in range(5):

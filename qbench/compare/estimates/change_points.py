@@ -50,6 +50,9 @@ _TO_DEVIATION = 1.4826 / 2**0.5
 _CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _DRAWN = 300
 """Series by which it is found what correlation looks like after the best change is taken out."""
+_LOOKS = 0.4
+"""Share of the drawn series that look like less: too little correlation costs false changes, and
+too much only costs those that are hard to see."""
 _WITHIN = 0.9
 """What a run within counts for: were it 1, ten points would be needed, since runs can lie in many
 places, and a change that stays would be told less often."""
@@ -259,16 +262,16 @@ def _left(values: Floats) -> Floats:
 
 @lru_cache(maxsize=64)
 def _as_it_looks(n: int) -> Floats:
-    """Medians of `_left` for each of `_CORRELATIONS`, of so many points; rising."""
+    """What `_left` is for each of `_CORRELATIONS`, of so many points; rising."""
     import numpy as np
 
     drawn = np.random.default_rng(0).normal(size=(_DRAWN, n))
-    medians = []
+    found = []
     for correlation in _CORRELATIONS:
         made = drawn.copy()
         made[:, 0] /= (1 - correlation**2) ** 0.5
         for at in range(1, n):
             made[:, at] += correlation * made[:, at - 1]
-        medians.append(float(np.median(_left(made))))
-    rising: Floats = np.maximum.accumulate(np.array(medians))
+        found.append(float(np.quantile(_left(made), _LOOKS)))
+    rising: Floats = np.maximum.accumulate(np.array(found))
     return rising

@@ -141,11 +141,11 @@ def _untold(line: MetricLine) -> str | None:
     last = line.stretches[-1]
     if len(last) >= FEWEST_POINTS:
         return None
-    where = " since what compares with it" if len(line.stretches) > 1 else ""
+    alike = " that compare with the last one" if len(line.stretches) > 1 else ""
     lacking = FEWEST_POINTS - len(last)
     return (
         f"it varies from run to run, and a change is told from that by {FEWEST_POINTS} points or"
-        f" more: there are {len(last)}{where}, {lacking} more are needed; `qbench compare` holds"
+        f" more: there are {len(last)}{alike}, {lacking} more are needed; `qbench compare` holds"
         " two runs against each other"
     )
 

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from qbench.compare.history.conditions import changes_between
 from qbench.compare.history.shifts import ALPHA_PAIRED, ALPHA_VARYING
-from qbench.compare.verdicts import amount_text, interval_text
-from qbench.core.page import Column, Figure, Heading, Page, Row, Table, Words, bullets, words_table
-from qbench.core.units import choose_scale, counted
+from qbench.core.page import Heading, Page, Table, Words, bullets, words_table
+from qbench.core.units import counted
 from qbench.report.charts.history import history_charts
 from qbench.report.history.rows import history_data
-from qbench.report.sparkline import sparkline
+from qbench.report.history.tables import lines_table, turn_table
 from qbench.report.suspects import span_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from qbench.compare.history.history import History, JudgedLine, Turn
-    from qbench.compare.history.lines import MetricLine
-    from qbench.compare.history.shifts import Shift
-    from qbench.core.page import Part, Tone
+    from qbench.compare.history.history import History, JudgedLine
+    from qbench.core.page import Part
     from qbench.core.record import Record
-    from qbench.core.units import Display
 
-_COLUMNS = (
-    Column("metric", "metric", "text"),
-    Column("item", "item", "text", below="metric"),
-    Column("points", "points", "number", decimals=0, spare=1),
-    Column("trend", "trend", "text"),
-    Column("first", "first", "text", right=True),
-    Column("last", "last", "text", right=True),
-    Column("change", "change", "text", right=True),
-    Column("changed", "changed at", "text"),
-)
-_DISPLAYS: dict[str, Display] = {"B": "bytes", "s": "seconds"}
-_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "changed": "warned"}
 _MOST_ON_SCREEN = 40
 """Lines that a screen shows where more of them did not change."""
-_SPARK = 15
-"""Characters of a trend; of more points each is the mean of its share."""
-_TAIL = 0.025
 METHOD = (
     "A change is told where it is not chance, and more than small: where its 90 % interval does not"
     " lie wholly within the margin of equivalence (times ±5 %, memory ±2 %, perplexity ±0.5 %,"
@@ -58,7 +38,7 @@ def history_page(history: History) -> Page:
     """The whole: every line, drawn and in a table, every change with what else changed there."""
     parts: list[Part] = [Words(summary(history)), *_changes(history)]
     for device, lines in _by_device(history.lines):
-        parts += [Heading(f"On {device}"), *history_charts(lines), _table(lines)]
+        parts += [Heading(f"On {device}"), *history_charts(lines), *lines_table(lines)]
     parts += [*_breaks(history), *_untold(history), *_notes(history)]
     parts += [Heading("Measurements"), _measurements(history)]
     parts.append(Words(METHOD, "quiet"))
@@ -73,7 +53,7 @@ def history_on_screen(history: History, *, everything: bool = False) -> Page:
     parts: list[Part] = []
     for device, lines in _by_device(history.lines):
         shown = lines if everything else _on_screen(lines)
-        parts += [Heading(f"On {device}"), _table(shown)]
+        parts += [Heading(f"On {device}"), *lines_table(shown)]
         if len(shown) < len(lines):
             rest = counted(len(lines) - len(shown), "line")
             parts.append(
@@ -87,7 +67,7 @@ def history_on_screen(history: History, *, everything: bool = False) -> Page:
 
 
 def _on_screen(lines: list[JudgedLine]) -> list[JudgedLine]:
-    """In their order, those that changed, and as many of the others as there is room for."""
+    """Those that changed, and as many of the others as there is room for."""
     changed = sum(bool(one.judged.shifts) for one in lines)
     room = _MOST_ON_SCREEN - changed
     steady = [id(one) for one in lines if not one.judged.shifts][: max(room, 0)]
@@ -120,115 +100,20 @@ def _by_device(lines: Iterable[JudgedLine]) -> list[tuple[str, list[JudgedLine]]
     return list(found.items())
 
 
-def _table(lines: Sequence[JudgedLine]) -> Table:
-    several = len({one.line.name.model for one in lines}) > 1
-    return Table("", "cell", _COLUMNS, tuple(_row(one, named=several) for one in lines))
-
-
-def _row(one: JudgedLine, *, named: bool) -> Row:
-    line = one.line
-    values = line.values
-    last = line.stretches[-1]
-    figures = (
-        Figure(word=line.metric.name),
-        Figure(word=line.name.item),
-        Figure(float(len(values))),
-        Figure(word=_trend(line)),
-        Figure(word=_value(line, values[0])),
-        Figure(word=_value(line, values[-1])),
-        _since(line, values[last.start], values[-1]),
-        _changed(one),
-    )
-    label = f"{line.name.model} / {line.name.cell}" if named else line.name.cell
-    return Row(label, reference=False, figures=figures)
-
-
-def _trend(line: MetricLine) -> str:
-    """The values, with a gap where the line begins anew."""
-    values = list(line.values)
-    for one in reversed(line.breaks):
-        values.insert(one.at, math.nan)
-    return sparkline(values, width=_SPARK, low=min(line.values), high=max(line.values))
-
-
-def _value(line: MetricLine, value: float) -> str:
-    display = _DISPLAYS.get(line.metric.unit, "number")
-    scale = choose_scale([value], display)
-    return f"{scale.text(value)} {scale.symbol}".strip()
-
-
-def _since(line: MetricLine, first: float, last: float) -> Figure:
-    """From the first point that compares with the last one."""
-    if line.allowance.relative and first:
-        change, relative = last / first - 1, True
-    else:
-        change, relative = last - first, False
-    return Figure(change, amount_text(change, relative=relative))
-
-
-def _changed(one: JudgedLine) -> Figure:
-    line = one.line
-    shifts = one.judged.shifts
-    if not shifts:
-        return Figure(word="?" if one.judged.untold else "-", reason=one.judged.untold)
-    told = [
-        f"{line.dots[shift.at].place.label} {_direction(line, shift)} {change_text(shift)[0]}"
-        for shift in shifts
-    ]
-    return Figure(word="; ".join(told), tone=_TONES[_direction(line, shifts[-1])])
-
-
-def _direction(line: MetricLine, shift: Shift) -> str:
-    return shift.direction(line.metric.better)
-
-
-def change_text(shift: Shift) -> tuple[str, str]:
-    """A change and its interval in words; `exact` of one without chance in it."""
-    found = shift.difference
-    amount = amount_text(found.plain or 0.0, relative=found.relative)
-    low, high = found.ends(_TAIL)
-    if low == high:
-        return amount, "exact"
-    return amount, interval_text(low, high, relative=found.relative) or ""
-
-
 def _changes(history: History) -> list[Part]:
     if not history.turns:
         return []
     parts: list[Part] = [Heading("Changes")]
+    devices = len({one.line.device for one in history.lines})
+    models = len({one.line.name.model for one in history.lines})
     for turn in history.turns:
         place = turn.new
         told = place.commit.told if place.commit else f"measured on {place.label}"
-        parts += [Heading(told, 3), _turn_table(turn), bullets(span_lines(turn.span))]
+        if devices > 1:
+            told += f", on {', '.join(dict.fromkeys(line.device for line, _ in turn.changes))}"
+        table = turn_table(turn, named=models > 1)
+        parts += [Heading(told, 3), table, bullets(span_lines(turn.span))]
     return parts
-
-
-def _turn_table(turn: Turn) -> Table:
-    columns = (
-        Column("metric", "metric", "text"),
-        Column("item", "item", "text", below="metric"),
-        Column("before", "before", "text", right=True),
-        Column("after", "after", "text", right=True),
-        Column("change", "change", "text", right=True),
-        Column("interval", "95 % interval", "text", right=True, below="change"),
-        Column("verdict", "verdict", "text"),
-    )
-    rows = []
-    for line, shift in turn.changes:
-        amount, interval = change_text(shift)
-        found = shift.difference
-        verdict = _direction(line, shift)
-        figures = (
-            Figure(word=line.metric.name),
-            Figure(word=line.name.item),
-            Figure(word=_value(line, found.old or 0.0)),
-            Figure(word=_value(line, found.new or 0.0)),
-            Figure(found.plain, amount),
-            Figure(word=interval),
-            Figure(word=verdict, tone=_TONES[verdict]),
-        )
-        rows.append(Row(line.name.cell, reference=False, figures=figures))
-    return Table("", "cell", columns, tuple(rows))
 
 
 def _breaks(history: History, most: int | None = None) -> list[Part]:
