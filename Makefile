@@ -23,6 +23,10 @@ install: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	$(BIN)/qbench run suites/quickstart.yaml
 
+# With an empty PYTHONDONTWRITEBYTECODE the tests and qbench are compiled once, not by each worker and
+# each of the processes that tests start.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow" --durations 10
 

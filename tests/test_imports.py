@@ -29,13 +29,14 @@ HEAVY = {
 CALL = """
 import json, sys
 from qbench.cli.main import main
-sys.argv = ["qbench", *{arguments}]
-code = 0
-try:
-    main()
-except SystemExit as end:
-    code = end.code
-print(json.dumps([code, sorted({heavy} & set(sys.modules))]), file=sys.stderr)
+for arguments in {commands}:
+    sys.argv = ["qbench", *arguments]
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    print(json.dumps([code, sorted({heavy} & set(sys.modules))]), file=sys.stderr)
 """
 MADE_OF_HEAVY_CLASSES = {"qbench.precisions.layer_quantizer"}
 """Modules whose own classes are below a library's; they are imported within functions alone."""
@@ -49,10 +50,13 @@ print(json.dumps(sorted({heavy} & set(sys.modules))))
 """
 
 
-def loaded_by(place: Workplace, *arguments: str) -> tuple[int, list[str]]:
-    """Exit code of the command, and the heavy packages that its process loaded."""
+def loaded_by(place: Workplace, *commands: list[str]) -> list[tuple[int, list[str]]]:
+    """Exit code of each command, and the heavy packages that the process has loaded after it.
+
+    All are called in one process, in their order.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", CALL.format(arguments=list(arguments), heavy=HEAVY)],
+        [sys.executable, "-c", CALL.format(commands=commands, heavy=HEAVY)],
         cwd=place.folder,
         env=place.environment,
         capture_output=True,
@@ -60,49 +64,57 @@ def loaded_by(place: Workplace, *arguments: str) -> tuple[int, list[str]]:
         check=False,
         timeout=200,
     )
-    code, heavy = json.loads(done.stderr.splitlines()[-1])
-    return code, heavy
+    told = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    return [(code, heavy) for code, heavy in map(json.loads, told)]
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("commands", "allowed"),
     [
-        ["--help"],
-        ["--version"],
-        ["run", "--help"],
-        ["explain", "--help"],
-        ["plan", "suite.yaml"],
-        ["fit", "gpt2", "--gpu", "t4", "--precision", "nf4", "--length", "64"],
-        ["list"],
-        ["doctor"],
-        ["schema"],
-        ["init", "new.yaml"],
-        *(["report", "results", "--format", name] for name in ("markdown", "csv", "json")),
-        ["recommend", "--max-perplexity-increase", "2%"],
-        ["claims"],
+        (
+            [
+                ["--help"],
+                ["--version"],
+                ["run", "--help"],
+                ["explain", "--help"],
+                ["list"],
+                ["schema"],
+                ["init", "new.yaml"],
+                ["plan", "suite.yaml"],
+                ["fit", "gpt2", "--gpu", "t4", "--precision", "nf4", "--length", "64"],
+                ["plan", str(REPOSITORY / "suites" / "quickstart.yaml")],
+                ["doctor"],
+            ],
+            [],
+        ),
+        (
+            # Verdicts and intervals are bootstrapped with numpy and scipy.
+            [
+                *(["report", "results", "--format", name] for name in ("markdown", "csv", "json")),
+                ["recommend", "--max-perplexity-increase", "2%"],
+                ["claims"],
+            ],
+            ["numpy"],
+        ),
     ],
-    ids=" ".join,
+    ids=["planning", "reporting"],
 )
-def test_a_command_loads_nothing_heavy(workplace: Workplace, arguments: list[str]) -> None:
+def test_no_command_loads_anything_heavy(
+    workplace: Workplace, commands: list[list[str]], allowed: list[str]
+) -> None:
     workplace.write_suite("fp32", "int8", "nf4")
     for record in quickstart_records():
         keep(workplace.folder / "results", record)
-    # Verdicts and intervals are bootstrapped with numpy and scipy.
-    allowed = ["numpy"] if arguments[0] in ("report", "recommend", "claims") else []
-    code, heavy = loaded_by(workplace, *arguments)
-    assert (code, [name for name in heavy if name not in allowed]) == (0, [])
-
-
-def test_the_plan_of_the_quickstart_loads_nothing_heavy(workplace: Workplace) -> None:
-    suite = REPOSITORY / "suites" / "quickstart.yaml"
-    assert loaded_by(workplace, "plan", str(suite)) == (0, [])
+    ends = loaded_by(workplace, *commands)
+    for command, (code, heavy) in zip(commands, ends, strict=True):
+        assert (code, [name for name in heavy if name not in allowed]) == (0, []), command
 
 
 def test_a_run_with_nothing_missing_loads_nothing_heavy(workplace: Workplace) -> None:
     workplace.write("suite.yaml", f"models: [{workplace.model}]\nmeasure: [footprint]\n")
-    code, heavy = loaded_by(workplace, "run", "suite.yaml", "--only", "fp32")
-    assert (code, heavy) == (0, [])  # the parent's; its worker has loaded all of them
-    assert loaded_by(workplace, "run", "suite.yaml", "--only", "fp32") == (0, [])
+    command = ["run", "suite.yaml", "--only", "fp32"]
+    # What the parent loaded; the worker of the first run has loaded all of them.
+    assert loaded_by(workplace, command, command) == [(0, []), (0, [])]
 
 
 def test_no_module_loads_anything_heavy_when_it_is_imported() -> None:

@@ -85,9 +85,10 @@ def read_folder(folder: Path) -> Index:
     """
     index: Index = {}
     tags: dict[str, list[str]] = {}
+    known: dict[Path, dict[str, Any]] = {}
     for path in _yaml_files(folder):
         try:
-            config = read_task(path)
+            config = _merged(path, (), known)
         except (OSError, ValueError, yaml.YAMLError):
             continue  # `unreadable_files` tells why
         group, task = config.get("group"), config.get("task")
