@@ -325,6 +325,19 @@ def test_a_suites_folder_is_joined_and_results_within_results_are_not(
     )
 
 
+def test_a_link_that_is_named_stands_for_what_it_leads_to(workplace: Workplace) -> None:
+    (path,) = keep_in(workplace, "a", footprint_record("fp32"))
+    keep_in(workplace, "a/published", footprint_record("bf16"))
+    for number, folder in enumerate([workplace.folder / "a", *list(path.parents)[:3]]):
+        link = workplace.folder / f"link-{number}"
+        link.symlink_to(folder)
+        found = data(workplace, link.name, "--to", f"to-{number}")
+        assert (found["new"], found["not_joined"]) == (1, [])
+    assert data(workplace, "link-0")["left"] == [
+        "link-0/published: 1 record of another folder of results within; name it by itself"
+    ]
+
+
 def test_results_side_by_side_in_a_folder_are_to_be_named(workplace: Workplace) -> None:
     keep_in(workplace, "artifacts/shard-1", footprint_record("fp32"))
     refused = workplace.call_here("merge", "artifacts")

@@ -115,7 +115,6 @@ def find_takes(named: Path) -> Found:
             " results, as `qbench run` leaves it; name that"
         )
     found = Found(named)
-    folder = _absolute(named)
     others: Counter[Path] = Counter()
     aside: dict[str, list[Path]] = {"link": [], "file": [], BASELINES: []}
     logs = []
@@ -130,11 +129,11 @@ def find_takes(named: Path) -> Found:
             except StoreError as error:
                 found.refused.append(UnreadableFile(path, error))
                 continue
-            root = _absolute(path).parents[len(take.place.parts) - 1]
-            if root == folder or root in folder.parents:
+            within = _within(named, _root(path, take.place))
+            if within is None:
                 found.takes.append(take)
             else:
-                others[named / root.relative_to(folder)] += 1
+                others[within] += 1
     folders = {take.path.parent: take.place.parent for take in found.takes}
     for path in logs:
         if path.parent in folders:
@@ -152,7 +151,7 @@ def read_take(path: Path, folder: Path) -> Take:
     contents = _read(path)
     record = parse_record(contents, path)
     place = _place(record)
-    if _absolute(path).parts[-len(place.parts) :] != place.parts:
+    if _root(path, place) is None:
         raise StoreError(
             f"{path}: found a record that belongs at {in_one_line(str(place))} below a folder of"
             " results; expected it there; move it, or leave it where it is"
@@ -211,9 +210,26 @@ def _place(record: Record) -> PurePosixPath:
     return PurePosixPath(path.as_posix())
 
 
-def _absolute(path: Path) -> Path:
-    """Without `..`, and with the links in it: their names are what was meant."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow them
+def _root(path: Path, place: PurePosixPath) -> Path | None:
+    """The folder of results that a record of that place lies in; None where it lies elsewhere."""
+    for whole in _meant(path):
+        if whole.parts[-len(place.parts) :] == place.parts:
+            return whole.parents[len(place.parts) - 1]
+    return None
+
+
+def _within(named: Path, root: Path | None) -> Path | None:
+    """The root as a folder within the one that was named; None where it is not within."""
+    if root is None:
+        return None
+    above = next((folder for folder in _meant(named) if folder in root.parents), None)
+    return None if above is None else named / root.relative_to(above)
+
+
+def _meant(path: Path) -> Iterator[Path]:
+    """Without `..`: first with the links in it, whose names may be what was meant, then without."""
+    yield Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow them
+    yield path.resolve()
 
 
 def _read(path: Path) -> bytes:
