@@ -214,6 +214,10 @@ def _suite_parts(one: Completeness, most: int | None) -> list[Part]:
     whole = not one.missing and not one.failed
     told = Words(f"{there} ({counts})" if counts else there, "good" if whole else "warned")
     parts: list[Part] = [Heading(f"{one.suite} on {where}"), told]
+    if one.rehearsed:
+        parts.append(
+            Words(f"{counted(one.rehearsed, 'record')} of a rehearsal, which does not count")
+        )
     if one.otherwise:
         parts.append(
             Words(

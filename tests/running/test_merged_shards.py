@@ -138,6 +138,19 @@ def test_a_record_of_something_else_is_no_record_of_what_is_asked(workplace: Wor
     assert told.output.count("\nmeasured otherwise,") == 2
 
 
+def test_rehearsals_do_not_count_and_that_is_told(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    run_inline(workplace, work=pretended())
+    for record in workplace.records().values():
+        rehearsed = record.model_copy(update={"rehearsal": ("the model is a small one",)})
+        folder = workplace.folder / "a" / "rehearsal"
+        write_record(place_of(folder, rehearsed), rehearsed)
+    told = workplace.call_here("merge", "a", "--to", "b", "--suite", "suite.yaml")
+    assert told.code == 1
+    assert "0 of 4 measurements have a record" in told.output
+    assert "4 records of a rehearsal, which does not count" in told.output
+
+
 def test_settings_are_those_of_a_suite(workplace: Workplace) -> None:
     workplace.write_suite("fp32")
     run_inline(workplace, work=pretended())

@@ -305,6 +305,15 @@ def test_a_comment_that_is_refused_fails_nothing(
     assert len(comments.asked) == 1  # a token is not sent on
 
 
+def test_an_answer_of_another_form_fails_nothing(
+    job: Job, comments: Comments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comments, "answer", lambda *_: (200, [{"id": 1}]))
+    used = gated(job(), "### ✅ fine")
+    assert used.call(COMMENT, suite="any")
+    assert f"No comment: {comments.url} answered what is no comment (KeyError" in used.log
+
+
 def test_a_comment_that_reaches_nobody_fails_nothing(job: Job) -> None:
     used = gated(job(), "### ✅ fine")
     used.environment = {**used.environment, "GITHUB_API_URL": "http://127.0.0.1:9"}

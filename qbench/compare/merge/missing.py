@@ -55,6 +55,8 @@ class Completeness:
     """Each cell of the suite with its number of measurements, and those without a record."""
     statuses: Counter[Status]
     """Records of what is asked for, the newest of each."""
+    rehearsed: int = 0
+    """Records of rehearsals that were joined, which do not count."""
 
     @property
     def asked(self) -> int:
@@ -93,6 +95,7 @@ class Completeness:
             "device": self.device,
             "measurements": self.asked,
             "statuses": dict(self.statuses),
+            "rehearsed": self.rehearsed,
             "missing": [
                 {"cell": cell, **one._asdict()}
                 for cell, _, lacking in self.cells
@@ -110,6 +113,7 @@ def completeness(
     """
     statuses = _statuses(suite, merged)
     known = {what for what, _ in statuses}
+    rehearsed = sum(take.rehearsal and take.what.suite == suite for take in merged.kept)
     found = []
     for device in dict.fromkeys(what.device for what, _ in statuses) or (None,):
         cells: dict[str, list[Lacking]] = {one.cell.slug: [] for one in expected}
@@ -123,7 +127,7 @@ def completeness(
                 cells[cell.slug].append(Lacking(*place, otherwise=what in known))
         sizes = Counter(one.cell.slug for one in expected)
         told = tuple((slug, sizes[slug], tuple(lacking)) for slug, lacking in cells.items())
-        found.append(Completeness(suite, file, device, told, counts))
+        found.append(Completeness(suite, file, device, told, counts, rehearsed))
     return found
 
 
