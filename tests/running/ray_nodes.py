@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
@@ -70,6 +71,7 @@ class RayNodes:
             [*command, *at], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as server:
             try:
+                _wait_for(port)
                 yield f"ray://127.0.0.1:{port}"
             finally:
                 server.terminate()
@@ -77,6 +79,14 @@ class RayNodes:
     def kill(self, name: str) -> None:
         """Takes a node away with all its processes, as when its machine is lost."""
         self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
+
+
+def _wait_for(port: int, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(0.5)
 
 
 def workers(place: Workplace, within_s: float = 10.0) -> list[str]:

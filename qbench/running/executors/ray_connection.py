@@ -93,7 +93,9 @@ def _join(ray: Any, address: str | None) -> None:
     # Ray raises many kinds of errors here, of gRPC among them.
     except Exception as error:
         where = address or "a cluster on this machine"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # Of what Ray's client server answers the last line is the reason.
+        first = " ".join(dict.fromkeys((lines[0], lines[-1])))
         raise UsageError(
             f"--on ray: {where} cannot be joined ({first}); expected ray://HOST:{_CLIENT_PORT} of a"
             " cluster's head node, or, on a machine that `ray start` made a node of it, HOST:6379;"
