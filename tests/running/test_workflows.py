@@ -112,6 +112,15 @@ def test_a_night_is_held_against_the_last_and_the_oldest_go(tmp_path: Path) -> N
         assert told["last"] == before
         before = told["this"]
         (tmp_path / before / "quickstart").mkdir(parents=True)
+        (tmp_path / before / "quickstart" / "quality.json").write_text("{}", encoding="utf-8")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-000011-1", before.rpartition("/")[2])
     left = sorted(path.name[-8:] for path in (tmp_path / "nightly").iterdir())
     assert left == ["000009-1", "000010-1", "000011-1"]
+
+
+def test_a_night_that_measured_nothing_is_no_night_to_be_held_against(tmp_path: Path) -> None:
+    measured, broken = nights(tmp_path, 8)["this"], nights(tmp_path, 9)["this"]
+    (tmp_path / measured).mkdir(parents=True)
+    (tmp_path / measured / "quality.json").write_text("{}", encoding="utf-8")
+    (tmp_path / broken / "quickstart").mkdir(parents=True)
+    assert nights(tmp_path, 10)["last"] == measured

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Names the folder of this night and that of the last one, as outputs of a step; keeps the newest.
+# Names the folder of this night and that of the last one with records, as outputs of a step; keeps
+# the newest.
 #
 #   tools/action/nights.sh FOLDER NIGHTS
 #
@@ -9,12 +10,13 @@ folder=$1 nights=$2
 
 mkdir -p "$folder"
 mapfile -t found < <(find "$folder" -mindepth 1 -maxdepth 1 -type d | sort)
-for ((at = 0; at < ${#found[@]} - nights; at++)); do
-    rm -r "${found[at]}"
-done
 last=""
-if ((${#found[@]})); then
-    last=${found[-1]}
-fi
+for at in "${!found[@]}"; do
+    if ((at < ${#found[@]} - nights)); then
+        rm -r "${found[at]}"
+    elif [[ -n "$(find "${found[at]}" -name '*.json' -print -quit)" ]]; then
+        last=${found[at]}
+    fi
+done
 echo "last=$last"
 printf 'this=%s/%s-%06d-%s\n' "$folder" "$(date -u +%F)" "$GITHUB_RUN_NUMBER" "$GITHUB_RUN_ATTEMPT"
