@@ -302,6 +302,14 @@ def test_logs_are_joined_once(workplace: Workplace) -> None:
     for _ in range(2):
         merged(workplace, "a", "b", "c")
         assert list(workplace.logs().values()) == ["--- 1\nhello\n--- 2\nworld"]
+    for folder, text in (("a", "--- 3\nmore\n"), ("b", "\n--- 4\nand more\n")):
+        (log,) = (workplace.folder / folder).rglob(f"{path.parent.name}/worker.log")
+        log.write_text(log.read_text(encoding="utf-8") + text, encoding="utf-8")
+    for _ in range(2):
+        merged(workplace, "a", "b", "c")
+        assert list(workplace.logs().values()) == [
+            "--- 1\nhello\n--- 2\nworld\n--- 3\nmore\n--- 4\nand more\n"
+        ]
 
 
 def test_a_suites_folder_is_joined_and_results_within_results_are_not(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import StoreError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LARGEST_LOG_BYTES = 64 * 2**20
 """A log that is larger stays where it is."""
+_JOB = re.compile(rb"^(?=--- )", re.MULTILINE)
+"""Where what was said in the next job begins."""
 
 
 def join_logs(
@@ -57,7 +60,9 @@ def _join_log(
         if joined in text:
             joined = text
         else:
-            joined += (b"" if joined.endswith(b"\n") else b"\n") + text
+            there = {part.rstrip() for part in _JOB.split(joined)}
+            more = b"".join(part for part in _JOB.split(text) if part.rstrip() not in there)
+            joined += (b"" if joined.endswith(b"\n") else b"\n") + more
     if joined == own:
         return False
     try:
