@@ -94,6 +94,16 @@ def test_outliers_are_no_changes_and_move_none() -> None:
     assert found(made, *quiet) == [[17], [], [], []]
 
 
+def test_one_slow_run_at_the_end_is_no_change() -> None:
+    """Though a run of two with it would stand out of 100 histories in 18."""
+    alarms = 0
+    for seed in range(100):
+        made = np.random.default_rng(seed).normal(0, 0.01, COMMITS)
+        made[-1] += 0.1
+        alarms += any(found(made))
+    assert alarms <= stats.binom.ppf(0.99, 100, 0.05)
+
+
 def test_what_never_differs_has_not_changed() -> None:
     assert found([3.0] * COMMITS, [1.0] * 15 + [2.0] * 15) == [[], [15]]
 

@@ -13,6 +13,7 @@ series themselves, which are tested together.
   Nonparametric Approach for Multiple Change Point Analysis, JASA 2014; used so for performance by
   Daly et al., The Use of Change Point Detection to Identify Software Performance Regressions in a
   Continuous Integration System, ICPE 2020).
+- A change must stand without its farthest point: one outlier is none.
 - Neighbours can be alike, as runs of one night are. So the orders are of what a value has that the
   one before it does not tell, at the correlation that is found (a sieve: Bühlmann, Sieve Bootstrap
   for Time Series, 1997); at none these are the values themselves, and the test is exact.
@@ -89,8 +90,8 @@ def find_changes(series: Sequence[Points], *, alpha: float, seed: int = 0) -> li
         for (at, start, end), one, chance in zip(
             parts, stretches, _chances(stretches, draws), strict=True
         ):
-            if chance <= alpha:
-                middle = start + _changed(one)
+            if chance <= alpha and (changed := _changed(one)) is not None:
+                middle = start + changed
                 found[at].append(middle)
                 further += [(at, start, middle), (at, middle, end)]
         parts = further
@@ -201,8 +202,11 @@ def _run(values: Floats) -> npt.NDArray[np.int64]:
     return runs
 
 
-def _changed(stretch: _Stretch) -> int:
-    """The first point after the clearer of the changes that the run stands out by."""
+def _changed(stretch: _Stretch) -> int | None:
+    """The first point after the clearer of the changes that the run stands out by.
+
+    None where it is one outlier that makes the run stand out.
+    """
     first, end = map(int, _run(stretch.scaled[None])[0])
     sides = [(0, first, end), (first, end, len(stretch.values))]
 
@@ -215,7 +219,18 @@ def _changed(stretch: _Stretch) -> int:
         return float(abs(before.mean() - after.mean()) * size**0.5)
 
     start, _, stop = max(sides, key=apart)
-    return start + _likeliest(stretch.values[start:stop])
+    middle = start + _likeliest(stretch.values[start:stop])
+    before, after = stretch.scaled[start:middle], stretch.scaled[middle:stop]
+    return middle if _stands_out(before, after) and _stands_out(after, before) else None
+
+
+def _stands_out(side: Floats, other: Floats) -> bool:
+    """Whether a side is as far from the other without its farthest point, by half at least."""
+    import numpy as np
+
+    apart = side - np.median(other)
+    apart *= np.sign(apart.mean())
+    return float(np.delete(apart, apart.argmax()).mean()) >= float(apart.mean()) / 2
 
 
 def _likeliest(values: Floats) -> int:

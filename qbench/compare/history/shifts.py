@@ -7,7 +7,8 @@ Times and what else varies from run to run are judged by the whole line: see
 is not where the whole 90 % interval lies inside the margin of equivalence.
 
 Of what did not change at all, the chance that anything is called a change is at most 5 %: 4 % for
-the lines that vary from run to run, together, and 1 % for the paired comparisons, together.
+the lines that vary from run to run, together, and 1 % for the paired comparisons, together. Where
+neighbours are much alike it is somewhat more: docs/history.md has the rates that were found.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ METHOD = (
     " by their whole line: by how far a run of points is from the rest, against the same points in"
     " other orders, which are as alike as neighbours are. Where nothing changed, the chance that"
     f" anything is called a change is at most {100 * (ALPHA_VARYING + ALPHA_PAIRED):.0f} % over all"
-    " lines together, and so it is for each stretch between changes."
+    " lines together, and so it is for each stretch between changes; where a run is much like the one"
+    " before it, it is somewhat more (7 % at a correlation of 0.5, 10 % at 0.7)."
 )
 
 
