@@ -10,7 +10,7 @@ from qbench.core.page import Heading, Page, Table, Words, bullets, words_table
 from qbench.core.units import counted
 from qbench.report.charts.history import history_charts
 from qbench.report.history.rows import history_data
-from qbench.report.history.tables import lines_table, turn_table
+from qbench.report.history.tables import LEGEND, lines_table, turn_table
 from qbench.report.suspects import span_lines
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ METHOD = (
     " by their whole line: by how far a run of points is from the rest, against the same points in"
     " other orders, which are as alike as neighbours are. Where nothing changed, the chance that"
     f" anything is called a change is at most {100 * (ALPHA_VARYING + ALPHA_PAIRED):.0f} % over all"
-    " lines together, and so it is for each stretch between changes; where a run is much like the one"
+    " lines together, and so it is for each stretch between changes; where a run is like the one"
     " before it, it is somewhat more (7 % at a correlation of 0.5, 10 % at 0.7)."
 )
 
@@ -39,8 +39,8 @@ def history_page(history: History) -> Page:
     """The whole: every line, drawn and in a table, every change with what else changed there."""
     parts: list[Part] = [Words(summary(history)), *_changes(history)]
     for device, lines in _by_device(history.lines):
-        parts += [Heading(f"On {device}"), *history_charts(lines), *lines_table(lines)]
-    parts += [*_breaks(history), *_untold(history), *_notes(history)]
+        parts += [Heading(f"On {device}"), *history_charts(lines), lines_table(lines)]
+    parts += [Words(LEGEND, "quiet"), *_breaks(history), *_untold(history), *_notes(history)]
     parts += [Heading("Measurements"), _measurements(history)]
     parts.append(Words(METHOD, "quiet"))
     return Page(f"History of {history.suite}", tuple(parts), history_data(history, METHOD))
@@ -54,7 +54,7 @@ def history_on_screen(history: History, *, everything: bool = False) -> Page:
     parts: list[Part] = []
     for device, lines in _by_device(history.lines):
         shown = lines if everything else _on_screen(lines)
-        parts += [Heading(f"On {device}"), *lines_table(shown)]
+        parts += [Heading(f"On {device}"), lines_table(shown)]
         if len(shown) < len(lines):
             rest = counted(len(lines) - len(shown), "line")
             parts.append(
@@ -62,7 +62,7 @@ def history_on_screen(history: History, *, everything: bool = False) -> Page:
                     f"{rest} more, without a change: --all, --only or --metric shows them", "quiet"
                 )
             )
-    parts += [*_changes(history), Words(summary(history))]
+    parts += [Words(LEGEND, "quiet"), *_changes(history), Words(summary(history))]
     parts += [*_breaks(history, most=4), *_untold(history), *_notes(history)]
     return Page(f"History of {history.suite}", (*parts, Words(METHOD, "quiet")))
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from qbench.compare.verdicts import amount_text, interval_text
-from qbench.core.page import Column, Figure, Row, Table, Words
+from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.units import choose_scale
 from qbench.report.sparkline import sparkline
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qbench.compare.history.history import JudgedLine, Turn
     from qbench.compare.history.lines import MetricLine
     from qbench.compare.history.shifts import Shift
-    from qbench.core.page import Part, Tone
+    from qbench.core.page import Tone
     from qbench.core.units import Display
 
 _COLUMNS = (
@@ -33,21 +33,21 @@ _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "changed": "warned"
 _SPARK = 15
 """Characters of a trend; of more points each is the mean of its share."""
 _TAIL = 0.025
-_LEGEND = (
+LEGEND = (
     "From → to: the first value that compares with the last one, and the last; change is from the"
     " one to the other, chance included. A gap (·) in the trend: what is left of it does not"
     " compare with what is right of it; 2 of 5 points are those right of the last gap. Changed at:"
     " the commits at which a change is told, which is more than chance and more than small; - none,"
     " ? too few points to tell one."
 )
+"""How to read the tables."""
 
 
-def lines_table(lines: Sequence[JudgedLine]) -> list[Part]:
-    """Lines, those that changed first, and how to read them."""
+def lines_table(lines: Sequence[JudgedLine]) -> Table:
+    """Lines, those that changed first."""
     several = len({one.line.name.model for one in lines}) > 1
     ordered = sorted(lines, key=lambda one: not one.judged.shifts)
-    rows = tuple(_row(one, named=several) for one in ordered)
-    return [Table("", "cell", _COLUMNS, rows), Words(_LEGEND, "quiet")]
+    return Table("", "cell", _COLUMNS, tuple(_row(one, named=several) for one in ordered))
 
 
 def _row(one: JudgedLine, *, named: bool) -> Row:
