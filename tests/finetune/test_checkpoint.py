@@ -48,6 +48,14 @@ def check_equal(one: Done, other: Done) -> None:
     assert all(torch.equal(weight, other.weights[name]) for name, weight in one.weights.items())
 
 
+@pytest.fixture(scope="module")
+def through(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The training that nothing stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QBENCH_CACHE", str(tmp_path_factory.mktemp("through")))
+        return train(base, key="through")
+
+
 @pytest.mark.parametrize(("method", "precision", "chosen"), ARMS)
 def test_ends_as_if_it_had_not_been_stopped(
     base: Path, method: str, precision: str, chosen: dict[str, Any]
@@ -69,8 +77,7 @@ def test_ends_as_if_it_had_not_been_stopped(
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
-def test_at_whatever_step_it_is_stopped(base: Path, stop_after: int) -> None:
-    through = train(base, key="through")
+def test_at_whatever_step_it_is_stopped(base: Path, through: Done, stop_after: int) -> None:
     with pytest.raises(StoppedHereError):
         train(base, every_steps=1, stop_after=stop_after)
     again = train(base, every_steps=1)
@@ -80,8 +87,7 @@ def test_at_whatever_step_it_is_stopped(base: Path, stop_after: int) -> None:
     check_equal(through, again)
 
 
-def test_stopped_again_and_again(base: Path) -> None:
-    through = train(base, key="through")
+def test_stopped_again_and_again(base: Path, through: Done) -> None:
     for stop_after in (2, 4):
         with pytest.raises(StoppedHereError):
             train(base, every_steps=2, stop_after=stop_after)
@@ -90,8 +96,7 @@ def test_stopped_again_and_again(base: Path) -> None:
     check_equal(through, again)
 
 
-def test_without_a_checkpoint_it_begins_anew(base: Path) -> None:
-    through = train(base, key="through")
+def test_without_a_checkpoint_it_begins_anew(base: Path, through: Done) -> None:
     with pytest.raises(StoppedHereError):
         train(base, stop_after=3)
     again = train(base)
@@ -101,8 +106,9 @@ def test_without_a_checkpoint_it_begins_anew(base: Path) -> None:
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "state.pt", "progress.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "flipped"])
-def test_a_damaged_checkpoint_is_not_believed(base: Path, file: str, damage: str) -> None:
-    through = train(base, key="through")
+def test_a_damaged_checkpoint_is_not_believed(
+    base: Path, through: Done, file: str, damage: str
+) -> None:
     with pytest.raises(StoppedHereError):
         train(base, every_steps=2, stop_after=4)
     (path,) = checkpoint_folder(KEY).glob(f"*/{file}")
@@ -121,8 +127,7 @@ def test_a_damaged_checkpoint_is_not_believed(base: Path, file: str, damage: str
     check_equal(through, again)
 
 
-def test_the_checkpoint_of_another_training_is_not_believed(base: Path) -> None:
-    through = train(base, key="through")
+def test_the_checkpoint_of_another_training_is_not_believed(base: Path, through: Done) -> None:
     with pytest.raises(StoppedHereError):
         train(base, key="other", seed=1, every_steps=2, stop_after=4)
     checkpoint_folder(KEY).parent.mkdir(parents=True)

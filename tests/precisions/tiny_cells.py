@@ -120,6 +120,9 @@ class TinyCells:
         key = _key(variant.architecture, variant.options, precision, options)
         if key not in self._loaded:
             self._loaded[key] = load_fresh(self.folder(variant), precision, **options)
+            # It stays: the collections of later loads need not look through it. Loading ended with
+            # one, so that nothing else is kept.
+            gc.freeze()
         return self._loaded[key]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from qbench.compare.selection import select
 from qbench.core.store import read_folder
 from qbench.report.decision import decision_table
 from qbench.report.finetune.results import results_of
+from qbench.report.overview import overview_page
+from tests.pages import on_terminal
 from tests.pages import short_report as shown
 from tests.record_factory import (
     PRECISIONS,
@@ -27,6 +30,7 @@ from tests.record_factory import (
 )
 
 if TYPE_CHECKING:
+    from qbench.core.page import Page
     from qbench.core.record import Record
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
@@ -35,11 +39,18 @@ RULE = "─"
 METRICS = {"memory.static": 1e6, "bits_per_weight.linear": 4.5}
 
 
-def published(suite: str) -> list[Record]:
+@cache
+def published(suite: str) -> tuple[Record, ...]:
     records, unreadable = read_folder(PUBLISHED / suite)
     assert not unreadable
     device = records[0].environment.device_kind
-    return [record for record in records if record.environment.device_kind == device]
+    return tuple(record for record in records if record.environment.device_kind == device)
+
+
+@cache
+def page_of(suite: str) -> Page:
+    """Its overview, which each width shows."""
+    return overview_page(published(suite))
 
 
 def lines_of(text: str, label: str) -> list[list[str]]:
@@ -61,7 +72,7 @@ def rows_in(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_published_suites_fit_with_each_table_in_one_piece(suite: str, width: int) -> None:
     records = published(suite)
-    text = shown(records, width)
+    text = on_terminal(page_of(suite), width)
     assert max(map(len, text.splitlines())) <= width
     (table,) = select(records).tables
     pieces = tables_in(text)
