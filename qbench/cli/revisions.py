@@ -190,7 +190,8 @@ def _committed_at(
     records, unreadable = _records(repository, revision, files)
     notes = tell_unreadable(unreadable)
     if not records:
-        raise StoreError(f"{shown}: found no file that is a record; {' '.join(notes[:1])}")
+        why = notes[0] if folder.name != BASELINES else "name a baseline by its own file"
+        raise StoreError(f"{shown}: found no file that is a record; {why}")
     source = f"records committed in {inside}"
     return Found(Against(inside, revision, commit, source, committed=True), records, notes)
 

@@ -56,18 +56,23 @@ class Span:
 
 
 def find_span(
-    new: Sequence[Record], old: Sequence[Record], folder: Path, at: Commit | None = None
+    new: Sequence[Record],
+    old: Sequence[Record],
+    folder: Path,
+    at: Commit | None = None,
+    new_at: Commit | None = None,
 ) -> Span:
     """The span between the records of two sides, in the repository that holds the folder.
 
-    `at` is the commit of an old side that was committed, for records that name none of before it.
+    `at` is the commit of an old side that was committed, for records that name none of before it;
+    `new_at` that of the new side, for records that name none that is known.
     """
     old_commit: Commit | None = None
     new_commit: Commit | None = None
     commits: tuple[Commit, ...] = ()
     unknown: str | None = None
     try:
-        old_commit, new_commit, commits = _commits(new, old, folder, at)
+        old_commit, new_commit, commits = _commits(new, old, folder, at, new_at)
         if not commits and old_commit != new_commit:
             unknown = f"{new_commit.told}, of the new side, is older than {old_commit.told}"
     except UsageError as error:
@@ -85,17 +90,27 @@ def find_span(
 
 
 def _commits(
-    new: Sequence[Record], old: Sequence[Record], folder: Path, at: Commit | None
+    new: Sequence[Record],
+    old: Sequence[Record],
+    folder: Path,
+    at: Commit | None,
+    new_at: Commit | None,
 ) -> tuple[Commit, Commit, tuple[Commit, ...]]:
     """The first commit of the old side, the last of the new one, and those between."""
     mine, theirs = (
         {(one.environment.git_revision or "").removesuffix(_CHANGED) for one in side} - {""}
         for side in (new, old)
     )
-    if not mine or not (theirs or at):
-        raise UsageError(f"the {'old' if mine else 'new'} records name no commit")
+    if not (mine or new_at) or not (theirs or at):
+        side = "old" if mine or new_at else "new"
+        raise UsageError(f"the {side} records name no commit")
     repository = repository_of(folder)
-    last = _known(repository, mine, "new")[-1]
+    try:
+        last = _known(repository, mine, "new")[-1]
+    except UsageError:
+        if new_at is None:
+            raise
+        last = new_at.hash
     held = repository.holds([last], theirs)
     first = held[0] if held else at.hash if at else _known(repository, theirs, "old")[0]
     between = repository.commits(last, since=first)

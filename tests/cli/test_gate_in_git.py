@@ -355,5 +355,8 @@ def test_a_side_of_a_comparison_may_be_a_path_at_a_revision(made: MadeRepository
     for path in (BASELINE, f"../{BASELINE}"):
         finished = call(below, "compare", f"HEAD:{path}", f"HEAD:{BASELINE}", "--format", "json")
         assert finished.code == 0, finished
+    finished = call(made.root, "compare", "results/quickstart", "HEAD:results/baselines")
+    assert finished.code == 2
+    assert "found no file that is a record; name a baseline by its own file" in finished.errors
     records, _ = read_folder(made.root / "results")
     assert len(records) == 1

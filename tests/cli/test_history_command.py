@@ -179,6 +179,21 @@ def test_a_branch_without_commits_shows_what_is_on_the_disk(tmp_path: Path) -> N
     assert [one["commit"] for one in found["points"]] == hashes[1:]
 
 
+@pytest.mark.parametrize("revision", [None, "ab" * 20])
+def test_commits_between_are_those_that_brought_records_of_no_known_commit(
+    tmp_path: Path, revision: str | None
+) -> None:
+    repository = MeasuredRepository(tmp_path / "project")
+    brought = []
+    for number in range(3):
+        repository.change_code()
+        worse = 0.07 if number == 2 else 0.0
+        brought.append(repository.measure(run_of(number, revision, cells=["nf4"], worse=worse)))
+    (change,) = told(repository, "--metric", "perplexity")["changes"]
+    between = [one["commit"] for one in change["between"]["commits"]]
+    assert between == [repository.revisions[2], brought[2]]
+
+
 def test_committed_records_are_read_and_no_point_is_told_twice(tmp_path: Path) -> None:
     repository = MeasuredRepository(tmp_path / "project")
     hashes = []

@@ -106,15 +106,10 @@ def _turns(lines: Sequence[MetricLine], judged: Sequence[Judged], folder: Path) 
         ]
         new, old = (list(side.values()) for side in sides)
         first, shift = found[0]
-        at = first.dots[shift.at - 1].place
-        turns.append(
-            Turn(
-                first.dots[shift.at].place,
-                at,
-                tuple(found),
-                find_span(new, old, folder, at.commit),
-            )
-        )
+        after, before = first.dots[shift.at].place, first.dots[shift.at - 1].place
+        brought = after.commit if after.commit != before.commit else None  # it says nothing else
+        span = find_span(new, old, folder, before.commit, brought)
+        turns.append(Turn(after, before, tuple(found), span))
     return tuple(turns)
 
 
