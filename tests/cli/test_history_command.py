@@ -240,6 +240,8 @@ def test_a_shallow_clone_says_so(repository: MeasuredRepository, tmp_path: Path)
         (["quickstart", "--only", "nf5"], "did you mean 'nf4'"),
         (["quickstart", "--device", "tpu"], "there are cpu-intel-xeon-2c"),
         (["quickstart", "--since", "v9"], "no such commit"),
+        (["quickstart", "--only", "nf4", "--metric", "foo"], "--metric foo: found no such metric"),
+        (["quickstart", "--device", "Intel*", "--only", "foo"], "--only foo: found no such cell"),
         (["quickstart", "--format", "junit"], "expected one of"),
         (["missing.yaml"], "missing.yaml"),
     ],

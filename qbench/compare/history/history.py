@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.compare.history.lines import find_lines
+from qbench.compare.history.lines import find_lines, picked
 from qbench.compare.history.points import find_points
 from qbench.compare.history.shifts import find_shifts
 from qbench.compare.span import find_span
@@ -124,21 +124,22 @@ def _nothing(
     """Why no line is left, and what there is."""
     if not measured.lines:
         return f"--since {since}: found no measurement of {suite} since then; name an earlier one"
-    every = [name for name in measured.lines if not devices or name.device_kind in devices]
-    if devices and not every:
+    on_devices = picked(measured.lines, devices=devices)
+    if not on_devices:
         known = dict.fromkeys(name.device_kind for name in measured.lines)
         return f"--device {', '.join(devices)}: found no such device; there are {', '.join(known)}"
-    cells = dict.fromkeys(name.cell for name in every)
-    names = dict.fromkeys(
-        metric.name
-        for points in measured.lines.values()
-        for one in points[-1].records
-        for metric in one.metrics
-    )
-    if only:
+    of_cells = picked(on_devices, only=only)
+    if not of_cells:
+        cells = dict.fromkeys(name.cell for name in on_devices)
         hint = did_you_mean(only[0], cells) or f"there are the cells {', '.join(cells)}"
-        return f"--only {', '.join(only)}: found no such cell with what was asked for; {hint}"
+        return f"--only {', '.join(only)}: found no such cell; {hint}"
     if metrics:
+        names = dict.fromkeys(
+            metric.name
+            for points in of_cells.values()
+            for one in points[-1].records
+            for metric in one.metrics
+        )
         hint = did_you_mean(metrics[0], names) or "`qbench list` shows what is measured"
         return f"--metric {', '.join(metrics)}: found no such metric in the records; {hint}"
     return (

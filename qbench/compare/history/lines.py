@@ -102,15 +102,8 @@ def find_lines(
     devices, by name or kind.
     """
     lines = []
-    for name, points in measured.items():
-        record = points[-1].records[0]
-        device = record.environment.device
-        if devices and not any(
-            fnmatchcase(told, pattern) for pattern in devices for told in (name.device_kind, device)
-        ):
-            continue
-        if only and not any(picks(pattern, record.cell.names) for pattern in only):
-            continue
+    for name, points in picked(measured, only=only, devices=devices).items():
+        device = points[-1].records[0].environment.device
         known = {
             metric.name: metric
             for point in points
@@ -124,6 +117,25 @@ def find_lines(
                 if made is not None:
                     lines.append(made)
     return lines
+
+
+def picked(
+    measured: Mapping[LineName, Sequence[Point]],
+    *,
+    only: Sequence[str] = (),
+    devices: Sequence[str] = (),
+) -> dict[LineName, Sequence[Point]]:
+    """The points of the cells and devices that were asked for."""
+    found = {}
+    for name, points in measured.items():
+        record = points[-1].records[0]
+        told = (name.device_kind, record.environment.device)
+        if devices and not any(fnmatchcase(one, each) for each in devices for one in told):
+            continue
+        if only and not any(picks(pattern, record.cell.names) for pattern in only):
+            continue
+        found[name] = points
+    return found
 
 
 def _is_asked(name: LineName, metric: Metric, metrics: Sequence[str]) -> bool:
