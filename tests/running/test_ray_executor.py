@@ -16,10 +16,10 @@ from qbench.plan.plan import make_plan
 from qbench.plan.suite.suite import load_suite
 from qbench.running.executors.engines import engine_for
 from qbench.running.executors.executor import JobEnd, RunStoppedError
-from qbench.running.executors.ray_connection import address_of
-from qbench.running.executors.ray_executor import MOST_LOSSES, RayExecutor
-from qbench.running.executors.ray_node import Look, Sent
-from qbench.running.executors.ray_nodes import Node, NodesOfKind, SeenNode
+from qbench.running.executors.ray.connection import address_of
+from qbench.running.executors.ray.executor import MOST_LOSSES, RayExecutor
+from qbench.running.executors.ray.node import Look, Sent
+from qbench.running.executors.ray.nodes import Node, NodesOfKind, SeenNode
 from qbench.running.executors.travel import Arrival, Made, made_under, needed_by, pieces_of
 from qbench.sources.sealed import sealed_folder
 

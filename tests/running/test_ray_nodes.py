@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.environment import detect_environment
-from qbench.running.executors.ray_alike import unlikeness
-from qbench.running.executors.ray_node import Look
-from qbench.running.executors.ray_nodes import Node, SeenNode
+from qbench.running.executors.ray.alike import unlikeness
+from qbench.running.executors.ray.node import Look
+from qbench.running.executors.ray.nodes import Node, SeenNode
 from tests.running.ray_nodes import RayNodes
 
 if TYPE_CHECKING:

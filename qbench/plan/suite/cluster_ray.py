@@ -35,8 +35,8 @@ class RaySection(Frozen):
     gpus: Annotated[
         int | None, NotNull(), expects("a number of GPUs from 1 to 64", ge=1, le=64)
     ] = None
-    """GPUs of a job whose model has `device_map`; all that its node has unless given. Other jobs
-    get one."""
+    """GPUs of a job whose model has `device_map`; unless given, as many as the largest such model
+    is predicted to need, or all that its node has where that is not known. Other jobs get one."""
     at_once: Annotated[
         int | None, NotNull(), expects("a number of jobs from 1 to 10000", ge=1, le=10_000)
     ] = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _ray(on: str, suite: Suite, device: str | None, gpus: str | None) -> Engine:
-    from qbench.running.executors.ray_cluster import RayCluster
+    from qbench.running.executors.ray.cluster import RayCluster
 
     return RayCluster(on, suite, device, gpus)
 

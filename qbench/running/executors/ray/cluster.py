@@ -16,18 +16,18 @@ from qbench.core.git import git_revision
 from qbench.core.units import counted
 from qbench.plan.suite.cluster_ray import ALL, RaySection
 from qbench.running.executors.executor import Column
-from qbench.running.executors.ray_alike import (
+from qbench.running.executors.ray.alike import (
     environment_of,
     named,
     refuse_errors,
     refuse_unlike,
     unlikeness,
 )
-from qbench.running.executors.ray_connection import address_of, connected
-from qbench.running.executors.ray_executor import RayExecutor
-from qbench.running.executors.ray_jobs import JobsOnHead, OwnJobs, on_node, remote
-from qbench.running.executors.ray_node import Look, Marker, find_problems, look
-from qbench.running.executors.ray_nodes import Node, NodesOfKind, SeenNode, nodes_there
+from qbench.running.executors.ray.connection import address_of, connected
+from qbench.running.executors.ray.executor import RayExecutor
+from qbench.running.executors.ray.jobs import JobsOnHead, OwnJobs, on_node, remote
+from qbench.running.executors.ray.node import Gpus, Look, Marker, find_problems, look
+from qbench.running.executors.ray.nodes import Node, NodesOfKind, SeenNode, nodes_there
 from qbench.running.preflight.check import problems as problems_here
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qbench.plan.plan import Plan
     from qbench.plan.suite.suite import Suite
     from qbench.running.executors.executor import Asked, Executor, Slot
-    from qbench.running.executors.ray_jobs import Jobs
+    from qbench.running.executors.ray.jobs import Jobs
 
 LOOK_S = 600.0
 """In which a node has to lay the suite out, or to look for problems; one that does not is left out.
@@ -176,7 +176,8 @@ class RayCluster:
         pairs = []
         for node in nodes:
             task = remote(_look_of, num_returns=2, **on_node(node.id))
-            gpus = min(node.gpus, self._section.gpus or node.gpus) or None
+            stated = self._section.gpus
+            gpus = Gpus(min(node.gpus, stated or node.gpus) or None, by_peak=stated is None)
             device = self._device_of(node)
             pairs.append((node, task.remote(told, device, gpus, revision, self._marker)))
         ray.wait([facts for _, (facts, _) in pairs], num_returns=len(pairs), timeout=LOOK_S)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
 from qbench.plan.needs import cell_need
-from qbench.running.executors.ray_node import Sent
+from qbench.running.executors.ray.node import Sent
 from qbench.running.executors.travel import needed_by, pieces_of
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
-    from qbench.running.executors.ray_jobs import Jobs
-    from qbench.running.executors.ray_node import Look
+    from qbench.running.executors.ray.jobs import Jobs
+    from qbench.running.executors.ray.node import Look
     from qbench.running.executors.travel import Made
 
 

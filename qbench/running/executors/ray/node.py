@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import compute_threads
-from qbench.core.environment import detect_environment, find_device
+from qbench.core.environment import detect_environment
 from qbench.core.errors import NotKeptError, QbenchError, UsageError
 from qbench.core.nvml import visible_gpus
+from qbench.plan.needs import gpus_needed
 from qbench.running.executors.executor import JobEnd
 from qbench.running.executors.node import plan_on_node, problems_on_node, run_on_node
 from qbench.running.executors.travel import Arrival, Made, Piece, made_under, pieces_of
@@ -82,6 +83,17 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Gpus:
+    """Those that a job of a model with `device_map` is laid over on a node."""
+
+    most: int | None
+    """What it may see there; None where Ray has no GPU to give."""
+    by_peak: bool
+    """Whether it sees no more than the largest of them is predicted to need, where that is known:
+    its layers run one after the other, so that more are held and not used."""
+
+
+@dataclass(frozen=True)
 class Sent:
     """A sealed folder on its way to a node."""
 
@@ -93,25 +105,28 @@ class Sent:
 def look(
     asked: Asked,
     device: str,
-    gpus: int | None,
+    gpus: Gpus,
     git_revision: str | None,
     marker: Marker | None,
 ) -> tuple[Look, Plan | None]:
     """Lays the suite out on this node, on `cpu` or `cuda`.
 
-    `gpus` are those that a job may see there at most. Without a marker the node's own cache is
-    used.
+    Without a marker the node's own cache is used.
     """
     _as_on_this_node()
-    if gpus is not None:
-        _let_see(gpus)
+    if gpus.most is not None:
+        _let_see(gpus.most)
     sees_cache = marker is not None and marker.is_seen
     if marker is not None and sees_cache:
         os.environ["QBENCH_CACHE"] = marker.cache
     host = platform.node()
     try:
-        environment = detect_environment(find_device(device))
         plan = plan_on_node(asked, device, git_revision).plan
+        needed = gpus_needed(plan) if gpus.by_peak else None
+        if needed is not None and needed < len(plan.environment.gpus_memory_bytes):
+            _let_see(needed)
+            plan = plan_on_node(asked, device, git_revision).plan
+        environment = detect_environment(plan.device)
     except UsageError as error:
         return Look(host, error=str(error)), None
     except Exception as error:  # noqa: BLE001 - told with the node's name, whatever it is

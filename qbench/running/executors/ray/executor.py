@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from qbench.plan.job import Job
     from qbench.running.executors.executor import OnEvent
-    from qbench.running.executors.ray_nodes import NodesOfKind
+    from qbench.running.executors.ray.nodes import NodesOfKind
 
 MOST_LOSSES = 3
 """Nodes that may be lost with a job, with no record in between, before the job is the cause."""

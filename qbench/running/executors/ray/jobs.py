@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.running.executors import ray_node
+from qbench.running.executors.ray import node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.plan.job import Job
-    from qbench.running.executors.ray_node import Sent
+    from qbench.running.executors.ray.node import Sent
 
 _AT_ONCE = 1000
 """Calls that the actor on the head serves at once."""
@@ -36,7 +36,8 @@ class Jobs(Protocol):
     def next(self, number: int, wait_s: float) -> dict[str, Any] | None:
         """The next event of a job, waited for that long; None where there is none yet.
 
-        Beside those of `ray_node.run`, one that is the end of a job of which nothing more comes:
+        Beside those of `qbench.running.executors.ray.node.run`, one that is the end of a job of
+        which nothing more comes:
 
             {"event": "lost", "how": "crash", "reason": "…", "again": True}
 
@@ -66,7 +67,7 @@ class OwnJobs:
         options: dict[str, Any],
     ) -> int:
         """Submits a job with Ray's options of a task; returns its number."""
-        task = remote(ray_node.run, num_returns="streaming", **options)
+        task = remote(node.run, num_returns="streaming", **options)
         number = next(self._numbers)
         self._streams[number] = task.remote(job, timeout_s, cache, sent)
         return number

@@ -11,7 +11,7 @@ from qbench.running.executors.node import differences
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qbench.running.executors.ray_nodes import Node, SeenNode
+    from qbench.running.executors.ray.nodes import Node, SeenNode
 
 _MOST_NAMED = 8
 
