@@ -100,7 +100,7 @@ class TestUsage:
     def test_wrong_usage_is_told_with_code_2(
         self, workplace: Workplace, arguments: list[str], words: str
     ) -> None:
-        finished = workplace.call(*arguments)
+        finished = workplace.call_here(*arguments)
         assert finished.code == 2
         assert words in finished.errors
         assert "Traceback" not in finished.errors
