@@ -52,7 +52,7 @@ def committed(where: str, suite: str | None = None) -> Found:
     """
     revision, _, path = where.partition(":")
     try:
-        repository = repository_of(Path.cwd())
+        repository = repository_of(Path())
         commit = repository.commit(revision)
     except UsageError as error:
         raise UsageError(f"{where}, read as a path at a revision (REV:PATH): {error}") from error
@@ -84,7 +84,7 @@ def at_revision(
     without it the suite's baseline and the suite's folder below `results` are. Raises `UsageError`
     where nothing is found.
     """
-    repository = repository_of(Path.cwd())
+    repository = repository_of(Path())
     commit = repository.commit(revision)
     folder = place or results / suite
     if measured:

@@ -90,7 +90,12 @@ def repository_of(path: Path) -> Repository:
     Raises `UsageError` where there is none, or no `git`, or git refuses to read it.
     """
     # Links are followed, as git follows them to the root that it names.
-    real = Path(os.path.realpath(path))
+    try:
+        real = Path(os.path.realpath(path))
+    except OSError as error:
+        raise git_problem(
+            str(path), "that the current folder is gone", "a folder to start from", "change to one"
+        ) from error
     folder = next(each for each in (real, *real.parents) if each.is_dir())
     done = ask(folder, ["rev-parse", "--show-toplevel"])
     if done.returncode != 0:

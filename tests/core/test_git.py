@@ -128,6 +128,14 @@ def test_a_repository_that_git_refuses_says_what_helps(
     assert f"`git config --global --add safe.directory {made.root}`, if its owner is" in told
 
 
+def test_a_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="found that the current folder is gone"):
+        repository_of(tmp_path.relative_to(tmp_path))
+
+
 def test_no_repository_and_no_git(
     made: MadeRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def _repository(results: Path) -> Repository:
     try:
         return repository_of(results)
     except UsageError:
-        return repository_of(Path.cwd())
+        return repository_of(Path())
 
 
 def _of_suite(records: Sequence[Record], suite: str) -> tuple[Record, ...]:
