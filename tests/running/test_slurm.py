@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -192,12 +193,28 @@ def test_an_interrupt_leaves_no_job(cluster: Workplace, on: str) -> None:
     write_suite(cluster, "fp32")
     with cluster.start("run", "suite.yaml", "--on", on) as process:
         wait_for(lambda: measuring(cluster), process)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not any(told["state"] == "RUNNING" for told in jobs_of(cluster.folder).values())
     assert cluster.survivors() == []
+    kept = sorted(one.name for one in (cluster.folder / "cache").glob("slurm/*/*"))
+    assert kept == ["driver.lock", "submitit"]
+    assert [*(cluster.folder / "cache").glob("slurm/*/submitit/*")] == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_a_look(workplace: Workplace) -> None:
+    write_suite(workplace, "fp32")
+    with workplace.start("run", "suite.yaml", "--on", "slurm:local") as process:
+        wait_for(lambda: [*(workplace.folder / "cache").glob("slurm/*/job-*/begun")], process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert workplace.survivors() == []
+    assert [*(workplace.folder / "cache").glob("slurm/*/job-*")] == []
 
 
 @pytest.mark.slow

@@ -91,6 +91,15 @@ def test_an_entry_that_was_not_finished_is_removed(folder: SlurmFolder) -> None:
     assert not (folder.path / "job-half").exists()
 
 
+def test_an_entry_whose_removal_was_cut_short_is_none(
+    folder: SlurmFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = folder.add_look()
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed at the beginning
+    entry.remove()
+    assert folder.entries() == []
+
+
 def test_records_are_gathered_unless_later_ones_are_there(folder: SlurmFolder, job: Job) -> None:
     path = Path(job.tasks[0].path)
 

@@ -188,7 +188,12 @@ class Slurm:
         entry = self._folder.add_look()
         device = "cuda:0" if node.gpus else "cpu"
         look = Look(str(entry.folder), self._cache, self._asked, device, git_revision(Path.cwd()))
-        submitted = self._queue.submit(look, node.asks(self._suite, None, local=self._local))
+        try:
+            submitted = self._queue.submit(look, node.asks(self._suite, None, local=self._local))
+        except BaseException:
+            entry.take_back()  # else one that Slurm took meanwhile would wait for the driver
+            entry.remove()
+            raise
         entry.keep_submitted(submitted)
         node.look = entry, submitted
 
@@ -196,7 +201,7 @@ class Slurm:
         """Ends a look, or waits a little for one that ends by itself."""
         if entry.asked() is not None:
             until = time.monotonic() + _ENDS_WITHIN_S
-            while not entry.has_ended and time.monotonic() < until:
+            while not self._ended(entry, submitted) and time.monotonic() < until:
                 time.sleep(_POLL_S)
         entry.take_back()
         if submitted is not None:
@@ -204,6 +209,9 @@ class Slurm:
                 self._queue.cancel([submitted])
             self._queue.forget(submitted)
         entry.remove()
+
+    def _ended(self, entry: Entry, submitted: Submitted | None) -> bool:
+        return entry.has_ended or submitted is None or self._queue.gone(submitted) is not None
 
     def _column(self, node: _Node) -> Column:
         """The plan of a node, once its look has made it."""

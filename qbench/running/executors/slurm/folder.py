@@ -181,7 +181,8 @@ class Entry:
         }
 
     def remove(self) -> None:
-        """Removes it."""
+        """Removes it; what is left of one where this was cut short counts as no entry."""
+        (self.folder / "told.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

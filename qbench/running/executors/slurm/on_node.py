@@ -25,6 +25,7 @@ from qbench.core.errors import QbenchError
 from qbench.core.files import write_atomically
 from qbench.running.executors.executor import JobEnd
 from qbench.running.executors.node import plan_on_node, problems_on_node, run_on_node
+from qbench.running.executors.slurm import as_processes
 from qbench.running.executors.slurm.folder import Entry, Submitted
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def _run(job: Job, timeout_s: float, threads: int, tell: Any) -> JobEnd:
 
 def _entered(folder: str, cache: str) -> Entry | None:
     """The entry, unless the driver has taken it back; the cache is the driver's from then on."""
+    as_processes.hear_interrupts()  # not heard before where submitit started it on this machine
     os.environ["QBENCH_CACHE"] = cache
     entry = Entry(Path(folder))
     if not entry.take_up():

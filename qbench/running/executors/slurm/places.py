@@ -188,6 +188,7 @@ class SlurmExecutor:
         except BaseException:
             entry.take_back()
             self._queue.cancel([submitted])
+            self._queue.forget(submitted)
             entry.remove()
             raise
 

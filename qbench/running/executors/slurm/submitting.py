@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -214,7 +214,8 @@ class Queue:
         executor = AutoExecutor(folder, cluster=cluster, **python)
         lists = {name: [*one] if isinstance(one, tuple) else one for name, one in resources}
         executor.update_parameters(**lists)
-        with executor.batch():
+        shield = as_processes.unheard_interrupts() if self.local else nullcontext()
+        with shield, executor.batch():
             jobs = [executor.submit(work) for work in works]
         return [
             Submitted(
