@@ -22,7 +22,7 @@ from qbench.precisions.mixed.sensitivities import has_sensitivities
 from qbench.running.executors.executor import Asked, Slot
 from qbench.running.executors.side_by_side import run_side_by_side
 from qbench.running.executors.this_machine import ThisMachine
-from qbench.running.preflight.check import page
+from qbench.running.preflight.check import Looked, page
 from qbench.running.result import RunResult, result_of
 from qbench.running.supervision import LockedWatcher, run_job
 
@@ -59,15 +59,20 @@ def run_suite(
     be written.
     """
     with on or ThisMachine() as engine:
+        if only:
+            suite.select(only)  # what matches nothing is told before anybody waits for a node
         asked = Asked(suite, results, tuple(only), shard, keep_unfit=yes, note=watcher.note)
         columns = engine.columns(asked)
         check_writable(results)
         shards = (column.plan.shard for column in columns)
         for sentence in dict.fromkeys(note for part in shards if part for note in part.notes):
             watcher.note(sentence)
-        jobs: list[Job] = []
-        for column in columns:
-            jobs += _missing_jobs(column, results, engine, watcher, retry, fresh=fresh, yes=yes)
+        looks = [_look(column, results, engine, watcher, retry, fresh=fresh) for column in columns]
+        if not yes and any(look.problems for look in looks):
+            raise PreflightError(page(looks))
+        for problem in dict.fromkeys(one for look in looks for one in look.problems):
+            watcher.note(str(problem))
+        jobs = [job for look in looks for job in look.jobs]
         plans = [column.plan for column in columns]
         for plan in plans:
             if fresh:
@@ -82,7 +87,7 @@ def run_suite(
         return result_of(plans, run.taken, retry)
 
 
-def _missing_jobs(
+def _look(
     column: Column,
     results: Path,
     engine: Engine,
@@ -90,9 +95,8 @@ def _missing_jobs(
     retry: frozenset[Status],
     *,
     fresh: bool,
-    yes: bool,
-) -> list[Job]:
-    """The jobs that a column lacks; `PreflightError` where something would prevent them."""
+) -> Looked:
+    """The jobs that a column lacks, and what would prevent them."""
     plan = column.plan
     _sweep(plan, results)
     if plan.device_note is not None:
@@ -100,12 +104,7 @@ def _missing_jobs(
     jobs = jobs_to_run(plan, retry, fresh=fresh)
     for sentence in made_again(plan, jobs, retry):
         watcher.note(sentence)
-    found = engine.problems(column, jobs, results)
-    if found and not yes:
-        raise PreflightError(page(plan, jobs, found))
-    for problem in found:
-        watcher.note(str(problem))
-    return jobs
+    return Looked(plan, jobs, engine.problems(column, jobs, results))
 
 
 def parse_retry(text: str) -> frozenset[Status]:

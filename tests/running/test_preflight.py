@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
-from qbench.core.errors import PreflightError
+from qbench.cli.display import RunDisplay
+from qbench.core.errors import PreflightError, Problem
 from qbench.plan.plan import Plan, make_plan
 from qbench.plan.suite.suite import load_suite, load_suite_text
-from qbench.running.preflight.check import check, page, problems
+from qbench.running.executors.executor import Column
+from qbench.running.executors.this_machine import ThisMachine
+from qbench.running.preflight.check import Looked, page, problems
+from qbench.running.runner import run_suite
 from tests.inline_runs import failing, pretended, run_inline
 from tests.sources.loopback_hub import REFUSALS, loopback_hub
 from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from qbench.plan.job import Job
+    from qbench.running.executors.executor import Asked
     from tests.workplace import Workplace
 
 SUITES = REPOSITORY / "suites"
@@ -51,7 +59,6 @@ def test_nothing_stands_in_the_way_of_the_quickstart(tmp_path: Path) -> None:
     plan = make_plan(load_suite(SUITES / "quickstart.yaml"), tmp_path / "results", device="cpu")
     jobs = plan.jobs(lambda task: True)
     assert problems(plan, jobs, tmp_path / "results") == []
-    check(plan, jobs, tmp_path / "results")
 
 
 TINY = "models: [bundled:tiny-mistral]\nprecisions: [fp32, nf4]\nmeasure: {footprint: {}}\n"
@@ -151,7 +158,7 @@ def test_a_large_model_on_a_cpu_is_told_but_not_what_does_not_fit_it(tmp_path: P
     assert (
         "no GPU: 1 cell of random-Mistral-7B-Instruct-v0.2 (7.2 billion weights)" in every["device"]
     )
-    told = page(plan, jobs, problems(plan, jobs, tmp_path / "results"))
+    told = page([Looked(plan, jobs, problems(plan, jobs, tmp_path / "results"))])
     assert "1 cell of the suite would be skipped" in told
     assert "random-Mistral-7B-Instruct-v0.2--fp32: does not fit" in told
 
@@ -211,17 +218,48 @@ def test_nothing_to_run_needs_nothing(tmp_path: Path) -> None:
     assert found(plan, [], tmp_path) == {}
 
 
-def test_check_raises_one_error_with_all(tmp_path: Path) -> None:
+def test_one_page_tells_all(tmp_path: Path) -> None:
     plan, jobs = planned(WITH_DATA, tmp_path)
     plan = changed(plan, versions={**plan.environment.versions, "peft": None})
-    with pytest.raises(PreflightError) as caught:
-        check(plan, jobs, tmp_path / "results")
-    text = str(caught.value)
+    text = page([Looked(plan, jobs, problems(plan, jobs, tmp_path / "results"))])
     assert text.startswith("2 problems before the first cell of suite (")
     assert "1. packages: not installed: peft for lora" in text
     assert "2. network: " in text
     assert "the same with --rehearse" in text
     assert "the same with --yes" in text
+
+
+class TwoKinds(ThisMachine):
+    """Devices of two kinds; no job runs on them."""
+
+    def columns(self, asked: Asked) -> list[Column]:
+        (here,) = super().columns(asked)
+        plan = changed(here.plan, device="Other", device_kind="other")
+        return [here, Column(plan, ("other",))]
+
+    def problems(self, column: Column, jobs: Sequence[Job], results: Path) -> list[Problem]:
+        return [Problem("network", f"none on {column.kind}", remedy="plug it in")]
+
+
+def test_devices_of_several_kinds_are_told_of_together_and_lose_no_record(
+    workplace: Workplace,
+) -> None:
+    workplace.write("suite.yaml", TINY)
+    run_inline(workplace, work=pretended())
+    suite, results = load_suite(workplace.folder / "suite.yaml"), workplace.folder / "results"
+    before = {path: path.read_bytes() for path in results.rglob("*.json")}
+    assert before
+    watcher = RunDisplay(Console(file=StringIO()))
+    with watcher, pytest.raises(PreflightError) as caught:
+        run_suite(suite, results, watcher, on=TwoKinds("cpu"), fresh=True)
+    text = str(caught.value)
+    here = make_plan(suite, results, device="cpu").environment
+    assert f"before the first cell of suite on {here.device} (" in text
+    assert "before the first cell of suite on Other (" in text
+    assert f"none on {here.device_kind}" in text
+    assert "none on other" in text
+    assert text.count("--rehearse") == 1
+    assert {path: path.read_bytes() for path in results.rglob("*.json")} == before
 
 
 class TestTheMistralSuiteOnAMachineWithoutGpuAndNetwork:

@@ -260,6 +260,7 @@ def test_wrong_options_are_told(workplace: Workplace) -> None:
         (["--partition", "gpu"], "--partition without --on slurm"),
         (["--on", "slurm:local", "--time", "soon"], "as sbatch reads it"),
         (["--on", "slurm:local", "--gpus", "0,1"], "such as h100 or h100:4"),
+        (["--on", "slurm:local", "--gpus", "all"], "name types of GPU, such as --gpus h100"),
         (["--on", "slurm:local", "--gpus", "h100,h100:2"], "h100 twice"),
         (["--on", "slurm:local", "--gpus", "h100", "--device", "cpu"], "expected one of them"),
         (["--on", "slurm:local", "--device", "cuda:1"], "expected cpu or cuda"),
@@ -268,6 +269,18 @@ def test_wrong_options_are_told(workplace: Workplace) -> None:
         done = workplace.call_here("run", "suite.yaml", *arguments)
         assert done.code == 2, (arguments, done)
         assert words in " ".join(done.errors.split()), (arguments, done.errors)
+
+
+def test_what_needs_no_node_is_told_before_one_is_asked_for(cluster: Workplace) -> None:
+    write_suite(cluster, "fp32")
+    for arguments, words in (
+        (["--only", "nosuch"], "qbench: --only 'nosuch': matches no cell"),
+        (["--results", "suite.yaml"], "the results folder cannot be written"),
+    ):
+        done = cluster.call_here("run", "suite.yaml", "--on", "slurm", *arguments)
+        assert done.code == 2, (arguments, done)
+        assert words in " ".join(done.errors.split()), (arguments, done.errors)
+    assert jobs_of(cluster.folder) == {}
 
 
 def test_what_sbatch_refuses_is_told(cluster: Workplace) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from qbench.core.errors import PreflightError, Problem
+from qbench.core.errors import Problem
 from qbench.core.units import counted
 from qbench.running.preflight.hub import hub_problems
 from qbench.running.preflight.keys import key_problems
@@ -37,13 +37,12 @@ class _Skips:
     reasons: tuple[str, ...]
 
 
-def check(
-    plan: Plan, jobs: Sequence[Job], results: Path, *, more_devices: Sequence[str] = ()
-) -> None:
-    """Raises `PreflightError`, whose text is the page, when something would prevent the run."""
-    found = problems(plan, jobs, results, more_devices=more_devices)
-    if found:
-        raise PreflightError(page(plan, jobs, found))
+class Looked(NamedTuple):
+    """What was found of the jobs of one kind of device."""
+
+    plan: Plan
+    jobs: Sequence[Job]
+    problems: Sequence[Problem]
 
 
 def problems(
@@ -65,12 +64,29 @@ def problems(
     return found
 
 
-def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Problem]) -> str:
-    """What would prevent the run, what to do about each, and how to continue."""
-    suite = plan.suite
+def page(looks: Sequence[Looked]) -> str:
+    """What would prevent a run on devices of these kinds, what to do, and how to continue."""
+    lines: list[str] = []
+    for one in looks:
+        if one.problems:
+            lines += [*_found_on(one, named=len(looks) > 1), ""]
+    if not looks[0].plan.suite.rehearsal:
+        lines.append(
+            "the same with --rehearse   runs every cell on the bundled model and data meanwhile, in"
+            " minutes"
+        )
+    lines.append("the same with --yes        starts all the same")
+    return "\n".join(lines)
+
+
+def _found_on(looked: Looked, *, named: bool) -> list[str]:
+    """What would prevent the jobs of one kind of device; `named`: with its name."""
+    plan, jobs, found = looked
     tasks = sum(len(job.tasks) for job in jobs)
     cells = len({job.cell.slug for job in jobs})
-    title = f"{counted(len(found), 'problem')} before the first cell of {suite.name}"
+    title = f"{counted(len(found), 'problem')} before the first cell of {plan.suite.name}"
+    if named:
+        title += f" on {plan.environment.device}"
     lines = [f"{title} ({counted(cells, 'cell')}, {counted(tasks, 'measurement')} to take):", ""]
     for number, one in enumerate(found, 1):
         lines += [f"{number:>3}. {one.place}: {one.found}", f"     → {one.remedy}"]
@@ -80,14 +96,7 @@ def page(plan: Plan, jobs: Sequence[Job], found: Sequence[Problem]) -> str:
         lines += [f"     {reason}" for reason in skips.reasons[:MOST_SKIPS_SHOWN]]
         more = len(skips.reasons) - MOST_SKIPS_SHOWN
         lines += [f"     … and {counted(more, 'other reason')}: qbench plan"] if more > 0 else []
-    lines.append("")
-    if not suite.rehearsal:
-        lines.append(
-            "the same with --rehearse   runs every cell on the bundled model and data meanwhile, in"
-            " minutes"
-        )
-    lines.append("the same with --yes        starts all the same")
-    return "\n".join(lines)
+    return lines
 
 
 def _nothing_to_compare_with(plan: Plan) -> list[Problem]:

@@ -64,6 +64,11 @@ def requests(
             f"--device {device!r} with --on slurm: expected cpu or cuda; Slurm gives each job its"
             " GPU"
         )
+    if gpus == "all":
+        raise UsageError(
+            "--gpus all with --on slurm: how many jobs run at once is for Slurm to say; name types"
+            " of GPU, such as --gpus h100, or any with --device cuda"
+        )
     written = section.gpus
     if gpus is not None:
         written = tuple(part.strip() for part in gpus.split(","))

@@ -17,6 +17,7 @@ from qbench.core.cache import cache_folder
 from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.core.git import git_revision
+from qbench.core.store import check_writable
 from qbench.plan.suite.cluster import SlurmSection
 from qbench.running.executors.executor import Column
 from qbench.running.executors.slurm.asking import AT_ONCE, requests, resources, several
@@ -124,6 +125,7 @@ class Slurm:
         Before that, what jobs of an earlier run measured since is written to its place. Raises
         `UsageError`.
         """
+        check_writable(asked.results)  # before anybody waits for a node
         self._folder = SlurmFolder(self._suite, asked.results)
         self._lock = self._folder.held()
         self._queue = Queue(self._folder.submitit, local=self._local)
