@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import platform
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from qbench.running.executors.executor import Asked
 from qbench.running.executors.node import plan_on_node, problems_on_node, run_on_node
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.workplace import Workplace
 
 
@@ -55,3 +59,23 @@ def test_a_node_with_other_versions_measures_nothing(workplace: Workplace) -> No
     assert end.how == "crash"
     assert "torch 1.0 planned" in (end.reason or "")
     assert events == []
+
+
+def test_a_full_disk_of_a_node_ends_its_job_alone(
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.write_suite("fp32")
+    suite = load_suite(workplace.folder / "suite.yaml")
+    job = make_plan(suite, workplace.folder / "results", device="cpu").jobs(lambda _: True)[0]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    events: list[dict[str, Any]] = []
+
+    def hear(event: dict[str, Any]) -> None:
+        events.append(event)
+        for folder in tmp_path.glob(".qbench-node.*.part"):
+            (folder / "0").touch()  # no folder for the first record
+
+    end = run_on_node(job, 120.0, hear)
+    assert end.how == "crash"
+    assert (end.reason or "").startswith(f"{platform.node()}: ")
+    assert "store_error" not in {event["event"] for event in events}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ def test_a_job_runs_in_submitits_local_executor(workplace: Workplace) -> None:
     assert done.code == 0, done.errors
     (record,) = workplace.records().values()
     assert (record.status, record.item.measurement) == ("ok", "footprint")
+    (log,) = workplace.logs().values()
+    assert f"--- on node {platform.node()}\n" in log
     assert "Traceback" not in done.errors
     assert workplace.survivors() == []
 

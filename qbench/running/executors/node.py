@@ -8,11 +8,13 @@ common with the node:
     {"event": "record", "index": 0, "status": "ok", "text": "…"}   the whole record file
     {"event": "log", "text": "…"}                                  what the worker's log got since
 
-`{"event": "waiting"}` while another run has the device, and else those of `qbench.running.worker`.
+`{"event": "waiting"}` while another run has the device, and else those of `qbench.running.worker`,
+but for `store_error`: a node whose disk is full ends its own job.
 """
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +97,7 @@ def run_on_node(job: Job, timeout_s: float, on_event: OnEvent) -> JobEnd:
         ):
             end = executor.run(there, folder / _LOG, timeout_s, follower)
         follower.tell_log()
-    return end
+    return follower.end or end
 
 
 class _Follower:
@@ -106,8 +108,14 @@ class _Follower:
         self._log = log
         self._told = 0
         self._on_event = on_event
+        self.end: JobEnd | None = None
+        """Where it is another one than the worker's."""
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "store_error":
+            # Of the node's disk, not of the one that records are kept on.
+            self.end = JobEnd("crash", f"{platform.node()}: {event['message']}")
+            return
         if event["event"] == "record":
             self.tell_log()
             text = Path(self._job.tasks[event["index"]].path).read_text(encoding="utf-8")

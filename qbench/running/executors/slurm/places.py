@@ -225,7 +225,10 @@ class _Follower:
                 return JobEnd(event["how"], event["reason"])
             if event["event"] == "log":
                 self.say(event["text"])
-            elif event["event"] != "begun":
+            elif event["event"] == "begun":
+                self.note(f"on node {event['host']}")
+                self._on_event({"event": "node", "host": event["host"]})
+            else:
                 self._hand_on(event)
         return None
 
