@@ -87,8 +87,10 @@ def test_how_a_job_is_found_is_kept(folder: SlurmFolder) -> None:
 
 def test_an_entry_that_was_not_finished_is_removed(folder: SlurmFolder) -> None:
     (folder.path / "job-half").mkdir()
+    damaged = folder.add({})
+    (damaged.folder / "told.json").write_text('{"job": ', encoding="utf-8")
     assert folder.entries() == []
-    assert not (folder.path / "job-half").exists()
+    assert [*folder.path.glob("job-*")] == []
 
 
 def test_an_entry_whose_removal_was_cut_short_is_none(

@@ -85,6 +85,15 @@ class Entry:
         told: dict[str, Any] = json.loads((self.folder / "told.json").read_bytes())
         return told
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether what the driver told can be read: else nobody can say what it is an entry of."""
+        try:
+            self.told()
+        except (OSError, ValueError):
+            return False
+        return True
+
     def take_up(self) -> bool:
         """Whether the job may begin, or go on after Slurm has started it again."""
         with suppress(FileNotFoundError):
@@ -235,7 +244,7 @@ class SlurmFolder:
     def entries(self) -> list[Entry]:
         """Those of runs that ended before their jobs."""
         found = [Entry(one) for one in sorted(self.path.glob("job-*"))]
-        whole = [one for one in found if (one.folder / "told.json").exists()]
+        whole = [one for one in found if one.is_whole]
         for one in found:
             if one not in whole:
                 one.remove()
