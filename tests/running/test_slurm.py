@@ -208,8 +208,11 @@ def test_an_interrupt_leaves_no_job(cluster: Workplace, on: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_a_look(workplace: Workplace) -> None:
-    write_suite(workplace, "fp32")
+@pytest.mark.parametrize(
+    "more", ["", "trust_code: true\ncluster: {slurm: {setup: [export LINE=1]}}\n"]
+)
+def test_an_interrupt_ends_a_look(workplace: Workplace, more: str) -> None:
+    write_suite(workplace, "fp32", more=more)
     with workplace.start("run", "suite.yaml", "--on", "slurm:local") as process:
         wait_for(lambda: [*(workplace.folder / "cache").glob("slurm/*/job-*/begun")], process)
         os.killpg(process.pid, signal.SIGINT)

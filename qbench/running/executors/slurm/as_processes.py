@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _ENDS_WITHIN_S = 10.0
 """In which a process ends that is told to."""
 _CLOCK_S = 2.0
+UNHEARD = "trap '' INT"
+"""A line of shell after which it and what it starts hear no Ctrl-C; some shells unblock signals."""
 _WORKS = "submitit.core._submit"
 """In the command line of a process that does a job's work."""
 
@@ -40,6 +42,7 @@ def unheard_interrupts() -> Iterator[None]:
 
 def hear_interrupts() -> None:
     """This process, which does a job's work, ends on Ctrl-C and `interrupt` from here on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

@@ -12,6 +12,7 @@ from qbench.plan.needs import gpus_needed
 from qbench.plan.plan import make_plan
 from qbench.plan.suite.cluster import GpuRequest, SlurmSection, gpu_request
 from qbench.predict.devices import parse_memory
+from qbench.running.executors.slurm.as_processes import UNHEARD
 
 if TYPE_CHECKING:
     from qbench.plan.suite.suite import Suite
@@ -34,7 +35,8 @@ def resources(suite: Suite, gpu: str | None, gpus: int, *, look: bool, local: bo
         "timeout_min": min(minutes, _LOOK_MINUTES) if look else minutes,
     }
     if local:
-        asked |= {"gpus_per_node": gpus, "local_setup": section.setup}
+        setup = (UNHEARD, *section.setup) if section.setup else ()
+        asked |= {"gpus_per_node": gpus, "local_setup": setup}
         return tuple(asked.items())
     exclusive = not gpus if section.exclusive is None else section.exclusive
     memory = "0" if exclusive else None  # all that the node has
