@@ -41,10 +41,10 @@ _PHASE_WORDS = {
     "verify": "verifying",
 }
 _QUEUED_WORDS = {
-    "pending": "waiting for a free node",
+    "queued": "waiting for a free node",
     "waiting": "waiting: another qbench run has the node's device",
 }
-"""Of jobs on a cluster."""
+"""Of jobs on a cluster that wait and do not run."""
 
 _CellName = tuple[str, str]
 """The kind of its device, and its slug."""
@@ -66,6 +66,8 @@ class RunDisplay:
         self._waiting = ""
         self._under_way: dict[_CellName, str] = {}
         """What is done now, by cell: one, or as many as there are devices."""
+        self._queued: set[_CellName] = set()
+        """Those of them that wait for a node."""
         self._last: _CellName | None = None
         self._devices: dict[str, str] = {}
         """Names of the devices that cells run on, by their kind."""
@@ -124,21 +126,24 @@ class RunDisplay:
 
     def happened(self, job: Job, event: dict[str, Any]) -> None:
         """Shows the phase, or the running item."""
+        if event["event"] in _QUEUED_WORDS:
+            self._queued.add(_name(job))
+            self._under_way[_name(job)] = _QUEUED_WORDS[event["event"]]
+            return
+        if _name(job) in self._queued:
+            self._queued.discard(_name(job))
+            self._task_begun = time.monotonic()
         if event["event"] == "phase" and event["phase"] != "measure":
             self._under_way[_name(job)] = _PHASE_WORDS[event["phase"]]
         elif event["event"] == "task":
             item = job.tasks[event["index"]].item
             self._under_way[_name(job)] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
-        elif event["event"] == "queued":
-            self._under_way[_name(job)] = "waiting for the cluster"
         elif event["event"] == "progress":
             begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
             self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
         elif event["event"] == "node":
             self._under_way[_name(job)] = f"starting a worker on {event['host']}"
-        elif event["event"] in _QUEUED_WORDS:
-            self._under_way[_name(job)] = _QUEUED_WORDS[event["event"]]
 
     def recorded(self, job: Job, record: Record) -> None:
         """Counts a record; elsewhere than on a terminal, one line."""
@@ -159,6 +164,7 @@ class RunDisplay:
     def ended(self, job: Job, end: JobEnd) -> None:
         """A worker has ended."""
         self._under_way.pop(_name(job), None)
+        self._queued.discard(_name(job))
 
     def note(self, message: str) -> None:
         """Something the user should know, whatever is shown."""
@@ -192,9 +198,10 @@ class RunDisplay:
 
     def _time_left(self) -> str:
         seconds = self._left.seconds
-        if seconds is None:
+        running = len(self._under_way) - len(self._queued)
+        if seconds is None or (self._queued and not running):
             return "time left not known yet"
-        seconds /= max(1, len(self._under_way))
+        seconds /= max(1, running)
         seconds = max(0.0, seconds - (time.monotonic() - self._task_begun))
         return f"about {format_seconds(seconds)} left"
 

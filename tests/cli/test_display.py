@@ -92,6 +92,34 @@ def test_waiting_is_said(tmp_path: Path, tiny_model: Path) -> None:
     assert "another qbench run is using cuda:0" in file.getvalue()
 
 
+def test_jobs_that_wait_for_a_node_shorten_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    """Of two cells one runs, so that what is left takes as long as it takes one node."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=20)
+    plan = make(tmp_path, tiny_model)
+    jobs = list(plan.jobs(lambda _: True))
+    first, second = jobs[:2]
+
+    def shown() -> str:
+        with console.capture() as captured:
+            console.print(display._render())
+        return captured.get()
+
+    with RunDisplay(console) as display:
+        display.planned(plan, jobs)
+        for job in (first, second):
+            display.started(job)
+            display.happened(job, {"event": "queued"})
+        for task in first.tasks:
+            display.recorded(first, first.record(task, "ok", duration_s=6000.0))
+        assert shown().count("waiting for a free node") == 2
+        assert "time left not known yet" in shown()
+        display.happened(first, {"event": "node", "host": "a"})
+        one = shown()
+        display.happened(second, {"event": "node", "host": "b"})
+        assert "about 6 h 40 min left" in one
+        assert "about 3 h 20 min left" in shown()
+
+
 @pytest.mark.parametrize("cells", [2, MOST_ROWS + 10])
 def test_a_terminal_shows_the_cells_the_phase_and_the_progress(
     tmp_path: Path, tiny_model: Path, cells: int

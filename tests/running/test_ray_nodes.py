@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from qbench.core.environment import detect_environment
 from qbench.running.executors.ray.alike import unlikeness
 from qbench.running.executors.ray.node import Look
@@ -21,6 +23,21 @@ def test_a_cluster_without_gpus_is_joined_and_says_so(workplace: Workplace) -> N
     assert done.code == 2
     assert "the cluster has no node with GPUs" in done.errors
     assert done.output == ""
+
+
+@pytest.mark.slow
+def test_a_node_that_lacks_a_package_of_qbench_is_told_by_it(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    lacking = workplace.folder / "lacking" / "qbench"
+    lacking.mkdir(parents=True)
+    (lacking / "__init__.py").write_text("import a_package_that_is_not_there\n", encoding="utf-8")
+    with RayNodes(workplace) as nodes:
+        nodes.add("bare", env_vars={"PYTHONPATH": str(lacking.parent)})
+        done = workplace.call("run", "suite.yaml", "--on", nodes.on)
+    assert done.code == 2, done.output + done.errors
+    assert "qbench cannot run there (ModuleNotFoundError: No module named" in done.errors
+    assert "a_package_that_is_not_there" in done.errors
+    assert "install it on all nodes" in done.errors
 
 
 def test_nodes_that_are_not_alike_are_told_by_what_differs() -> None:

@@ -98,6 +98,7 @@ class RayCluster:
                 f"--on ray: the cluster has no node with {what} for jobs (`ray status` lists"
                 " them); add one with `ray start --address …`"
             )
+        asked.note(f"Ray: waiting for a look at {counted(len(nodes), 'node')}")
         found, late = self._looked(nodes)
         if not found:
             raise UsageError(_NONE_ANSWERED)

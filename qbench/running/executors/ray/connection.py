@@ -99,7 +99,8 @@ def _join(ray: Any, address: str | None) -> None:
         raise UsageError(
             f"--on ray: {where} cannot be joined ({first}); expected ray://HOST:{_CLIENT_PORT} of a"
             " cluster's head node, or, on a machine that `ray start` made a node of it, HOST:6379;"
-            " the versions of Ray and Python must be those of the cluster"
+            " the versions of Ray and Python must be those of the cluster, and where it asks for a"
+            " token (`ray start` says so), RAY_AUTH_MODE=token must be set here, with that token"
         ) from error
 
 

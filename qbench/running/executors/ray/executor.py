@@ -85,6 +85,7 @@ class RayExecutor:
                 self._check()
                 nodes = self._nodes.now()
                 self._number = self._nodes.start(job, timeout_s)
+                following.queued()
                 submitted = time.monotonic()
                 while True:
                     self._check()
@@ -95,7 +96,6 @@ class RayExecutor:
                             return event
                         following(event)
                     elif not following.host and time.monotonic() - submitted > _LOOK_AGAIN_S:
-                        following.pending()
                         submitted = time.monotonic()
                         self._nodes.look_again()
                         if self._nodes.now() != nodes:  # which the queued task does not know of
@@ -137,9 +137,9 @@ class _Following:
         """What did not arrive whole is removed."""
         self._stack.close()
 
-    def pending(self) -> None:
-        """Tells that the job is queued."""
-        self._on_event({"event": "pending"})
+    def queued(self) -> None:
+        """Tells that the job waits for a node."""
+        self._on_event({"event": "queued"})
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["event"]
