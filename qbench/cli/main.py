@@ -281,6 +281,7 @@ def main() -> None:
 
 def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     """What the run found: the decision table, what to do next, and last where the report lies."""
+    from qbench.core.units import counted
     from qbench.report.formats import TEXT, report_subject, written_formats
 
     suite = result.suite
@@ -288,7 +289,7 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     if result.records:
         show(report_subject(result.records, stated), TEXT)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
-    told = f"{len(result.records)} records ({counts})" if counts else "no records"
+    told = f"{counted(len(result.records), 'record')} ({counts})" if counts else "no records"
     beside = f", and {result.taken_beside} that they need" if result.taken_beside else ""
     console.print(
         f"{told}, {result.taken} taken now{beside}",

@@ -298,21 +298,32 @@ def test_what_is_not_there_is_told_with_what_cannot_be_read(workplace: Workplace
 
 
 _MANY = ", ".join(map(str, range(1, 2200)))
+_SWEPT = ", ".join(map(str, range(1, 91)))
 ENDLESS = [
-    (f"finetune: {{methods: [lora], seeds: [{_MANY}]}}", ["finetune.seeds", "2000 trainings"]),
+    (
+        f"finetune: {{methods: [{{method: lora, rank: [1, 2, 3, 4, 5]}}], seeds: [{_MANY}]}}",
+        ["finetune.seeds", "10000 trainings"],
+    ),
     (f"finetune: {{methods: [{', '.join(['lora: {}'] * 3)}]}}", ["finetune.methods[0]"]),
     ("measure: {latency: {repeats: 1000000000}}", ["latency.repeats", "at most 100"]),
     (f"measure: {{latency: {{batch: [{_MANY}], new_tokens: [{_MANY}]}}}}", ["at most 10000"]),
     (f"measure: {{memory: {{batch: [{_MANY}], new_tokens: [{_MANY}]}}}}", ["at most 10000"]),
     (f"exclude: [{{precision: '{'?' * 500_000}'}}]", ["exclude[0].precision", "a pattern"]),
     (
-        "precisions: [" + ", ".join(f"{{nf4: , name: p{at}}}" for at in range(2200)) + "]",
-        ["precisions: found more of them", "at most 2000 precisions"],
+        "precisions: ["
+        + ", ".join(
+            f"{{int8: {{threshold: [{_SWEPT}], dtype: [fp32, bf16]}}, name: p{at}}}"
+            for at in range(60)
+        )
+        + "]",
+        ["precisions: found more of them", "at most 10000 precisions"],
     ),
     (
         "precisions: [" + ", ".join(f"{{nf4: , name: p{at}}}" for at in range(1500)) + "]"
-        "\nmeasure: {latency: {batch: [" + ", ".join(map(str, range(1, 90))) + "]}}",
-        ["measure: found", "at most 100000"],
+        "\nmeasure: {latency: {prompt_tokens: [1, 2, 3], new_tokens: 1, batch: ["
+        + ", ".join(map(str, range(1, 90)))
+        + "]}}",
+        ["measure: found", "at most 1000000"],
     ),
 ]
 

@@ -150,12 +150,6 @@ def test_an_end_that_is_the_jobs_own_is_not_tried_again(
     assert len(jobs.submitted) == 1
 
 
-def test_a_nodes_full_disk_is_the_jobs_end_not_the_runs(bench: Bench) -> None:
-    full = {"event": "store_error", "message": "no space left"}
-    end = bench.run(ToldJobs(lambda _: [{"event": "node", "host": "n"}, full, ENDED]))
-    assert end == JobEnd("crash", "n: no space left")
-
-
 def test_records_that_cannot_be_written_end_the_run(bench: Bench) -> None:
     folder = Path(bench.job.tasks[0].path).parent
     folder.parent.mkdir(parents=True)

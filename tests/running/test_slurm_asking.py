@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from tests.running.slurm_standin import install, jobs_of, scripts_of
 
 if TYPE_CHECKING:
     from qbench.running.executors.slurm.asking import Resources
+    from tests.workplace import Workplace
 
 LAID_OVER = """\
 models: {source: 'random:Mistral-7B', device_map: auto}
@@ -32,6 +35,39 @@ def load(text: str) -> Suite:
 
 def suite_of(section: str) -> Suite:
     return load(f"models: bundled:tiny-mistral\ncluster: {{slurm: {{{section}}}}}\n")
+
+
+ENGINE = """
+import logging
+import sys
+from pathlib import Path
+from qbench.plan.suite.suite import load_suite
+from qbench.running.executors.slurm.cluster import Slurm
+
+closed = []
+
+class Other(logging.Handler):
+    def close(self):
+        closed.append(self)
+
+other = Other()
+Slurm("slurm:local", load_suite(Path("suite.yaml")), None, None)
+assert "submitit" in sys.modules
+assert not closed
+"""
+
+
+def test_other_handlers_of_logging_stay(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE],
+        cwd=workplace.folder,
+        env=workplace.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

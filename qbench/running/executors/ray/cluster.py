@@ -13,6 +13,7 @@ from qbench.core.cache import cache_folder
 from qbench.core.errors import DeviceError, Problem, StoreError, UsageError
 from qbench.core.files import waiting_folder
 from qbench.core.git import git_revision
+from qbench.core.store import check_writable
 from qbench.core.units import counted
 from qbench.plan.suite.cluster_ray import ALL, RaySection
 from qbench.running.executors.executor import Column
@@ -89,6 +90,7 @@ class RayCluster:
         Raises `UsageError` for kinds among which nobody chose, and for nodes of a kind on which the
         suite means different things.
         """
+        check_writable(asked.results)  # before anybody waits for a node
         revision = git_revision(Path.cwd())
         self._asked = replace(asked, results=asked.results.absolute()), revision
         nodes = [one for one in nodes_there() if self._device_of(one) is not None]

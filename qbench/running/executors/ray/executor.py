@@ -63,7 +63,7 @@ class RayExecutor:
             last = self._followed(rest, timeout_s, following)
             done += following.recorded
             if last["event"] == "ended":
-                return following.end or JobEnd(last["how"], last["reason"])
+                return JobEnd(last["how"], last["reason"])
             if done == len(job.tasks):
                 return JobEnd("finished")
             losses = 1 if following.recorded else losses + 1
@@ -127,8 +127,6 @@ class _Following:
         self.host = ""
         """Of the node that the job runs on; empty before it does."""
         self.recorded = 0
-        self.end: JobEnd | None = None
-        """Where it is another one than the worker's."""
 
     def __enter__(self) -> Self:
         return self
@@ -151,9 +149,6 @@ class _Following:
             _append(self._log, event["text"])
         elif kind in {"made", "made_all"}:
             self._arrived(event)
-        elif kind == "store_error":
-            # Of the node's disk, not of the one that records are kept on.
-            self.end = JobEnd("crash", f"{self.host}: {event['message']}")
         else:
             if kind == "record":
                 path = Path(self._job.tasks[event["index"]].path)

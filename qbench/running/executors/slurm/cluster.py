@@ -76,6 +76,7 @@ class Slurm:
         lacking = missing_packages(("submitit",))
         if lacking:
             raise UsageError(f"--on slurm {lacking}")
+        _import_submitit()
         programs = ("sbatch", "srun", "squeue", "scancel")
         missing = [name for name in programs if shutil.which(name) is None]
         if missing and not self._local:
@@ -271,3 +272,17 @@ class Slurm:
 
 def _kind(found: NodePlan) -> str:
     return found.plan.environment.device_kind
+
+
+def _import_submitit() -> None:
+    """Imports it without its set-up of logging, which would close all handlers of this process."""
+    name = "SUBMITIT_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ[name] = "NOCONFIG"
+    try:
+        import submitit  # noqa: F401 - for those who need it later
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
