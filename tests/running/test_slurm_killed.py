@@ -21,7 +21,7 @@ from tests.workplace import MARK
 if TYPE_CHECKING:
     from tests.workplace import Workplace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(10_000)]
 
 KILLS = int(os.environ.get("QBENCH_KILLS", "3"))
 SUITE = """\
