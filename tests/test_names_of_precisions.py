@@ -20,6 +20,7 @@ OTHER_WORDS = {
     ("core/cpu.py", "bf16"),  # an instruction set of Arm's processors
     ("core/environment.py", "hqq"),  # a package
     ("plan/suite/problems.py", "integer"),  # a type of JSON Schema
+    ("plan/suite/cluster.py", "integer"),
     # what checkpoints call how they are quantized
     *(("sources/shapes/stored.py", name) for name in ("fp8", "mxfp8", "mxfp4")),
 }
