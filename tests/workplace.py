@@ -124,6 +124,20 @@ class Workplace:
                 raise
         return Finished(process.returncode, output, errors)
 
+    def output_of(self, program: str, *arguments: str) -> str:
+        """What a program in Python prints that runs in the folder; it must end well."""
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """This process in the folder, with the place's environment."""

@@ -78,6 +78,22 @@ def write_record_text(path: Path, text: str) -> None:
         ) from error
 
 
+def append_to_log(path: Path, text: str) -> None:
+    """Adds to a cell's log, which is made with its folder where it is not there.
+
+    Raises `StoreError` when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the cell's log cannot be written ({error.strerror}); free space or fix the"
+            " folder's permissions, then run again"
+        ) from error
+
+
 def file_stamp(path: Path) -> FileStamp | None:
     """What tells one file of that name from the next; None where there is none.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.core.errors import StoreError
 from qbench.core.process_ends import tail_of_log
-from qbench.core.store import file_stamp, write_record
+from qbench.core.store import append_to_log, file_stamp, write_record
 from qbench.plan.job import now
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run_job(
     while left:
         part = job.model_copy(update={"tasks": left})
         log = log_path(part)
-        _open_log(log, part)
+        _begin_in_log(log, part)
         progress = _Progress(part, watcher, records)
         watcher.started(part)
         end = progress.judged(executor.run(part, log, timeout_s, progress))
@@ -207,14 +207,6 @@ def log_path(job: Job) -> Path:
     return Path(job.tasks[0].path).parent / "worker.log"
 
 
-def _open_log(path: Path, job: Job) -> None:
+def _begin_in_log(path: Path, job: Job) -> None:
     names = ", ".join(f"{task.item.measurement} {task.item.slug}" for task in job.tasks)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"--- {now()} {job.cell.slug}: {names}\n")
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the cell's log cannot be written ({error.strerror}); free space or fix the"
-            " folder's permissions, then run again"
-        ) from error
+    append_to_log(path, f"--- {now()} {job.cell.slug}: {names}\n")

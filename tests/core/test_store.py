@@ -14,6 +14,7 @@ from qbench.core.errors import StoreError
 from qbench.core.store import (
     DamagedRecordError,
     NewerRecordError,
+    append_to_log,
     check_writable,
     read_folder,
     read_record,
@@ -48,6 +49,18 @@ class TestPaths:
         keep(tmp_path, old)
         keep(tmp_path, new)
         assert {r.key for r in read_folder(tmp_path)[0]} == {old.key, new.key}
+
+
+class TestLogs:
+    def test_a_log_grows_in_a_folder_that_is_made(self, tmp_path: Path) -> None:
+        log = tmp_path / "cell" / "worker.log"
+        append_to_log(log, "one\n")
+        append_to_log(log, "two\n")
+        assert log.read_text(encoding="utf-8") == "one\ntwo\n"
+
+    def test_one_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match="log cannot be written"):
+            append_to_log(tmp_path, "one\n")
 
 
 class TestWriting:

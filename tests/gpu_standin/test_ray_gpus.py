@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from tests.gpu_standin.machines import with_gpus
@@ -38,16 +36,8 @@ def test_as_many_as_it_is_predicted_to_need(workplace: Workplace) -> None:
 
     def seen(model: str, precision: str) -> list[list[int]]:
         place.write("suite.yaml", SUITE.format(model, precision))
-        done = subprocess.run(
-            [sys.executable, "-c", LOOK, json.dumps(asked)],
-            cwd=place.folder,
-            env=place.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return [list(map(int, line.split())) for line in done.stdout.splitlines()]
+        told = place.output_of(LOOK, json.dumps(asked))
+        return [list(map(int, line.split())) for line in told.splitlines()]
 
     assert seen(str(place.model), "fp32") == [[4, 4], [3, 3], [1, 1]]
     # 131 GiB, of cards of 80; in fp32 twice as much, which three do not hold: all that there are.

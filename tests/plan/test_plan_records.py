@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,15 +87,7 @@ finally:
 def test_a_command_reads_each_record_once(workplace: Workplace, command: str) -> None:
     workplace.write_suite("fp32", "bf16")
     assert not run_inline(workplace, work=pretended()).result.failed
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTED, command, "suite.yaml"],
-        cwd=workplace.folder,
-        env=workplace.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    opened = [line for line in done.stdout.splitlines() if line.startswith("opened ")]
+    told = workplace.output_of(COUNTED, command, "suite.yaml")
+    opened = [line for line in told.splitlines() if line.startswith("opened ")]
     counts = Counter(line.rpartition("/")[2] for line in opened)
     assert counts == {name.rpartition("/")[2]: 1 for name in workplace.records()}

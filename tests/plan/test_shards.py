@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
@@ -170,18 +169,9 @@ def test_the_split_is_the_same_in_each_process(workplace: Workplace) -> None:
         " shard=Shard(2, 3)); print(made.shard.split, sorted(made.selected))"
     )
     told = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=workplace.folder,
-            env={
-                **workplace.environment,
-                "PYTHONHASHSEED": seed,
-                "PYTHONPATH": os.pathsep.join(sys.path),
-            },
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        workplace.with_environment(
+            PYTHONHASHSEED=seed, PYTHONPATH=os.pathsep.join(sys.path)
+        ).output_of(program)
         for seed in ("1", "2")
     }
     assert len(told) == 1

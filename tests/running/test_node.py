@@ -26,10 +26,10 @@ def test_a_plan_travels_and_names_the_same_records(workplace: Workplace) -> None
     asked = pickle.loads(pickle.dumps(Asked(suite, results)))
     found = pickle.loads(pickle.dumps(plan_on_node(asked, "cpu", "abc+")))
     here = make_plan(suite, results, device="cpu")
-    assert [task.key for task in found.plan.tasks] == [task.key for task in here.tasks]
-    assert [task.path for task in found.plan.tasks] == [task.path for task in here.tasks]
-    assert found.plan.environment.git_revision == "abc+"
-    assert problems_on_node(found.plan, found.plan.jobs(lambda _: True)) == []
+    assert [task.key for task in found.tasks] == [task.key for task in here.tasks]
+    assert [task.path for task in found.tasks] == [task.path for task in here.tasks]
+    assert found.environment.git_revision == "abc+"
+    assert problems_on_node(found, found.jobs(lambda _: True)) == []
 
 
 def test_a_job_tells_its_records_and_its_log(workplace: Workplace) -> None:

@@ -15,12 +15,12 @@ but for `store_error`: a node whose disk is full ends its own job.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.cpu import usable_cores
 from qbench.core.environment import detect_environment
+from qbench.core.errors import QbenchError
 from qbench.core.files import scratch_folder
 from qbench.plan.plan import make_plan
 from qbench.plan.records import RecordsOnDisk
@@ -41,16 +41,7 @@ if TYPE_CHECKING:
 _LOG = "worker.log"
 
 
-@dataclass(frozen=True)
-class NodePlan:
-    """What a suite means on a node."""
-
-    plan: Plan
-    cpus: int
-    """Cores that the node's processes may use."""
-
-
-def plan_on_node(asked: Asked, device: str | None, git_revision: str | None) -> NodePlan:
+def plan_on_node(asked: Asked, device: str | None, git_revision: str | None) -> Plan:
     """Lays the suite out on the node that this is called on; nothing of the results is read.
 
     `device` is as for `make_plan`. `git_revision` is of the folder that the run was started in,
@@ -66,8 +57,7 @@ def plan_on_node(asked: Asked, device: str | None, git_revision: str | None) -> 
     )
     environment = plan.environment.model_copy(update={"git_revision": git_revision})
     # What lies on disk is the driver's to say.
-    plan = replace(plan, environment=environment, records=RecordsOnDisk())
-    return NodePlan(plan, usable_cores())
+    return replace(plan, environment=environment, records=RecordsOnDisk())
 
 
 def problems_on_node(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
@@ -98,6 +88,12 @@ def run_on_node(job: Job, timeout_s: float, on_event: OnEvent) -> JobEnd:
             end = executor.run(there, folder / _LOG, timeout_s, follower)
         follower.tell_log()
     return follower.end or end
+
+
+def end_of(error: Exception) -> JobEnd:
+    """The end of a job whose node raised this, outside the job's own processes."""
+    said = str(error) if isinstance(error, QbenchError) else f"{type(error).__name__}: {error}"
+    return JobEnd("crash", f"{platform.node()}: {said}")
 
 
 class _Follower:

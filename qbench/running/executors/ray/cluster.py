@@ -26,7 +26,7 @@ from qbench.running.executors.ray.alike import (
 )
 from qbench.running.executors.ray.connection import address_of, connected
 from qbench.running.executors.ray.executor import RayExecutor
-from qbench.running.executors.ray.jobs import JobsOnHead, OwnJobs, on_node, remote
+from qbench.running.executors.ray.jobs import JobsOnHead, OwnJobs, last_line, on_node, remote
 from qbench.running.executors.ray.node import Gpus, Look, Marker, find_problems, look
 from qbench.running.executors.ray.nodes import Node, NodesOfKind, SeenNode, nodes_there
 from qbench.running.preflight.check import problems as problems_here
@@ -280,10 +280,10 @@ def _problems_of(told: tuple[Plan, list[Job]], cache: str | None) -> list[Proble
 
 
 def _unusable(node: Node, error: Exception) -> Look:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    said = last_line(error)
     return Look(node.id[:8], error=f"qbench cannot run there ({said}); install it on all nodes")
 
 
 def _silent(error: Exception) -> Problem:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    said = last_line(error)
     return Problem("node", f"could not look for problems ({said})", remedy="see `ray status`")

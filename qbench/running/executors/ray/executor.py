@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qbench.core.errors import NotKeptError, StoreError
-from qbench.core.store import write_record_text
+from qbench.core.store import append_to_log, write_record_text
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 from qbench.running.executors.travel import Arrival, Made, Piece
 
@@ -76,7 +76,9 @@ class RayExecutor:
                     f"{losses} nodes were lost with it, one after the other, the last one {where}:"
                     f" {last['reason']}",
                 )
-            _append(log, f"--- lost: {where}: {last['reason']}; the rest goes to another node\n")
+            append_to_log(
+                log, f"--- lost: {where}: {last['reason']}; the rest goes to another node\n"
+            )
 
     def _followed(self, job: Job, timeout_s: float, following: _Following) -> dict[str, Any]:
         """Submits a job and follows it to its last event."""
@@ -143,10 +145,10 @@ class _Following:
         kind = event["event"]
         if kind == "node":
             self.host = event["host"]
-            _append(self._log, f"--- on node {self.host}\n")
+            append_to_log(self._log, f"--- on node {self.host}\n")
             self._on_event(event)
         elif kind == "log":
-            _append(self._log, event["text"])
+            append_to_log(self._log, event["text"])
         elif kind in {"made", "made_all"}:
             self._arrived(event)
         else:
@@ -173,14 +175,3 @@ class _Following:
                     )
         except NotKeptError as error:
             raise StoreError(str(error)) from error
-
-
-def _append(log: Path, text: str) -> None:
-    try:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise StoreError(
-            f"{log}: the cell's log cannot be written ({error.strerror}); free space or fix the"
-            " folder's permissions, then run again"
-        ) from error

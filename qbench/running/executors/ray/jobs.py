@@ -87,7 +87,7 @@ class OwnJobs:
         except ray.exceptions.OutOfMemoryError as error:
             event = _lost("oom", _first_line(error), again=False)
         except ray.exceptions.RayTaskError as error:
-            event = _lost("crash", _last_line(error), again=False)
+            event = _lost("crash", last_line(error), again=False)
         except ray.exceptions.RayError as error:
             event = _lost("crash", _first_line(error), again=True)
         if event["event"] in {"ended", "lost"}:
@@ -172,6 +172,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Of an error with its traceback, what was raised."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import compute_threads
 from qbench.core.environment import detect_environment
-from qbench.core.errors import NotKeptError, QbenchError, UsageError
+from qbench.core.errors import NotKeptError, UsageError
 from qbench.core.nvml import visible_gpus
 from qbench.plan.needs import gpus_needed
 from qbench.running.executors.executor import JobEnd
-from qbench.running.executors.node import plan_on_node, problems_on_node, run_on_node
+from qbench.running.executors.node import end_of, plan_on_node, problems_on_node, run_on_node
 from qbench.running.executors.travel import Arrival, Made, Piece, made_under, pieces_of
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ def look(
         os.environ["QBENCH_CACHE"] = marker.cache
     host = platform.node()
     try:
-        plan = plan_on_node(asked, device, git_revision).plan
+        plan = plan_on_node(asked, device, git_revision)
         needed = gpus_needed(plan) if gpus.by_peak else None
         if needed is not None and needed < len(plan.environment.gpus_memory_bytes):
             _let_see(needed)
-            plan = plan_on_node(asked, device, git_revision).plan
+            plan = plan_on_node(asked, device, git_revision)
         environment = detect_environment(plan.device)
     except UsageError as error:
         return Look(host, error=str(error)), None
@@ -171,10 +171,8 @@ def run(
     def work() -> None:
         try:
             end = run_on_node(job, timeout_s, events.put)
-        except QbenchError as error:
-            end = JobEnd("crash", f"{platform.node()}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the job's end
-            end = JobEnd("crash", f"{platform.node()}: {type(error).__name__}: {error}")
+            end = end_of(error)
         events.put(_ended(end))
 
     threading.Thread(target=work, daemon=True).start()

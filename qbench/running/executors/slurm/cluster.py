@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from qbench.core.errors import Problem
     from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
     from qbench.plan.suite.cluster import GpuRequest
     from qbench.plan.suite.suite import Suite
     from qbench.running.executors.executor import Asked, Executor, Slot
-    from qbench.running.executors.node import NodePlan
     from qbench.running.executors.slurm.asking import Resources
     from qbench.running.executors.slurm.folder import Entry, Submitted
 
@@ -54,7 +54,7 @@ class _Node:
     several: int
     """GPUs of a job whose model is laid over several."""
     look: tuple[Entry, Submitted] | None = None
-    plan: NodePlan | None = None
+    plan: Plan | None = None
     threads: int = 0
 
     def asks(self, suite: Suite, job: Job | None, *, local: bool) -> Resources:
@@ -229,14 +229,14 @@ class Slurm:
         if seen.plan is None:
             raise UsageError(f"on a node of Slurm: {seen.error}")
         node.plan, node.threads = seen.plan, seen.threads
-        kind = seen.plan.plan.environment.device_kind
+        kind = seen.plan.environment.device_kind
         if self._of(kind) is not node:
             raise UsageError(
                 f"--on slurm: {node.gpus} and {self._of(kind).gpus} are both {kind}, whose figures"
                 " stand in one column; name each kind of GPU once"
             )
         count = self._section.at_once or (1 if self._local else AT_ONCE)
-        return Column(seen.plan.plan, tuple(f"{kind} {number + 1}" for number in range(count)))
+        return Column(seen.plan, tuple(f"{kind} {number + 1}" for number in range(count)))
 
     def _waited_for(self, node: _Node, event: str) -> bool:
         """Waits until a look has told something; False where it ended before."""
@@ -270,8 +270,8 @@ class Slurm:
         return next(node for node, found in plans if found and _kind(found) == kind)
 
 
-def _kind(found: NodePlan) -> str:
-    return found.plan.environment.device_kind
+def _kind(plan: Plan) -> str:
+    return plan.environment.device_kind
 
 
 def _import_submitit() -> None:

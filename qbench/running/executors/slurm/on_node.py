@@ -24,7 +24,7 @@ from qbench.core.cpu import compute_threads
 from qbench.core.errors import QbenchError
 from qbench.core.files import write_atomically
 from qbench.running.executors.executor import JobEnd
-from qbench.running.executors.node import plan_on_node, problems_on_node, run_on_node
+from qbench.running.executors.node import end_of, plan_on_node, problems_on_node, run_on_node
 from qbench.running.executors.slurm import as_processes
 from qbench.running.executors.slurm.folder import Entry, Submitted
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.plan.job import Job
+    from qbench.plan.plan import Plan
     from qbench.running.executors.executor import Asked
-    from qbench.running.executors.node import NodePlan
 
 WAITS_S = 300.0
 """How long a look waits for the driver to say which jobs are missing."""
@@ -44,7 +44,7 @@ _POLL_S = 0.2
 class Seen:
     """What a look found."""
 
-    plan: NodePlan | None = None
+    plan: Plan | None = None
     threads: int = 0
     """Threads that torch computes with in a job there."""
     error: str | None = None
@@ -73,7 +73,7 @@ class Look:
         entry.tell({"event": "planned"})
         jobs = self._missing(entry)
         if seen.plan is not None and jobs is not None:
-            keep(entry, "problems.pkl", problems_on_node(seen.plan.plan, jobs))
+            keep(entry, "problems.pkl", problems_on_node(seen.plan, jobs))
             entry.tell({"event": "looked"})
         _end(entry, JobEnd("finished"))
 
@@ -137,10 +137,8 @@ def _run(job: Job, timeout_s: float, threads: int, tell: Any) -> JobEnd:
         return JobEnd(
             "timeout", f"the time limit of the job, cluster.slurm.time, was near: {error}"
         )
-    except QbenchError as error:
-        return JobEnd("crash", f"{platform.node()}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the job's end
-        return JobEnd("crash", f"{platform.node()}: {type(error).__name__}: {error}")
+        return end_of(error)
 
 
 def _entered(folder: str, cache: str) -> Entry | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qbench.core.process_ends import tail_of_log
-from qbench.core.store import write_record_text
+from qbench.core.store import append_to_log, write_record_text
 from qbench.running.executors.executor import JobEnd, RunStoppedError
 from qbench.running.executors.slurm.on_node import Work
 
@@ -238,8 +238,7 @@ class _Follower:
 
     def say(self, text: str) -> None:
         """Adds to the cell's log."""
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(text)
+        append_to_log(self._log, text)
 
     def _hand_on(self, event: Event) -> None:
         told: dict[str, Any] = {name: value for name, value in event.items() if name != "text"}
