@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.comparable import fingerprint
 from qbench.core.cache import cache_folder
-from qbench.core.errors import StoreError
 from qbench.core.files import waiting_folder
 from qbench.core.record import SCHEMA_VERSION, Record, content_key
-from qbench.core.store import UnreadableFile, read_record
+from qbench.core.store import read_or_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from qbench.core.record_files import FilesOfFolder
+    from qbench.core.store import UnreadableFile
 
 INDEX_VERSION = 1
 """Another one where rows, or what makes a file a record, are others: older indexes are left."""
@@ -197,14 +197,9 @@ class _Rows:
         for start in range(0, len(unknown), _READ_AT_ONCE):
             rows = []
             for (number,) in unknown[start : start + _READ_AT_ONCE]:
-                path = self._path(number)
-                try:
-                    record = read_record(path)
-                except StoreError as error:
-                    unreadable.append(UnreadableFile(path, error))
-                else:
-                    if record is not None:
-                        rows.append((number, *_row(record)))
+                record = read_or_note(self._path(number), unreadable)
+                if record is not None:
+                    rows.append((number, *_row(record)))
             self._add(rows)
             for place, folder in enumerate(self._folders):
                 self._keep(place, index_path(folder))
@@ -214,10 +209,8 @@ class _Rows:
         """The records of the rows that are chosen, which are read now; raises `Changed`."""
         found = []
         for number, thing, key, started, older in self._memory.execute(_CHOOSE).fetchall():
-            try:
-                record = read_record(self._path(number))
-            except StoreError:
-                record = None
+            # One that cannot be read any more has changed too.
+            record = read_or_note(self._path(number), [])
             if record is None or (thing_of(record), record.key, record.started_at) != (
                 thing,
                 key,

@@ -201,15 +201,20 @@ def read_files(paths: Iterable[Path]) -> tuple[list[Record], list[UnreadableFile
     records: list[Record] = []
     unreadable: list[UnreadableFile] = []
     for path in paths:
-        try:
-            record = read_record(path)
-        except StoreError as error:
-            unreadable.append(UnreadableFile(path, error))
-        else:
-            if record is not None:
-                records.append(record)
+        record = read_or_note(path, unreadable)
+        if record is not None:
+            records.append(record)
     records.sort(key=lambda record: (record.started_at, record.key))
     return records, unreadable
+
+
+def read_or_note(path: Path, unreadable: list[UnreadableFile]) -> Record | None:
+    """The record at `path`; None if there is none, or the file is none, which is then noted."""
+    try:
+        return read_record(path)
+    except StoreError as error:
+        unreadable.append(UnreadableFile(path, error))
+        return None
 
 
 def tell_unreadable(files: Sequence[UnreadableFile]) -> tuple[str, ...]:

@@ -54,11 +54,11 @@ def read_paths(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read while there is an index."""
     paths: list[Path] = []
 
-    def read(path: Path) -> Record | None:
+    def read(path: Path, unreadable: list[UnreadableFile]) -> Record | None:
         paths.append(path)
-        return store.read_record(path)
+        return store.read_or_note(path, unreadable)
 
-    monkeypatch.setattr(record_index, "read_record", read)
+    monkeypatch.setattr(record_index, "read_or_note", read)
     return paths
 
 
