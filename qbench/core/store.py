@@ -67,14 +67,19 @@ def write_record(path: Path, record: Record) -> None:
     write_record_text(path, record.model_dump_json(indent=1) + "\n")
 
 
-def write_record_text(path: Path, text: str) -> None:
-    """As `write_record`, of a record's file that was written elsewhere."""
+def write_record_text(
+    path: Path, text: str | bytes, *, remedy: str = "run again: only what is missing is measured"
+) -> None:
+    """As `write_record`, of a record's file that was written elsewhere.
+
+    `remedy` is what to do once it can be written.
+    """
     try:
         write_atomically(path, text)
     except OSError as error:
         raise StoreError(
             f"{path}: the record cannot be written ({error.strerror or error}); free space or fix"
-            " the folder's permissions, then run again: only what is missing is measured"
+            f" the folder's permissions, then {remedy}"
         ) from error
 
 

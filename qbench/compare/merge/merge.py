@@ -14,8 +14,13 @@ from qbench.compare.merge.choice import choose
 from qbench.compare.merge.logs import join_logs
 from qbench.compare.merge.takes import Found, find_takes, read_take
 from qbench.core.errors import StoreError
-from qbench.core.files import held, sweep, write_atomically
-from qbench.core.store import DamagedRecordError, UnreadableFile, check_writable
+from qbench.core.files import held, sweep
+from qbench.core.store import (
+    DamagedRecordError,
+    UnreadableFile,
+    check_writable,
+    write_record_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
     from qbench.compare.merge.choice import Choice, Prefer
     from qbench.compare.merge.takes import Take
+
+_REMEDY = "merge again: only what is missing is copied"
 
 
 @dataclass
@@ -117,7 +124,7 @@ def _join(
         merged.already += 1
         return
     if not merged.dry_run:
-        _write(path, contents)
+        write_record_text(path, contents, remedy=_REMEDY)
     merged.new += there is None
     merged.replaced += there is not None
     if damage:
@@ -132,16 +139,6 @@ def _there(path: Path, target: Path) -> tuple[Take | None, bool]:
         return (read_take(path, target), False) if path.exists() else (None, False)
     except DamagedRecordError:
         return None, True
-
-
-def _write(path: Path, contents: bytes) -> None:
-    try:
-        write_atomically(path, contents)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the record cannot be written ({error.strerror or error}); free space or fix"
-            " the folder's permissions, then merge again: only what is missing is copied"
-        ) from error
 
 
 def _is_at(path: Path, other: Path) -> bool:
