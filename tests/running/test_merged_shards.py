@@ -151,6 +151,19 @@ def test_rehearsals_do_not_count_and_that_is_told(workplace: Workplace) -> None:
     assert "4 records of a rehearsal, which does not count" in told.output
 
 
+def test_a_dry_run_counts_what_a_failure_is_replaced_by(workplace: Workplace) -> None:
+    workplace.write_suite("fp32")
+    run_inline(workplace, work=pretended())
+    for record in workplace.records().values():
+        late = {"status": "oom", "reason": "full", "started_at": "2100-01-01T00:00:00+00:00"}
+        failed = record.model_copy(update=late)
+        write_record(place_of(workplace.folder / "b", failed), failed)
+    asked = ("merge", "results", "--to", "b", "--suite", "suite.yaml", "--format", "json")
+    for more in (["--dry-run"], []):
+        found = json.loads(workplace.call_here(*asked, *more).output)
+        assert [one["statuses"] for one in found["suites"]] == [{"ok": 4}]
+
+
 def test_settings_are_those_of_a_suite(workplace: Workplace) -> None:
     workplace.write_suite("fp32")
     run_inline(workplace, work=pretended())

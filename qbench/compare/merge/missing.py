@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.merge.takes import What, meant_by, what_of
 from qbench.core.errors import StoreError
+from qbench.core.record_files import paths_of, record_files
 from qbench.core.spec import slugify
-from qbench.core.store import read_folder
+from qbench.core.store import read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -138,10 +139,12 @@ def _statuses(suite: str, merged: Merged) -> dict[tuple[What, str], Status]:
         for take in merged.kept
         if not take.rehearsal and take.what.suite == suite
     ]
+    known = {merged.target / take.place for take in merged.kept}
     try:
-        records, _ = read_folder(merged.target / slugify(suite))
+        files = record_files(merged.target / slugify(suite))
     except StoreError:  # there is none
-        records = []
+        files = []
+    records, _ = read_files(path for path in paths_of(files) if path not in known)
     takes += [
         (
             record.started_at,
