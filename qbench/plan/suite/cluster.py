@@ -38,17 +38,22 @@ _NOT_ZERO = r"(?![0:-]+$)"
 
 def minutes_of(value: object) -> int:
     """Whole minutes of a time as sbatch reads it, a begun one counted; `InvalidValueError` else."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(text, str) and len(text) < 20:
-        for pattern in _TIMES:
-            found = re.fullmatch(pattern, text, re.ASCII)
-            if found:
-                read = {name: int(digits or 0) for name, digits in found.groupdict().items()}
-                hours = 24 * read.get("d", 0) + read.get("h", 0)
-                minutes = 60 * hours + math.ceil((60 * read["m"] + read.get("s", 0)) / 60)
-                if 0 < minutes <= MOST_MINUTES:
-                    return minutes
-    raise InvalidValueError(MINUTES)
+    text = _as_text(value)
+    found = next(filter(None, (re.fullmatch(one, text, re.ASCII) for one in _TIMES)), None)
+    if found is None or len(text) >= 20:
+        raise InvalidValueError(MINUTES)
+    read = {name: int(digits or 0) for name, digits in found.groupdict().items()}
+    hours = 24 * read.get("d", 0) + read.get("h", 0)
+    minutes = 60 * hours + math.ceil((60 * read["m"] + read.get("s", 0)) / 60)
+    if not 0 < minutes <= MOST_MINUTES:
+        raise InvalidValueError(MINUTES)
+    return minutes
+
+
+def _as_text(value: object) -> str:
+    """A text, or a whole number as YAML reads it; nothing of anything else."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole or isinstance(value, str) else ""
 
 
 class GpuRequest(NamedTuple):
@@ -75,8 +80,7 @@ def gpu_request(text: str) -> GpuRequest:
 
 def _check_gpu(value: object) -> str:
     """A request in the one form in which it is kept."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(gpu_request(str(value) if whole or isinstance(value, str) else ""))
+    return str(gpu_request(_as_text(value)))
 
 
 def _check_types(value: tuple[str, ...]) -> tuple[str, ...]:
