@@ -13,7 +13,7 @@ from qbench.predict.devices import parse_memory
 from tools.scale.durations import item_s
 
 if TYPE_CHECKING:
-    from qbench.core.record import Record
+    from qbench.core.spec import Cell, Item
 
 _REPOSITORY = Path(__file__).parents[2]
 _RECORDS = _REPOSITORY / "results" / "published" / "mistral-shape" / "nvidia-h200"
@@ -21,16 +21,16 @@ _RECORDS = _REPOSITORY / "results" / "published" / "mistral-shape" / "nvidia-h20
 
 def ratios() -> dict[str, list[float]]:
     """By measurement, for each record the predicted seconds over those that it took."""
-    taken = {_place(record): record for record in read_folder(_RECORDS)[0] if record.duration_s}
+    records = read_folder(_RECORDS)[0]
+    taken_s = {_place(one.cell, one.item): one.duration_s for one in records if one.duration_s}
     suite = load_suite(_REPOSITORY / "suites" / "mistral-shape.yaml")
     plan = make_plan(suite, _REPOSITORY / "results" / "published", gpu=parse_memory("h200"))
     found: dict[str, list[float]] = {}
     for job in plan.jobs(lambda task: task.skip is None):
         for task in job.tasks:
-            place = job.cell.slug, task.item.measurement, task.item.slug, task.item.repeat
-            record = taken.get(place)
-            if record is not None and record.duration_s:
-                ratio = item_s(job, task.item) / record.duration_s
+            seconds = taken_s.get(_place(job.cell, task.item))
+            if seconds:
+                ratio = item_s(job, task.item) / seconds
                 found.setdefault(task.item.measurement, []).append(ratio)
     return found
 
@@ -48,5 +48,5 @@ def _three(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), min(values), max(values)
 
 
-def _place(record: Record) -> tuple[str, str, str, int]:
-    return record.cell.slug, record.item.measurement, record.item.slug, record.item.repeat
+def _place(cell: Cell, item: Item) -> tuple[str, str, str, int]:
+    return cell.slug, item.measurement, item.slug, item.repeat

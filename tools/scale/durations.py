@@ -1,7 +1,7 @@
 """How long jobs take on an H200, by arithmetic: a pass by the roofline, never below its calls.
 
-Constants are of the published records of an H200 where they say so (`python -m tools.scale
---calibrate` holds the arithmetic against them), else they are assumptions.
+Constants are of the published records of an H200 where they say so (`python -m tools.scale` holds
+the arithmetic against them in its first table), else they are assumptions.
 """
 
 from __future__ import annotations

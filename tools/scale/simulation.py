@@ -73,8 +73,6 @@ class Outcome:
     """Of these, those in which jobs wait for others to have got their bytes."""
     hub_bytes: int = 0
     shared_bytes: int = 0
-    most_waiting: int = 0
-    """Jobs that could have begun, had there been GPUs, at most."""
 
 
 def critical_path(
@@ -104,9 +102,8 @@ def simulate(
 ) -> Outcome:
     """Gives out each job once those that it needs have ended, by rank and place as a run does.
 
-    A job of several GPUs for which no
-    node has enough keeps the emptiest node free until there are; others go past it elsewhere.
-    Raises ValueError for a job that no node can take.
+    A job of several GPUs for which no node has enough keeps the emptiest node free until there are;
+    others go past it elsewhere. Raises ValueError for a job that no node can take.
     """
     if max((load.gpus for load in loads), default=0) > max(cluster.sizes):
         raise ValueError("a job needs more GPUs than a node has")
@@ -168,8 +165,6 @@ class _Run:
                 large.sort(key=lambda one: (-self._free[one], one))
                 # As many nodes become free for the jobs of this size as there are of them.
                 kept |= set(large[: len(self._order.ready[kind])])
-        waiting = sum(map(len, self._order.ready.values()))
-        self._outcome.most_waiting = max(self._outcome.most_waiting, waiting)
 
     def _begin(self, at: int, node: int, now: float) -> None:
         load, cluster = self._loads[at], self._cluster
