@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qbench.compare.baseline import LARGEST_BYTES, parse_baseline
+from qbench.compare.baseline import LARGEST_BYTES, SUFFIXES, parse_baseline
 from qbench.compare.gate.against import Against
 from qbench.core.errors import StoreError, UsageError
 from qbench.core.git import repository_of
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from qbench.core.git import Commit, Repository, StoredFile
     from qbench.core.record import Record
-
-_SUFFIXES = (".json", ".json.gz")
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _committed_at(
     files = repository.files(commit.hash, inside)
     by_path = {file.path: file for file in files}
     folder = PurePosixPath(inside)
-    of_suite = [str(folder / f"{suite}{suffix}") for suffix in _SUFFIXES] if suite else []
+    of_suite = [str(folder / f"{suite}{suffix}") for suffix in SUFFIXES] if suite else []
     for name in (inside, *of_suite):
         if name in by_path:
             return _baseline(repository, revision, commit, by_path[name])

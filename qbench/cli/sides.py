@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.cli.revisions import at_revision, committed, names_revision
-from qbench.compare.baseline import read_baseline
+from qbench.compare.baseline import SUFFIXES, read_baseline
 from qbench.compare.gate.against import Against
 from qbench.compare.newest import read_newest
 from qbench.compare.selection import select
@@ -125,7 +125,7 @@ def load_baseline(path: Path, suite: str) -> Side:
     if names_revision(str(path)):
         return _of_revision(committed(str(path), suite))
     if path.is_dir():
-        for suffix in (".json", ".json.gz"):
+        for suffix in SUFFIXES:
             file = path / f"{suite}{suffix}"
             if file.is_file():
                 return Side(str(file), tuple(read_baseline(file)))

@@ -37,6 +37,8 @@ BASELINE_VERSION = 2
 """Version of the file's form; one of another version is refused."""
 LARGEST_PLAIN_BYTES = 256 * 1024
 """A file beyond this is compressed where its name is not given."""
+SUFFIXES = (".json", ".json.gz")
+"""How the names of baselines end."""
 LARGEST_BYTES = 2**30
 """What a baseline may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _SERIES_PREFIXES = ("window_", "item_")
@@ -90,7 +92,7 @@ def write_baseline(path: Path, records: Sequence[Record]) -> Path:
     text = render_baseline(records)
     replaced: Path | None = None
     if not path.suffix:
-        endings = [".json", ".json.gz"]
+        endings = list(SUFFIXES)
         if len(text.encode()) > LARGEST_PLAIN_BYTES:
             endings.reverse()
         path, replaced = (path.with_name(f"{path.name}{ending}") for ending in endings)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 SHORT_HASH = 10
 """Digits of a hash that are shown."""
+CHANGED = "+"
+"""Behind the commit that a record names where tracked files had changed."""
+TO_FETCH_THE_REST = (
+    "fetch the rest with `git fetch --unshallow` (in GitHub's checkout, fetch-depth: 0)"
+)
+"""The remedy for a shallow clone."""
 
 _REVISION_TIMEOUT_S = 2.0
 """For the revision that a record names, which is looked up before a run."""
@@ -81,7 +87,7 @@ def git_revision(folder: Path) -> str | None:
     hashes = [line.removeprefix(_OID) for line in about if line.startswith(_OID)]
     if done.returncode != 0 or hashes in ([], ["(initial)"]):
         return None
-    return hashes[0] + ("" if all(line.startswith("# ") for line in about) else "+")
+    return hashes[0] + ("" if all(line.startswith("# ") for line in about) else CHANGED)
 
 
 def repository_of(path: Path) -> Repository:
@@ -160,7 +166,7 @@ class Repository:
                 f"no such commit in {self.root}"
                 + (", which is a shallow clone" if shallow else ""),
                 expected,
-                "fetch the rest with `git fetch --unshallow` (in GitHub's checkout, fetch-depth: 0)"
+                TO_FETCH_THE_REST
                 if shallow
                 else "`git log --oneline` lists commits; `git fetch` brings those of others",
             )

@@ -18,6 +18,8 @@ Display = Literal[
 interval, shown as words with a verdict; `mark` is one of few words; `text` any, and may be long.
 """
 
+DISPLAYS: dict[str, Display] = {"B": "bytes", "s": "seconds"}
+"""How numbers of a metric's unit are shown, where its scale changes with their size."""
 LARGEST_WRITTEN_OUT = 1e15
 """From here on a number stands with its power of ten: it has hundreds of digits else."""
 _BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))

@@ -12,6 +12,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.selection import select
+from qbench.core.git import CHANGED
 from qbench.core.page_data import finite
 from qbench.core.quantile import quantile_of_sorted
 from qbench.report.figures import finite_value
@@ -138,4 +139,8 @@ def _machine(records: Sequence[Record]) -> dict[str, Any]:
 def _commit(records: Sequence[Record]) -> dict[str, Any]:
     revision = records[0].environment.git_revision if records else None
     found = revision or "unversioned"
-    return {"id": found.removesuffix("+"), "dirty": found.endswith("+"), "branch": "unknown"}
+    return {
+        "id": found.removesuffix(CHANGED),
+        "dirty": found.endswith(CHANGED),
+        "branch": "unknown",
+    }

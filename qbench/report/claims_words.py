@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 from qbench.compare.comparable import Gap
 from qbench.compare.verdicts import amount_text
 from qbench.core.page import Figure
-from qbench.core.units import choose_scale
+from qbench.core.units import DISPLAYS, choose_scale
 
 if TYPE_CHECKING:
     from qbench.compare.claims.claim import Check
     from qbench.compare.claims.found import Found
     from qbench.compare.gate.rules import Amount
-    from qbench.core.units import Display
 
 LEVEL_TAIL = 0.025
 """What a 95 % interval leaves out on either side."""
-_SCALED: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 
 
 def figure_words(found: Found) -> Figure:
@@ -77,8 +75,8 @@ def _number(found: Found, value: float) -> str:
 def _with_unit(value: float, unit: str, check: Check, *, signed: bool) -> str:
     if value == 0:
         return "0"
-    if unit not in _SCALED or check.per is not None:
+    if unit not in DISPLAYS or check.per is not None:
         text = amount_text(value, relative=False, signed=signed)
         return text if unit == "1" else f"{text} {unit}"
     sign = "-" if value < 0 else "+" if signed else ""
-    return sign + choose_scale([abs(value)], _SCALED[unit]).with_unit(abs(value))
+    return sign + choose_scale([abs(value)], DISPLAYS[unit]).with_unit(abs(value))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.items import TASKS, against_merged, describe_point, items, text_titles
 from qbench.core.page import Column, Figure, Row, Table
 from qbench.core.unchecked import as_list
-from qbench.core.units import choose_scale
+from qbench.core.units import DISPLAYS, choose_scale
 from qbench.report.calibration_table import calibration_table
 from qbench.report.cell_row import cell_row
 from qbench.report.chat import CHAT, chat_table, chat_titles, place_table
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import CellRecords, TableRecords
     from qbench.core.record import Record
-    from qbench.core.units import Display
 
 TABLED = frozenset(
     {
@@ -75,7 +74,6 @@ _APART = frozenset(
 """What was loaded that stands elsewhere: in another table, or below one."""
 _TOLD_AT_0 = frozenset({"nonfinite_share", LOST, GAINED, "serving.errors"})
 """Columns of which a 0 in every row is what a reader wants to see."""
-_DISPLAY_OF_UNIT: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 
 _FOOTPRINT = (
     Column("memory.static", "static (bytes)", "exact"),
@@ -292,8 +290,8 @@ def _words_row(cell: CellRecords, words: Sequence[str]) -> Row:
 def _value_text(value: float | None, unit: str) -> str:
     if value is None:
         return NO_VALUE
-    scale = choose_scale([value], _DISPLAY_OF_UNIT.get(unit, "number"))
-    plain = unit in _DISPLAY_OF_UNIT or unit == "1"
+    scale = choose_scale([value], DISPLAYS.get(unit, "number"))
+    plain = unit in DISPLAYS or unit == "1"
     return scale.with_unit(value) if plain else f"{scale.text(value)} {unit}"
 
 

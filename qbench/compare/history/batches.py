@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qbench.compare.baseline import LARGEST_BYTES, parse_baseline, read_baseline
+from qbench.compare.baseline import LARGEST_BYTES, SUFFIXES, parse_baseline, read_baseline
 from qbench.core.errors import StoreError, UsageError
-from qbench.core.git import repository_of
+from qbench.core.git import TO_FETCH_THE_REST, repository_of
 from qbench.core.record_files import BASELINES, is_record_file
 from qbench.core.spec import slugify
 from qbench.core.store import LARGEST_RECORD_BYTES, parse_record, read_folder, tell_unreadable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from qbench.core.git import Commit, Repository
     from qbench.core.record import Record
 
-_BASELINE_SUFFIXES = (".json", ".json.gz")
 _HEAD_BYTES = 4096
 _SUITE = re.compile(rb'"suite"\s*:\s*("(?:[^"\\]|\\.)*")')
 """In the first lines of a baseline."""
@@ -67,8 +66,8 @@ def find_batches(suite: str, results: Path) -> Batches:
     if repository is not None:
         if repository.is_shallow():
             notes[
-                f"{repository.root} is a shallow clone, whose history begins late: fetch the rest"
-                " with `git fetch --unshallow` (in GitHub's checkout, fetch-depth: 0)"
+                f"{repository.root} is a shallow clone, whose history begins late:"
+                f" {TO_FETCH_THE_REST}"
             ] = None
         committed = _committed(repository, suite, results, notes)
     every = [*committed, *_on_disk(suite, results, notes)]
@@ -107,7 +106,7 @@ def _on_disk(suite: str, results: Path, notes: dict[str, None]) -> Iterator[Batc
             notes |= dict.fromkeys(tell_unreadable(unreadable))
             yield Batch(tuple(records), None)
     for path in sorted((results / BASELINES).glob("*.json*")):
-        if not path.name.endswith(_BASELINE_SUFFIXES):
+        if not path.name.endswith(SUFFIXES):
             continue
         try:
             yield Batch(tuple(read_baseline(path)), None)
@@ -163,7 +162,7 @@ def _parsed(contents: bytes | None, shown: str, suite: str) -> list[Record]:
 
 
 def _is_baseline(path: PurePosixPath) -> bool:
-    return path.parent.name == BASELINES and path.name.endswith(_BASELINE_SUFFIXES)
+    return path.parent.name == BASELINES and path.name.endswith(SUFFIXES)
 
 
 def _is_record(path: PurePosixPath, results: str, suite: str) -> bool:

@@ -6,7 +6,7 @@ It says what could have moved a number, not what did.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from qbench.compare.comparable import condition_changes, parameter_changes
 from qbench.core.record import identity_changes
@@ -67,8 +67,7 @@ def changes_between(new: Sequence[Record], old: Sequence[Record]) -> tuple[Chang
         )
         found += _changed("machine", name, *sides)
     found += _settings(new, old)
-    order: tuple[Kind, ...] = ("package", "machine", "model", "settings")
-    return tuple(sorted(found, key=lambda one: order.index(one.kind)))
+    return tuple(sorted(found, key=lambda one: get_args(Kind).index(one.kind)))
 
 
 def _kind_of(name: str, new: Sequence[Record], old: Sequence[Record]) -> Kind:

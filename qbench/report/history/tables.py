@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.verdicts import amount_text, interval_text
 from qbench.core.page import Column, Figure, Row, Table
-from qbench.core.units import choose_scale
+from qbench.core.units import DISPLAYS, choose_scale
+from qbench.report.claims_words import LEVEL_TAIL
 from qbench.report.sparkline import sparkline
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from qbench.compare.history.lines import MetricLine
     from qbench.compare.history.shifts import Shift
     from qbench.core.page import Tone
-    from qbench.core.units import Display
 
 _COLUMNS = (
     Column("metric", "metric", "text"),
@@ -28,11 +28,9 @@ _COLUMNS = (
     Column("change", "change", "text", right=True),
     Column("changed", "changed at", "text"),
 )
-_DISPLAYS: dict[str, Display] = {"B": "bytes", "s": "seconds"}
 _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "changed": "warned"}
 _SPARK = 15
 """Characters of a trend; of more points each is the mean of its share."""
-_TAIL = 0.025
 LEGEND = (
     "From → to: the first value that compares with the last one, and the last; change is from the"
     " one to the other, chance included. A gap (·) in the trend: what is left of it does not"
@@ -80,7 +78,7 @@ def _trend(line: MetricLine) -> str:
 
 def _value(line: MetricLine, *values: float) -> str:
     """In one unit, with arrows between."""
-    scale = choose_scale(values, _DISPLAYS.get(line.metric.unit, "number"))
+    scale = choose_scale(values, DISPLAYS.get(line.metric.unit, "number"))
     return f"{' → '.join(map(scale.text, values))} {scale.symbol}".strip()
 
 
@@ -121,7 +119,7 @@ def change_text(shift: Shift) -> tuple[str, str]:
     """A change and its interval in words; `exact` of one without chance in it."""
     found = shift.difference
     amount = amount_text(found.plain or 0.0, relative=found.relative)
-    low, high = found.ends(_TAIL)
+    low, high = found.ends(LEVEL_TAIL)
     if low == high:
         return amount, "exact"
     return amount, interval_text(low, high, relative=found.relative) or ""
