@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.history.conditions import changes_between
 from qbench.core.errors import UsageError
-from qbench.core.git import SHORT_HASH, repository_of
+from qbench.core.git import CHANGED, SHORT_HASH, repository_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
 
 _HASH = re.compile("[0-9a-f]{7,64}")
-_CHANGED = "+"
-"""Behind a commit where tracked files had changed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def find_span(
     except UsageError as error:
         unknown = str(error)
     revisions = (one.environment.git_revision or "" for one in (*new, *old))
-    uncommitted = dict.fromkeys(one[:SHORT_HASH] for one in revisions if one.endswith(_CHANGED))
+    uncommitted = dict.fromkeys(one[:SHORT_HASH] for one in revisions if one.endswith(CHANGED))
     return Span(
         old=old_commit,
         new=new_commit,
@@ -98,7 +96,7 @@ def _commits(
 ) -> tuple[Commit, Commit, tuple[Commit, ...]]:
     """The first commit of the old side, the last of the new one, and those between."""
     mine, theirs = (
-        {(one.environment.git_revision or "").removesuffix(_CHANGED) for one in side} - {""}
+        {(one.environment.git_revision or "").removesuffix(CHANGED) for one in side} - {""}
         for side in (new, old)
     )
     if not (mine or new_at) or not (theirs or at):
@@ -114,7 +112,8 @@ def _commits(
     held = repository.holds([last], theirs)
     first = held[0] if held else at.hash if at else _known(repository, theirs, "old")[0]
     between = repository.commits(last, since=first)
-    return repository.commit(first), repository.commit(last), tuple(between)
+    ends = repository.named((first, last))
+    return ends[first], ends[last], tuple(between)
 
 
 def _known(repository: Repository, hashes: set[str], side: str) -> list[str]:
