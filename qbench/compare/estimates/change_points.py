@@ -146,12 +146,16 @@ def _reordered(stretch: _Stretch, correlation: float, keys: Floats) -> Floats:
     own = stretch.scaled.copy()
     own[1:] -= correlation * stretch.scaled[:-1]
     own[0] *= (1 - correlation**2) ** 0.5
-    made = own[orders]
+    return _largest(_correlated(own[orders], correlation))
+
+
+def _correlated(made: Floats, correlation: float) -> Floats:
+    """Series of the values, each with so much of the one before it; `made` is (m, n), written."""
     if correlation:
         made[:, 0] /= (1 - correlation**2) ** 0.5
         for at in range(1, made.shape[1]):
             made[:, at] += correlation * made[:, at - 1]
-    return _largest(made)
+    return made
 
 
 def _apart(values: Floats) -> Iterator[tuple[npt.NDArray[np.int64], int, Floats]]:
@@ -281,12 +285,9 @@ def _as_it_looks(n: int) -> Floats:
     import numpy as np
 
     drawn = np.random.default_rng(0).normal(size=(_DRAWN, n))
-    found = []
-    for correlation in _CORRELATIONS:
-        made = drawn.copy()
-        made[:, 0] /= (1 - correlation**2) ** 0.5
-        for at in range(1, n):
-            made[:, at] += correlation * made[:, at - 1]
-        found.append(float(np.quantile(_left(made), _LOOKS)))
+    found = [
+        float(np.quantile(_left(_correlated(drawn.copy(), correlation)), _LOOKS))
+        for correlation in _CORRELATIONS
+    ]
     rising: Floats = np.maximum.accumulate(np.array(found))
     return rising
