@@ -72,9 +72,14 @@ def direction(found: Difference | Gap | None, mark: Mark, better: Better) -> str
     """`better`, `worse` or `changed` for a real difference, else None."""
     if mark.finding != "real" or found is None or isinstance(found, Gap) or found.estimate is None:
         return None
+    return way(found.estimate.value, better)
+
+
+def way(change: float, better: Better) -> Literal["better", "worse", "changed"]:
+    """What a change is to a reader; `changed` where neither way is better."""
     if better == "neither":
         return "changed"
-    return "worse" if (found.estimate.value > 0) == (better == "lower") else "better"
+    return "worse" if (change > 0) == (better == "lower") else "better"
 
 
 def verdict_of(found: Difference | Gap | None, mark: Mark, better: Better) -> str:

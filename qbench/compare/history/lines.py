@@ -6,6 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,8 @@ class Dot:
     """A metric at a point."""
 
     point: Point
+    metric: str
+    """Its name."""
     value: float
     """The median of the repeats, as reports show it."""
 
@@ -51,6 +54,26 @@ class Dot:
     def place(self) -> Place:
         """When it was measured."""
         return self.point.place
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The interval, widened to the median that is shown where that lies outside."""
+        good = [one for one in self.point.records if one.status == "ok"]
+        sampling = Sampling()
+        found = level(good, self.metric, sampling=sampling)
+        low, high = found.ends(sampling.alpha / 2)
+        if low is None or high is None:
+            return Interval(None, None, found.reason)
+        return Interval(min(low, self.value), max(high, self.value), None)
+
+
+class Interval(NamedTuple):
+    """The 95 % interval of a dot, as far as one run tells."""
+
+    low: float | None
+    high: float | None
+    reason: str | None
+    """Why there is none."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +98,21 @@ class MetricLine:
     dots: tuple[Dot, ...]
     breaks: tuple[Break, ...]
 
-    @property
+    @cached_property
     def stretches(self) -> tuple[range, ...]:
         """The dots between breaks, which compare."""
         ends = [0, *(one.at for one in self.breaks), len(self.dots)]
         return tuple(range(*pair) for pair in pairwise(ends))
 
-    @property
+    @cached_property
     def values(self) -> tuple[float, ...]:
         """Of its dots."""
         return tuple(dot.value for dot in self.dots)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether its changes are counted as ratios, which its values allow."""
+        return self.allowance.relative and min(self.values) > 0
 
 
 def find_lines(
@@ -155,7 +183,7 @@ def _line(
     name: LineName, device: str, metric: Metric, points: Sequence[Point]
 ) -> MetricLine | None:
     dots = [
-        Dot(point, value)
+        Dot(point, metric.name, value)
         for point in points
         if (value := _value(point.records, metric.name)) is not None
     ]
@@ -175,22 +203,3 @@ def _value(records: Sequence[Record], metric: str) -> float | None:
     values = [one.value(metric) for one in records if one.status == "ok"]
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.median(finite) if finite else None
-
-
-class Interval(NamedTuple):
-    """The 95 % interval of a dot, as far as one run tells."""
-
-    low: float | None
-    high: float | None
-    reason: str | None
-    """Why there is none."""
-
-
-def interval(dot: Dot, metric: str) -> Interval:
-    """The interval, widened to the median that is shown where that lies outside."""
-    good = [one for one in dot.point.records if one.status == "ok"]
-    found = level(good, metric, sampling=(sampling := Sampling()))
-    low, high = found.ends(sampling.alpha / 2)
-    if low is None or high is None:
-        return Interval(None, None, found.reason)
-    return Interval(min(low, dot.value), max(high, dot.value), None)

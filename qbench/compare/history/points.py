@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.compare.selection import pooled_by
 from qbench.core.errors import UsageError
+from qbench.core.git import CHANGED, SHORT_HASH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from qbench.compare.history.batches import Batches
     from qbench.core.git import Commit, Repository
     from qbench.core.record import Record
-
-_CHANGED = "+"
-"""Behind a commit where tracked files had changed."""
 
 
 class LineName(NamedTuple):
@@ -54,7 +52,7 @@ class Place:
         """The commit in short, `+` behind it after changes; the day where there is none."""
         if self.commit is None:
             return self.started_at[:10]
-        return self.commit.short + (_CHANGED if self.changed else "")
+        return self.commit.short + (CHANGED if self.changed else "")
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _commits(
     """The commit of each visit that has one, and what could not be told."""
     if repository is None:
         return {}, ()
-    revisions = dict.fromkeys(visit.revision.removesuffix(_CHANGED) for visit in brought)
+    revisions = dict.fromkeys(visit.revision.removesuffix(CHANGED) for visit in brought)
     hashes: dict[str, str] = {}
     unknown = []
     for revision in revisions:
@@ -174,12 +172,12 @@ def _commits(
     own = {revision: known[one] for revision, one in hashes.items()}
     commits = {}
     for visit, bringing in brought.items():
-        commit = own.get(visit.revision.removesuffix(_CHANGED)) or bringing
+        commit = own.get(visit.revision.removesuffix(CHANGED)) or bringing
         if commit is not None:
             commits[visit] = commit
     notes = []
     if unknown:
-        few = ", ".join(one[:10] for one in unknown[:3])
+        few = ", ".join(one[:SHORT_HASH] for one in unknown[:3])
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         notes.append(
             f"git does not know {few}{more}, which records name: the history was written anew, or"
@@ -208,7 +206,7 @@ def _places(
     positions = {one: at for at, one in enumerate(order)}
 
     def key(visit: _Visit) -> tuple[int, bool, str]:
-        changed = visit.revision.endswith(_CHANGED)
+        changed = visit.revision.endswith(CHANGED)
         return positions[commits[visit].hash], changed, started[visit]
 
     ordered = sorted(commits, key=key)
@@ -223,7 +221,7 @@ def _places(
         visit: Place(
             number,
             commits.get(visit),
-            visit in commits and visit.revision == commits[visit].hash + _CHANGED,
+            visit in commits and visit.revision == commits[visit].hash + CHANGED,
             started[visit],
         )
         for number, visit in enumerate(ordered)
@@ -249,8 +247,3 @@ def _is_since(place: Place, first: tuple[float, str], positions: Mapping[str, in
     if place.commit is None:
         return place.started_at >= first[1]
     return positions[place.commit.hash] >= first[0]
-
-
-def places_of(points: Sequence[Point]) -> tuple[int, ...]:
-    """The numbers of their places."""
-    return tuple(one.place.number for one in points)

@@ -23,14 +23,14 @@ from qbench.compare.differences import Difference
 from qbench.compare.estimates.bootstrap import Sampling
 from qbench.compare.estimates.change_points import FEWEST_POINTS, Points, find_changes
 from qbench.compare.estimates.estimates import equivalence, two_sided, welch
-from qbench.compare.history.points import places_of
-from qbench.compare.marks import one_change
+from qbench.compare.marks import one_change, way
 from qbench.compare.variation import variation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qbench.compare.history.lines import Dot, MetricLine
+    from qbench.core.record import Better
 
 ALPHA_VARYING = 0.04
 """The chance of a false change among all lines that vary from run to run."""
@@ -48,12 +48,10 @@ class Shift:
     difference: Difference
     """From the stretch before to that behind it; of a paired one, from that of the first point."""
 
-    def direction(self, better: str) -> str:
+    def direction(self, better: Better) -> str:
         """`better`, `worse`, or `changed` of what is neither."""
         change = self.difference.plain or 0.0
-        if better == "neither" or not change:
-            return "changed"
-        return "worse" if (change > 0) == (better == "lower") else "better"
+        return way(change, better) if change else "changed"
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ def find_shifts(lines: Sequence[MetricLine]) -> list[Judged]:
     tests = sum(
         line.values[at] != line.values[at - 1]
         for line in lines
+        if not _varies(line)
         for stretch in line.stretches
         for at in stretch[1:]
-        if not _varies(line)
     )
     judged: list[Judged | None] = []
     for line in lines:
@@ -125,9 +123,11 @@ def _is_large(line: MetricLine, found: Difference) -> bool:
 def _varying(lines: Sequence[MetricLine]) -> list[Judged]:
     parts = [(line, stretch) for line in lines for stretch in line.stretches]
     series = [
-        Points(places_of([dot.point for dot in line.dots[stretch.start : stretch.stop]]), scaled)
+        Points(
+            tuple(line.dots[at].place.number for at in stretch),
+            _scaled(line)[stretch.start : stretch.stop],
+        )
         for line, stretch in parts
-        for scaled in [_scaled(line)[stretch.start : stretch.stop]]
     ]
     changes: dict[int, list[Shift]] = {}
     for (line, stretch), places in zip(
@@ -151,12 +151,8 @@ def _untold(line: MetricLine) -> str | None:
     )
 
 
-def _is_relative(line: MetricLine) -> bool:
-    return line.allowance.relative and min(line.values) > 0
-
-
 def _scaled(line: MetricLine) -> tuple[float, ...]:
-    return tuple(map(math.log, line.values)) if _is_relative(line) else line.values
+    return tuple(map(math.log, line.values)) if line.is_relative else line.values
 
 
 def _large(line: MetricLine, stretch: range, places: Sequence[int]) -> list[Shift]:
@@ -176,7 +172,7 @@ def _large(line: MetricLine, stretch: range, places: Sequence[int]) -> list[Shif
 
 def _between(line: MetricLine, before: range, after: range) -> Difference:
     """From one stretch to the next, by Welch's t over their points."""
-    relative, scaled = _is_relative(line), _scaled(line)
+    relative, scaled = line.is_relative, _scaled(line)
     sides = [[scaled[at] for at in side] for side in (after, before)]
     means = [statistics.fmean(side) for side in sides]
     new, old = (math.exp(mean) if relative else mean for mean in means)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.history.lines import interval
 from qbench.core.page import Chart, Charts
 from qbench.core.units import counted
 from qbench.report.charts.axes import quantity, rounded, tooltip
@@ -46,7 +45,7 @@ def history_charts(lines: Sequence[JudgedLine]) -> list[Part]:
 def _chart(
     model: str, measurement: str, metric: str, item: str, group: Sequence[JudgedLine]
 ) -> Chart:
-    relative = all(one.line.allowance.relative and min(one.line.values) > 0 for one in group)
+    relative = all(one.line.is_relative for one in group)
     rows = [row for one in group for row in _rows(one, relative=relative)]
     unit = group[0].line.metric.unit
     axis = "change (%)" if relative else "change" if unit == "1" else f"change ({unit})"
@@ -118,7 +117,6 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
         first = line.values[stretch.start]
         for at in stretch:
             dot, shift = line.dots[at], shifts.get(at)
-            ends = interval(dot, line.metric.name)
             rose = shift is not None and (shift.difference.plain or 0.0) > 0
             rows.append(
                 {
@@ -129,7 +127,7 @@ def _rows(one: JudgedLine, *, relative: bool) -> list[dict[str, Any]]:
                     "subject": dot.place.commit.subject if dot.place.commit else "",
                     "value": rounded(dot.value),
                     "change": _change(dot.value, first, relative=relative),
-                    "interval": _told(ends),
+                    "interval": _told(dot.interval),
                     "said": shift.direction(line.metric.better) if shift else "",
                     "way": "up" if rose else "down",
                 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.history.lines import interval
+from qbench.report.claims_words import LEVEL_TAIL
 from qbench.report.suspects import span_data
 
 if TYPE_CHECKING:
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from qbench.compare.history.lines import MetricLine
     from qbench.compare.history.points import Place
     from qbench.compare.history.shifts import Shift
-
-_TAIL = 0.025
-"""Left out on either side of the interval of a change."""
 
 
 def history_data(history: History, method: str) -> dict[str, Any]:
@@ -59,7 +56,6 @@ def _rows(one: JudgedLine) -> list[dict[str, Any]]:
     for at, dot in enumerate(line.dots):
         record = dot.point.records[0]
         environment = record.environment
-        found = interval(dot, line.metric.name)
         rows.append(
             {
                 **_line(line),
@@ -69,9 +65,9 @@ def _rows(one: JudgedLine) -> list[dict[str, Any]]:
                 "protocol": record.protocol,
                 "repeats": len(dot.point.records),
                 "value": dot.value,
-                "low": found.low,
-                "high": found.high,
-                "no_interval": found.reason,
+                "low": dot.interval.low,
+                "high": dot.interval.high,
+                "no_interval": dot.interval.reason,
                 "begins_anew": breaks.get(at),
                 "is_change": at in shifts,
                 **_change(line, shifts.get(at)),
@@ -103,7 +99,7 @@ def _place(place: Place) -> dict[str, Any]:
 
 def _change(line: MetricLine, shift: Shift | None) -> dict[str, Any]:
     found = None if shift is None else shift.difference
-    low, high = (None, None) if found is None else found.ends(_TAIL)
+    low, high = (None, None) if found is None else found.ends(LEVEL_TAIL)
     return {
         "change": None if found is None else found.plain,
         "change_low": low,
