@@ -71,7 +71,7 @@ class Points(NamedTuple):
     values: tuple[float, ...]
 
 
-def find_changes(series: Sequence[Points], *, alpha: float, seed: int = 0) -> list[list[int]]:
+def find_changes(series: Sequence[Points], *, alpha: float) -> list[list[int]]:
     """Indices of the first point after each change, of each series; rising.
 
     A series of fewer than `FEWEST_POINTS` has none that can be told.
@@ -79,7 +79,7 @@ def find_changes(series: Sequence[Points], *, alpha: float, seed: int = 0) -> li
     import numpy as np
 
     found: list[list[int]] = [[] for _ in series]
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(0)
     parts = [(at, 0, len(one.values)) for at, one in enumerate(series)]
     while True:
         parts = [part for part in parts if part[2] - part[1] >= FEWEST_POINTS]
