@@ -67,7 +67,7 @@ def compare(
     made = compare_records(sides[0].records, sides[1].records, names=(sides[0].name, sides[1].name))
     if made.is_worse:
         against = sides[1].against
-        at = against.commit if against is not None and against.committed else None
+        at = None if against is None else against.committed_at
         made = replace(made, span=find_span(sides[0].records, sides[1].records, Path.cwd(), at))
     shown = Subject(
         lambda: comparison_page(made),

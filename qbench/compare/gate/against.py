@@ -30,6 +30,11 @@ class Against:
         return f"{self.revision}:{self.path}" if self.committed else self.path
 
     @property
+    def committed_at(self) -> Commit | None:
+        """The commit that it was read from; None for what lies on the disk."""
+        return self.commit if self.committed else None
+
+    @property
     def words(self) -> str:
         """In one line: `HEAD~1, commit 0123456789 (Faster): the baseline committed in …`."""
         if self.commit is None:

@@ -75,8 +75,7 @@ def find_suspects(
     mine = [one for _, found, _, _ in failed for one in found]
     theirs = [one for _, _, found, _ in failed for one in found]
     against = outcome.against
-    committed_at = against.commit if against is not None and against.committed else None
-    span = find_span(mine, theirs, folder, committed_at)
+    span = find_span(mine, theirs, folder, None if against is None else against.committed_at)
     evidence = [one for found in failed for one in _evidence(*found, outcome)]
     return Suspects(span, tuple(evidence))
 
