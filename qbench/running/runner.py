@@ -5,7 +5,6 @@ suite → plan → the jobs that are missing → one worker each → records →
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,9 +77,8 @@ def run_suite(
             if fresh:
                 _delete_records(plan)
             _record_skips(plan)
-        for plan in plans:
-            kind = plan.environment.device_kind
-            watcher.planned(plan, _of_kind(jobs, kind))
+        for look in looks:
+            watcher.planned(look.plan, list(look.jobs))
         run = _Run(columns, jobs, retry)
         if jobs:
             run.take(jobs, engine, watcher)
@@ -148,13 +146,14 @@ class _Run:
 
     def take(self, jobs: list[Job], engine: Engine, watcher: Watcher) -> None:
         """Runs the jobs: in order on a single device, else side by side, one in each slot."""
-        count = Counter(job.environment.device_kind for job in jobs)
+        to_come: dict[str, list[Job]] = {column.kind: [] for column in self._columns}
+        for job in jobs:
+            to_come[job.environment.device_kind].append(job)
         slots = [
             Slot(column.kind, name)
             for column in self._columns
-            for name in column.slots[: count[column.kind]]
+            for name in column.slots[: len(to_come[column.kind])]
         ]
-        to_come = {kind: _of_kind(jobs, kind) for kind in count}
         with ExitStack() as stack:
             executors = {
                 slot: stack.enter_context(engine.executor(slot, to_come[slot.kind]))
@@ -222,10 +221,6 @@ class _Run:
 
 def _model_there(job: Job) -> tuple[str, str]:
     return job.environment.device_kind, job.model.ref.name
-
-
-def _of_kind(jobs: Sequence[Job], kind: str) -> list[Job]:
-    return [job for job in jobs if job.environment.device_kind == kind]
 
 
 def _record_in_vain(job: Job, why: tuple[str, str | None], watcher: Watcher) -> None:

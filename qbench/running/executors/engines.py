@@ -42,9 +42,8 @@ def engine_for(on: str | None, suite: Suite, *, device: str | None, gpus: str | 
         return ThisMachine(device, gpus=gpus)
     make = _ENGINES.get(on.partition(":")[0])
     if make is None:
-        there = ", ".join(_ENGINES) or "no other"
         raise UsageError(
-            f"--on {on!r}: no such place to run jobs; there is {there}; leave --on out to run them"
-            " on this machine"
+            f"--on {on!r}: no such place to run jobs; there is {', '.join(_ENGINES)}; leave --on"
+            " out to run them on this machine"
         )
     return make(on, suite, device, gpus)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
+from qbench.plan.plan import make_plan
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
@@ -39,10 +41,6 @@ class RunStoppedError(Exception):
 
 class Executor(Protocol):
     """Runs jobs of one device, one at a time; a context manager that leaves nothing running."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
 
     def __enter__(self) -> Self: ...
 
@@ -84,6 +82,17 @@ class Asked:
     """Whether what does not fit a GPU by arithmetic is left in."""
     note: Callable[[str], None] = field(default=_unheard, compare=False, repr=False)
     """Gets what the user should know meanwhile; nobody hears it on a node."""
+
+    def plan_on(self, device: str | None) -> Plan:
+        """The suite on a device of this machine, as for `make_plan`. Raises `UsageError`."""
+        return make_plan(
+            self.suite,
+            self.results,
+            device=device,
+            only=self.only,
+            shard=self.shard,
+            keep_unfit=self.keep_unfit,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "note": _unheard}

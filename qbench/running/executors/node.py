@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.environment import detect_environment
 from qbench.core.errors import QbenchError
 from qbench.core.files import scratch_folder
-from qbench.plan.plan import make_plan
 from qbench.plan.records import RecordsOnDisk
 from qbench.running.executors.device_locks import devices_held
 from qbench.running.executors.executor import JobEnd
@@ -47,14 +46,7 @@ def plan_on_node(asked: Asked, device: str | None, git_revision: str | None) -> 
     `device` is as for `make_plan`. `git_revision` is of the folder that the run was started in,
     which need not be there. Raises `UsageError`, as `make_plan` does.
     """
-    plan = make_plan(
-        asked.suite,
-        asked.results,
-        device=device,
-        only=asked.only,
-        shard=asked.shard,
-        keep_unfit=asked.keep_unfit,
-    )
+    plan = asked.plan_on(device)
     environment = plan.environment.model_copy(update={"git_revision": git_revision})
     # What lies on disk is the driver's to say.
     return replace(plan, environment=environment, records=RecordsOnDisk())

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Self
 
 from qbench.core.errors import UsageError
 from qbench.core.nvml import visible_gpus
-from qbench.plan.plan import make_plan
 from qbench.running.executors.executor import Column
 from qbench.running.executors.gpus import choose_gpus
 from qbench.running.executors.local import LocalExecutor
@@ -46,14 +45,7 @@ class ThisMachine:
     def columns(self, asked: Asked) -> list[Column]:
         """One: all devices are of one kind. Raises `UsageError`, `DeviceError` among them."""
         devices = _side_by_side(asked.suite, self._gpus, self._device)
-        plan = make_plan(
-            asked.suite,
-            asked.results,
-            device=devices[0] if devices else self._device,
-            only=asked.only,
-            shard=asked.shard,
-            keep_unfit=asked.keep_unfit,
-        )
+        plan = asked.plan_on(devices[0] if devices else self._device)
         return [Column(plan, devices or (plan.device,))]
 
     def problems(self, column: Column, jobs: Sequence[Job], results: Path) -> list[Problem]:

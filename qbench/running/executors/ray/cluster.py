@@ -109,7 +109,7 @@ class RayCluster:
         for one, plan in found:
             of_kind[environment_of(one).device_kind].append((one, plan))
         chosen = self._chosen(of_kind)
-        return [self._column(of_kind[kind], asked, late) for kind in chosen]
+        return [self._column(of_kind[kind], late) for kind in chosen]
 
     def problems(self, column: Column, jobs: Sequence[Job], results: Path) -> list[Problem]:
         """What is found on each node; one that many have is told once."""
@@ -122,7 +122,7 @@ class RayCluster:
         asked = [
             (
                 one.look.host,
-                remote(_problems_of, **on_node(one.node.id)).remote(
+                remote(find_problems, **on_node(one.node.id)).remote(
                     told, self._marker.cache if self._marker and one.look.sees_cache else None
                 ),
             )
@@ -178,7 +178,7 @@ class RayCluster:
         told = ray.put(asked)
         pairs = []
         for node in nodes:
-            task = remote(_look_of, num_returns=2, **on_node(node.id))
+            task = remote(look, num_returns=2, **on_node(node.id))
             stated = self._section.gpus
             gpus = Gpus(min(node.gpus, stated or node.gpus) or None, by_peak=stated is None)
             device = self._device_of(node)
@@ -226,7 +226,7 @@ class RayCluster:
             )
         return chosen
 
-    def _column(self, found: list[tuple[SeenNode, Any]], asked: Asked, late: int) -> Column:
+    def _column(self, found: list[tuple[SeenNode, Any]], late: int) -> Column:
         """The plan of the first node, once the others' are the same."""
         first, alike = found[0][0], [one for one, _ in found]
         refuse_unlike(first, alike)
@@ -268,15 +268,6 @@ def _first_there(plans: Sequence[Any]) -> Plan:
             continue
         return plan
     raise UsageError(_NONE_ANSWERED)
-
-
-def _look_of(*arguments: Any) -> tuple[Look, Any]:
-    return look(*arguments)
-
-
-def _problems_of(told: tuple[Plan, list[Job]], cache: str | None) -> list[Problem]:
-    plan, jobs = told
-    return find_problems(plan, jobs, cache)
 
 
 def _unusable(node: Node, error: Exception) -> Look:

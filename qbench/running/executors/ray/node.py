@@ -137,11 +137,11 @@ def look(
     return Look(host, environment, compute_threads(), keys.hexdigest(), sees_cache), plan
 
 
-def find_problems(plan: Plan, jobs: Sequence[Job], cache: str | None) -> list[Problem]:
-    """What would prevent these jobs on this node."""
+def find_problems(told: tuple[Plan, Sequence[Job]], cache: str | None) -> list[Problem]:
+    """What would prevent the jobs of a plan on this node."""
     _as_on_this_node()
     _use_cache(cache)
-    return problems_on_node(plan, jobs)
+    return problems_on_node(*told)
 
 
 def run(

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.cache import cache_folder
 from qbench.core.errors import UsageError
 from qbench.plan.needs import cell_need
 from qbench.running.executors.ray.node import Sent
@@ -106,7 +107,8 @@ class NodesOfKind:
         """Takes in nodes that are new. Raises `UsageError` when there has been none for long."""
         with self._lock:
             there = nodes_there()
-            new = [one for one in there if one.id not in self._seen | dict.fromkeys(self._refused)]
+            known = self._seen.keys() | self._refused
+            new = [one for one in there if one.id not in known]
             if new:
                 fit = {one.node.id: one for one in self._look_at(new)}
                 self._seen |= fit
@@ -125,7 +127,7 @@ class NodesOfKind:
         """Submits a job to whichever of the nodes is free first."""
         fit = [one for one in self._seen.values() if one.node.gpus >= self._gpus(job)]
         shared = all(one.look.sees_cache for one in fit)
-        cache = str(self._driver_cache()) if shared else None
+        cache = str(cache_folder().absolute()) if shared else None
         sent = [] if shared else [self._put(made) for made in needed_by(job) if made.is_here]
         return self.jobs.start(job, timeout_s, cache, sent, self._options(job, fit))
 
@@ -179,8 +181,3 @@ class NodesOfKind:
                 pieces = tuple(ray.put(tuple(piece)) for piece in pieces_of(made))
                 self._sent[made] = Sent(made, pieces)
             return self._sent[made]
-
-    def _driver_cache(self) -> str:
-        from qbench.core.cache import cache_folder
-
-        return str(cache_folder().absolute())

@@ -23,7 +23,12 @@ from qbench.running.executors.executor import Column
 from qbench.running.executors.slurm.asking import AT_ONCE, requests, resources, several
 from qbench.running.executors.slurm.folder import SlurmFolder, gather
 from qbench.running.executors.slurm.on_node import Look, Seen, kept
-from qbench.running.executors.slurm.places import Earlier, SlurmExecutor
+from qbench.running.executors.slurm.places import (
+    POLL_S,
+    POLLS_AFTER_ITS_END,
+    Earlier,
+    SlurmExecutor,
+)
 from qbench.running.executors.slurm.submitting import Queue
 from qbench.running.preflight.check import problems as problems_here
 
@@ -40,9 +45,7 @@ if TYPE_CHECKING:
     from qbench.running.executors.slurm.folder import Entry, Submitted
 
 LOCAL = "slurm:local"
-_POLL_S = 0.5
 _ENDS_WITHIN_S = 10.0
-_POLLS_AFTER_ITS_END = 20
 
 
 @dataclass
@@ -205,7 +208,7 @@ class Slurm:
         if entry.asked() is not None:
             until = time.monotonic() + _ENDS_WITHIN_S
             while not self._ended(entry, submitted) and time.monotonic() < until:
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
         entry.take_back()
         if submitted is not None:
             if not entry.has_ended:
@@ -244,9 +247,9 @@ class Slurm:
         polls = 0
         while not entry.has_told(event):
             polls = polls + 1 if entry.has_ended or self._queue.gone(submitted) else 0
-            if polls > _POLLS_AFTER_ITS_END:
+            if polls > POLLS_AFTER_ITS_END:
                 return False
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
         return True
 
     def _in_vain(self, node: _Node, what: str) -> UsageError:
@@ -266,12 +269,11 @@ class Slurm:
         return node.look
 
     def _of(self, kind: str) -> _Node:
-        plans = ((node, node.plan) for node in self._nodes)
-        return next(node for node, found in plans if found and _kind(found) == kind)
-
-
-def _kind(plan: Plan) -> str:
-    return plan.environment.device_kind
+        return next(
+            node
+            for node in self._nodes
+            if node.plan is not None and node.plan.environment.device_kind == kind
+        )
 
 
 def _import_submitit() -> None:

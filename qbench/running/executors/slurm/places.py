@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 SUBMITTED_AGAIN = 3
 """How often what is left of a job is submitted again after it was lost."""
-_POLL_S = 0.5
-_POLLS_AFTER_ITS_END = 20
+POLL_S = 0.5
+"""Between two looks at what a job tells."""
+POLLS_AFTER_ITS_END = 20
 """In which what an ended job told last must be seen, also on a network's disk."""
 
 
@@ -178,11 +179,11 @@ class SlurmExecutor:
                     return end
                 gone = self._queue.gone(submitted)
                 polls = polls + 1 if gone else 0
-                if gone and polls > (1 if self._queue.local else _POLLS_AFTER_ITS_END):
+                if gone and polls > (1 if self._queue.local else POLLS_AFTER_ITS_END):
                     self._queue.cancel([submitted])  # Slurm may mean to start it once more
                     entry.remove()
                     return gone
-                self._wake.wait(_POLL_S)
+                self._wake.wait(POLL_S)
                 if self.stopped:
                     raise RunStoppedError  # noqa: TRY301 - as an interrupt: the job must end
         except BaseException:
