@@ -161,7 +161,7 @@ class _Run:
             }
             if len(slots) == 1:
                 for job in jobs:
-                    self._alone(job, executors[slots[0]], watcher)
+                    self._alone(job, slots[0].name, executors[slots[0]], watcher)
                 return
             shared = LockedWatcher(watcher)
 
@@ -170,12 +170,15 @@ class _Run:
                     executor.stop()
 
             run_side_by_side(
-                jobs, slots, lambda job, slot: self._alone(job, executors[slot], shared), interrupt
+                jobs,
+                slots,
+                lambda job, slot: self._alone(job, slot.name, executors[slot], shared),
+                interrupt,
             )
 
-    def _alone(self, job: Job, executor: Executor, watcher: Watcher) -> None:
-        """Runs what of the job is still missing once the device is free."""
-        with executor.device_held(job, lambda: watcher.waiting(job.environment.device)):
+    def _alone(self, job: Job, slot: str, executor: Executor, watcher: Watcher) -> None:
+        """Runs what of the job is still missing once the device, which the slot names, is free."""
+        with executor.device_held(job, lambda: watcher.waiting(slot)):
             left = []
             records = self._records[job.environment.device_kind]
             for task in job.tasks:

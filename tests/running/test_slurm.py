@@ -34,6 +34,10 @@ measure:
   footprint:
   quality: {{text: text.txt, window: 32}}
 """
+LASTS = """\
+  latency: {prompt_tokens: 4, new_tokens: 2, repeats: 1, min_iterations: 1, min_seconds: 3}
+"""
+"""A third measurement: long enough that a job is seen while it measures, however quick it is."""
 SAME = {"key", "identity", "status", "metrics", "item", "cell"}
 
 
@@ -141,7 +145,7 @@ def measuring(place: Workplace) -> str | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["NODE_FAIL", "requeue"])
 def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
-    write_suite(cluster, "fp32")
+    write_suite(cluster, "fp32", more=LASTS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         if how == "requeue":
@@ -150,7 +154,7 @@ def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
             end_job(cluster.folder, job, how)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
-    assert [record.status for record in cluster.records().values()] == ["ok", "ok"]
+    assert [record.status for record in cluster.records().values()] == ["ok"] * 3
     jobs = [one for one in jobs_of(cluster.folder) if one != "100"]
     assert len(jobs) == (1 if how == "requeue" else 2)
     assert ("NODE_FAIL" in cluster.logs()[next(iter(cluster.logs()))]) == (how == "NODE_FAIL")
@@ -163,7 +167,7 @@ def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
     [("OUT_OF_MEMORY", "oom"), ("TIMEOUT", "timeout"), ("CANCELLED by 7", "crash")],
 )
 def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status: str) -> None:
-    write_suite(cluster, "fp32")
+    write_suite(cluster, "fp32", more=LASTS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         end_job(cluster.folder, job, state)
@@ -176,7 +180,7 @@ def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status:
 
 @pytest.mark.slow
 def test_a_job_near_its_time_limit_is_told_as_that(workplace: Workplace) -> None:
-    write_suite(workplace, "fp32")
+    write_suite(workplace, "fp32", more=LASTS)
     limit = ("--on", "slurm:local", "--time", "5")
     with workplace.start("run", "suite.yaml", *limit) as process:
         controller = psutil.Process(int(wait_for(lambda: measuring(workplace), process)))
@@ -193,7 +197,7 @@ def test_a_job_near_its_time_limit_is_told_as_that(workplace: Workplace) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["slurm", "slurm:local"])
 def test_an_interrupt_leaves_no_job(cluster: Workplace, on: str) -> None:
-    write_suite(cluster, "fp32")
+    write_suite(cluster, "fp32", more=LASTS)
     with cluster.start("run", "suite.yaml", "--on", on) as process:
         wait_for(lambda: measuring(cluster), process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -225,7 +229,7 @@ def test_an_interrupt_ends_a_look(workplace: Workplace, more: str) -> None:
 
 @pytest.mark.slow
 def test_what_a_job_measures_after_its_driver_was_killed_is_kept(cluster: Workplace) -> None:
-    write_suite(cluster, "fp32", "nf4")
+    write_suite(cluster, "fp32", "nf4", more=LASTS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         process.kill()
@@ -233,13 +237,13 @@ def test_what_a_job_measures_after_its_driver_was_killed_is_kept(cluster: Workpl
     assert not any(name.startswith("quality") for name in cluster.records())
     done = cluster.call("run", "suite.yaml", "--on", "slurm")
     assert done.code == 0, done.errors
-    assert "2 taken now" in done.output  # of nf4; those of fp32 were there
-    assert len(cluster.records()) == 4
+    assert "3 taken now" in done.output  # of nf4; those of fp32 were there
+    assert len(cluster.records()) == 6
 
 
 @pytest.mark.slow
 def test_a_rerun_follows_a_job_that_still_runs(cluster: Workplace) -> None:
-    write_suite(cluster, "fp32")
+    write_suite(cluster, "fp32", more=LASTS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         process.kill()
@@ -253,7 +257,7 @@ def test_a_rerun_follows_a_job_that_still_runs(cluster: Workplace) -> None:
             one.resume()
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
-    assert len(cluster.records()) == 2
+    assert len(cluster.records()) == 3
     # Two looks, and the one job that measured.
     assert sorted(jobs_of(cluster.folder)) == sorted(["100", "300", job])
 
