@@ -22,9 +22,6 @@ from qbench.cli import (
     explain as cli_explain,
 )
 from qbench.cli import (
-    export as cli_export,
-)
-from qbench.cli import (
     fit as cli_fit,
 )
 from qbench.cli import (
@@ -43,6 +40,7 @@ from qbench.cli import (
     report as cli_report,
 )
 from qbench.cli.cluster_options import On, Partition, TimeLimit, with_slurm_options
+from qbench.cli.export.app import app as export_app
 from qbench.cli.report import write_reports
 from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, ShardOf, show
 from qbench.cli.source import (
@@ -78,9 +76,9 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature is typer's
     if value:
-        from importlib.metadata import version
+        from qbench.core.environment import qbench_version
 
-        typer.echo(f"qbench {version('qbench')}")
+        typer.echo(f"qbench {qbench_version()}")
         raise typer.Exit
 
 
@@ -261,7 +259,7 @@ app.command(epilog=cli_compare.GATE_EXAMPLES)(cli_compare.gate)
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
 app.command(epilog=cli_history.EXAMPLES)(cli_history.history)
 app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
-app.add_typer(cli_export.app, name="export")
+app.add_typer(export_app, name="export")
 app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(
     cli_explain.explain
 )

@@ -17,7 +17,6 @@ import time
 from bisect import bisect_right
 from contextlib import suppress
 from hashlib import blake2b
-from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.comparable import fingerprint
 from qbench.core.cache import cache_folder
+from qbench.core.environment import qbench_version
 from qbench.core.files import waiting_folder
 from qbench.core.record import SCHEMA_VERSION, Record, content_key
 from qbench.core.store import read_or_note
@@ -137,7 +137,7 @@ def index_path(folder: Path) -> Path:
     """Where the index of a folder lies."""
     identity = {
         "folder": str(folder.resolve()),
-        "version": [INDEX_VERSION, SCHEMA_VERSION, version("qbench")],
+        "version": [INDEX_VERSION, SCHEMA_VERSION, qbench_version()],
     }
     return cache_folder() / KIND / f"{content_key(identity)}.duckdb"
 

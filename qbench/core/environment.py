@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from qbench.core.errors import Problem
 
+DISTRIBUTION = "qbench-llm"
+"""What pip installs qbench as; `qbench` on PyPI is another program."""
 NUMERICS_PACKAGES = (
     "torch",
     "transformers",
@@ -57,6 +59,9 @@ EXTRAS = {
     "rouge": "longcontext",
     "ray": "ray",
     "submitit": "slurm",
+    "mlflow-skinny": "trackers",
+    "wandb": "trackers",
+    "trackio": "trackers",
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 
@@ -130,7 +135,7 @@ def detect_environment(device: str) -> Environment:
         each = tuple(one.memory_bytes for one in gpus if one.memory_bytes is not None)
         each = each if len(each) == len(gpus) else ()
     return Environment(
-        qbench=_version("qbench") or "0+unknown",
+        qbench=qbench_version(),
         python=platform.python_version(),
         platform=f"{platform.system()}-{platform.machine()}",
         device=name,
@@ -144,6 +149,11 @@ def detect_environment(device: str) -> Environment:
         cpu_features=cpu_features(),
         driver=None if device == "cpu" else driver_version(),
     )
+
+
+def qbench_version() -> str:
+    """The installed version of qbench; `0+unknown` where it is not installed."""
+    return _version(DISTRIBUTION) or "0+unknown"
 
 
 def missing_packages(needs: tuple[str, ...], environment: Environment | None = None) -> str | None:
@@ -164,7 +174,8 @@ def missing_packages(needs: tuple[str, ...], environment: Environment | None = N
 def install_command(packages: Iterable[str]) -> str:
     """How packages are installed: by the extras of qbench that have them, else by their names."""
     wanted = dict.fromkeys(
-        f"'qbench[{EXTRAS[package]}]'" if package in EXTRAS else package for package in packages
+        f"'{DISTRIBUTION}[{EXTRAS[package]}]'" if package in EXTRAS else package
+        for package in packages
     )
     return f"pip install {' '.join(wanted)}"
 

@@ -250,7 +250,7 @@ class TestShowing:
         assert str(workplace.folder / "cache") in finished.output
         said = " ".join(finished.output.split())
         assert re.search(r"longcontext: not installed: .*no-such-package", said)
-        assert "pip install 'qbench[longcontext]'" in said
+        assert "pip install 'qbench-llm[longcontext]'" in said
 
     def test_doctor_names_a_device_that_is_not_there(self, workplace: Workplace) -> None:
         finished = workplace.call_here("doctor", "--device", "cuda:7")

@@ -122,7 +122,7 @@ def test_what_is_missing_is_installed_by_its_extra() -> None:
     absent = {"gptqmodel": "9", "optimum": None, "peft": None}
     environment = make_environment(versions=absent | {"gptqmodel": None})
     said = missing_packages(tuple(absent), environment)
-    assert said == "needs gptqmodel, optimum, peft: pip install 'qbench[gptq]' peft"
+    assert said == "needs gptqmodel, optimum, peft: pip install 'qbench-llm[gptq]' peft"
     assert missing_packages(("accelerate",), make_environment(versions={"accelerate": "1"})) is None
     assert missing_packages(("pytest", "no-such-package")) == (
         "needs no-such-package: pip install no-such-package"

@@ -177,9 +177,9 @@ def cell_of(model: ResolvedModel, precision: str, tuned_in: str | None = None) -
 @pytest.mark.parametrize(
     ("method", "packages"),
     [
-        ("gptq", ("gptqmodel, optimum", "pip install 'qbench[gptq]'")),
-        ("awq", ("gptqmodel", "pip install 'qbench[gptq]'")),
-        ("compressed-tensors", ("pip install 'qbench[compressed-tensors]'",)),
+        ("gptq", ("gptqmodel, optimum", "pip install 'qbench-llm[gptq]'")),
+        ("awq", ("gptqmodel", "pip install 'qbench-llm[gptq]'")),
+        ("compressed-tensors", ("pip install 'qbench-llm[compressed-tensors]'",)),
     ],
 )
 def test_a_package_that_is_missing_is_named(

@@ -1,4 +1,4 @@
-"""The commands `export …`: what was measured, in the forms that others read."""
+"""The command `export mix`: a mix as a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ from qbench.cli.shared import (  # noqa: TC001 - typer reads them
     SuitePath,
 )
 
-app = typer.Typer(
-    no_args_is_help=True, help="Write what was measured in the forms that other programs read."
-)
-
 EXAMPLES = (
     "Examples: qbench export mix suites/mixes.yaml mixed-budget=4.5-bits --to my-mix |"
     " qbench run ./my-mix --quick"
 )
 
 
-@app.command(epilog=EXAMPLES)
 def mix(
     suite: SuitePath,
     cell: Annotated[

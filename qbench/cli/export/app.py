@@ -1,0 +1,10 @@
+"""What was measured, in the forms that others read: the table of the commands `export …`."""
+
+import typer
+
+from qbench.cli.export import mix
+
+app = typer.Typer(
+    no_args_is_help=True, help="Write what was measured in the forms that other programs read."
+)
+app.command(epilog=mix.EXAMPLES)(mix.mix)
