@@ -50,9 +50,9 @@ def tell_bytes(found: bytes) -> None:
     sys.stdout.buffer.write(found)
 
 
-def say(line: str) -> None:
+def say(line: str, *, stderr: bool = False) -> None:
     """Prints a line of qbench's own, such as where a file lies, whatever the file is called."""
-    tell(f"{visible(line)}\n")
+    tell(f"{visible(line)}\n", stderr=stderr)
 
 
 def say_where(path: Path) -> None:
