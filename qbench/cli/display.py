@@ -140,8 +140,10 @@ class RunDisplay:
             self._under_way[_name(job)] = f"{item.measurement} {item.slug}"
             self._task_begun = time.monotonic()
         elif event["event"] == "progress":
-            begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
-            self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{event['done']}/{event['of']}"
+            self._add_to_item(job, f"{event['done']}/{event['of']}")
+        elif event["event"] == "steps":
+            done = event["first"] + len(event["loss"])
+            self._add_to_item(job, f"{done}/{event['of']}, loss {event['loss'][-1]:.3g}")
         elif event["event"] == "node":
             self._under_way[_name(job)] = f"starting a worker on {event['host']}"
 
@@ -169,6 +171,10 @@ class RunDisplay:
     def note(self, message: str) -> None:
         """Something the user should know, whatever is shown."""
         self._console.print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
+
+    def _add_to_item(self, job: Job, done: str) -> None:
+        begun, _, _ = self._under_way[_name(job)].partition(_OF_ITEM)
+        self._under_way[_name(job)] = f"{begun}{_OF_ITEM}{done}"
 
     def _say(self, line: str) -> None:
         if not self._quiet:

@@ -37,6 +37,29 @@ def _untold(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Steps of a training that have ended since it told of some the last time."""
+
+    of: int
+    """Steps of the whole training."""
+    first: int
+    """The first one that it tells of, counted from 0."""
+    loss: list[float]
+    """Mean over each step's scored tokens, in nat."""
+    learning_rate: list[float]
+    validation: list[tuple[int, float]]
+    """Steps taken before an evaluation, and the loss that it found, in nat a token."""
+
+
+TellSteps = Callable[[Steps], None]
+"""Given what a training has done since the last time."""
+
+
+def _untold_steps(steps: Steps) -> None:
+    """Where nobody watches."""
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model built once for all that is measured on it."""
 
@@ -66,6 +89,8 @@ class LoadedModel:
     """Of the quantized layers as they were verified, to be compared with what they are later."""
     progress: Progress = _untold
     """Told, while an item is taken, how many of its parts are done, and of how many."""
+    steps: TellSteps = _untold_steps
+    """Told, while the model is trained, what its steps gave."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -6,6 +6,8 @@ It tells its parent what it does through `emit`, one small dictionary an event:
     {"event": "task", "index": 0}            this item is begun
     {"event": "progress", "done": 3, "of": 84}
                                              parts of the item that was begun
+    {"event": "steps", "of": 40, "first": 8, "loss": [2.1, 2.0], "learning_rate": […],
+     "validation": [[10, 2.2]]}              steps of a training, as `Steps` of `measures/loaded.py`
     {"event": "record", "index": 0, "status": "ok"}
     {"event": "device_lost"}                 this process cannot use its GPU any more, and ends
     {"event": "store_error", "message": "…"} records cannot be written: the run must end
@@ -19,7 +21,7 @@ import re
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +134,9 @@ def _run_job(job: Job, emit: Emit) -> None:
         return
     if isinstance(cell, LoadedModel):
         cell = replace(
-            cell, progress=lambda done, of: emit({"event": "progress", "done": done, "of": of})
+            cell,
+            progress=lambda done, of: emit({"event": "progress", "done": done, "of": of}),
+            steps=lambda steps: emit({"event": "steps", **asdict(steps)}),
         )
     environment = _as_computed(job.environment)
     for index, task in enumerate(job.tasks):

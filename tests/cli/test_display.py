@@ -156,7 +156,12 @@ def test_a_terminal_shows_how_much_of_an_item_is_done(tmp_path: Path, tiny_model
             display.happened(job, {"event": "progress", "done": done, "of": 9})
         with console.capture() as capture:
             console.print(display._render())
-    assert "footprint model: 2/9" in capture.get()
+        assert "footprint model: 2/9" in capture.get()
+        steps = {"of": 40, "first": 6, "loss": [2.5, 2.34567], "learning_rate": [1e-4, 1e-4]}
+        display.happened(job, {"event": "steps", **steps, "validation": []})
+        with console.capture() as capture:
+            console.print(display._render())
+    assert "footprint model: 8/40, loss 2.35" in capture.get()
 
 
 def test_nothing_missing_starts_no_live_display(tmp_path: Path, tiny_model: Path) -> None:

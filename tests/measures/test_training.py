@@ -15,7 +15,9 @@ from qbench.core.errors import MeasurementError
 from qbench.core.spec import Item
 from qbench.finetune import methods
 from qbench.finetune.artifact import artifact_folder, has_artifact, read_artifact
+from qbench.finetune.train.checkpoint import Progress
 from qbench.measures.training.memory import MEMORY_KINDS
+from qbench.measures.training.steps import StepTeller
 from qbench.measures.training.training import TRAINING, TrainingItemOptions
 from qbench.precisions.inventory import logical_weights
 from qbench.sources.data.tuning import TuningDataOptions, resolve_tuning_data
@@ -24,7 +26,7 @@ from tests.precisions.tiny_cells import load_fresh
 from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
-    from qbench.measures.loaded import LoadedModel, Outcome
+    from qbench.measures.loaded import LoadedModel, Outcome, Steps
 
 KEY = "0123456789abcdef"
 LORA: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2}
@@ -148,6 +150,32 @@ def test_full_tuning_trains_all(base: Path, data: Path) -> None:
     assert number(outcome, "trainable_share") == 1
     assert number(outcome, "memory.adapters") == 0
     assert outcome.details["adapters_on"] == []
+
+
+def test_its_steps_are_told_while_it_goes_on_each_once(base: Path, data: Path) -> None:
+    told: list[Steps] = []
+    item = make_item(data, "lora", **LORA, validate_every=4)
+    loaded = replace(load_fresh(base, "fp32"), artifact_key=KEY, steps=told.append)
+    series = TRAINING.measure(loaded, item).series
+    assert {steps.of for steps in told} == {10}
+    for name, row in (("loss", "step_loss"), ("learning_rate", "step_learning_rate")):
+        assert [value for steps in told for value in getattr(steps, name)] == series[row]
+    assert [steps.first for steps in told] == [
+        sum(len(earlier.loss) for earlier in told[:at]) for at in range(len(told))
+    ]
+    assert [step for steps in told for step in steps.validation] == list(
+        zip(map(int, series["validation_step"]), series["validation_loss"], strict=True)
+    )
+
+
+def test_fast_steps_are_told_together() -> None:
+    told: list[Steps] = []
+    teller, progress = StepTeller(100, told.append), Progress()
+    for step in range(100):
+        progress.losses.append(float(step))
+        progress.learning_rates.append(0.0)
+        teller(progress)
+    assert [(steps.first, len(steps.loss)) for steps in told] == [(0, 1), (1, 99)]
 
 
 def test_times_leave_out_the_first_step_and_the_measured_one(base: Path, data: Path) -> None:

@@ -27,6 +27,7 @@ from qbench.measures.training.memory import (
     explain_memory,
     predict_step,
 )
+from qbench.measures.training.steps import StepTeller
 from qbench.precisions.inventory import logical_weights
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
@@ -216,6 +217,12 @@ class TrainingMeasurement(Measurement):
             open_energy_meter(loaded.device, probes.values()) as energy,
         ):
             watch = StepWatch(curriculum.steps, probes, energy, loaded.device)
+            tell = StepTeller(curriculum.steps, loaded.steps)
+
+            def after_step(progress: Progress) -> None:
+                watch(progress)
+                tell(progress)
+
             training = make_artifact(
                 loaded.model,
                 method,
@@ -225,7 +232,7 @@ class TrainingMeasurement(Measurement):
                 precision=loaded.cell.precision,
                 base_fingerprint=loaded.resolved.fingerprint,
                 folder=loaded.checkpoint.folder,
-                after_step=watch,
+                after_step=after_step,
             )
         held = method.load_precision(loaded.cell.precision, options)
         limits = training_limits(training, options, loaded, held, watch)
