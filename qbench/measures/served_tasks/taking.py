@@ -14,6 +14,7 @@ from qbench.measures.serving.asking import AnswerError
 from qbench.measures.serving.load import ENDPOINTS
 from qbench.measures.serving.opening import open_server
 from qbench.measures.tasks.conversation import check_conversation
+from qbench.measures.tasks.data import DATA, data_of
 from qbench.measures.tasks.loading import load_tasks
 from qbench.measures.tasks.repeats import mean_outcome
 from qbench.measures.tasks.results import make_outcome
@@ -100,7 +101,10 @@ def _once(
         _wait_for_an_end(server)
         raise server.fault(f"{lm.base_url} gave {error}", hangs=error.hangs) from error
     outcome = make_outcome(params.task.name, results, params.cluster, METRICS[0])
-    prompts = {"longer_items": _count_longer(results["samples"], tokenizer, params, cell)}
+    prompts = {
+        "longer_items": _count_longer(results["samples"], tokenizer, params, cell),
+        DATA: data_of(tasks["tasks"]),
+    }
     told = with_prompts(outcome, params, prompts | thoughts.details)
     more = thoughts.warnings(params.task.name, expected=params.thinking is not False)
     return replace(told, warnings=(*told.warnings, *more))

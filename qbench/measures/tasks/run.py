@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import MeasurementError, NonFiniteError
 from qbench.measures.generation.continuation import refuse_nonfinite
 from qbench.measures.tasks.conversation import check_conversation
+from qbench.measures.tasks.data import DATA, data_of
 from qbench.measures.tasks.index import GENERATED
 from qbench.measures.tasks.loading import load_tasks
 from qbench.measures.tasks.repeats import mean_outcome
@@ -155,6 +156,7 @@ def _once(
         "special_token_ids": special,
         "context_tokens": lm.max_length,
         "truncated_items": _count_truncated(results["samples"], lm),
+        DATA: data_of(tasks["tasks"]),
         **thoughts.details,
     }
     outcome = make_outcome(params.task.name, results, params.cluster)
