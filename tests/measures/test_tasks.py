@@ -299,7 +299,7 @@ def test_what_is_kept_for_pairing(loaded: LoadedModel, tmp_path: Path) -> None:
     assert details["task_version"] == "1.0"
     assert details["special_token_ids"] == [loaded.tokenizer.bos_token_id]
     assert details["truncated_items"] == 0
-    told = {"hub": False, "path": "json", "name": None, "split": "test", "revision": None}
+    told = {"hub": False, "path": None, "name": None, "split": "test", "revision": None}
     assert details["data"] == {"stdlib-choice": told}
     scores = outcome.series["item_acc"]
     mean = sum(scores) / 6

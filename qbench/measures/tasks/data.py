@@ -1,4 +1,4 @@
-"""Which data the items of a task were read from: its record names it, so that others can find it."""
+"""Which data the items of a task were read from: its record names it for others to find."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def data_of(tasks: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Of each task that lm-eval has loaded what the package datasets was asked for.
 
-    `hub`: whether it is a repository of the hub; `path` and `name`: the repository, or the reader of
-    local files, and its configuration; `split`: the one that is scored; `revision`: the commit of a
-    repository, None where it is not known. A task whose own function makes its data has no path.
+    `hub`: whether it is a repository of the hub; `path` and `name`: the repository, or the reader
+    of local files, and its configuration; `split`: the one that is scored; `revision`: the commit
+    of a repository, None where it is not known. A task whose own function makes its data has no
+    path.
     """
     return {name: _data(task) for name, task in tasks.items()}
 
