@@ -14,6 +14,7 @@ from qbench.plan.plan import make_plan
 from qbench.plan.suite.schema import suite_schema
 from qbench.plan.suite.suite import Suite, load_suite, load_suite_text
 from qbench.plan.suite.yaml_lines import read_yaml
+from qbench.predict.bf16 import bf16_warning
 from qbench.predict.devices import parse_memory
 from qbench.predict.training import trained_bytes
 from qbench.sources.models.known_configs import HUB_IDS, QUANTIZED
@@ -122,6 +123,24 @@ class TestMistral:
         assert not {"bf16", "nf4", "qlora-qv-nf4-dq-max_tokens=2048"} & skips.keys()
         large = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("h200"))
         assert [cell.cell.label for cell in large.cells if cell.skip] == []
+
+
+def test_the_suite_for_a_free_gpu_fits_it_and_computes_in_what_it_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    suite = load_suite(FOLDER / "colab.yaml")
+    plan = make_plan(suite, tmp_path, device="cpu", gpu=parse_memory("t4"))
+    assert len(plan.open_tasks) == len(plan.tasks) > 0
+    assert all(cell.predicted is not None for cell in plan.cells if cell.cell.training is None)
+    assert [bf16_warning(cell.cell, plan.environment) for cell in plan.cells] == [None] * 5
+    demonstration = load_suite(FOLDER / "mistral.yaml")
+    assert suite.models == demonstration.models
+    assert suite.finetune is not None
+    [tuning] = suite.finetune.tunings
+    assert (tuning.method, tuning.options["rank"]) == ("lora", 64)
+    assert suite.finetune.data.recipe == "reverse-instruction"
 
 
 class TestDeploy7B:
