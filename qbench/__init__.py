@@ -49,10 +49,10 @@ def run(
 ) -> RunResult:
     """Takes what is missing of a suite, as `qbench run` does, and returns all its records.
 
-    `suite` is the path of its file, or a model: `bundled:<name>`, a folder, a hub id, or
-    `random:<name>`. `precisions`, `measure`, `tasks`, `kv_cache`, `reference`, `name` and
-    `quick` say of a model what a suite would; `settings` are values in place of the suite's, such
-    as `measure.latency.repeats=1`.
+    `suite` is the path of its file, the name of one that ships with qbench, or a model:
+    `bundled:<name>`, a folder, a hub id, or `random:<name>`. `precisions`, `measure`, `tasks`,
+    `kv_cache`, `reference`, `name` and `quick` say of a model what a suite would; `settings` are
+    values in place of the suite's, such as `measure.latency.repeats=1`.
 
     `device` is `cpu`, `cuda`, `cuda:N` or None for the first GPU, else the CPU; `gpus` instead of
     it are those that cells run on side by side (`0,1`, `all`). `on` is where the jobs run, this

@@ -74,7 +74,7 @@ def claims(
 
 def _records(where: str, results: Path, suites: Sequence[str]) -> list[Record]:
     """The real records of a folder or a suite, of the suites that are named alone."""
-    from qbench.cli.sides import folder_of, of_model, without_rehearsals
+    from qbench.cli.sides import of_model, records_of, without_rehearsals
     from qbench.compare.newest import read_newest
     from qbench.core.errors import StoreError, UsageError
     from qbench.core.names import what_there_is
@@ -82,7 +82,7 @@ def _records(where: str, results: Path, suites: Sequence[str]) -> list[Record]:
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
-    folder, _ = folder_of(Path(where), results)
+    folder, _ = records_of(Path(where), results)
     found, unreadable = read_newest(folder)
     for note in tell_unreadable(unreadable):
         tell(f"note: {as_message(note)}\n", stderr=True)

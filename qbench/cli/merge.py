@@ -34,8 +34,8 @@ def merge(
     suite: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A suite's file: says what of it has no record, and exits with 1 where something"
-            " has none. May be given several times."
+            help="A suite: says what of it has no record, and exits with 1 where something has"
+            " none. May be given several times."
         ),
     ] = None,
     settings: Settings = None,

@@ -206,7 +206,7 @@ def _read(given: dict[str, Any]) -> Budget:
 
 def _load(where: str, results: Path) -> tuple[Sequence[Record], Stated]:
     """The records of a folder, or of a suite with what it states."""
-    from qbench.cli.sides import folder_of, of_model, without_rehearsals
+    from qbench.cli.sides import of_model, records_of, without_rehearsals
     from qbench.compare.newest import read_newest
     from qbench.compare.stated import NOTHING
     from qbench.core.errors import StoreError
@@ -214,7 +214,7 @@ def _load(where: str, results: Path) -> tuple[Sequence[Record], Stated]:
     from qbench.core.untrusted import as_message
     from qbench.report.console import tell
 
-    folder, suite = folder_of(Path(where), results)
+    folder, suite = records_of(Path(where), results)
     records, unreadable = read_newest(folder)
     for note in tell_unreadable(unreadable):
         tell(f"note: {as_message(note)}\n", stderr=True)

@@ -110,9 +110,9 @@ def emitting(stated: Mapping[str, Stated], co2_per_kwh: float | None) -> dict[st
 
 def _places(named: Sequence[Path]) -> tuple[list[Path], dict[str, Stated]]:
     """The folders that are meant, and what the suites state that were named."""
-    from qbench.cli.sides import folder_of
+    from qbench.cli.sides import records_of
 
-    found = [folder_of(one) for one in named]
+    found = [records_of(one) for one in named]
     suites = [suite for _, suite in found if suite is not None]
     return [folder for folder, _ in found], {suite.name: suite.stated for suite in suites}
 
@@ -156,7 +156,8 @@ def list_(
         typer.Argument(
             metavar="[NAME]",
             help="One precision, method or measurement, in full: its options and other names; or"
-            " models: those that plan without a hub. \\[default: all, a line each]",
+            " models: those that plan without a hub; or suites: those that ship with qbench."
+            " \\[default: all, a line each]",
         ),
     ] = None,
     *,
@@ -171,10 +172,12 @@ def list_(
     from qbench.report.known_models import MODELS, known_models_page
     from qbench.report.listed_entry import entry_page
     from qbench.report.listing import listing_page
+    from qbench.report.shipped_suites import SUITES, shipped_suites_page
 
     form = find_format(format_name, "page")
-    if name == MODELS:
-        show(Subject(known_models_page), form, output)
+    tables = {MODELS: known_models_page, SUITES: shipped_suites_page}
+    if name in tables:
+        show(Subject(tables[name]), form, output)
         return
     environment = detect_environment(find_device(device))
     note = why_not_the_gpu(device)

@@ -10,7 +10,12 @@ import typer
 if TYPE_CHECKING:
     from qbench.report.format import Format, Subject
 
-SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")]
+SuitePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SUITE", help="The suite's YAML file, or the name of one that ships with qbench."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,9 +12,11 @@ from qbench.compare.gate.against import Against
 from qbench.compare.newest import read_newest
 from qbench.compare.selection import select
 from qbench.core.errors import ModelError, StoreError, UsageError
+from qbench.core.names import did_you_mean
 from qbench.core.store import tell_unreadable
 from qbench.precisions.names import nearest_words, picks
 from qbench.report.summary import left_out
+from qbench.sources.bundled import bundled_suites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,13 +57,23 @@ def load_side(where: str, results: Path = Path("results")) -> Side:
     return _cell(where, results)
 
 
+def records_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite | None]:
+    """What `folder_of` says; raises `StoreError` for what is nothing, but near a suite's name."""
+    folder, suite = folder_of(where, results)
+    meant = None if suite or folder.exists() else did_you_mean(str(where), bundled_suites())
+    if meant:
+        raise StoreError(f"{where}: found no such folder; expected records, or a suite; {meant}")
+    return folder, suite
+
+
 def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite | None]:
-    """A folder of records as it is; for a suite's file that of its records, and the suite.
+    """A folder of records as it is; for a suite, that of its records, and the suite.
 
     For a model that of its run without a suite: of the quick one where there is no other. Raises
     `StoreError` for a model without one.
     """
     from qbench.plan.suite.model_names import names_model, names_of_results
+    from qbench.plan.suite.written import shipped
 
     named = str(where)
     if names_model(named):
@@ -73,7 +85,7 @@ def folder_of(where: Path, results: Path = Path("results")) -> tuple[Path, Suite
                 f"{named}: found a model, and no records of it below {results}; expected those of"
                 f" `qbench run {named}`, or the name of a folder of records"
             )
-    if where.is_dir() or where.suffix not in {".yaml", ".yml"}:
+    if where.is_dir() or not (where.suffix in {".yaml", ".yml"} or shipped(where)):
         return where, None
     from qbench.plan.suite.suite import load_suite
 
@@ -205,9 +217,10 @@ def without_rehearsals(records: Sequence[Record], where: str) -> list[Record]:
 
 def _cell(where: str, results: Path) -> Side:
     if not results.is_dir():
+        remedy = "check the path, or name the folder with --results"
         raise UsageError(
             f"{where}: no such folder, baseline or suite, and no folder {results} to look for a"
-            " cell of that name in; check the path, or name the folder with --results"
+            f" cell of that name in; {did_you_mean(where, bundled_suites()) or remedy}"
         )
     records, unreadable = read_newest(results)
     found = [
@@ -218,7 +231,10 @@ def _cell(where: str, results: Path) -> Side:
     cells = dict.fromkeys(record.cell.slug for record in found)
     if not cells:
         known = dict.fromkeys(record.cell.label for record in records)
-        hint = nearest_words(where, known) or f"there are the cells {', '.join(known) or 'none'}"
+        hint = (
+            nearest_words(where, [*known, *bundled_suites()])
+            or f"there are the cells {', '.join(known) or 'none'}"
+        )
         raise UsageError(f"{where}: no such folder, baseline or suite, nor a cell of it; {hint}")
     if len(cells) > 1:
         raise UsageError(

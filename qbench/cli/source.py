@@ -18,8 +18,8 @@ SuiteOrModel = Annotated[
     str,
     typer.Argument(
         metavar="SUITE|MODEL",
-        help="A suite's YAML file; or a model: bundled:NAME, a folder, a .gguf file, a hub id,"
-        " random:NAME.",
+        help="A suite's YAML file, or the name of one that ships with qbench; or a model:"
+        " bundled:NAME, a folder, a .gguf file, a hub id, random:NAME.",
     ),
 ]
 _OF_MODELS = "Of a model without a suite"

@@ -16,7 +16,9 @@ from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.names import nearest_words, other_names, own_name
+from qbench.report.known_models import MODELS
 from qbench.report.listing import entry_data, why_not
+from qbench.report.shipped_suites import SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,7 +109,7 @@ def _facts(also_called: Sequence[str] = (), unlike_served: str | None = None) ->
 
 
 def _unknown(name: str) -> str:
-    names = [*precisions(), *methods(), *measures()]
+    names = [*precisions(), *methods(), *measures(), MODELS, SUITES]
     words = nearest_words(name, names)
     found = f"unknown name '{name}'; expected a precision, a method or a measurement"
     return f"{found}; {words}" if words else f"{found} of `qbench list`"

@@ -29,6 +29,7 @@ from qbench.precisions import precisions
 from qbench.precisions.kv_cache import kv_caches
 from qbench.precisions.names import other_names
 from qbench.report.known_models import MODELS
+from qbench.report.shipped_suites import SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,6 +97,7 @@ def listing_page(
         words_table(("name", "what it is", "of", "file"), written),
         Words(("Options and other names of one: ", Mono(f"qbench list {next(iter(others))}"))),
         Words(("Models that plan without a hub: ", Mono(f"qbench list {MODELS}"))),
+        Words(("Suites that ship with qbench: ", Mono(f"qbench list {SUITES}"))),
         *([Words(note)] if note else []),
     ]
     data = {

@@ -23,6 +23,12 @@ def bundled_texts() -> dict[str, Path]:
     }
 
 
+def bundled_suites() -> dict[str, Path]:
+    """Files of the suites that ship with qbench, by name."""
+    files = (BUNDLED_FOLDER / "suites").glob("*.yaml")
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
+
+
 def bundled_instruct() -> dict[str, Path]:
     """Files of instruction data that ship with qbench, by name."""
     return {path.stem: path for path in sorted((BUNDLED_FOLDER / "instruct").glob("*.jsonl"))}

@@ -14,6 +14,7 @@ from qbench.plan.suite.aliases import by_own_names
 from qbench.plan.suite.file import SuiteFile
 from qbench.plan.suite.settings import with_settings
 from qbench.plan.suite.yaml_lines import read_yaml, write_yaml
+from qbench.sources.bundled import bundled_suites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 LARGEST_FILE_BYTES = 1_000_000
 """A suite is written by hand; a file beyond this is something else."""
 _START = "`qbench init` writes a suite to start from"
-OF_FILES = "a suite's YAML file"
+OF_FILES = "a suite's YAML file, or the name of one of `qbench list suites`"
 """What a message expects where a suite's file is asked for."""
 
 
@@ -67,11 +68,20 @@ def read_text(text: str, file: str, base: Path) -> Written:
     return Written(file, base, top, tuple(problems), blank=not text.strip())
 
 
+def shipped(name: Path) -> Path | None:
+    """The suite that ships with qbench under that name; None where a file or folder has it."""
+    file = bundled_suites().get(str(name))
+    return None if file is None or name.exists() else file
+
+
 def read_file(path: Path, expected: str = OF_FILES, others: Sequence[str] = ()) -> Written:
-    """What a suite's file says; raises `SuiteError` when it cannot be read.
+    """What a suite's file says, or one that ships with qbench, by its name.
 
     `expected` is what a message asks for where it is no file, `others` what may be meant as well.
+    Raises `SuiteError` when it cannot be read.
     """
+    path = shipped(path) or path
+    others = [*bundled_suites(), *others]
     return read_text(text_of(path, expected, others), str(path), path.resolve().parent)
 
 
@@ -90,7 +100,11 @@ def text_of(
         elif not path.exists():
             found = "no such file"
             near = [str(path.parent / name) for name in _yaml_names(path.parent)]
-            remedy = did_you_mean(str(path), [*near, *others]) or start
+            remedy = (
+                did_you_mean(str(path), [*near, *others])
+                or did_you_mean(path.stem, others)
+                or start
+            )
         elif not path.is_file():
             found = "something that is no regular file"
         elif path.stat().st_size > LARGEST_FILE_BYTES:
