@@ -115,16 +115,29 @@ def heading(column: Column, scale: Scale) -> str:
     return f"{column.title} ({scale.symbol})" if scale.symbol else column.title
 
 
-def _figure(figure: Figure, column: Column, scale: Scale) -> str:
+def figure_words(figure: Figure, column: Column, scale: Scale) -> str:
+    """What stands for a figure, as plain text: its number with what is written behind it."""
     if figure.word is not None or figure.value is None:
-        return escape(figure.word or "")
-    text = scale.text(figure.value)
+        return figure.word or ""
+    return _number(figure, column, scale) + _marks(figure)
+
+
+def _figure(figure: Figure, column: Column, scale: Scale) -> str:
+    if figure.word is not None or figure.value is None or not figure.best:
+        return escape(figure_words(figure, column, scale))
+    return f"**{_number(figure, column, scale)}**{_marks(figure)}"
+
+
+def _number(figure: Figure, column: Column, scale: Scale) -> str:
+    text = scale.text(figure.value or 0.0)
     if figure.spread and not scale.is_nothing(figure.spread):
         text = f"{text} ± {scale.text(figure.spread)}"
-    text += interval_behind(figure, column, scale)
-    text = f"**{text}**" if figure.best else text
+    return text + interval_behind(figure, column, scale)
+
+
+def _marks(figure: Figure) -> str:
     marks = {" ≈": figure.uncertain, " ≠": figure.unlike_served, " †": figure.warned}
-    return text + "".join(mark for mark, is_so in marks.items() if is_so)
+    return "".join(mark for mark, is_so in marks.items() if is_so)
 
 
 def escape(text: str) -> str:

@@ -2,9 +2,10 @@
 
 import typer
 
-from qbench.cli.export import mix
+from qbench.cli.export import card, mix
 
 app = typer.Typer(
     no_args_is_help=True, help="Write what was measured in the forms that other programs read."
 )
 app.command(epilog=mix.EXAMPLES)(mix.mix)
+app.command(epilog=card.EXAMPLES)(card.card)
