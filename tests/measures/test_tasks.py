@@ -16,6 +16,7 @@ from qbench.measures.tasks.options import TasksOptions
 from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.bundled import bundled_models
 from tests.measures.lm_eval_command import call_lm_eval
+from tests.measures.own_tasks import MANY, write_own_tasks
 from tests.precisions.tiny_cells import TinyCells, Variant, load_fresh, resolve
 
 if TYPE_CHECKING:
@@ -26,32 +27,6 @@ if TYPE_CHECKING:
     from qbench.measures.loaded import LoadedModel, Outcome
 
 LIMIT = 24
-
-MANY = """\
-task: {name}
-tag: sums
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: choices
-doc_to_target: answer
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-metadata: {{version: 2.0}}
-"""
-GROUP = """\
-group: arithmetic
-task: [small-sums, large-sums]
-aggregate_metric_list:
-  - {metric: acc, weight_by_size: true}
-metadata: {version: 3.0}
-"""
-PLAIN_GROUP = "group: all-sums\ntask: [small-sums, {group: inner, task: [large-sums]}]\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,23 +46,7 @@ def _private_data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two small tasks with a tag, a group with a score of its own, and one without."""
-    folder = tmp_path_factory.mktemp("own")
-    for name, start, count in (("small-sums", 1, 9), ("large-sums", 40, 5)):
-        rows = [
-            {
-                "question": f"{start + i} + {start} =",
-                "choices": [str(2 * start + i + wrong) for wrong in (0, 1, 12)],
-                "answer": 0,
-            }
-            for i in range(count)
-        ]
-        data = folder / f"{name}.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / f"{name}.yaml").write_text(MANY.format(name=name, data=data))
-    (folder / "group.yaml").write_text(GROUP)
-    (folder / "plain.yaml").write_text(PLAIN_GROUP)
-    return folder
+    return write_own_tasks(tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture(scope="module")
