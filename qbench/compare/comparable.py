@@ -119,10 +119,10 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
     shown with all of them.
     """
     changes = []
-    names = dict.fromkeys(name for record in (*new, *old) for name in _conditions(record))
+    names = dict.fromkeys(name for record in (*new, *old) for name in conditions_of(record))
     for name in names:
         mine, theirs = (
-            dict.fromkeys(_conditions(record).get(name, _ABSENT) for record in side)
+            dict.fromkeys(conditions_of(record).get(name, _ABSENT) for record in side)
             for side in (new, old)
         )
         if name in DEVICE_CONDITIONS and {_ABSENT} in (set(mine), set(theirs)):
@@ -169,7 +169,8 @@ def device_conditions(record: Record) -> dict[str, str]:
     return {name: value for name, value in named if value is not None}
 
 
-def _conditions(record: Record) -> dict[str, str]:
+def conditions_of(record: Record) -> dict[str, str]:
+    """The conditions of a record by their names, in words."""
     environment = record.environment
     known = {
         "suite": record.suite,

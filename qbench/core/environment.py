@@ -65,6 +65,40 @@ EXTRAS = {
 }
 """The extra of qbench that installs a package, in a version that goes with the others."""
 
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OMP_DYNAMIC",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "OMP_SCHEDULE",
+    "OMP_THREAD_LIMIT",
+    "GOMP_CPU_AFFINITY",
+    "GOMP_SPINCOUNT",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "KMP_HW_SUBSET",
+    "KMP_LIBRARY",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+)
+_CUDA_VARIABLES = (
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUDA_LAUNCH_BLOCKING",
+)
+"""What users, images and qbench itself set that changes the numbers, the memory or the speed: of
+all devices, and of a GPU."""
+
 _HIDES_ALL = ("", "-1")
 """Values of `CUDA_VISIBLE_DEVICES` by which people hide all GPUs; others that do are mistakes."""
 
@@ -149,6 +183,12 @@ def detect_environment(device: str) -> Environment:
         cpu_features=cpu_features(),
         driver=None if device == "cpu" else driver_version(),
     )
+
+
+def variables_set(device_type: str) -> dict[str, str]:
+    """The environment variables of this process that change numbers, memory or speed."""
+    names = (*_VARIABLES, *(_CUDA_VARIABLES if device_type == "cuda" else ()))
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def qbench_version() -> str:

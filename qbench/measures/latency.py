@@ -26,7 +26,7 @@ from qbench.measures.forward.preparation import prepare
 from qbench.measures.forward.ways import open_way
 from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement, repeated
+from qbench.measures.measurement import Measurement, less_unsaid, repeated
 from qbench.measures.options import (
     GridBatch,
     GridOutput,
@@ -55,6 +55,7 @@ from qbench.measures.workload import make_workload
 from qbench.predict.work import CompileMode, GridPoint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.record import Metric
@@ -202,6 +203,11 @@ class Latency(Measurement):
         ]
         told = ((point.slug, plain_options(point)) for point in points)
         return repeated(self.name, told, options.repeats)
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The grid of one point, eager unless it says otherwise."""
+        asked = {**super().asked_as(params), "forward": params.get("forward", "eager")}
+        return less_unsaid(asked, "prefill_chunk", "compile_mode")
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Warms up until stable, then times iterations of one prefill and one decode."""

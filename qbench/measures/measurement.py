@@ -10,7 +10,7 @@ from qbench.core.spec import Item
 from qbench.precisions.precision import NoOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from qbench.core.errors import Problem
@@ -90,6 +90,14 @@ class Measurement(Protocol):
     def items(self, options: Any, model: ResolvedModel, base: Path) -> list[Item]:
         """The items to record, every parameter resolved; relative paths start at `base`."""
 
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a suite that asks for an item of these parameters: the inverse of `items`.
+
+        One value of each option that makes an axis; None is what is said where the option is not
+        given. Of options that one item tells nothing of, there is no entry.
+        """
+        return {name: params.get(name) for name in self.options.model_fields if name != "repeats"}
+
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Takes one item; raises `MeasurementError` when it cannot."""
         raise MeasurementError(f"{self.name} takes no item of a model that is loaded")
@@ -97,6 +105,11 @@ class Measurement(Protocol):
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Takes one item of a measurement that is `apart`; raises `MeasurementError` as above."""
         raise MeasurementError(f"{self.name} takes no item apart from a loaded model")
+
+
+def less_unsaid(asked: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options, less those of these names that are None: items hold them where they matter."""
+    return {name: one for name, one in asked.items() if one is not None or name not in names}
 
 
 def repeated(

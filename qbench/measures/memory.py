@@ -22,7 +22,7 @@ from qbench.finetune.train.live_bytes import LivePeak
 from qbench.measures import kv_cache
 from qbench.measures.grid import grid_misfit, grid_points
 from qbench.measures.loaded import Outcome, make_metric
-from qbench.measures.measurement import Measurement, repeated
+from qbench.measures.measurement import Measurement, less_unsaid, repeated
 from qbench.measures.options import (
     GridBatch,
     GridOutput,
@@ -37,6 +37,7 @@ from qbench.predict.peaks import predicted_peak
 from qbench.predict.work import GridPoint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.errors import Problem
@@ -161,6 +162,10 @@ class Memory(Measurement):
         ]
         told = ((point.slug, plain_options(point)) for point in points)
         return repeated(self.name, told, options.repeats)
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The grid of one point; chunks where the prompt is longer than one."""
+        return less_unsaid(super().asked_as(params), "prefill_chunk")
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Runs the phases with the peak reset before each."""

@@ -79,7 +79,11 @@ def reference_of(suite: Suite, model: ResolvedModel) -> str:
 class Keys:
     """Names the records of cells one after another, what others refer to first."""
 
-    def __init__(self, suite: Suite, environment: Environment, results: Path) -> None:
+    def __init__(
+        self, suite: Suite, environment: Environment, results: Path, threads: int | None = None
+    ) -> None:
+        """`threads` are the CPU's; those that torch will have here unless given."""
+        self._threads = threads or compute_threads()
         self._suite = suite
         self._environment = environment
         self._results = results
@@ -158,10 +162,9 @@ class Keys:
         packages = precisions()[cell.precision.name].needs_of(model, options_of(cell.precision))
         measurement = measures()[item.measurement]
         others = measurement.needs if measurement.apart else needs_of_formats(item)
+        on_cpu = environment.device_type == "cpu"
         return {
-            **(
-                {"threads": compute_threads()} if timed and environment.device_type == "cpu" else {}
-            ),
+            **({"threads": self._threads} if timed and on_cpu else {}),
             "model": {
                 "fingerprint": model.fingerprint,
                 "revision": model.revision,

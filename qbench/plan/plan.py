@@ -191,7 +191,11 @@ def make_plan(
     does not fit a GPU by arithmetic. `gpu` plans for a GPU that is not here: such a plan is not for
     running. Raises `SuiteError` with all problems, `DeviceError`.
     """
-    found = _resolve(suite, results, device, gpu)
+    chosen = find_device(device)
+    environment = detect_environment(chosen)
+    if gpu is not None:
+        environment = as_if_on(environment, gpu)
+    found = _resolve(suite, results, environment)
     selected = frozenset(cell.slug for cell in found.suite.select(only))
     plan_cell = CellPlanner(found.keys, found.environment, keep_unfit=keep_unfit)
     every = tuple(plan_cell(*asked) for asked in found.asked())
@@ -200,7 +204,7 @@ def make_plan(
         part = cells_of_shard(shard, [cell for cell in every if cell.cell.slug in selected])
     return Plan(
         found.suite,
-        found.device,
+        chosen,
         found.environment,
         every=every,
         selected=selected if part is None else part.slugs,
@@ -213,11 +217,20 @@ def expected_tasks(
     suite: Suite, results: Path, *, device: str | None = None, only: Sequence[str] = ()
 ) -> list[tuple[Cell, Task]]:
     """What `make_plan` would lay out, without its bytes and without what cannot run here."""
-    found = _resolve(suite, results, device, None)
+    found = _resolve(suite, results, detect_environment(find_device(device)))
     selected = {cell.slug for cell in found.suite.select(only)}
     # Also of the cells that were not selected, whose keys the others' keys hold.
     every = [(asked[0], found.keys.tasks(*asked)) for asked in found.asked()]
     return [(cell, task) for cell, tasks in every if cell.slug in selected for task in tasks]
+
+
+def tasks_under(suite: Suite, results: Path, environment: Environment) -> list[tuple[Cell, Task]]:
+    """What the suite's plan would lay out under conditions that need not be those here.
+
+    Its threads are those of the CPU.
+    """
+    found = _resolve(suite, results, environment, environment.threads)
+    return [(asked[0], task) for asked in found.asked() for task in found.keys.tasks(*asked)]
 
 
 @dataclass(frozen=True)
@@ -225,7 +238,6 @@ class _Resolved:
     """A suite whose models, texts and data were found."""
 
     suite: Suite
-    device: str
     environment: Environment
     models: dict[str, ResolvedModel]
     items_of: CellItems
@@ -243,12 +255,8 @@ class _Resolved:
 
 
 def _resolve(
-    suite: Suite, results: Path, device: str | None, gpu: DeviceMemory | None
+    suite: Suite, results: Path, environment: Environment, threads: int | None = None
 ) -> _Resolved:
-    chosen_device = find_device(device)
-    environment = detect_environment(chosen_device)
-    if gpu is not None:
-        environment = as_if_on(environment, gpu)
     models, problems = _resolve_models(suite)
     items, item_problems = _resolve_items(suite, models)
     data, data_problems = _resolve_data(suite, models)
@@ -258,9 +266,10 @@ def _resolve(
     every = [*problems, *item_problems, *data_problems, *text_problems, *untrusted]
     if every:
         raise SuiteError(every)
-    keys = Keys(suite, environment, results / REHEARSALS if suite.rehearsal else results)
+    folder = results / REHEARSALS if suite.rehearsal else results
+    keys = Keys(suite, environment, folder, threads)
     items_of = CellItems(suite, items, data)
-    return _Resolved(suite, chosen_device, environment, models, items_of, keys)
+    return _Resolved(suite, environment, models, items_of, keys)
 
 
 def damaged_records(plan: Plan) -> list[StoreError]:

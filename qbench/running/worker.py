@@ -16,7 +16,6 @@ It tells its parent what it does through `emit`, one small dictionary an event:
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 import traceback
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.checkpoint import checkpoint_of
+from qbench.core.environment import variables_set
 from qbench.core.errors import (
     MeasurementError,
     NonFiniteError,
@@ -69,40 +69,6 @@ _LOST_CONTEXT = re.compile(
     r"|uncorrectable (ECC|NVLink) error|launch timed out|(CUBLAS|CUDNN)_STATUS_EXECUTION_FAILED"
 )
 """Of messages, whoever raises them: torch, triton, cuBLAS, bitsandbytes."""
-
-_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "OMP_DYNAMIC",
-    "OMP_PLACES",
-    "OMP_PROC_BIND",
-    "OMP_SCHEDULE",
-    "OMP_THREAD_LIMIT",
-    "GOMP_CPU_AFFINITY",
-    "GOMP_SPINCOUNT",
-    "KMP_AFFINITY",
-    "KMP_BLOCKTIME",
-    "KMP_HW_SUBSET",
-    "KMP_LIBRARY",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_NUM_THREADS",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA",
-)
-_CUDA_VARIABLES = (
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "CUDA_LAUNCH_BLOCKING",
-)
-"""What users, images and qbench itself set that changes the numbers, the memory or the speed: of
-all devices, and of a GPU."""
 
 
 def run_job(job: Job, emit: Emit) -> None:
@@ -361,11 +327,10 @@ def _as_computed(environment: Environment) -> Environment:
     import torch
 
     on_cuda = environment.device_type == "cuda"
-    variables = (*_VARIABLES, *(_CUDA_VARIABLES if on_cuda else ()))
     told: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "fp32_products": torch.get_float32_matmul_precision(),
-        "variables": {name: os.environ[name] for name in variables if name in os.environ},
+        "variables": variables_set(environment.device_type),
     }
     if on_cuda:
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]

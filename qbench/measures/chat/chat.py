@@ -49,6 +49,7 @@ from qbench.sources.data.prompts import item_names, read_prompts, resolve_prompt
 from qbench.sources.data.texts import resolve_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.record import Metric, MetricDefinition
@@ -124,6 +125,11 @@ class Chat(Measurement):
             )
             for params in made
         ]
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompts, and the text that fills them up, by their names as options."""
+        named = {"prompts": params["text"], "context_text": params.get("document")}
+        return {**super().asked_as(params), **named}
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Writes the answers where the model is the reference, and scores them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -41,7 +41,7 @@ from qbench.sources.data.prompts import (
 from qbench.sources.data.tuning import ResolvedTuningData, load_splits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from qbench.core.record import Metric
@@ -150,6 +150,14 @@ class Generation(Measurement):
                 ),
             )
         ]
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompts; of those of a test split, what is generated and how it is scored."""
+        asked = super().asked_as(params)
+        if params.get("data") is not None:
+            # Its scores may be those of a recipe, and no chat template puts it.
+            return {name: asked[name] for name in ("count", "new_tokens", "scored")}
+        return {**asked, "prompts": params["text"]}
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Generates one prompt after another and scores the texts."""

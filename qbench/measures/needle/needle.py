@@ -7,7 +7,7 @@ item is one length; its needles stand at all depths, each in a stretch of the te
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 
@@ -34,7 +34,7 @@ from qbench.sources.data.control_tokens import written_out
 from qbench.sources.data.texts import ResolvedText, read_text, resolve_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from qbench.core.record import MetricDefinition
@@ -156,6 +156,10 @@ class NeedleInHaystack(Measurement):
             Item(measurement=self.name, slug=_slug(params), params=plain_options(params))
             for params in made
         ]
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The one length among them."""
+        return {**super().asked_as(params), "lengths": params["length"]}
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Puts every needle of a length to the model."""

@@ -11,7 +11,7 @@ prompt's tokens, and of the servers here that of transformers gives none at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -27,10 +27,11 @@ from qbench.measures.serving.options import Endpoint  # noqa: TC001 - pydantic r
 from qbench.measures.serving.servers import SERVED_TASKS, ServerOptions, labels_misfit
 from qbench.measures.tasks.definitions import likelihood_tasks
 from qbench.measures.tasks.fit import thinking_misfit
-from qbench.measures.tasks.naming import files_of, named_tasks, packages_of
+from qbench.measures.tasks.naming import asked_of_task, files_of, named_tasks, packages_of
 from qbench.measures.tasks.options import TaskOptions, TaskParams
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.errors import Problem
@@ -150,6 +151,11 @@ class ServedTasks(Measurement):
             for server in options.servers
             for one in named
         ]
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The one task among them, at one server."""
+        asked = asked_of_task(params, super().asked_as(params))
+        return {**asked, "servers": params["server"]}
 
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Starts the server, puts every item of the task to it, ends the server."""

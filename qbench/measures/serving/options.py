@@ -165,6 +165,17 @@ class LoadOptions(Frozen):
         return LoadPoint(**{name: value for name, value in given.items() if value is not None})
 
 
+def less_given(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options of one point, less those that follow from its load where nothing is said."""
+    load = {name: (asked[name],) for name in ("concurrency", "rate") if name in asked}
+    usual = LoadOptions.model_validate(load).points()[0]
+    followed = {"requests": usual.requests} if "seconds" not in asked else {}
+    requests = asked.get("requests")
+    share = LoadOptions.model_fields["warmup"].default
+    followed["warmup"] = share if requests is None else max(1, round(share * requests))
+    return {name: one for name, one in asked.items() if followed.get(name) != one}
+
+
 class LoadPoint(Frozen):
     """One load, as a server gets it."""
 

@@ -13,21 +13,22 @@ load itself takes processor time from the server; the record tells how much.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from qbench.core.errors import Problem
 from qbench.core.options import plain_options, typed_options
 from qbench.measures.grid import MOST_POINTS, misfit
-from qbench.measures.measurement import Measurement, repeated
+from qbench.measures.measurement import Measurement, less_unsaid, repeated
 from qbench.measures.options import not_empty
 from qbench.measures.serving.energy import METRICS as ENERGY
 from qbench.measures.serving.figures import METRICS
-from qbench.measures.serving.options import LoadOptions, LoadPoint
+from qbench.measures.serving.options import LoadOptions, LoadPoint, less_given
 from qbench.measures.serving.servers import ServerOptions, labels_misfit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.record import MetricDefinition
@@ -92,6 +93,12 @@ class Serving(Measurement):
             for point in options.points()
         )
         return repeated(self.name, told, options.repeats)
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One load at one server, its numbers as given unless they follow from the load."""
+        asked = {**super().asked_as(params), "servers": params["server"]}
+        kept = less_unsaid(asked, "concurrency", "rate", "arrival", "requests", "seconds")
+        return less_given(kept)
 
     def measure_apart(self, cell: UnbuiltCell, item: Item) -> Outcome:
         """Starts the server, loads it, reads guidellm's report, ends the server."""

@@ -10,6 +10,7 @@ from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
 from qbench.core.spec import slugify
+from qbench.measures.measurement import less_unsaid
 from qbench.measures.tasks.definitions import packages_lacking
 from qbench.measures.tasks.fit import check_effects, kept_options
 from qbench.measures.tasks.index import (
@@ -25,7 +26,7 @@ from qbench.measures.tasks.options import ResolvedTask
 from qbench.measures.untrusted_code import REMEDY, code_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from qbench.measures.tasks.index import Index
     from qbench.measures.tasks.options import TaskOptions
@@ -72,6 +73,24 @@ def named_tasks(options: TaskOptions, base: Path) -> tuple[list[NamedTask], Inde
         }
         named.append(NamedTask(_slug(task.name, options, kept), params))
     return named, index
+
+
+def asked_of_task(params: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Options that ask for one task by an item's parameters; `asked` are those of the same names.
+
+    The other way round of `named_tasks`.
+    """
+    task, seeds = params["task"], tuple(params["seeds"])
+    own = less_unsaid({"include": task.get("location")}, "include")
+    several = {"repeats": params["repeats"]} if "repeats" in params else {}
+    kept = {name: one for name, one in asked.items() if name not in ("names", "include", "seed")}
+    return {
+        **less_unsaid(kept, "think_end_token", "gen_kwargs", "metadata"),
+        **own,
+        **several,
+        "names": task["name"],
+        "seed": None if seeds == COMMAND_SEEDS else seeds[0],
+    }
 
 
 def files_of(task: ResolvedTask, *, trust_code: bool) -> tuple[Path, ...]:

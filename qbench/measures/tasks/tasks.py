@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.core.options import plain_options, typed_options
 from qbench.core.spec import Frozen, Item
 from qbench.measures.measurement import Measurement
 from qbench.measures.tasks.fit import thinking_misfit
-from qbench.measures.tasks.naming import files_of, named_tasks, packages_of
+from qbench.measures.tasks.naming import asked_of_task, files_of, named_tasks, packages_of
 from qbench.measures.tasks.options import TaskParams, TasksOptions
 from qbench.measures.tasks.results import METRICS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from qbench.core.errors import Problem
@@ -55,6 +56,10 @@ class Tasks(Measurement):
             )
             for one in named
         ]
+
+    def asked_as(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The one task among them."""
+        return asked_of_task(params, super().asked_as(params))
 
     def measure(self, loaded: LoadedModel, item: Item) -> Outcome:
         """Puts every item of the task, or of the group's tasks, to the model."""
