@@ -3,7 +3,7 @@
 # make test-slow    the tests that make test leaves out: whole runs, suites rehearsed, kills, fuzz
 # make fuzz         tries inputs made bad at random, FUZZ times as many as CI; kills runs, and nodes, 50 times
 # make rehearse     runs every suite on the bundled model and data, all cells and measurements
-# make lint         ruff, mypy, import-linter; shell scripts, workflows and the action
+# make lint         ruff, mypy, import-linter; shell scripts, the Dockerfile, workflows and the action
 # make docs         builds the pages of docs/ into build/site; fails on a broken link
 # make bench        benchmarks of qbench itself
 #
@@ -48,9 +48,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/* tools/*.sh tools/action/*.sh
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet action.yml .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
