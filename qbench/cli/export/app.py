@@ -2,11 +2,12 @@
 
 import typer
 
-from qbench.cli.export import card, lm_eval, mix
+from qbench.cli.export import card, hub, lm_eval, mix
 
 app = typer.Typer(
     no_args_is_help=True, help="Write what was measured in the forms that other programs read."
 )
 app.command(epilog=mix.EXAMPLES)(mix.mix)
 app.command(epilog=card.EXAMPLES)(card.card)
+app.command(epilog=hub.EXAMPLES)(hub.hub)
 app.command(epilog=lm_eval.EXAMPLES)(lm_eval.lm_eval)

@@ -57,25 +57,31 @@ def card(
     say(f"wrote {to}: what was measured of {exported.cell.slug} on {exported.table.device}")
 
 
-def card_text(to: Path, exported: ExportedCell, *, force: bool) -> tuple[str, list[str]]:
+def card_text(to: Path | None, exported: ExportedCell, *, force: bool) -> tuple[str, list[str]]:
     """The card for a place, that which is there included, and what to say of it.
 
     Raises `UsageError` where what is there cannot be read, or holds other values of the same.
     """
     from qbench.core.errors import UsageError
-    from qbench.report.exports.card_file import merge_card
     from qbench.report.exports.model_card import model_card
 
-    try:
-        there = to.read_bytes().decode("utf-8")
-    except FileNotFoundError:
+    if to is None or not to.exists():
         made = model_card(exported)
         return str(made.card), [*map(str, made.left_out)]
+    try:
+        there = to.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UsageError(f"{to}: cannot be read ({reason}); name another file") from error
-    merged = merge_card(there, exported, str(to), force=force)
-    return merged.text, [*merged.told, *map(str, merged.left_out)]
+    return merged(there, exported, str(to), force=force)
+
+
+def merged(there: str, exported: ExportedCell, where: str, *, force: bool) -> tuple[str, list[str]]:
+    """A card that is there with what was measured, and what to say of it; raises as above."""
+    from qbench.report.exports.card_file import merge_card
+
+    made = merge_card(there, exported, where, force=force)
+    return made.text, [*made.told, *map(str, made.left_out)]
 
 
 def say_each(lines: Sequence[str]) -> None:

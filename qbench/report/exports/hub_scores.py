@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.compare.items import TASKS, against_merged, items_of
+from qbench.compare.series import find_series
 from qbench.core.unchecked import as_mapping, as_number
 from qbench.measures.tasks.data import DATA
 from qbench.measures.tasks.index import bundled_tasks
@@ -76,6 +77,8 @@ class HubScore:
     data_unknown: str = ""
     partly: str = ""
     """Why it is not of the whole data; empty where it is."""
+    is_share: bool = False
+    """Whether it is the mean of scores by item that are from 0 to 1."""
     args: dict[str, Any] = field(default_factory=dict)
     """How the metric was taken."""
 
@@ -173,8 +176,15 @@ def _task_score(records: Sequence[Record], record: Record, name: str) -> HubScor
         data_unknown=unknown,
         record=record,
         partly=_partly(record),
+        is_share=_is_share(record, name),
         args={} if shots is None else {"num_fewshot": int(shots)},
     )
+
+
+def _is_share(record: Record, name: str) -> bool:
+    value = record.value(name)
+    series = None if value is None else find_series(record, name, value)
+    return series is not None and all(0 <= one <= 1 for one in series.sums)
 
 
 def _data_of_task(record: Record, task: str) -> tuple[ScoredData | None, str]:
