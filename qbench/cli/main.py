@@ -42,7 +42,17 @@ from qbench.cli import (
 from qbench.cli.cluster_options import On, Partition, TimeLimit, with_slurm_options
 from qbench.cli.export.app import app as export_app
 from qbench.cli.report import write_reports
-from qbench.cli.shared import Device, Only, Rehearse, Reports, Results, Settings, ShardOf, show
+from qbench.cli.shared import (
+    Device,
+    Only,
+    Rehearse,
+    Reports,
+    Results,
+    Settings,
+    ShardOf,
+    Track,
+    show,
+)
 from qbench.cli.source import (
     KvCaches,
     Measure,
@@ -59,8 +69,11 @@ from qbench.cli.source import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from qbench.core.record import Record
     from qbench.running.result import RunResult
 
 app = typer.Typer(
@@ -98,7 +111,8 @@ def options(
     " qbench run bundled:tiny-mistral --quick |"
     " qbench run ./my-model --precisions bf16,nf4 --measure quality --print-suite |"
     " qbench run my-suite.yaml --set measure.latency.repeats=1 |"
-    " qbench run my-suite.yaml --on ray://head:10001"
+    " qbench run my-suite.yaml --on ray://head:10001 |"
+    " qbench run my-suite.yaml --track mlflow"
 )
 def run(
     suite: SuiteOrModel,
@@ -128,6 +142,7 @@ def run(
     on: On = None,
     partition: Partition = None,
     time: TimeLimit = None,
+    track: Track = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show the summary only.")] = False,
     settings: Settings = None,
     precisions: Precisions = None,
@@ -142,8 +157,9 @@ def run(
     """Measure what is missing of a suite, or of a model, cell by cell, and report."""
     from qbench.cli.display import RunDisplay
     from qbench.cli.end import stopped_when_unread
+    from qbench.cli.tracking import Trackers, Watchers
     from qbench.plan.shards import parse_shard
-    from qbench.report.console import make_console
+    from qbench.report.console import make_console, say
     from qbench.running.executors.engines import engine_for
     from qbench.running.runner import parse_retry, run_suite
 
@@ -167,12 +183,13 @@ def run(
     chosen = load(source, rehearse=rehearse)
     engine = engine_for(on, chosen, device=device, gpus=gpus)
     console = make_console()
-    with stopped_when_unread():
-        with RunDisplay(console, quiet=quiet) as display:
+    shown = RunDisplay(console, quiet=quiet)
+    with stopped_when_unread(), Trackers(track, shown.note, say) as trackers:
+        with shown:
             result = run_suite(
                 chosen,
                 results,
-                display,
+                Watchers(shown, trackers) if trackers else shown,
                 on=engine,
                 only=only or (),
                 shard=part,
@@ -180,7 +197,7 @@ def run(
                 fresh=fresh,
                 yes=yes,
             )
-        _summarize(console, result, reports)
+        trackers.report(_summarize(console, result, reports))
         if quick:
             console.print(
                 "Intervals are wide after so few repeats and items: see them on the page."
@@ -277,8 +294,13 @@ def main() -> None:
     sys.exit(run_app(app))
 
 
-def _summarize(console: Console, result: RunResult, reports: Path) -> None:
-    """What the run found: the decision table, what to do next, and last where the report lies."""
+def _summarize(
+    console: Console, result: RunResult, reports: Path
+) -> list[tuple[Sequence[Record], Path]]:
+    """What the run found: the decision table, what to do next, and last where the report lies.
+
+    Returns the files of the report, each with the records that it is of.
+    """
     from qbench.core.units import counted
     from qbench.report.formats import TEXT, report_subject, written_formats
 
@@ -296,9 +318,11 @@ def _summarize(console: Console, result: RunResult, reports: Path) -> None:
     )
     for sentence in result.missing_in_words():
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
-    if result.records:
-        # The file is the suite's: all its cells, whichever were selected now.
-        write_reports([[*result.records, *result.others]], written_formats(), reports, stated)
+    if not result.records:
+        return []
+    # The file is the suite's: all its cells, whichever were selected now.
+    every = [*result.records, *result.others]
+    return write_reports([every], written_formats(), reports, stated)
 
 
 if __name__ == "__main__":

@@ -194,13 +194,20 @@ def write_reports(
     chosen: Sequence[Format],
     reports: Path,
     stated: Mapping[str, Stated] | None = None,
-) -> None:
-    """Writes a file of each part in each format; `stated` is by the suite's name."""
+) -> list[tuple[Sequence[Record], Path]]:
+    """Writes a file of each part in each format, and says so; `stated` is by the suite's name.
+
+    Returns each file's part and path.
+    """
     from qbench.report.console import say_where
     from qbench.report.files import write_report
     from qbench.report.formats import report_subject
 
+    written = []
     for part in parts:
         report = report_subject(part, stated)
         for form in chosen:
-            say_where(write_report(report, reports, form))
+            path = write_report(report, reports, form)
+            say_where(path)
+            written.append((part, path))
+    return written

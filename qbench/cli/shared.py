@@ -46,6 +46,17 @@ ShardOf = Annotated[
 Rehearse = Annotated[
     bool, typer.Option(help="Take the bundled model and a little data instead, in minutes.")
 ]
+TRACK = "--track"
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        TRACK,
+        envvar="QBENCH_TRACK",
+        metavar="TRACKER",
+        help="Send each record as it is taken to mlflow, wandb or trackio. May be given several"
+        " times, or with commas. Without it nothing is sent.",
+    ),
+]
 FormatName = Annotated[
     str, typer.Option("--format", help="text, markdown, html, json, or what a plug-in adds.")
 ]

@@ -137,7 +137,7 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
         "label": record.cell.label,
         "options": _json(record.cell.precision.options),
         "kv_cache": record.cell.kv_cache,
-        **_of_tuning(record.cell),
+        **tuning_columns(record.cell),
         "cell": record.cell.slug,
         "reference": record.reference,
         "measurement": record.item.measurement,
@@ -161,7 +161,8 @@ def _shared(record: Record, *, tabled: bool) -> dict[str, Any]:
     }
 
 
-def _of_tuning(cell: Cell) -> dict[str, Any]:
+def tuning_columns(cell: Cell) -> dict[str, Any]:
+    """What tells how a cell was tuned, by column; each is None of an untuned one."""
     tuning = cell.tuning
     if tuning is None:
         return dict.fromkeys(_TUNING)
