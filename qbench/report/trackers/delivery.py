@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import StoreError
+from qbench.core.names import shortened
 from qbench.core.store import read_record
 from qbench.report.trackers.run import TrackedRun, run_of_record
 from qbench.report.trackers.told import (
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 PAUSE_S = 30.0
 """After something failed, before anything is tried again."""
+
+_LONGEST = 200
+"""Letters of what a library says of a failure."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Delivery:
         self._next_try = 0.0
         self.sent = 0
         """Records that were sent by this process."""
-        self.runs: set[TrackedRun] = set()
-        """Those that it opened."""
+        self.there = 0
+        """Those that an earlier one had sent."""
 
     @property
     def left(self) -> int:
@@ -127,6 +131,7 @@ class Delivery:
         run = self._run(run_of_record(record))
         already = run.already
         if already.records.get(record.key) == record.started_at:
+            self.there += 1
             return
         curve = curve_of_record(record)
         if curve is not None:
@@ -170,7 +175,6 @@ class Delivery:
             while len(self._open) >= self._tracker.most_open:
                 self._close(next(iter(self._open)))
             opened = self._tracker.open(run)
-            self.runs.add(run)
         self._open[run], self._current = opened, run
         return opened
 
@@ -182,4 +186,4 @@ def in_words(error: Exception) -> str:
     """The first line of what was raised, after its type."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else "no message"
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {shortened(first, _LONGEST)}"

@@ -38,8 +38,9 @@ class Mlflow:
     def __init__(self) -> None:
         import mlflow
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
-        if uri.startswith("sqlite") and find_spec("sqlalchemy") is None:
+        uri = mlflow.get_tracking_uri()
+        chosen = "MLFLOW_TRACKING_URI" in os.environ
+        if not chosen and uri.startswith("sqlite:") and find_spec("sqlalchemy") is None:
             # MLflow's own default, of which mlflow-skinny has no driver.
             uri = Path("mlruns").resolve().as_uri()
         if uri.startswith("file:") or "://" not in uri:

@@ -5,9 +5,9 @@ It has the lowest priority, so that it takes nothing from what is measured besid
     {"where": "…"}                   it has begun, and where things go
     {"refused": "…"}                 a person must mend something first; it ends
     {"problem": "…"}                 the first failure; it goes on and tries again
-    {"sent": 3, "runs": 2, "left": 0}
-                                     of records, runs, and messages that could not be sent: after
-                                     each message
+    {"sent": 3, "there": 2, "left": 0}
+                                     after each message: records that were sent, or had been by an
+                                     earlier process; messages that could not be sent
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def _serve(name: str, out: IO[str]) -> None:
         delivery.fail(error)
     for line in sys.stdin:
         delivery.take(message_of(json.loads(line)))
-        say(sent=delivery.sent, runs=len(delivery.runs), left=delivery.left)
+        say(sent=delivery.sent, there=delivery.there, left=delivery.left)
     signal.alarm(LAST_S)
     delivery.end()
-    say(sent=delivery.sent, runs=len(delivery.runs), left=delivery.left)
+    say(sent=delivery.sent, there=delivery.there, left=delivery.left)
 
 
 def line_of(message: Message) -> str:

@@ -62,7 +62,7 @@ class Sender:
         )
         self._begun: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._added = False
-        self._counts = {"sent": 0, "runs": 0, "left": 0}
+        self._counts = {"sent": 0, "there": 0, "left": 0}
         self._moved_at = time.monotonic()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._writer = threading.Thread(target=self._write, daemon=True)
@@ -110,12 +110,13 @@ class Sender:
             return ""
         name = self.kind.name
         told = f"{name}: sent {counted(self._counts['sent'], 'record')}"
-        told += f" in {counted(self._counts['runs'], 'run')}"
+        if self._counts["there"]:
+            told += f"; {self._counts['there']} had been sent before"
         if not gone and not self._counts["left"] and not self._process.returncode:
             return told
         return (
-            f"{told}, not all; the records are on disk: `qbench export tracker RESULTS --track"
-            f" {name}` sends what is missing"
+            f"{told}; not all could be sent. The records are on disk: `qbench export tracker"
+            f" RESULTS --track {name}` sends what is missing"
         )
 
     def _write(self) -> None:

@@ -44,7 +44,7 @@ class Wandb:
         import wandb
 
         mode = self._settings.mode
-        if mode in {"offline", "dryrun"}:
+        if self._offline:
             return f"{self._folder} (offline: `wandb sync` sends what is there)"
         if mode == "disabled":
             raise UsageError(
@@ -62,7 +62,7 @@ class Wandb:
 
     def open(self, run: TrackedRun) -> WandbRun:
         """The run of the cell's id, which W&B goes on with."""
-        before = self._offline_summary(run.id)
+        before = self._offline_summary(run.id) if self._offline else {}
         if before:
             return WandbRun(lambda: self._init(run), before)
         made = self._init(run)
@@ -98,6 +98,10 @@ class Wandb:
         return made
 
     @property
+    def _offline(self) -> bool:
+        return self._settings.mode in {"offline", "dryrun"}
+
+    @property
     def _project(self) -> str:
         return self._settings.project or PROJECT
 
@@ -106,7 +110,7 @@ class Wandb:
         return Path(self._settings.wandb_dir)
 
     def _offline_summary(self, run_id: str) -> dict[str, Any]:
-        """What earlier processes left of a run in files that may not have been sent yet."""
+        """What earlier processes left of a run in files: nobody else knows of it."""
         made: dict[str, Any] = {}
         for folder in sorted(self._folder.glob(f"offline-run-*-{run_id}")):
             # W&B's own reader of its files; it has none in Python.
