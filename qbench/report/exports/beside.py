@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import against_merged, items_of
 from qbench.compare.selection import Selection
 from qbench.core.page import Code, Column, Fold, Heading, Row, Table, Words, bullets, words_table
+from qbench.core.spec import slugify
 from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
 from qbench.report.failures import failures, warnings
 from qbench.report.figures import NOT_MEASURED, REFERENCE_WORD, with_interval
 from qbench.report.finetune.results import test_split_items
 from qbench.report.legend import definitions, legend_of_marks, missing_values
+from qbench.report.little import little_measured
 from qbench.report.markdown import figure_words, heading
 from qbench.report.tasks import task_tables
 
@@ -46,8 +48,10 @@ def beside_parts(exported: ExportedCell) -> list[Part]:
         for one in conditions(selection)
         for value, cells in one.values
     ]
+    little = little_measured(record for cell in pair.cells for record in cell.records)
     return [
         _turned(tables, pair),
+        *([] if little is None else [Words(little)]),
         bullets(dict.fromkeys(told)),
         Fold("What the rows mean", (bullets(dict.fromkeys(meant)),)),
         Fold(
@@ -63,6 +67,9 @@ def beside_parts(exported: ExportedCell) -> list[Part]:
 def how_to_reproduce(exported: ExportedCell) -> list[Part]:
     """What a reader types to take the same again."""
     record = exported.cell.records[0]
+    version = record.environment.qbench
+    # Of a folder that is not installed no version is known.
+    pinned = f"'qbench-llm=={version}'" if version.replace(".", "").isdecimal() else "qbench-llm"
     return [
         Heading("How to reproduce", 3),
         Words(
@@ -71,8 +78,8 @@ def how_to_reproduce(exported: ExportedCell) -> list[Part]:
             " not met:"
         ),
         Code(
-            f"pip install 'qbench-llm=={record.environment.qbench}'\n"
-            f"qbench reproduce FOLDER  # suite {record.suite}, cell {exported.cell.slug}"
+            f"pip install {pinned}\n"
+            f"qbench reproduce FOLDER  # suite {slugify(record.suite)}, cell {exported.cell.slug}"
         ),
     ]
 

@@ -113,8 +113,8 @@ def card_section(exported: ExportedCell) -> str:
     beside = "" if against is None else f", beside {against.label}"
     how = (
         f" of {record.cell.model.source}{beside}, measured by qbench {record.environment.qbench} on"
-        f" {record.environment.device}: times and peaks are those of that machine. Behind each"
-        " figure stands its 95 % interval."
+        f" {record.environment.device}: times and peaks are those of that machine. Behind a"
+        " figure stands its 95 % interval, where one is known."
     )
     parts: list[Part] = [
         Words((Strong(exported.cell.label), how)),
