@@ -39,7 +39,7 @@ measure:
             min_seconds: 0.05}}
   quality: {{text: text.txt, window: 32}}
 """
-_DIES_WITHIN_S = 2.0
+_DIES_WITHIN_S = 20.0
 _PATIENCE_S = 250.0
 
 

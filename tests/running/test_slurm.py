@@ -19,6 +19,7 @@ from tests.running.slurm_standin import (
     requeue_job,
     scripts_of,
 )
+from tests.waiting import WAITS, is_waiting, let_go
 
 if TYPE_CHECKING:
     import subprocess
@@ -34,10 +35,6 @@ measure:
   footprint:
   quality: {{text: text.txt, window: 32}}
 """
-LASTS = """\
-  latency: {prompt_tokens: 4, new_tokens: 2, repeats: 1, min_iterations: 1, min_seconds: 3}
-"""
-"""A third measurement: long enough that a job is seen while it measures, however quick it is."""
 SAME = {"key", "identity", "status", "metrics", "item", "cell"}
 
 
@@ -57,7 +54,7 @@ def told(records: dict[str, Record]) -> dict[str, Any]:
 @pytest.fixture
 def cluster(workplace: Workplace) -> Workplace:
     """The same place, on a machine with Slurm's commands."""
-    return workplace.with_environment(**install(workplace.folder))
+    return workplace.with_plugins("unruly").with_environment(**install(workplace.folder))
 
 
 def test_a_job_runs_in_submitits_local_executor(workplace: Workplace) -> None:
@@ -129,7 +126,9 @@ def wait_for(found: Callable[[], Any], process: subprocess.Popen[str] | None = N
 
 
 def measuring(place: Workplace) -> str | None:
-    """The id of a job that measures now."""
+    """The id of a job that is in the midst of a measurement, which lasts until it is let go."""
+    if not is_waiting(place.folder):
+        return None
     for path in (place.folder / "cache" / "slurm").glob("*/job-*/events"):
         if (path.parent / "look").exists():
             continue
@@ -145,13 +144,14 @@ def measuring(place: Workplace) -> str | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["NODE_FAIL", "requeue"])
 def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
-    write_suite(cluster, "fp32", more=LASTS)
+    write_suite(cluster, "fp32", more=WAITS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         if how == "requeue":
             requeue_job(cluster.folder, job)
         else:
             end_job(cluster.folder, job, how)
+        let_go(cluster.folder)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
     assert [record.status for record in cluster.records().values()] == ["ok"] * 3
@@ -167,7 +167,7 @@ def test_a_lost_job_is_run_again(cluster: Workplace, how: str) -> None:
     [("OUT_OF_MEMORY", "oom"), ("TIMEOUT", "timeout"), ("CANCELLED by 7", "crash")],
 )
 def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status: str) -> None:
-    write_suite(cluster, "fp32", more=LASTS)
+    write_suite(cluster, "fp32", more=WAITS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         end_job(cluster.folder, job, state)
@@ -180,7 +180,8 @@ def test_what_slurm_ends_is_told_as_that(cluster: Workplace, state: str, status:
 
 @pytest.mark.slow
 def test_a_job_near_its_time_limit_is_told_as_that(workplace: Workplace) -> None:
-    write_suite(workplace, "fp32", more=LASTS)
+    workplace = workplace.with_plugins("unruly")
+    write_suite(workplace, "fp32", more=WAITS)
     limit = ("--on", "slurm:local", "--time", "5")
     with workplace.start("run", "suite.yaml", *limit) as process:
         controller = psutil.Process(int(wait_for(lambda: measuring(workplace), process)))
@@ -197,7 +198,7 @@ def test_a_job_near_its_time_limit_is_told_as_that(workplace: Workplace) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["slurm", "slurm:local"])
 def test_an_interrupt_leaves_no_job(cluster: Workplace, on: str) -> None:
-    write_suite(cluster, "fp32", more=LASTS)
+    write_suite(cluster, "fp32", more=WAITS)
     with cluster.start("run", "suite.yaml", "--on", on) as process:
         wait_for(lambda: measuring(cluster), process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -229,12 +230,13 @@ def test_an_interrupt_ends_a_look(workplace: Workplace, more: str) -> None:
 
 @pytest.mark.slow
 def test_what_a_job_measures_after_its_driver_was_killed_is_kept(cluster: Workplace) -> None:
-    write_suite(cluster, "fp32", "nf4", more=LASTS)
+    write_suite(cluster, "fp32", "nf4", more=WAITS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         process.kill()
+    assert not any("/unruly" in name for name in cluster.records())
+    let_go(cluster.folder)
     wait_for(lambda: jobs_of(cluster.folder)[job]["state"] == "COMPLETED")
-    assert not any(name.startswith("quality") for name in cluster.records())
     done = cluster.call("run", "suite.yaml", "--on", "slurm")
     assert done.code == 0, done.errors
     assert "3 taken now" in done.output  # of nf4; those of fp32 were there
@@ -243,18 +245,13 @@ def test_what_a_job_measures_after_its_driver_was_killed_is_kept(cluster: Workpl
 
 @pytest.mark.slow
 def test_a_rerun_follows_a_job_that_still_runs(cluster: Workplace) -> None:
-    write_suite(cluster, "fp32", more=LASTS)
+    write_suite(cluster, "fp32", more=WAITS)
     with started(cluster) as process:
         job = wait_for(lambda: measuring(cluster), process)
         process.kill()
-        pid = jobs_of(cluster.folder)[job]["pid"]
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for one in tree:  # still there when the rerun looks
-            one.suspend()
     with started(cluster) as process:
         wait_for(lambda: f"job {job}" in "".join(cluster.logs().values()), process)
-        for one in tree:
-            one.resume()
+        let_go(cluster.folder)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
     assert len(cluster.records()) == 3

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.plugin import (
@@ -33,7 +34,6 @@ from qbench.plugin import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from transformers import PreTrainedModel
 
@@ -137,6 +137,14 @@ def _sleep_with_a_child() -> None:
     time.sleep(600)
 
 
+def _wait_for_the_test() -> None:
+    """See `tests/waiting.py`."""
+    folder = Path(os.environ["QBENCH_TEST_MARK"])
+    (folder / "waiting").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+
+
 ACTS: dict[str, Callable[[], None]] = {
     "fine": lambda: None,
     "refuses": _refuse,
@@ -159,6 +167,7 @@ ACTS: dict[str, Callable[[], None]] = {
     "infinite-series": lambda: None,
     "sleeps": _sleep_with_a_child,
     "late": lambda: None,
+    "waits": _wait_for_the_test,
 }
 
 
