@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from qbench.report.exports.tree import Exported, ExportedFile
 
 _MOST_TOLD = 10
-"""Sentences on what was left out; the rest are counted."""
+"""Notes that are shown; the rest are counted."""
 
 
 def write_folder(to: Path, exported: Exported, *, force: bool) -> None:
-    """Writes the files below `to`, each whole or not at all, and says what was left out.
+    """Writes the files below `to`, each whole or not at all, and says what there is to know.
 
     Raises `UsageError` before anything is written for a folder that is a file, for a file that is
     there and that nobody asked to replace, and for one that a link would lead elsewhere.
@@ -37,11 +37,11 @@ def write_folder(to: Path, exported: Exported, *, force: bool) -> None:
                 f"{target}: cannot be written ({error.strerror or error}); free space or fix the"
                 " folder's permissions, or name another with --to, then export again with --force"
             ) from error
-    for told in exported.left_out[:_MOST_TOLD]:
-        say(f"left out: {told}")
-    more = len(exported.left_out) - _MOST_TOLD
+    for told in exported.notes[:_MOST_TOLD]:
+        say(f"- {told}", stderr=True)
+    more = len(exported.notes) - _MOST_TOLD
     if more > 0:
-        say(f"left out: {more} more of such a kind")
+        say(f"- {more} more reasons why figures were left out", stderr=True)
     say(f"wrote {counted(len(exported.files), 'file')} below {to}")
 
 

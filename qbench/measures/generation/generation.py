@@ -177,7 +177,7 @@ class Generation(Measurement):
             )
             for ids in encoded
         ]
-        texts = [_scored_part(one.text, params.scored) for one in made]
+        texts = [scored_part(one.text, params.scored) for one in made]
         scored = _score(texts, prompts, params.scores)
         tokens = [len(one.new_ids) for one in made]
         return Outcome(
@@ -254,7 +254,8 @@ def _prompts(
     )
 
 
-def _scored_part(text: str, scored: Scored) -> str:
+def scored_part(text: str, scored: Scored) -> str:
+    """What of a generated text is scored."""
     end = _END_OF[scored]
     return text if end is None else re.split(end, text.lstrip(), maxsplit=1)[0]
 

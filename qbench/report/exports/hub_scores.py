@@ -107,7 +107,7 @@ def _perplexities(cell: CellRecords) -> Iterator[HubScore | LeftOut]:
             continue
         params = first.item.params
         window, limit = params.get("window"), params.get("limit")
-        data, unknown = _text(as_mapping(params.get("text")))
+        data, unknown = data_of_text(as_mapping(params.get("text")))
         name = data.name if data else slug
         yield HubScore(
             what=f"{QUALITY} {slug} {_PERPLEXITY}",
@@ -126,7 +126,8 @@ def _perplexities(cell: CellRecords) -> Iterator[HubScore | LeftOut]:
         )
 
 
-def _text(text: dict[str, Any]) -> tuple[ScoredData | None, str]:
+def data_of_text(text: dict[str, Any]) -> tuple[ScoredData | None, str]:
+    """The data of a text, by the parameter of that name; None and why where it is unknown."""
     name, fingerprint = str(text.get("name") or ""), text.get("fingerprint")
     if not name or not isinstance(fingerprint, str):
         return None, "the record does not say which text it read"
@@ -162,7 +163,7 @@ def _task_score(records: Sequence[Record], record: Record, name: str) -> HubScor
     slug = record.item.slug
     task = str(as_mapping(record.item.params.get("task")).get("name") or slug)
     metric = name.rpartition(".")[2]
-    data, unknown = _data_of_task(record, task)
+    data, unknown = data_of_task(record, task)
     shots = as_number(record.details.get("few_shot"))
     said = "" if shots is None else f", {shots:g}-shot"
     return HubScore(
@@ -187,7 +188,7 @@ def _is_share(record: Record, name: str) -> bool:
     return series is not None and all(0 <= one <= 1 for one in series.sums)
 
 
-def _data_of_task(record: Record, task: str) -> tuple[ScoredData | None, str]:
+def data_of_task(record: Record, task: str) -> tuple[ScoredData | None, str]:
     """The data of a task or of all tasks of a group; None where these are several."""
     told = [as_mapping(one) for one in as_mapping(record.details.get(DATA)).values()]
     place = as_mapping(record.item.params.get("task")).get("location")

@@ -34,8 +34,9 @@ class Exported:
     """What an export makes of records."""
 
     files: tuple[ExportedFile, ...]
-    left_out: tuple[str, ...] = ()
-    """What the form has no place for, or the records do not hold: a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What was left out, as the form has no place for it or the records do not hold it, and what
+    else there is to know: a sentence each."""
 
 
 def part_of_path(text: str) -> str:
@@ -44,8 +45,11 @@ def part_of_path(text: str) -> str:
 
 
 def told_once(reasons: Iterable[str], what: str) -> list[str]:
-    """Each reason with how many of `what` it is of: `3 metrics: …`."""
-    return [f"{counted(number, what)}: {reason}" for reason, number in Counter(reasons).items()]
+    """Each reason with how many of `what` it is of: `left out: 3 figures: …`."""
+    return [
+        f"left out: {counted(number, what)}: {reason}"
+        for reason, number in Counter(reasons).items()
+    ]
 
 
 def as_json(document: Any, *, indent: int | None = 2) -> str:

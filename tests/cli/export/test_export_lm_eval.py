@@ -175,7 +175,7 @@ def test_tasks_of_other_settings_are_another_call(workplace: Workplace) -> None:
     ):
         keep(workplace.folder / "results", record)
     done = workplace.call_here("export", "lm-eval", "results", "--to", "out")
-    assert "left out: 1 task: oom (out of memory)" in done.output
+    assert "left out: 1 task: oom (out of memory)" in done.errors
     runs = [json.loads(path.read_text()) for path in (workplace.folder / "out").rglob("results_*")]
     tasks = sorted(sorted(run["results"]) for run in runs)
     assert tasks == [["more", "sums"], ["sums"]]

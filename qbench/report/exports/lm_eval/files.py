@@ -49,7 +49,7 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
         )
     served = [one for one in chosen.cells if not one.cell.is_training]
     without = [one.cell.label for one in served if not task_runs(one)]
-    left_out = [f"no scores of tasks: {', '.join(without)}"] if without else []
+    left_out = [f"left out: no scores of tasks: {', '.join(without)}"] if without else []
     left_out += told_once((reason for one in chosen.cells for reason in _failed(one)), "task")
     return Exported(tuple(ExportedFile(*each) for each in files.items()), tuple(left_out))
 
