@@ -9,7 +9,6 @@ import typer
 
 from qbench.cli.export.records import (  # noqa: TC001 - typer reads them
     CellName,
-    Force,
     OfDevice,
     RecordsAt,
 )
@@ -38,12 +37,15 @@ def card(
     ],
     device: OfDevice = None,
     results: Results = Path("results"),
-    force: Force = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace values of the same results in a card's metadata."),
+    ] = False,
 ) -> None:
     """Write a model card: metadata with results for the Hub, and a table for readers.
 
     In a card that is there, what was measured is put between `<!-- qbench -->` and
-    `<!-- /qbench -->`, or at the end; --force replaces values of the same results in its metadata.
+    `<!-- /qbench -->`, or at the end.
     """
     from qbench.cli.export.records import read_chosen
     from qbench.cli.shared import write_file

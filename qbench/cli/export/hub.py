@@ -113,8 +113,8 @@ def hub(
     exported = one_cell(read_chosen(where, device=device, results=results), cell, str(where))
     found, left_out = candidates(exported, metric or ())
     repository = _repository(push)
-    files, more = _files(found, ids, exported, repository, percent=percent, source=source)
-    say_each([*map(str, left_out), *map(str, more)])
+    files, told = _files(found, ids, exported, repository, percent=percent, source=source)
+    say_each([*map(str, left_out), *told])
     texts = {one.path: one.text for one in files}
     if with_card:
         texts[CARD] = _card(exported, to, repository, force=force)
@@ -155,12 +155,13 @@ def _files(
     *,
     percent: bool,
     source: str | None,
-) -> tuple[list[ResultFile], list[LeftOut]]:
-    """A file a score, and the scores of which no task of a leaderboard is known."""
+) -> tuple[list[ResultFile], list[str]]:
+    """A file a score; of which no task of a leaderboard is known, and what is warned of."""
     from qbench.report.exports.eval_results import result_file, task_id_of
     from qbench.report.exports.hub_scores import LeftOut
 
-    files, left_out = [], []
+    files: list[ResultFile] = []
+    told: list[str] = []
     benchmarks: dict[str, dict[str, Any] | LeftOut | None] = {}
     for one in found:
         if one.dataset not in benchmarks:
@@ -168,15 +169,17 @@ def _files(
         benchmark = benchmarks[one.dataset]
         if isinstance(benchmark, LeftOut):
             if one.task not in ids:
-                left_out.append(LeftOut(one.score.what, str(benchmark)))
+                told.append(f"{one.score.what}: {benchmark}")
                 continue
             benchmark = None
         known = task_id_of(one, ids, benchmark)
         if isinstance(known, LeftOut):
-            left_out.append(known)
-        else:
-            files.append(result_file(one, known, exported, percent=percent, source=source))
-    return files, left_out
+            told.append(str(known))
+            continue
+        files.append(result_file(one, known, exported, percent=percent, source=source))
+        if one.score.figure.warned:
+            told.append(f"{one.score.what}: exported with a warning: {one.score.figure.detail}")
+    return files, told
 
 
 def _benchmark(dataset: str, repository: Repository | None) -> dict[str, Any] | LeftOut | None:

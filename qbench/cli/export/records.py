@@ -16,7 +16,7 @@ RecordsAt = Annotated[
     Path,
     typer.Argument(
         metavar="RESULTS",
-        help="A folder of records, a suite's YAML file, or a model that ran without a suite.",
+        help="A folder of records, a suite, or a model that ran without one.",
     ),
 ]
 CellName = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from qbench.core.errors import UsageError
 from qbench.report.exports.card_file import merge_card
 from qbench.report.exports.chosen import choose, one_cell
 from qbench.report.exports.model_card import BEGIN, END, card_metadata, model_card
+from qbench.sources.data.texts import DATASETS
 from tests.record_factory import footprint_record, latency_record, make_failure, quality_record
 from tests.workplace import REPOSITORY, Workplace, keep
 
@@ -53,8 +55,14 @@ def place(tmp_path: Path) -> Workplace:
 
 
 def published(suite: str, cell: str, device: str | None = None) -> ExportedCell:
+    return one_cell(choose(records_of(suite), suite, device=device), cell, suite)
+
+
+@cache
+def records_of(suite: str) -> list[Record]:
+    """The published records of a suite, read once for all tests."""
     records, _ = read_newest(PUBLISHED / suite)
-    return one_cell(choose(records, suite, device=device), cell, suite)
+    return records
 
 
 def of(records: list[Record], cell: str) -> ExportedCell:
@@ -181,6 +189,43 @@ def test_relations_of_tuned_cells() -> None:
         "lora-bf16--merged": "finetune",
         "qlora-nf4--merged": "finetune",
     }
+
+
+def test_a_checkpoint_is_of_the_model_that_it_was_made_of() -> None:
+    original = [on_hub(footprint_record(one)) for one in ("bf16", "fp32")]
+    made = footprint_record("nf4", name="stored", model="my-nf4")
+    model = made.cell.model.model_copy(update={"original": "tiny-mistral"})
+    cell = made.cell.model_copy(update={"model": model})
+    stored = made.model_copy(update={"cell": cell})
+    metadata, left_out = card_metadata(of([*original, stored], "my-nf4--nf4"))
+    assert metadata["base_model"] == "mistralai/Mistral-7B-v0.1"
+    assert metadata["base_model_relation"] == "quantized"
+    assert [one.what for one in left_out] == ["license"]
+
+
+def test_a_text_of_the_hub_has_its_repository_and_commit() -> None:
+    known = DATASETS["wikitext-2"]
+    (result,), told = read_on("wikitext-2", known.fingerprint)
+    assert (result.dataset_type, result.dataset_config) == (known.repo, known.config)
+    assert (result.dataset_split, result.dataset_revision) == (known.split, known.revision)
+    results, told = read_on("wikitext-2", "another commit")
+    assert results == []
+    assert any("this qbench does not know: another commit" in one.why for one in told)
+
+
+def read_on(name: str, fingerprint: str) -> tuple[list[Any], list[Any]]:
+    """What a card has of a perplexity on a text of the Hub, and what is left out."""
+    text = {"name": name, "kind": "hub", "location": name, "fingerprint": fingerprint}
+    record = quality_record("fp32")
+    item = record.item.model_copy(update={"params": {"text": text, "window": 256}})
+    metadata, told = card_metadata(of([record.model_copy(update={"item": item})], "fp32"))
+    return metadata.get("eval_results", []), told
+
+
+def test_little_that_was_measured_is_said() -> None:
+    assert "Little was measured, so that intervals are wide" in (
+        model_card(of([latency_record("fp32"), footprint_record("fp32")], "fp32")).card.text
+    )
 
 
 def test_a_failed_measurement_has_no_value_and_is_said() -> None:
@@ -319,9 +364,9 @@ def test_a_rehearsal_is_never_a_card(place: Workplace) -> None:
     ("arguments", "told"),
     [
         (("nothing", "nf4"), "no such folder"),
-        ((str(PUBLISHED / "full"),), "expected one"),
-        ((str(PUBLISHED / "full"), "nf5"), "did you mean 'nf4'?"),
-        ((str(PUBLISHED / "full"), "nf4*"), "found 2 cells (nf4, nf4-dq)"),
+        ((str(PUBLISHED / "formats"),), "expected one"),
+        ((str(PUBLISHED / "formats"), "nf5"), "did you mean 'nf4'?"),
+        ((str(PUBLISHED / "formats"), "nf4*"), "found 2 cells"),
         ((str(PUBLISHED / "quality"), "nf4"), "records of 2 devices"),
         ((str(PUBLISHED / "quality"), "nf4", "--device", "tpu"), "found no such device"),
         (("results", "nf4"), "records of 2 suites (other, quickstart)"),

@@ -152,6 +152,17 @@ def test_a_task_of_some_items_is_no_score_of_the_whole(place: Workplace) -> None
     assert "found no score" in done.errors
 
 
+def test_a_warning_stands_in_the_notes_and_is_told(place: Workplace) -> None:
+    (path,) = (place.folder / "results").rglob("tiny-mistral--nf4/tasks-gsm8k-*.json")
+    record = read_record(path)
+    assert record is not None
+    warned = record.model_copy(update={"warnings": ("the device was busy",)})
+    keep(place.folder / "results", warned)
+    done = call(place, "--to", "out", "--task-id", "gsm8k=gsm8k")
+    assert "exported with a warning: the device was busy" in done.errors
+    assert entry((place.folder / "out" / FILE).read_text()).notes.endswith("the device was busy")
+
+
 def test_a_task_whose_name_on_the_leaderboard_nobody_said(place: Workplace) -> None:
     done = call(place, "--to", "out")
     assert done.code == 2
