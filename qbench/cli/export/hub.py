@@ -126,6 +126,7 @@ def hub(
     if to is not None:
         _write(to, texts, force=force)
     if repository is not None:
+        say_each(_same_elsewhere(files, repository))
         _push(repository, texts, pull_request=pull_request, dry_run=dry_run, yes=yes)
 
 
@@ -200,6 +201,13 @@ def _benchmark(dataset: str, repository: Repository | None) -> dict[str, Any] | 
         return LeftOut("its eval.yaml, which a benchmark of the Hub has, was not read", str(error))
     except yaml.YAMLError:
         return LeftOut(f"the eval.yaml of {dataset}", "it is no YAML; --task-id TASK=ID says it")
+
+
+def _same_elsewhere(files: Sequence[ResultFile], repository: Repository) -> list[str]:
+    from qbench.report.exports.eval_results import FOLDER, same_elsewhere
+
+    paths = sorted(one for one in repository.files if one.startswith(f"{FOLDER}/"))
+    return [*map(str, same_elsewhere(files, {one: repository.read(one) or "" for one in paths}))]
 
 
 def _card(

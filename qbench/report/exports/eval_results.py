@@ -173,6 +173,29 @@ def result_file(
     return ResultFile(f"{FOLDER}/{name}.yaml", entry)
 
 
+def same_elsewhere(files: Sequence[ResultFile], there: Mapping[str, str]) -> list[LeftOut]:
+    """Values of the same leaderboards in other files of a repository, by path: readers see both."""
+    from huggingface_hub import parse_eval_result_entries
+
+    own = {(one.entry.dataset_id, one.entry.task_id): one for one in files}
+    paths = {one.path for one in files}
+    found = []
+    for path, text in there.items():
+        try:
+            entries = [] if path in paths else parse_eval_result_entries(yaml.safe_load(text) or [])
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            found.append(LeftOut(path, f"cannot be read ({type(error).__name__}); it stays"))
+            continue
+        for entry in entries:
+            same = own.get((entry.dataset_id, entry.task_id))
+            if same is not None:
+                why = f"holds {entry.value} of the same {entry.task_id} of {entry.dataset_id}; both"
+                found.append(
+                    LeftOut(path, f"{why} will be shown, {same.entry.value} of {same.path}")
+                )
+    return found
+
+
 def _notes(score: HubScore, exported: ExportedCell, factor: float) -> str:
     """How it was taken, on what, how sure it is, and what a reader is warned of."""
     environment = score.record.environment

@@ -234,6 +234,20 @@ def test_a_commit_holds_what_was_shown(place: Workplace, hub: Hub) -> None:
     assert len(hub.commits) == 1
 
 
+def test_another_value_on_the_same_leaderboard_is_told(place: Workplace, hub: Hub) -> None:
+    theirs = "- dataset: {id: openai/gsm8k, task_id: gsm8k}\n  value: 57.2\n"
+    hub.files["me/my-model"] |= {
+        ".eval_results/gsm8k.yaml": theirs,
+        ".eval_results/other.yaml": theirs.replace("task_id: gsm8k", "task_id: other"),
+        ".eval_results/broken.yaml": "- dataset: {}\n",
+    }
+    done = call(place, *PUSH, "--dry-run")
+    assert done.code == 0, done.errors
+    assert ".eval_results/gsm8k.yaml: holds 57.2 of the same gsm8k of openai/gsm8k" in done.errors
+    assert ".eval_results/broken.yaml: cannot be read (KeyError); it stays" in done.errors
+    assert "other.yaml" not in done.errors
+
+
 def test_a_pull_request(place: Workplace, hub: Hub) -> None:
     done = call(place, *PUSH, "--pull-request", "--yes")
     assert done.code == 0, done.errors
