@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from qbench.core.cache import cache_folder, cache_size_bytes
@@ -19,6 +18,7 @@ from qbench.core.environment import (
     find_device,
     hub_reachable,
     install_command,
+    package_version,
     why_not_the_gpu,
 )
 from qbench.core.errors import DeviceError
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
 
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
-_OF_MEASUREMENTS = {
+_OF_RUNS = {
     "serving": "servers under load, and tasks at servers, need it",
     "ray": "runs on a Ray cluster need it",
+    "slurm": "runs on Slurm need it",
     "longcontext": "RULER and LongBench among lm-eval's tasks need it",
 }
-"""Extras that measurements need, with what for."""
+"""Extras that no precision needs, with what they are for."""
+_TOLD = ("torch", "transformers", "accelerate", "bitsandbytes", "datasets")
+"""Packages whose versions are told."""
 _PROBE_TIMEOUT_S = 120
 _BACKEND_PROBE = """
 import json, sys
@@ -81,7 +84,8 @@ def examine(device: str | None = None) -> Iterator[Finding]:
         yield Finding("warning", "gpu", refusal)
     yield _energy(chosen)
     yield _compiler(chosen)
-    yield _backend()
+    if package_version("torch") and package_version("bitsandbytes"):
+        yield _backend()
     yield from _precisions(environment)
     yield from _extras()
     yield _hub()
@@ -98,11 +102,15 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for package in ("torch", "transformers", "accelerate", "bitsandbytes", "datasets"):
-        try:
-            yield Finding("ok", package, version(package))
-        except PackageNotFoundError:
-            yield Finding("problem", package, "not installed", f"pip install {package}")
+    for package in _TOLD:
+        installed = package_version(package)
+        if installed is not None:
+            yield Finding("ok", package, installed)
+            continue
+        follows = install_command([package])
+        if package == "torch":
+            follows = f"nothing is measured without it; the rest works: {follows}"
+        yield Finding("problem", package, "not installed", follows)
 
 
 def _device(chosen: str, wanted: str | None, environment: Environment) -> Finding:
@@ -115,11 +123,11 @@ def _device(chosen: str, wanted: str | None, environment: Environment) -> Findin
     fault = None if chosen == "cpu" else device_fault(chosen)
     if fault is not None:
         return Finding("problem", "device", f"{fact}: {fault.found}", fault.remedy)
-    if chosen == "cpu":
+    if chosen == "cpu" and package_version("torch"):
         slow = [name for name, one in precisions().items() if one.slow_on_cpu]
         follows = f"all precisions run here; {' and '.join(slow)} are slow"
         return Finding("ok", "device", fact, follows)
-    return Finding("ok", "device", f"{fact}; a product there is right")
+    return Finding("ok", "device", fact if chosen == "cpu" else f"{fact}; a product there is right")
 
 
 def _energy(device: str) -> Finding:
@@ -168,28 +176,25 @@ def _of_bitsandbytes() -> list[str]:
 
 
 def _precisions(environment: Environment) -> Iterator[Finding]:
+    """Those that cannot run, by their reasons."""
+    names: dict[str, list[str]] = {}
     for precision in precisions().values():
         reason = precision.unavailable(environment)
         if reason is not None:
-            yield Finding("problem", precision.name, "cannot run here", reason)
+            names.setdefault(reason, []).append(precision.name)
+    for reason, alike in names.items():
+        yield Finding("problem", ", ".join(alike), "cannot run here", reason)
 
 
 def _extras() -> Iterator[Finding]:
-    """Extras of measurements that are not all there; those of formats stand with the precisions."""
-    for extra, what in _OF_MEASUREMENTS.items():
-        lacking = [name for name, one in EXTRAS.items() if one == extra and not _installed(name)]
+    """Extras that are not all there; those of precisions stand with them."""
+    for extra, what in _OF_RUNS.items():
+        packages = (name for name, one in EXTRAS.items() if one == extra)
+        lacking = [name for name in packages if package_version(name) is None]
         if lacking:
             found = f"not installed: {', '.join(lacking)}"
             follows = f"{what}: {install_command(lacking)}"
             yield Finding("warning", extra, found, follows)
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _hub() -> Finding:

@@ -161,6 +161,13 @@ def _handle_other(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         _complain(f"{error.filename}: {error.strerror}; check the path, its permissions, its disk")
         return 2
+    if isinstance(error, ModuleNotFoundError):
+        from qbench.core.environment import remedy_of_import
+
+        remedy = remedy_of_import(error)
+        if remedy is not None:
+            _complain(remedy)
+            return 2
     _complain(
         f"a bug in qbench ({type(error).__name__}: {error}); records on disk are safe."
         f" Please report it with {_write_traceback(error)}"

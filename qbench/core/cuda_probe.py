@@ -45,7 +45,6 @@ _REMEDIES = (
     ),
     ("out of memory", "end what runs there (`nvidia-smi` names it)"),
     ("busy or unavailable", "end what runs there, or set the compute mode to default"),
-    ("No module named 'torch'", "install it: pip install torch"),
 )
 _REMEDY = "see whether `nvidia-smi` works; restarting the machine or the container often helps"
 

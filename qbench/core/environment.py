@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.core.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
 from qbench.core.cuda_probe import cuda_fault
-from qbench.core.errors import DeviceError
+from qbench.core.errors import DeviceError, Problem
 from qbench.core.git import git_revision
 from qbench.core.nvml import driver_version, gpu_kind, nvml_refusals, visible_gpus, visible_ids
 from qbench.core.record import Environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from qbench.core.errors import Problem
 
 DISTRIBUTION = "qbench-llm"
 """What pip installs qbench as; `qbench` on PyPI is another program."""
@@ -98,6 +97,10 @@ _CUDA_VARIABLES = (
 )
 """What users, images and qbench itself set that changes the numbers, the memory or the speed: of
 all devices, and of a GPU."""
+ALWAYS_NEEDED = ("torch", "transformers", "accelerate", "safetensors")
+"""Packages without which nothing is measured; planning, reporting and gating need none of them."""
+_PACKAGES_OF_MODULES = {"mlflow": "mlflow-skinny", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
+"""Packages by what they are imported as, where it is not their own name."""
 
 _HIDES_ALL = ("", "-1")
 """Values of `CUDA_VISIBLE_DEVICES` by which people hide all GPUs; others that do are mistakes."""
@@ -193,7 +196,7 @@ def variables_set(device_type: str) -> dict[str, str]:
 
 def qbench_version() -> str:
     """The installed version of qbench; `0+unknown` where it is not installed."""
-    return _version(DISTRIBUTION) or "0+unknown"
+    return package_version(DISTRIBUTION) or "0+unknown"
 
 
 def missing_packages(needs: tuple[str, ...], environment: Environment | None = None) -> str | None:
@@ -203,8 +206,8 @@ def missing_packages(needs: tuple[str, ...], environment: Environment | None = N
     """
     missing = [
         package
-        for package in needs
-        if (version_in(package, environment) if environment else _version(package)) is None
+        for package in dict.fromkeys(needs)
+        if (version_in(package, environment) if environment else package_version(package)) is None
     ]
     if not missing:
         return None
@@ -212,12 +215,39 @@ def missing_packages(needs: tuple[str, ...], environment: Environment | None = N
 
 
 def install_command(packages: Iterable[str]) -> str:
-    """How packages are installed: by the extras of qbench that have them, else by their names."""
-    wanted = dict.fromkeys(
-        f"'{DISTRIBUTION}[{EXTRAS[package]}]'" if package in EXTRAS else package
-        for package in packages
-    )
-    return f"pip install {' '.join(wanted)}"
+    """How packages are installed, in versions that go with the others.
+
+    Those that every installation of qbench brings, and those of its extras, come with it; others by
+    their names.
+    """
+    names = list(packages)
+    extras = dict.fromkeys(EXTRAS[name] for name in names if name in EXTRAS)
+    wanted = [f"'{DISTRIBUTION}[{','.join(extras)}]'"] if extras else []
+    others = [name for name in names if name not in EXTRAS]
+    if not extras and not required_packages().isdisjoint(others):
+        wanted = [DISTRIBUTION]
+    wanted += [name for name in others if name not in required_packages()]
+    return f"pip install {' '.join(dict.fromkeys(wanted))}"
+
+
+def remedy_of_import(error: ModuleNotFoundError) -> str | None:
+    """Which package could not be imported, with the remedy; None for one that qbench never has."""
+    module = (error.name or "").partition(".")[0]
+    package = _PACKAGES_OF_MODULES.get(module, module.replace("_", "-"))
+    if package not in EXTRAS and package not in required_packages():
+        return None
+    return f"needs {package}, which is not installed: {install_command([package])}"
+
+
+@cache
+def required_packages() -> frozenset[str]:
+    """The packages that every installation of qbench brings; empty where it is not installed."""
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return frozenset()
+    names = (re.match(r"[\w.-]+", line) for line in lines if "extra ==" not in line)
+    return frozenset(name[0] for name in names if name)
 
 
 def version_in(package: str, environment: Environment) -> str | None:
@@ -227,17 +257,19 @@ def version_in(package: str, environment: Environment) -> str | None:
     """
     if package in environment.versions or package in (*NUMERICS_PACKAGES, *LAYER_PACKAGES):
         return environment.versions.get(package)
-    return _version(package)
+    return package_version(package)
 
 
 def _versions() -> dict[str, str | None]:
-    found = {package: _version(package) for package in NUMERICS_PACKAGES}
-    layers = {package: _version(package) for package in LAYER_PACKAGES}
+    found = {package: package_version(package) for package in NUMERICS_PACKAGES}
+    layers = {package: package_version(package) for package in LAYER_PACKAGES}
     return found | {package: version for package, version in layers.items() if version is not None}
 
 
 def device_fault(device: str) -> Problem | None:
     """Why torch cannot compute on a GPU of `visible_gpus`, `cuda:0` or a later one; else None."""
+    if package_version("torch") is None:
+        return Problem(device, "torch is not installed", remedy=install_command(["torch"]))
     return cuda_fault(device, visible_ids())
 
 
@@ -273,11 +305,12 @@ def _there_is() -> str:
 
 def _torch_without_cuda() -> str | None:
     """The version of an installed torch that says of itself that it is for CPUs only."""
-    torch = _version("torch")
+    torch = package_version("torch")
     return torch if torch is not None and torch.endswith("+cpu") else None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a package; None without it."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.environment import missing_packages
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,9 +28,10 @@ _PAGED_STATES = ("state1", "state2")
 
 def optimizer_unavailable(name: OptimizerName, environment: Environment) -> str | None:
     """Why this machine cannot run the optimizer, with the remedy; None if it can."""
-    if name in _OF_BITSANDBYTES and environment.versions.get("bitsandbytes") is None:
-        return f"{name} needs bitsandbytes: pip install bitsandbytes, or use optimizer: adamw"
-    return None
+    if name not in _OF_BITSANDBYTES:
+        return None
+    missing = missing_packages(("bitsandbytes",), environment)
+    return f"{name} {missing}, or use optimizer: adamw" if missing else None
 
 
 def fallback_reason(name: OptimizerName, device: str) -> str | None:

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qbench.core.environment import missing_packages
+from qbench.core.errors import UsageError
 from qbench.report.rows import COLUMNS, metric_rows
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a metric, also without any records; `qbench.report.rows.COLUMNS` are its columns.
 
     A record without metrics gives one row whose metric is None, so that no failure is lost. A
-    missing number is NaN in the column `value`, as pandas has it; `reason` says why.
+    missing number is NaN in the column `value`, as pandas has it; `reason` says why. Raises
+    `qbench.core.errors.UsageError` without pandas.
     """
+    lacking = missing_packages(("pandas",))
+    if lacking is not None:
+        raise UsageError(f"a frame {lacking}")
     import pandas as pd
 
     frame = pd.DataFrame(list(metric_rows(records)), columns=list(COLUMNS))

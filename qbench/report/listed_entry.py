@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.speed import LEGEND
 from qbench.core.aliases import other_names as other_options
 from qbench.core.docstrings import field_docs
-from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.core.page import Heading, Page, Words, bullets, words_table
 from qbench.core.spec import Frozen
@@ -17,7 +16,7 @@ from qbench.measures import measures
 from qbench.precisions import precisions
 from qbench.precisions.names import nearest_words, other_names, own_name
 from qbench.report.known_models import MODELS
-from qbench.report.listing import entry_data, why_not
+from qbench.report.listing import entry_data, lacking, why_not
 from qbench.report.shipped_suites import SUITES
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def entry_page(name: str, environment: Environment, note: str | None = None) -> 
     for table in (methods(), measures()):
         if name in table:
             entry: Entry = table[name]
-            return _page(entry, missing_packages(entry.needs, environment), environment, note)
+            return _page(entry, lacking(entry, environment), environment, note)
     raise UsageError(_unknown(name))
 
 

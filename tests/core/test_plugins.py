@@ -120,7 +120,7 @@ def test_a_method_has_answers_to_start_from(install: Install) -> None:
     assert norms.conflicts(ref, options) is None
     assert norms.load_precision(ref, options) is ref
     without = make_environment(versions={"peft": None})
-    assert norms.unavailable(options, without) == "needs peft: pip install peft"
+    assert norms.unavailable(options, without) == "needs peft: pip install qbench-llm"
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -170,7 +170,7 @@ def test_lora_learns_ten_times_faster_by_default() -> None:
 def test_a_machine_without_the_packages_is_told_which() -> None:
     lora, full = methods()["lora"], methods()["full"]
     without = make_environment(versions={"peft": None, "bitsandbytes": None})
-    assert lora.unavailable(options("lora"), without) == "needs peft: pip install peft"
+    assert lora.unavailable(options("lora"), without) == "needs peft: pip install qbench-llm"
     assert full.unavailable(options("full"), without) is None
     reason = full.unavailable(options("full", optimizer="adamw_8bit"), without)
     assert reason is not None

@@ -115,4 +115,4 @@ def test_bitsandbytes_is_needed_by_its_own_alone() -> None:
     without = make_environment(versions={"bitsandbytes": None})
     missing = {name: optimizer_unavailable(name, without) for name in CLASSES}  # type: ignore[arg-type]
     assert missing["adamw"] is None
-    assert all("pip install bitsandbytes" in (missing[name] or "") for name in NAMES[1:])
+    assert all("pip install qbench-llm" in (missing[name] or "") for name in NAMES[1:])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
+from qbench.core.environment import install_command
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
@@ -93,8 +94,8 @@ def _compute(
         import evaluate
     except ImportError as error:
         raise MeasurementError(
-            f"the score {name} needs the package evaluate, which is not installed; run pip install"
-            " evaluate, or leave it out of scores"
+            f"the score {name} needs evaluate: {install_command(['evaluate'])}, or leave it out of"
+            " scores"
         ) from error
     try:
         with nothing_fetched(trusted=trusted):

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from qbench.core.environment import install_command
 from qbench.core.errors import MeasurementError
 from qbench.core.record import MetricDefinition
 
@@ -153,8 +154,8 @@ def _sacrebleu(score_name: str) -> Any:
 
 def _not_installed(score_name: str, package: str) -> MeasurementError:
     return MeasurementError(
-        f"the score {score_name} needs the package {package}, which is not installed; run"
-        f" pip install {package}, or leave {score_name} out of scores"
+        f"the score {score_name} needs {package}: {install_command([package])}, or leave"
+        f" {score_name} out of scores"
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.environment import missing_packages
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
 from qbench.core.paths import written_path
@@ -149,10 +150,12 @@ def _describe_unknown(name: str, index: Index, folder: Path | None) -> str:
     own = ""
     if folder is not None:
         own = f", {', '.join(read_folder(folder))} in {folder}{_passed_over(folder)}"
+    lacking = missing_packages(("lm-eval",))
+    others = f"; a task of lm-eval {lacking}" if lacking else ", and what `lm_eval ls tasks` lists"
     return (
         f"names: {name}: no task or group of that name;"
         f"{f' {near}' if near else ''} There is {', '.join(bundled_tasks())} in"
-        f" qbench{own}, and what `lm_eval ls tasks` lists"
+        f" qbench{own}{others}"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import install_command, version_in
-from qbench.core.errors import Problem
+from qbench.core.environment import ALWAYS_NEEDED, install_command, version_in
+from qbench.core.errors import Problem, UsageError
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import options_of, precisions
@@ -18,20 +18,24 @@ if TYPE_CHECKING:
     from qbench.plan.job import Job
     from qbench.plan.plan import Plan
 
-_ALWAYS = ("torch", "transformers", "accelerate", "safetensors")
-
 
 def package_problems(plan: Plan, jobs: Sequence[Job]) -> list[Problem]:
     """One problem that names every missing package with what needs it; none if all are there.
 
     A cell that is skipped for want of a package counts too: installing it is all that it takes.
+    Raises `UsageError` without torch: there is nothing else to look at, or to start all the same.
     """
+    if jobs and version_in("torch", plan.environment) is None:
+        raise UsageError(
+            f"{plan.suite.name}: found no torch, which loads and runs every model; expected it on"
+            f" {plan.environment.device}: {install_command(['torch'])}"
+        )
     wanted: dict[str, dict[str, None]] = {}
     cells: list[tuple[Cell, ResolvedModel, str | None]]
     cells = [(job.cell, job.model, None) for job in jobs]
     cells += [(cell.cell, cell.model, cell.skip) for cell in plan.cells if cell.skip]
     if jobs:
-        for package in _ALWAYS:
+        for package in ALWAYS_NEEDED:
             wanted.setdefault(package, {})["every cell"] = None
     for cell, model, skip in cells:
         for user, packages in _needs(cell, model):

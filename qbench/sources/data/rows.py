@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from qbench.core.environment import install_command
 from qbench.core.errors import TextError
 from qbench.core.files import scratch_folder
 
@@ -241,10 +242,7 @@ def load(source: str, **arguments: Any) -> tuple[Sequence[Mapping[str, Any]] | N
     try:
         import datasets
     except ImportError as error:
-        raise TextError(
-            f"{source}: needs the package datasets, which is not installed; run"
-            " pip install datasets"
-        ) from error
+        raise TextError(f"{source}: needs datasets: {install_command(['datasets'])}") from error
     datasets.disable_progress_bars()
     load_dataset: Any = datasets.load_dataset
     # The library raises ConnectionError for a hub out of reach, OSErrors and ValueErrors of its own

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qbench.core.environment import install_command
 from qbench.core.errors import TextError
 from qbench.core.names import what_there_is
 from qbench.core.paths import written_path
@@ -234,8 +235,7 @@ def _read_dataset(text: ResolvedText) -> str:
         import datasets
     except ImportError as error:
         raise TextError(
-            f"{text.source}: needs the package datasets, which is not installed; run"
-            " pip install datasets, or give a text file"
+            f"{text.source}: needs datasets: {install_command(['datasets'])}, or give a text file"
         ) from error
     datasets.disable_progress_bars()
     load_dataset: Any = datasets.load_dataset

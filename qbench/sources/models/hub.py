@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cache import read_cached, write_cached
+from qbench.core.environment import install_command
 from qbench.core.errors import ModelError, QbenchError
 from qbench.core.untrusted import read_bounded
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
@@ -241,8 +242,8 @@ def _as_model_error(repo: str, revision: str | None) -> Iterator[None]:
         from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise ModelError(
-            f"{_written(repo, revision)}: hub models need huggingface_hub, which is not installed;"
-            " run pip install huggingface_hub, or give a folder"
+            f"{_written(repo, revision)}: a hub's model needs huggingface-hub:"
+            f" {install_command(['huggingface-hub'])}, or give a folder"
         ) from error
     disable_progress_bars()
     hub_logging.set_verbosity(logging.ERROR)
