@@ -165,4 +165,11 @@ class Sender:
         self._process.kill()
         self._process.wait()
         self._reader.join()
+        if self._writer.ident is not None:
+            self._queue.put(None)
+            self._writer.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not written is given up
+                    pipe.close()
         self._errors.close()
