@@ -6,6 +6,7 @@ Dettmers et al. 2023 (QLoRA), arXiv 2305.14314; the implementation is bitsandbyt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from operator import sub
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
+from qbench.precisions.writing.library import bitsandbytes_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.writing.form import Form
 
 BLOCK = 64
 """Weights that share one block maximum."""
@@ -151,6 +154,10 @@ class FourBit(LibraryWeights, Precision):
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=torch_type(options.compute_dtype),
         )
+
+    def forms(self, options: FourBitOptions) -> tuple[Form, ...]:
+        """As bitsandbytes saves it."""
+        return (bitsandbytes_form(partial(self.library_config, options)),)
 
     def hold_layer(self, name: str, layer: nn.Linear, options: FourBitOptions) -> nn.Module:
         """As transformers has bitsandbytes make it."""

@@ -13,6 +13,7 @@ from qbench.precisions.products import Products
 from qbench.precisions.products import floating as plain_products
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, attention_backend, linear_layers
+from qbench.precisions.writing.form import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.writing.form import Form
 
 
 class FloatingOptions(Frozen):
@@ -71,6 +73,10 @@ class Floating(Precision):
 
     def hold_layer(self, name: str, layer: nn.Linear, options: FloatingOptions) -> None:
         """It stays as it is: the rest of the model is of the same type."""
+
+    def forms(self, options: FloatingOptions) -> tuple[Form, ...]:
+        """Plain numbers."""
+        return (PLAIN,)
 
     def verify(self, model: PreTrainedModel, options: FloatingOptions) -> Verification:
         """Every linear weight has the type that was asked for."""

@@ -6,6 +6,7 @@ Dettmers et al. 2022, arXiv 2208.07339; the implementation is bitsandbytes'.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from qbench.precisions.precision import Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
+from qbench.precisions.writing.library import bitsandbytes_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
+    from qbench.precisions.writing.form import Form
 
 _OUTPUT_TOLERANCE = 0.03
 """Activations are rounded to 8 bits as well: about 1 % of a row's norm, measured 0.7 to 1.2 %."""
@@ -112,6 +115,10 @@ class Int8(LibraryWeights, Precision):
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options.threshold)
+
+    def forms(self, options: Int8Options) -> tuple[Form, ...]:
+        """As bitsandbytes saves it."""
+        return (bitsandbytes_form(partial(self.library_config, options)),)
 
     def hold_layer(self, name: str, layer: nn.Linear, options: Int8Options) -> nn.Module:
         """As transformers has bitsandbytes make it."""

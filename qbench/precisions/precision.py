@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qbench.precisions.integer.options import IntegerOptions
     from qbench.precisions.products import Products
     from qbench.precisions.verification import Verification
+    from qbench.precisions.writing.form import Form
 
 
 class NoOptions(Frozen):
@@ -172,6 +173,14 @@ class Precision(ABC):
         None where no library has one.
         """
         return None
+
+    def forms(self, options: Any) -> tuple[Form, ...]:
+        """Checkpoints that hold its codes as they were measured, the first unless one is named."""
+        return ()
+
+    def unwritable(self, options: Any) -> str:
+        """Why there is none, where `forms` has none."""
+        return f"qbench knows no checkpoint that holds the codes of {self.name}"
 
     def in_mix(self, options: Any) -> Any:
         """The options where only some layers of a model are held in it: of linear layers alone."""

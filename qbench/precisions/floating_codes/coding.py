@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.products import Products
+    from qbench.precisions.writing.form import Form
 
 _MULTIPLE = 16
 """What a layer's outputs must be a multiple of, for CUDA's kernels."""
@@ -75,6 +76,14 @@ class Coding(ABC):
     def library_config(self, options: Any) -> Any | None:
         """Torchao's configuration of weights alone that it multiplies itself; None: it has none."""
         return None
+
+    def forms(self, options: Any) -> tuple[Form, ...]:
+        """Checkpoints that hold codes and scales as they are; see `Precision.forms`."""
+        return ()
+
+    def unwritable(self, options: Any) -> str:
+        """Why there is none."""
+        return f"no checkpoint has {self.quant_type} with these options"
 
     def fits(self, width: int) -> bool:
         """Whether a row of that width falls into whole blocks."""

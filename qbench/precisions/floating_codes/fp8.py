@@ -7,6 +7,7 @@ a scale a token where weights have one a row, else with one for all.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.number_types import FP32
@@ -19,11 +20,14 @@ from qbench.precisions.floating_codes.small_floats import (
     rounded_to,
 )
 from qbench.precisions.products import Products
+from qbench.precisions.writing.compressed import compressed_form
+from qbench.precisions.writing.library import torchao_form
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.floating_codes.options import Fp8Options
+    from qbench.precisions.writing.form import Form
 
 _SCALE_BYTES = 4
 _LEAST = E4M3_LARGEST * 2.0**-126
@@ -82,6 +86,24 @@ class Fp8(Coding):
 
         return None if options.granularity == "tensor" else Float8WeightOnlyConfig()
 
+    def forms(self, options: Fp8Options) -> tuple[Form, ...]:
+        """torchao's own for weights alone with a scale a row; compressed-tensors' for all."""
+        strategy = "tensor" if options.granularity == "tensor" else "channel"
+        common = {"num_bits": 8, "type": "float", "symmetric": True}
+        if options.activations == "none":
+            weights = {**common, "strategy": strategy}
+            packed = compressed_form("float-quantized", weights, _codes)
+            if options.granularity == "tensor":
+                return (packed,)
+            return torchao_form(partial(self.library_config, options)), packed
+        inputs = {
+            **common,
+            "strategy": "tensor" if options.granularity == "tensor" else "token",
+            "dynamic": True,
+        }
+        weights = {**common, "strategy": strategy}
+        return (compressed_form("float-quantized", weights, _codes, inputs=inputs),)
+
     def products(self, options: Fp8Options) -> Products:
         """Codes in fp32, these times their scales, then in the type."""
         return Products(
@@ -115,6 +137,13 @@ class Fp8(Coding):
     def pools_batch(self, options: Fp8Options) -> bool:
         """One scale for all inputs."""
         return options.granularity == "tensor"
+
+
+def _codes(layer: Any) -> dict[str, torch.Tensor]:
+    """Codes and scales by compressed-tensors' names."""
+    scale = layer.weight.scale
+    shape = (1,) if scale.numel() == 1 else (-1, 1)
+    return {"weight": layer.weight.qdata, "weight_scale": scale.reshape(shape)}
 
 
 def _granularity(options: Fp8Options) -> Any:

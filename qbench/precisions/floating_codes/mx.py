@@ -27,12 +27,14 @@ from qbench.precisions.floating_codes.small_floats import (
     unpacked,
 )
 from qbench.precisions.products import Products
+from qbench.precisions.writing.compressed import compressed_form
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.core.number_types import FloatType
     from qbench.precisions.floating_codes.options import MxOptions
+    from qbench.precisions.writing.form import Form
 
 BLOCK = 32
 _APART_BYTES = 30
@@ -106,6 +108,31 @@ class Mx(Coding):
             inputs if kernel else None,
             is_swizzled_scales=False,
         )
+
+    def forms(self, options: MxOptions) -> tuple[Form, ...]:
+        """compressed-tensors', which keeps scales as bytes of E8M0 too."""
+        import torch
+
+        common = {
+            "num_bits": self.code_bits,
+            "type": "float",
+            "symmetric": True,
+            "strategy": "group",
+            "group_size": BLOCK,
+            "scale_dtype": torch.uint8,
+            "zp_dtype": torch.uint8,
+        }
+        inputs = None if options.activations == "none" else {**common, "dynamic": True}
+        kind = "mxfp8-quantized" if self.code_bits == 8 else "mxfp4-pack-quantized"
+        return (compressed_form(kind, common, self._parts, inputs=inputs),)
+
+    def _parts(self, layer: Any) -> dict[str, torch.Tensor]:
+        """Codes and scales by compressed-tensors' names."""
+        import torch
+
+        held, codes = layer.weight, "weight" if self.code_bits == 8 else "weight_packed"
+        scales = held.scale.view(torch.uint8).reshape(len(held.qdata), -1)
+        return {codes: held.qdata, "weight_scale": scales}
 
     def products(self, options: MxOptions) -> Products:
         """Codes and scales in the type, then their product; those of 4 bits are taken apart."""

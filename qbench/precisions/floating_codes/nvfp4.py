@@ -22,17 +22,24 @@ from qbench.precisions.floating_codes.small_floats import (
     rounded_to,
     unpacked,
 )
+from qbench.precisions.writing.compressed import compressed_form
+from qbench.precisions.writing.library import torchao_form
 
 if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.floating_codes.options import FloatingCodesOptions
     from qbench.precisions.products import Products
+    from qbench.precisions.writing.form import Form
 
 BLOCK = 16
 LEAST_SCALE = 2.0**-6
 """E4M3's least normal number."""
 _WEIGHT_SCALE_BYTES = 4
+_DIVISOR = 0.01
+_DIVIDED = (
+    "compressed-tensors divides by the reciprocal of the weight's scale, and multiplies in 16 bits"
+)
 _LEAST = E4M3_LARGEST * E2M1_LARGEST * 2.0**-100
 """Numbers that are all smaller have the scale of this: 0 would make zeros no numbers."""
 
@@ -84,6 +91,31 @@ class Nvfp4(Coding):
             act_quant_kwargs=inputs if kernel else None,
         )
 
+    def forms(self, options: FloatingCodesOptions) -> tuple[Form, ...]:
+        """Of weights alone, compressed-tensors' and torchao's own."""
+        if options.activations != "none":
+            return ()
+        weights = {
+            "num_bits": 4,
+            "type": "float",
+            "symmetric": True,
+            "strategy": "tensor_group",
+            "group_size": BLOCK,
+        }
+        return (
+            compressed_form(
+                "nvfp4-pack-quantized", weights, _parts, tolerance=_DIVISOR, inexact=_DIVIDED
+            ),
+            torchao_form(_torchao_config),
+        )
+
+    def unwritable(self, options: FloatingCodesOptions) -> str:
+        """Inputs with a scale of their own."""
+        return (
+            "NVFP4 checkpoints state a scale for a layer's inputs, which a calibration finds, and"
+            " these inputs are rounded by their own largest"
+        )
+
     def products(self, options: FloatingCodesOptions) -> Products:
         """Codes are taken apart, and multiplied by both scales."""
         return taken_apart(options.dtype, BLOCK)
@@ -118,6 +150,22 @@ class Nvfp4(Coding):
     def pools_batch(self, options: FloatingCodesOptions) -> bool:
         """One scale for all inputs, beside those of blocks."""
         return True
+
+
+def _parts(layer: Any) -> dict[str, torch.Tensor]:
+    """Codes and scales by compressed-tensors' names: that of the weight as what is divided by."""
+    held = layer.weight
+    return {
+        "weight_packed": held.qdata,
+        "weight_scale": held.scale.reshape(len(held.qdata), -1),
+        "weight_global_scale": 1 / held.per_tensor_scale.float().reshape(1),
+    }
+
+
+def _torchao_config() -> Any:
+    from torchao.prototype.mx_formats import NVFP4WeightOnlyConfig
+
+    return NVFP4WeightOnlyConfig()
 
 
 def _quantized(values: torch.Tensor) -> Any:

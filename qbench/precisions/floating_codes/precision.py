@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
     from qbench.precisions.floating_codes.coding import Coding
+    from qbench.precisions.writing.form import Form
 
 _ROUNDED_INPUTS_TOLERANCE = 0.01
 """An input near the middle of two levels may go either way: torchao scales by a reciprocal."""
@@ -180,6 +181,14 @@ class FloatingCodes(LibraryWeights, Precision):
     def library_config(self, options: FloatingCodesOptions) -> Any | None:
         """Torchao's own, of weights alone that it multiplies itself."""
         return None if options.activations != "none" else self.coding.library_config(options)
+
+    def forms(self, options: FloatingCodesOptions) -> tuple[Form, ...]:
+        """Those of its coding."""
+        return self.coding.forms(options)
+
+    def unwritable(self, options: FloatingCodesOptions) -> str:
+        """What its coding says."""
+        return self.coding.unwritable(options)
 
     def verify(self, model: PreTrainedModel, options: FloatingCodesOptions) -> Verification:
         """Every layer that fits holds codes and scales of this format, and computes with them."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from qbench.precisions.explain.weights import Weight
     from qbench.precisions.products import Products
     from qbench.precisions.verification import Verification
+    from qbench.precisions.writing.form import Form
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,18 @@ class Integer(LibraryWeights, Precision):
         from qbench.precisions.integer.config import torchao_config
 
         return None if options.calibrates else torchao_config(options)
+
+    def forms(self, options: IntegerOptions) -> tuple[Form, ...]:
+        """Packed by compressed-tensors, or as torchao holds them."""
+        from qbench.precisions.integer.written import integer_forms
+
+        return integer_forms(options)
+
+    def unwritable(self, options: IntegerOptions) -> str:
+        """What no library's checkpoint has of it."""
+        from qbench.precisions.integer.written import why_unwritable
+
+        return why_unwritable(options)
 
     def unmixable(self, options: IntegerOptions) -> str | None:
         """What is calibrated sees the inputs of a model that is floating as a whole."""

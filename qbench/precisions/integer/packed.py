@@ -85,15 +85,23 @@ def pack_layer(layer: nn.Linear) -> None:
     layer.weight = torch.nn.Parameter(packed, requires_grad=False)
 
 
+def codes_and_constants(layer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes (out, in) from -8 to 7 as int8, scales and zeros (out, groups) of a packed layer."""
+    import torch
+
+    weight = layer.weight
+    codes = unpacked(weight.qdata)[: layer.out_features, : layer.in_features]
+    groups = layer.in_features // weight.block_size[1]
+    constants = weight.scale_and_zero.transpose(0, 1)[: layer.out_features, :groups]
+    return codes.to(torch.int8) - _MIDDLE, constants[..., 0], constants[..., 1]
+
+
 def naive_packed_weight(layer: Any, rows: slice = slice(None)) -> torch.Tensor:
     """(q - 8)·scale + zero from the bits that are held, (rows, in) in fp32: the definition."""
-    weight = layer.weight
-    codes = unpacked(weight.qdata)[: layer.out_features, : layer.in_features][rows]
-    constants = weight.scale_and_zero.transpose(0, 1).float()  # (out, groups, 2)
-    group = weight.block_size[1]
-    spread = constants[: layer.out_features][rows].repeat_interleave(group, dim=1)
-    spread = spread[:, : layer.in_features]
-    found: torch.Tensor = (codes.float() - _MIDDLE) * spread[..., 0] + spread[..., 1]
+    codes, *constants = codes_and_constants(layer)
+    group = layer.weight.block_size[1]
+    scale, zero = (one[rows].float().repeat_interleave(group, dim=1) for one in constants)
+    found: torch.Tensor = codes[rows].float() * scale + zero
     return found
 
 

@@ -1,0 +1,1 @@
+"""Loaded models as checkpoints that other programs load: one module a library."""
