@@ -42,12 +42,18 @@ def held_weight(layer: Any) -> torch.Tensor:
         from qbench.precisions.integer.layers import effective_weight
 
         return effective_weight(layer)
-    if not weight.is_floating_point() or weight.element_size() == 1:
+    if not is_number(weight):
         raise MeasurementError(
             f"qbench cannot dequantize a {type(layer).__name__} of {weight.dtype}; let the method"
             " `weights` of its precision do it, or leave out what compares weights"
         )
     return weight
+
+
+def is_number(weight: torch.Tensor) -> bool:
+    """Whether a layer's weight holds numbers, and not codes."""
+    plain = not hasattr(weight, "qdata")
+    return plain and weight.is_floating_point() and weight.element_size() > 1
 
 
 def exact_weight(layer: Any, precision: Precision) -> torch.Tensor:

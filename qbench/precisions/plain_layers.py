@@ -80,6 +80,13 @@ def as_linear(layer: Conv1D) -> nn.Linear:
     return linear
 
 
+def is_transposed(layer: Any) -> bool:
+    """Whether the checkpoint has the layer's weight the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    return getattr(layer, "source_cls", None) is Conv1D
+
+
 def put_in_place(
     model: PreTrainedModel, name: str, layer: nn.Module, *, of: nn.Module
 ) -> nn.Module:

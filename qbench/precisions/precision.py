@@ -174,6 +174,15 @@ class Precision(ABC):
         """
         return None
 
+    def is_all_in_weights(self, options: Any) -> bool:
+        """Whether its layers compute what plain ones would with the numbers that `weights` tells.
+
+        Codes do, unless inputs are rounded too. What holds no codes has nothing to tell.
+        """
+        products = self.products(options)
+        kind = "dequantized" if products is None else products.kind
+        return self.dequantizes and kind in ("dequantized", "4bit", "packed")
+
     def forms(self, options: Any) -> tuple[Form, ...]:
         """Checkpoints that hold its codes as they were measured, the first unless one is named."""
         return ()

@@ -146,6 +146,10 @@ class Stored(LibraryWeights, Precision):
                 model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
         return model
 
+    def unwritable(self, options: StoredOptions) -> str:
+        """It is there."""
+        return "it is a checkpoint already, which was measured as it is: copy its folder"
+
     def verify(self, model: PreTrainedModel, options: StoredOptions) -> Verification:
         """Layers of bitsandbytes as the precision that would have made them, others by files."""
         folder, rest = Path(model.name_or_path), _own_name(str(model.dtype))

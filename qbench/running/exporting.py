@@ -1,80 +1,171 @@
-"""A cell's mix, written as a checkpoint in a process of its own; it appears whole or not at all."""
+"""A cell's model as a checkpoint, written in a process of its own: it appears whole or not."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qbench.core.environment import missing_packages
 from qbench.core.errors import ProcessFailedError, StoreError, UsageError
-from qbench.core.files import scratch_folder, waiting_folder
+from qbench.core.files import scratch_folder, sweep, waiting_folder
+from qbench.core.names import did_you_mean
+from qbench.core.units import choose_scale
+from qbench.finetune.artifact import artifact_folder, damage_of_artifact, has_artifact
+from qbench.finetune.serve.written import ADAPTER_FORM, is_adapter, why_unwritable
 from qbench.measures.own_process import run_module
-from qbench.precisions.mixed.sought import is_mix
+from qbench.precisions.writing.choosing import form_of
+from qbench.sources.models.model_files import stored_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from qbench.plan.job import Job
+    from qbench.plan.cells import PlannedCell
     from qbench.plan.plan import Plan
+
+_SPARE_BYTES = 2**24
+"""Of the small files, and for what a file system keeps for itself."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """What was written, and how it compares with what was measured."""
 
     form: str
-    """The library whose configuration says what each layer is held in."""
+    """Its name: the library that the layers are held by."""
+    library: str
+    """What loads it: `transformers` or `peft`."""
+    told: str
+    """What the files hold."""
     layers: dict[str, int]
-    """Linear layers by what they are held in."""
+    """Linear layers by what they are held in; of an adapter those that it is on."""
     size_bytes: int
     """Of the files with weights."""
+    difference: float
+    """Of the logits after it was loaded again, relative by norm; 0 where each bit is the same."""
+    inexact: str | None
+    """Why there may be one."""
+    same_bytes: bool
+    """Whether it is held in as many bytes as were measured, once it is loaded."""
 
 
-def job_of_mix(plan: Plan, label: str) -> Job:
-    """The job of the one mix of a plan that is called so, without tasks.
+def cell_to_export(plan: Plan, name: str) -> PlannedCell:
+    """The one cell of a plan that is called so, by its label or slug.
 
-    Raises `UsageError` where there is none or several, or it cannot be built here.
+    Raises `UsageError` where there is none or several, and for one that is no model that a folder
+    can hold, or cannot be built here.
     """
-    mixes = [cell for cell in plan.every if is_mix(cell.cell.precision)]
-    if not mixes:
-        raise UsageError(
-            f"suite {plan.suite.name} has no mix to export; add one to its precisions, such as"
-            " {mixed: {layers: {'*.down_proj': int8, '*': nf4}}}"
+    where = f"suite {plan.suite.name}"
+    found = [one for one in plan.every if name in {one.cell.label, one.cell.slug}]
+    if not found:
+        labels = list(dict.fromkeys(one.cell.label for one in plan.every))
+        near = did_you_mean(name, labels)
+        hint = near or f"there is {', '.join(labels)}"
+        raise UsageError(f"CELL {name!r}: found no such cell in {where}; {hint}")
+    if len(found) > 1:
+        slugs = ", ".join(one.cell.slug for one in found)
+        raise UsageError(f"CELL {name!r}: found {len(found)} cells in {where}; give one of {slugs}")
+    cell = found[0]
+    reason = _why_no_model(plan, cell)
+    if reason is not None:
+        raise UsageError(f"{cell.cell.slug}: {reason}")
+    return cell
+
+
+def _why_no_model(plan: Plan, planned: PlannedCell) -> str | None:
+    cell = planned.cell
+    if cell.is_training:
+        served = [
+            one.cell.label
+            for one in plan.every
+            if one.cell.tuning == cell.tuning and not one.cell.is_training
+        ]
+        return f"it is the training itself; give what is served of it: {', '.join(served)}"
+    if cell.kv_cache is not None:
+        return (
+            "a KV cache is made while a model runs, and is no part of a checkpoint; export"
+            f" {cell.precision.label}, and ask whatever serves it for the cache: generate's"
+            " cache_implementation and cache_config in transformers, --kv-cache-dtype in vLLM"
         )
-    found = [one for one in mixes if label in {one.cell.label, one.cell.slug}]
-    if len(found) != 1:
-        names = ", ".join(one.cell.slug for one in found or mixes)
-        why = "several mixes are called so" if found else "no mix is called so"
-        raise UsageError(f"{label}: {why} in suite {plan.suite.name}; give one of {names}")
-    if found[0].skip is not None:
-        raise UsageError(f"{label}: it cannot be built here: {found[0].skip}")
-    return plan.job_of(found[0])
+    if cell.model.kind == "random":
+        return "its weights are random; export a cell of a real model"
+    if planned.skip is not None:
+        return f"it cannot be built here: {planned.skip}"
+    if planned.artifact_key is None or has_artifact(planned.artifact_key):
+        return None
+    damage = damage_of_artifact(planned.artifact_key)
+    found = f" as it was left there ({damage})" if damage else ""
+    return (
+        f"its tuned model is not in the cache{found}; train it first:"
+        f" qbench run {plan.suite.file} --only {cell.slug}"
+    )
 
 
-def export_mix(job: Job, to: Path) -> Exported:
-    """Builds and verifies the mix of a job, and writes it to a folder that is not there yet.
+def export_checkpoint(
+    plan: Plan,
+    planned: PlannedCell,
+    to: Path,
+    *,
+    form: str | None = None,
+    card: Callable[[Exported], str],
+) -> Exported:
+    """Builds and verifies the model of a cell, and writes it to a folder that is not there yet.
 
-    What is loaded again from the folder must give the same logits, bit for bit. Raises `UsageError`
-    for a folder that is there, a mix that no library's checkpoint holds, and one that cannot be
-    built; `StoreError` where it cannot be written.
+    `form` names one of its precision's forms. `card` makes the folder's README.md. What is loaded
+    again from the folder must give the same logits, as nearly as the form says. Raises `UsageError`
+    for a folder that is there, a cell that no form holds, and one that cannot be built;
+    `StoreError` where it cannot be written.
     """
-    if to.exists():
+    if os.path.lexists(to):
         raise UsageError(f"{to}: it is there already; name a folder that is not, or remove it")
+    job = plan.job_of(planned)
+    deploy = job.cell.deploy
+    reason = why_unwritable(deploy)
+    if reason is not None:
+        raise UsageError(f"{job.cell.slug}: {reason}")
+    is_on_base = is_adapter(deploy)
+    if is_on_base and form not in (None, ADAPTER_FORM.name):
+        raise UsageError(
+            f"--form {form}: {job.cell.label} is an adapter on its base, which PEFT saves in one"
+            " form; leave --form out, or export the merged model"
+        )
+    chosen = ADAPTER_FORM if is_on_base else form_of(job.cell.precision, form)
+    missing = missing_packages(chosen.needs)
+    if missing is not None:
+        raise UsageError(f"{job.cell.slug}: what it is written in {missing}")
+    _check_room(to, _size_bytes(planned, is_on_base=is_on_base))
     try:
+        sweep(to.parent, f".{to.name}.*.part")
         with scratch_folder("qbench-export") as scratch, waiting_folder(to) as waiting:
             request = scratch / "request.json"
-            asked = {"job": job.model_dump(mode="json"), "folder": str(waiting.absolute())}
+            asked = {
+                "job": job.model_dump(mode="json"),
+                "folder": str(waiting.absolute()),
+                "form": None if is_on_base else chosen.name,
+            }
             request.write_text(json.dumps(asked), encoding="utf-8")
             with redirect_stderr(io.StringIO()):  # what libraries print
                 ended = run_module(
-                    "qbench.running.alone.write_mix",
+                    "qbench.running.alone.write_checkpoint",
                     request,
                     scratch / "marks",
                     gpu=job.device.startswith("cuda"),
                 )
-            size = sum(file.stat().st_size for file in waiting.glob("*.safetensors"))
+            found = Exported(
+                form=chosen.name,
+                library="peft" if is_on_base else "transformers",
+                told=chosen.told,
+                size_bytes=sum(file.stat().st_size for file in waiting.glob("*.safetensors")),
+                inexact=chosen.inexact,
+                same_bytes=chosen.same_bytes,
+                **ended.found,
+            )
+            (waiting / "README.md").write_text(card(found), encoding="utf-8")
             waiting.replace(to)
     except ProcessFailedError as error:
         raise UsageError(f"{job.cell.slug}: {error}") from error
@@ -83,4 +174,26 @@ def export_mix(job: Job, to: Path) -> Exported:
             f"{to}: cannot be written ({error.strerror or error}); free space, or name another"
             " folder"
         ) from error
-    return Exported(ended.found["form"], ended.found["layers"], size)
+    return found
+
+
+def _size_bytes(planned: PlannedCell, *, is_on_base: bool) -> int:
+    """What the folder will hold at the most, as far as it is known."""
+    if is_on_base:
+        folder = artifact_folder(planned.artifact_key or "")
+        return sum(one.stat().st_size for one in stored_weights(folder))
+    return planned.predicted.total if planned.predicted else planned.model.disk_bytes or 0
+
+
+def _check_room(to: Path, wanted: int) -> None:
+    """Raises `StoreError` where the disk has no room for so much."""
+    there: Any = next((one for one in (to, *to.absolute().parents) if one.exists()), None)
+    if there is None:
+        return
+    free, wanted = shutil.disk_usage(there).free, wanted + _SPARE_BYTES
+    if free < wanted:
+        scale = choose_scale([wanted], "bytes")
+        raise StoreError(
+            f"{to}: some {scale.with_unit(wanted)} are needed, and {scale.with_unit(free)} are"
+            f" free on the disk of {there}; free space, or name a folder on another disk"
+        )

@@ -125,7 +125,7 @@ def make_source(job: Job, base: Checkpoint) -> Checkpoint:
     from qbench.finetune.serve.deployment import deployed_checkpoint
 
     read_artifact(job.artifact_key or "", base_fingerprint=job.model.fingerprint)
-    return deployed_checkpoint(_served(job, base))
+    return deployed_checkpoint(served_model(job, base))
 
 
 def source_of(job: Job, base: Checkpoint, loaded_from: Checkpoint) -> Source:
@@ -134,7 +134,7 @@ def source_of(job: Job, base: Checkpoint, loaded_from: Checkpoint) -> Source:
     if tuning is not None and job.cell.deploy is not None:
         from qbench.finetune.serve.deployment import load_deployed
 
-        served = _served(job, base)
+        served = served_model(job, base)
         adapter = served.artifact if loaded_from == base else None
         build = partial(load_deployed, served, loaded_from)
         return Source(held, loaded_from.folder, adapter, build)
@@ -144,7 +144,8 @@ def source_of(job: Job, base: Checkpoint, loaded_from: Checkpoint) -> Source:
     return Source(held, base.folder, None, build)
 
 
-def _served(job: Job, base: Checkpoint) -> ServedModel:
+def served_model(job: Job, base: Checkpoint) -> ServedModel:
+    """The tuned model of a job in its deployment, before it is loaded."""
     from qbench.finetune.artifact import artifact_folder
     from qbench.finetune.serve.deployment import ServedModel
 

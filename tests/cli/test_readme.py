@@ -107,7 +107,7 @@ def test_the_commands_shown_exist_with_their_options(line: str) -> None:
         assert any(words[0] in option.opts for option in group.params)
         return
     command = group.commands[words[0]]  # type: ignore[attr-defined]
-    if hasattr(command, "commands"):  # `export mix`
+    if hasattr(command, "commands"):  # `export card`
         command = command.commands[words[1]]
     known = {name for option in command.params for name in option.opts}
     assert {word for word in words[1:] if word.startswith("-") and word != "-"} <= known

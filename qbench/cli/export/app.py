@@ -2,12 +2,12 @@
 
 import typer
 
-from qbench.cli.export import card, every_eval_ever, hub, lm_eval, mix, tracker
+from qbench.cli.export import card, checkpoint, every_eval_ever, hub, lm_eval, tracker
 
 app = typer.Typer(
     no_args_is_help=True, help="Write what was measured in the forms that other programs read."
 )
-app.command(epilog=mix.EXAMPLES)(mix.mix)
+app.command(epilog=checkpoint.EXAMPLES)(checkpoint.checkpoint)
 app.command(epilog=card.EXAMPLES)(card.card)
 app.command(epilog=hub.EXAMPLES)(hub.hub)
 app.command(epilog=lm_eval.EXAMPLES)(lm_eval.lm_eval)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qbench.precisions.writing.form import Form
 
 _SCALE_BYTES = 4
+_OF_BIASES = 0.02
+_BIASES = "torchao rounds a sum before it adds the layer's bias, and a plain layer after"
 _LEAST = E4M3_LARGEST * 2.0**-126
 """A row of smaller numbers has the scale of this: a scale of 0 would make its zeros no numbers."""
 
@@ -87,12 +89,14 @@ class Fp8(Coding):
         return None if options.granularity == "tensor" else Float8WeightOnlyConfig()
 
     def forms(self, options: Fp8Options) -> tuple[Form, ...]:
-        """torchao's own for weights alone with a scale a row; compressed-tensors' for all."""
+        """Torchao's own for weights alone with a scale a row; compressed-tensors' for all."""
         strategy = "tensor" if options.granularity == "tensor" else "channel"
         common = {"num_bits": 8, "type": "float", "symmetric": True}
+        weights = {**common, "strategy": strategy}
         if options.activations == "none":
-            weights = {**common, "strategy": strategy}
-            packed = compressed_form("float-quantized", weights, _codes)
+            packed = compressed_form(
+                "float-quantized", weights, _codes, tolerance=_OF_BIASES, inexact=_BIASES
+            )
             if options.granularity == "tensor":
                 return (packed,)
             return torchao_form(partial(self.library_config, options)), packed
@@ -101,7 +105,6 @@ class Fp8(Coding):
             "strategy": "tensor" if options.granularity == "tensor" else "token",
             "dynamic": True,
         }
-        weights = {**common, "strategy": strategy}
         return (compressed_form("float-quantized", weights, _codes, inputs=inputs),)
 
     def products(self, options: Fp8Options) -> Products:

@@ -110,9 +110,11 @@ class Mx(Coding):
         )
 
     def forms(self, options: MxOptions) -> tuple[Form, ...]:
-        """compressed-tensors', which keeps scales as bytes of E8M0 too."""
+        """compressed-tensors' of weights alone, which keeps scales as bytes of E8M0 too."""
         import torch
 
+        if options.activations != "none":
+            return ()
         common = {
             "num_bits": self.code_bits,
             "type": "float",
@@ -122,9 +124,15 @@ class Mx(Coding):
             "scale_dtype": torch.uint8,
             "zp_dtype": torch.uint8,
         }
-        inputs = None if options.activations == "none" else {**common, "dynamic": True}
         kind = "mxfp8-quantized" if self.code_bits == 8 else "mxfp4-pack-quantized"
-        return (compressed_form(kind, common, self._parts, inputs=inputs),)
+        return (compressed_form(kind, common, self._parts),)
+
+    def unwritable(self, options: MxOptions) -> str:
+        """Inputs in blocks."""
+        return (
+            "transformers would round the inputs of such a checkpoint by scales that are no powers"
+            " of two, which is another model; export the weights alone"
+        )
 
     def _parts(self, layer: Any) -> dict[str, torch.Tensor]:
         """Codes and scales by compressed-tensors' names."""

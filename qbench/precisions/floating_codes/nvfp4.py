@@ -36,7 +36,7 @@ BLOCK = 16
 LEAST_SCALE = 2.0**-6
 """E4M3's least normal number."""
 _WEIGHT_SCALE_BYTES = 4
-_DIVISOR = 0.01
+_DIVISOR = 0.02
 _DIVIDED = (
     "compressed-tensors divides by the reciprocal of the weight's scale, and multiplies in 16 bits"
 )
@@ -102,12 +102,10 @@ class Nvfp4(Coding):
             "strategy": "tensor_group",
             "group_size": BLOCK,
         }
-        return (
-            compressed_form(
-                "nvfp4-pack-quantized", weights, _parts, tolerance=_DIVISOR, inexact=_DIVIDED
-            ),
-            torchao_form(_torchao_config),
+        packed = compressed_form(
+            "nvfp4-pack-quantized", weights, _parts, tolerance=_DIVISOR, inexact=_DIVIDED
         )
+        return torchao_form(_torchao_config), packed
 
     def unwritable(self, options: FloatingCodesOptions) -> str:
         """Inputs with a scale of their own."""

@@ -141,6 +141,13 @@ class Hqq(Precision):
         made: nn.Module = quantized_layer(layer, options, bits, torch_type(options.dtype))
         return made
 
+    def unwritable(self, options: HqqOptions) -> str:
+        """Nothing reads it."""
+        return (
+            "transformers reads nothing that hqq saved, and HQQ's zero points are fractions, where"
+            " the formats of compressed-tensors and GPTQ have integers"
+        )
+
     def verify(self, model: PreTrainedModel, options: HqqOptions) -> Verification:
         """Every layer that falls into groups holds codes, and computes what they say."""
         from qbench.precisions.hqq.layers import LastDequantized, layer_class, naive_weight

@@ -193,6 +193,10 @@ class Integer(LibraryWeights, Precision):
 
         return None if options.calibrates else torchao_config(options)
 
+    def is_all_in_weights(self, options: IntegerOptions) -> bool:
+        """Not where inputs are rounded."""
+        return options.activations == "none"
+
     def forms(self, options: IntegerOptions) -> tuple[Form, ...]:
         """Packed by compressed-tensors, or as torchao holds them."""
         from qbench.precisions.integer.written import integer_forms

@@ -45,8 +45,10 @@ def why_unwritable(options: IntegerOptions) -> str:
 
 
 def _torchao(options: IntegerOptions) -> Form | None:
-    """None for what transformers does not read of torchao's: factors of narrow codes, and scales of
-    inputs that a calibration found."""
+    """None for what transformers does not read of torchao's tensors.
+
+    Those are factors of narrow codes, and scales of inputs that a calibration found.
+    """
     unread = options.weights == "awq" or options.activations == "static"
     own = options.granularity == "tensor" and not options.uses_int8_kernel
     return None if unread or own else torchao_form(partial(torchao_config, options))

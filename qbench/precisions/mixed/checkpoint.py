@@ -10,11 +10,14 @@ The files hold the codes of the loaded model as they are: nothing is quantized a
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
+from qbench.precisions.layer_weights import is_number
 from qbench.precisions.mixed.layers import by_member
-from qbench.precisions.verification import first_few, head_name
+from qbench.precisions.verification import first_few, head_name, linear_layers
+from qbench.precisions.writing.form import Form, save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,38 +29,33 @@ if TYPE_CHECKING:
     from qbench.precisions.mixed.options import MixedOptions
 
 
-def write_checkpoint(
-    model: PreTrainedModel, options: MixedOptions, held_in: Mapping[str, str], folder: Path
-) -> str:
-    """Writes weights and configuration of a loaded mix; returns the name of the library.
-
-    `held_in` has the label of what each linear layer was found to be held in.
-
-    The model is good for nothing else afterwards. Raises `UsageError` where no library has a form
-    for the mix, with the layers that it lacks one for.
-    """
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    config = _configuration(model, options, held_in)
-    kept: Any = model
-    kept.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=True)
-    kept.config.quantization_config = config
-    kept.save_pretrained(str(folder))
-    return str(config.quant_method.value)
+def mixed_form(options: MixedOptions) -> Form:
+    """Of a mix, which says what each layer is held in."""
+    return Form(
+        "mixed",
+        partial(_write, options),
+        "the codes of each layer as the library of its format holds them",
+        needs=("accelerate",),
+    )
 
 
-def _configuration(
-    model: PreTrainedModel, options: MixedOptions, held_in: Mapping[str, str]
-) -> Any:
+def _write(options: MixedOptions, model: PreTrainedModel, folder: Path) -> None:
+    """Raises `UsageError` where no library has a form for the mix, with the layers it lacks."""
+    save(model, folder, library=_configuration(model, options))
+
+
+def _configuration(model: PreTrainedModel, options: MixedOptions) -> Any:
     """What config.json is to say of the layers, as transformers' own object."""
     from transformers import BitsAndBytesConfig
 
     from qbench.precisions import is_quantized, options_of, precisions
 
+    layers = dict(linear_layers(model))
     coded = {
         one: held
-        for one, names in by_member(held_in, options).items()
-        if is_quantized(one) and (held := [name for name in names if held_in[name] == one.label])
+        for one, names in by_member(layers, options).items()
+        if is_quantized(one)
+        and (held := [name for name in names if not is_number(layers[name].weight)])
     }
     if not coded:
         raise UsageError(
@@ -86,7 +84,7 @@ def _configuration(
             f" {whole[0].label} as the only quantized format, or mix formats of torchao"
         )
     config = configs[whole[0]]
-    left = [name for name in held_in if name not in coded[whole[0]]]
+    left = [name for name in layers if name not in coded[whole[0]]]
     config.llm_int8_skip_modules = [*left, *head_name(model)]
     return config
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import PrecisionRef, ResolvedModel
     from qbench.precisions.verification import Verification
+    from qbench.precisions.writing.form import Form
 
 NO_MAP = (
     "a mix says which layers are held in what, and this one says nothing: give it a map such as"
@@ -221,6 +222,12 @@ class Mixed(Precision):
             quantize=quantize,
             weight_bytes=self.storage(shape, options).total / max(1, shape.weights),
         )
+
+    def forms(self, options: MixedOptions) -> tuple[Form, ...]:
+        """Of the formats that a library's configuration can mix."""
+        from qbench.precisions.mixed.checkpoint import mixed_form
+
+        return (mixed_form(options),)
 
     def verify(self, model: PreTrainedModel, options: MixedOptions) -> Verification:
         """Every layer holds what its member holds it in, and computes what that says."""

@@ -107,6 +107,10 @@ class Quanto(Precision):
         made: nn.Module = quantized_layer(layer, self.codes)
         return made
 
+    def unwritable(self, options: QuantoOptions) -> str:
+        """Nothing reads it."""
+        return "transformers reads nothing that quanto saved"
+
     def verify(self, model: PreTrainedModel, options: QuantoOptions) -> Verification:
         """Every linear layer holds codes of this format, and computes what they say."""
         from qbench.precisions.quanto.layers import layer_class, naive_weight

@@ -37,6 +37,7 @@ def form_of(ref: PrecisionRef, wanted: str | None = None) -> Form:
     if numbers is None:
         raise UsageError(f"{ref.label} cannot be written: {reason}")
     raise UsageError(
-        f"{ref.label} cannot be written in codes: {reason}; --form {numbers.name} writes the numbers"
-        " that they stand for, of the same quality, in as many bytes as the model without them"
+        f"{ref.label} cannot be written in codes: {reason}; --form {numbers.name} writes the"
+        " numbers that they stand for, of the same quality, in as many bytes as the model without"
+        " them"
     )

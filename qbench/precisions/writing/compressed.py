@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 METHOD = "compressed-tensors"
 _BYTES_HELD = "transformers computes with the numbers that they stand for, vLLM with the codes"
-ROUNDED_INPUTS = (
-    "inputs are rounded in the order of compressed-tensors' operations, so that one near the middle"
-    " of two levels may go the other way"
+_ROUNDED_INPUTS = (
+    "compressed-tensors divides inputs by their scales in the model's own type, so that in 16 bits"
+    " some go to the next level"
 )
-ROUNDED_INPUTS_TOLERANCE = 0.05
+_ROUNDED_INPUTS_TOLERANCE = 0.1
 
 
 def compressed_form(
@@ -69,8 +69,8 @@ def compressed_form(
         write,
         f"codes packed as {kind}: {_BYTES_HELD}",
         needs=(METHOD, "accelerate"),
-        tolerance=tolerance or (0.0 if inputs is None else ROUNDED_INPUTS_TOLERANCE),
-        inexact=inexact or (None if inputs is None else ROUNDED_INPUTS),
+        tolerance=tolerance or (0.0 if inputs is None else _ROUNDED_INPUTS_TOLERANCE),
+        inexact=inexact or (None if inputs is None else _ROUNDED_INPUTS),
         same_bytes=False,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
+from qbench.precisions.plain_layers import is_transposed
 from qbench.precisions.verification import first_few, head_name, linear_layers
 from qbench.precisions.writing.form import Form, save
 
@@ -53,7 +54,7 @@ def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> Fo
 
 def refuse_transposed(model: PreTrainedModel) -> None:
     """Raises `UsageError` for layers whose checkpoint has its weights the other way round."""
-    turned = [name for name, one in linear_layers(model) if hasattr(one, "source_cls")]
+    turned = [name for name, one in linear_layers(model) if is_transposed(one)]
     if turned:
         raise UsageError(
             f"the model's own layers are Conv1D ({first_few(turned)}), whose weights lie the other"

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.precisions.layer_weights import is_number
+from qbench.precisions.plain_layers import is_transposed
 from qbench.precisions.writing.form import Form, save
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedModel
 
     from qbench.precisions.precision import Precision
 
 NUMBERS = "numbers"
-_ROUNDS_INPUTS = ("outliers", "codes", "rounded", "mixed", "floating")
-"""Products of which the weights' numbers are not all, or that have them already."""
 _TOLERANCE = 0.02
 _INEXACT = (
-    "each weight is rounded to the model's type once, and is multiplied by other kernels than those"
-    " that read codes"
+    "a plain layer multiplies weights that are rounded to the model's type, and rounds a sum after"
+    " it has added the bias; libraries of codes may do either otherwise"
 )
 
 
 def numbers_form(held: Precision, options: Any) -> Form | None:
-    """Of a precision that knows the weights of its codes; None where they are not all of it."""
-    products = held.products(options)
-    if not held.dequantizes or (products is not None and products.kind in _ROUNDS_INPUTS):
+    """None where numbers would compute something else than its codes."""
+    if not held.is_all_in_weights(options):
         return None
 
     def write(model: PreTrainedModel, folder: Path) -> None:
@@ -48,22 +46,19 @@ def _as_numbers(model: PreTrainedModel, held: Precision) -> dict[str, Any]:
     import torch
 
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    own_tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     found: dict[str, Any] = {}
     for key, tensor in model.state_dict().items():
+        if key in tied or key not in own_tensors:  # of a library's own, such as scales
+            continue
         name, _, own = key.rpartition(".")
         layer: Any = model.get_submodule(name)
-        if key in tied:
-            continue
-        if _is_number(getattr(layer, "weight", tensor)):
+        if is_number(getattr(layer, "weight", tensor)):
             found[key] = tensor
         elif own == "weight":
             with torch.no_grad():
                 weight = held.weights(layer).to(model.dtype)
-            found[key] = (weight.T if hasattr(layer, "source_cls") else weight).contiguous()
+            found[key] = (weight.T if is_transposed(layer) else weight).contiguous()
         elif own == "bias":
             found[key] = tensor
     return found
-
-
-def _is_number(tensor: torch.Tensor) -> bool:
-    return not hasattr(tensor, "qdata") and tensor.is_floating_point() and tensor.element_size() > 1

@@ -87,10 +87,10 @@ def card_metadata(
     results, without = eval_results(exported)
     metadata: dict[str, Any] = {
         "base_model": base,
-        "base_model_relation": _relation(cell) if base else None,
+        "base_model_relation": relation_of(cell) if base else None,
         "library_name": library_name,
         "pipeline_tag": _TASK_TYPE,
-        "tags": _tags(cell),
+        "tags": tags_of(cell),
         "model_name": cell.slug if results else None,
         "eval_results": results or None,
     }
@@ -158,7 +158,7 @@ def _base_model(exported: ExportedCell) -> tuple[str | None, str]:
     return None, f"{model.source} is no repository of the hub; add base_model to the metadata"
 
 
-def _relation(cell: Cell) -> str | None:
+def relation_of(cell: Cell) -> str | None:
     """What the Hub calls the relation to the base model; None for the base as it is."""
     if cell.deploy in _ATTACHED:
         return "adapter"
@@ -167,6 +167,7 @@ def _relation(cell: Cell) -> str | None:
     return None if cell.tuning is None else "finetune"
 
 
-def _tags(cell: Cell) -> list[str]:
+def tags_of(cell: Cell) -> list[str]:
+    """What a hub finds the model by."""
     tuned = [] if cell.tuning is None else [cell.tuning.method]
     return ["qbench", cell.precision.name, *tuned]

@@ -1,0 +1,172 @@
+"""The card of an exported checkpoint: how it was made, how it is loaded, and what it measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbench.core.units import choose_scale
+from qbench.report.exports.model_card import model_card, relation_of, tags_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbench.core.record import Environment
+    from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
+    from qbench.report.exports.chosen import ExportedCell
+
+_NOT_BY_VLLM = (
+    "config.json is as vLLM reads it; qbench loaded the folder by transformers, and not by vLLM."
+)
+_DEPLOYED = {
+    "merged": "merged into the original weights",
+    "merged-requantized": "merged into the original weights, then quantized as the base was",
+    "merged-dequantized": "merged into the base's dequantized weights",
+    "merged-in-place": "merged into the quantized layers",
+    "attached": "an adapter beside its base",
+    "attached-fp16": "an adapter beside its base, computed in fp16",
+    "adapter-int8": "an adapter beside its base, that was stored in 8-bit blocks: the numbers that"
+    " its codes stand for",
+    "adapter-nf4": "an adapter beside its base, that was stored in 4-bit blocks: the numbers that"
+    " its codes stand for",
+    "quantized": "the tuned weights, rounded to codes",
+}
+"""What was done with a tuned model, by its deployment."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a folder was made, as its card tells it."""
+
+    suite: str
+    cell: Cell
+    model: ResolvedModel
+    """What it was made of."""
+    command: str
+    """By which it was written."""
+    environment: Environment
+    library: str
+    """What loads it: `transformers` or `peft`."""
+    form: str
+    told: str
+    """What the files hold."""
+    size_bytes: int
+    difference: float
+    """Of the logits after it was loaded again, relative by norm."""
+    inexact: str | None
+    """Why there may be one."""
+    same_bytes: bool
+    training: Mapping[str, Any] | None
+    """Parameters of the training: data, method, options, seed; None of a model that is not
+    tuned."""
+    steps: int | None
+    """Optimizer steps that the record of the training tells."""
+
+
+def checkpoint_card(making: Making, exported: ExportedCell | None) -> str:
+    """The folder's README.md; `exported` is the cell with its records, None where none is there."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    made = _how_made(making)
+    if exported is not None:
+        return f"{model_card(exported, how_made=made, library_name=making.library).card}"
+    ref = making.model.ref
+    is_of_hub = ref.kind == "hub"
+    data = ModelCardData(
+        base_model=ref.location if is_of_hub else None,
+        base_model_relation=relation_of(making.cell) if is_of_hub else None,
+        library_name=making.library,
+        pipeline_tag="text-generation",
+        tags=tags_of(making.cell),
+    )
+    text = (
+        f"---\n{data.to_yaml()}\n---\n\n# {ref.name}, {making.cell.label}\n\n"
+        f"## How it was made\n\n{made}\n## Measured by qbench\n\n"
+        "No record of this cell was on the disk when the folder was written: nothing is said of"
+        f" what it measures. `qbench run {making.suite}` takes them.\n"
+    )
+    return f"{ModelCard(text)}"
+
+
+def _how_made(making: Making) -> str:
+    """Markdown: a list of what it was made of and by what, and how it is loaded."""
+    cell, model = making.cell, making.model
+    revision = f", revision `{model.revision}`" if model.revision else ""
+    size = choose_scale([making.size_bytes], "bytes").with_unit(making.size_bytes)
+    lines = [
+        f"base model: `{model.ref.source}`{revision}, contents `{model.fingerprint[:16]}`",
+        f"cell `{cell.label}` of the suite `{making.suite}`",
+        f"precision: {_with_options(cell.precision)}",
+        *_tuning(making),
+        f"written as {making.form}: {making.told}; {size} of weights",
+        _compared(making),
+        f"made by qbench {making.environment.qbench} on {making.environment.device}",
+        f"versions: {_versions(making.environment)}",
+        f"command: `{making.command}`",
+    ]
+    listed = "\n".join(f"- {line}" for line in lines)
+    note = _NOT_BY_VLLM if making.library == "transformers" else _base_in(cell)
+    return f"{listed}\n\n```python\n{_loading(making)}\n```\n\n{note}\n"
+
+
+def _tuning(making: Making) -> list[str]:
+    cell, training = making.cell, making.training
+    if cell.tuning is None or training is None:
+        return []
+    data = training.get("data", {})
+    steps = "" if making.steps is None else f", {making.steps} optimizer steps"
+    own = {name: one for name, one in training.get("options", {}).items() if one is not None}
+    contents = data.get("fingerprint") or data.get("revision") or "not known"
+    trained_in, split = _with_options(cell.tuning.precision), _listed(data.get("options", {}))
+    return [
+        f"tuned by `{cell.tuning.method}` in {trained_in}, seed {cell.tuning.seed}{steps}",
+        f"options of the training: {_listed(own)}",
+        f"tuned on `{data.get('source')}`, contents `{contents}`: {split}",
+        f"served as `{cell.deploy}`: {_DEPLOYED.get(str(cell.deploy), 'as its name says')}",
+    ]
+
+
+def _compared(making: Making) -> str:
+    if making.difference == 0:
+        logits = "loaded again it gives the same logits, bit for bit"
+    else:
+        logits = (
+            f"loaded again its logits differ by {making.difference:.2g} of their norm:"
+            f" {making.inexact}"
+        )
+    if making.same_bytes:
+        return logits
+    return f"{logits}; transformers holds other bytes than were measured"
+
+
+def _with_options(held: PrecisionRef) -> str:
+    options = held.options_by_contents
+    return f"`{held.label}`{f' ({_listed(options)})' if options else ''}"
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} `{value}`" for name, value in options.items())
+
+
+def _versions(environment: Environment) -> str:
+    return ", ".join(f"{name} {one}" for name, one in environment.versions.items() if one)
+
+
+def _base_in(cell: Cell) -> str:
+    return (
+        f"Load the base as it is in `{cell.precision.label}` (above are its options): an adapter"
+        " that was trained on a quantized base is measured on that."
+    )
+
+
+def _loading(making: Making) -> str:
+    if making.library == "peft":
+        return (
+            "from peft import AutoPeftModelForCausalLM\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER", dtype="auto")'
+        )
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    )
