@@ -39,6 +39,9 @@ from qbench.cli import (
 from qbench.cli import (
     report as cli_report,
 )
+from qbench.cli import (
+    reproduce as cli_reproduce,
+)
 from qbench.cli.cluster_options import On, Partition, TimeLimit, with_slurm_options
 from qbench.cli.export.app import app as export_app
 from qbench.cli.report import write_reports
@@ -276,6 +279,7 @@ app.command(epilog=cli_compare.GATE_EXAMPLES)(cli_compare.gate)
 app.command(epilog="Example: qbench baseline suites/quickstart.yaml")(cli_compare.baseline)
 app.command(epilog=cli_history.EXAMPLES)(cli_history.history)
 app.command(epilog=cli_claims.EXAMPLES)(cli_claims.claims)
+app.command(epilog=cli_reproduce.EXAMPLES)(cli_reproduce.reproduce)
 app.add_typer(export_app, name="export")
 app.command(epilog="Example: qbench explain nf4-dq --set dtype=fp32 --format markdown")(
     cli_explain.explain

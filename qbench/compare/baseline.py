@@ -51,7 +51,7 @@ _DETAILS = (
     ENERGY_METHOD,
     *BY_METRIC.values(),
 )
-_TEXT_KEYS = ("name", "source", "fingerprint")
+_TEXT_KEYS = ("name", "source", "fingerprint", "options")
 _REMEDY = "`qbench baseline SUITE` makes one"
 
 

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.comparable import DEVICE_BOUND, DEVICE_CONDITIONS, conditions_of
+from qbench.compare.comparable import DEVICE_BOUND, conditions_of
 from qbench.core.record import identity_changes
+from qbench.core.unchecked import as_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,17 @@ State = Literal["same", "no matter", "matters", "unknown"]
 NOT_INSTALLED = "not installed"
 UNKNOWN_HERE = "not known before a run"
 _ABSENT = "-"
+_NO_GPU = "no GPU"
+TIMES, NUMBERS = "times", "numbers"
+"""Two kinds of figures: times, rates and peaks of memory; and what a model computes."""
+_BOUND = {TIMES: "times are not compared", NUMBERS: "numbers may differ by rounding"}
+"""What follows for each on another device."""
 _TIMED = (*DEVICE_BOUND, "training", "adapters")
-"""Measurements that have times or peaks of memory, most of them nothing else."""
+_EXACT = ("footprint",)
+"""Measurements of what follows from the model and the format alone."""
 _NOT_NUMBERS = ("Python", "platform", "qbench", "git revision")
-_OF_MACHINE = ("CPU features", *DEVICE_CONDITIONS)
-_SCRIPT = "reproduce.sh"
+_OF_GPUS = ("driver", "CUDA", "cuDNN")
+_COMMIT = re.compile(r"^(\w{12})\w+")
 _WEIGHTS = "weights of "
 _TOLD_ELSEWHERE = re.compile(
     r"(versions|threads|protocol|device|reference|tuning|sensitivities|model\.(fingerprint|gpus))\b"
@@ -46,63 +53,69 @@ class ConditionHere:
 
 def conditions_here(records: Sequence[Record], twins: Sequence[Record]) -> list[ConditionHere]:
     """All conditions of the records; `twins` are what a run here would leave in their place."""
-    measured = dict.fromkeys(record.item.measurement for record in records)
-    timed = [name for name in measured if name in _TIMED]
-    others = [name for name in measured if name not in _TIMED]
+    figures = figures_of(records)
     there, here = _values(records), _values(twins)
-    # The name of a suite's folder is the same, and no condition.
-    names = [name for name in dict.fromkeys((*there, *here)) if name != "suite"]
+    on_cpu = all(twin.environment.device_type == "cpu" for twin in twins)
+    in_keys = {name for record in records for name in as_mapping(record.identity.get("versions"))}
     found = []
-    for name in names:
-        mine, theirs = here.get(name, {}), there.get(name, {})
+    for name, theirs in there.items():
+        mine = here.get(name, {})
         was, now = _shown(name, theirs), _shown(name, mine)
         if set(mine) == set(theirs):
             found.append(ConditionHere(name, was, now, "same", ""))
-        elif not mine or set(mine) == {UNKNOWN_HERE}:
+        elif name in _OF_GPUS and on_cpu:
+            found.append(ConditionHere(name, was, _NO_GPU, "matters", "told by the device"))
+        elif not mine or (set(mine) == {str(None)} and name.startswith(_WEIGHTS)):
             found.append(ConditionHere(name, was, UNKNOWN_HERE, "unknown", ""))
-        elif theirs:
-            found.append(ConditionHere(name, was, now, *_follows(name, mine, timed, others)))
+        else:
+            state, follows = _follows(name, figures, key=name in in_keys)
+            found.append(ConditionHere(name, was, now, state, follows))
     return [*found, *_other_parts(records, twins)]
+
+
+def figures_of(records: Iterable[Record]) -> dict[str, list[str]]:
+    """The measurements whose figures conditions may move: those of times and peaks, and others."""
+    measured = dict.fromkeys(record.item.measurement for record in records)
+    return {
+        TIMES: [name for name in measured if name in _TIMED],
+        NUMBERS: [name for name in measured if name not in (*_TIMED, *_EXACT)],
+    }
 
 
 def _values(records: Iterable[Record]) -> dict[str, dict[str, None]]:
     found: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in conditions_of(record).items():
-            if value != _ABSENT:
+            # A suite's name is the same, and no condition.
+            if value != _ABSENT and name != "suite":
                 found.setdefault(name, {})[value] = None
     return found
 
 
 def _shown(name: str, values: Mapping[str, None]) -> str:
+    if name == "git revision":
+        values = dict.fromkeys(_COMMIT.sub(r"\1", one) for one in values)
     unsaid = "unknown" if name in _NOT_NUMBERS or name.startswith(_WEIGHTS) else NOT_INSTALLED
     return ", ".join(unsaid if one == str(None) else one for one in values) or _ABSENT
 
 
-def _follows(
-    name: str, here: Mapping[str, None], timed: Sequence[str], others: Sequence[str]
-) -> tuple[State, str]:
-    """What a difference means for what was measured: `timed` and the `others`."""
-    if name in _NOT_NUMBERS or (name == "threads" and not timed):
-        return "no matter", "moves no number that was measured"
-    times, rest, every = (", ".join(some) for some in (timed, others, (*timed, *others)))
-    if name == "device":
-        parts = [f"{times}: not to be compared"] if timed else []
-        parts += [f"{rest}: compared, and may differ by rounding"] if others else []
-        words = f"{'; '.join(parts)}; the records have other keys"
-    elif name == "threads":
-        words = f"{times}: not to be compared; {_SCRIPT} sets OMP_NUM_THREADS"
-    elif name == "protocol":
-        words = "numbers are taken in another way, and never compared: take the records' qbench"
-    elif name.startswith(_WEIGHTS):
-        words = "other weights: another model would be measured"
-    elif name in _OF_MACHINE:
-        given = f"; {_SCRIPT} sets them" if name == "variables" else ""
-        words = f"may move {every}; no part of a key{given}"
+def _follows(name: str, figures: Mapping[str, list[str]], *, key: bool) -> tuple[State, str]:
+    """What a difference means for what was measured; `key`: whether keys hold it."""
+    there_are = [kind for kind, names in figures.items() if names]
+    if name == "protocol":
+        return "matters", "taken in another way, and never compared; other keys"
+    if name.startswith(_WEIGHTS):
+        return "matters", "another model; other keys"
+    moved = [kind for kind in there_are if name != "threads" or kind == TIMES]
+    if name in _NOT_NUMBERS or not moved:
+        return "no matter", ""
+    if name in ("device", "threads"):
+        words = [_BOUND[kind] for kind in moved]
     else:
-        moved = "it may be needed" if set(here) == {str(None)} else f"may move {every}"
-        words = f"{moved}; pip install -c constraints.txt has the records' version"
-    return "matters", words
+        words = [f"{' and '.join(moved)} may move"]
+    if key or name in ("device", "threads"):
+        words.append("other keys")
+    return "matters", "; ".join(words)
 
 
 def _other_parts(records: Sequence[Record], twins: Sequence[Record]) -> list[ConditionHere]:
@@ -113,7 +126,7 @@ def _other_parts(records: Sequence[Record], twins: Sequence[Record]) -> list[Con
             continue
         for name, (mine, theirs) in identity_changes(twin.identity, record.identity).items():
             if _TOLD_ELSEWHERE.match(name) is None and name not in found:
-                follows = "something else is measured: the records have other keys"
+                follows = "something else is measured; other keys"
                 was, now = _short(theirs), _short(mine)
                 found[name] = ConditionHere(name, was, now, "matters", follows)
     return list(found.values())

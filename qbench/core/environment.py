@@ -188,10 +188,14 @@ def detect_environment(device: str) -> Environment:
     )
 
 
+def variables_known(device_type: str = "cuda") -> tuple[str, ...]:
+    """Names of the environment variables that change numbers, memory or speed on a device."""
+    return (*_VARIABLES, *(_CUDA_VARIABLES if device_type == "cuda" else ()))
+
+
 def variables_set(device_type: str) -> dict[str, str]:
-    """The environment variables of this process that change numbers, memory or speed."""
-    names = (*_VARIABLES, *(_CUDA_VARIABLES if device_type == "cuda" else ()))
-    return {name: os.environ[name] for name in names if name in os.environ}
+    """Those of them that this process has."""
+    return {name: os.environ[name] for name in variables_known(device_type) if name in os.environ}
 
 
 def qbench_version() -> str:

@@ -362,6 +362,8 @@ class Page:
     parts: tuple[Part, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
     """The same for programs: plain values by documented keys, None for what is missing."""
+    packed: str = ""
+    """A line that stands in the file and is not shown; see `qbench.core.packed_records`."""
 
 
 def bullets(lines: Iterable[Line], tone: Tone = "plain") -> Bullets:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 def render(page: Page, *, top: int = 1) -> str:
     """The page; its title is a heading of the level `top`."""
     blocks = [_heading(page.title, top), *_blocks(page.parts, top)]
+    if page.packed:
+        blocks.append(f"<!-- {page.packed} -->")
     return "\n\n".join(blocks) + "\n"
 
 

@@ -8,6 +8,7 @@ from qbench.compare.items import items
 from qbench.compare.recommend.tables import recommendations
 from qbench.compare.selection import select
 from qbench.compare.stated import NOTHING
+from qbench.core.packed_records import pack
 from qbench.core.page import (
     Charts,
     Code,
@@ -130,7 +131,13 @@ def report_page(records: Sequence[Record], stated: Mapping[str, Stated] | None =
     parts += _condition_parts(selection)
     parts += _detail_parts(selection, [one.price for one in holds])
     parts += _log_parts(failed)
-    return Page(title, tuple(parts))
+    return Page(title, tuple(parts), packed=pack(_measured(selection)))
+
+
+def _measured(selection: Selection) -> list[Record]:
+    """The records that the page shows."""
+    cells = (cell for table in selection.tables for cell in table.every)
+    return [record for cell in cells for record in cell.records]
 
 
 def _decision_parts(

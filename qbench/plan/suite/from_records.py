@@ -25,6 +25,7 @@ from qbench.plan.rehearsal import SUFFIX
 from qbench.plan.suite.restated import SUPPLIED, Restated, Supplied
 from qbench.precisions import is_quantized, precisions, with_defaults
 from qbench.precisions.mixed.members import format_of
+from qbench.precisions.mixed.sought import is_sought
 from qbench.precisions.names import own_name
 from qbench.sources.bundled import PREFIX
 from qbench.sources.data.texts import DATASETS
@@ -80,13 +81,34 @@ class _Told:
         self.repeats: dict[str, int] = {}
         self.supplied: dict[str, Supplied] = {}
         self.code: list[str] = []
+        self.lacking: list[str] = []
         needed = [known[key] for key in needed_keys(record) if key in known]
-        training = next((one for one in needed if one.cell.is_training), record)
+        tuning = record.cell.tuning
+        trainings = [one for one in needed if one.cell.is_training] or [
+            one
+            for one in known.values()
+            if tuning is not None
+            and (one.cell.model, one.cell.training) == (record.cell.model, tuning)
+        ]
+        training = next(iter(trainings), record)
         self._tell_reference(needed)
         self._tell_cell(record.cell)
         tables = [one for one in needed if one.item.measurement == SENSITIVITY]
+        if not tables and is_sought(record.cell.precision):
+            every = [one for one in known.values() if one.item.measurement == SENSITIVITY]
+            tables = [one for one in every if one.cell.model == record.cell.model][:1]
         for one in (record, training, *tables):
             self._tell_item(one)
+        if tuning is not None and ("data",) not in self.facts:
+            self.lacking.append(
+                "what was tuned on is not told by these records: the suite takes its default; give"
+                " the folder of results that has the trainings' own records"
+            )
+        if is_sought(record.cell.precision) and not tables:
+            self.lacking.append(
+                "what mixes were found from is not among these records: the suite"
+                " measures sensitivities with its defaults"
+            )
 
     def fits(self, suite: Restated) -> bool:
         """Whether one suite may say this beside what it says already."""
@@ -100,6 +122,7 @@ class _Told:
         suite.facts |= self.facts
         suite.supplied |= self.supplied
         suite.code |= dict.fromkeys(self.code)
+        suite.lacking |= dict.fromkeys(self.lacking)
         for name, value in self.lists:
             values = suite.lists.setdefault(name, [])
             if value not in values:
@@ -244,7 +267,7 @@ class _Told:
     def _tell_item(self, record: Record) -> None:
         item = record.item
         data = item.params.get("data")
-        if isinstance(data, dict):
+        if isinstance(data, dict) and "options" in data:
             self.facts["data",] = self._data(data)
         if item.measurement not in asked_for():
             return

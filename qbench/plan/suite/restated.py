@@ -49,6 +49,8 @@ class Restated:
     """What it has a list of."""
     code: dict[str, None] = field(default_factory=dict)
     """Files of somebody's own that may hold Python."""
+    lacking: dict[str, None] = field(default_factory=dict)
+    """What the records do not tell, and what the suite says in its place."""
     repeats: dict[str, int] = field(default_factory=dict)
     """By the measurement."""
 

@@ -40,6 +40,7 @@ def render(page: Page) -> str:
             outline=outline,
             charts=Markup(json_text(outline.charts)),  # noqa: S704 - it is escaped for its place
             choosers=Markup(json_text(outline.choosers)),  # noqa: S704 - as above
+            packed=page.packed,
             style=Markup(style),  # noqa: S704 - a file of this package
             style_digest=digest(style),
             scripts=[Markup(code) for code in codes],  # noqa: S704 - as above
