@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.plan.items import MERGED
 
@@ -93,6 +94,9 @@ class Restated:
             made["reference"] = self.facts["reference",]
         if tuned := self._every("tuning"):
             made["finetune"] = self._finetune(tuned)
+        elif ("data",) in self.facts:
+            # An untuned model is scored on the data's test split where a suite tunes anything.
+            made["finetune"] = {"data": self.facts["data",], "methods": [next(iter(methods()))]}
         made["measure"] = self._measure()
         if dropped := self.lists.get(("exclude",)):
             made["exclude"] = dropped

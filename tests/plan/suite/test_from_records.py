@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,19 +129,17 @@ def test_published_records_are_asked_for_under_their_own_keys(name: str, tmp_pat
     assert len(missing) <= len(before)
 
 
-@pytest.fixture(scope="module")
-def of_ci() -> tuple[Suite, list[Record]]:
+@cache
+def _of_ci() -> tuple[Suite, list[Record]]:
     """A suite that tunes, and its records."""
     suite = load_suite(REPOSITORY / "suites" / "ci.yaml")
     return suite, _asked(suite)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(places=st.sets(st.integers(min_value=0, max_value=199), min_size=1, max_size=5))
-def test_any_records_of_a_suite_are_asked_for_again(
-    of_ci: tuple[Suite, list[Record]], places: set[int]
-) -> None:
-    suite, every = of_ci
+def test_any_records_of_a_suite_are_asked_for_again(places: set[int]) -> None:
+    suite, every = _of_ci()
     chosen = [every[place % len(every)] for place in places]
 
     assert _missing(chosen, every, suite.base) == []
