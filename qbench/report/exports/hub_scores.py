@@ -166,17 +166,18 @@ def _task_score(records: Sequence[Record], record: Record, name: str) -> HubScor
     data, unknown = data_of_task(record, task)
     shots = as_number(record.details.get("few_shot"))
     said = "" if shots is None else f", {shots:g}-shot"
+    partly = _partly(record)
     return HubScore(
         what=f"{record.item.measurement} {slug} {metric}",
         item=slug,
         task=task,
         metric=metric,
-        title=f"{metric} of {task}{said}{conditions(record)}",
+        title=f"{metric} of {task}{said}{conditions(record)}" + (f", {partly}" if partly else ""),
         figure=with_interval(records, name),
         data=data,
         data_unknown=unknown,
         record=record,
-        partly=_partly(record),
+        partly=partly,
         is_share=_is_share(record, name),
         args={} if shots is None else {"num_fewshot": int(shots)},
     )

@@ -166,6 +166,15 @@ def test_data_of_no_hub_has_its_digest_and_none_is_made_up(nf4: ExportedCell) ->
     assert {one.what for one in left_out} == {"base_model", "license"}
 
 
+def test_a_score_of_some_items_says_so() -> None:
+    metadata, _ = card_metadata(published("quickstart", "nf4"))
+    names = [one.metric_name for one in metadata["eval_results"]]
+    assert [name.partition(", ")[2] for name in names] == [
+        "windows of 256 tokens, the first 80 of them",
+        "0-shot, taken on 100 of 400 items",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "relation"), [({}, "quantized"), ({"precision": "bf16"}, None)]
 )
