@@ -26,9 +26,34 @@ def plain(inputs: int, outputs: int) -> nn.Linear:
     return layer.requires_grad_(requires_grad=False)
 
 
+@pytest.fixture
+def unpacked_as_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes are unpacked as quanto defines it; on a CPU it would compile an operation first."""
+    from optimum.quanto.tensor.packed import PackedTensor
+
+    def unpack(packed: Any) -> torch.Tensor:
+        places = range(0, 8, packed._bits)
+        codes = torch.cat([packed._data >> place for place in places])
+        return codes[: packed.shape[0]] & (2**packed._bits - 1)
+
+    monkeypatch.setattr(PackedTensor, "unpack", unpack)
+
+
 @pytest.mark.parametrize("inputs", [64, 256, 96, 160])
 @pytest.mark.parametrize("name", FORMATS)
-def test_it_multiplies_as_a_layer_that_quanto_made(name: str, inputs: int) -> None:
+def test_it_multiplies_as_a_layer_that_quanto_made(
+    name: str, inputs: int, unpacked_as_defined: None
+) -> None:
+    it_multiplies_as_a_layer_that_quanto_made(name, inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quanto-int4", "quanto-int2"])
+def test_it_multiplies_as_a_layer_that_quanto_made_and_compiled(name: str) -> None:
+    it_multiplies_as_a_layer_that_quanto_made(name, 160)
+
+
+def it_multiplies_as_a_layer_that_quanto_made(name: str, inputs: int) -> None:
     from optimum.quanto import freeze, qtypes, quantize
 
     held: Any = precisions()[name]
