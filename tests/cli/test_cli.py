@@ -15,6 +15,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from qbench.cli.doctor import examine
 from qbench.cli.main import app
 from qbench.core.environment import EXTRAS
 from qbench.core.store import read_folder
@@ -68,9 +69,9 @@ class TestUsage:
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_explains_itself(self, workplace: Workplace, command: str) -> None:
-        finished = workplace.call(command, "--help")
+        finished = workplace.call_here(command, "--help")
         assert finished.code == 0
-        assert "Usage: qbench" in finished.output
+        assert re.search(rf"Usage: .* {command} \[OPTIONS\]", finished.output)
 
     @pytest.mark.parametrize("command", ["run", "plan", "report", "fit", "gate", "baseline"])
     def test_defaults_that_no_option_holds_are_told(
@@ -252,7 +253,13 @@ class TestShowing:
         assert re.search(r"longcontext: not installed: .*no-such-package", said)
         assert "pip install 'qbench-llm[longcontext]'" in said
 
-    def test_doctor_names_a_device_that_is_not_there(self, workplace: Workplace) -> None:
+    def test_doctor_finds_that_a_device_is_not_there(self) -> None:
+        found = next(one for one in examine("cuda:7") if one.place == "device")
+        assert found.state == "problem"
+        assert "cuda:7" in found.found
+
+    @pytest.mark.slow
+    def test_doctor_ends_with_1_for_a_device_that_is_not_there(self, workplace: Workplace) -> None:
         finished = workplace.call_here("doctor", "--device", "cuda:7")
         assert finished.code == 1
         assert "cuda:7" in finished.output

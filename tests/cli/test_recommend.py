@@ -208,6 +208,7 @@ def test_a_report_of_a_suite_chooses_by_its_budget(tmp_path: Path) -> None:
         assert f"**Recommended: {cell}**" in finished.output
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_suites_own_recommendation(workplace: Workplace) -> None:
     budget = "recommend: {max_bytes: 1TiB}\n"
     suite = f"models: [{workplace.model}]\nprecisions: [fp32, bf16]\nmeasure: [footprint]\n"

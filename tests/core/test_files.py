@@ -97,7 +97,7 @@ def test_writers_and_sweepers_do_not_disturb_each_other(tmp_path: Path) -> None:
     for thread in sweepers:
         thread.start()
     try:
-        for number in range(200):
+        for number in range(50):
             write_atomically(tmp_path / "a.json", f"{number}")
             assert (tmp_path / "a.json").read_text(encoding="utf-8") == f"{number}"
             with waiting_folder(tmp_path / "made") as waiting:

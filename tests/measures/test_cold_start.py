@@ -77,6 +77,7 @@ def why(record: Record) -> str:
     return str(None if found is None else found.reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_from", ["disk", "page-cache"])
 def test_the_phases_add_up_to_the_whole(started: dict[str, Record], read_from: str) -> None:
     record = started[read_from]
@@ -96,19 +97,26 @@ def test_the_phases_add_up_to_the_whole(started: dict[str, Record], read_from: s
     assert record.details["how_weights_came"].startswith("read, and converted where")
 
 
-def test_both_give_the_token_that_the_model_gives(
-    started: dict[str, Record], place: Workplace
-) -> None:
+def first_token(folder: Path, prompt_tokens: int) -> int:
+    """The one that the model gives by itself."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(place.model, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (1, 9), generator=generator)[:, :8]
-    token = int(model(ids).logits[0, -1].argmax())
-    assert {record.details["token"] for record in started.values()} == {token}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    drawn = (1, prompt_tokens + 1)
+    ids = torch.randint(model.config.vocab_size, drawn, generator=torch.Generator().manual_seed(0))
+    return int(model(ids[:, :prompt_tokens]).logits[0, -1].argmax())
 
 
+@pytest.mark.slow
+def test_both_give_the_token_that_the_model_gives(
+    started: dict[str, Record], place: Workplace
+) -> None:
+    tokens = {record.details["token"] for record in started.values()}
+    assert tokens == {first_token(place.model, 8)}
+
+
+@pytest.mark.slow
 def test_from_disk_the_weights_are_read_and_from_the_page_cache_nothing(
     started: dict[str, Record], place: Workplace
 ) -> None:
@@ -126,6 +134,7 @@ def test_from_disk_the_weights_are_read_and_from_the_page_cache_nothing(
     assert in_memory < size / 20
 
 
+@pytest.mark.slow
 def test_the_report_has_both_below_one_another_and_a_picture_of_each(
     started: dict[str, Record],
 ) -> None:
@@ -168,6 +177,11 @@ def test_the_layers_are_verified_after_the_token(tiny: ResolvedModel, tmp_path: 
     assert phases == ["imports", "qbench", *list(PHASES)[-4:], "verify"]
     assert told["loaded"]["quantized_modules"] == 14
     assert told["has_tokenizer"]
+
+
+def test_the_token_is_the_one_that_the_model_gives(tiny: ResolvedModel, tmp_path: Path) -> None:
+    told = start_here(make_job(tiny, "fp32"), tmp_path)[1]
+    assert told["token"] == first_token(Path(str(tiny.folder)), 4)
 
 
 def test_a_wrong_kernel_fails_the_start(

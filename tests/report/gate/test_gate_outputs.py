@@ -103,17 +103,17 @@ def many(outcome: GateOutcome, times: int) -> Gated:
 def test_a_summary_that_github_would_refuse_shows_the_first_and_counts_the_rest(
     outcome: GateOutcome,
 ) -> None:
-    gated = many(outcome, 4000)
+    gated = many(outcome, 2000)
     assert len(as_markdown(gate_page(gated.outcome)).encode()) > 2**20
     text = github_markdown.render(gated)
     assert len(text.encode()) < 2**20
     assert "gate failed" in text
     assert text.count("| ❌ ") + text.count("| ⛔ ") == 100
-    assert "11900 of what does not hold" in text
-    assert "12000 that hold or do not apply" in text
+    assert "5900 of what does not hold" in text
+    assert "6000 that hold or do not apply" in text
 
 
-@pytest.mark.parametrize("times", [1, 30, 300, 3000])
+@pytest.mark.parametrize("times", [1, 30, 300])
 def test_a_comment_fits_on_a_pull_request(outcome: GateOutcome, times: int) -> None:
     text = github_markdown.render_comment(many(outcome, times))
     assert len(text) <= 60_000
