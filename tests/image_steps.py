@@ -11,14 +11,15 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTER = """\
@@ -82,7 +83,7 @@ def context_files(repository: Path, to: Path) -> None:
     for name in (rule[1:] for rule in rules if rule.startswith("!")):
         source = repository / name
         if source.is_dir():
-            shutil.copytree(source, to / name, ignore=left_out)
+            shutil.copytree(source, to / name, symlinks=True, ignore=left_out)
         elif source.is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, to / name)
@@ -182,16 +183,28 @@ class Builder:
             for source in sources:
                 here = self.context / source
                 if here.is_dir():
-                    shutil.copytree(here, to, dirs_exist_ok=True)
+                    shutil.copytree(here, to, symlinks=True, dirs_exist_ok=True)
                 else:
                     to.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(here, to)
             return
         to.mkdir(parents=True, exist_ok=True)
-        # The lowest layer first. Layers are never written in again, so that links are enough.
         for layer in reversed(self.build(other).layers):
             for source in sources:
-                if (here := layer / source.lstrip("/")).is_dir():
-                    subprocess.run(
-                        ["cp", "-al", "--remove-destination", f"{here}/.", to], check=True
-                    )
+                _link_layer(layer / source.lstrip("/"), to)
+
+
+def _link_layer(layer: Path, to: Path) -> None:
+    """Puts a layer over what those below it gave, by links: no layer is written in again."""
+    for folder, folders, names in os.walk(layer):
+        place = to / Path(folder).relative_to(layer)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (*names, *(one for one in folders if Path(folder, one).is_symlink())):
+            source, target = Path(folder, name), place / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            target.unlink(missing_ok=True)
+            status = source.lstat()
+            # What a layer has removed is such a device in it.
+            if not (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
+                os.link(source, target, follow_symlinks=False)

@@ -1,8 +1,9 @@
 """Python of a user's tasks and metrics: it runs only where the suite says `trust_code: true`.
 
-A task's YAML may name functions of files beside it, a metric of the package `evaluate` is a
-script, and a task's templates could reach anything from within Jinja. The tasks of lm-eval, and the
-bundled ones, came installed: they may name functions of their own.
+A task's YAML may name functions of files beside it, or have a library run the Python of a
+repository; a metric of the package `evaluate` is a script, and a task's templates could reach
+anything from within Jinja. The tasks of lm-eval, and the bundled ones, came installed: they may
+name functions of their own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import MeasurementError
 from qbench.measures.generation.references import SCORES
-from qbench.measures.tasks.definitions import module_of, scalars
+from qbench.measures.tasks.definitions import makes_data, module_of, scalars
+from qbench.measures.tasks.generation_arguments import RUN_CODE
 from qbench.measures.tasks.index import (
     BUNDLED_TASKS_FOLDER,
     known_tasks,
+    read_task,
     with_includes,
     yaml_files_of,
 )
+from qbench.measures.tasks.options import OWN_METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +56,25 @@ def _of_tasks(paths: Sequence[Path]) -> Iterator[str]:
             if tag == "!function":
                 place = module_of(path, value)
                 yield f"{path}, which names the Python function {value} ({place})"
+        for key in _keys_that_run_code(read_task(path), makes_data=makes_data([path])):
+            yield f"{path}, which has {key} run the Python that it names"
+
+
+def _keys_that_run_code(value: object, within: str = "", *, makes_data: bool) -> Iterator[str]:
+    """The keys of a task, or of those written out in a group, that have a library run Python.
+
+    Only a task that makes its own data loads a tokenizer that its metadata name.
+    """
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in RUN_CODE and within == "generation_kwargs":
+                yield f"{within}.{key}"
+            if key in OWN_METADATA and within == "metadata" and makes_data:
+                yield f"{within}.{key}"
+            yield from _keys_that_run_code(each, str(key), makes_data=makes_data)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _keys_that_run_code(each, within, makes_data=makes_data)
 
 
 def _lm_eval_folders() -> list[Path]:

@@ -10,6 +10,7 @@ from qbench.core.page import Words
 from qbench.core.units import choose_scale, counted
 from qbench.measures.serving.servers import ON_SERVERS, server_of
 from qbench.plan.needs import cache_need, loading_bytes, saved_bytes
+from qbench.plan.untrusted_code import code_notes
 from qbench.precisions import is_quantized, options_of, unlike_served
 from qbench.precisions.computing import rest_type
 from qbench.precisions.mixed.layers import formats_of
@@ -48,7 +49,8 @@ def plan_notes(plan: Plan) -> list[Words]:
     lines += serving_lines(plan)
     lines += sensitivity_lines(plan)
     once = dict.fromkeys(lines)
-    skips = _skips(plan)
+    skips = code_notes(plan)
+    skips += _skips(plan)
     skips += dict.fromkeys(line for cell in plan.cells for line in _items_not_taken(cell))
     skips += scored_texts(plan)
     skips += _bf16_lines(plan)

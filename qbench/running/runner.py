@@ -17,6 +17,7 @@ from qbench.core.store import check_writable, file_stamp, write_record
 from qbench.finetune.artifact import has_artifact
 from qbench.plan.missing import is_missing, jobs_to_run, made_again
 from qbench.plan.plan import RETRIED
+from qbench.plan.untrusted_code import code_notes
 from qbench.precisions.mixed.sensitivities import has_sensitivities
 from qbench.running.executors.executor import Asked, Slot
 from qbench.running.executors.side_by_side import run_side_by_side
@@ -100,7 +101,7 @@ def _look(
     if plan.device_note is not None:
         watcher.note(f"device: {plan.device_note}")
     jobs = jobs_to_run(plan, retry, fresh=fresh)
-    for sentence in made_again(plan, jobs, retry):
+    for sentence in (*code_notes(plan), *made_again(plan, jobs, retry)):
         watcher.note(sentence)
     return Looked(plan, jobs, engine.problems(column, jobs, results))
 

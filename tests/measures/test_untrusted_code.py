@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +17,11 @@ from qbench.measures.tasks.tasks import TASKS
 from qbench.plan.untrusted_code import code_of
 from qbench.sources.bundled import bundled_models
 from tests.command import call
+from tests.inline_runs import pretended, run_inline
 from tests.precisions.tiny_cells import Variant, resolve
+from tests.workplace import Workplace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qbench.core.spec import Item
     from qbench.measures.loaded import LoadedModel, Outcome
     from tests.precisions.tiny_cells import TinyCells
@@ -120,6 +122,82 @@ def test_a_suite_that_does_not_vouch_for_it_is_refused(
         assert word in finished.errors
     (folder / "suite.yaml").write_text(f"{suite}trust_code: true\n", encoding="utf-8")
     assert call(folder, "plan", "suite.yaml").code == 0
+    assert not (folder / "mark").exists()
+
+
+WRITES = """\
+task: own
+dataset_path: json
+dataset_kwargs: {{data_files: {folder}/data.jsonl}}
+test_split: train
+output_type: generate_until
+generation_kwargs: {{until: [x], custom_generate: {folder}, trust_remote_code: true}}
+doc_to_text: "{{{{x}}}}"
+doc_to_target: "1"
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def test_a_task_that_has_a_library_run_python_is_refused(loaded: LoadedModel, folder: Path) -> None:
+    """transformers' `generate` runs a folder's `custom_generate/generate.py` if it is told to."""
+    (folder / "custom_generate").mkdir()
+    script = "import pathlib\npathlib.Path({!r}).touch()\ndef generate(model, **_):\n    return 1\n"
+    text = script.format(str(folder / "mark"))
+    (folder / "custom_generate" / "generate.py").write_text(text, encoding="utf-8")
+    (folder / "own.yaml").write_text(WRITES.format(folder=folder), encoding="utf-8")
+    assert [what.partition("which ")[2] for what in code_of(item_of(folder))] == [
+        f"has generation_kwargs.{key} run the Python that it names"
+        for key in ("custom_generate", "trust_remote_code")
+    ]
+    with pytest.raises(MeasurementError, match=r"custom_generate.*trust_code: true"):
+        take(loaded, folder)
+    assert not (folder / "mark").exists()
+    with pytest.raises(Exception):  # noqa: B017, PT011 - what it generates is no answer
+        take(replace(loaded, trust_code=True), folder)
+    assert (folder / "mark").exists()
+
+
+def test_a_task_that_names_a_tokenizer_for_its_data_is_refused(folder: Path) -> None:
+    """RULER's functions, which came installed, load it with the Python that lies beside it."""
+    ruler = Path(str(files("lm_eval"))) / "tasks" / "ruler" / "niah_single_1.yaml"
+    text = f"include: {ruler}\ntask: own\nmetadata: {{tokenizer: ./mine}}\n"
+    (folder / "own.yaml").write_text(text, encoding="utf-8")
+    (found,) = code_of(item_of(folder))
+    assert found.endswith("own.yaml, which has metadata.tokenizer run the Python that it names")
+    write(folder, "metadata: {model: any}\n")  # a task whose data lies in a file reads none
+    assert code_of(item_of(folder)) == ()
+
+
+@pytest.mark.parametrize("name", ["custom_generate", "trust_remote_code"])
+def test_no_suite_has_transformers_run_another_way_of_generating(tmp_path: Path, name: str) -> None:
+    suite = (
+        "models: [bundled:tiny-mistral]\n"
+        f"measure: {{tasks: {{names: stdlib-completion, gen_kwargs: {{{name}: ./mine}}}}}}\n"
+        "trust_code: true\n"
+    )
+    (tmp_path / "suite.yaml").write_text(suite, encoding="utf-8")
+    finished = call(tmp_path, "plan", "suite.yaml")
+    assert finished.code == 2
+    assert f"`{name}`; expected arguments that run no code" in finished.errors
+
+
+def test_what_is_vouched_for_is_named_where_it_runs(folder: Path) -> None:
+    write(folder, "process_docs: !function utils.shuffled\n")
+    suite = (
+        "models: [bundled:tiny-mistral]\nprecisions: [fp32]\ntrust_code: true\n"
+        "measure: {tasks: {names: own, include: .}}\n"
+    )
+    (folder / "suite.yaml").write_text(suite, encoding="utf-8")
+    finished = call(folder, "plan", "suite.yaml")
+    assert finished.code == 0
+    said = " ".join(finished.output.split())
+    assert "measure.tasks: runs" in said
+    assert "the Python function utils.shuffled" in said
+    assert "as trust_code says" in said
+    ran = run_inline(Workplace(folder, folder), work=pretended())
+    assert "measure.tasks: runs" in ran.output
+    assert "the Python function utils.shuffled" in ran.output
     assert not (folder / "mark").exists()
 
 

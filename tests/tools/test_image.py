@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DOCKERFILE = REPOSITORY / "Dockerfile"
 MOST_STEPS_S = 900
+MOST_BYTES = 8 * 2**30
 SETTINGS = ("cert", "constraint", "extra-index-url", "find-links", "index-url", "proxy")
 """Of pip's own, what says where packages are had."""
 
@@ -67,11 +69,21 @@ def test_nothing_is_given_to_the_builder_but_what_the_wheel_is_made_of(tmp_path:
 
 
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for 100,000 small files: in memory, where there is room."""
+    memory = Path("/dev/shm")
+    fits = memory.is_dir() and shutil.disk_usage(memory).free > MOST_BYTES
+    folder = Path(tempfile.mkdtemp(dir=memory if fits else tmp_path_factory.getbasetemp()))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def debian(place: Path) -> Path:
     """A bare Debian with Python, in the place of the base image, which comes from one too."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("debootstrap", "unshare", "setpriv"))):
         pytest.skip("needs root, and the Debian packages debootstrap and util-linux")
-    folder = tmp_path_factory.mktemp("base") / "debian"
+    folder = place / "debian"
     release = next(iter(read_stages(DOCKERFILE).values())).base.rpartition("-")[2]
     packages = "ca-certificates,python3,python3-venv"
     done = subprocess.run(
@@ -87,17 +99,15 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def builder(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    place = tmp_path_factory.mktemp("image")
+def builder(debian: Path, place: Path) -> Builder:
     context_files(REPOSITORY, place / "context")
-    told = dict(pip_settings())
+    told = {**dict(pip_settings()), "PIP_NO_COMPILE": "1"}
     seen = [Path("/etc/resolv.conf"), Path("/etc/hosts"), *places_in(told.values())]
     binds = {one: str(one) for one in seen if one.exists()}
     cache = Path(pip("cache", "dir").strip())
     if cache.is_dir():
         binds[cache] = "/root/.cache/pip"
-    yield Builder(read_stages(DOCKERFILE), debian, place / "context", place, binds, told)
-    shutil.rmtree(place)
+    return Builder(read_stages(DOCKERFILE), debian, place / "context", place, binds, told)
 
 
 def pip(*arguments: str) -> str:

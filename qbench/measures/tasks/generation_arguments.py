@@ -15,7 +15,14 @@ _LENGTH = ("the length as lm-eval reads it first, max_gen_toks", "write max_gen_
 _STOP = ("stop texts as lm-eval reads them, until", "write until")
 _MANY = ("one answer to each item", "leave it out: `repeats` asks again")
 _OWN = ("how answers are generated, not what is asked", "leave it out: it is not the suite's")
+_CODE = (
+    "arguments that run no code",
+    "leave it out: qbench runs no way of generating but transformers' own",
+)
+RUN_CODE = ("custom_generate", "trust_remote_code")
+"""Arguments of transformers' `generate` that have it run the Python of a repository or a folder."""
 _REFUSED = {
+    **dict.fromkeys(RUN_CODE, _CODE),
     "max_new_tokens": _LENGTH,
     "max_tokens": _LENGTH,
     "max_completion_tokens": _LENGTH,

@@ -20,7 +20,8 @@ from qbench.core.spec import Frozen
 from qbench.measures.options import OneOrMoreText, Repeats
 from qbench.measures.tasks.generation_arguments import check_generation
 
-_OWN_METADATA = ("tokenizer", "pretrained", "model")
+OWN_METADATA = ("tokenizer", "pretrained", "model")
+"""What tasks that make their own data load a tokenizer from, with the Python that lies there."""
 
 
 def _check_form(value: object) -> object:
@@ -34,7 +35,7 @@ def _check_form(value: object) -> object:
 
 def _check_metadata(given: dict[str, Any]) -> dict[str, Any]:
     for name in given:
-        if name in _OWN_METADATA:
+        if name in OWN_METADATA:
             expected = "metadata that qbench does not give itself"
             raise InvalidValueError(expected, f"`{name}`", "leave it out: it is the cell's own")
     return given
