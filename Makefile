@@ -6,6 +6,8 @@
 # make lint         ruff, mypy, import-linter; shell scripts, the Dockerfile, workflows and the action
 # make docs         builds the pages of docs/ into build/site; fails on a broken link
 # make bench        benchmarks of qbench itself
+# make dist         builds the wheel and the sdist into dist/, and runs them in fresh environments
+# make test-pythons make test with each Python that qbench is for, each in an environment of its own
 #
 # torch is the build for CPUs on a machine without an NVIDIA GPU: see tools/install_torch.sh.
 
@@ -16,7 +18,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 WORKERS ?= 2
 FUZZ ?= 50
 
-.PHONY: install quickstart test test-slow fuzz rehearse lint docs bench clean
+PYTHONS ?= 3.11 3.12 3.13
+
+.PHONY: install quickstart test test-slow test-pythons fuzz rehearse lint docs bench dist clean
 
 install: $(VENV)/.installed
 
@@ -60,6 +64,21 @@ docs: $(VENV)/.installed-docs
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
 
+# twine stands in no extra: its check is all that is needed of it.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --installer uv --outdir dist
+	$(BIN)/uv tool run --from 'twine>=6.1,<7' twine check --strict dist/*
+	QBENCH_DIST=dist $(BIN)/python -m pytest -m slow tests/packaging
+
+# uv finds an interpreter of this machine, or brings one.
+test-pythons: $(VENV)/.installed-dev
+	for version in $(PYTHONS); do \
+	  python=$$($(BIN)/uv python find --no-project $$version 2>/dev/null) || \
+	    { $(BIN)/uv python install $$version && python=$$($(BIN)/uv python find --no-project $$version); } || exit 1; \
+	  $(MAKE) test PYTHON=$$python VENV=$(VENV)-$$version || exit 1; \
+	done
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -80,4 +99,4 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt $(VENV)/.torch
 	touch $(VENV)/.installed $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -106,3 +106,9 @@ def test_requirements_are_within_bounds() -> None:
     for line in PROJECT["dependencies"]:
         operators = {one.operator for one in Requirement(line).specifier}
         assert operators == {">=", "<"}, line
+
+
+def test_the_page_tells_of_every_extra() -> None:
+    page = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name.strip(" `") for row in rows for name in row.split(",")} == set(extras())
