@@ -68,11 +68,15 @@ def read_chosen(
     return chosen
 
 
-def check_target(to: Path, *, force: bool) -> None:
+def check_target(to: Path, *, force: bool, option: str = "--to") -> None:
     """Raises `UsageError` for a file that is there and that nobody asked to replace."""
     from qbench.core.errors import UsageError
 
     if to.is_dir():
-        raise UsageError(f"--to {to}: found a folder; expected a file's name, such as {to}/FILE")
+        raise UsageError(
+            f"{option} {to}: found a folder; expected a file's name, such as {to}/FILE"
+        )
     if to.exists() and not force:
-        raise UsageError(f"--to {to}: is there already; name another file, or --force replaces it")
+        raise UsageError(
+            f"{option} {to}: is there already; name another file, or --force replaces it"
+        )
