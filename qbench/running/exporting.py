@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.environment import missing_packages
@@ -19,6 +18,7 @@ from qbench.finetune.artifact import artifact_folder, damage_of_artifact, has_ar
 from qbench.finetune.serve.written import ADAPTER_FORM, is_adapter, why_unwritable
 from qbench.measures.own_process import run_module
 from qbench.precisions.writing.choosing import form_of
+from qbench.precisions.writing.form import WrittenFolder
 from qbench.sources.models.model_files import stored_weights
 
 if TYPE_CHECKING:
@@ -30,28 +30,6 @@ if TYPE_CHECKING:
 
 _SPARE_BYTES = 2**24
 """Of the small files, and for what a file system keeps for itself."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written, and how it compares with what was measured."""
-
-    form: str
-    """Its name: the library that the layers are held by."""
-    library: str
-    """What loads it: `transformers` or `peft`."""
-    told: str
-    """What the files hold."""
-    layers: dict[str, int]
-    """Linear layers by what they are held in; of an adapter those that it is on."""
-    size_bytes: int
-    """Of the files with weights."""
-    difference: float
-    """Of the logits after it was loaded again, relative by norm; 0 where each bit is the same."""
-    inexact: str | None
-    """Why there may be one."""
-    same_bytes: bool
-    """Whether it is held in as many bytes as were measured, once it is loaded."""
 
 
 def cell_to_export(plan: Plan, name: str) -> PlannedCell:
@@ -112,8 +90,8 @@ def export_checkpoint(
     to: Path,
     *,
     form: str | None = None,
-    card: Callable[[Exported], str],
-) -> Exported:
+    card: Callable[[WrittenFolder], str],
+) -> WrittenFolder:
     """Builds and verifies the model of a cell, and writes it to a folder that is not there yet.
 
     `form` names one of its precision's forms. `card` makes the folder's README.md. What is loaded
@@ -156,16 +134,11 @@ def export_checkpoint(
                     scratch / "marks",
                     gpu=job.device.startswith("cuda"),
                 )
-            found = Exported(
-                form=chosen.name,
-                library="peft" if is_on_base else "transformers",
-                told=chosen.told,
-                size_bytes=sum(file.stat().st_size for file in waiting.glob("*.safetensors")),
-                inexact=chosen.inexact,
-                same_bytes=chosen.same_bytes,
-                **ended.found,
-            )
+            size = sum(file.stat().st_size for file in waiting.glob("*.safetensors"))
+            found = WrittenFolder(chosen, size_bytes=size, **ended.found)
             (waiting / "README.md").write_text(card(found), encoding="utf-8")
+            for file in waiting.rglob("*.*"):
+                file.chmod(0o644)  # libraries give some to this user alone
             waiting.replace(to)
     except ProcessFailedError as error:
         raise UsageError(f"{job.cell.slug}: {error}") from error

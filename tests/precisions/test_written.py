@@ -151,6 +151,20 @@ def test_layers_the_other_way_round_are_told(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(found), expected, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("form", ["torchao", "compressed-tensors"])
+def test_large_models_are_in_several_files(
+    form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qbench.precisions.writing.form._SHARD", "300KB")
+    held, stored = precisions()["int8-wo"], precisions()["stored"]
+    model = held.load(Checkpoint(source, "cpu"), held.options())
+    expected = logits(model)
+    form_of(ref("int8-wo"), form).write(model, tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    found = stored.load(Checkpoint(tmp_path, "cpu"), stored.options())
+    assert torch.equal(logits(found), expected)
+
+
 def ref(name: str) -> PrecisionRef:
     options = typed_options_of(name, **quick_options(name)).model_dump(mode="json")
     return PrecisionRef(label=name, name=name, options=options)

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -258,3 +259,14 @@ def test_a_place_that_cannot_be_written_is_told(workplace: Workplace) -> None:
     assert finished.code == 2
     assert "cannot be written" in finished.errors
     assert "Traceback" not in finished.errors
+
+
+def test_a_disk_without_room_is_told_before_anything_is_built(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.write_suite("nf4")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    finished = workplace.call_here("export", "checkpoint", "suite.yaml", "nf4", "--to", "new")
+    assert finished.code == 2
+    assert "MiB are needed, and 1.00 MiB are free on the disk of" in finished.errors
+    assert not list(workplace.folder.glob("*new*"))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from qbench.core.record import Record
     from qbench.plan.cells import PlannedCell
     from qbench.plan.plan import Plan
+    from qbench.precisions.writing.form import WrittenFolder
     from qbench.report.exports.chosen import ExportedCell
-    from qbench.running.exporting import Exported
 
 EXAMPLES = (
     "Examples: qbench export checkpoint quickstart nf4 --to my-nf4 |"
@@ -78,13 +78,13 @@ def checkpoint(
         )
     held = [f"{counted(count, 'linear layer')} in {label}" for label, count in found.layers.items()]
     size = choose_scale([found.size_bytes], "bytes").with_unit(found.size_bytes)
-    say(f"wrote {to}: {', '.join(held)}; {size} of weights as {found.form}")
+    say(f"wrote {to}: {', '.join(held)}; {size} of weights as {found.form.name}")
     same = "the same logits, bit for bit"
-    off = f"logits that differ by {found.difference:.2g} of their norm: {found.inexact}"
-    say(f"loaded again by {found.library} it gives {same if found.difference == 0 else off}")
+    off = f"logits that differ by {found.difference:.2g} of their norm: {found.form.inexact}"
+    say(f"loaded again by {found.form.library} it gives {same if found.difference == 0 else off}")
 
 
-def _card(plan: Plan, planned: PlannedCell, made: Exported, command: str) -> str:
+def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, command: str) -> str:
     """The folder's README.md: with the records of the cell, where there are any."""
     from qbench.report.exports.checkpoint_card import Making, checkpoint_card
 
@@ -97,17 +97,12 @@ def _card(plan: Plan, planned: PlannedCell, made: Exported, command: str) -> str
     steps = next((one.details["steps"] for one in records if "steps" in one.details), None)
     making = Making(
         suite=plan.suite.name,
+        source=plan.suite.file,
         cell=planned.held,
         model=planned.model,
         command=command,
         environment=plan.environment,
-        library=made.library,
-        form=made.form,
-        told=made.told,
-        size_bytes=made.size_bytes,
-        difference=made.difference,
-        inexact=made.inexact,
-        same_bytes=made.same_bytes,
+        written=made,
         training=next((one.item.params for one in tasks if "data" in one.item.params), None),
         steps=steps,
     )

@@ -34,6 +34,7 @@ ADAPTER_FORM = Form(
     _not_by_precision,
     "a LoRA adapter as PEFT saves it, in fp32 as it was trained; its base is not in the folder",
     needs=("peft",),
+    library="peft",
 )
 
 

@@ -143,6 +143,14 @@ class Gguf(Precision):
 
         hold(layer, fallback(MIXES[self.mix], layer.in_features))
 
+    def unwritable(self, options: GgufOptions) -> str:
+        """Blocks are not all that a file holds."""
+        return (
+            "qbench reads .gguf files and writes none, since they hold a tokenizer in llama.cpp's"
+            " own form too; export the model in a floating type, and make the file by llama.cpp's"
+            " convert_hf_to_gguf.py and llama-quantize"
+        )
+
     def verify(self, model: PreTrainedModel, options: GgufOptions) -> Verification:
         """Every matrix holds blocks of the type that the mixture gives it."""
         from qbench.precisions.gguf.convert import shapes_of_matrices

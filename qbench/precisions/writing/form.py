@@ -35,7 +35,22 @@ class Form:
     inexact: str | None = None
     """Why they may be off; None where they are the same, bit for bit."""
     same_bytes: bool = True
-    """Whether transformers holds it in as many bytes as were measured."""
+    """Whether it is held in as many bytes as were measured, once it is loaded."""
+    library: str = "transformers"
+    """What loads it: that, or `peft`."""
+
+
+@dataclass(frozen=True)
+class WrittenFolder:
+    """What was written, and how it compares with what was measured."""
+
+    form: Form
+    size_bytes: int
+    """Of the files with weights."""
+    layers: dict[str, int]
+    """Linear layers by what they are held in; of an adapter those that it is on."""
+    difference: float
+    """Of the logits after it was loaded again, relative by norm; 0 where each bit is the same."""
 
 
 def save(

@@ -13,11 +13,22 @@ if TYPE_CHECKING:
 
     from qbench.core.record import Environment
     from qbench.core.spec import Cell, PrecisionRef, ResolvedModel
+    from qbench.precisions.writing.form import WrittenFolder
     from qbench.report.exports.chosen import ExportedCell
 
 _NOT_BY_VLLM = (
     "config.json is as vLLM reads it; qbench loaded the folder by transformers, and not by vLLM."
 )
+_WHOLE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+_ADAPTER = """\
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base, "FOLDER")"""
+"""How each is loaded."""
 _DEPLOYED = {
     "merged": "merged into the original weights",
     "merged-requantized": "merged into the original weights, then quantized as the base was",
@@ -39,23 +50,16 @@ class Making:
     """How a folder was made, as its card tells it."""
 
     suite: str
+    """Its name."""
+    source: str
+    """What the command was given in its place."""
     cell: Cell
     model: ResolvedModel
     """What it was made of."""
     command: str
     """By which it was written."""
     environment: Environment
-    library: str
-    """What loads it: `transformers` or `peft`."""
-    form: str
-    told: str
-    """What the files hold."""
-    size_bytes: int
-    difference: float
-    """Of the logits after it was loaded again, relative by norm."""
-    inexact: str | None
-    """Why there may be one."""
-    same_bytes: bool
+    written: WrittenFolder
     training: Mapping[str, Any] | None
     """Parameters of the training: data, method, options, seed; None of a model that is not
     tuned."""
@@ -67,15 +71,15 @@ def checkpoint_card(making: Making, exported: ExportedCell | None) -> str:
     """The folder's README.md; `exported` is the cell with its records, None where none is there."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    made = _how_made(making)
+    made, library = _how_made(making), making.written.form.library
     if exported is not None:
-        return f"{model_card(exported, how_made=made, library_name=making.library).card}"
+        return str(model_card(exported, how_made=made, library_name=library).card)
     ref = making.model.ref
     is_of_hub = ref.kind == "hub"
     data = ModelCardData(
         base_model=ref.location if is_of_hub else None,
         base_model_relation=relation_of(making.cell) if is_of_hub else None,
-        library_name=making.library,
+        library_name=library,
         pipeline_tag="text-generation",
         tags=tags_of(making.cell),
     )
@@ -83,30 +87,31 @@ def checkpoint_card(making: Making, exported: ExportedCell | None) -> str:
         f"---\n{data.to_yaml()}\n---\n\n# {ref.name}, {making.cell.label}\n\n"
         f"## How it was made\n\n{made}\n## Measured by qbench\n\n"
         "No record of this cell was on the disk when the folder was written: nothing is said of"
-        f" what it measures. `qbench run {making.suite}` takes them.\n"
+        f" what it measures. `qbench run {making.source} --only {making.cell.slug}` takes them.\n"
     )
-    return f"{ModelCard(text)}"
+    return str(ModelCard(text))
 
 
 def _how_made(making: Making) -> str:
     """Markdown: a list of what it was made of and by what, and how it is loaded."""
-    cell, model = making.cell, making.model
+    cell, model, written = making.cell, making.model, making.written
     revision = f", revision `{model.revision}`" if model.revision else ""
-    size = choose_scale([making.size_bytes], "bytes").with_unit(making.size_bytes)
+    size = choose_scale([written.size_bytes], "bytes").with_unit(written.size_bytes)
     lines = [
         f"base model: `{model.ref.source}`{revision}, contents `{model.fingerprint[:16]}`",
         f"cell `{cell.label}` of the suite `{making.suite}`",
         f"precision: {_with_options(cell.precision)}",
         *_tuning(making),
-        f"written as {making.form}: {making.told}; {size} of weights",
-        _compared(making),
+        f"written as {written.form.name}: {written.form.told}; {size} of weights",
+        _compared(written),
         f"made by qbench {making.environment.qbench} on {making.environment.device}",
         f"versions: {_versions(making.environment)}",
         f"command: `{making.command}`",
     ]
     listed = "\n".join(f"- {line}" for line in lines)
-    note = _NOT_BY_VLLM if making.library == "transformers" else _base_in(cell)
-    return f"{listed}\n\n```python\n{_loading(making)}\n```\n\n{note}\n"
+    is_whole = written.form.library == "transformers"
+    code, note = (_WHOLE, _NOT_BY_VLLM) if is_whole else (_ADAPTER, _base_in(cell))
+    return f"{listed}\n\n```python\n{code}\n```\n\n{note}\n"
 
 
 def _tuning(making: Making) -> list[str]:
@@ -126,15 +131,12 @@ def _tuning(making: Making) -> list[str]:
     ]
 
 
-def _compared(making: Making) -> str:
-    if making.difference == 0:
-        logits = "loaded again it gives the same logits, bit for bit"
-    else:
-        logits = (
-            f"loaded again its logits differ by {making.difference:.2g} of their norm:"
-            f" {making.inexact}"
-        )
-    if making.same_bytes:
+def _compared(written: WrittenFolder) -> str:
+    logits = "loaded again it gives the same logits, bit for bit"
+    if written.difference:
+        off = f"{written.difference:.2g} of their norm: {written.form.inexact}"
+        logits = f"loaded again its logits differ by {off}"
+    if written.form.same_bytes:
         return logits
     return f"{logits}; transformers holds other bytes than were measured"
 
@@ -154,19 +156,7 @@ def _versions(environment: Environment) -> str:
 
 def _base_in(cell: Cell) -> str:
     return (
-        f"Load the base as it is in `{cell.precision.label}` (above are its options): an adapter"
-        " that was trained on a quantized base is measured on that."
-    )
-
-
-def _loading(making: Making) -> str:
-    if making.library == "peft":
-        return (
-            "from peft import AutoPeftModelForCausalLM\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER", dtype="auto")'
-        )
-    return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+        f"`base` is the base model, held in `{cell.precision.label}` with the options above: an"
+        " adapter that was trained on a quantized base is measured on that. PEFT computes it in"
+        " fp32; it was measured in the type that its base computes in."
     )
