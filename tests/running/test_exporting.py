@@ -268,5 +268,5 @@ def test_a_disk_without_room_is_told_before_anything_is_built(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     finished = workplace.call_here("export", "checkpoint", "suite.yaml", "nf4", "--to", "new")
     assert finished.code == 2
-    assert "MiB are needed, and 1.00 MiB are free on the disk of" in finished.errors
+    assert "MiB are needed, and 1.0 MiB are free on the disk of" in finished.errors
     assert not list(workplace.folder.glob("*new*"))

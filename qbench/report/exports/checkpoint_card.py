@@ -120,7 +120,7 @@ def _tuning(making: Making) -> list[str]:
         return []
     data = training.get("data", {})
     steps = "" if making.steps is None else f", {making.steps} optimizer steps"
-    own = {name: one for name, one in training.get("options", {}).items() if one is not None}
+    own = training.get("options", {})
     contents = data.get("fingerprint") or data.get("revision") or "not known"
     trained_in, split = _with_options(cell.tuning.precision), _listed(data.get("options", {}))
     return [
@@ -147,7 +147,8 @@ def _with_options(held: PrecisionRef) -> str:
 
 
 def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} `{value}`" for name, value in options.items())
+    given = {name: value for name, value in options.items() if value is not None}
+    return ", ".join(f"{name} `{value}`" for name, value in given.items())
 
 
 def _versions(environment: Environment) -> str:
