@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from qbench.compare.items import against_merged, items_of
 from qbench.compare.selection import Selection
 from qbench.core.page import Code, Column, Fold, Heading, Row, Table, Words, bullets, words_table
-from qbench.core.spec import slugify
 from qbench.report.conditions import conditions, parameters
 from qbench.report.decision import decision_table
 from qbench.report.failures import failures, warnings
@@ -73,13 +72,14 @@ def how_to_reproduce(exported: ExportedCell) -> list[Part]:
     return [
         Heading("How to reproduce", 3),
         Words(
-            "With the records of this cell in a folder, this writes the suite, the versions and the"
-            " command that take the same measurements again, and says which of the conditions are"
-            " not met:"
+            "This card keeps what was measured and how, in a line that is not shown. From it come"
+            " the suite, the versions and the commands that measure the same again, and which of"
+            " the conditions are not met:"
         ),
         Code(
             f"pip install {pinned}\n"
-            f"qbench reproduce FOLDER  # suite {slugify(record.suite)}, cell {exported.cell.slug}"
+            f"qbench reproduce README.md --only {exported.cell.slug} --to again\n"
+            "bash again/reproduce.sh"
         ),
     ]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
+from qbench.core.packed_records import pack
 from qbench.core.page import Page, Strong, Words
 from qbench.precisions import is_quantized
 from qbench.report.exports.beside import beside_parts, how_to_reproduce
@@ -19,6 +20,7 @@ from qbench.report.markdown import render
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
+    from qbench.compare.selection import CellRecords
     from qbench.core.page import Part
     from qbench.core.spec import Cell
     from qbench.report.exports.chosen import ExportedCell
@@ -122,8 +124,21 @@ def card_section(exported: ExportedCell) -> str:
         *how_to_reproduce(exported),
     ]
     # The page's title is of the second level: the first is the card's own.
-    page = render(Page("Measured by qbench", tuple(parts)), top=2)
+    kept = pack(record for cell in _measured(exported) for record in cell.records)
+    page = render(Page("Measured by qbench", tuple(parts), packed=kept), top=2)
     return f"{BEGIN}\n{page}{END}\n"
+
+
+def _measured(exported: ExportedCell) -> list[CellRecords]:
+    """The cell with what it needs to be measured again: its reference, and its training."""
+    cell = exported.cell
+    trainings = [
+        one
+        for one in exported.table.tuned
+        if cell.tuning is not None and one.is_training and one.tuning == cell.tuning
+    ]
+    against = exported.reference
+    return [*([] if against is None else [against]), *trainings, cell]
 
 
 def _eval_result(score: HubScore, data: ScoredData) -> EvalResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -353,6 +354,21 @@ def test_the_command_writes_and_says_what_is_left_out(place: Workplace) -> None:
     assert again.code == 0
     card = (place.folder / "out" / "README.md").read_text()
     assert card.count(BEGIN) == 1
+
+
+@pytest.mark.parametrize("cell", ["nf4", "qlora-nf4--attached"])
+def test_a_card_tells_what_measures_it_again(cell: str, place: Workplace) -> None:
+    full = str(PUBLISHED / "full")
+    assert place.call_here("export", "card", full, cell, "--to", "README.md").code == 0
+    asked = ("reproduce", "README.md", "--only", f"tiny-mistral--{cell}", "--to", "again")
+    assert " ".join(["qbench", *asked]) in (place.folder / "README.md").read_text()
+    done = place.call_here(*asked)
+    assert done.code == 0, done.errors
+    told = re.search(r"conditions (\d+) of (\d+) records would", " ".join(done.output.split()))
+    assert told is not None
+    assert int(told[1]) == int(told[2]) > 10
+    suite = yaml.safe_load((place.folder / "again" / "suite.yaml").read_text())
+    assert [one["name"] for one in suite["models"]] == ["tiny-mistral"]
 
 
 def test_a_rehearsal_is_never_a_card(place: Workplace) -> None:
