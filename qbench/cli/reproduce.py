@@ -146,7 +146,27 @@ def _have_figures(records: Sequence[Record]) -> bool:
 def _write(
     folder: Path, made: Sequence[Reproduction], page: Page, compared: Sequence[Record]
 ) -> None:
-    """Writes all files; raises `StoreError` where they cannot be written."""
+    """Writes all files or none; raises `StoreError` where they cannot be written."""
+    from qbench.core.errors import StoreError
+    from qbench.core.files import waiting_folder
+
+    try:
+        with waiting_folder(folder.absolute()) as waiting:
+            _write_files(waiting, made, page, compared)
+            if folder.exists():
+                folder.rmdir()  # which was empty
+            waiting.chmod(0o755)
+            waiting.rename(folder)
+    except OSError as error:
+        raise StoreError(
+            f"--to {folder}: cannot be written ({error.strerror or error}); name another folder"
+        ) from error
+
+
+def _write_files(
+    folder: Path, made: Sequence[Reproduction], page: Page, compared: Sequence[Record]
+) -> None:
+    """Writes the files; raises `OSError` or `StoreError` where they cannot be written."""
     from qbench.cli.shared import write_file
     from qbench.compare.baseline import write_baseline
     from qbench.report.markdown import render

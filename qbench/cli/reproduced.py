@@ -56,6 +56,8 @@ def read_given(where: str, results: Path) -> Given:
         given = Given(records, notes=list(tell_unreadable(unreadable)))
     else:
         given = _of_file(path, results)
+    if not given.records and given.notes:
+        raise StoreError("\n".join(given.notes))
     if not given.records:
         raise StoreError(f"{where}: no records there; expected {_EXPECTED}")
     given.known |= {one.key: one for one in given.records}

@@ -64,7 +64,10 @@ def test_conditions_that_are_not_here_are_told(tmp_path: Path) -> None:
     assert suite["same_keys_under_their_conditions"] == suite["records"] == 30
 
 
-@pytest.mark.parametrize("name", ["markdown", "html", "json", "csv"])
+@pytest.mark.parametrize(
+    "name",
+    ["markdown", "json", *(pytest.param(one, marks=pytest.mark.slow) for one in ("html", "csv"))],
+)
 def test_a_report_says_what_to_measure_again(tmp_path: Path, name: str) -> None:
     call(tmp_path, "report", QUALITY, "--format", name, "-o", f"page.{name}")
     suffix = {"markdown": "md"}.get(name, name)
@@ -182,6 +185,8 @@ def test_nothing_of_a_stranger_reaches_the_shell(tmp_path: Path) -> None:
         (("other.csv", "--check"), "no column key"),
         (("other.txt", "--check"), "found a file of kind '.txt'"),
         (("newer.json", "--check"), "a report of version 99"),
+        (("of-another", "--check"), "the record is of version 99, this qbench reads up to"),
+        (("unknown", "--check"), "this qbench does not know what was asked for"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(
@@ -194,6 +199,15 @@ def test_what_is_wrong_is_told_in_a_line(
         one = min((PUBLISHED / place / "tiny-mistral--fp32").glob("footprint-*.json"))
         (tmp_path / "several" / str(at)).mkdir(parents=True)
         shutil.copy(one, tmp_path / "several" / str(at))
+    one = min((FULL / "tiny-mistral--nf4").glob("quality-*.json"))
+    for folder, old, new in (
+        ("of-another", '"schema_version": 1', '"schema_version": 99'),
+        ("unknown", '"compute_dtype"', '"no_such_option"'),
+    ):
+        (tmp_path / folder).mkdir()
+        text = one.read_text()
+        assert old in text
+        (tmp_path / folder / one.name).write_text(text.replace(old, new))
     for name, text in {
         "other.json": "{}",
         "broken.json": "{",

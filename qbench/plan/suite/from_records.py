@@ -14,9 +14,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+from qbench.core.errors import StoreError
 from qbench.core.options import shown_options
 from qbench.core.reading import InvalidValueError
 from qbench.core.spec import PrecisionRef, slugify
+from qbench.core.untrusted import in_one_line
 from qbench.finetune import methods
 from qbench.measures import asked_for
 from qbench.measures.sensitivity.options import SENSITIVITY
@@ -50,11 +52,19 @@ def restate(records: Iterable[Record], known: Mapping[str, Record]) -> list[Rest
     """Suites that ask for all of the records, which are of one suite and device: mostly one.
 
     `known` are all records that there are by their keys, among them those that these depend on: the
-    reference, the training of a tuned model, the sensitivities of a mix that was found.
+    reference, the training of a tuned model, the sensitivities of a mix that was found. Raises
+    `StoreError` for a record of what this qbench does not know.
     """
     made: list[Restated] = []
     for record in records:
-        found = _Told(record, known)
+        try:
+            found = _Told(record, known)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = in_one_line(f"{type(error).__name__}: {error}")
+            raise StoreError(
+                f"record {record.key}: this qbench does not know what was asked for ({why}); take"
+                f" the qbench that took it, {in_one_line(record.environment.qbench)}"
+            ) from error
         fitting = (one for one in made if found.fits(one))
         one = next(fitting, None)
         if one is None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PUBLISHED = REPOSITORY / "results" / "published"
 CURRENT = ("claims", "formats", "full", "mistral-shape", "quality", "quickstart")
 """Published records of the protocol that holds now."""
+LARGE = ("claims", "formats")
 SHIPPED = (
     "ci",
     "forward",
@@ -114,7 +115,10 @@ def test_a_rehearsal_is_rehearsed_again(name: str) -> None:
     assert _missing(records, records, suite.base) == []
 
 
-@pytest.mark.parametrize("name", CURRENT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in CURRENT],
+)
 def test_published_records_are_asked_for_under_their_own_keys(name: str, tmp_path: Path) -> None:
     records, _ = read_folder(PUBLISHED / name)
     by_device = defaultdict(list)
@@ -136,7 +140,8 @@ def _of_ci() -> tuple[Suite, list[Record]]:
     return suite, _asked(suite)
 
 
-@settings(max_examples=6)
+@pytest.mark.slow
+@settings(max_examples=40)
 @given(places=st.sets(st.integers(min_value=0, max_value=199), min_size=1, max_size=5))
 def test_any_records_of_a_suite_are_asked_for_again(places: set[int]) -> None:
     suite, every = _of_ci()
