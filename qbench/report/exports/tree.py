@@ -13,7 +13,7 @@ from qbench.core.spec import slugify
 from qbench.core.units import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import PurePosixPath
 
     from qbench.core.record import Record
@@ -59,6 +59,15 @@ def as_json(document: Any, *, indent: int | None = 2) -> str:
     """
     text = json.dumps(_strict(document), indent=indent, ensure_ascii=False, allow_nan=False)
     return f"{text}\n"
+
+
+def strings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Each value as a text, those that are no texts as JSON; what is None is left out."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _strict(value: Any) -> Any:

@@ -28,6 +28,7 @@ def task_record(
     precision: str = "nf4",
     task: str = "sums",
     scores: dict[str, list[float]] | None = None,
+    measurement: str = "tasks",
     **more: Any,
 ) -> Record:
     """A record of a task of four items."""
@@ -50,13 +51,13 @@ def task_record(
             **more.pop("details", {}),
         },
         "more_metrics": tuple(
-            make_metric(f"tasks.{task}.{name}", sum(each) / len(each)).model_copy(
+            make_metric(f"{measurement}.{task}.{name}", sum(each) / len(each)).model_copy(
                 update={"better": "higher"}
             )
             for name, each in found.items()
         ),
     }
-    return make_record(precision, "tasks", **(values | more))
+    return make_record(precision, measurement, **(values | more))
 
 
 def exported(place: Workplace, *arguments: str) -> dict[str, Any]:
@@ -180,6 +181,17 @@ def test_tasks_of_other_settings_are_another_call(workplace: Workplace) -> None:
     runs = [json.loads(path.read_text()) for path in (workplace.folder / "out").rglob("results_*")]
     tasks = sorted(sorted(run["results"]) for run in runs)
     assert tasks == [["more", "sums"], ["sums"]]
+
+
+def test_tasks_that_a_server_answered(workplace: Workplace) -> None:
+    record = task_record(
+        measurement="served_tasks", params={"endpoint": "chat", "chat_template": True}
+    )
+    keep(workplace.folder / "results", record)
+    (written,) = exported(workplace).values()
+    assert written["model_source"] == written["config"]["model"] == "local-chat-completions"
+    assert written["results"]["sums"]["acc,none"] == 0.75
+    assert (written["chat_template"], written["qbench"]["chat_template_used"]) == (None, True)
 
 
 def test_a_score_without_a_value_keeps_its_reason(workplace: Workplace) -> None:
@@ -308,3 +320,20 @@ def test_the_files_are_those_of_the_lm_eval_command(workplace: Workplace) -> Non
                 assert {name: row[name] for name in row["metrics"]} == {
                     name: other[name] for name in other["metrics"]
                 }
+
+
+@pytest.mark.slow
+def test_lm_evals_own_logger_takes_them(workplace: Workplace) -> None:
+    """That of W&B, offline: the scores are what it logs."""
+    from lm_eval.loggers import WandbLogger
+
+    workplace.call_here("export", "lm-eval", PUBLISHED, "--only", "nf4", "--to", "out")
+    (path,) = (workplace.folder / "out").rglob("results_*.json")
+    results = json.loads(path.read_text())
+    with workplace.entered():
+        logger = WandbLogger({"mode": "offline", "dir": str(workplace.folder)})
+        logger.post_init(results)
+        logger.log_eval_result()
+        logged = dict(logger.run.summary)
+        logger.run.finish()
+    assert logged["stdlib-choice/acc"] == results["results"]["stdlib-choice"]["acc,none"]

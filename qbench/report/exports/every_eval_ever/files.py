@@ -29,10 +29,10 @@ def every_eval_ever_files(chosen: Chosen, where: str, evaluator: Evaluator) -> E
     cells: list[str] = []
     metrics: list[str] = []
     for one in chosen.cells:
-        reason = _barred(one, evaluator)
         named = model_id(one.cell.records[0].cell, evaluator)
-        if reason is not None or named is None:
-            cells.append(reason or _NO_DEVELOPER)
+        barred = _barred(one)
+        if barred is not None or named is None:
+            cells.append(barred or _NO_DEVELOPER)
             continue
         results, left_out = results_of(one)
         metrics += left_out
@@ -46,13 +46,12 @@ def every_eval_ever_files(chosen: Chosen, where: str, evaluator: Evaluator) -> E
     return Exported(tuple(files), (*notes, *_unstated(evaluator)))
 
 
-def _barred(one: ExportedCell, evaluator: Evaluator) -> str | None:
+def _barred(one: ExportedCell) -> str | None:
+    """Why a cell is not told of, whoever made its model; None where it may be."""
     cell = one.cell.records[0].cell
     if cell.model.kind == "random":
         return _RANDOM
-    if cell.is_training:
-        return _TRAINING
-    return _NO_DEVELOPER if model_id(cell, evaluator) is None else None
+    return _TRAINING if cell.is_training else None
 
 
 def _unstated(evaluator: Evaluator) -> list[str]:

@@ -14,7 +14,7 @@ from qbench.report.exports.described import (
     fingerprint_of,
     model_name,
 )
-from qbench.report.exports.strings import strings
+from qbench.report.exports.tree import strings
 
 if TYPE_CHECKING:
     from qbench.core.record import Record

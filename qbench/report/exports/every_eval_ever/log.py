@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.compare.items import TASKS
 from qbench.report.exports.every_eval_ever.identity import model_info, source_metadata
 from qbench.report.exports.every_eval_ever.instances import instances_of
-from qbench.report.exports.strings import strings
-from qbench.report.exports.tree import ExportedFile, as_json, ended, part_of_path, started
+from qbench.report.exports.tree import ExportedFile, as_json, ended, part_of_path, started, strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qbench.measures import measures
-from qbench.report.exports.strings import strings
+from qbench.report.exports.tree import strings
 
 if TYPE_CHECKING:
     from qbench.core.record import Metric, MetricDefinition, Record

@@ -15,8 +15,7 @@ from qbench.core.unchecked import as_mapping, as_number
 from qbench.report.exports.every_eval_ever.metrics import FROM_THE_REFERENCE, metric_config
 from qbench.report.exports.every_eval_ever.source import source_data
 from qbench.report.exports.lm_eval.runs import scores_of, task_of
-from qbench.report.exports.strings import strings
-from qbench.report.exports.tree import started
+from qbench.report.exports.tree import started, strings
 from qbench.report.figures import change_with_interval, with_interval
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from qbench.compare.items import TASKS
 from qbench.core.unchecked import as_mapping
 from qbench.report.exports.hub_scores import data_of_task, data_of_text
 from qbench.report.exports.lm_eval.runs import task_of
-from qbench.report.exports.strings import strings
+from qbench.report.exports.tree import strings
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
