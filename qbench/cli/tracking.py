@@ -61,6 +61,11 @@ class Trackers:
         """Whether anything is tracked."""
         return bool(self._senders)
 
+    @property
+    def complete(self) -> bool:
+        """Whether each has all that it was to be sent, once they have ended."""
+        return all(sender.complete for sender in self._senders)
+
     def __enter__(self) -> Self:
         return self
 

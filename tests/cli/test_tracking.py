@@ -278,6 +278,8 @@ def test_a_tracker_that_is_away_stops_nothing_and_is_told_once(
     assert ran.output.count(f"note: {tracker}: cannot send (") == 1
     assert f"`qbench export tracker RESULTS --track {tracker}` sends what is missing" in ran.output
     assert "a-token" not in ran.output
+    exported = away.call("export", "tracker", "--track", tracker)
+    assert exported.code == 1
     assert not place.survivors()
 
 
@@ -327,9 +329,16 @@ def test_what_is_wrong_with_the_option_is_told_before_anything_is_measured(
         assert refused.code == 2
         assert "W&B has no API key here; `wandb login` or WANDB_API_KEY" in refused.errors
         assert len(refused.errors.splitlines()) == 1
-    none = place.call_here("export", "tracker")
-    assert none.code == 2
-    assert "expected one of mlflow, wandb, trackio" in none.errors
+    odd = place.with_environment(WANDB_MODE="often").call_here(
+        "run", "suite.yaml", "--track", "wandb"
+    )
+    assert odd.code == 2
+    assert "--track wandb: " in odd.errors
+    assert "mode" in odd.errors
+    for nothing in ((), ("--track", ",")):
+        none = place.call_here("export", "tracker", *nothing)
+        assert none.code == 2
+        assert "expected one of mlflow, wandb, trackio" in none.errors
     assert not (place.folder / "results").exists()
 
 

@@ -37,9 +37,9 @@ def tracker(
     from qbench.report.console import say
     from qbench.report.files import by_suite, write_report
     from qbench.report.formats import find_format, report_subject
-    from qbench.report.trackers.trackers import TRACKERS
+    from qbench.report.trackers.trackers import TRACKERS, parse_trackers
 
-    if not track:
+    if not parse_trackers(track or (), TRACK):
         raise UsageError(f"export tracker: found no {TRACK}; expected one of {', '.join(TRACKERS)}")
     unreadable: list[UnreadableFile] = []
     read = {path: read_or_note(path, unreadable) for path in paths_of(record_files(folder))}
@@ -55,3 +55,4 @@ def tracker(
         trackers.report(zip(parts, pages, strict=True))
     if unreadable:
         raise StoreError("\n".join(tell_unreadable(unreadable)))
+    raise typer.Exit(0 if trackers.complete else 1)

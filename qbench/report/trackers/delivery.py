@@ -183,7 +183,6 @@ class Delivery:
 
 
 def in_words(error: Exception) -> str:
-    """The first line of what was raised, after its type."""
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else "no message"
-    return f"{type(error).__name__}: {shortened(first, _LONGEST)}"
+    """What was raised, in one line that is not too long."""
+    said = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {shortened(said, _LONGEST)}"

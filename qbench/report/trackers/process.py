@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from qbench.core.errors import UsageError
-from qbench.report.trackers.delivery import Delivery, Message, Record, Report, Steps
+from qbench.report.trackers.delivery import (
+    Delivery,
+    Message,
+    Record,
+    Report,
+    Steps,
+    in_words,
+)
 from qbench.report.trackers.run import TrackedRun
 from qbench.report.trackers.trackers import TRACKERS
 
@@ -48,8 +55,8 @@ def _serve(name: str, out: IO[str]) -> None:
     try:
         tracker = kind.make()
         where = tracker.begin()
-    except UsageError as error:
-        say(refused=str(error))
+    except Exception as error:  # noqa: BLE001 - a tracker may raise anything
+        say(refused=str(error) if isinstance(error, UsageError) else in_words(error))
         return
     delivery = Delivery(tracker, lambda text: say(problem=text))
     say(where=where)

@@ -62,6 +62,8 @@ class Sender:
         )
         self._begun: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._added = False
+        self.complete = True
+        """Whether all that was added was sent, once it has ended."""
         self._counts = {"sent": 0, "there": 0, "left": 0}
         self._moved_at = time.monotonic()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -112,7 +114,8 @@ class Sender:
         told = f"{name}: sent {counted(self._counts['sent'], 'record')}"
         if self._counts["there"]:
             told += f"; {self._counts['there']} had been sent before"
-        if not gone and not self._counts["left"] and not self._process.returncode:
+        self.complete = not (gone or self._counts["left"] or self._process.returncode)
+        if self.complete:
             return told
         return (
             f"{told}; not all could be sent. The records are on disk: `qbench export tracker"
@@ -155,6 +158,8 @@ class Sender:
         self._answered.set()
 
     def _last_words(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE_AFTER_S)
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "its process ended and said nothing"

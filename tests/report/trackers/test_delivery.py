@@ -136,7 +136,7 @@ def test_what_fails_is_told_once_and_sent_later(
     place.away = True
     for path in paths:
         delivery.take(Record(path))
-    assert complaints == ["ConnectionError: nobody"]
+    assert complaints == ["ConnectionError: nobody is there"]
     assert delivery.left == len(paths)
     place.away = False
     delivery.take(Record(paths[0]))
