@@ -56,9 +56,10 @@ def restate(records: Iterable[Record], known: Mapping[str, Record]) -> list[Rest
     `StoreError` for a record of what this qbench does not know.
     """
     made: list[Restated] = []
+    others = _Known(known)
     for record in records:
         try:
-            found = _Told(record, known)
+            found = _Told(record, others)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = in_one_line(f"{type(error).__name__}: {error}")
             raise StoreError(
@@ -80,10 +81,37 @@ def needed_keys(record: Record) -> list[str]:
     return [key for name in names if isinstance(key := record.identity.get(name), str)]
 
 
+class _Known:
+    """All records that there are, found by what others need of them."""
+
+    def __init__(self, by_key: Mapping[str, Record]) -> None:
+        self.by_key = by_key
+        self.references: dict[str, Record] = {}
+        """Of a model by its name, as the next."""
+        self.tables: dict[str, Record] = {}
+        """Sensitivities."""
+        self.trainings: dict[tuple[str, str], Record] = {}
+        """By the names of the model and of the tuning."""
+        self.models: dict[str, ModelRef] = {}
+        self.precisions: dict[str, PrecisionRef] = {}
+        """By their labels."""
+        for one in by_key.values():
+            cell, name = one.cell, one.cell.model.name
+            self.models.setdefault(name, cell.model)
+            if cell.training is not None:
+                self.trainings.setdefault((name, cell.training.label), one)
+            if cell.tuning is None:
+                self.precisions.setdefault(cell.precision.label, cell.precision)
+            if one.reference:
+                self.references.setdefault(name, one)
+            if one.reference and one.item.measurement == SENSITIVITY:
+                self.tables[name] = one
+
+
 class _Told:
     """What one record tells of its suite."""
 
-    def __init__(self, record: Record, known: Mapping[str, Record]) -> None:
+    def __init__(self, record: Record, known: _Known) -> None:
         self._record = record
         self._known = known
         self.facts: dict[Fact, Any] = {}
@@ -92,33 +120,12 @@ class _Told:
         self.supplied: dict[str, Supplied] = {}
         self.code: list[str] = []
         self.lacking: list[str] = []
-        needed = [known[key] for key in needed_keys(record) if key in known]
-        tuning = record.cell.tuning
-        trainings = [one for one in needed if one.cell.is_training] or [
-            one
-            for one in known.values()
-            if tuning is not None
-            and (one.cell.model, one.cell.training) == (record.cell.model, tuning)
-        ]
-        training = next(iter(trainings), record)
+        needed = [known.by_key[key] for key in needed_keys(record) if key in known.by_key]
         self._tell_reference(needed)
         self._tell_cell(record.cell)
-        tables = [one for one in needed if one.item.measurement == SENSITIVITY]
-        if not tables and is_sought(record.cell.precision):
-            every = [one for one in known.values() if one.item.measurement == SENSITIVITY]
-            tables = [one for one in every if one.cell.model == record.cell.model][:1]
-        for one in (record, training, *tables):
-            self._tell_item(one)
-        if tuning is not None and ("data",) not in self.facts:
-            self.lacking.append(
-                "what was tuned on is not told by these records: the suite takes its default; give"
-                " the folder of results that has the trainings' own records"
-            )
-        if is_sought(record.cell.precision) and not tables:
-            self.lacking.append(
-                "what mixes were found from is not among these records: the suite"
-                " measures sensitivities with its defaults"
-            )
+        self._tell_item(record)
+        self._tell_training(record.cell, needed)
+        self._tell_table(record.cell, needed)
 
     def fits(self, suite: Restated) -> bool:
         """Whether one suite may say this beside what it says already."""
@@ -145,16 +152,15 @@ class _Told:
         label = record.item.held_against
         if record.reference:
             label = record.cell.label
-        found = [one for one in needed if one.reference] or [
-            one
-            for one in self._known.values()
-            if one.reference and one.cell.model.name == record.cell.model.name
-        ]
+        other = self._known.references.get(record.cell.model.name)
+        found = next((one for one in needed if one.reference), other)
         if label in (None, MERGED):
-            label = found[0].cell.label if found else None
+            label = None if found is None else found.cell.label
         if label is None:
             return
-        held = next((one.cell.precision for one in found if one.cell.label == label), None)
+        held = self._known.precisions.get(label)
+        if found is not None and found.cell.label == label:
+            held = found.cell.precision
         if record.reference:
             held = record.cell.precision
         if held is None and own_name(label) is not None:
@@ -162,6 +168,34 @@ class _Told:
         if held is not None:
             self.facts["reference",] = label
             self.facts["precision", label] = self._precision(held)
+
+    def _tell_training(self, cell: Cell, needed: Sequence[Record]) -> None:
+        """What a tuned model was tuned on."""
+        if cell.tuning is None:
+            return
+        other = self._known.trainings.get((cell.model.name, cell.tuning.label))
+        training = next((one for one in needed if one.cell.is_training), other)
+        if training is not None:
+            self._tell_item(training)
+        if ("data",) not in self.facts:
+            self.lacking.append(
+                "what was tuned on is not told by these records: the suite takes its default; give"
+                " the folder of results that has the trainings' own records"
+            )
+
+    def _tell_table(self, cell: Cell, needed: Sequence[Record]) -> None:
+        """What a mix of a budget was found from."""
+        if cell.tuning is not None or not is_sought(cell.precision):
+            return
+        other = self._known.tables.get(cell.model.name)
+        table = next((one for one in needed if one.item.measurement == SENSITIVITY), other)
+        if table is not None:
+            self._tell_item(table)
+        else:
+            self.lacking.append(
+                "what mixes were found from is not among these records: the suite measures"
+                " sensitivities with its defaults"
+            )
 
     def _tell_cell(self, cell: Cell) -> None:
         self._tell_model(cell.model)
@@ -193,8 +227,7 @@ class _Told:
     def _tell_model(self, model: ModelRef) -> None:
         name = self._plain(model.name)
         self.facts["model", name] = self._model(model, name)
-        others = (one.cell.model for one in self._known.values())
-        original = next((one for one in others if one.name == model.original), None)
+        original = self._known.models.get(model.original or "")
         if original is not None:
             name = self._plain(original.name)
             self.facts["model", name] = self._model(original, name)
@@ -314,9 +347,8 @@ class _Told:
                 made.append(entry)
                 continue
             made.append(ref.label)
-            cells = (other.cell for other in self._known.values())
-            named = (cell.precision for cell in cells if cell.label == ref.label)
-            self.facts["precision", ref.label] = self._precision(next(named, ref))
+            named = self._known.precisions.get(ref.label, ref)
+            self.facts["precision", ref.label] = self._precision(named)
         return made
 
     def _data(self, data: Mapping[str, Any]) -> dict[str, Any]:
