@@ -58,7 +58,7 @@ class TestUsage:
             text=True,
             check=False,
         )
-        as_command = workplace.call("plan", "nothing.yaml")
+        as_command = workplace.call_here("plan", "nothing.yaml")
         assert as_module.returncode == as_command.code == 2
         assert as_module.stderr == as_command.errors
 

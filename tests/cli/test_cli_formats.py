@@ -83,7 +83,7 @@ def test_json_is_one_document_with_the_keys_that_are_documented(
     "command",
     [
         # One that reads records and one that reads none; the others with the slow tests.
-        pytest.param(one, marks=[] if one in {"explain", "gate"} else [pytest.mark.slow])
+        pytest.param(one, marks=[] if one in {"fit", "gate"} else [pytest.mark.slow])
         for one in KEYS
     ],
 )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from typer.main import get_command
 
 from qbench.cli.main import app
@@ -72,6 +71,8 @@ def test_what_it_links_and_names_is_there(notebook: Any) -> None:
 def test_it_runs_when_rehearsed(
     notebook: Any, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from nbclient import NotebookClient
+
     for name, value in workplace.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("QBENCH_REHEARSE", "1")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qbench.core.errors import ModelError
+from qbench.core.spec import ModelShape, TensorShape
 from qbench.sources.models.headers import read_headers, weight_files
 from qbench.sources.shapes.from_meta import Unbuilt, shapes_from_meta
 from qbench.sources.shapes.meta import describe
@@ -18,8 +19,6 @@ from tests.tiny_models import make_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from qbench.core.spec import ModelShape
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -213,11 +212,15 @@ def test_architecture_that_is_not_in_the_table(tmp_path: Path) -> None:
         vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, max_position_embeddings=128,
     )  # fmt: skip
-    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "neox")
-    shape = shape_of(tmp_path / "neox")
-    assert shape.origin == "meta"
-    assert arithmetic_bytes(shape, 4) == loaded_bytes(tmp_path / "neox", "float32")
-    assert arithmetic_bytes(shape, 2) == loaded_bytes(tmp_path / "neox", "bfloat16")
+    folder = tmp_path / "neox"
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    headers = read_headers(weight_files(folder))
+    assert shape_from_headers(headers, read_config(folder), str(folder)) is None
+    # That a process is asked for it, and tells the same, is shown in test_from_meta.
+    told = [TensorShape.model_validate(one) for one in describe(str(folder))]
+    shape = ModelShape(tensors=tuple(told), origin="meta")
+    assert arithmetic_bytes(shape, 4) == loaded_bytes(folder, "float32")
+    assert arithmetic_bytes(shape, 2) == loaded_bytes(folder, "bfloat16")
     roles = Counter(tensor.role for tensor in shape.tensors)
     # Two layers of four linear layers with biases, two norms each and a last one.
     assert roles["linear"] == 8
