@@ -8,6 +8,8 @@
 # make bench        benchmarks of qbench itself
 # make dist         builds the wheel and the sdist into dist/, and runs them in fresh environments
 # make test-pythons make test with each Python that qbench is for, each in an environment of its own
+# make audit        asks about known vulnerabilities of the tested versions; fails where it cannot ask
+# make sbom         build/sbom.cdx.json: what an installation of the wheel consists of (CycloneDX)
 #
 # torch is the build for CPUs on a machine without an NVIDIA GPU: see tools/install_torch.sh.
 
@@ -20,7 +22,7 @@ FUZZ ?= 50
 
 PYTHONS ?= 3.11 3.12 3.13
 
-.PHONY: install quickstart test test-slow test-pythons fuzz rehearse lint docs bench dist clean
+.PHONY: install quickstart test test-slow test-pythons fuzz rehearse lint docs bench dist audit sbom clean
 
 install: $(VENV)/.installed
 
@@ -78,6 +80,12 @@ test-pythons: $(VENV)/.installed-dev
 	    { $(BIN)/uv python install $$version && python=$$($(BIN)/uv python find --no-project $$version); } || exit 1; \
 	  $(MAKE) test PYTHON=$$python VENV=$(VENV)-$$version || exit 1; \
 	done
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/python tools/audit.py constraints.txt
+
+sbom: $(VENV)/.installed-dev
+	tools/sbom.sh $(BIN)/python build/sbom.cdx.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
