@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from qbench.core.spec import Item
 from qbench.finetune.lora import LORA
@@ -93,6 +94,21 @@ def test_the_weights_are_those_of_the_simulated_form(name: str, cells: TinyCells
     with torch.inference_mode():
         logits, expected = (one.model(input_ids=ids).logits for one in (found, simulated))
     assert float((logits - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym"])
+def test_it_is_written_as_the_simulated_form_is(
+    name: str, cells: TinyCells, tmp_path: Path
+) -> None:
+    held, files = precisions()[name], []
+    for kernel in ("packed", "simulated"):
+        model = load_fresh(cells.folder(LLAMA), name, kernel=kernel).model
+        packed_form = held.forms(typed_options_of(name, kernel=kernel))[0]
+        packed_form.write(model, tmp_path / kernel)
+        files.append(load_file(tmp_path / kernel / "model.safetensors"))
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(one, files[1][key]) for key, one in files[0].items())
 
 
 def test_bytes_by_hand(cells: TinyCells) -> None:

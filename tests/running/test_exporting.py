@@ -33,6 +33,8 @@ precisions:
   - {{mixed: {{layers: {{"*.down_proj": bf16}}}}, name: no-mix}}
 measure: {{footprint: , quality: {{text: text.txt, window: 32}}}}
 finetune:
+  deploy: [attached, merged, merged-requantized, merged-dequantized, merged-in-place, adapter-nf4,
+           quantized]
   data:
     dataset: rows.jsonl
     recipe: {{prompt: "{{{{ name }}}} is", completion: " {{{{ kind }}}}"}}

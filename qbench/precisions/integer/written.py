@@ -23,6 +23,8 @@ _FACTORS = (
     " compressed-tensors' checkpoints have with such codes; other programs fold it into the layer"
     " before, which rounds that layer again"
 )
+_OF_KERNEL = 0.03
+_KERNEL = "the packed kernel sums products in another order than a plain layer"
 _SIMULATED_INPUTS = (
     "inputs are rounded with zero points and multiplied in floating point, and no checkpoint of"
     " compressed-tensors' says that"
@@ -68,7 +70,14 @@ def _compressed(options: IntegerOptions) -> Form | None:
         "group_size": options.group,
     }
     if options.activations == "none":
-        return compressed_form("pack-quantized", weights, partial(_packed, options))
+        is_packed_here = options.kernel == "packed"
+        return compressed_form(
+            "pack-quantized",
+            weights,
+            partial(_packed, options),
+            tolerance=_OF_KERNEL if is_packed_here else 0.0,
+            inexact=_KERNEL if is_packed_here else None,
+        )
     if not options.uses_int8_kernel:
         return None
     inputs = {
