@@ -85,6 +85,7 @@ from qbench.precisions.precision import NoOptions, Precision
 from qbench.precisions.products import Products
 from qbench.precisions.storage import static_bytes
 from qbench.precisions.verification import Verification, verify_quantized
+from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 from qbench.report.format import Format, Gated
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
     "Chart",
     "Charts",
     "Checkpoint",
+    "CheckpointForm",
     "Chooser",
     "Code",
     "Column",
@@ -158,6 +160,7 @@ __all__ = [
     "missing_packages",
     "plain_options",
     "replace_linear",
+    "save_checkpoint",
     "static_bytes",
     "typed_options",
     "verify_quantized",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 BLOCK = 64
 """Weights that share one block maximum."""
@@ -155,7 +155,7 @@ class FourBit(LibraryWeights, Precision):
             bnb_4bit_compute_dtype=torch_type(options.compute_dtype),
         )
 
-    def forms(self, options: FourBitOptions) -> tuple[Form, ...]:
+    def forms(self, options: FourBitOptions) -> tuple[CheckpointForm, ...]:
         """As bitsandbytes saves it."""
         return (bitsandbytes_form(partial(self.library_config, options)),)
 

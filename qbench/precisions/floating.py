@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, ResolvedModel, StaticBytes
     from qbench.precisions.explain.weights import Weight
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 
 class FloatingOptions(Frozen):
@@ -74,7 +74,7 @@ class Floating(Precision):
     def hold_layer(self, name: str, layer: nn.Linear, options: FloatingOptions) -> None:
         """It stays as it is: the rest of the model is of the same type."""
 
-    def forms(self, options: FloatingOptions) -> tuple[Form, ...]:
+    def forms(self, options: FloatingOptions) -> tuple[CheckpointForm, ...]:
         """Plain numbers."""
         return (PLAIN,)
 

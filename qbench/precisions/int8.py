@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qbench.core.page import Page
     from qbench.core.spec import ModelShape, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 _OUTPUT_TOLERANCE = 0.03
 """Activations are rounded to 8 bits as well: about 1 % of a row's norm, measured 0.7 to 1.2 %."""
@@ -116,7 +116,7 @@ class Int8(LibraryWeights, Precision):
 
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options.threshold)
 
-    def forms(self, options: Int8Options) -> tuple[Form, ...]:
+    def forms(self, options: Int8Options) -> tuple[CheckpointForm, ...]:
         """As bitsandbytes saves it."""
         return (bitsandbytes_form(partial(self.library_config, options)),)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qbench.precisions.integer.options import IntegerOptions
     from qbench.precisions.products import Products
     from qbench.precisions.verification import Verification
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 
 class NoOptions(Frozen):
@@ -183,7 +183,7 @@ class Precision(ABC):
         kind = "dequantized" if products is None else products.kind
         return self.dequantizes and kind in ("dequantized", "4bit", "packed")
 
-    def forms(self, options: Any) -> tuple[Form, ...]:
+    def forms(self, options: Any) -> tuple[CheckpointForm, ...]:
         """Checkpoints that hold its codes as they were measured, the first unless one is named."""
         return ()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 TEXT = {"calibration_text": "bundled:stdlib-excerpt"}
 GROUPS = {"granularity": "group", "group": 16}
@@ -48,7 +48,7 @@ WITH_OPTIONS: list[tuple[str, dict[str, Any]]] = [
 """Beside the defaults of every precision in the table."""
 
 
-def forms(name: str, options: dict[str, Any]) -> list[Form]:
+def forms(name: str, options: dict[str, Any]) -> list[CheckpointForm]:
     held, typed = precisions()[name], typed_options_of(name, **options)
     numbers = numbers_form(held, typed)
     return [*held.forms(typed), *([] if numbers is None else [numbers])]

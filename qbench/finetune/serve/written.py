@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qbench.finetune.serve.adapter_storage import BLOCK, WEIGHTS_FILE, load_stored, store_adapter
 from qbench.precisions import options_of, precisions
 from qbench.precisions.computing import compute_type
-from qbench.precisions.writing.form import Form
+from qbench.precisions.writing.form import CheckpointForm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def _not_by_precision(model: PreTrainedModel, folder: Path) -> None:
     raise NotImplementedError("an adapter is written by `write_adapter`, from what is served")
 
 
-ADAPTER_FORM = Form(
+ADAPTER_FORM = CheckpointForm(
     "peft",
     _not_by_precision,
     "a LoRA adapter as PEFT saves it, in fp32 as it was trained; its base is not in the folder",

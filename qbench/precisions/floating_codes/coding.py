@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.products import Products
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 _MULTIPLE = 16
 """What a layer's outputs must be a multiple of, for CUDA's kernels."""
@@ -77,7 +77,7 @@ class Coding(ABC):
         """Torchao's configuration of weights alone that it multiplies itself; None: it has none."""
         return None
 
-    def forms(self, options: Any) -> tuple[Form, ...]:
+    def forms(self, options: Any) -> tuple[CheckpointForm, ...]:
         """Checkpoints that hold codes and scales as they are; see `Precision.forms`."""
         return ()
 

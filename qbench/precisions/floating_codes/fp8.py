@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.floating_codes.options import Fp8Options
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 _SCALE_BYTES = 4
 _OF_BIASES = 0.02
@@ -88,7 +88,7 @@ class Fp8(Coding):
 
         return None if options.granularity == "tensor" else Float8WeightOnlyConfig()
 
-    def forms(self, options: Fp8Options) -> tuple[Form, ...]:
+    def forms(self, options: Fp8Options) -> tuple[CheckpointForm, ...]:
         """Torchao's own for weights alone with a scale a row; compressed-tensors' for all."""
         strategy = "tensor" if options.granularity == "tensor" else "channel"
         common = {"num_bits": 8, "type": "float", "symmetric": True}

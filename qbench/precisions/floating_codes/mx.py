@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from qbench.core.number_types import FloatType
     from qbench.precisions.floating_codes.options import MxOptions
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 BLOCK = 32
 _APART_BYTES = 30
@@ -109,10 +109,8 @@ class Mx(Coding):
             is_swizzled_scales=False,
         )
 
-    def forms(self, options: MxOptions) -> tuple[Form, ...]:
+    def forms(self, options: MxOptions) -> tuple[CheckpointForm, ...]:
         """compressed-tensors' of weights alone, which keeps scales as bytes of E8M0 too."""
-        import torch
-
         if options.activations != "none":
             return ()
         common = {
@@ -121,8 +119,8 @@ class Mx(Coding):
             "symmetric": True,
             "strategy": "group",
             "group_size": BLOCK,
-            "scale_dtype": torch.uint8,
-            "zp_dtype": torch.uint8,
+            "scale_dtype": "torch.uint8",
+            "zp_dtype": "torch.uint8",
         }
         kind = "mxfp8-quantized" if self.code_bits == 8 else "mxfp4-pack-quantized"
         return (compressed_form(kind, common, self._parts),)

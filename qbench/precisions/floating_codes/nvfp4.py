@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from qbench.precisions.floating_codes.options import FloatingCodesOptions
     from qbench.precisions.products import Products
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 BLOCK = 16
 LEAST_SCALE = 2.0**-6
@@ -91,7 +91,7 @@ class Nvfp4(Coding):
             act_quant_kwargs=inputs if kernel else None,
         )
 
-    def forms(self, options: FloatingCodesOptions) -> tuple[Form, ...]:
+    def forms(self, options: FloatingCodesOptions) -> tuple[CheckpointForm, ...]:
         """Of weights alone, compressed-tensors' and torchao's own."""
         if options.activations != "none":
             return ()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from qbench.core.spec import Frozen, ModelShape, ResolvedModel, StaticBytes, TensorShape
     from qbench.precisions.explain.weights import Weight
     from qbench.precisions.floating_codes.coding import Coding
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 _ROUNDED_INPUTS_TOLERANCE = 0.01
 """An input near the middle of two levels may go either way: torchao scales by a reciprocal."""
@@ -182,7 +182,7 @@ class FloatingCodes(LibraryWeights, Precision):
         """Torchao's own, of weights alone that it multiplies itself."""
         return None if options.activations != "none" else self.coding.library_config(options)
 
-    def forms(self, options: FloatingCodesOptions) -> tuple[Form, ...]:
+    def forms(self, options: FloatingCodesOptions) -> tuple[CheckpointForm, ...]:
         """Those of its coding."""
         return self.coding.forms(options)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qbench.precisions.explain.weights import Weight
     from qbench.precisions.products import Products
     from qbench.precisions.verification import Verification
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Integer(LibraryWeights, Precision):
         """Not where inputs are rounded."""
         return options.activations == "none"
 
-    def forms(self, options: IntegerOptions) -> tuple[Form, ...]:
+    def forms(self, options: IntegerOptions) -> tuple[CheckpointForm, ...]:
         """Packed by compressed-tensors, or as torchao holds them."""
         from qbench.precisions.integer.written import integer_forms
 

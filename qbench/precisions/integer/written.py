@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.precisions.integer.options import IntegerOptions
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 _ZERO_POINTS = "zero points of a whole tensor are in no format that compressed-tensors packs"
 _FACTORS = (
@@ -31,7 +31,7 @@ _SIMULATED_INPUTS = (
 )
 
 
-def integer_forms(options: IntegerOptions) -> tuple[Form, ...]:
+def integer_forms(options: IntegerOptions) -> tuple[CheckpointForm, ...]:
     """Packed codes where inputs are left alone; torchao's own tensors where it reads them."""
     every = (_compressed(options), _torchao(options))
     found = tuple(one for one in every if one is not None)
@@ -46,7 +46,7 @@ def why_unwritable(options: IntegerOptions) -> str:
     return _ZERO_POINTS if options.activations == "none" else _SIMULATED_INPUTS
 
 
-def _torchao(options: IntegerOptions) -> Form | None:
+def _torchao(options: IntegerOptions) -> CheckpointForm | None:
     """None for what transformers does not read of torchao's tensors.
 
     Those are factors of narrow codes, and scales of inputs that a calibration found.
@@ -56,7 +56,7 @@ def _torchao(options: IntegerOptions) -> Form | None:
     return None if unread or own else torchao_form(partial(torchao_config, options))
 
 
-def _compressed(options: IntegerOptions) -> Form | None:
+def _compressed(options: IntegerOptions) -> CheckpointForm | None:
     if options.weights in ("awq", "smoothquant"):
         return None
     is_symmetric = options.mapping == "symmetric"

@@ -17,7 +17,7 @@ from qbench.core.errors import UsageError
 from qbench.precisions.layer_weights import is_number
 from qbench.precisions.mixed.layers import by_member
 from qbench.precisions.verification import first_few, head_name, linear_layers
-from qbench.precisions.writing.form import Form, save
+from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from qbench.precisions.mixed.options import MixedOptions
 
 
-def mixed_form(options: MixedOptions) -> Form:
+def mixed_form(options: MixedOptions) -> CheckpointForm:
     """Of a mix, which says what each layer is held in."""
-    return Form(
+    return CheckpointForm(
         "mixed",
         partial(_write, options),
         "the codes of each layer as the library of its format holds them",
@@ -41,7 +41,7 @@ def mixed_form(options: MixedOptions) -> Form:
 
 def _write(options: MixedOptions, model: PreTrainedModel, folder: Path) -> None:
     """Raises `UsageError` where no library has a form for the mix, with the layers it lacks."""
-    save(model, folder, library=_configuration(model, options))
+    save_checkpoint(model, folder, library=_configuration(model, options))
 
 
 def _configuration(model: PreTrainedModel, options: MixedOptions) -> Any:

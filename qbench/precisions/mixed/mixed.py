@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from qbench.core.record import Environment
     from qbench.core.spec import PrecisionRef, ResolvedModel
     from qbench.precisions.verification import Verification
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 NO_MAP = (
     "a mix says which layers are held in what, and this one says nothing: give it a map such as"
@@ -223,7 +223,7 @@ class Mixed(Precision):
             weight_bytes=self.storage(shape, options).total / max(1, shape.weights),
         )
 
-    def forms(self, options: MixedOptions) -> tuple[Form, ...]:
+    def forms(self, options: MixedOptions) -> tuple[CheckpointForm, ...]:
         """Of the formats that a library's configuration can mix."""
         from qbench.precisions.mixed.checkpoint import mixed_form
 

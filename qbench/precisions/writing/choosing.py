@@ -11,10 +11,10 @@ from qbench.precisions.writing.numbers import numbers_form
 
 if TYPE_CHECKING:
     from qbench.core.spec import PrecisionRef
-    from qbench.precisions.writing.form import Form
+    from qbench.precisions.writing.form import CheckpointForm
 
 
-def form_of(ref: PrecisionRef, wanted: str | None = None) -> Form:
+def form_of(ref: PrecisionRef, wanted: str | None = None) -> CheckpointForm:
     """The form that a model in this precision is written in.
 
     Raises `UsageError` for a form that it has not, and where none holds its codes and none was

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.verification import head_name, linear_layers
-from qbench.precisions.writing.form import Form, save
+from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 from qbench.precisions.writing.library import refuse_transposed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def compressed_form(
     inputs: Mapping[str, Any] | None = None,
     tolerance: float = 0.0,
     inexact: str | None = None,
-) -> Form:
+) -> CheckpointForm:
     """Of a model whose codes are torchao's tensors.
 
     `kind` is the format, `weights` and `inputs` are arguments of compressed-tensors'
@@ -62,9 +62,9 @@ def compressed_form(
             else:
                 held[key] = tensor
         stated = _config(kind, weights, inputs, [*left, *head_name(model)])
-        save(model, folder, quantization=stated, tensors=held)
+        save_checkpoint(model, folder, quantization=stated, tensors=held)
 
-    return Form(
+    return CheckpointForm(
         METHOD,
         write,
         f"codes packed as {kind}: {_BYTES_HELD}",

@@ -16,7 +16,7 @@ _SHARD = "5GB"
 
 
 @dataclass(frozen=True)
-class Form:
+class CheckpointForm:
     """A way to hold a loaded model in a folder."""
 
     name: str
@@ -44,7 +44,7 @@ class Form:
 class WrittenFolder:
     """What was written, and how it compares with what was measured."""
 
-    form: Form
+    form: CheckpointForm
     size_bytes: int
     """Of the files with weights."""
     layers: dict[str, int]
@@ -53,7 +53,7 @@ class WrittenFolder:
     """Of the logits after it was loaded again, relative by norm; 0 where each bit is the same."""
 
 
-def save(
+def save_checkpoint(
     model: PreTrainedModel,
     folder: Path,
     *,
@@ -85,8 +85,8 @@ def save(
 
 
 def _write_plain(model: PreTrainedModel, folder: Path) -> None:
-    save(model, folder)
+    save_checkpoint(model, folder)
 
 
-PLAIN = Form("safetensors", _write_plain, "all weights as numbers of their own type")
+PLAIN = CheckpointForm("safetensors", _write_plain, "all weights as numbers of their own type")
 """For a model whose layers are not quantized."""

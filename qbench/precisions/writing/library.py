@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.core.errors import UsageError
 from qbench.precisions.plain_layers import is_transposed
 from qbench.precisions.verification import first_few, head_name, linear_layers
-from qbench.precisions.writing.form import Form, save
+from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def bitsandbytes_form(config: Callable[[], Any]) -> Form:
+def bitsandbytes_form(config: Callable[[], Any]) -> CheckpointForm:
     """Of a model that is held in one format; `config` makes transformers' configuration of it."""
 
     def write(model: PreTrainedModel, folder: Path) -> None:
-        save(model, folder, library=config())
+        save_checkpoint(model, folder, library=config())
 
-    return Form(
+    return CheckpointForm(
         "bitsandbytes",
         write,
         "codes and scales as bitsandbytes holds them",
@@ -30,7 +30,7 @@ def bitsandbytes_form(config: Callable[[], Any]) -> Form:
     )
 
 
-def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> Form:
+def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> CheckpointForm:
     """Of a model whose codes are torchao's tensors; `config` makes its configuration of them."""
 
     def write(model: PreTrainedModel, folder: Path) -> None:
@@ -41,9 +41,9 @@ def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> Fo
         chosen = TorchAoConfig(
             quant_type=config(), modules_to_not_convert=[*left, *head_name(model)]
         )
-        save(model, folder, library=chosen)
+        save_checkpoint(model, folder, library=chosen)
 
-    return Form(
+    return CheckpointForm(
         "torchao",
         write,
         "codes and scales as torchao holds them, a byte a code of 8 bits or fewer integers",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.precisions.layer_weights import is_number
 from qbench.precisions.plain_layers import is_transposed
-from qbench.precisions.writing.form import Form, save
+from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,15 +23,15 @@ _INEXACT = (
 )
 
 
-def numbers_form(held: Precision, options: Any) -> Form | None:
+def numbers_form(held: Precision, options: Any) -> CheckpointForm | None:
     """None where numbers would compute something else than its codes."""
     if not held.is_all_in_weights(options):
         return None
 
     def write(model: PreTrainedModel, folder: Path) -> None:
-        save(model, folder, tensors=_as_numbers(model, held))
+        save_checkpoint(model, folder, tensors=_as_numbers(model, held))
 
-    return Form(
+    return CheckpointForm(
         NUMBERS,
         write,
         "the numbers that the codes stand for, in the model's own type, with nothing saved",
