@@ -40,6 +40,13 @@ for arguments in {commands}:
 """
 MADE_OF_HEAVY_CLASSES = {"qbench.precisions.layer_quantizer"}
 """Modules whose own classes are below a library's; they are imported within functions alone."""
+CHOOSE_FORMS = """
+import json, sys
+from qbench.precisions import precisions
+forms = [held.forms(held.options()) for held in precisions().values()]
+assert sum(map(bool, forms)) > 20
+print(json.dumps(sorted({heavy} & set(sys.modules))))
+"""
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 import qbench
@@ -126,6 +133,10 @@ def test_no_module_loads_anything_heavy_when_it_is_imported() -> None:
         timeout=60,
     )
     assert json.loads(done.stdout) == []
+
+
+def test_forms_of_checkpoints_are_chosen_without_anything_heavy(workplace: Workplace) -> None:
+    assert json.loads(workplace.output_of(CHOOSE_FORMS.format(heavy=HEAVY))) == []
 
 
 def test_a_folder_says_what_it_is_and_runs_nothing_but_for_the_three_tables() -> None:
