@@ -139,7 +139,9 @@ def _text_of(prompt: Any) -> str:
     """A prompt as text; of messages their contents, without what the template adds."""
     if isinstance(prompt, str):
         return prompt
-    return "".join(str(one.get("content")) for one in json.loads(prompt.prompt))
+    # lm-eval's JsonChatStr, or the plain tuple that it becomes where Pillow is installed.
+    (messages,) = prompt
+    return "".join(str(one.get("content")) for one in json.loads(messages))
 
 
 def _most_of(row: dict[str, Any]) -> int:
