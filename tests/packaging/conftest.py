@@ -16,7 +16,7 @@ from tests.light_packages import light_packages
 from tests.workplace import REPOSITORY, Finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BIN = Path(sys.executable).parent
 CONSTRAINTS = REPOSITORY / "constraints.txt"
@@ -37,6 +37,7 @@ class Fresh:
             [str(self.python.with_name("qbench")), *arguments],
             cwd=self.folder,
             env={
+                **_without(os.environ),
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(self.folder),
                 "QBENCH_CACHE": str(self.folder / "cache"),
@@ -98,7 +99,8 @@ def sdist(built: Path) -> Path:
 def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fresh]:
     """What `pip install qbench-llm` gives on a CPU, in the tested versions."""
     made = _fresh(tmp_path_factory.mktemp("plain"))
-    _run(str(REPOSITORY / "tools" / "install_torch.sh"), str(made.python))
+    script = REPOSITORY / "tools" / "install_torch.sh"
+    _run(str(script), str(made.python), UV_TORCH_BACKEND="cpu", PIP_NO_COMPILE="1")
     _install(made, str(wheel))
     yield made
     shutil.rmtree(made.python.parents[1])  # gigabytes, which pytest would keep for three runs
@@ -126,11 +128,16 @@ def _install(fresh: Fresh, *what: str) -> None:
     _run(str(BIN / "uv"), "pip", "install", *into, *what)
 
 
-def _run(*command: str) -> None:
-    """Runs a command that must succeed; of this environment only what has a name of its own."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UV_TORCH_BACKEND": "cpu"}
-    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
-        environment.pop(name, None)
+def _without(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what names another environment, or settings of a user of this one."""
+    ours = ("PYTHON", "VIRTUAL_ENV", "HF_", "QBENCH_")
+    return {name: value for name, value in environment.items() if not name.startswith(ours)}
+
+
+def _run(*command: str, **more: str) -> None:
+    """Runs a command that must succeed, with uv on its path, and more variables."""
+    path = f"{BIN}:{os.environ['PATH']}"
+    environment = {**_without(os.environ), "PATH": path, **more}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
     )
