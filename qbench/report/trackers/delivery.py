@@ -72,6 +72,7 @@ class Delivery:
         self._current: TrackedRun | None = None
         """That one, while something is sent to it."""
         self._waiting: deque[Message] = deque()
+        self._unclosed = 0
         self._next_try = 0.0
         self.sent = 0
         """Records that were sent by this process."""
@@ -80,8 +81,8 @@ class Delivery:
 
     @property
     def left(self) -> int:
-        """Messages that could not be sent."""
-        return len(self._waiting)
+        """Messages that could not be sent, and runs that did not take all."""
+        return len(self._waiting) + self._unclosed
 
     def take(self, message: Message) -> None:
         """Sends it, with what waited, unless something has failed just before."""
@@ -91,23 +92,31 @@ class Delivery:
 
     def end(self) -> None:
         """Tries what is left once more, and closes what is open."""
-        self._try()
+        self._try(each=True)
         for run in list(self._open):
             try:
                 self._close(run)
             except Exception as error:  # noqa: BLE001 - a tracker may raise anything
+                self._unclosed += 1
                 self.fail(error)
 
-    def _try(self) -> None:
-        while self._waiting:
+    def _try(self, *, each: bool = False) -> None:
+        """Sends what waits, up to the first failure; or `each` of it once."""
+        for _ in range(len(self._waiting)):
+            message = self._waiting.popleft()
             try:
-                self._send(self._waiting[0])
+                self._send(message)
             except Exception as error:  # noqa: BLE001 - a tracker may raise anything
-                if self._current is not None:  # it may hold another thing than was believed
-                    self._open.pop(self._current)
+                self._waiting.append(message)  # behind the others, which may not fail
+                self._forget()
                 self.fail(error)
-                return
-            self._waiting.popleft()
+                if not each:
+                    return
+
+    def _forget(self) -> None:
+        """The run that something failed for may hold another thing than was believed."""
+        if self._current is not None:
+            self._open.pop(self._current)
 
     def fail(self, error: Exception) -> None:
         """Something failed: it is told if it is the first, and nothing is tried for a while."""
@@ -117,6 +126,7 @@ class Delivery:
             self._complain(in_words(error))
 
     def _send(self, message: Message) -> None:
+        self._current = None
         if isinstance(message, Record):
             self._send_record(message.path)
         elif isinstance(message, Steps):

@@ -147,6 +147,22 @@ def test_what_fails_is_told_once_and_sent_later(
     assert len(complaints) == 1
 
 
+def test_a_record_that_is_damaged_holds_no_other_back(
+    complaints: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "PAUSE_S", 0.0)
+    place, paths = Place(), list(published("quickstart"))[:4]
+    damaged = tmp_path / "footprint-model-0.json"
+    damaged.write_text("{", encoding="utf-8")
+    delivery = Delivery(place, complaints.append)
+    for path in (damaged, *paths, damaged.with_name("gone.json")):
+        delivery.take(Record(path))
+    delivery.end()
+    assert (delivery.sent, delivery.left) == (len(paths), 2)
+    assert len(complaints) == 1
+    assert complaints[0].startswith(f"DamagedRecordError: {damaged}: ")
+
+
 def test_pages_and_bounds_are_sent_when_they_are_new(complaints: list[str], tmp_path: Path) -> None:
     place, paths = Place(), tuple(published("quickstart"))
     page = tmp_path / "page.html"
