@@ -6,7 +6,6 @@ is told of, with the Python of models, wherever it is to run.
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +64,7 @@ def code_notes(plan: Plan) -> list[str]:
         for name, model in models.items()
         if model.ref.trust_remote_code
     ]
-    items = chain.from_iterable((task.item for task in cell.tasks) for cell in cells)
+    items = [task.item for cell in cells for task in cell.tasks if task.skip is None]
     notes += [
         f"{path}: runs {visible(what)}, as trust_code says"
         for path, what in dict.fromkeys(_code(plan.suite, items))
