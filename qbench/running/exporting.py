@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from contextlib import redirect_stderr
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.core.environment import missing_packages
 from qbench.core.errors import ProcessFailedError, StoreError, UsageError
@@ -160,9 +160,7 @@ def _size_bytes(planned: PlannedCell, *, is_on_base: bool) -> int:
 
 def _check_room(to: Path, wanted: int) -> None:
     """Raises `StoreError` where the disk has no room for so much."""
-    there: Any = next((one for one in (to, *to.absolute().parents) if one.exists()), None)
-    if there is None:
-        return
+    there = next(one for one in to.absolute().parents if one.exists())
     free, wanted = shutil.disk_usage(there).free, wanted + _SPARE_BYTES
     if free < wanted:
         scale = choose_scale([wanted], "bytes")

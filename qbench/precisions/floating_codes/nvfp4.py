@@ -36,7 +36,7 @@ BLOCK = 16
 LEAST_SCALE = 2.0**-6
 """E4M3's least normal number."""
 _WEIGHT_SCALE_BYTES = 4
-_DIVISOR = 0.02
+_OFF_AT_MOST = 0.02
 _DIVIDED = (
     "compressed-tensors divides by the reciprocal of the weight's scale, and multiplies in 16 bits"
 )
@@ -103,7 +103,7 @@ class Nvfp4(Coding):
             "group_size": BLOCK,
         }
         packed = compressed_form(
-            "nvfp4-pack-quantized", weights, _parts, tolerance=_DIVISOR, inexact=_DIVIDED
+            "nvfp4-pack-quantized", weights, _parts, tolerance=_OFF_AT_MOST, inexact=_DIVIDED
         )
         return torchao_form(_torchao_config), packed
 

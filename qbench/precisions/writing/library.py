@@ -30,7 +30,7 @@ def bitsandbytes_form(config: Callable[[], Any]) -> CheckpointForm:
     )
 
 
-def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> CheckpointForm:
+def torchao_form(config: Callable[[], Any]) -> CheckpointForm:
     """Of a model whose codes are torchao's tensors; `config` makes its configuration of them."""
 
     def write(model: PreTrainedModel, folder: Path) -> None:
@@ -46,9 +46,8 @@ def torchao_form(config: Callable[[], Any], *, inexact: str | None = None) -> Ch
     return CheckpointForm(
         "torchao",
         write,
-        "codes and scales as torchao holds them, a byte a code of 8 bits or fewer integers",
+        "codes and scales as torchao holds them: an integer in a byte, whatever its width",
         needs=("torchao", "accelerate"),
-        inexact=inexact,
     )
 
 
@@ -58,6 +57,6 @@ def refuse_transposed(model: PreTrainedModel) -> None:
     if turned:
         raise UsageError(
             f"the model's own layers are Conv1D ({first_few(turned)}), whose weights lie the other"
-            " way round: this form of checkpoint knows linear layers alone; export a precision of"
-            " plain numbers, or one of bitsandbytes"
+            " way round: this form of checkpoint knows linear layers alone; export a floating type,"
+            " one of bitsandbytes, or give --form numbers"
         )
