@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 NOT_LOOKED_FOR = {"dev", "docs", "formats"}
 """Extras for those who work on qbench, and one that is made of others."""
-OF_OTHERS = {"markupsafe", "pydantic-core", "triton", "typing-extensions"}
-"""Packages that come with jinja2, pydantic and torch, whose own parts they are."""
+OF_OTHERS = {"markupsafe", "pyarrow", "pydantic-core", "triton", "typing-extensions"}
+"""Packages that come with jinja2, datasets, pydantic and torch, which are made of them."""
 
 
 def of_extras() -> dict[str, str]:
