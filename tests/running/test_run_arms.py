@@ -23,8 +23,9 @@ finetune:
     validation: 2
     test: 4
   methods:
-    - {{method: lora, name: diverges, precision: fp32, target: [q_proj], learning_rate: 1.0e+18,
-       clip: null, rank: 2, batch: 4, steps: 6}}
+    # Its second step has an infinite query on any CPU.
+    - {{method: lora, name: diverges, precision: fp32, target: [q_proj], learning_rate: 1.0e+37,
+       alpha: 1.0e+6, clip: null, rank: 2, batch: 4, steps: 6}}
     - {{method: lora, name: good, precision: fp32, rank: 2, batch: 4, steps: 1}}
   deploy: [attached, merged]
 measure: {{footprint: }}

@@ -92,7 +92,9 @@ def _search_affine(
     import torch
 
     size = parts.abs()
-    weights = size if how.absolute else (_total(parts.square()) / how.part).sqrt() + size
+    # In fp64: torch's roots in fp32 are off by a last digit on CPUs of some makers.
+    mean = (_total(parts.square()) / how.part).double()
+    weights = size if how.absolute else mean.sqrt().float() + size
     high = parts.amax(0, keepdim=True)
     low = parts.amin(0, keepdim=True).clamp(max=0)
     flat = high == low
