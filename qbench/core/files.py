@@ -6,6 +6,7 @@ locked by whoever writes it. What a kill leaves behind is locked by no one: `swe
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -23,8 +24,11 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     """Replaces a file by `contents` (text as UTF-8), on the disk when this returns.
 
     Its folder is made if need be. Raises `OSError` when that is not possible; the old file is then
-    as it was, and nothing is left beside it.
+    as it was, and nothing is left beside it. Nothing takes the place of a device or a pipe, such as
+    `/dev/null`, which other programs would then find gone.
     """
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, and no file can take its place")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, waiting = _waiting_file(path)
     try:
@@ -100,6 +104,16 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
                     path.unlink()
         finally:
             os.close(handle)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is, or links to, neither a file nor a folder, or stands for an open file."""
+    try:
+        if path.is_symlink() and path.readlink().is_relative_to("/proc"):
+            return True  # such as /dev/stdout, whatever it leads to
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:
+        return False
 
 
 def _waiting_file(path: Path) -> tuple[int, str]:

@@ -9,6 +9,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+
 from qbench.core.cache import cache_folder
 from qbench.core.files import scratch_folder, sweep, waiting_folder, write_atomically
 from qbench.plan.plan import make_plan
@@ -20,8 +22,6 @@ from tests.inline_runs import Listener, pretended
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.workplace import Workplace
 
@@ -84,6 +84,20 @@ def test_a_pipe_and_a_link_are_neither_read_nor_followed(tmp_path: Path) -> None
     os.mkfifo(tmp_path / ".pipe.part")
     sweep(tmp_path)
     assert aim.is_file()
+
+
+def test_nothing_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    # Links of the test's own: a fault here would replace them, never what they lead to.
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    for name in ("pipe", "null", "stdout"):
+        with pytest.raises(OSError, match="a device or a pipe"):
+            write_atomically(tmp_path / name, "text")
+    assert left(tmp_path) == ["null", "pipe", "stdout"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "null").is_symlink()
+    assert (tmp_path / "stdout").is_symlink()
 
 
 def test_writers_and_sweepers_do_not_disturb_each_other(tmp_path: Path) -> None:
