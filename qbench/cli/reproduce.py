@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,7 +106,7 @@ def reproduce(
         output,
     )
     if to is not None and form.on_screen:
-        say(f"wrote {to}; next: bash {to / SCRIPT}")
+        say(f"wrote {to}; next: bash {shlex.quote(str(to / SCRIPT))}")
     same = all(each.same_key for one in made for each in one.every)
     raise typer.Exit(1 if check and not same else 0)
 
@@ -113,13 +114,11 @@ def reproduce(
 def _check_new(folder: Path) -> None:
     """Raises `UsageError` for what is no folder, or holds something."""
     from qbench.core.errors import UsageError
-    from qbench.core.store import check_writable
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
             f"--to {folder}: is there already, and not empty; expected a new folder: name another"
         )
-    check_writable(folder, 0, option="--to")
 
 
 def _prevents(made: Sequence[Reproduction], results: Path) -> list[str]:
@@ -153,10 +152,8 @@ def _write(
     try:
         with waiting_folder(folder.absolute()) as waiting:
             _write_files(waiting, made, page, compared)
-            if folder.exists():
-                folder.rmdir()  # which was empty
             waiting.chmod(0o755)
-            waiting.rename(folder)
+            waiting.rename(folder)  # an empty folder that is there gives way
     except OSError as error:
         raise StoreError(
             f"--to {folder}: cannot be written ({error.strerror or error}); name another folder"

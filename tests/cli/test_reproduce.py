@@ -54,6 +54,19 @@ def test_a_folder_of_records_becomes_a_suite_versions_and_a_script(tmp_path: Pat
     assert "| device " in (again / "README.md").read_text()
 
 
+def test_what_was_refused_leaves_nothing_and_an_empty_folder_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert call(tmp_path, "reproduce", "empty", "--to", "again").code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    (tmp_path / "once more").mkdir()
+
+    done = call(tmp_path, "reproduce", QUALITY, "--to", "once more")
+
+    assert "next: bash 'once more/reproduce.sh'" in done.output
+    assert {path.name for path in (tmp_path / "once more").iterdir()} == FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "once more"]
+
+
 def test_conditions_that_are_not_here_are_told(tmp_path: Path) -> None:
     (suite,) = _checked(tmp_path, QUALITY)["suites"]
 
