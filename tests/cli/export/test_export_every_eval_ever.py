@@ -14,6 +14,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from qbench.core.spec import Cell, ModelRef, PrecisionRef, TuningRef
+from qbench.core.store import read_record
 from tests.record_factory import make_failure, make_metric, make_record
 from tests.workplace import REPOSITORY, keep
 
@@ -225,6 +226,17 @@ def test_names_that_lead_elsewhere_stay_in_the_folder(workplace: Workplace) -> N
     (log,) = exported(workplace)
     validator("eval").validate(log)
     assert not list(workplace.folder.glob("*/etc"))
+
+
+def test_samples_of_a_strange_form_are_left_out(workplace: Workplace) -> None:
+    for path in (PUBLISHED / "full").rglob("tiny-mistral--nf4/generation-*.json"):
+        record = read_record(path)
+        assert record is not None
+        counts = [{"not": "a number"} for _ in record.details["prompt_tokens"]]
+        changed = {"details": {**record.details, "prompt_tokens": counts}}
+        keep(workplace.folder / "results", record.model_copy(update=changed))
+    (log,) = exported(workplace)
+    assert "detailed_evaluation_results" not in log
 
 
 def test_bad_options(workplace: Workplace) -> None:

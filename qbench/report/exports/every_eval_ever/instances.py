@@ -54,6 +54,8 @@ def _samples(record: Record) -> list[dict[str, Any]] | None:
     references = as_list(told.get("references")) or [None] * len(columns[0])
     if not columns[0] or {*map(len, columns), len(references)} != {len(columns[0])}:
         return None
+    if not all(type(count) is int and count >= 0 for count in columns[-1]):
+        return None
     scored = record.item.params.get("scored")
     scored = scored if scored in get_args(Scored) else "whole"
     return [
@@ -63,7 +65,7 @@ def _samples(record: Record) -> list[dict[str, Any]] | None:
 
 
 def _sample(
-    item: Any, prompt: Any, text: Any, ids: Any, count: Any, *, reference: Any, scored: Any
+    item: Any, prompt: Any, text: Any, ids: Any, count: int, *, reference: Any, scored: Any
 ) -> dict[str, Any]:
     right = [] if reference is None else [str(reference)]
     hashed = json.dumps(
@@ -86,8 +88,8 @@ def _sample(
             }
         ],
         "token_usage": {
-            "input_tokens": int(count),
+            "input_tokens": count,
             "output_tokens": new,
-            "total_tokens": int(count) + new,
+            "total_tokens": count + new,
         },
     }

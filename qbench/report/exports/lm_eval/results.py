@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.items import TASKS
 from qbench.core.page import INTERVAL_LEVEL
-from qbench.core.unchecked import as_list, as_mapping
+from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.measures.tasks.data import DATA
 from qbench.report.exports.described import (
     commit_of,
@@ -203,7 +203,7 @@ def _source(run: TaskRun) -> str:
 
 def _config(run: TaskRun, source: str) -> dict[str, Any]:
     model, params, first = run.of.cell.records[0].cell.model, run.params, run.records[0]
-    limit, batch = params.get("limit"), params.get("batch")
+    batch = params.get("batch")
     seeds = as_list(params.get("seeds"))
     return {
         "model": source,
@@ -219,7 +219,7 @@ def _config(run: TaskRun, source: str) -> dict[str, Any]:
         "batch_sizes": [],
         "device": first.environment.device_type,
         "use_cache": None,
-        "limit": None if limit is None else float(limit),
+        "limit": as_number(params.get("limit")),
         "bootstrap_iters": None,
         "gen_kwargs": as_mapping(params.get("gen_kwargs")),
         **{name: seeds[at] if at < len(seeds) else None for at, name in enumerate(_SEEDS)},
