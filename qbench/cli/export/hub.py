@@ -114,10 +114,12 @@ def hub(
     found, left_out = candidates(exported, metric or ())
     repository = _repository(push)
     files, told = _files(found, ids, exported, repository, percent=percent, source=source)
-    say_each([*map(str, left_out), *told])
+    told = [*map(str, left_out), *told]
+    say_each(told)
     texts = {one.path: one.text for one in files}
     if with_card:
-        texts[CARD] = _card(exported, to, repository, force=force)
+        texts[CARD], of_card = _card(exported, to, repository, force=force)
+        say_each([one for one in of_card if one not in told])
     if not texts:
         raise UsageError(
             f"{where}: found no score of {exported.cell.slug} that a leaderboard of the Hub takes;"
@@ -212,17 +214,14 @@ def _same_elsewhere(files: Sequence[ResultFile], repository: Repository) -> list
 
 def _card(
     exported: ExportedCell, to: Path | None, repository: Repository | None, *, force: bool
-) -> str:
-    """The card that the repository has, else that of the folder, with what was measured."""
-    from qbench.cli.export.card import card_text, merged, say_each
+) -> tuple[str, list[str]]:
+    """The card of the repository, else of the folder, with what was measured; what to say of it."""
+    from qbench.cli.export.card import card_text, merged
 
     there = repository.read(CARD) if repository else None
     if there is not None and repository is not None:
-        text, told = merged(there, exported, f"{repository.name}: {CARD}", force=force)
-    else:
-        text, told = card_text(to / CARD if to else None, exported, force=force)
-    say_each(told)
-    return text
+        return merged(there, exported, f"{repository.name}: {CARD}", force=force)
+    return card_text(to / CARD if to else None, exported, force=force)
 
 
 def _write(to: Path, texts: dict[str, str], *, force: bool) -> None:

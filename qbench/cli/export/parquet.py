@@ -49,6 +49,8 @@ def parquet(
             raise UsageError(f"--items {items}: found the file of --to; expected another")
     folder, _ = folder_of(records, results)
     every, unreadable = read_folder(folder)
+    for note in tell_unreadable(unreadable):
+        say(f"- {note}", stderr=True)
     found = of_model(every, str(records), folder)
     if not found:
         raise StoreError(f"{records}: {NONE_THERE}")
@@ -59,8 +61,6 @@ def parquet(
     write_file(to, rows_parquet(found))
     if items is not None and by_item is not None:
         write_file(items, by_item)
-    for note in tell_unreadable(unreadable):
-        say(f"- {note}", stderr=True)
     if rehearsed:
         told = f"{counted(rehearsed, 'record')} of a rehearsal: see the column rehearsal"
         say(f"- {told}", stderr=True)

@@ -62,8 +62,10 @@ def read_chosen(
     folder, _ = folder_of(where, results)
     records, unreadable = read_newest(folder)
     own = of_model(records, str(where), folder)
+    for note in tell_unreadable(unreadable):
+        say(f"{where}: {note}", stderr=True)
     chosen = choose(own, str(where), only=only, device=device)
-    for note in (*tell_unreadable(unreadable), *chosen.notes):
+    for note in chosen.notes:
         say(f"{where}: {note}", stderr=True)
     return chosen
 

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from qbench.core.store import read_record
 from qbench.report.exports.model_card import BEGIN
 from tests.cli.export.hub_server import COMMIT, TOKEN, Hub, Refusal, serving
+from tests.record_factory import make_failure
 from tests.workplace import QBENCH, REPOSITORY, Workplace, keep
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ def test_what_no_leaderboard_takes_is_said_with_its_reason(place: Workplace) -> 
     assert "tasks stdlib-choice acc: its data is no dataset of the Hub" in done.errors
     assert "exact_match@flexible-extract: a leaderboard has one value a task" in done.errors
     assert len(list((place.folder / "out").rglob("*.yaml"))) == 1
+
+
+def test_what_files_and_card_leave_out_is_told_once(place: Workplace) -> None:
+    keep(place.folder / "failed", make_failure("nf4", "tasks", "oom", "no room", slug="sums"))
+    done = place.call_here("export", "hub", "failed", "nf4", "--to", "out", "--card")
+    assert done.code == 0, done.errors
+    assert done.errors.count("- tasks sums: oom: no room") == 1
 
 
 def test_metrics_that_are_asked_for_and_percentages(place: Workplace) -> None:

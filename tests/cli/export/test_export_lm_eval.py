@@ -183,6 +183,12 @@ def test_tasks_of_other_settings_are_another_call(workplace: Workplace) -> None:
     assert tasks == [["more", "sums"], ["sums"]]
 
 
+def test_what_a_record_says_in_a_strange_form_is_null(workplace: Workplace) -> None:
+    keep(workplace.folder / "results", task_record(params={"limit": "some", "seeds": "none"}))
+    (written,) = exported(workplace).values()
+    assert (written["config"]["limit"], written["config"]["random_seed"]) == (None, None)
+
+
 def test_tasks_that_a_server_answered(workplace: Workplace) -> None:
     record = task_record(
         measurement="served_tasks", params={"endpoint": "chat", "chat_template": True}
@@ -233,6 +239,12 @@ def test_what_cannot_be_exported_says_so(workplace: Workplace) -> None:
 
     keep(workplace.folder / "plain", make_record("nf4", metrics={"weights": 1.0}))
     assert "plain: found no scores of tasks" in refused("plain", "--to", "out")
+    keep(workplace.folder / "failed", make_failure("nf4", "tasks", "oom", "no room", slug="sums"))
+    failed = refused("failed", "--to", "out")
+    assert "found no scores of tasks (left out: 1 task: oom (no room)); run them again" in failed
+    (workplace.folder / "cut").mkdir()
+    (workplace.folder / "cut" / "tasks-sums-0123.json").write_text("{")
+    assert "cut short or damaged" in refused("cut", "--to", "out")
     keep(workplace.folder / "rehearsal", task_record(rehearsal=("one item",)))
     assert "rehearsal" in refused("rehearsal", "--to", "out")
     keep(workplace.folder / "results", task_record())

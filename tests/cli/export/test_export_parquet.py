@@ -131,6 +131,8 @@ def test_places_that_cannot_be(workplace: Workplace) -> None:
     assert "found a folder" in refused("results", "--to", "empty")
     assert "found the file of --to" in refused("results", "--to", "a", "--items", "a")
     assert "no records there" in refused("empty", "--to", "a")
+    (workplace.folder / "empty" / "quality-text-0123.json").write_text("{")
+    assert "cut short or damaged" in refused("empty", "--to", "a")
     assert "no such folder" in refused("no-such", "--to", "a")
     workplace.write("file", "")
     assert "cannot be written" in refused("results", "--to", "file/rows.parquet")

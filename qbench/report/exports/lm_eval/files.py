@@ -42,6 +42,9 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
                 for task, lines in samples_of(record).items():
                     path = folder / f"samples_{part_of_path(task)}_{date}.jsonl"
                     files[path] = "".join(as_json(line, indent=None) for line in lines)
+    failed = told_once((reason for one in chosen.cells for reason in _failed(one)), "task")
+    if not files and failed:
+        raise UsageError(f"{where}: found no scores of tasks ({'; '.join(failed)}); run them again")
     if not files:
         raise UsageError(
             f"{where}: found no scores of tasks; expected cells with a measurement of"
@@ -50,8 +53,7 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
     served = [one for one in chosen.cells if not one.cell.is_training]
     without = [one.cell.label for one in served if not task_runs(one)]
     left_out = [f"left out: no scores of tasks: {', '.join(without)}"] if without else []
-    left_out += told_once((reason for one in chosen.cells for reason in _failed(one)), "task")
-    return Exported(tuple(ExportedFile(*each) for each in files.items()), tuple(left_out))
+    return Exported(tuple(ExportedFile(*each) for each in files.items()), (*left_out, *failed))
 
 
 def _date(run: TaskRun, files: dict[PurePosixPath, str]) -> str:
