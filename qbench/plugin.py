@@ -23,7 +23,6 @@ functions: planning and reporting never load it, nor does this module.
 
 from qbench.core.aliases import Also, AlsoValues
 from qbench.core.checkpoint import Checkpoint
-from qbench.core.environment import missing_packages
 from qbench.core.errors import (
     MeasurementError,
     NonFiniteError,
@@ -34,6 +33,7 @@ from qbench.core.errors import (
 )
 from qbench.core.number_types import BF16, FP16, FP32, ITEM_BYTES, TORCH_NAMES, FloatType
 from qbench.core.options import plain_options, typed_options
+from qbench.core.packages import missing_packages
 from qbench.core.page import (
     Bullets,
     Chart,

@@ -18,7 +18,7 @@ TYPES = PACKAGE / "core" / "number_types.py"
 their names from here."""
 OTHER_WORDS = {
     ("core/cpu.py", "bf16"),  # an instruction set of Arm's processors
-    ("core/environment.py", "hqq"),  # a package
+    ("core/packages.py", "hqq"),  # a package
     ("plan/suite/problems.py", "integer"),  # a type of JSON Schema
     ("plan/suite/cluster.py", "integer"),
     # what checkpoints call how they are quantized

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from qbench.core.cache import cache_folder, cache_size_bytes
 from qbench.core.compilers import why_not_compiled_for_cpu, why_not_compiled_for_gpu
 from qbench.core.environment import (
-    EXTRAS,
     detect_environment,
     device_fault,
     find_device,
     hub_reachable,
-    install_command,
-    package_version,
     why_not_the_gpu,
 )
 from qbench.core.errors import DeviceError
 from qbench.core.gpu import gpu_probes
 from qbench.core.nvml import nvml_refusals, visible_ids
+from qbench.core.packages import EXTRAS, install_command, package_version
 from qbench.core.processes import python_environment
 from qbench.measures.roofline.energy import open_energy_meter
 from qbench.precisions import precisions

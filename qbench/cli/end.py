@@ -162,7 +162,7 @@ def _handle_other(error: Exception) -> int:
         _complain(f"{error.filename}: {error.strerror}; check the path, its permissions, its disk")
         return 2
     if isinstance(error, ModuleNotFoundError):
-        from qbench.core.environment import remedy_of_import
+        from qbench.core.packages import remedy_of_import
 
         remedy = remedy_of_import(error)
         if remedy is not None:

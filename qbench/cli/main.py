@@ -92,7 +92,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature is typer's
     if value:
-        from qbench.core.environment import qbench_version
+        from qbench.core.packages import qbench_version
 
         typer.echo(f"qbench {qbench_version()}")
         raise typer.Exit

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.comparable import fingerprint
 from qbench.core.cache import cache_folder
-from qbench.core.environment import qbench_version
 from qbench.core.files import waiting_folder
+from qbench.core.packages import qbench_version
 from qbench.core.record import SCHEMA_VERSION, Record, content_key
 from qbench.core.store import read_or_note
 

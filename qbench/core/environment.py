@@ -5,64 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import re
-from functools import cache
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qbench.core.cpu import cpu_device, cpu_features, cpu_kind, machine_memory_bytes
 from qbench.core.cuda_probe import cuda_fault
 from qbench.core.errors import DeviceError, Problem
 from qbench.core.git import git_revision
 from qbench.core.nvml import driver_version, gpu_kind, nvml_refusals, visible_gpus, visible_ids
-from qbench.core.record import Environment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-DISTRIBUTION = "qbench-llm"
-"""What pip installs qbench as; `qbench` on PyPI is another program."""
-NUMERICS_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "bitsandbytes",
-    "tokenizers",
-    "safetensors",
-    "peft",
-    "torchao",
-    "lm-eval",
-    "datasets",
-    "numpy",
+from qbench.core.packages import (
+    install_command,
+    package_version,
+    qbench_version,
+    versions_in_use,
 )
-"""Packages whose versions decide the numbers."""
-LAYER_PACKAGES = ("gptqmodel", "optimum", "compressed-tensors")
-"""Packages that hold the layers of some checkpoints which are already quantized: named in the
-environment where they are installed."""
-EXTRAS = {
-    "hqq": "hqq",
-    "optimum-quanto": "quanto",
-    "gguf": "gguf",
-    "compressed-tensors": "compressed-tensors",
-    "gptqmodel": "gptq",
-    "optimum": "gptq",
-    "auto-round": "auto-round",
-    "aqlm": "aqlm",
-    "fbgemm-gpu-genai": "fbgemm",
-    "guidellm": "serving",
-    "tenacity": "serving",
-    "wonderwords": "longcontext",
-    "nltk": "longcontext",
-    "jieba": "longcontext",
-    "fuzzywuzzy": "longcontext",
-    "rouge": "longcontext",
-    "ray": "ray",
-    "submitit": "slurm",
-    "mlflow-skinny": "trackers",
-    "wandb": "trackers",
-    "trackio": "trackers",
-}
-"""The extra of qbench that installs a package, in a version that goes with the others."""
+from qbench.core.record import Environment
 
 _VARIABLES = (
     "OMP_NUM_THREADS",
@@ -97,11 +53,6 @@ _CUDA_VARIABLES = (
 )
 """What users, images and qbench itself set that changes the numbers, the memory or the speed: of
 all devices, and of a GPU."""
-ALWAYS_NEEDED = ("torch", "transformers", "accelerate", "safetensors")
-"""Packages without which nothing is measured; planning, reporting and gating need none of them."""
-_PACKAGES_OF_MODULES = {"mlflow": "mlflow-skinny", "pynvml": "nvidia-ml-py", "yaml": "pyyaml"}
-"""Packages by what they are imported as, where it is not their own name."""
-
 _HIDES_ALL = ("", "-1")
 """Values of `CUDA_VISIBLE_DEVICES` by which people hide all GPUs; others that do are mistakes."""
 
@@ -181,7 +132,7 @@ def detect_environment(device: str) -> Environment:
         device_memory_bytes=memory_bytes,
         gpus_memory_bytes=each,
         capability=None if gpu is None else gpu.capability,
-        versions=_versions(),
+        versions=versions_in_use(),
         git_revision=git_revision(Path.cwd()),
         cpu_features=cpu_features(),
         driver=None if device == "cpu" else driver_version(),
@@ -196,78 +147,6 @@ def variables_known(device_type: str = "cuda") -> tuple[str, ...]:
 def variables_set(device_type: str) -> dict[str, str]:
     """Those of them that this process has."""
     return {name: os.environ[name] for name in variables_known(device_type) if name in os.environ}
-
-
-def qbench_version() -> str:
-    """The installed version of qbench; `0+unknown` where it is not installed."""
-    return package_version(DISTRIBUTION) or "0+unknown"
-
-
-def missing_packages(needs: tuple[str, ...], environment: Environment | None = None) -> str | None:
-    """Which of the packages are not installed, with the remedy; None if all are.
-
-    They are looked up where no environment is given.
-    """
-    missing = [
-        package
-        for package in dict.fromkeys(needs)
-        if (version_in(package, environment) if environment else package_version(package)) is None
-    ]
-    if not missing:
-        return None
-    return f"needs {', '.join(missing)}: {install_command(missing)}"
-
-
-def install_command(packages: Iterable[str]) -> str:
-    """How packages are installed, in versions that go with the others.
-
-    Those that every installation of qbench brings, and those of its extras, come with it; others by
-    their names.
-    """
-    names = list(packages)
-    extras = dict.fromkeys(EXTRAS[name] for name in names if name in EXTRAS)
-    wanted = [f"'{DISTRIBUTION}[{','.join(extras)}]'"] if extras else []
-    others = [name for name in names if name not in EXTRAS]
-    if not extras and not required_packages().isdisjoint(others):
-        wanted = [DISTRIBUTION]
-    wanted += [name for name in others if name not in required_packages()]
-    return f"pip install {' '.join(dict.fromkeys(wanted))}"
-
-
-def remedy_of_import(error: ModuleNotFoundError) -> str | None:
-    """Which package could not be imported, with the remedy; None for one that qbench never has."""
-    module = (error.name or "").partition(".")[0]
-    package = _PACKAGES_OF_MODULES.get(module, module.replace("_", "-"))
-    if package not in EXTRAS and package not in required_packages():
-        return None
-    return f"needs {package}, which is not installed: {install_command([package])}"
-
-
-@cache
-def required_packages() -> frozenset[str]:
-    """The packages that every installation of qbench brings; empty where it is not installed."""
-    try:
-        lines = requires(DISTRIBUTION) or []
-    except PackageNotFoundError:
-        return frozenset()
-    names = (re.match(r"[\w.-]+", line) for line in lines if "extra ==" not in line)
-    return frozenset(name[0] for name in names if name)
-
-
-def version_in(package: str, environment: Environment) -> str | None:
-    """The version of a package that is in use; None without it.
-
-    The environment names those that qbench's own code needs; of others it is looked up.
-    """
-    if package in environment.versions or package in (*NUMERICS_PACKAGES, *LAYER_PACKAGES):
-        return environment.versions.get(package)
-    return package_version(package)
-
-
-def _versions() -> dict[str, str | None]:
-    found = {package: package_version(package) for package in NUMERICS_PACKAGES}
-    layers = {package: package_version(package) for package in LAYER_PACKAGES}
-    return found | {package: version for package, version in layers.items() if version is not None}
 
 
 def device_fault(device: str) -> Problem | None:
@@ -311,11 +190,3 @@ def _torch_without_cuda() -> str | None:
     """The version of an installed torch that says of itself that it is for CPUs only."""
     torch = package_version("torch")
     return torch if torch is not None and torch.endswith("+cpu") else None
-
-
-def package_version(package: str) -> str | None:
-    """The installed version of a package; None without it."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

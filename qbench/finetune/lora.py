@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import MeasurementError
 from qbench.core.names import what_there_is
 from qbench.core.number_types import FP16, FP32
+from qbench.core.packages import missing_packages
 from qbench.finetune.lora_extra import argument_conflict, saved_modules_fault
 from qbench.finetune.lora_options import CHANGES_THE_BASE, LoraOptions
 from qbench.finetune.optimizers import optimizer_unavailable

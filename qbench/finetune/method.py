@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbench.core.environment import missing_packages
+from qbench.core.packages import missing_packages
 from qbench.finetune.options import TrainingOptions
 
 if TYPE_CHECKING:

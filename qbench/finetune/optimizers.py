@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
+from qbench.core.packages import missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbench.core.compilers import why_not_compiled_for_cpu, why_not_compiled_for_gpu
-from qbench.core.environment import missing_packages
+from qbench.core.packages import missing_packages
 from qbench.predict.work import GridPoint, work_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
 from qbench.core.options import plain_options, typed_options
+from qbench.core.packages import missing_packages
 from qbench.core.spec import Item
 from qbench.finetune import methods, training_options
 from qbench.finetune.lora_extra import adapter_misfit, why_one_alone

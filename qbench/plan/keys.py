@@ -21,7 +21,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cpu import compute_threads
-from qbench.core.environment import version_in
+from qbench.core.packages import version_in
 from qbench.core.record import PROTOCOL_VERSION, content_key
 from qbench.core.store import record_path
 from qbench.measures import measures, of_machine

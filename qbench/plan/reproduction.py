@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.compare.conditions_here import conditions_here
 from qbench.core.cpu import compute_threads
-from qbench.core.environment import detect_environment, find_device, variables_set, version_in
+from qbench.core.environment import detect_environment, find_device, variables_set
 from qbench.core.errors import SuiteError
+from qbench.core.packages import version_in
 from qbench.core.record import PROTOCOL_VERSION, identity_changes
 from qbench.plan.plan import make_plan, tasks_under
 from qbench.plan.rehearsal import rehearse

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
+from qbench.core.packages import missing_packages
 from qbench.core.spec import Frozen
 from qbench.precisions.conversion import conversion_misfit
 

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
+from qbench.core.packages import missing_packages
 from qbench.report.rows import COLUMNS, metric_rows
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qbench.compare.speed import marked_lines
 from qbench.core.aliases import keys_of
-from qbench.core.environment import ALWAYS_NEEDED, missing_packages
+from qbench.core.packages import ALWAYS_NEEDED, missing_packages
 from qbench.core.page import (
     Column,
     Figure,

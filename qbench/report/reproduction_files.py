@@ -10,7 +10,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import DISTRIBUTION, EXTRAS, variables_known
+from qbench.core.environment import variables_known
+from qbench.core.packages import DISTRIBUTION, EXTRAS
 from qbench.core.units import counted
 from qbench.core.untrusted import in_one_line
 from qbench.plan.keys import IDENTITY_PACKAGES

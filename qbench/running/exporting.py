@@ -9,10 +9,10 @@ import shutil
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import ProcessFailedError, StoreError, UsageError
 from qbench.core.files import scratch_folder, sweep, waiting_folder
 from qbench.core.names import did_you_mean
+from qbench.core.packages import missing_packages
 from qbench.core.units import choose_scale
 from qbench.finetune.artifact import artifact_folder, damage_of_artifact, has_artifact
 from qbench.finetune.serve.written import ADAPTER_FORM, is_adapter, why_unwritable

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from qbench.cli.doctor import examine
 from qbench.cli.main import app
-from qbench.core.environment import EXTRAS
+from qbench.core.packages import EXTRAS
 from qbench.core.store import read_folder
 from qbench.finetune import methods
 from qbench.measures import measures

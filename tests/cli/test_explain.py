@@ -42,7 +42,7 @@ def test_a_package_that_is_missing_is_named(
     def absent(package: str) -> str:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr("qbench.core.environment.version", absent)
+    monkeypatch.setattr("qbench.core.packages.version", absent)
     with pytest.raises(UsageError, match=r"hqq4 needs hqq: pip install 'qbench-llm\[hqq\]'"):
         explain("hqq4", "bundled:tiny-mistral", None, base=tmp_path)
 

@@ -11,14 +11,10 @@ from threading import Thread
 import pytest
 
 from qbench.core.cpu import clean_cpu_name, machine_memory_bytes, usable_cores
-from qbench.core.environment import (
-    detect_environment,
-    find_device,
-    hub_reachable,
-    missing_packages,
-)
+from qbench.core.environment import detect_environment, find_device, hub_reachable
 from qbench.core.errors import DeviceError
 from qbench.core.nvml import gpu_kind, select_visible, visible_gpus
+from qbench.core.packages import missing_packages
 from tests.record_factory import make_environment
 
 

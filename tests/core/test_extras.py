@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.requirements import Requirement
 
-from qbench.core.environment import (
+from qbench.core.packages import (
     DISTRIBUTION,
     EXTRAS,
     install_command,

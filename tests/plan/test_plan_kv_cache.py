@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import qbench.core.environment
+import qbench.core.packages
 from qbench.core.errors import SuiteError
 from qbench.plan.needs import cache_need
 from qbench.plan.plan import Plan, make_plan
@@ -171,9 +171,9 @@ def test_a_model_with_a_window_and_a_missing_package_are_skips(
         assert "leave kv_cache out" in str(skips[label])
     shutil.rmtree(base / "model")
     make_tiny_model(base / "model", "llama")
-    lookup = qbench.core.environment.version_in
+    lookup = qbench.core.packages.version_in
     monkeypatch.setattr(
-        "qbench.core.environment.version_in",
+        "qbench.core.packages.version_in",
         lambda package, found: None if package == "hqq" else lookup(package, found),
     )
     skips = {cell.cell.label: cell.skip for cell in plan(base).cells}

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import PositiveInt, model_validator
 
 from qbench.core.aliases import Also
-from qbench.core.environment import missing_packages
 from qbench.core.number_types import FP32
+from qbench.core.packages import missing_packages
 from qbench.finetune.optimizers import optimizer_unavailable
 from qbench.finetune.options import PositiveNumber, TrainingOptions
 from qbench.finetune.trainable import Trainable

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from qbench.core.environment import install_command
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import what_there_is
+from qbench.core.packages import install_command
 from qbench.core.paths import written_path
 from qbench.core.record import Metric
 from qbench.measures.generation.references import SCORES

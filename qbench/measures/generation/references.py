@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from qbench.core.environment import install_command
 from qbench.core.errors import MeasurementError
+from qbench.core.packages import install_command
 from qbench.core.record import MetricDefinition
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import install_command
 from qbench.core.errors import MeasurementError
 from qbench.core.files import scratch_folder
+from qbench.core.packages import install_command
 from qbench.measures.tasks.clusters import check_field
 from qbench.measures.tasks.definitions import makes_data, packages_lacking_in
 from qbench.measures.tasks.index import GENERATED

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import MeasurementError, TextError
 from qbench.core.names import did_you_mean
+from qbench.core.packages import missing_packages
 from qbench.core.paths import written_path
 from qbench.core.spec import slugify
 from qbench.measures.measurement import less_unsaid

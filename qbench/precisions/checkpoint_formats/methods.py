@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import missing_packages
+from qbench.core.packages import missing_packages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
+from qbench.core.packages import missing_packages
 from qbench.precisions import precisions
 from qbench.precisions.explain.sections import joined, section
 from qbench.precisions.explain.weights import read_weight

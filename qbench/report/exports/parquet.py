@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import qbench_version
+from qbench.core.packages import qbench_version
 from qbench.core.record import SCHEMA_VERSION
 from qbench.core.unchecked import as_list
 from qbench.report.frame import to_frame

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.core.names import what_there_is
+from qbench.core.packages import missing_packages
 from qbench.report.trackers.tracker import Kind
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbench.core.environment import ALWAYS_NEEDED, install_command, version_in
 from qbench.core.errors import Problem, UsageError
+from qbench.core.packages import ALWAYS_NEEDED, install_command, version_in
 from qbench.finetune import methods
 from qbench.measures import measures
 from qbench.precisions import options_of, precisions

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from qbench.core.environment import install_command
 from qbench.core.errors import TextError
 from qbench.core.files import scratch_folder
+from qbench.core.packages import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qbench.core.environment import install_command
 from qbench.core.errors import TextError
 from qbench.core.names import what_there_is
+from qbench.core.packages import install_command
 from qbench.core.paths import written_path
 from qbench.core.spec import Frozen, slugify
 from qbench.core.untrusted import read_bounded

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.cache import read_cached, write_cached
-from qbench.core.environment import install_command
 from qbench.core.errors import ModelError, QbenchError
+from qbench.core.packages import install_command
 from qbench.core.untrusted import read_bounded
 from qbench.sources.models.config import LARGEST_BYTES, parse_config
 from qbench.sources.models.headers import (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qbench.core.environment import install_command
 from qbench.core.errors import UsageError
+from qbench.core.packages import install_command
 from qbench.report.trackers import delivery as delivering
 from qbench.report.trackers.delivery import Delivery, Record, Report, Steps
 from qbench.report.trackers.process import line_of, message_of

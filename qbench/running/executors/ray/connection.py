@@ -8,8 +8,8 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qbench.core.environment import install_command
 from qbench.core.errors import UsageError
+from qbench.core.packages import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from qbench.core.cache import cache_folder
-from qbench.core.environment import missing_packages
 from qbench.core.errors import UsageError
 from qbench.core.git import git_revision
+from qbench.core.packages import missing_packages
 from qbench.core.store import check_writable
 from qbench.plan.suite.cluster import SlurmSection
 from qbench.running.executors.executor import Column
