@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from qbench.measures.served_tasks.served_tasks import SERVED, ServedTasksOptions
 from qbench.measures.tasks.options import TasksOptions
 from qbench.measures.tasks.tasks import TASKS
 from qbench.sources.bundled import bundled_models
+from tests.loopback import Handler, served
 from tests.measures.test_servers import cell_of
 from tests.precisions.tiny_cells import load_fresh
 from tests.workplace import MARK, Workplace
@@ -174,17 +173,13 @@ def address(answer: Any) -> Iterator[tuple[str, Asked]]:
     """Answers each request by a function of its body, with the status that it says."""
     asked = Asked()
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-        def do_GET(self) -> None:
+    class Address(Handler):
+        def answer(self) -> None:
             asked.keys.add(self.headers.get("Authorization"))
-            self.send(200, {"data": [{"id": "theirs"}]})
-
-        def do_POST(self) -> None:
-            asked.keys.add(self.headers.get("Authorization"))
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.command == "GET":
+                self.send(200, {"data": [{"id": "theirs"}]})
+                return
+            body = json.loads(self.body())
             asked.bodies.append(body)
             self.send(*answer(body))
 
@@ -195,15 +190,8 @@ def address(answer: Any) -> Iterator[tuple[str, Asked]]:
             self.end_headers()
             self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Address) as url:
+        yield url, asked
 
 
 def of_text(text: str) -> Any:

@@ -11,9 +11,9 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING, Any
+
+from tests.loopback import Handler, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,39 +70,21 @@ def loopback_hub(
     """
     folders = {**models, **{f"datasets/{repo}": path for repo, path in (datasets or {}).items()}}
     own = commits or {}
-    served = {repo: {own.get(repo, COMMIT): folder} for repo, folder in folders.items()}
+    kept = {repo: {own.get(repo, COMMIT): folder} for repo, folder in folders.items()}
     for repo, folder in (older or {}).items():
-        served[repo][OLDER_COMMIT] = folder
-    hub = Hub("", served, {"v1": OLDER_COMMIT})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
+        kept[repo][OLDER_COMMIT] = folder
+    hub = Hub("", kept, {"v1": OLDER_COMMIT})
+    with served(type("Handler", (_Handler,), {"hub": hub})) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
     def answer(self) -> None:
         path = self.path.partition("?")[0]
-        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        sent = self.body()
         self.hub.requests.append(f"{self.command} {path}")
         match = _PATH.fullmatch(path)
         repo = match["repo"] if match else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import Handler, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,9 +85,9 @@ class Comments:
 def serving(comments: Comments) -> Iterator[Comments]:
     """Answers while it is needed, in threads of this process, on a free port of loopback."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def _do(self) -> None:
-            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    class Api(Handler):
+        def answer(self) -> None:
+            sent = self.body()
             comments.asked.append(f"{self.command} {self.path}")
             token = self.headers.get("Authorization", "")
             body = json.loads(sent) if sent else {}
@@ -98,25 +98,5 @@ def serving(comments: Comments) -> Iterator[Comments]:
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 
-        def do_GET(self) -> None:
-            self._do()
-
-        def do_POST(self) -> None:
-            self._do()
-
-        def do_PATCH(self) -> None:
-            self._do()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    comments.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with served(Api) as comments.url:
         yield comments
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

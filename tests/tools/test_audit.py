@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.loopback import Handler, served
 from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
@@ -29,30 +28,21 @@ VULNERABLE = {
 }
 
 
-class _Database(BaseHTTPRequestHandler):
+class _Database(Handler):
     """Answers as https://google.github.io/osv.dev/post-v1-query/ says."""
 
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def answer(self) -> None:
+        asked = json.loads(self.body())
         known = [VULNERABLE] if asked["package"]["name"] == "wicked" else []
-        answer = json.dumps({"vulns": known} if known else {}).encode()
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
+        self.wfile.write(json.dumps({"vulns": known} if known else {}).encode())
 
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Database)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/query"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(_Database) as url:
+        yield f"{url}/v1/query"
 
 
 def audit(folder: Path, packages: str, url: str) -> subprocess.CompletedProcess[str]:

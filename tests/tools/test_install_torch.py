@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.loopback import Handler, served
 from tests.workplace import REPOSITORY
 
 if TYPE_CHECKING:
@@ -38,25 +37,17 @@ exit {code}
 """
 
 
-class _Index(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
+class _Index(Handler):
+    def answer(self) -> None:
         self.send_response(200)
         self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
 
 
 @pytest.fixture
 def index() -> Iterator[str]:
     """Something that answers where torch's index is looked for."""
-    server = HTTPServer(("127.0.0.1", 0), _Index)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(_Index) as url:
+        yield f"{url}/"
 
 
 @dataclass(frozen=True)

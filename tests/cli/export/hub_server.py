@@ -9,12 +9,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import Handler, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,9 +114,9 @@ class Hub:
 def serving(hub: Hub) -> Iterator[Hub]:
     """Answers while it is needed, in threads of this process, on a free port of loopback."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def _do(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    class Api(Handler):
+        def answer(self) -> None:
+            body = self.body()
             hub.asked.append(f"{self.command} {self.path}")
             hub.agents.append(self.headers.get("User-Agent", ""))
             hub.tokens.add(self.headers.get("Authorization", ""))
@@ -129,25 +129,5 @@ def serving(hub: Hub) -> Iterator[Hub]:
             if self.command != "HEAD":
                 self.wfile.write(contents)
 
-        def do_GET(self) -> None:
-            self._do()
-
-        def do_HEAD(self) -> None:
-            self._do()
-
-        def do_POST(self) -> None:
-            self._do()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(Api) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
