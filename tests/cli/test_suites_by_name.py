@@ -94,7 +94,7 @@ def test_a_file_or_folder_of_that_name_comes_first(measured: Workplace) -> None:
         (["plan", "ci.yaml"], "ci"),
         (["gate", "quick-start"], "quickstart"),
         (["baseline", "fromats"], "formats"),
-        (["export", "mix", "mixs", "a-mix", "--to", "a-mix"], "mixes"),
+        (["export", "checkpoint", "mixs", "a-mix", "--to", "a-mix"], "mixes"),
         (["merge", "results", "--suite", "quickstrat"], "quickstart"),
         (["report", "quickstrat"], "quickstart"),
         (["recommend", "quickstrat"], "quickstart"),

@@ -11,6 +11,7 @@ from qbench.compare.recommend.choices import choices
 from qbench.compare.recommend.recommend import recommend
 from qbench.compare.selection import select
 from qbench.compare.speed import marked_lines, why_not_served
+from qbench.core.packages import ALWAYS_NEEDED
 from qbench.core.spec import PrecisionRef
 from qbench.precisions import precisions, unlike_served
 from qbench.report.html.render import render as as_html
@@ -127,7 +128,8 @@ def test_a_record_that_says_it_itself_is_believed() -> None:
 
 
 def test_the_list_says_where_speed_is_real() -> None:
-    there = {package: "1.0" for one in precisions().values() for package in one.needs}
+    needed = {package for one in precisions().values() for package in one.needs}
+    there = dict.fromkeys({*ALWAYS_NEEDED, *needed}, "1.0")
     page = listing_page(make_environment(versions=there), ())
     text = as_markdown(page)
     names = {name for name, one in precisions().items() if one.unlike_served(one.options(), "cpu")}
