@@ -16,6 +16,7 @@ from qbench.core.environment import detect_environment, find_device, variables_s
 from qbench.core.errors import SuiteError
 from qbench.core.packages import version_in
 from qbench.core.record import PROTOCOL_VERSION, identity_changes
+from qbench.core.unchecked import as_mapping
 from qbench.plan.plan import make_plan, tasks_under
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite_text
@@ -85,11 +86,15 @@ class Reproduction:
 def environment_of(record: Record) -> Environment:
     """The conditions that a record was taken under, with all that its key holds of them."""
     environment, identity = record.environment, record.identity
-    versions = identity.get("versions")
-    given = versions if isinstance(versions, dict) else {}
+    given = {
+        name: version
+        for name, version in as_mapping(identity.get("versions")).items()
+        if version is None or isinstance(version, str)
+    }
+    threads = identity.get("threads")
     return environment.model_copy(
         update={
-            "threads": identity.get("threads", environment.threads),
+            "threads": threads if type(threads) is int else environment.threads,
             "versions": {**environment.versions, **given},
         }
     )

@@ -178,6 +178,18 @@ def test_nothing_of_a_stranger_reaches_the_shell(tmp_path: Path) -> None:
     assert "\ntouch" not in suite
 
 
+def test_an_identity_of_a_strange_form_is_passed_over(tmp_path: Path) -> None:
+    path = min((FULL / "tiny-mistral--fp32").glob("latency-*.json"))
+    record = json.loads(path.read_text())
+    record["identity"] |= {"versions": {"numpy": -1}, "threads": ["2"]}
+    (tmp_path / path.name).write_text(json.dumps(record))
+
+    (found,) = _checked(tmp_path, path.name)["suites"]
+
+    there = {one["name"]: one["there"] for one in found["conditions"]}
+    assert (there["numpy"], there["threads"]) == ("2.4.6", "2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
