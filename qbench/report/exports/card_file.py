@@ -62,7 +62,10 @@ def merge_card(text: str, exported: ExportedCell, where: str, *, force: bool = F
     metadata, left_out = card_metadata(exported)
     body, placed = _with_section(text, card_section(exported), where)
     merged, told = _with_metadata(body, metadata, where, force=force)
-    return MergedCard(merged, tuple(left_out), (*placed, *told))
+    # What the records do not know, and the card says, needs no adding.
+    held = _read(_block(text), where)
+    lacking = tuple(one for one in left_out if one.what not in held)
+    return MergedCard(merged, lacking, (*placed, *told))
 
 
 def _with_section(text: str, section: str, where: str) -> tuple[str, list[str]]:
@@ -89,7 +92,7 @@ def _with_metadata(
     text: str, metadata: Mapping[str, Any], where: str, *, force: bool
 ) -> tuple[str, list[str]]:
     found = _METADATA.match(text)
-    block = found[2] if found else ""
+    block = _block(text)
     held = _read(block, where)
     plain = {key: value for key, value in metadata.items() if key not in _RESULTS}
     told = [
@@ -107,6 +110,12 @@ def _with_metadata(
     if found:
         return f"{found[1]}{block}{found[3]}{text[found.end() :]}", told
     return (f"---\n{block}\n---\n\n{text}" if block else text), told
+
+
+def _block(text: str) -> str:
+    """The metadata of a card; empty where it has none."""
+    found = _METADATA.match(text)
+    return found[2] if found else ""
 
 
 def _read(block: str, where: str) -> dict[str, Any]:

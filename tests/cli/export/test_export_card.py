@@ -283,6 +283,8 @@ def test_all_else_in_a_card_stays(nf4: ExportedCell) -> None:
     ):
         assert line in head
     assert made.told == ()
+    # The records know neither, and the card has both: there is nothing to add.
+    assert {one.what for one in made.left_out}.isdisjoint({"license", "base_model"})
     held = yaml.safe_load(head)
     theirs = yaml.safe_load(MINE.split("---")[1])["model-index"][0]["results"]
     assert held["model-index"][0]["results"][: len(theirs)] == theirs
