@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -21,11 +23,10 @@ from qbench.report.trackers.told import (
 )
 from qbench.report.trackers.wandb_runs import STEP
 from qbench.running.executors.executor import JobEnd
-from tests.workplace import place_of
+from tests.workplace import REPOSITORY, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from qbench.core.record import Record
     from qbench.report.trackers.delivery import Message
@@ -284,6 +285,25 @@ def test_a_tracker_that_is_away_stops_nothing_and_is_told_once(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb", "trackio"])
+def test_a_tracker_s_process_that_is_killed_holds_nothing_up(
+    place: Workplace, tracker: str
+) -> None:
+    records = REPOSITORY / "results" / "published" / "quickstart"
+    with place.start("export", "tracker", str(records), "--track", tracker) as process:
+        folders = [place.folder / name for name in ("mlruns", "wandb", "trackio")]
+        while not any(found for folder in folders for found in folder.glob("*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        said, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    assert "not all could be sent" in said
+    assert not place.survivors()
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_process_and_the_next_one_goes_on(place: Workplace) -> None:
     arguments = ("run", "suite.yaml", "--only", "fp32", "--track", "mlflow,wandb")
     with place.start(*arguments) as process:
@@ -335,6 +355,11 @@ def test_what_is_wrong_with_the_option_is_told_before_anything_is_measured(
     assert odd.code == 2
     assert "--track wandb: " in odd.errors
     assert "mode" in odd.errors
+    taken = place.with_environment(WANDB_DIR=str(place.folder / "suite.yaml")).call_here(
+        "run", "suite.yaml", "--track", "wandb"
+    )
+    assert taken.code == 2
+    assert "suite.yaml/wandb: cannot be written (Not a directory); name another" in taken.errors
     for nothing in ((), ("--track", ",")):
         none = place.call_here("export", "tracker", *nothing)
         assert none.code == 2

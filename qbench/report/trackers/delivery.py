@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.credentials import without_credentials
 from qbench.core.errors import StoreError
 from qbench.core.names import shortened
 from qbench.core.store import read_record
@@ -193,6 +194,6 @@ class Delivery:
 
 
 def in_words(error: Exception) -> str:
-    """What was raised, in one line that is not too long."""
-    said = " ".join(str(error).split()) or "no message"
+    """What was raised, in one line that is not too long and holds no credentials."""
+    said = " ".join(without_credentials(str(error)).split()) or "no message"
     return f"{type(error).__name__}: {shortened(said, _LONGEST)}"

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from qbench.core.credentials import without_credentials
 from qbench.core.errors import UsageError
 from qbench.report.trackers.delivery import (
     Delivery,
@@ -38,13 +39,19 @@ LAST_S = 600
 def main(name: str) -> None:
     """Reads messages until there are no more."""
     os.nice(19)
-    # What libraries print must not be taken for what this process says.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+    # What libraries print must not be taken for what this process says. Processes that they start
+    # must not hold the pipes either: whoever is at the other end would not see that this one died.
+    messages, out = (
+        os.fdopen(os.dup(0), encoding="utf-8"),
+        os.fdopen(os.dup(1), "w", encoding="utf-8"),
+    )
+    with messages, out, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        _serve(name, out)
+        _serve(name, messages, out)
 
 
-def _serve(name: str, out: IO[str]) -> None:
+def _serve(name: str, messages: IO[str], out: IO[str]) -> None:
     def say(**told: Any) -> None:
         out.write(json.dumps(told) + "\n")
         out.flush()
@@ -59,12 +66,12 @@ def _serve(name: str, out: IO[str]) -> None:
         say(refused=str(error) if isinstance(error, UsageError) else in_words(error))
         return
     delivery = Delivery(tracker, lambda text: say(problem=text))
-    say(where=where)
+    say(where=without_credentials(where))
     try:
         tracker.check()
     except Exception as error:  # noqa: BLE001 - a tracker may raise anything
         delivery.fail(error)
-    for line in sys.stdin:
+    for line in messages:
         delivery.take(message_of(json.loads(line)))
         say(sent=delivery.sent, there=delivery.there, left=delivery.left)
     signal.alarm(LAST_S)

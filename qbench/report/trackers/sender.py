@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.credentials import without_credentials
 from qbench.core.errors import UsageError
 from qbench.core.processes import python_command, python_environment
 from qbench.core.units import counted
@@ -50,6 +51,8 @@ class Sender:
         self._free.set()
         self._answered = threading.Event()
         """Set when the process is done with what it was told last."""
+        self._gone = threading.Event()
+        """Set when it says nothing any more, before `_answered` is set for the last time."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             python_command("qbench.report.trackers.process", kind.name),
@@ -130,6 +133,8 @@ class Sender:
             while (message := self._queue.get()) is not None:
                 self._free.wait()
                 self._answered.clear()
+                if self._gone.is_set():
+                    break
                 pipe.write(line_of(message))
                 pipe.flush()
                 self._answered.wait()
@@ -142,6 +147,8 @@ class Sender:
         if pipe is None:
             raise RuntimeError("the process has no output")
         for line in pipe:
+            if not line.endswith("\n"):  # it was killed within it
+                break
             told = json.loads(line)
             self._moved_at = time.monotonic()
             if "problem" in told:
@@ -154,6 +161,7 @@ class Sender:
                 self._answered.set()
             else:
                 self._begun.put(told)
+        self._gone.set()
         self._begun.put({"refused": self._last_words()})
         self._answered.set()
 
@@ -162,7 +170,8 @@ class Sender:
             self._process.wait(_PATIENCE_AFTER_S)
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "its process ended and said nothing"
+        last = lines[-1] if lines else "its process ended and said nothing"
+        return without_credentials(last)
 
     def _stop(self) -> None:
         with suppress(subprocess.TimeoutExpired):

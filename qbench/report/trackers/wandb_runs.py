@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
@@ -45,6 +46,7 @@ class Wandb:
 
         mode = self._settings.mode
         if self._offline:
+            self._check_folder()
             return f"{self._folder} (offline: `wandb sync` sends what is there)"
         if mode == "disabled":
             raise UsageError(
@@ -96,6 +98,18 @@ class Wandb:
         )
         made.define_metric("training/*", step_metric=STEP)
         return made
+
+    def _check_folder(self) -> None:
+        """W&B would write into another folder, and not say so."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"{self._folder}: cannot be written ({error.strerror}); name another folder with"
+                " WANDB_DIR, or fix its permissions"
+            ) from error
 
     @property
     def _offline(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from qbench.core.errors import UsageError
 from qbench.core.packages import install_command
 from qbench.report.trackers import delivery as delivering
 from qbench.report.trackers.delivery import Delivery, Record, Report, Steps
-from qbench.report.trackers.process import line_of, message_of
+from qbench.report.trackers.process import _serve, line_of, message_of
 from qbench.report.trackers.run import run_of_record
 from qbench.report.trackers.sender import Sender
 from qbench.report.trackers.told import STEP_LOSS, curve_of_record
@@ -145,6 +147,27 @@ def test_what_fails_is_told_once_and_sent_later(
     delivery.end()
     assert (delivery.sent, delivery.left) == (len(paths), 0)
     assert len(complaints) == 1
+
+
+def test_what_fails_is_told_without_credentials(complaints: list[str]) -> None:
+    delivery = Delivery(Place(), complaints.append)
+    address = f"https://me:{'hunter2' * 60}@host/api"
+    delivery.fail(ConnectionError(f"{'of what was asked ' * 5}{address} failed"))
+    (told,) = complaints
+    assert "hunter2" not in told
+    assert "https://***@host/api failed" in told
+
+
+def test_where_things_go_is_told_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(Place):
+        def begin(self) -> str:
+            return "http://me:hunter2@host"
+
+    monkeypatch.setitem(TRACKERS, "elsewhere", Kind("elsewhere", "none", "", Elsewhere))
+    out = io.StringIO()
+    _serve("elsewhere", io.StringIO(), out)
+    signal.alarm(0)
+    assert json.loads(out.getvalue().splitlines()[0]) == {"where": "http://***@host"}
 
 
 def test_a_record_that_is_damaged_holds_no_other_back(
