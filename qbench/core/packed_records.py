@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MARK = "qbench-records:"
-_LINE = re.compile(rf"{_MARK}([A-Za-z0-9+/=]+)")
+_LINE = re.compile(
+    rf"""^<(?:!--|script\ type="text/plain"\ id="records">)\s*{_MARK}([A-Za-z0-9+/=]+)""",
+    re.MULTILINE,
+)
+"""As pages have it, behind all else; a text that a model wrote may hold such a line before it."""
 _FIELDS = (
     "schema_version",
     "protocol",
@@ -60,11 +64,11 @@ def unpack(page: str, where: str) -> list[Record]:
 
     Raises `StoreError` for a line that is damaged, or of a newer qbench.
     """
-    found = _LINE.search(page)
-    if found is None:
+    found = _LINE.findall(page)
+    if not found:
         return []
     try:
-        data = parse_json(_unpacked(found[1]))
+        data = parse_json(_unpacked(found[-1]))
         newer = [one["schema_version"] for one in data if one["schema_version"] > SCHEMA_VERSION]
         records = [] if newer else [Record.model_validate(cleaned(one)) for one in data]
     except (*_DAMAGE, ValidationError) as error:

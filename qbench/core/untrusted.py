@@ -12,10 +12,11 @@ import math
 import os
 import stat
 import unicodedata
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LONGEST_LINE = 300
@@ -24,6 +25,8 @@ LONGEST_WORDS = 4_000
 """Characters of a message."""
 MOST_DEPTH = 64
 """Lists and mappings within one another; deeper ones end in a `RecursionError` somewhere."""
+MOST_VALUES = 100_000
+"""In a YAML text, aliases written out: a few lines of them may stand for more than any memory."""
 LARGEST_INTEGER = 2**64
 """What any count or seed fits in; larger ones no longer fit a float without loss, or at all."""
 
@@ -116,6 +119,37 @@ def parse_json(contents: bytes) -> Any:
     except RecursionError as error:
         raise ValueError(f"values more than {MOST_DEPTH} deep") from error
     return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises `ValueError`, with the reason, for what is none.
+
+    Nothing lies deeper than `MOST_DEPTH`, and there are no more than `MOST_VALUES`.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+        count = sum(1 for _ in islice(_values(value), MOST_VALUES + 1))
+    except RecursionError as error:
+        raise ValueError(f"values more than {MOST_DEPTH} deep") from error
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError) as error:
+        # PyYAML's own constructors trip over tags such as `!!timestamp x`.
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(first) from error
+    if count > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values, aliases written out")
+    return value
+
+
+def _values(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The value with all within it."""
+    yield value
+    if isinstance(value, dict | list):
+        if depth >= MOST_DEPTH:
+            raise RecursionError
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _values(each, depth + 1)
 
 
 def _refuse_constant(name: str) -> float:

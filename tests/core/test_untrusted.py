@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from qbench.core.untrusted import (
     cleaned,
     in_one_line,
     parse_json,
+    parse_yaml,
     read_bounded,
     visible,
 )
@@ -103,3 +105,33 @@ def test_only_regular_files_of_usual_size_are_read(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=reason) as caught:
             read_bounded(path, 4)
         assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 3_000, "deep"),
+        ("a: &a [*a]", "deep"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefgh")
+            ),
+            "more than 100,000 values",
+        ),
+        ("day: 2024-99-99", "month"),
+        ("!!timestamp x", "groupdict"),
+        ("a: !!int _", "range"),
+        ("? {a: b}\n: c", "mapping"),
+        ("!!python/object/apply:os.system [ls]", "constructor"),
+        ("\0", "character"),
+    ],
+)
+def test_what_yaml_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_yaml(text)
+
+
+def test_yaml_with_aliases_is_read() -> None:
+    assert parse_yaml("a: &a [1]\nb: *a\n") == {"a": [1], "b": [1]}
+    assert parse_yaml("") is None

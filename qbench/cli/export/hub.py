@@ -187,21 +187,20 @@ def _files(
 
 def _benchmark(dataset: str, repository: Repository | None) -> dict[str, Any] | LeftOut | None:
     """A dataset's `eval.yaml`, where the Hub is asked at all; else why it is not known."""
-    import yaml
-
     from qbench.cli.export.pushing import read_file
     from qbench.core.errors import UsageError
     from qbench.core.unchecked import as_mapping
+    from qbench.core.untrusted import parse_yaml
     from qbench.report.exports.hub_scores import LeftOut
 
     if repository is None:
         return None
     try:
         text = read_file(repository.api, dataset, "eval.yaml", kind="dataset")
-        return as_mapping(yaml.safe_load(text))
+        return as_mapping(parse_yaml(text))
     except UsageError as error:
         return LeftOut("its eval.yaml, which a benchmark of the Hub has, was not read", str(error))
-    except yaml.YAMLError:
+    except ValueError:
         return LeftOut(f"the eval.yaml of {dataset}", "it is no YAML; --task-id TASK=ID says it")
 
 

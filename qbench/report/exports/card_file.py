@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from qbench.core.errors import UsageError
+from qbench.core.untrusted import parse_yaml
 from qbench.report.exports.model_card import (
     BEGIN,
     END,
@@ -69,7 +70,9 @@ def merge_card(text: str, exported: ExportedCell, where: str, *, force: bool = F
 
 
 def _with_section(text: str, section: str, where: str) -> tuple[str, list[str]]:
-    begins, ends = text.count(BEGIN), text.count(END)
+    metadata = _METADATA.match(text)
+    start = metadata.end() if metadata else 0  # a name in the metadata may hold a mark
+    begins, ends = text.count(BEGIN, start), text.count(END, start)
     if begins > 1 or ends > 1 or (ends and not begins):
         raise UsageError(
             f"{where}: found {BEGIN} {begins} times and {END} {ends} times; expected each once, or"
@@ -81,8 +84,8 @@ def _with_section(text: str, section: str, where: str) -> tuple[str, list[str]]:
             f"{text}{'' if ends_line else chr(10)}\n{section}",
             [f"found no {BEGIN}: the section stands at the end"],
         )
-    start = text.index(BEGIN)
-    stop = text.index(END) + len(END) if ends else start + len(BEGIN)
+    start = text.index(BEGIN, start)
+    stop = text.rindex(END) + len(END) if ends else start + len(BEGIN)
     if stop < start:
         raise UsageError(f"{where}: found {END} before {BEGIN}; expected it behind; swap them")
     return f"{text[:start]}{section.rstrip()}{text[stop:]}", []
@@ -120,10 +123,9 @@ def _block(text: str) -> str:
 
 def _read(block: str, where: str) -> dict[str, Any]:
     try:
-        held = yaml.safe_load(block) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "no reason")
-        raise UsageError(f"{where}: its metadata is no YAML ({first}); correct it first") from error
+        held = parse_yaml(block) or {}
+    except ValueError as error:
+        raise UsageError(f"{where}: its metadata is no YAML ({error}); correct it first") from error
     if not isinstance(held, dict):
         raise UsageError(f"{where}: its metadata is no mapping of keys to values; correct it first")
     return held

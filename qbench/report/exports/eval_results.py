@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from qbench.core.spec import slugify
 from qbench.core.unchecked import as_list, as_mapping
+from qbench.core.untrusted import parse_yaml
 from qbench.report.exports.hub_scores import LeftOut, scores_of
 from qbench.report.exports.model_card import check_servable
+from qbench.report.exports.tree import part_of_path
 from qbench.report.tasks import conditions
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def result_file(
         source_name="qbench" if source else None,
         notes=_notes(score, exported, factor),
     )
-    name = slugify(f"qbench-{score.record.item.measurement}-{score.item}-{score.metric}")
+    name = part_of_path(f"qbench-{score.record.item.measurement}-{score.item}-{score.metric}")
     return ResultFile(f"{FOLDER}/{name}.yaml", entry)
 
 
@@ -182,8 +183,8 @@ def same_elsewhere(files: Sequence[ResultFile], there: Mapping[str, str]) -> lis
     found = []
     for path, text in there.items():
         try:
-            entries = [] if path in paths else parse_eval_result_entries(yaml.safe_load(text) or [])
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            entries = [] if path in paths else parse_eval_result_entries(parse_yaml(text) or [])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             found.append(LeftOut(path, f"cannot be read ({type(error).__name__}); it stays"))
             continue
         for entry in entries:

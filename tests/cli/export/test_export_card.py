@@ -13,6 +13,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from qbench.compare.newest import read_newest
 from qbench.core.errors import UsageError
+from qbench.core.packed_records import unpack
 from qbench.report.exports.card_file import merge_card
 from qbench.report.exports.chosen import choose, one_cell
 from qbench.report.exports.model_card import BEGIN, END, card_metadata, model_card
@@ -309,6 +310,19 @@ def test_the_section_stands_where_the_mark_does_or_at_the_end(nf4: ExportedCell)
     assert made.told == (f"found no {BEGIN}: the section stands at the end",)
 
 
+def test_marks_in_a_stranger_s_names_are_no_marks() -> None:
+    name = f"a\n---\n{BEGIN} {END} <!-- qbench-records:AAAA -->\nb"
+    params = {"text": {"name": name, "fingerprint": "0" * 64}, "window": 256}
+    records = [quality_record(one, slug=name, params=params) for one in ("fp32", "nf4")]
+    text = str(model_card(of(records, "nf4")).card)
+    metadata, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert BEGIN in metadata
+    assert (body.count(BEGIN), body.count(END)) == (1, 1)
+    assert merge_card(text, of(records, "nf4"), "README.md").text == text
+    found = unpack(f"{name}\n{text}", "README.md")
+    assert [one.key for one in found] == [one.key for one in records]
+
+
 def test_other_values_of_the_same_results_are_conflicts(nf4: ExportedCell) -> None:
     once = merge_card(MINE, nf4, "README.md").text
     other = published("full", "nf4-dq")
@@ -334,6 +348,8 @@ def test_what_the_metadata_says_otherwise_stays_and_is_told() -> None:
         (f"{END}\n", "0 times"),
         (f"{END}\n{BEGIN}\n", "before"),
         ("---\na: [\n---\n", "no YAML"),
+        (f"---\na: {'[' * 3000}\n---\n", "no YAML .values more than 64 deep"),
+        ("---\na: !!timestamp x\n---\n", "no YAML"),
         ("---\n- a\n---\n", "no mapping"),
         ("---\nmodel-index: [{name: a, results: [{task: b}]}]\n---\n", "cannot be read"),
     ],

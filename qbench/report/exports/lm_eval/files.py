@@ -36,7 +36,7 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
     for one in chosen.cells:
         for run in task_runs(one):
             date = _date(run, files)
-            folder = PurePosixPath(run.of.cell.slug)
+            folder = PurePosixPath(part_of_path(run.of.cell.slug))
             files[folder / f"results_{date}.json"] = as_json(results_document(run))
             for record in run.groups_first:
                 for task, lines in samples_of(record).items():
@@ -62,7 +62,7 @@ def _date(run: TaskRun, files: dict[PurePosixPath, str]) -> str:
     date = _UNDATED if begun is None else begun.replace(tzinfo=None).isoformat("T", "microseconds")
     date, at = date.replace(":", "-"), 1
     named = date
-    while PurePosixPath(run.of.cell.slug) / f"results_{named}.json" in files:
+    while PurePosixPath(part_of_path(run.of.cell.slug)) / f"results_{named}.json" in files:
         at += 1
         named = f"{date}-{at}"
     return named
