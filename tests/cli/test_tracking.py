@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from qbench.cli.tracking import Trackers
+from qbench.core.store import write_record
 from qbench.plan.plan import check_suite, make_plan
 from qbench.plan.suite.written import read_file
 from qbench.report.trackers.run import run_of_record
@@ -23,6 +24,7 @@ from qbench.report.trackers.told import (
 )
 from qbench.report.trackers.wandb_runs import STEP
 from qbench.running.executors.executor import JobEnd
+from tests.record_factory import footprint_record
 from tests.workplace import REPOSITORY, place_of
 
 if TYPE_CHECKING:
@@ -259,6 +261,24 @@ def test_records_that_are_there_are_exported_as_they_would_have_been_sent(
     assert done.code == 0, done.errors
     assert done.output.endswith(f"mlflow: sent {len(records)} records\n")
     assert_mlflow_has(place, records)
+
+
+@pytest.mark.slow
+def test_long_names_and_odd_folders_are_sent_too(place: Workplace) -> None:
+    folder = place.folder / "results [a]*"
+    for record in (footprint_record("fp32"), footprint_record("nf4")):
+        environment = record.environment.model_copy(update={"device_kind": "k" * 100})
+        model = record.cell.model.model_copy(update={"name": "m/" + "x" * 200})
+        cell = record.cell.model_copy(update={"model": model})
+        named = {"suite": f"s\u00fc/../ {'s' * 250}", "environment": environment, "cell": cell}
+        path = folder / "long" / "kind" / record.cell.slug / f"footprint-model-{record.key}.json"
+        write_record(path, record.model_copy(update=named))
+    for sent in ("sent 2 records", "sent 0 records; 2 had been sent before"):
+        done = place.call("export", "tracker", folder.name, "--track", "mlflow,wandb,trackio")
+        assert done.code == 0, done.output
+        assert done.output.count(f": {sent}\n") == 3
+    saved = {path.name for path in (place.folder / "wandb").rglob("footprint-model-*.json")}
+    assert saved == {path.name for path in folder.rglob("*.json")}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import QbenchError
+from qbench.core.record import content_key
 from qbench.core.spec import slugify
 from qbench.report.trackers.told import STEP_LOSS, VALIDATION_LOSS
 from qbench.report.trackers.tracker import Already
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 KEY, TAKEN = "qbench/record", "qbench/taken"
 """In the row of a record its key, and when it was taken; in that of a page its name and digest."""
+
+
+_LONGEST_NAME = 150
+"""Letters of the names of projects and runs, which Trackio makes files and folders of."""
 
 
 class NotTakenError(QbenchError):
@@ -56,10 +61,10 @@ class Trackio:
         """The run of the cell's name, which Trackio goes on with."""
         import trackio
 
-        project = slugify(run.suite)
+        project, name = _as_file(slugify(run.suite)), _as_file(run.name)
         made = trackio.init(
             project=project,
-            name=run.name,
+            name=name,
             group=run.device_kind,
             config={"suite": run.suite, "rehearsal": run.rehearsal, **run.params},
             resume="allow",
@@ -68,7 +73,7 @@ class Trackio:
             auto_log_cpu=False,
         )
         self._told.check()
-        return TrackioRun(made, self._rows(project, run.name, made.id), self._told)
+        return TrackioRun(made, self._rows(project, name, made.id), self._told)
 
     def _rows(self, project: str, name: str, run_id: str) -> list[dict[str, Any]]:
         """What an earlier process logged."""
@@ -147,6 +152,13 @@ class TrackioRun:
     def _log(self, values: dict[str, Any], step: int | None = None) -> None:
         self._run.log(values, step=step)
         self._told.check()
+
+
+def _as_file(name: str) -> str:
+    """The name; of one that is too long for a file's the beginning, with a digest of all."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{content_key({'name': name})}"
 
 
 class _Warnings:

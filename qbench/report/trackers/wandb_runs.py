@@ -25,6 +25,8 @@ PROJECT = "qbench"
 STEP = "training/step"
 """What the curves of a training are drawn over."""
 _SENT = "qbench/sent"
+_LONGEST_NAME, _LONGEST_TAG = 128, 64
+"""Letters that W&B takes; runs are told apart by their ids."""
 _INIT_S = 30.0
 """That W&B may take to begin a run; its own default is 90."""
 
@@ -75,11 +77,11 @@ class Wandb:
 
         made = wandb.init(
             project=self._project,
-            group=run.suite,
+            group=run.suite[:_LONGEST_NAME],
             id=run.id,
-            name=run.name,
+            name=run.name[:_LONGEST_NAME],
             job_type="report" if run.cell is None else "cell",
-            tags=[run.device_kind, *(["rehearsal"] if run.rehearsal else [])],
+            tags=[run.device_kind[:_LONGEST_TAG], *(["rehearsal"] if run.rehearsal else [])],
             config={"suite": run.suite, "cell": run.cell, **run.params},
             allow_val_change=True,
             resume="allow",
@@ -159,7 +161,7 @@ class WandbRun:
         """A row of the history, which W&B draws bars of; words of the summary; a file."""
         self.log(entry.numbers)
         self._run.summary.update(entry.words)
-        self._run.save(str(entry.path), base_path=str(entry.path.parent), policy="now")
+        self._run.save(entry.path, base_path=entry.path.parent, policy="now", glob=False)
 
     def draw(self, points: Sequence[Point]) -> None:
         """As rows of the history, over the training's steps."""
