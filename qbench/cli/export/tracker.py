@@ -48,7 +48,8 @@ def tracker(
         raise StoreError(f"{folder}: {NONE_THERE}")
     html = find_format("html", "page")
     with TemporaryDirectory() as scratch, Trackers(track, say, say) as trackers:
-        for path in sorted(found, key=lambda path: found[path].started_at):
+        # Cell by cell: each time that a run is opened again it is read.
+        for path in sorted(found, key=lambda path: (path.parent, found[path].started_at)):
             trackers.add(path.absolute())
         parts = by_suite(list(found.values()))
         pages = [write_report(report_subject(part), Path(scratch), html) for part in parts]
