@@ -34,9 +34,13 @@ class UnreadError(Exception):
     """Work was stopped because no one reads any more what it says."""
 
 
+class StoppedRunError(Exception):
+    """Ctrl-C, while records were taken: those on disk are where the next call begins."""
+
+
 @contextmanager
-def stopped_when_unread() -> Iterator[None]:
-    """Stops the block as Ctrl-C does, by `UnreadError`, once standard output's reader is gone.
+def records_taken() -> Iterator[None]:
+    """Ends the block by `StoppedRunError` at Ctrl-C, and by `UnreadError` where no one reads on.
 
     Without this a run that is piped into `head` would measure on, for hours, until it has something
     to say.
@@ -49,7 +53,7 @@ def stopped_when_unread() -> Iterator[None]:
     except (BrokenPipeError, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) or (_is_pipe() and _is_unread(0)):
             raise UnreadError from error
-        raise
+        raise StoppedRunError from error
     finally:
         ended.set()
 
@@ -82,8 +86,6 @@ def run_app(app: Typer) -> int:
     refused = _refused_output()
     if refused is not None:
         code = _complain_of_output(refused)
-    if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
-        _complain("interrupted; the same command continues from the records on disk")
     return code or 0
 
 
@@ -93,10 +95,16 @@ def _call(app: Typer) -> int | None:
 
     try:
         code: int | None = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
+            _complain("interrupted")
     except QbenchError as error:
         _complain(str(error))
         code = 2
     except (KeyboardInterrupt, Abort):
+        _complain("interrupted")
+        code = INTERRUPTED
+    except StoppedRunError:
+        _complain("interrupted; the same command continues from the records on disk")
         code = INTERRUPTED
     except UnreadError:
         _leave_output_alone()

@@ -159,7 +159,7 @@ def run(
 ) -> None:
     """Measure what is missing of a suite, or of a model, cell by cell, and report."""
     from qbench.cli.display import RunDisplay
-    from qbench.cli.end import stopped_when_unread
+    from qbench.cli.end import records_taken
     from qbench.cli.tracking import Trackers, Watchers
     from qbench.plan.shards import parse_shard
     from qbench.report.console import make_console, say
@@ -187,7 +187,7 @@ def run(
     engine = engine_for(on, chosen, device=device, gpus=gpus)
     console = make_console()
     shown = RunDisplay(console, quiet=quiet)
-    with stopped_when_unread(), Trackers(track, shown.note, say) as trackers:
+    with records_taken(), Trackers(track, shown.note, say) as trackers:
         with shown:
             result = run_suite(
                 chosen,

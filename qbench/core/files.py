@@ -48,15 +48,21 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
 def waiting_folder(place: Path) -> Iterator[Path]:
     """An empty folder beside `place`, to be filled and moved; what is left of it is removed.
 
-    Raises `OSError` when it cannot be made.
+    So are folders above it that were made for it and are still empty. Raises `OSError` when it
+    cannot be made.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, waiting = _waiting_folder(place)
+    new = [one for one in place.parents if not one.exists()]
     try:
-        yield waiting
+        handle, waiting = _waiting_folder(place)
+        try:
+            yield waiting
+        finally:
+            os.close(handle)
+            shutil.rmtree(waiting, ignore_errors=True)
     finally:
-        os.close(handle)
-        shutil.rmtree(waiting, ignore_errors=True)
+        with suppress(OSError):
+            for one in new:
+                one.rmdir()
 
 
 @contextmanager
@@ -129,7 +135,7 @@ def _waiting_folder(place: Path) -> tuple[int, Path]:
     """A new folder beside `place`, open and locked, and its path."""
     while True:
         waiting = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
-        waiting.mkdir()
+        waiting.mkdir(parents=True)
         with suppress(FileNotFoundError):  # swept before it was locked
             handle = os.open(waiting, os.O_RDONLY)
             if _lock(handle, waiting):

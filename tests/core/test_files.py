@@ -158,3 +158,16 @@ def test_a_run_sweeps_its_records_and_the_cache(workplace: Workplace) -> None:
     run_suite(suite, results, Listener(), on=ThisMachine("cpu", make_executor=made))
     assert not any(path.exists() for path in half)
     assert not list(workplace.folder.rglob("*.part"))
+
+
+def test_folders_above_are_removed_again_where_nothing_came_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), waiting_folder(tmp_path / "a" / "b" / "new"):
+        raise ValueError("no")
+    assert left(tmp_path) == []
+    (tmp_path / "there").mkdir()
+    with waiting_folder(tmp_path / "there" / "new"):
+        pass
+    with waiting_folder(tmp_path / "a" / "b" / "new") as waiting:
+        waiting.rename(tmp_path / "a" / "b" / "new")
+    assert (tmp_path / "a" / "b" / "new").is_dir()
+    assert left(tmp_path) == ["a", "there"]
