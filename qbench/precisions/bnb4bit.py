@@ -55,6 +55,13 @@ CODE_BOOK_TOLERANCE = 1e-6
 _CODE_TABLE_BYTES = 16 * 4
 _NESTED_TABLE_BYTES = 256 * 4
 
+REPACKED = (
+    "On a CPU with AVX512-BF16 bitsandbytes repacks these weights at the first forward pass, and"
+    " gives slightly other logits than were measured: set `support_avx512bf16_for_cpu = False` on"
+    " each `Linear4bit` before it."
+)
+"""What `keep_codes` spares a model that qbench loads."""
+
 
 class FourBitOptions(Frozen):
     """Options of `fp4`, `nf4` and `nf4-dq`."""
@@ -157,7 +164,7 @@ class FourBit(LibraryWeights, Precision):
 
     def forms(self, options: FourBitOptions) -> tuple[CheckpointForm, ...]:
         """As bitsandbytes saves it."""
-        return (bitsandbytes_form(partial(self.library_config, options)),)
+        return (bitsandbytes_form(partial(self.library_config, options), elsewhere=REPACKED),)
 
     def hold_layer(self, name: str, layer: nn.Linear, options: FourBitOptions) -> nn.Module:
         """As transformers has bitsandbytes make it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -139,7 +140,7 @@ def export_checkpoint(
             (waiting / "README.md").write_text(card(found), encoding="utf-8")
             for file in waiting.rglob("*.*"):
                 file.chmod(0o644)  # libraries give some to this user alone
-            waiting.replace(to)
+            _move(waiting, to)
     except ProcessFailedError as error:
         raise UsageError(f"{job.cell.slug}: {error}") from error
     except OSError as error:
@@ -148,6 +149,19 @@ def export_checkpoint(
             " folder"
         ) from error
     return found
+
+
+def _move(waiting: Path, to: Path) -> None:
+    """Gives the folder its name; raises `UsageError` where another process has taken it by now."""
+    try:
+        waiting.replace(to)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise UsageError(
+            f"{to}: it was written by another process meanwhile, and is left as it is; name"
+            " another folder, or remove it"
+        ) from error
 
 
 def _size_bytes(planned: PlannedCell, *, is_on_base: bool) -> int:

@@ -8,12 +8,16 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
 from tests.workplace import Workplace, write_text
+
+if TYPE_CHECKING:
+    import subprocess
 
 SUITE = """\
 name: trial
@@ -116,11 +120,24 @@ def export(place: Workplace, cell: str, *more: str) -> tuple[Path, str]:
     return folder, card
 
 
+def ran_code(place: Workplace, card: str) -> Any:
+    """The model that the card's own lines load, where the export was called."""
+    code = card.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    with place.entered():
+        exec(code, names)
+    assert names["tokenizer"]("a").input_ids
+    return names["model"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", EXPORTED)
 def test_the_folder_measures_what_the_cell_did(cell: str, place: Workplace) -> None:
     folder, card = export(place, cell)
     assert "the same logits, bit for bit" in card
+    is_of_four_bits = cell in {"nf4", "mix-of-four"} or cell.endswith(("requantized", "in-place"))
+    assert ("On a CPU with AVX512-BF16" in card) == is_of_four_bits
+    ran_code(place, card)
     files = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "LICENSE.txt", "tokenizer.json"} <= files
     config = json.loads((folder / "config.json").read_text())
@@ -142,7 +159,6 @@ def test_an_adapter_is_on_its_base_what_was_measured(cell: str, place: Workplace
     from peft import PeftModel
 
     from qbench.core.checkpoint import Checkpoint
-    from qbench.finetune.serve.attach import cast_adapter
     from qbench.plan.plan import check_suite, make_plan
     from qbench.plan.suite.written import read_file
     from qbench.precisions import options_of, precisions
@@ -159,14 +175,16 @@ def test_an_adapter_is_on_its_base_what_was_measured(cell: str, place: Workplace
         measured = load(plan.job_of(planned), lambda phase: None)
     held = planned.cell.precision
     base = precisions()[held.name].load(Checkpoint(place.model, "cpu"), options_of(held))
-    found = PeftModel.from_pretrained(base, folder)
+    found = PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=False)
     ids = torch.arange(3, 35)[None]
     with torch.inference_mode():
         expected = measured.model(ids).logits
-        # As PEFT leaves it, in fp32 beside a base of 16 bits; then as it is served.
-        torch.testing.assert_close(found(ids).logits, expected, rtol=0.05, atol=0.05)
-        cast_adapter(found, "bf16")
         assert torch.equal(found(ids).logits, expected)
+        if held.name == "bf16":
+            assert torch.equal(ran_code(place, card)(ids).logits, expected)
+        else:
+            base = f"{planned.cell.model.name}--nf4"
+            assert f"`qbench export checkpoint suite.yaml {base} --to BASE`" in card
 
 
 @pytest.mark.slow
@@ -195,18 +213,48 @@ def test_what_no_library_holds_is_said(cell: str, said: str, place: Workplace) -
     assert not [*place.folder.glob("*none*"), *place.folder.glob(".*none*")]
 
 
+def exporting(place: Workplace, to: str) -> subprocess.Popen[str]:
+    """An export that has begun to write beside its place."""
+    process = place.start("export", "checkpoint", "suite.yaml", "bf16", "--to", to)
+    folder, name = (place.folder / to).parent, Path(to).name
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(f".{name}.*.part")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
 @pytest.mark.slow
 def test_a_kill_leaves_nothing_half(place: Workplace) -> None:
-    with place.start("export", "checkpoint", "suite.yaml", "bf16", "--to", "killed") as process:
-        deadline = time.monotonic() + 60
-        while not list(place.folder.glob(".killed.*.part")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with exporting(place, "killed") as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not (place.folder / "killed").exists()
     assert place.survivors() == []
     assert place.call("export", "checkpoint", "suite.yaml", "bf16", "--to", "killed").code == 0
     assert not list(place.folder.glob(".killed.*"))
+
+
+def test_ctrl_c_leaves_nothing_and_speaks_of_no_records(workplace: Workplace) -> None:
+    workplace.write_suite("bf16")
+    process = exporting(workplace, "not/yet/there")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "qbench: interrupted\n")
+    assert workplace.survivors() == []
+    assert not (workplace.folder / "not").exists()
+
+
+@pytest.mark.slow
+def test_of_two_exports_to_one_folder_the_first_stays(workplace: Workplace) -> None:
+    workplace.write_suite("bf16")
+    process = exporting(workplace, "taken")
+    (workplace.folder / "taken").mkdir()
+    (workplace.folder / "taken" / "config.json").write_text("{}", encoding="utf-8")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "taken: it was written by another process meanwhile" in errors
+    assert [path.name for path in (workplace.folder / "taken").iterdir()] == ["config.json"]
+    assert not list(workplace.folder.glob(".taken.*"))
 
 
 NOT_RUN = """\

@@ -17,6 +17,7 @@ from qbench.cli.shared import (  # noqa: TC001 - typer reads them
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
+    from qbench.core.spec import Cell
     from qbench.plan.cells import PlannedCell
     from qbench.plan.plan import Plan
     from qbench.precisions.writing.form import WrittenFolder
@@ -74,7 +75,7 @@ def checkpoint(
             planned,
             to,
             form=form,
-            card=lambda made: _card(plan, planned, made, shlex.join(words)),
+            card=lambda made: _card(plan, planned, made, to, shlex.join(words)),
         )
     held = [f"{counted(count, 'linear layer')} in {label}" for label, count in found.layers.items()]
     size = choose_scale([found.size_bytes], "bytes").with_unit(found.size_bytes)
@@ -84,7 +85,7 @@ def checkpoint(
     say(f"loaded again by {found.form.library} it gives {same if found.difference == 0 else off}")
 
 
-def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, command: str) -> str:
+def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, to: Path, command: str) -> str:
     """The folder's README.md: with the records of the cell, where there are any."""
     from qbench.report.exports.checkpoint_card import Making, checkpoint_card
 
@@ -101,12 +102,28 @@ def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, command: str) -
         cell=planned.held,
         model=planned.model,
         command=command,
+        folder=str(to),
+        base_cell=_base_of(plan, cell),
         environment=plan.environment,
         written=made,
         training=next((one.item.params for one in tasks if "data" in one.item.params), None),
         steps=steps,
     )
     return checkpoint_card(making, _measured(plan, planned))
+
+
+def _base_of(plan: Plan, cell: Cell) -> str | None:
+    """The slug of the untuned cell that is held in the same; None where the suite has none."""
+    same = (cell.model.source, cell.precision, None, None)
+    cells = (one.cell for one in plan.every)
+    return next(
+        (
+            one.slug
+            for one in cells
+            if (one.model.source, one.precision, one.tuning, one.kv_cache) == same
+        ),
+        None,
+    )
 
 
 def _measured(plan: Plan, planned: PlannedCell) -> ExportedCell | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.core.errors import UsageError
 from qbench.precisions.layer_weights import is_number
-from qbench.precisions.mixed.layers import by_member
+from qbench.precisions.mixed.layers import by_member, members
 from qbench.precisions.verification import first_few, head_name, linear_layers
 from qbench.precisions.writing.form import CheckpointForm, save_checkpoint
 
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
 def mixed_form(options: MixedOptions) -> CheckpointForm:
     """Of a mix, which says what each layer is held in."""
+    from qbench.precisions import options_of, precisions
+
+    held = [(precisions()[one.name], options_of(one)) for one in members(options)]
+    notes = (form.elsewhere for one, its_options in held for form in one.forms(its_options))
     return CheckpointForm(
         "mixed",
         partial(_write, options),
         "the codes of each layer as the library of its format holds them",
         needs=("accelerate",),
+        elsewhere=next((note for note in notes if note), None),
     )
 
 

@@ -36,6 +36,8 @@ class CheckpointForm:
     """Why they may be off; None where they are the same, bit for bit."""
     same_bytes: bool = True
     """Whether it is held in as many bytes as were measured, once it is loaded."""
+    elsewhere: str | None = None
+    """What whoever loads it without qbench must know, a sentence; None where it is the same."""
     library: str = "transformers"
     """What loads it: that, or `peft`."""
 

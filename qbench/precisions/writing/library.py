@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def bitsandbytes_form(config: Callable[[], Any]) -> CheckpointForm:
+def bitsandbytes_form(config: Callable[[], Any], *, elsewhere: str | None = None) -> CheckpointForm:
     """Of a model that is held in one format; `config` makes transformers' configuration of it."""
 
     def write(model: PreTrainedModel, folder: Path) -> None:
@@ -27,6 +27,7 @@ def bitsandbytes_form(config: Callable[[], Any]) -> CheckpointForm:
         write,
         "codes and scales as bitsandbytes holds them",
         needs=("bitsandbytes", "accelerate"),
+        elsewhere=elsewhere,
     )
 
 

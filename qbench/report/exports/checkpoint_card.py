@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.number_types import TORCH_NAMES
 from qbench.core.units import choose_scale
+from qbench.precisions import is_quantized
+from qbench.precisions.computing import compute_type
 from qbench.report.exports.model_card import model_card, relation_of, tags_of
 
 if TYPE_CHECKING:
@@ -22,13 +27,25 @@ _NOT_BY_VLLM = (
 _WHOLE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+folder = {folder}
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)"""
 _ADAPTER = """\
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = PeftModel.from_pretrained(base, "FOLDER")"""
+folder = {folder}
+{base}
+model = PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=False)
+tokenizer = AutoTokenizer.from_pretrained(folder)"""
 """How each is loaded."""
+_PLAIN_BASE = """\
+made_for = PeftConfig.from_pretrained(folder)
+base = AutoModelForCausalLM.from_pretrained(
+    made_for.base_model_name_or_path, revision=made_for.revision, dtype="{dtype}"
+)"""
+_QUANTIZED_BASE = """\
+base = AutoModelForCausalLM.from_pretrained(BASE, dtype="auto")"""
 _DEPLOYED = {
     "merged": "merged into the original weights",
     "merged-requantized": "merged into the original weights, then quantized as the base was",
@@ -58,6 +75,11 @@ class Making:
     """What it was made of."""
     command: str
     """By which it was written."""
+    folder: str
+    """As the command was given it."""
+    base_cell: str | None
+    """Of an adapter, the cell of the suite that is its base as it was measured; None where there is
+    none."""
     environment: Environment
     written: WrittenFolder
     training: Mapping[str, Any] | None
@@ -109,8 +131,17 @@ def _how_made(making: Making) -> str:
         f"command: `{making.command}`",
     ]
     listed = "\n".join(f"- {line}" for line in lines)
-    is_whole = written.form.library == "transformers"
-    code, note = (_WHOLE, _NOT_BY_VLLM) if is_whole else (_ADAPTER, _base_in(cell))
+    folder = json.dumps(making.folder, ensure_ascii=False)
+    if written.form.library == "transformers":
+        code = _WHOLE.format(folder=folder)
+        note = " ".join(
+            [_NOT_BY_VLLM, *([written.form.elsewhere] if written.form.elsewhere else [])]
+        )
+    else:
+        base = _QUANTIZED_BASE
+        if not is_quantized(cell.precision):
+            base = _PLAIN_BASE.format(dtype=TORCH_NAMES[compute_type(cell.precision)])
+        code, note = _ADAPTER.format(folder=folder, base=base), _base_in(making)
     return f"{listed}\n\n```python\n{code}\n```\n\n{note}\n"
 
 
@@ -155,9 +186,19 @@ def _versions(environment: Environment) -> str:
     return ", ".join(f"{name} {one}" for name, one in environment.versions.items() if one)
 
 
-def _base_in(cell: Cell) -> str:
+def _base_in(making: Making) -> str:
+    held = making.cell.precision
+    computed = (
+        "The adapter was measured in the type that its base computes in, which"
+        " `autocast_adapter_dtype=False` asks PEFT for; without it PEFT computes it in fp32."
+    )
+    if not is_quantized(held):
+        return computed
+    made = ""
+    if making.base_cell is not None:
+        command = shlex.join(["qbench", "export", "checkpoint", making.source, making.base_cell])
+        made = f"; `{command} --to BASE` writes it"
     return (
-        f"`base` is the base model, held in `{cell.precision.label}` with the options above: an"
-        " adapter that was trained on a quantized base is measured on that. PEFT computes it in"
-        " fp32; it was measured in the type that its base computes in."
+        f"`BASE` is the base model in `{held.label}` with the options above, on which the adapter"
+        f" was measured{made}. {computed}"
     )
