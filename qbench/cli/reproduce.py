@@ -123,6 +123,7 @@ def _check_new(folder: Path) -> None:
 
 def _prevents(made: Sequence[Reproduction], results: Path) -> list[str]:
     """What would stand in the way of the runs here, each with its remedy."""
+    from qbench.core.errors import UsageError
     from qbench.running.preflight.check import problems
 
     found: dict[str, None] = {}
@@ -131,8 +132,10 @@ def _prevents(made: Sequence[Reproduction], results: Path) -> list[str]:
             continue
         wanted = {each.task.key for each in one.every if each.task is not None}
         jobs = one.plan.jobs(lambda task, wanted=wanted: task.key in wanted)  # type: ignore[misc]
-        for problem in problems(one.plan, jobs, results):
-            found[str(problem)] = None
+        try:
+            found |= dict.fromkeys(map(str, problems(one.plan, jobs, results)))
+        except UsageError as error:  # no torch: nothing can run here, and all else is told
+            found[str(error)] = None
     return list(found)
 
 

@@ -280,3 +280,15 @@ def test_the_script_measures_the_same_again(workplace: Workplace) -> None:
                 assert metric.value == first[key].value(metric.name)
     assert "perplexity" not in done.stdout.rpartition("measured.json.gz")[2]
     assert os.access(workplace.folder / "again" / "reproduce.sh", os.X_OK)
+
+
+def test_without_torch_all_is_written_and_told_to_prevent_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qbench.running.preflight.packages.version_in", lambda *_: None)
+
+    done = call(tmp_path, "reproduce", QUALITY, "--to", "again")
+
+    assert done.code == 0, done.errors
+    assert "found no torch" in " ".join(done.output.split())
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
