@@ -13,10 +13,11 @@ from qbench.report.reproduction_files import (
     CONSTRAINTS,
     MEASURED,
     SCRIPT,
+    compare_words,
+    export_lines,
     install_lines,
     run_words,
     suite_name,
-    variables,
 )
 
 if TYPE_CHECKING:
@@ -226,12 +227,11 @@ def _grouped(found: Iterable[tuple[str, Again]]) -> list[tuple[str, str]]:
 
 def _commands(made: Sequence[Reproduction], *, compared: bool) -> list[Part]:
     records = [record for one in made for record in one.restated.records]
-    lines = ["python -m venv venv", *install_lines(records)]
-    lines += [f"export {name}={value}" for name, value in variables(records)]
+    lines = ["python -m venv venv", *install_lines(records), *export_lines(records)]
     for at, one in enumerate(made):
         lines.append(f"venv/bin/qbench run {' '.join(run_words(suite_name(at), one))}")
     if compared:
-        lines.append(f"venv/bin/qbench compare results/{made[0].restated.name} {MEASURED}")
+        lines.append(f"venv/bin/qbench {compare_words(made)}")
     newest = records[-1].environment
     commit = newest.git_revision
     parts: list[Part] = [

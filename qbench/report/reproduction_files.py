@@ -74,13 +74,13 @@ def script_text(made: Sequence[Reproduction], *, compared: bool) -> str:
     records = [record for one in made for record in one.restated.records]
     environment = environment_of(records[-1])
     installed = "\n".join(f"  {line}" for line in install_lines(records))
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables(records))
+    exports = "".join(f"{line}\n" for line in export_lines(records))
     needed = _each(place for one in made for place in one.restated.supplied)
     checks = "".join(f"needs {shlex.quote(place)}\n" for place in needed)
     runs = "\n".join(
         "run " + " ".join(run_words(suite_name(at), one)) for at, one in enumerate(made)
     )
-    end = f'"$QBENCH" compare {_results_of(made)} {MEASURED}\n' if compared else ""
+    end = f'"$QBENCH" {compare_words(made)}\n' if compared else ""
     return f"""\
 #!/usr/bin/env bash
 # Measures again what README.md names. With QBENCH=/path/to/qbench it installs nothing.
@@ -128,8 +128,16 @@ def run_words(suite: str, one: Reproduction) -> list[str]:
     return [suite, *rehearse, *only]
 
 
-def variables(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The environment variables of the records that change numbers, of the newest where several."""
+def compare_words(made: Sequence[Reproduction]) -> str:
+    """The words of `qbench` that hold the new records against the old ones, quoted for a shell."""
+    return f"compare {shlex.quote(f'results/{made[0].restated.name}')} {MEASURED}"
+
+
+def export_lines(records: Sequence[Record]) -> list[str]:
+    """The commands that set the records' variables which change numbers, quoted for a shell.
+
+    Where records differ, those of the newest.
+    """
     newest = environment_of(records[-1])
     set_there = {
         name: newest.variables[name] for name in variables_known() if name in newest.variables
@@ -139,7 +147,7 @@ def variables(records: Sequence[Record]) -> list[tuple[str, str]]:
     )
     if isinstance(threads, int):
         set_there.setdefault("OMP_NUM_THREADS", str(threads))
-    return list(set_there.items())
+    return [f"export {name}={shlex.quote(value)}" for name, value in set_there.items()]
 
 
 def _pinned(environment: Environment) -> dict[str, str]:
@@ -148,10 +156,6 @@ def _pinned(environment: Environment) -> dict[str, str]:
         for name, version in environment.versions.items()
         if version is not None and _NAME.fullmatch(name) and _VERSION.fullmatch(version)
     }
-
-
-def _results_of(made: Sequence[Reproduction]) -> str:
-    return shlex.quote(f"results/{made[0].restated.name}")
 
 
 def _minor(version: str) -> str:

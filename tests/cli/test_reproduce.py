@@ -171,6 +171,8 @@ def test_nothing_of_a_stranger_reaches_the_shell(tmp_path: Path) -> None:
     assert "export OMP_NUM_THREADS='1; touch stolen'\n" in script
     assert script.count("touch stolen") == 1
     assert "LD_PRELOAD" not in script
+    readme = (tmp_path / "again" / "README.md").read_text()
+    assert "\nexport OMP_NUM_THREADS='1; touch stolen'\n" in readme
     constraints = (tmp_path / "again" / "constraints.txt").read_text()
     assert all(line.startswith("#") or "stolen" not in line for line in constraints.splitlines())
     suite = (tmp_path / "again" / "suite.yaml").read_text()
