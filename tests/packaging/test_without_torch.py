@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,20 +84,8 @@ def heavy_packages() -> set[str]:
 
 
 def run_without(place: Workplace, program: str, *arguments: str) -> list[str]:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", WITHOUT.format(program=program)),
-            *(json.dumps(sorted(heavy_packages())), *arguments),
-        ],
-        cwd=place.folder,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    hidden = json.dumps(sorted(heavy_packages()))
+    return place.output_of(WITHOUT.format(program=program), hidden, *arguments).splitlines()
 
 
 def call_without(place: Workplace, *commands: list[str]) -> list[Finished]:
