@@ -112,6 +112,12 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
             os.close(handle)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists, absolute."""
+    absolute = path.absolute()
+    return next(one for one in (absolute, *absolute.parents) if one.exists())
+
+
 def _is_special(path: Path) -> bool:
     """Whether it is, or links to, neither a file nor a folder, or stands for an open file."""
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.core.cache import cache_folder
+from qbench.core.files import nearest_existing
 from qbench.core.number_types import ITEM_BYTES
 from qbench.plan.cells import why_left_out
 from qbench.precisions.computing import rest_type
@@ -198,9 +199,8 @@ def download_bytes(model: ResolvedModel) -> int | None:
 
 def free_bytes(folder: Path) -> int | None:
     """Free on the disk that a folder lies on, or will; None where it cannot be asked."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     try:
-        return None if there is None else shutil.disk_usage(there).free
+        return shutil.disk_usage(nearest_existing(folder)).free
     except OSError:
         return None
 

@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from typing import TYPE_CHECKING
 
 from qbench.core.errors import ProcessFailedError, StoreError, UsageError
-from qbench.core.files import scratch_folder, sweep, waiting_folder
+from qbench.core.files import nearest_existing, scratch_folder, sweep, waiting_folder
 from qbench.core.names import did_you_mean
 from qbench.core.packages import missing_packages
 from qbench.core.units import choose_scale
@@ -174,7 +174,7 @@ def _size_bytes(planned: PlannedCell, *, is_on_base: bool) -> int:
 
 def _check_room(to: Path, wanted: int) -> None:
     """Raises `StoreError` where the disk has no room for so much."""
-    there = next(one for one in to.absolute().parents if one.exists())
+    there = nearest_existing(to)
     free, wanted = shutil.disk_usage(there).free, wanted + _SPARE_BYTES
     if free < wanted:
         scale = choose_scale([wanted], "bytes")

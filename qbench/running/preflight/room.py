@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qbench.core.cache import cache_folder
 from qbench.core.environment import device_fault
 from qbench.core.errors import Problem
+from qbench.core.files import nearest_existing
 from qbench.core.gpu import IN_USE_BYTES, device_free_bytes, used_bytes_by_device
 from qbench.core.options import typed_options
 from qbench.core.units import counted
@@ -135,7 +136,7 @@ def disk_problems(plan: Plan, jobs: Sequence[Job], results: Path) -> list[Proble
     ]
     by_disk: dict[int, list[_Use]] = {}
     for use in uses:
-        by_disk.setdefault(_existing(use.folder).stat().st_dev, []).append(use)
+        by_disk.setdefault(nearest_existing(use.folder).stat().st_dev, []).append(use)
     return [problem for of_disk in by_disk.values() if (problem := _disk_problem(of_disk))]
 
 
@@ -151,7 +152,7 @@ class _Use:
 def _disk_problem(uses: list[_Use]) -> Problem | None:
     """What a disk has no room for, if it has none."""
     wanted = LEAST_FREE_BYTES + sum(use.bytes for use in uses)
-    free = shutil.disk_usage(_existing(uses[0].folder)).free
+    free = shutil.disk_usage(nearest_existing(uses[0].folder)).free
     if free >= wanted:
         return None
     large = [use for use in uses if use.bytes] or uses
@@ -214,9 +215,3 @@ def _states_bytes(job: Job) -> int:
     ]
     tokens = sum(_TEXT_TOKENS for text in texts if text.kind == "hub")
     return 2 * decoder.hidden * tokens
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest of those above it that exists."""
-    absolute = folder.absolute()
-    return next(one for one in (absolute, *absolute.parents) if one.exists())
