@@ -7,13 +7,10 @@ files lay on the machine is left out.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import lzma
 import re
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from qbench.core.errors import StoreError
 from qbench.core.record import SCHEMA_VERSION, Record
@@ -46,7 +43,8 @@ LARGEST_BYTES = 2**28
 """What a line may unpack to: beyond it, it is something else, or meant to fill the memory."""
 _MEMORY_BYTES = 2**27
 """That unpacking may take."""
-_DAMAGE = (ValueError, KeyError, TypeError, EOFError, lzma.LZMAError, binascii.Error)
+_DAMAGE = (ValueError, KeyError, TypeError, EOFError, lzma.LZMAError)
+"""`ValueError` includes what base64 and pydantic raise."""
 _OWN_FILES = ("file", "rows", "folder")
 
 
@@ -71,7 +69,7 @@ def unpack(page: str, where: str) -> list[Record]:
         data = parse_json(_unpacked(found[-1]))
         newer = [one["schema_version"] for one in data if one["schema_version"] > SCHEMA_VERSION]
         records = [] if newer else [Record.model_validate(cleaned(one)) for one in data]
-    except (*_DAMAGE, ValidationError) as error:
+    except _DAMAGE as error:
         raise StoreError(
             f"{where}: what it keeps for `qbench reproduce` is damaged ({type(error).__name__});"
             " take the page as it was written, or the records themselves"
