@@ -38,7 +38,10 @@ _TOKENS = "tokens"
 """Metric that counts what was scored."""
 TAKE_AGAIN = "a record from before it was kept is to be taken again, a baseline written anew"
 _ABSENT = "-"
-_LAYERS = "layers of "
+WEIGHTS, LAYERS = "weights of ", "layers of "
+"""How the names of conditions begin that are of one model, or of one cell."""
+NOT_INSTALLED = "not installed"
+"""What is shown for a package without a version."""
 _MARK = 6
 """Characters of what tells two maps of layers apart that have as many of each format."""
 _SHOWN = 12
@@ -127,7 +130,7 @@ def condition_changes(new: Sequence[Record], old: Sequence[Record]) -> list[Cond
         )
         if name in DEVICE_CONDITIONS and {_ABSENT} in (set(mine), set(theirs)):
             continue  # of records that do not say it
-        if name.startswith(_LAYERS):  # which is said of a mix alone
+        if name.startswith(LAYERS):  # which is said of a mix alone
             for side in (mine, theirs):
                 side.pop(_ABSENT, None)
             if not mine or not theirs:
@@ -174,7 +177,7 @@ def conditions_of(record: Record) -> dict[str, str]:
     environment = record.environment
     known = {
         "suite": record.suite,
-        f"weights of {record.cell.model.name}": _short(fingerprint(record)),
+        f"{WEIGHTS}{record.cell.model.name}": _short(fingerprint(record)),
         "protocol": record.protocol,
         "device": environment.device,
         "threads": str(environment.threads),
@@ -199,7 +202,7 @@ def _layers_of_mix(record: Record) -> dict[str, str]:
         return {}
     counts = Counter(map(str, held.values()))
     told = ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))
-    return {f"{_LAYERS}{record.cell.label}": f"{told} ({content_key(held)[:_MARK]})"}
+    return {f"{LAYERS}{record.cell.label}": f"{told} ({content_key(held)[:_MARK]})"}
 
 
 def _other_device(new: Record, old: Record) -> Gap | None:

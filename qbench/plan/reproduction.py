@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.conditions_here import conditions_here
 from qbench.core.cpu import compute_threads
 from qbench.core.environment import detect_environment, find_device, variables_set
 from qbench.core.errors import SuiteError
 from qbench.core.packages import version_in
 from qbench.core.record import PROTOCOL_VERSION, identity_changes
 from qbench.core.unchecked import as_mapping
+from qbench.plan.conditions_here import conditions_here
 from qbench.plan.plan import make_plan, tasks_under
 from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite_text
@@ -24,9 +24,9 @@ from qbench.plan.suite.suite import load_suite_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qbench.compare.conditions_here import ConditionHere
     from qbench.core.record import Environment, Record
     from qbench.core.spec import Cell
+    from qbench.plan.conditions_here import ConditionHere
     from qbench.plan.job import Task
     from qbench.plan.plan import Plan
     from qbench.plan.suite.restated import Restated

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qbench.compare.comparable import DEVICE_CONDITIONS, device_conditions, fingerprint
+from qbench.compare.comparable import (
+    DEVICE_CONDITIONS,
+    NOT_INSTALLED,
+    device_conditions,
+    fingerprint,
+)
 from qbench.compare.items import describe_params
 
 if TYPE_CHECKING:
@@ -15,7 +20,6 @@ if TYPE_CHECKING:
     from qbench.compare.selection import Selection
     from qbench.core.record import Record
 
-_ABSENT = "not installed"
 _DIGITS_SHOWN = 16
 
 
@@ -39,7 +43,7 @@ def conditions(selection: Selection) -> list[Condition]:
         package for record in selection.records for package in record.environment.versions
     )
     packages_used = [_condition(selection, name, _version_of(name)) for name in packages]
-    absent = [one.name for one in packages_used if one.values == ((_ABSENT, ()),)]
+    absent = [one.name for one in packages_used if one.values == ((NOT_INSTALLED, ()),)]
     return [
         _condition(selection, "protocol", lambda record: record.protocol),
         _condition(selection, "suite", lambda record: record.suite),
@@ -54,7 +58,7 @@ def conditions(selection: Selection) -> list[Condition]:
         _condition(selection, "Python", lambda record: record.environment.python),
         _condition(selection, "qbench", lambda record: record.environment.qbench),
         *(one for one in packages_used if one.name not in absent),
-        *([Condition(_ABSENT, ((", ".join(absent), ()),))] if absent else []),
+        *([Condition(NOT_INSTALLED, ((", ".join(absent), ()),))] if absent else []),
         _condition(selection, "git revision", lambda r: _text(r.environment.git_revision)),
         Condition("measured", ((_date_range(selection), ()),)),
     ]
@@ -119,7 +123,7 @@ def _fingerprint(record: Record) -> str:
 
 
 def _version_of(package: str) -> Callable[[Record], str]:
-    return lambda record: record.environment.versions.get(package) or _ABSENT
+    return lambda record: record.environment.versions.get(package) or NOT_INSTALLED
 
 
 def _threads(record: Record) -> str | None:

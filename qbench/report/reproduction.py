@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.conditions_here import figures_of
 from qbench.core.page import Code, Heading, Notice, Page, Words, bullets, words_table
 from qbench.core.units import counted
 from qbench.core.untrusted import in_one_line
+from qbench.plan.conditions_here import figures_of
 from qbench.report.reproduction_files import (
     CONSTRAINTS,
     MEASURED,

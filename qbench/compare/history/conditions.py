@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from qbench.compare.comparable import condition_changes, parameter_changes
+from qbench.compare.comparable import (
+    LAYERS,
+    NOT_INSTALLED,
+    WEIGHTS,
+    condition_changes,
+    parameter_changes,
+)
 from qbench.core.record import identity_changes
 
 if TYPE_CHECKING:
@@ -23,11 +29,9 @@ _SOFTWARE = ("qbench", "Python", "driver", "CUDA", "cuDNN")
 _SETTINGS = ("suite", "protocol")
 _ELSEWHERE = ("git revision", "variables")
 """Told by the commits, and one by one."""
-_MODEL = ("weights of ", "layers of ")
 _TOLD_BY_CONDITIONS = ("model", "versions", "device", "threads", "protocol", "measurement.params")
 """Parts of an identity that stand among the conditions or parameters of the record too."""
 _ABSENT = "-"
-_NOT_INSTALLED = "not installed"
 _GIB = 2**30
 
 
@@ -75,11 +79,11 @@ def _kind_of(name: str, new: Sequence[Record], old: Sequence[Record]) -> Kind:
         return "package"
     if name in _SETTINGS:
         return "settings"
-    return "model" if name.startswith(_MODEL) else "machine"
+    return "model" if name.startswith((WEIGHTS, LAYERS)) else "machine"
 
 
 def _version(told: str) -> str:
-    return _NOT_INSTALLED if told == str(None) else told
+    return NOT_INSTALLED if told == str(None) else told
 
 
 def _changed(kind: Kind, name: str, new: str, old: str) -> list[Change]:

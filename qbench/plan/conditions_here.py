@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qbench.compare.comparable import DEVICE_BOUND, conditions_of
+from qbench.compare.comparable import NOT_INSTALLED, WEIGHTS, conditions_of
 from qbench.core.record import identity_changes
 from qbench.core.unchecked import as_mapping
+from qbench.measures import of_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +19,18 @@ if TYPE_CHECKING:
 State = Literal["same", "no matter", "matters", "unknown"]
 """Shared; differs, which moves no number that was measured; differs, which may; not known here."""
 
-NOT_INSTALLED = "not installed"
-UNKNOWN_HERE = "not known before a run"
+_UNKNOWN_HERE = "not known before a run"
 _ABSENT = "-"
 _NO_GPU = "no GPU"
-TIMES, NUMBERS = "times", "numbers"
+_TIMES, _NUMBERS = "times", "numbers"
 """Two kinds of figures: times, rates and peaks of memory; and what a model computes."""
-_BOUND = {TIMES: "times are not compared", NUMBERS: "numbers may differ by rounding"}
+_BOUND = {_TIMES: "times are not compared", _NUMBERS: "numbers may differ by rounding"}
 """What follows for each on another device."""
-_TIMED = (*DEVICE_BOUND, "training", "adapters")
 _EXACT = ("footprint",)
 """Measurements of what follows from the model and the format alone."""
 _NOT_NUMBERS = ("Python", "platform", "qbench", "git revision")
 _OF_GPUS = ("driver", "CUDA", "cuDNN")
 _COMMIT = re.compile(r"^(\w{12})\w+")
-_WEIGHTS = "weights of "
 _TOLD_ELSEWHERE = re.compile(
     r"(versions|threads|protocol|device|reference|tuning|sensitivities|model\.(fingerprint|gpus))\b"
 )
@@ -65,8 +63,8 @@ def conditions_here(records: Sequence[Record], twins: Sequence[Record]) -> list[
             found.append(ConditionHere(name, was, now, "same", ""))
         elif name in _OF_GPUS and on_cpu:
             found.append(ConditionHere(name, was, _NO_GPU, "matters", "told by the device"))
-        elif not mine or (set(mine) == {str(None)} and name.startswith(_WEIGHTS)):
-            found.append(ConditionHere(name, was, UNKNOWN_HERE, "unknown", ""))
+        elif not mine or (set(mine) == {str(None)} and name.startswith(WEIGHTS)):
+            found.append(ConditionHere(name, was, _UNKNOWN_HERE, "unknown", ""))
         else:
             state, follows = _follows(name, figures, key=name in in_keys)
             found.append(ConditionHere(name, was, now, state, follows))
@@ -77,8 +75,8 @@ def figures_of(records: Iterable[Record]) -> dict[str, list[str]]:
     """The measurements whose figures conditions may move: those of times and peaks, and others."""
     measured = dict.fromkeys(record.item.measurement for record in records)
     return {
-        TIMES: [name for name in measured if name in _TIMED],
-        NUMBERS: [name for name in measured if name not in (*_TIMED, *_EXACT)],
+        _TIMES: [name for name in measured if of_machine(name)],
+        _NUMBERS: [name for name in measured if not of_machine(name) and name not in _EXACT],
     }
 
 
@@ -95,7 +93,7 @@ def _values(records: Iterable[Record]) -> dict[str, dict[str, None]]:
 def _shown(name: str, values: Mapping[str, None]) -> str:
     if name == "git revision":
         values = dict.fromkeys(_COMMIT.sub(r"\1", one) for one in values)
-    unsaid = "unknown" if name in _NOT_NUMBERS or name.startswith(_WEIGHTS) else NOT_INSTALLED
+    unsaid = "unknown" if name in _NOT_NUMBERS or name.startswith(WEIGHTS) else NOT_INSTALLED
     return ", ".join(unsaid if one == str(None) else one for one in values) or _ABSENT
 
 
@@ -104,9 +102,9 @@ def _follows(name: str, figures: Mapping[str, list[str]], *, key: bool) -> tuple
     there_are = [kind for kind, names in figures.items() if names]
     if name == "protocol":
         return "matters", "taken in another way, and never compared; other keys"
-    if name.startswith(_WEIGHTS):
+    if name.startswith(WEIGHTS):
         return "matters", "another model; other keys"
-    moved = [kind for kind in there_are if name != "threads" or kind == TIMES]
+    moved = [kind for kind in there_are if name != "threads" or kind == _TIMES]
     if name in _NOT_NUMBERS or not moved:
         return "no matter", ""
     if name in ("device", "threads"):
