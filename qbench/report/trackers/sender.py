@@ -109,7 +109,7 @@ class Sender:
         self._moved_at = time.monotonic()
         while self._reader.is_alive() and time.monotonic() - self._moved_at < patience_s:
             self._reader.join(0.1)
-        gone = self._reader.is_alive()
+        gave_up = self._reader.is_alive()
         self._stop()
         if not self._added:
             return ""
@@ -117,7 +117,7 @@ class Sender:
         told = f"{name}: sent {counted(self._counts['sent'], 'record')}"
         if self._counts["there"]:
             told += f"; {self._counts['there']} had been sent before"
-        self.complete = not (gone or self._counts["left"] or self._process.returncode)
+        self.complete = not (gave_up or self._counts["left"] or self._process.returncode)
         if self.complete:
             return told
         return (
