@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 SUPPLIED = "inputs"
 """Folder beside a suite in which it looks for what was a file or folder of another machine."""
-_CODE_OF_SERVERS = ("command",)
 
 Fact = tuple[str, ...]
 """What is said, by the place where a suite says it."""
@@ -69,11 +68,9 @@ class Restated:
             if one.get("trust_remote_code")
         ]
         found += [
-            f"a server is started by: {server[key]}"
+            f"a server is started by: {server['command']}"
             for server in chain.from_iterable(self.lists.values())
-            if isinstance(server, dict)
-            for key in _CODE_OF_SERVERS
-            if key in server
+            if isinstance(server, dict) and "command" in server
         ]
         found += [f"{one} may hold Python" for one in self.code]
         return tuple(found)
