@@ -22,10 +22,10 @@ from qbench.plan.rehearsal import rehearse
 from qbench.plan.suite.suite import load_suite_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from qbench.core.record import Environment, Record
-    from qbench.core.spec import Cell
+    from qbench.core.spec import Cell, Item
     from qbench.plan.conditions_here import ConditionHere
     from qbench.plan.job import Task
     from qbench.plan.plan import Plan
@@ -82,6 +82,11 @@ class Reproduction:
         """Records of which a run here leaves one under the same key."""
         return sum(one.same_key for one in self.every)
 
+    @property
+    def same_keys_there(self) -> int | None:
+        """The same of a run under the records' own conditions; None where nothing is planned."""
+        return None if self.plan is None else sum(not one.unlike for one in self.every)
+
 
 def environment_of(record: Record) -> Environment:
     """The conditions that a record was taken under, with all that its key holds of them."""
@@ -128,6 +133,7 @@ def reproduce(
     every = tuple(_again(record, tasks, unlike.get(record.key, {})) for record in records)
     twins = [_twin(one, here) for one in every]
     slugs = set(restated.slugs)
+    asked = {_place(one.cell, one.item) for one in records}
     return Reproduction(
         restated,
         text,
@@ -136,7 +142,7 @@ def reproduce(
         tuple(conditions_here([_as_planned(one) for one in records], twins)),
         plan,
         problems,
-        sum(place[0] in slugs for place in tasks.keys() - {_place(one) for one in records}),
+        sum(place[0] in slugs for place in tasks.keys() - asked),
         only,
     )
 
@@ -146,23 +152,19 @@ def _again(
     tasks: dict[Place, tuple[Task, str | None]],
     unlike: dict[str, tuple[Any, Any]],
 ) -> Again:
-    task, skip = tasks.get(_place(record), (None, None))
+    task, skip = tasks.get(_place(record.cell, record.item), (None, None))
     return Again(record, task, skip, unlike)
 
 
-def _place(record: Record) -> Place:
-    item = record.item
-    return record.cell.slug, item.measurement, item.slug, item.repeat
+def _place(cell: Cell, item: Item) -> Place:
+    return cell.slug, item.measurement, item.slug, item.repeat
 
 
 def _tasks_here(plan: Plan | None) -> dict[Place, tuple[Task, str | None]]:
     if plan is None:
         return {}
     return {
-        (cell.cell.slug, task.item.measurement, task.item.slug, task.item.repeat): (
-            task,
-            cell.skip or task.skip,
-        )
+        _place(cell.cell, task.item): (task, cell.skip or task.skip)
         for cell in plan.every
         for task in cell.tasks
     }
@@ -175,21 +177,15 @@ def _unlike(suite: Suite, records: Sequence[Record]) -> dict[str, dict[str, tupl
         by_conditions.setdefault(environment_of(record).model_dump_json(), []).append(record)
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     for some in by_conditions.values():
-        laid_out = _by_place(tasks_under(suite, _NOWHERE, environment_of(some[0])))
+        tasks = tasks_under(suite, _NOWHERE, environment_of(some[0]))
+        laid_out = {_place(cell, task.item): task for cell, task in tasks}
         for record in some:
-            task = laid_out.get(_place(record))
+            task = laid_out.get(_place(record.cell, record.item))
             if task is None:
                 found[record.key] = {"cell": (None, record.cell.slug)}
             elif task.key != record.key:
                 found[record.key] = identity_changes(task.identity, record.identity)
     return found
-
-
-def _by_place(tasks: Iterable[tuple[Cell, Task]]) -> dict[Place, Task]:
-    return {
-        (cell.slug, task.item.measurement, task.item.slug, task.item.repeat): task
-        for cell, task in tasks
-    }
 
 
 def _as_planned(record: Record) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from qbench.core.page import Code, Heading, Notice, Page, Words, bullets, words_table
@@ -52,12 +51,12 @@ def _summary(made: Sequence[Reproduction]) -> str:
     """How many records the suite asks for by their keys: under their conditions, and here."""
     total = sum(len(one.every) for one in made)
     count = counted(total, "record")
-    if any(one.plan is None for one in made):
+    there = [one.same_keys_there for one in made if one.same_keys_there is not None]
+    if len(there) < len(made):
         return f"{count}: whether they would have the same keys here cannot be told."
-    exact = sum(not each.unlike for one in made for each in one.every)
     same = sum(one.same_keys for one in made)
     return (
-        f"Under their own conditions {exact} of {count} would have the same key, here {same}:"
+        f"Under their own conditions {sum(there)} of {count} would have the same key, here {same}:"
         " what has the same key is the same measurement."
     )
 
@@ -73,9 +72,7 @@ def reproduction_data(
                 "suite": one.restated.name,
                 "records": len(one.every),
                 "same_keys": one.same_keys,
-                "same_keys_under_their_conditions": sum(not each.unlike for each in one.every)
-                if one.plan is not None
-                else None,
+                "same_keys_under_their_conditions": one.same_keys_there,
                 "more_measurements": one.more,
                 "only": list(one.only),
                 "conditions": [
@@ -216,9 +213,9 @@ def _why_unlike(again: Again) -> str:
 
 
 def _grouped(found: Iterable[tuple[str, Again]]) -> list[tuple[str, str]]:
-    cells: dict[str, Counter[str]] = {}
+    cells: dict[str, dict[str, None]] = {}
     for reason, again in found:
-        cells.setdefault(in_one_line(reason), Counter())[again.record.cell.slug] += 1
+        cells.setdefault(in_one_line(reason), {})[again.record.cell.slug] = None
     return [
         (reason, ", ".join(list(of)[:_MOST_LINES]) + (" …" if len(of) > _MOST_LINES else ""))
         for reason, of in cells.items()
