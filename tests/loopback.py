@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -20,6 +20,19 @@ class Handler(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         """What was sent along."""
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reply(self, status: int, contents: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """A whole answer, without its contents where only the head is asked for."""
+        self.reply_head(status, len(contents), headers or {})
+        if self.command != "HEAD":
+            self.wfile.write(contents)
+
+    def reply_head(self, status: int, size_bytes: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(size_bytes))
+        self.end_headers()
 
     def do_HEAD(self) -> None:
         self.answer()

@@ -184,11 +184,7 @@ def address(answer: Any) -> Iterator[tuple[str, Asked]]:
             self.send(*answer(body))
 
         def send(self, status: int, told: Any) -> None:
-            data = (told if isinstance(told, str) else json.dumps(told)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.reply(status, (told if isinstance(told, str) else json.dumps(told)).encode())
 
     with served(Address) as url:
         yield url, asked

@@ -158,21 +158,9 @@ class _Handler(Handler):
             self.reply(status, contents, headers)
         else:
             self.hub.breaks_left -= 1
-            self.reply(status, contents, headers, sent=max(0, (breaks_after or 0) - start))
-
-    def reply(
-        self, status: int, contents: bytes, headers: dict[str, str], *, sent: int | None = None
-    ) -> None:
-        """Answers; after `sent` bytes, where it is given, the connection breaks."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(contents)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(contents[:sent])
-            if sent is not None:
-                self.close_connection = True
+            self.reply_head(status, len(contents), headers)
+            self.wfile.write(contents[: max(0, (breaks_after or 0) - start)])
+            self.close_connection = True
 
 
 def _entry(path: Path, folder: Path) -> dict[str, Any]:

@@ -92,11 +92,8 @@ def serving(comments: Comments) -> Iterator[Comments]:
             token = self.headers.get("Authorization", "")
             body = json.loads(sent) if sent else {}
             status, answer = comments.answer(self.command, self.path, body, token)
-            self.send_response(status)
-            if comments.location:
-                self.send_header("Location", comments.location)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            location = {"Location": comments.location} if comments.location else {}
+            self.reply(status, json.dumps(answer).encode(), location)
 
     with served(Api) as comments.url:
         yield comments

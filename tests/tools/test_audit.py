@@ -34,9 +34,7 @@ class _Database(Handler):
     def answer(self) -> None:
         asked = json.loads(self.body())
         known = [VULNERABLE] if asked["package"]["name"] == "wicked" else []
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"vulns": known} if known else {}).encode())
+        self.reply(200, json.dumps({"vulns": known} if known else {}).encode())
 
 
 @pytest.fixture

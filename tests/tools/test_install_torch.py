@@ -39,8 +39,7 @@ exit {code}
 
 class _Index(Handler):
     def answer(self) -> None:
-        self.send_response(200)
-        self.end_headers()
+        self.reply(200, b"")
 
 
 @pytest.fixture

@@ -121,13 +121,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
             hub.agents.append(self.headers.get("User-Agent", ""))
             hub.tokens.add(self.headers.get("Authorization", ""))
             status, headers, contents = hub.answer(self.command, self.path, body)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(contents)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(contents)
+            self.reply(status, contents, headers)
 
     with served(Api) as hub.url:
         yield hub
