@@ -19,12 +19,6 @@ def model_name(model: ModelRef) -> str:
     return model.location if model.kind == "hub" else model.name
 
 
-def fingerprint_of(record: Record) -> str | None:
-    """Of the model's weights, configuration and tokenizer, or the hub's commit."""
-    told = as_mapping(record.identity.get("model")).get("fingerprint")
-    return None if told is None else str(told)
-
-
 def commit_of(record: Record) -> str | None:
     """The hub's commit hash of the model; None of a local one."""
     told = as_mapping(record.identity.get("model")).get("revision")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qbench.core.page_data import finite
 from qbench.core.spec import slugify
 from qbench.core.units import counted
 
@@ -57,7 +57,7 @@ def as_json(document: Any, *, indent: int | None = 2) -> str:
 
     Numbers that JSON has none of, which a plug-in's details may hold, are null.
     """
-    text = json.dumps(_strict(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
     return f"{text}\n"
 
 
@@ -68,14 +68,6 @@ def strings(values: Mapping[str, Any]) -> dict[str, str]:
         for name, value in values.items()
         if value is not None
     }
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _strict(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def started(record: Record) -> datetime | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from qbench.compare.comparable import fingerprint
 from qbench.core.spec import slugify
 from qbench.core.unchecked import as_mapping
 from qbench.report.exports.described import (
     commit_of,
     described_cell,
     described_conditions,
-    fingerprint_of,
     model_name,
 )
 from qbench.report.exports.tree import strings
@@ -80,7 +80,7 @@ def model_info(one: ExportedCell, record: Record, named: tuple[str, str]) -> dic
                     **described_cell(cell),
                     "base_model": model_name(cell.model),
                     "revision": commit_of(record) or cell.model.revision,
-                    "fingerprint": fingerprint_of(record),
+                    "fingerprint": fingerprint(record),
                     **{name: loaded.get(name) for name in _OF_PRECISION},
                     **conditions,
                 }

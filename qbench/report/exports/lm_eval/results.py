@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.comparable import fingerprint
 from qbench.compare.items import TASKS
 from qbench.core.page import INTERVAL_LEVEL
 from qbench.core.unchecked import as_list, as_mapping, as_number
@@ -17,7 +18,6 @@ from qbench.report.exports.described import (
     commit_of,
     described_cell,
     described_conditions,
-    fingerprint_of,
     model_name,
 )
 from qbench.report.exports.lm_eval.runs import (
@@ -252,7 +252,7 @@ def _own(run: TaskRun) -> dict[str, Any]:
         **described_cell(first.cell),
         "reference": run.of.cell.reference,
         "model": model_name(first.cell.model),
-        "model_fingerprint": fingerprint_of(first),
+        "model_fingerprint": fingerprint(first),
         "chat_template_used": bool(run.params.get("chat_template")),
         **described_conditions(first),
         "tasks": {task_of(one): _own_of_task(one, reference) for one in run.records},
