@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.compare.comparable import Gap, find_gap
 from qbench.compare.differences import Difference, level_of
-from qbench.compare.items import TASKS
+from qbench.compare.items import TASKS, task_of
 from qbench.compare.series import align, find_series
 from qbench.core.record import Metric
 from qbench.core.unchecked import as_list, as_mapping
@@ -141,16 +141,12 @@ def _share(own: Series, differs: Sequence[bool], sampling: Sampling) -> Differen
 
 def _answers(record: Record, metric: str) -> tuple[object, ...] | None:
     """What was answered to each item, in the order of the items; None where it was not kept."""
-    score = metric.removeprefix(f"{record.item.measurement}.{_task_name(record)}.")
+    score = metric.removeprefix(f"{record.item.measurement}.{task_of(record)}.")
     given = as_list(as_mapping(record.details.get(ANSWERS)).get(score))
     if record.item.measurement == "generation":
         given = [tuple(as_list(one)) for one in as_list(record.details.get("generated_ids"))]
     series = find_series(record, metric, record.value(metric) or 0.0)
     return tuple(given) if series is not None and len(given) == len(series.sums) else None
-
-
-def _task_name(record: Record) -> str:
-    return str(as_mapping(record.item.params.get("task")).get("name"))
 
 
 def _first(records: Sequence[Record], metric: str) -> Record:

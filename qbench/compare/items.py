@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from qbench.core.unchecked import as_mapping
 from qbench.precisions import pools_batch
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def first_point(
     cells_with = {slug: sum(bool(c.of(measurement, slug)) for c in cells) for slug in points}
     most = max(cells_with.values(), default=0)
     return next((record for slug, record in points.items() if cells_with[slug] == most), None)
+
+
+def task_of(record: Record) -> str:
+    """The task's name, or the group's; the item's where a stranger's record has none."""
+    return str(as_mapping(record.item.params.get("task")).get("name") or record.item.slug)
 
 
 def _point_order(record: Record) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qbench.compare.items import TASKS, against_merged, items_of
+from qbench.compare.items import TASKS, against_merged, items_of, task_of
 from qbench.compare.series import find_series
 from qbench.core.unchecked import as_mapping, as_number
 from qbench.measures.tasks.data import DATA
@@ -161,7 +161,7 @@ def _task_scores(cell: CellRecords) -> Iterator[HubScore | LeftOut]:
 
 def _task_score(records: Sequence[Record], record: Record, name: str) -> HubScore:
     slug = record.item.slug
-    task = str(as_mapping(record.item.params.get("task")).get("name") or slug)
+    task = task_of(record)
     metric = name.rpartition(".")[2]
     data, unknown = data_of_task(record, task)
     shots = as_number(record.details.get("few_shot"))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qbench.compare.differences import level
 from qbench.compare.estimates.bootstrap import RESAMPLES, Sampling
 from qbench.compare.estimates.estimates import Exact
-from qbench.compare.items import TASKS, against_merged
+from qbench.compare.items import TASKS, against_merged, task_of
 from qbench.compare.variation import variation
 from qbench.core.page import INTERVAL_LEVEL
 from qbench.core.unchecked import as_mapping, as_number
 from qbench.report.exports.every_eval_ever.metrics import FROM_THE_REFERENCE, metric_config
 from qbench.report.exports.every_eval_ever.source import source_data
-from qbench.report.exports.lm_eval.runs import scores_of, task_of
+from qbench.report.exports.lm_eval.runs import scores_of
 from qbench.report.exports.tree import started, strings
 from qbench.report.figures import change_with_interval, with_interval
 

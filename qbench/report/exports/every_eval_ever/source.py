@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.items import TASKS
+from qbench.compare.items import TASKS, task_of
 from qbench.core.unchecked import as_mapping
 from qbench.report.exports.hub_scores import data_of_task, data_of_text
-from qbench.report.exports.lm_eval.runs import task_of
 from qbench.report.exports.tree import strings
 
 if TYPE_CHECKING:

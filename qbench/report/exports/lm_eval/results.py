@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.comparable import fingerprint
-from qbench.compare.items import TASKS
+from qbench.compare.items import TASKS, task_of
 from qbench.core.page import INTERVAL_LEVEL
 from qbench.core.unchecked import as_list, as_mapping, as_number
 from qbench.measures.tasks.data import DATA
@@ -25,7 +25,6 @@ from qbench.report.exports.lm_eval.runs import (
     members_of,
     score_of,
     scores_of,
-    task_of,
 )
 from qbench.report.figures import change_with_interval, finite_value, with_interval
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qbench.compare.items import TASKS
+from qbench.compare.items import TASKS, task_of
 from qbench.core.unchecked import as_mapping
 from qbench.measures.tasks.data import DATA
 from qbench.report.exports.tree import started
@@ -82,11 +82,6 @@ def task_runs(one: ExportedCell) -> list[TaskRun]:
             call = [record.item.measurement, record.item.repeat, shared]
             calls.setdefault(json.dumps(call, sort_keys=True), []).append(record)
     return [TaskRun(one, tuple(_in_order(records))) for records in calls.values()]
-
-
-def task_of(record: Record) -> str:
-    """The task's name, or the group's; the item's where a stranger's record has none."""
-    return str(as_mapping(record.item.params.get("task")).get("name") or record.item.slug)
 
 
 def members_of(record: Record) -> dict[str, Any]:

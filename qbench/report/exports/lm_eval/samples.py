@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.compare.items import task_of
 from qbench.core.unchecked import as_list, as_mapping
-from qbench.report.exports.lm_eval.runs import scores_of, task_of
+from qbench.report.exports.lm_eval.runs import scores_of
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
