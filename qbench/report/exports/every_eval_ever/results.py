@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _OF_THE_TEXT = ("perplexity", "bits_per_byte", "nonfinite_share", "window_perplexity.")
 """Metrics of a quality item that hold whatever it is compared with: told once."""
-_GENERATION = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
+_GENERATION = ("temperature", "top_p", "top_k")
 _NO_DIRECTION = "neither lower nor higher is better, and the schema has no place for such a metric"
 
 
@@ -165,7 +165,7 @@ def _generation(record: Record) -> dict[str, Any]:
     """How texts were written, as far as the record says so, and all parameters of the item."""
     params = record.item.params
     given = as_mapping(params.get("gen_kwargs"))
-    args = {name: as_number(given.get(key)) for key, name in _GENERATION.items()}
+    args = {name: as_number(given.get(name)) for name in _GENERATION}
     args = {name: value for name, value in args.items() if value is not None}
     most = given.get("max_gen_toks", params.get("new_tokens"))
     if isinstance(most, int) and most >= 1:

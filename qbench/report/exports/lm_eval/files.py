@@ -33,8 +33,12 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
     `where` is what a person named. Raises `UsageError` where no cell has scores of tasks.
     """
     files: dict[PurePosixPath, str] = {}
+    without: list[str] = []
     for one in chosen.cells:
-        for run in task_runs(one):
+        runs = task_runs(one)
+        if not runs and not one.cell.is_training:
+            without.append(one.cell.label)
+        for run in runs:
             date = _date(run, files)
             folder = PurePosixPath(part_of_path(run.of.cell.slug))
             files[folder / f"results_{date}.json"] = as_json(results_document(run))
@@ -50,8 +54,6 @@ def lm_eval_files(chosen: Chosen, where: str) -> Exported:
             f"{where}: found no scores of tasks; expected cells with a measurement of"
             f" {' or '.join(TASKS)}: name it under `measure` and run again"
         )
-    served = [one for one in chosen.cells if not one.cell.is_training]
-    without = [one.cell.label for one in served if not task_runs(one)]
     left_out = [f"left out: no scores of tasks: {', '.join(without)}"] if without else []
     return Exported(tuple(ExportedFile(*each) for each in files.items()), (*left_out, *failed))
 

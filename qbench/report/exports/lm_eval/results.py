@@ -21,9 +21,9 @@ from qbench.report.exports.described import (
     model_name,
 )
 from qbench.report.exports.lm_eval.runs import (
+    Score,
     data_of_task,
     members_of,
-    score_of,
     scores_of,
 )
 from qbench.report.figures import change_with_interval, finite_value, with_interval
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qbench.compare.selection import CellRecords
     from qbench.core.record import Better, Record
-    from qbench.report.exports.lm_eval.runs import Score, TaskRun
+    from qbench.report.exports.lm_eval.runs import TaskRun
 
 _NO_ERROR = "N/A"
 """Where lm-eval has no standard error."""
@@ -116,8 +116,9 @@ def _of_member(task: str, told: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": task, "alias": task, "sample_len": told.get("items")}
     for short, value in told.items():
         if short != "items":
-            row[score_of(short).key] = value
-            row[score_of(short).stderr_key] = _NO_ERROR
+            score = Score(short, short)
+            row[score.key] = value
+            row[score.stderr_key] = _NO_ERROR
     return row
 
 

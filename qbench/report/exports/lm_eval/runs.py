@@ -29,10 +29,16 @@ class Score(NamedTuple):
     """As the record has it: `tasks.stdlib-choice.acc`."""
     short: str
     """As its details and series have it: `acc`, `exact_match@strict-match`."""
-    metric: str
-    """`acc`."""
-    filter: str
-    """`none` where a task has no filter of a name."""
+
+    @property
+    def metric(self) -> str:
+        """`acc`."""
+        return self.short.partition("@")[0]
+
+    @property
+    def filter(self) -> str:
+        """`none` where a task has no filter of a name."""
+        return self.short.partition("@")[2] or "none"
 
     @property
     def key(self) -> str:
@@ -97,18 +103,9 @@ def data_of_task(record: Record, task: str) -> dict[str, Any]:
 def scores_of(record: Record) -> list[tuple[Score, Metric]]:
     """The scores of a record with their metrics."""
     before = f"{record.item.measurement}.{task_of(record)}."
-    found = []
-    for metric in record.metrics:
-        short = metric.name.removeprefix(before)
-        name, _, chosen = short.partition("@")
-        found.append((Score(metric.name, short, name, chosen or "none"), metric))
-    return found
-
-
-def score_of(short: str) -> Score:
-    """A score by its short name alone, as the members of a group have it."""
-    name, _, chosen = short.partition("@")
-    return Score(short, short, name, chosen or "none")
+    return [
+        (Score(metric.name, metric.name.removeprefix(before)), metric) for metric in record.metrics
+    ]
 
 
 def _in_order(records: Sequence[Record]) -> list[Record]:
