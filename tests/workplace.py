@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -198,6 +199,14 @@ def write_text(folder: Path) -> Path:
     path = folder / "text.txt"
     lines = [f"def add_{number}(first): return first + {number}" for number in range(20)]
     path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def write_rows(folder: Path, count: int = 20) -> Path:
+    """Writes `rows.jsonl` to train on: numbers by `name`, and by `kind` whether they are even."""
+    path = folder / "rows.jsonl"
+    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(count)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
 
 

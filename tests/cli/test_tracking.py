@@ -25,7 +25,7 @@ from qbench.report.trackers.told import (
 from qbench.report.trackers.wandb_runs import STEP
 from qbench.running.executors.executor import JobEnd
 from tests.record_factory import footprint_record
-from tests.workplace import REPOSITORY, place_of
+from tests.workplace import REPOSITORY, place_of, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +98,7 @@ def place(workplace: Workplace, tmp_path: Path) -> Workplace:
     place = workplace.with_environment(
         HOME=str(tmp_path), WANDB_MODE="offline", TRACKIO_DIR=str(tmp_path / "trackio")
     )
-    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
-    place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(place.folder)
     place.write("suite.yaml", SUITE.format(model=place.model))
     return place
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.gpu_standin.machines import with_gpus
+from tests.workplace import write_rows
 
 if TYPE_CHECKING:
     from tests.workplace import Workplace
@@ -85,8 +85,7 @@ def test_capability_7_5(workplace: Workplace) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_capability_8_0_with_tuning(workplace: Workplace) -> None:
-    rows = [{"name": f"number {at}", "kind": ("even", "odd")[at % 2]} for at in range(20)]
-    workplace.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(workplace.folder)
     place = with_gpus(workplace, "a100")
     run(place, "cuda", TUNING, "bf16", "nf4-dq")
     assert device_of(place) == "NVIDIA A100-SXM4-80GB"

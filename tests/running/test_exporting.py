@@ -14,7 +14,7 @@ import pytest
 
 from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
-from tests.workplace import Workplace, write_text
+from tests.workplace import Workplace, write_rows, write_text
 
 if TYPE_CHECKING:
     import subprocess
@@ -84,9 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     (model / "LICENSE.txt").write_text("as it is", encoding="utf-8")
     found = Workplace(folder, model)
     write_text(folder)
-    kinds = ("even", "odd")
-    rows = [{"name": f"number {at}", "kind": kinds[at % 2]} for at in range(40)]
-    found.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(folder, 40)
     found.write("suite.yaml", SUITE.format(model=model))
     ran = run_inline(found)
     assert not ran.result.failed, ran.output

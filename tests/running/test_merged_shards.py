@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qbench.core.store import write_record
 from qbench.plan.shards import Shard
 from tests.inline_runs import failing, pretended, run_inline
-from tests.workplace import place_of
+from tests.workplace import place_of, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,8 +75,7 @@ def test_joined_shards_are_what_one_run_gives(workplace: Workplace) -> None:
 
 
 def test_a_training_and_what_it_serves_are_taken_by_one_shard(workplace: Workplace) -> None:
-    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
-    workplace.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(workplace.folder)
     workplace.write("suite.yaml", TUNED.format(model=workplace.model))
     folders = in_shards(workplace, 3)
     trained = [

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
-from tests.workplace import Workplace, write_text
+from tests.workplace import Workplace, write_rows, write_text
 
 if TYPE_CHECKING:
     from qbench.core.record import Record
@@ -44,9 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Ran]:
     model = make_tiny_model(folder / "model", "mistral")
     place = Workplace(folder, model)
     write_text(folder)
-    kinds = ("even", "odd")
-    rows = [{"name": f"number {at}", "kind": kinds[at % 2]} for at in range(40)]
-    place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(folder, 40)
     place.write("suite.yaml", SUITE.format(model=model))
     return place, run_inline(place)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from tests.inline_runs import run_inline
 from tests.tiny_models import make_tiny_model
-from tests.workplace import Workplace
+from tests.workplace import Workplace, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +34,7 @@ measure: {{footprint: }}
 def test_the_other_arms_are_trained_and_measured(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model", "llama")
     place = Workplace(tmp_path, model)
-    rows = [{"name": f"number {at}", "kind": "odd" if at % 2 else "even"} for at in range(20)]
-    place.write("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write_rows(tmp_path)
     place.write("suite.yaml", SUITE.format(model=model))
     ran = run_inline(place)
     assert ran.result.failed
