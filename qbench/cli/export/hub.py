@@ -99,6 +99,7 @@ def hub(
     Nothing is sent without --push.
     """
     from qbench.cli.export.card import say_each
+    from qbench.cli.export.pushing import Repository
     from qbench.cli.export.records import read_chosen
     from qbench.core.errors import UsageError
     from qbench.report.exports.chosen import one_cell
@@ -112,7 +113,7 @@ def hub(
     ids = _ids(task_id or ())
     exported = one_cell(read_chosen(where, device=device, results=results), cell, str(where))
     found, left_out = candidates(exported, metric or ())
-    repository = _repository(push)
+    repository = None if push is None else Repository(push)
     files, told = _files(found, ids, exported, repository, percent=percent, source=source)
     told = [*map(str, left_out), *told]
     say_each(told)
@@ -142,12 +143,6 @@ def _ids(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--task-id: found {one!r}; expected TASK=ID, such as gsm8k=gsm8k")
         ids[task] = name
     return ids
-
-
-def _repository(name: str | None) -> Repository | None:
-    from qbench.cli.export.pushing import Repository
-
-    return None if name is None else Repository(name)
 
 
 def _files(
