@@ -11,7 +11,7 @@ from qbench.core.number_types import TORCH_NAMES
 from qbench.core.units import choose_scale
 from qbench.precisions import is_quantized
 from qbench.precisions.computing import compute_type
-from qbench.report.exports.model_card import model_card, relation_of, tags_of
+from qbench.report.exports.model_card import model_card, unmeasured_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,14 +97,8 @@ def checkpoint_card(making: Making, exported: ExportedCell | None) -> str:
     if exported is not None:
         return str(model_card(exported, how_made=made, library_name=library).card)
     ref = making.model.ref
-    is_of_hub = ref.kind == "hub"
-    data = ModelCardData(
-        base_model=ref.location if is_of_hub else None,
-        base_model_relation=relation_of(making.cell) if is_of_hub else None,
-        library_name=library,
-        pipeline_tag="text-generation",
-        tags=tags_of(making.cell),
-    )
+    base = ref.location if ref.kind == "hub" else None
+    data = ModelCardData(**unmeasured_metadata(making.cell, base, library))
     text = (
         f"---\n{data.to_yaml()}\n---\n\n# {ref.name}, {making.cell.label}\n\n"
         f"## How it was made\n\n{made}\n## Measured by qbench\n\n"

@@ -88,16 +88,23 @@ def card_metadata(
     left_out.append(LeftOut("license", "the records do not know it; add it to the metadata"))
     results, without = eval_results(exported)
     metadata: dict[str, Any] = {
-        "base_model": base,
-        "base_model_relation": relation_of(cell) if base else None,
-        "library_name": library_name,
-        "pipeline_tag": _TASK_TYPE,
-        "tags": tags_of(cell),
+        **unmeasured_metadata(cell, base, library_name),
         "model_name": cell.slug if results else None,
         "eval_results": results or None,
     }
     known = {key: value for key, value in metadata.items() if value is not None}
     return known, [*left_out, *without]
+
+
+def unmeasured_metadata(cell: Cell, base: str | None, library_name: str | None) -> dict[str, Any]:
+    """What `ModelCardData` says of a model apart from results; `base` is its base on the Hub."""
+    return {
+        "base_model": base,
+        "base_model_relation": _relation_of(cell) if base else None,
+        "library_name": library_name,
+        "pipeline_tag": _TASK_TYPE,
+        "tags": _tags_of(cell),
+    }
 
 
 def eval_results(exported: ExportedCell) -> tuple[list[EvalResult], list[LeftOut]]:
@@ -173,7 +180,7 @@ def _base_model(exported: ExportedCell) -> tuple[str | None, str]:
     return None, f"{model.source} is no repository of the hub; add base_model to the metadata"
 
 
-def relation_of(cell: Cell) -> str | None:
+def _relation_of(cell: Cell) -> str | None:
     """What the Hub calls the relation to the base model; None for the base as it is."""
     if cell.deploy in _ATTACHED:
         return "adapter"
@@ -182,7 +189,7 @@ def relation_of(cell: Cell) -> str | None:
     return None if cell.tuning is None else "finetune"
 
 
-def tags_of(cell: Cell) -> list[str]:
+def _tags_of(cell: Cell) -> list[str]:
     """What a hub finds the model by."""
     tuned = [] if cell.tuning is None else [cell.tuning.method]
     return ["qbench", cell.precision.name, *tuned]
