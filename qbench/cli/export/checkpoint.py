@@ -75,7 +75,7 @@ def checkpoint(
             planned,
             to,
             form=form,
-            card=lambda made: _card(plan, planned, made, to, shlex.join(words)),
+            card=lambda made: _card(plan, planned, made, str(suite), to, shlex.join(words)),
         )
     held = [f"{counted(count, 'linear layer')} in {label}" for label, count in found.layers.items()]
     size = choose_scale([found.size_bytes], "bytes").with_unit(found.size_bytes)
@@ -85,8 +85,13 @@ def checkpoint(
     say(f"loaded again by {found.form.library} it gives {same if found.difference == 0 else off}")
 
 
-def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, to: Path, command: str) -> str:
-    """The folder's README.md: with the records of the cell, where there are any."""
+def _card(
+    plan: Plan, planned: PlannedCell, made: WrittenFolder, source: str, to: Path, command: str
+) -> str:
+    """The folder's README.md: with the records of the cell, where there are any.
+
+    `source` is the suite, as it was given.
+    """
     from qbench.report.exports.checkpoint_card import Making, checkpoint_card
 
     cell = planned.cell
@@ -98,7 +103,7 @@ def _card(plan: Plan, planned: PlannedCell, made: WrittenFolder, to: Path, comma
     steps = next((one.details["steps"] for one in records if "steps" in one.details), None)
     making = Making(
         suite=plan.suite.name,
-        source=plan.suite.file,
+        source=source,
         cell=planned.held,
         model=planned.model,
         command=command,
